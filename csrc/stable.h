@@ -1,0 +1,55 @@
+// The only file that includes torch: its stable ABI, which one build shares with every torch
+// >= 2.10.
+#pragma once
+#include <torch/csrc/stable/accelerator.h>
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/macros.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/Dispatch_v2.h>
+#include <torch/headeronly/core/ScalarType.h>
+#include <torch/headeronly/util/BFloat16.h>
+#include <torch/headeronly/util/Half.h>
+
+#include <cstdint>
+#include <string>
+#include <tuple>
+
+namespace guise {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+// What a kernel computes in when it reads and writes T: float for the 16-bit types, else T.
+template <class T>
+struct Compute {
+  using type = float;
+};
+template <>
+struct Compute<double> {
+  using type = double;
+};
+template <class T>
+using compute_t = typename Compute<T>::type;
+
+inline std::string shape_str(const Tensor& t) {
+  std::string s = "[";
+  for (int64_t d = 0; d < t.dim(); ++d) s += (d ? ", " : "") + std::to_string(t.size(d));
+  return s + "]";
+}
+
+#ifdef __CUDACC__
+// Stream::id() is not a cudaStream_t, and the native handle is exposed only from torch 2.13 on.
+inline cudaStream_t stream_of(const Tensor& t) {
+  void* stream = nullptr;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(t.get_device_index(), &stream));
+  return static_cast<cudaStream_t>(stream);
+}
+#endif
+
+}  // namespace guise
+
+// GUISE_DISPATCH(dtype, "op", { ... scalar_t ... }) over the four floating types of every operator.
+#define GUISE_DISPATCH(dtype, name, ...)                                               \
+  THO_DISPATCH_V2(dtype, name, AT_WRAP([&] __VA_ARGS__), AT_EXPAND(AT_FLOATING_TYPES), \
+                  torch::headeronly::ScalarType::Half, torch::headeronly::ScalarType::BFloat16)

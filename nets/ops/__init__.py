@@ -1,0 +1,10 @@
+"""The operators: C++ and CUDA under the hot paths, each with its definition in stock PyTorch.
+
+Importing compiles and loads nothing; the first call of an operator does, and says so.
+`python -m nets.ops` prints what is in use.
+"""
+
+from nets.ops._library import NAMES, kernel
+from nets.ops.gaussian_heatmaps import gaussian_heatmaps
+
+__all__ = ["NAMES", "gaussian_heatmaps", "kernel"]

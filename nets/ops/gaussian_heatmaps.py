@@ -1,0 +1,91 @@
+"""Gaussian-shaped maps around landmarks, and their gradients."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from nets.ops._library import define
+
+KINDS = ("rational", "exponential")
+FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+
+
+def gaussian_heatmaps(
+    mean: Tensor, covariance: Tensor, size: tuple[int, int], kind: str = "rational"
+) -> Tensor:
+    """Maps with value 1 at each landmark that fall off with its covariance.
+
+    mean        [N, K, 2]  (x, y); pixel i of n lies at -1 + 2 i / n, so the frame is [-1, 1)
+    covariance  [N, K, 2, 2], or broadcastable to it such as [1, 1, 2, 2]; x first, y second; its
+                symmetric part counts. Nothing is added: a singular one gives NaN or infinities.
+    size        (H, W) of the maps, pixels
+    kind        "rational" 1 / (1 + q) or "exponential" exp(-q / 2), where q is the squared
+                Mahalanobis distance d^T covariance^-1 d of a pixel from the mean
+    returns     [N, K, H, W] in the dtype of `mean`; differentiable once in mean and covariance
+
+    float16 and bfloat16 are computed in float32; under autocast the result is float32. Raises
+    TypeError or ValueError on a wrong dtype, shape or kind. Lorenz et al. 2019, eq. 4.
+    """
+    _check("gaussian_heatmaps", mean, covariance, size, kind)
+    covariance = covariance.expand(*mean.shape, 2)
+    h, w = size
+    return _heatmaps(mean, covariance, h, w, KINDS.index(kind))
+
+
+def gaussian_heatmaps_reference(
+    mean: Tensor, covariance: Tensor, h: int, w: int, kind: int
+) -> Tensor:
+    """The definition, in stock torch; `kind` is an index into KINDS."""
+    mean_, covariance_ = (_computed(t) for t in (mean, covariance))
+    dx = _grid(w, mean_) - mean_[..., 0, None]  # [N, K, W]
+    dy = _grid(h, mean_) - mean_[..., 1, None]  # [N, K, H]
+    xx, yy = covariance_[..., 0, 0], covariance_[..., 1, 1]
+    xy = (covariance_[..., 0, 1] + covariance_[..., 1, 0]) / 2
+    det = xx * yy - xy * xy
+    u = dx[..., None, :] - (xy / yy)[..., None, None] * dy[..., :, None]
+    q = (yy / det)[..., None, None] * u**2 + (dy**2 / yy[..., None])[..., :, None]
+    return (1 / (1 + q) if kind == 0 else torch.exp(-q / 2)).to(mean.dtype)
+
+
+def _grid(n: int, like: Tensor) -> Tensor:
+    return (2 * torch.arange(n, dtype=like.dtype, device=like.device) - n) / n
+
+
+def _computed(t: Tensor) -> Tensor:
+    return t if t.dtype == torch.float64 else t.float()
+
+
+def _fake(mean, covariance, h, w, kind):
+    return mean.new_empty(mean.shape[0], mean.shape[1], h, w)
+
+
+_heatmaps = define(
+    "gaussian_heatmaps(Tensor mean, Tensor covariance, int h, int w, int kind) -> Tensor",
+    gaussian_heatmaps_reference,
+    _fake,
+)
+
+
+def _check(name, mean, covariance, size, kind):
+    if mean.dtype not in FLOATS:
+        raise TypeError(f"{name}: mean must be a floating tensor, got {mean.dtype}")
+    if mean.ndim != 3 or mean.shape[-1] != 2:
+        raise ValueError(f"{name}: mean must be [N, K, 2], got {list(mean.shape)}")
+    if covariance.dtype != mean.dtype or covariance.device != mean.device:
+        raise TypeError(
+            f"{name}: covariance must have mean's dtype and device ({mean.dtype}, {mean.device}), "
+            f"got {covariance.dtype}, {covariance.device}"
+        )
+    want = (*mean.shape, 2)
+    fits = covariance.ndim == 4 and all(
+        c in (1, m) for c, m in zip(covariance.shape[:2], want, strict=False)
+    )
+    if not fits or covariance.shape[2:] != (2, 2):
+        raise ValueError(
+            f"{name}: covariance must be [N, K, 2, 2] = {list(want)}, got {list(covariance.shape)}"
+        )
+    if len(size) != 2 or size[0] < 1 or size[1] < 1:
+        raise ValueError(f"{name}: size must be (H, W) with both at least 1, got {tuple(size)}")
+    if kind not in KINDS:
+        raise ValueError(f"{name}: kind must be one of {', '.join(KINDS)}, got {kind!r}")

@@ -1,0 +1,380 @@
+"""VUNet: a variational U-Net for the appearance and the shape of a picture.
+
+Esser, Sutter, Ommer, "A Variational U-Net for Conditional Appearance and Shape Generation", CVPR
+2018. A U-Net turns a drawn pose into a picture; an encoder turns an appearance into unit-variance
+Gaussian latents at the two coarsest scales, which enter at the bottleneck. One network, two forms:
+
+`VUNet.parts`  the appearance is 8 rectified body-part crops; weight normalisation with
+               data-dependent initialisation; coarsest map 2x2 or 4x4
+`VUNet.image`  the appearance is a whole picture; coarsest map 1x1
+
+Checked against the published numbers: parameters of the parts form 46,042,118 (256 px) and
+46,188,422 (128 px), which is 47,272,966 and 47,419,270 less the 1,230,848 that never receive a
+gradient and are not built here; of the image form 19,457,859 (256 px, tanh),
+19,510,860 (256 px, normalised), 17,358,915 and 17,406,540 (128 px), 4,367,660
+(128 px, normalised, widths 32 and 64).
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from .layers import Conv, Down, Residual, Up, depth_to_space, space_to_depth
+
+MODES = ("train", "transfer", "sample")
+LATENTS = 2
+
+
+class Noise(NamedTuple):
+    """Standard normal tensors, coarsest first, each shaped like the mean it is added to."""
+
+    posterior: tuple[Tensor, Tensor]
+    prior: tuple[Tensor, Tensor]
+
+
+class Output(NamedTuple):
+    """image (N, 3, S, S); means, coarsest first (no posterior in mode sample)."""
+
+    image: Tensor
+    posterior: tuple[Tensor, Tensor] | None
+    prior: tuple[Tensor, Tensor]
+
+
+class Encoder(nn.Module):
+    """All block outputs of a stack of scales, finest first: 1x1, then two blocks a scale."""
+
+    def __init__(self, channels: int, widths: list[int], norm: str, padding: str, dropout: float):
+        super().__init__()
+        self.enter = Conv(channels, widths[0], 1, norm=norm)
+        self.blocks = nn.ModuleList(
+            nn.ModuleList(Residual(w, 0, norm, dropout) for _ in range(2)) for w in widths
+        )
+        self.downs = nn.ModuleList(Down(a, b, norm, padding) for a, b in pairwise(widths))
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        kept, h = [], self.enter(x)
+        for scale, blocks in enumerate(self.blocks):
+            if scale:
+                h = self.downs[scale - 1](h)
+            for block in blocks:
+                h = block(h)
+                kept.append(h)
+        return kept
+
+
+class Posterior(nn.Module):
+    """Means of the latents from the appearance: the parts form, a 3x3 projection a scale."""
+
+    def __init__(self, widths: list[int], norm: str, dropout: float):
+        super().__init__()
+        top, fine = widths[-1], widths[-2]
+        self.enter = Conv(top, top, 1, norm=norm)
+        self.block = Residual(top, top, norm, dropout)
+        self.mean = Conv(top, top, norm=norm)
+        self.merge = Residual(top, 2 * top, norm, dropout)
+        self.up = Up(top, fine, norm)
+        self.block_fine = Residual(fine, fine, norm, dropout)
+        self.mean_fine = Conv(fine, fine, norm=norm)
+
+    def forward(self, kept: list[Tensor], noise: tuple | None):
+        h = self.block(self.enter(kept[-1]), kept[-1])
+        mean = self.mean(h)
+        z = mean if noise is None else mean + noise[0]
+        h = self.merge(h, torch.cat([kept[-2], z], dim=1))
+        h = self.block_fine(self.up(h), kept[-3])
+        return mean, self.mean_fine(h), z
+
+
+class ImagePosterior(nn.Module):
+    """Means of the latents from the appearance: the image form, hidden states without projection.
+
+    The fine mean is in space-to-depth form, (N, 4C, 1, 1).
+    """
+
+    def __init__(self, widths: list[int], norm: str, dropout: float):
+        super().__init__()
+        top, fine = widths[-1], widths[-2]
+        self.enter = Conv(top, top, 1, norm=norm)
+        self.block = Residual(top, top, norm, dropout, skip_activation=False)
+        self.merge_z = Conv(2 * top, top, 1, norm=norm)
+        self.merge = Residual(top, top, norm, dropout, skip_activation=False)
+        self.up = Up(top, fine, norm)
+        self.block_fine = Residual(fine, fine, norm, dropout, skip_activation=False)
+
+    def forward(self, kept: list[Tensor], noise: tuple | None):
+        mean = self.block(self.enter(kept[-1]), kept[-2])
+        z = mean if noise is None else mean + noise[0]
+        h = self.merge(mean, self.merge_z(torch.cat([kept[-2], z], dim=1)))
+        h = self.block_fine(self.up(h), kept[-4])
+        return mean, space_to_depth(h), z
+
+
+class HiddenPrior(nn.Module):
+    """Prior of the coarsest latent of the image form: the hidden state itself is the mean."""
+
+    def forward(self, h: Tensor, z: Tensor | None, noise: Tensor | None):
+        mean = h
+        return mean, z if z is not None else mean + noise
+
+
+class GroupPrior(nn.Module):
+    """Autoregressive prior over the four positions of each 2x2 cell, 4C wide, 3x3 projections."""
+
+    def __init__(self, width: int, norm: str, dropout: float):
+        super().__init__()
+        self.block = Residual(width, 0, norm, dropout)
+        self.means = nn.ModuleList(Conv(4 * width, width, norm=norm) for _ in range(4))
+        self.feedback = nn.ModuleList(Residual(4 * width, width, norm, dropout) for _ in range(3))
+
+    def forward(self, h: Tensor, z: Tensor | None, noise: Tensor | None):
+        t = space_to_depth(self.block(h))
+        given = space_to_depth(z).chunk(4, dim=1) if z is not None else None
+        added = space_to_depth(noise).chunk(4, dim=1) if given is None else None
+        means, samples = [], []
+        for i in range(4):
+            means.append(self.means[i](t))
+            samples.append(given[i] if given else means[i] + added[i])
+            if i < 3:
+                t = self.feedback[i](t, samples[i])
+        mean = depth_to_space(torch.cat(means, dim=1))
+        return mean, z if z is not None else depth_to_space(torch.cat(samples, dim=1))
+
+
+class ReducedPrior(nn.Module):
+    """Autoregressive prior of the image form, C wide after a 1x1 reduction; states are the means.
+
+    wiring "chain"  t_{i+1} = A_{i+1}(t_i, group i): every block used once
+    wiring "port"   t_1 = A_0(t_0), then A_1, A_2 with groups 1, 2: what imported checkpoints learnt
+    Mean, z and noise are in space-to-depth form, (N, 4C, 1, 1).
+    """
+
+    def __init__(self, width: int, norm: str, dropout: float, wiring: str):
+        super().__init__()
+        self.wiring = wiring
+        self.blocks = nn.ModuleList(
+            Residual(width, width if i else 0, norm, dropout, skip_activation=False)
+            for i in range(4)
+        )
+        self.reduce = Conv(4 * width, width, 1, norm=norm)
+
+    def forward(self, h: Tensor, z: Tensor | None, noise: Tensor | None):
+        t = self.reduce(space_to_depth(self.blocks[0](h)))
+        given = z.chunk(4, dim=1) if z is not None else None
+        added = noise.chunk(4, dim=1) if given is None else None
+        means, samples = [], []
+        for i in range(4):
+            means.append(t)
+            samples.append(given[i] if given else t + added[i])
+            if i == 3:
+                break
+            if self.wiring == "chain":
+                t = self.blocks[i + 1](t, samples[i])
+            else:
+                t = self.blocks[i](t, samples[i]) if i else self.blocks[0](t)
+        mean = torch.cat(means, dim=1)
+        return mean, z if z is not None else torch.cat(samples, dim=1)
+
+
+class Decoder(nn.Module):
+    """Pose features and latents to the picture, with the priors of the latents on the way."""
+
+    def __init__(
+        self,
+        widths: list[int],
+        priors: list[nn.Module],
+        norm: str,
+        dropout: float,
+        skip_activation: bool,
+        out_channels: int,
+        out_kernel: int,
+    ):
+        super().__init__()
+        down = widths[::-1]
+        self.enter = Conv(down[0], down[0], 1, norm=norm)
+        self.blocks = nn.ModuleList(
+            nn.ModuleList(Residual(w, w, norm, dropout, skip_activation) for _ in range(2))
+            for w in down
+        )
+        self.ups = nn.ModuleList(Up(a, b, norm) for a, b in pairwise(down))
+        self.priors = nn.ModuleList(priors)
+        self.merges = nn.ModuleList(Conv(2 * w, w, 1, norm=norm) for w in down[:LATENTS])
+        self.leave = Conv(down[-1], out_channels, out_kernel, norm=norm)
+
+    def forward(self, kept: list[Tensor], latents: tuple | None, noise: tuple | None):
+        kept, means = kept[::-1], []
+        h = self.enter(kept[0])
+        for scale, (first, second) in enumerate(self.blocks):
+            if scale:
+                h = self.ups[scale - 1](h)
+            h = first(h, kept[2 * scale])
+            if scale < LATENTS:
+                given = None if latents is None else latents[scale]
+                mean, z = self.priors[scale](h, given, None if noise is None else noise[scale])
+                means.append(mean)
+                if z.shape[1] != h.shape[1]:  # a fine latent in space-to-depth form
+                    z = depth_to_space(z)
+                h = self.merges[scale](torch.cat([h, z], dim=1))
+            h = second(h, kept[2 * scale + 1])
+        return self.leave(h), tuple(means)
+
+
+def _scales(side: int, coarsest: int, name: str) -> int:
+    """Number of halvings from `side` to `coarsest`, plus one."""
+    ratio = side // coarsest
+    if ratio < 1 or side != ratio * coarsest or ratio & (ratio - 1):
+        raise ValueError(f"VUNet: {name} must be {coarsest} times a power of two, got {side}")
+    return ratio.bit_length()
+
+
+class VUNet(nn.Module):
+    """The network of both forms; build it with `VUNet.parts` or `VUNet.image`."""
+
+    def __init__(
+        self,
+        appearance: Encoder,
+        posterior: nn.Module,
+        pose: Encoder,
+        decoder: Decoder,
+        latent_shapes: list[tuple[int, int, int]],  # of the means, coarsest first
+        tanh: bool,
+    ):
+        super().__init__()
+        self.appearance, self.posterior = appearance, posterior
+        self.pose, self.decoder = pose, decoder
+        self.latent_shapes, self.tanh = latent_shapes, tanh
+
+    @classmethod
+    def parts(
+        cls,
+        spatial_size: int = 256,  # S, side of picture and pose, pixels
+        box_factor: int = 2,  # appearance crops have side S / 2^box_factor
+        bottleneck_factor: int = 2,  # the coarsest map has side 2^bottleneck_factor
+        width: int = 32,  # channels of the finest scale; doubles a scale
+        max_width: int = 128,  # up to this
+        dropout: float = 0.0,
+        appearance_channels: int = 24,  # 8 crops of 3
+        pose_channels: int = 3,
+        out_channels: int = 3,
+    ) -> VUNet:
+        """The form that sees body-part crops. ValueError for sizes that do not divide."""
+        coarsest = 2**bottleneck_factor
+        n = _scales(spatial_size, coarsest, "spatial_size")
+        if box_factor < 0 or n - box_factor < LATENTS:
+            raise ValueError(
+                f"VUNet: box_factor must be 0 to {n - LATENTS} for spatial_size {spatial_size} "
+                f"and bottleneck_factor {bottleneck_factor}, got {box_factor}"
+            )
+        if bottleneck_factor < 1:
+            raise ValueError(f"VUNet: bottleneck_factor must be >= 1, got {bottleneck_factor}")
+        norm, padding = "weight", "same"
+        widths = [min(width * 2**k, max_width) for k in range(n)]
+        seen = widths[box_factor:]
+        priors = [GroupPrior(w, norm, dropout) for w in widths[::-1][:LATENTS]]
+        return cls(
+            Encoder(appearance_channels, seen, norm, padding, dropout),
+            Posterior(seen, norm, dropout),
+            Encoder(pose_channels, widths, norm, padding, dropout),
+            Decoder(widths, priors, norm, dropout, True, out_channels, 3),
+            [(w, coarsest << k, coarsest << k) for k, w in enumerate(widths[::-1][:LATENTS])],
+            tanh=False,
+        )
+
+    @classmethod
+    def image(
+        cls,
+        spatial_size: int = 256,  # S, side of picture, appearance and pose; a power of two >= 4
+        width: int = 64,
+        max_width: int = 128,
+        norm: str = "none",  # of the convolutions, see `Conv`
+        tanh: bool = True,  # the output is bounded to (-1, 1)
+        dropout: float = 0.0,
+        appearance_channels: int = 3,
+        pose_channels: int = 3,
+        out_channels: int = 3,
+        wiring: str = "chain",  # of the autoregressive prior, see `ReducedPrior`
+    ) -> VUNet:
+        """The form that sees a whole picture. ValueError for sizes that do not divide."""
+        n = _scales(spatial_size, 1, "spatial_size")
+        widths = [min(width * 2**k, max_width) for k in range(n)]
+        if n < 3:
+            raise ValueError(f"VUNet: spatial_size must be >= 4, got {spatial_size}")
+        padding = "symmetric"
+        priors = [HiddenPrior(), ReducedPrior(widths[-2], norm, dropout, wiring)]
+        return cls(
+            Encoder(appearance_channels, widths, norm, padding, dropout),
+            ImagePosterior(widths, norm, dropout),
+            Encoder(pose_channels, widths, norm, padding, dropout),
+            Decoder(widths, priors, norm, dropout, False, out_channels, 1),
+            [(widths[-1], 1, 1), (4 * widths[-2], 1, 1)],
+            tanh=tanh,
+        )
+
+    def noise(self, n: int, device=None, generator: torch.Generator | None = None) -> Noise:
+        """Standard normal noise for n pictures: posterior coarse, fine, then prior coarse, fine."""
+        drawn = [
+            torch.randn(n, *shape, device=device, generator=generator)
+            for shape in [*self.latent_shapes, *self.latent_shapes]
+        ]
+        return Noise(tuple(drawn[:LATENTS]), tuple(drawn[LATENTS:]))
+
+    def encode(self, appearance: Tensor, noise: tuple[Tensor, Tensor] | None = None):
+        """Posterior means and latents of an appearance in [-1, 1]: two pairs (coarse, fine).
+
+        appearance  (N, 24, s, s) stacked crops or (N, 3, S, S) pictures
+        noise       added to the means; None: the latents are the means, all the way through
+        """
+        coarse, fine, z = self.posterior(self.appearance(appearance), noise)
+        return (coarse, fine), (z, fine if noise is None else fine + noise[1])
+
+    def decode(
+        self,
+        pose: Tensor,
+        latents: tuple[Tensor, Tensor] | None = None,
+        noise: tuple[Tensor, Tensor] | None = None,
+    ):
+        """Picture (N, 3, S, S) and prior means for a drawn pose (N, 3, S, S) in [-1, 1].
+
+        latents  from `encode`; None: drawn from the prior, with `noise` (or fresh noise) added
+        """
+        if latents is None and noise is None:
+            noise = self.noise(len(pose), pose.device).prior
+        picture, prior = self.decoder(self.pose(pose), latents, noise)
+        return (torch.tanh(picture) if self.tanh else picture), prior
+
+    def forward(
+        self,
+        pose: Tensor,
+        appearance: Tensor | None = None,
+        mode: str = "train",
+        noise: Noise | None = None,
+    ) -> Output:
+        """One pass. Tensors in [-1, 1]; see `encode` and `decode` for their shapes.
+
+        mode "train"     latents are posterior samples: means plus `noise` (drawn when None)
+        mode "transfer"  latents are the posterior means; deterministic. With `noise` given, the
+                         fine mean follows a sampled coarse latent, as in the published code
+        mode "sample"    latents are prior samples; no appearance is needed or looked at
+        Noise of zeros makes train and transfer the same function.
+        """
+        if mode not in MODES:
+            raise ValueError(f"VUNet: mode must be one of {', '.join(MODES)}, got {mode!r}")
+        if mode == "sample":
+            image, prior = self.decode(pose, None, None if noise is None else noise.prior)
+            return Output(image, None, prior)
+        if appearance is None:
+            raise ValueError(f"VUNet: mode {mode!r} needs an appearance")
+        if mode == "train" and noise is None:
+            noise = self.noise(len(pose), pose.device)
+        means, latents = self.encode(appearance, None if noise is None else noise.posterior)
+        image, prior = self.decode(pose, means if mode == "transfer" else latents)
+        return Output(image, means, prior)
+
+
+def kl_per_example(output: Output) -> Tensor:
+    """(N,) KL of unit-variance posterior and prior: sum over both scales of |q - p|^2 / 2."""
+    pairs = zip(output.posterior, output.prior, strict=True)
+    return sum(0.5 * (q.float() - p.float()).square().flatten(1).sum(1) for q, p in pairs)

@@ -5,6 +5,7 @@ Importing compiles and loads nothing; the first call of an operator does, and sa
 """
 
 from nets.ops._library import NAMES, kernel
+from nets.ops.crops import perspective_crops
 from nets.ops.gaussian_heatmaps import gaussian_heatmaps
 
-__all__ = ["NAMES", "gaussian_heatmaps", "kernel"]
+__all__ = ["NAMES", "gaussian_heatmaps", "kernel", "perspective_crops"]

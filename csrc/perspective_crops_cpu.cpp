@@ -1,0 +1,104 @@
+#include "crops_args.h"
+#include "pack.h"
+
+namespace guise {
+namespace {
+
+// Where pixels x.. x + n of row y read.
+template <class T>
+void positions(const Homography<T>& view, int64_t y, int64_t x, int n, T* u, T* v) {
+#pragma omp simd
+  for (int i = 0; i < n; ++i) view.at(T(x + i), T(y), u[i], v[i]);
+}
+
+Tensor perspective_crops_cpu(const Tensor& image, const Tensor& views_, int64_t h, int64_t w,
+                             double fill) {
+  check_crops(image, views_, h, w);
+  const Tensor views = torch::stable::contiguous(views_);
+  Tensor crops =
+      torch::stable::new_empty(image, {image.size(0), views.size(1), image.size(1), h, w});
+  if (crops.numel() == 0) return crops;
+  GUISE_DISPATCH(image.scalar_type(), "perspective_crops", {
+    using T = compute_t<scalar_t>;
+    const auto a = crops_args<scalar_t>(views, image.size(1), image.size(2), image.size(3), h, w);
+    const Plane<T> plane(a.height, a.width, kBorder);
+    const Tensor packed = pack<scalar_t>(image, kBorder);
+    const T* pixels = packed.const_data_ptr<T>();
+    scalar_t* to = crops.mutable_data_ptr<scalar_t>();
+    torch::stable::parallel_for(0, a.n * a.p * h, grain_of(w), [&](int64_t lo, int64_t hi) {
+      alignas(64) T u[kChunk], v[kChunk];
+      alignas(64) Tile<T> tile;
+      Footprints<T> taps;
+      for (int64_t row = lo; row < hi; ++row) {
+        const int64_t crop = row / h, y = row % h;
+        const T* image_pixels = pixels + crop / a.p * groups_of(a.c) * plane.size();
+        if (a.views[crop].missing()) {
+          for (int64_t c = 0; c < a.c; ++c)
+            std::fill_n(to + ((crop * a.c + c) * h + y) * w, w, scalar_t(fill));
+          continue;
+        }
+        for (int64_t x = 0; x < w; x += kChunk) {
+          const int n = int(std::min<int64_t>(kChunk, w - x));
+          positions(a.views[crop], y, x, n, u, v);
+          taps.set(plane, u, v, n);
+          for (int64_t c = 0; c < a.c; c += kLanes) {
+            read(plane, image_pixels + c / kLanes * plane.size(), taps, n, tile);
+            put(tile, n, std::min<int64_t>(kLanes, a.c - c), h * w,
+                to + ((crop * a.c + c) * h + y) * w + x);
+          }
+        }
+      }
+    });
+  });
+  return crops;
+}
+
+// One image's gradient is summed by one thread, in order: the same sum every time.
+Tensor perspective_crops_backward_cpu(const Tensor& grad_, const Tensor& views_, int64_t height,
+                                      int64_t width) {
+  check_crops_backward(grad_, views_, height, width);
+  const Tensor grad = torch::stable::contiguous(grad_), views = torch::stable::contiguous(views_);
+  Tensor grad_image = torch::stable::new_empty(grad, {grad.size(0), grad.size(2), height, width});
+  if (grad_image.numel() == 0) return grad_image;
+  GUISE_DISPATCH(grad.scalar_type(), "perspective_crops_backward", {
+    using T = compute_t<scalar_t>;
+    const auto a =
+        crops_args<scalar_t>(views, grad.size(2), height, width, grad.size(3), grad.size(4));
+    const Plane<T> plane(height, width, kBorder);
+    const scalar_t* from = grad.const_data_ptr<scalar_t>();
+    scalar_t* to = grad_image.mutable_data_ptr<scalar_t>();
+    torch::stable::parallel_for(0, a.n, 1, [&](int64_t lo, int64_t hi) {
+      alignas(64) T u[kChunk], v[kChunk];
+      alignas(64) Tile<T> tile = {};
+      Footprints<T> taps;
+      std::vector<T> sum;
+      for (int64_t image = lo; image < hi; ++image) {
+        sum.assign(groups_of(a.c) * plane.size(), T(0));
+        for (int64_t row = image * a.p * a.h; row < (image + 1) * a.p * a.h; ++row) {
+          const int64_t crop = row / a.h, y = row % a.h;
+          if (a.views[crop].missing()) continue;
+          for (int64_t x = 0; x < a.w; x += kChunk) {
+            const int n = int(std::min<int64_t>(kChunk, a.w - x));
+            positions(a.views[crop], y, x, n, u, v);
+            taps.set(plane, u, v, n);
+            for (int64_t c = 0; c < a.c; c += kLanes) {
+              get(from + ((crop * a.c + c) * a.h + y) * a.w + x, n,
+                  std::min<int64_t>(kLanes, a.c - c), a.h * a.w, tile);
+              add(plane, sum.data() + c / kLanes * plane.size(), taps, n, tile);
+            }
+          }
+        }
+        unpack(plane, sum.data(), a.c, to + image * a.c * height * width);
+      }
+    });
+  });
+  return grad_image;
+}
+
+}  // namespace
+}  // namespace guise
+
+STABLE_TORCH_LIBRARY_IMPL(guise, CPU, m) {
+  m.impl("perspective_crops", TORCH_BOX(&guise::perspective_crops_cpu));
+  m.impl("perspective_crops_backward", TORCH_BOX(&guise::perspective_crops_backward_cpu));
+}

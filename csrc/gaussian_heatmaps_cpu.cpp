@@ -6,51 +6,105 @@
 namespace guise {
 namespace {
 
-template <int64_t kind, class T>
-void fill_row(T* out, const T* grid, int64_t w, T offset, T px, T rest) {
+template <class T>
+std::vector<T> grid_of(int64_t n) {
+  std::vector<T> grid(n);
+  for (int64_t i = 0; i < n; ++i) grid[i] = grid_at<T>(i, n);
+  return grid;
+}
+
+template <GaussianKind kind, class S, class T>
+void fill_rows(const GaussianArgs<S>& a, S* heat, const T* grid, int64_t lo, int64_t hi) {
+  std::vector<T> line(std::is_same_v<S, T> ? 0 : a.w);
+  Gaussian<T> g{};
+  for (int64_t r = lo; r < hi; ++r) {
+    if (r == lo || r % a.h == 0) g = a.gaussian(r / a.h);
+    const T dy = grid_at<T>(r % a.h, a.h) - g.my, offset = g.offset(dy), rest = g.py * dy * dy;
+    T* const out = std::is_same_v<S, T> ? reinterpret_cast<T*>(heat + r * a.w) : line.data();
 #pragma omp simd
-  for (int64_t x = 0; x < w; ++x) {
-    const T u = grid[x] - offset, q = px * u * u + rest;
-    out[x] = kind == kRational ? 1 / (1 + q) : std::exp(T(-0.5) * q);
+    for (int64_t x = 0; x < a.w; ++x) {
+      out[x] = gaussian_value<kind>(grid[x] - offset, g.px, rest);
+    }
+    if constexpr (!std::is_same_v<S, T>) std::copy(line.begin(), line.end(), heat + r * a.w);
   }
 }
 
-template <int64_t kind, class S, class T>
-void fill(const GaussianArgs<S, T>& a, const T* grid, int64_t lo, int64_t hi) {
-  std::vector<T> row(std::is_same_v<S, T> ? 0 : a.w);
-  int64_t m = -1;
-  Gaussian<T> g{};
-  for (int64_t r = lo; r < hi; ++r) {
-    if (r / a.h != m) g = gaussian_at(a.mean, a.covariance, m = r / a.h);
-    const T dy = g.row(grid_at<T>(r % a.h, a.h));
-    if constexpr (std::is_same_v<S, T>) {
-      fill_row<kind>(a.heat + r * a.w, grid, a.w, g.offset(dy), g.px, g.py * dy * dy);
-    } else {
-      fill_row<kind>(row.data(), grid, a.w, g.offset(dy), g.px, g.py * dy * dy);
-      std::copy(row.begin(), row.end(), a.heat + r * a.w);
+// A row is summed in lanes of the compute type, the rows of a map in double.
+template <GaussianKind kind, class S, class T>
+GaussianSums<T> sums_of(const GaussianArgs<S>& a, const Gaussian<T>& g, const S* grad,
+                        const T* grid) {
+  GaussianSums<double> all{};
+  for (int64_t y = 0; y < a.h; ++y, grad += a.w) {
+    const T dy = grid_at<T>(y, a.h) - g.my, offset = g.offset(dy), rest = g.py * dy * dy;
+    T s0 = 0, s1 = 0, s2 = 0;
+#pragma omp simd reduction(+ : s0, s1, s2)
+    for (int64_t x = 0; x < a.w; ++x) {
+      const T u = grid[x] - offset, s = T(grad[x]) * gaussian_slope<kind>(u, g.px, rest);
+      s0 += s;
+      s1 += s * u;
+      s2 += s * u * u;
     }
+    const double v = dy;
+    all.u += s1;
+    all.y += s0 * v;
+    all.uu += s2;
+    all.uy += s1 * v;
+    all.yy += s0 * v * v;
   }
+  return {T(all.u), T(all.y), T(all.uu), T(all.uy), T(all.yy)};
 }
 
 Tensor gaussian_heatmaps_cpu(const Tensor& mean_, const Tensor& covariance_, int64_t h, int64_t w,
                              int64_t kind) {
-  check_gaussians(mean_, covariance_);
+  check_gaussians(mean_, covariance_, h, w, kind);
   const Tensor mean = torch::stable::contiguous(mean_);
   const Tensor covariance = torch::stable::contiguous(covariance_);
   Tensor heat = torch::stable::new_empty(mean, {mean.size(0), mean.size(1), h, w});
   GUISE_DISPATCH(mean.scalar_type(), "gaussian_heatmaps", {
-    using T = compute_t<scalar_t>;
-    auto a = gaussian_args<scalar_t>(mean, covariance, h, w);
-    a.heat = heat.mutable_data_ptr<scalar_t>();
-    std::vector<T> grid(w);
-    for (int64_t x = 0; x < w; ++x) grid[x] = grid_at<T>(x, w);
+    const auto a = gaussian_args<scalar_t>(mean, covariance, h, w);
+    const auto grid = grid_of<compute_t<scalar_t>>(w);
+    scalar_t* const out = heat.mutable_data_ptr<scalar_t>();
     const int64_t grain = std::max<int64_t>(1, 32768 / std::max<int64_t>(w, 1));
     torch::stable::parallel_for(0, a.maps * h, grain, [&](int64_t lo, int64_t hi) {
-      kind == kRational ? fill<kRational>(a, grid.data(), lo, hi)
-                        : fill<kExponential>(a, grid.data(), lo, hi);
+      kind == kRational ? fill_rows<kRational>(a, out, grid.data(), lo, hi)
+                        : fill_rows<kExponential>(a, out, grid.data(), lo, hi);
     });
   });
   return heat;
+}
+
+std::tuple<Tensor, Tensor> gaussian_heatmaps_backward_cpu(const Tensor& grad_, const Tensor& mean_,
+                                                          const Tensor& covariance_, int64_t kind) {
+  check_gaussian_grad(grad_, mean_);
+  const int64_t h = grad_.size(2), w = grad_.size(3);
+  check_gaussians(mean_, covariance_, h, w, kind);
+  const Tensor grad = torch::stable::contiguous(grad_), mean = torch::stable::contiguous(mean_);
+  const Tensor covariance = torch::stable::contiguous(covariance_);
+  Tensor grad_mean = torch::stable::new_empty(mean, {mean.size(0), mean.size(1), 2});
+  Tensor grad_covariance = torch::stable::new_empty(mean, {mean.size(0), mean.size(1), 2, 2});
+  GUISE_DISPATCH(mean.scalar_type(), "gaussian_heatmaps_backward", {
+    using T = compute_t<scalar_t>;
+    const auto a = gaussian_args<scalar_t>(mean, covariance, h, w);
+    const auto grid = grid_of<T>(w);
+    const scalar_t* const from = grad.const_data_ptr<scalar_t>();
+    scalar_t* const to_mean = grad_mean.mutable_data_ptr<scalar_t>();
+    scalar_t* const to_covariance = grad_covariance.mutable_data_ptr<scalar_t>();
+    // A map belongs to one thread, so the sums do not depend on their number.
+    torch::stable::parallel_for(0, a.maps, 1, [&](int64_t lo, int64_t hi) {
+      for (int64_t m = lo; m < hi; ++m) {
+        const Gaussian<T> g = a.gaussian(m);
+        const scalar_t* const map = from + m * h * w;
+        T by_mean[2], by_covariance[4];
+        gaussian_gradients(g,
+                           kind == kRational ? sums_of<kRational>(a, g, map, grid.data())
+                                             : sums_of<kExponential>(a, g, map, grid.data()),
+                           by_mean, by_covariance);
+        std::copy(by_mean, by_mean + 2, to_mean + 2 * m);
+        std::copy(by_covariance, by_covariance + 4, to_covariance + 4 * m);
+      }
+    });
+  });
+  return {grad_mean, grad_covariance};
 }
 
 }  // namespace
@@ -58,4 +112,5 @@ Tensor gaussian_heatmaps_cpu(const Tensor& mean_, const Tensor& covariance_, int
 
 STABLE_TORCH_LIBRARY_IMPL(guise, CPU, m) {
   m.impl("gaussian_heatmaps", TORCH_BOX(&guise::gaussian_heatmaps_cpu));
+  m.impl("gaussian_heatmaps_backward", TORCH_BOX(&guise::gaussian_heatmaps_backward_cpu));
 }

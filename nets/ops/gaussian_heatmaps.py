@@ -60,11 +60,44 @@ def _fake(mean, covariance, h, w, kind):
     return mean.new_empty(mean.shape[0], mean.shape[1], h, w)
 
 
+def gaussian_heatmaps_backward_reference(
+    grad: Tensor, mean: Tensor, covariance: Tensor, kind: int
+) -> tuple[Tensor, Tensor]:
+    """Gradients by mean and covariance: autograd through the definition."""
+    with torch.enable_grad():
+        inputs = [t.detach().requires_grad_() for t in (mean, covariance)]
+        maps = gaussian_heatmaps_reference(*inputs, *grad.shape[2:], kind)
+        return torch.autograd.grad(maps, inputs, grad)
+
+
+def _fake_backward(grad, mean, covariance, kind):
+    return mean.new_empty(mean.shape), covariance.new_empty(covariance.shape)
+
+
 _heatmaps = define(
     "gaussian_heatmaps(Tensor mean, Tensor covariance, int h, int w, int kind) -> Tensor",
     gaussian_heatmaps_reference,
     _fake,
 )
+_heatmaps_backward = define(
+    "gaussian_heatmaps_backward(Tensor grad, Tensor mean, Tensor covariance, int kind)"
+    " -> (Tensor, Tensor)",
+    gaussian_heatmaps_backward_reference,
+    _fake_backward,
+)
+
+
+def _setup(ctx, inputs, output):
+    mean, covariance, _, _, ctx.kind = inputs
+    ctx.save_for_backward(mean, covariance)
+
+
+@torch.autograd.function.once_differentiable
+def _backward(ctx, grad):
+    return *_heatmaps_backward(grad, *ctx.saved_tensors, ctx.kind), None, None, None
+
+
+torch.library.register_autograd("guise::gaussian_heatmaps", _backward, setup_context=_setup)
 
 
 def _check(name, mean, covariance, size, kind):

@@ -1,0 +1,23 @@
+"""One line of the table of benchmarks/ops.py."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Row:
+    """One operator at one size. `make` gives the inputs, every other callable takes them."""
+
+    name: str
+    size: str
+    make: Callable[[str], tuple]  # device -> inputs, seeded
+    ours: Callable
+    formula: Callable  # plain PyTorch, as one would write it
+    reads: int  # bytes that the forward pass must read ...
+    writes: int  # ... and write
+    others: dict[str, Callable] = field(default_factory=dict)  # libraries; by name, CPU or both
+    grads: Sequence[int] = ()  # the inputs by which forward + backward differentiates
+    tolerance: float = 1e-5  # largest absolute difference to the formula
+    compiled: bool = True  # whether torch.compile can take the formula

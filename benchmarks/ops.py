@@ -1,0 +1,176 @@
+"""What the operators cost: against the formula, torch.compile of it, libraries, and the machine.
+
+python benchmarks/ops.py                  the whole table; writes benchmarks/results/ops-cpu.json
+python benchmarks/ops.py --quick heat     short runs of the rows whose name holds "heat"
+
+A row of the table is a `Row` in benchmarks/op_rows/; each is first asserted to agree with its
+formula. Times are medians. The floor is the time in which this machine fills (or copies) as many
+bytes as the operator must write (or read and write), measured in the same run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch.utils.benchmark import Timer
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from op_rows import ROWS, Row
+
+from nets import ops
+from nets.ops import _build
+
+
+def measure(row: Row, device: str, seconds: float, compiled: bool) -> dict:
+    """Asserts that the row agrees with its formula, then times everything; milliseconds."""
+    torch.manual_seed(0)
+    inputs = row.make(device)
+    with torch.no_grad():
+        got, want = row.ours(*inputs), row.formula(*inputs)
+        for ours, formula in zip(_tuple(got), _tuple(want), strict=True):
+            error = (ours.float() - formula.float()).abs().max().item()
+            if not error <= row.tolerance:
+                raise AssertionError(f"{row.name}: off by {error:g}, more than {row.tolerance:g}")
+        del got, want, ours, formula
+
+    contenders = {"ours": row.ours, "formula": row.formula}
+    if compiled and row.compiled:
+        contenders["compiled"] = torch.compile(row.formula)
+    contenders |= row.others
+    result = {"name": row.name, "size": row.size, "forward": {}, "backward": {}}
+    with torch.no_grad():
+        result["floor"] = _time(_floor(row, device), seconds)
+        for name, call in contenders.items():
+            result["forward"][name] = _time(lambda call=call: call(*inputs), seconds)
+    if row.grads:
+        leaves = [inputs[i].requires_grad_() for i in row.grads]
+        weights = [torch.randn_like(t) for t in _tuple(row.ours(*inputs))]
+        for name in [n for n in contenders if n not in row.others]:
+
+            def both(call=contenders[name]):
+                torch.autograd.grad(_tuple(call(*inputs)), leaves, weights)
+
+            torch.compiler.reset()
+            result["backward"][name] = _time(both, seconds)
+    return result
+
+
+def _tuple(value) -> tuple:
+    return value if isinstance(value, tuple) else (value,)
+
+
+def _floor(row: Row, device: str) -> Callable:
+    """Fills what the row writes, or copies as much as it reads and writes."""
+    if row.reads * 4 < row.writes:
+        out = torch.empty(row.writes // 4, device=device)
+        return lambda: out.fill_(1.0)
+    a, b = (torch.ones((row.reads + row.writes) // 8, device=device) for _ in range(2))
+    return lambda: b.copy_(a)
+
+
+def _time(call: Callable, seconds: float) -> float:
+    for _ in range(3):
+        call()
+    threads = torch.get_num_threads()
+    runs = [
+        Timer("call()", globals={"call": call}, num_threads=threads).blocked_autorange(
+            min_run_time=seconds / 3
+        )
+        for _ in range(3)
+    ]
+    return statistics.median(t for run in runs for t in run.times) * 1e3
+
+
+def table(results: list[dict]) -> str:
+    """Rows of times (ms) and of what ours is times faster than."""
+    lines = [f"{'':38}{'ms':>9} {'floor':>7}  {'x floor':>7}   times faster than"]
+    for r in results:
+        for direction in ("forward", "backward"):
+            times = r[direction]
+            if not times:
+                continue
+            label = f"{r['name']} {r['size']}" if direction == "forward" else "  with backward"
+            ours = times["ours"]
+            floor = f"{r['floor']:7.2f}  {ours / r['floor']:7.2f}" if direction == "forward" else ""
+            rest = ", ".join(f"{n} {t / ours:.1f}" for n, t in times.items() if n != "ours")
+            lines.append(f"{label:38}{ours:9.2f} {floor:16}   {rest}")
+    return "\n".join(lines)
+
+
+def plot(results: list[dict], file: Path) -> None:
+    """Bars of times over ours, forward."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    bars = [
+        (f"{r['name']} {r['size']}: {n}", t / r["forward"]["ours"])
+        for r in results
+        for n, t in [("floor", r["floor"]), *r["forward"].items()]
+        if n != "ours"
+    ][::-1]
+    figure, axes = pyplot.subplots(figsize=(9, 0.5 + 0.22 * len(bars)))
+    axes.barh([b[0] for b in bars], [b[1] for b in bars])
+    axes.axvline(1, color="black", linewidth=1)
+    axes.set_xscale("log")
+    axes.set_xlabel("time over ours, forward (1 = as fast; log scale)")
+    figure.tight_layout()
+    figure.savefig(file, dpi=100)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("rows", nargs="?", default="", help="part of the rows' names")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--quick", action="store_true", help="0.2 s a number instead of 1.5 s")
+    parser.add_argument("--no_compile", action="store_true", help="leave torch.compile out")
+    parser.add_argument("--output", type=Path, help="JSON; a PNG is drawn beside it")
+    args = parser.parse_args()
+    if _build.library() is None:
+        sys.exit("benchmarks/ops.py: the operators are not compiled: nothing to compare")
+    results = []
+    for row in (r for r in ROWS if args.rows in r.name):
+        results.append(measure(row, args.device, 0.2 if args.quick else 1.5, not args.no_compile))
+        print(table(results[-1:]), flush=True)
+    if not results:
+        sys.exit(f"benchmarks/ops.py: no row is named like {args.rows}")
+    default = Path(__file__).parent / "results" / f"ops-{args.device}.json"
+    # Part of the table, or short runs, do not replace the whole.
+    output = args.output or (None if args.quick or args.rows else default)
+    if output is None:
+        return
+    output.parent.mkdir(exist_ok=True)
+    facts = {
+        "device": torch.cuda.get_device_name() if args.device == "cuda" else _processor(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda,
+        "python": platform.python_version(),
+        "library": _build.library().build_info(),
+        "kernels": {name: ops.kernel(name, args.device) for name in ops.NAMES},
+    }
+    output.write_text(json.dumps({"unit": "ms, medians", **facts, "rows": results}, indent=1))
+    print(f"wrote {output}")
+    try:
+        plot(results, output.with_suffix(".png"))
+    except ImportError:
+        print("no plot: matplotlib is not installed")
+
+
+def _processor() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.split(":")[1].strip()
+    return platform.processor()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,152 @@
+"""Checkpoints: one file a step, whole or not there, read without running any code.
+
+A file holds tensors, numbers, strings, lists and dicts only:
+
+    format    FORMAT
+    system    name of the system, e.g. "vunet"
+    options   the resolved options
+    step      finished optimiser steps
+    parts     name -> state dict: models, optimisers, EMA, loss scale
+    best      {"step", "score"} of the best checkpoint so far, or None
+    log       per rank, the losses added up since the last log line
+
+Random states are not among them: step k draws from (seed, k, rank), the order of an epoch from
+(seed, epoch), so the step is all there is to know; that is also the sampler's position.
+"""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from nets.errors import UserError
+from nets.run.files import write_atomic
+
+FORMAT = 1
+PATTERN = "step_*.pt"
+
+
+def path_of(folder: Path, step: int) -> Path:
+    """checkpoints/step_00001000.pt"""
+    return Path(folder) / f"step_{step:08d}.pt"
+
+
+def step_of(path: Path) -> int:
+    """Finished steps, from the name of a checkpoint."""
+    return int(path.stem.removeprefix("step_"))
+
+
+def stored(folder: Path) -> list[Path]:
+    """The checkpoints in a folder, newest first."""
+    found = [path for path in Path(folder).glob(PATTERN) if path.stem[5:].isdigit()]
+    return sorted(found, key=step_of, reverse=True)
+
+
+def write(path: Path, content: dict[str, Any]) -> None:
+    """Write a checkpoint; a kill or a full disk at any moment leaves the older ones as they are."""
+    write_atomic(path, lambda file: torch.save({"format": FORMAT, **content}, file))
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a checkpoint's archive is complete and its checksums are right."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is None
+    except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError):
+        return False
+
+
+def read(path: Path, system: str | None = None) -> dict[str, Any]:
+    """The content of a checkpoint, on the CPU; only plain data is admitted.
+
+    system  raise where the checkpoint is of another one
+    Raises UserError that names the file and what is wrong.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror or error}") from error
+    except pickle.UnpicklingError as error:
+        raise UserError(f"{path}: holds more than tensors and plain values; refused") from error
+    except (RuntimeError, EOFError, ValueError, KeyError) as error:
+        raise UserError(f"{path}: not a whole checkpoint") from error
+    wanted = {"format", "system", "options", "step", "parts"}
+    if not isinstance(content, dict) or not wanted <= content.keys():
+        raise UserError(f"{path}: not a checkpoint of guise")
+    if content["format"] > FORMAT:
+        raise UserError(f"{path}: format {content['format']}; this version reads up to {FORMAT}")
+    if system is not None and content["system"] != system:
+        raise UserError(f"{path}: a checkpoint of {content['system']}, not of {system}")
+    return content
+
+
+def find(path: str | Path | None = None, root: str | Path = "runs") -> Path:
+    """The checkpoint that is meant: a file, the newest of a run folder, or of all under `root`.
+
+    Raises UserError where there is none.
+    """
+    if path is not None and Path(path).is_file():
+        return Path(path)
+    if path is not None and not Path(path).is_dir():
+        raise UserError(f"--checkpoint {path}: no such file or run folder")
+    folder = Path(root if path is None else path)
+    found = [file for file in folder.rglob(PATTERN) if file.parent.name == "checkpoints"]
+    if not found:
+        where = f"under {folder}/" if path is None else f"in {folder}"
+        raise UserError(f"no checkpoint {where}: train first, or give --checkpoint")
+    newest = max(found, key=lambda file: (file.stat().st_mtime_ns, file.name))
+    for file in stored(newest.parent):
+        if is_whole(file):
+            return file
+    raise UserError(f"{newest.parent}: no whole checkpoint")
+
+
+def load_parts(content: dict[str, Any], parts: dict[str, Any], path: Path) -> None:
+    """Put the states of a checkpoint into the parts of the same names.
+
+    Raises UserError where a part is missing or a tensor has another shape; models are checked
+    before anything is changed.
+    """
+    states = content["parts"]
+    for name, part in parts.items():
+        if name not in states:
+            raise UserError(f"{path}: holds no {name}, only {', '.join(sorted(states))}")
+        if isinstance(part, nn.Module):
+            _same_tensors(part.state_dict(), states[name], name, path)
+    for name, part in parts.items():
+        try:
+            part.load_state_dict(states[name])
+        except (ValueError, RuntimeError, KeyError) as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(f"{path}: {name} does not fit this run: {reason}") from error
+
+
+def prune(folder: Path, keep_last: int, keep_every: int = 0, best: int | None = None) -> None:
+    """Delete checkpoints except the newest `keep_last`, every `keep_every`-th step and the best."""
+    for path in stored(folder)[keep_last:]:
+        step = step_of(path)
+        if step != best and not (keep_every and step % keep_every == 0):
+            path.unlink()
+
+
+def _same_tensors(here: dict[str, Any], there: dict[str, Any], name: str, path: Path) -> None:
+    """Raise where the keys or shapes of two state dicts differ."""
+    missing, extra = here.keys() - there.keys(), there.keys() - here.keys()
+    if missing or extra:
+        key = sorted(missing or extra)[0]
+        what = "lacks" if missing else "has"
+        raise UserError(
+            f"{path}: {name} {what} {key} ({len(missing)} keys missing, {len(extra)} too many): "
+            f"it was trained with other options of the network"
+        )
+    for key, tensor in here.items():
+        if hasattr(tensor, "shape") and tensor.shape != there[key].shape:
+            raise UserError(
+                f"{path}: {name}: {key} is {list(there[key].shape)} there, "
+                f"{list(tensor.shape)} here: it was trained with another size"
+            )

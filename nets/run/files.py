@@ -1,0 +1,102 @@
+"""Files that are either whole or not there: atomic writes and the lock of a run folder."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO
+
+
+class _Remembering:
+    """A binary file that keeps the first OSError of a write.
+
+    torch.save turns an error of the file below it into a RuntimeError without the file's name.
+    """
+
+    def __init__(self, file: IO[bytes]):
+        self.file = file
+        self.error: OSError | None = None
+
+    def write(self, data) -> int:
+        try:
+            return self.file.write(data)
+        except OSError as error:
+            self.error = self.error or error
+            raise
+
+    def flush(self) -> None:
+        self.file.flush()
+
+
+def write_atomic(path: Path, write: Callable[[IO[bytes]], object], durable: bool = True) -> None:
+    """`path` holds all that `write(file)` wrote, or what it held before.
+
+    The bytes go to a temporary name in the same folder, which is renamed when they are complete;
+    durable  also wait until file and folder are on the disk, so that a power cut loses nothing.
+    Raises OSError that names `path`; the temporary file is gone then.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.tmp")
+    guarded = None
+    try:
+        with open(temporary, "wb") as file:
+            guarded = _Remembering(file)
+            write(guarded)
+            file.flush()
+            if durable:
+                os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        cause = guarded.error if guarded is not None and guarded.error else error
+        if isinstance(cause, OSError):
+            raise OSError(cause.errno, cause.strerror, str(path)) from error
+        raise
+    if durable:
+        sync_folder(path.parent)
+
+
+def write_text(path: Path, text: str) -> None:
+    """`path` holds `text` as UTF-8, written atomically."""
+    write_atomic(path, lambda file: file.write(text.encode()))
+
+
+def sync_folder(folder: Path) -> None:
+    """Wait until the names in `folder` are on the disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class Lock:
+    """Only one living process holds `path`; a process that dies lets go of it.
+
+    A POSIX record lock: unlike flock's it is not inherited by forked data workers, so a worker
+    that outlives its killed parent by some seconds does not keep the folder.
+    """
+
+    def __init__(self, path: Path):
+        self.path = Path(path)
+        self._file: IO[str] | None = None
+
+    def acquire(self) -> bool:
+        """True if this process holds the lock now, False if another one does."""
+        file = open(self.path, "a")  # noqa: SIM115  kept open: closing lets go of the lock
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            return False
+        self._file = file
+        return True
+
+    def release(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None

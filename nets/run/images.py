@@ -1,0 +1,99 @@
+"""Pictures of a run: tilings, grids with captions, PNG files."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from nets.run.files import write_atomic
+
+NEUTRAL = 127  # grey of a cell without a picture
+
+
+def to_uint8(pictures: Tensor) -> Tensor:
+    """Pictures in [0, 255] from pictures in [-1, 1], rounded and clipped; uint8 passes unchanged.
+
+    NaN becomes 0.
+    """
+    if pictures.dtype == torch.uint8:
+        return pictures
+    scaled = (pictures.detach().float() + 1) * 127.5
+    return scaled.nan_to_num(0.0, 255.0, 0.0).round().clamp(0, 255).to(torch.uint8)
+
+
+def tile(pictures: Tensor, columns: int | None = None) -> np.ndarray:
+    """All pictures in one, row by row: uint8 (rows H, columns W, 3); unused cells are black.
+
+    pictures  (N, C, H, W), float in [-1, 1] or uint8; C = 1 is grey, of more than 3 the first 3
+    columns   cells in a row; None: ceil(sqrt(N))
+    """
+    if pictures.ndim != 4 or not len(pictures):
+        raise ValueError(f"tile: pictures must be (N, C, H, W), N > 0, got {list(pictures.shape)}")
+    n, _, h, w = pictures.shape
+    columns = columns or math.ceil(math.sqrt(n))
+    rows = math.ceil(n / columns)
+    sheet = np.zeros((rows * h, columns * w, 3), dtype=np.uint8)
+    for i, cell in enumerate(_cells(pictures)):
+        y, x = i // columns * h, i % columns * w
+        sheet[y : y + h, x : x + w] = cell
+    return sheet
+
+
+def labelled_grid(
+    rows: Sequence[Sequence[Tensor | None]],
+    row_captions: Sequence[str] = (),
+    column_captions: Sequence[str] = (),
+    gap: int = 2,
+) -> np.ndarray:
+    """Rows of pictures with captions above the columns and left of the rows: uint8 (H, W, 3).
+
+    rows  each a list of pictures (C, H, W) of one size, as for `tile`; None: an empty, grey cell
+    gap   white pixels between cells
+    """
+    shapes = {tuple(cell.shape[-2:]) for row in rows for cell in row if cell is not None}
+    if len(shapes) != 1:
+        raise ValueError(f"labelled_grid: rows must hold pictures of one size, got {shapes}")
+    (h, w) = shapes.pop()
+    columns = max(len(row) for row in rows)
+    font = ImageFont.load_default()
+    pad = 4
+    left = max((math.ceil(font.getlength(text)) + 2 * pad for text in row_captions), default=0)
+    top = 20 if any(column_captions) else 0
+    size = (left + columns * (w + gap), top + len(rows) * (h + gap))
+    sheet = Image.new("RGB", size, (255, 255, 255))
+    draw = ImageDraw.Draw(sheet)
+    for x, text in enumerate(column_captions):
+        room = left + x * (w + gap) + w / 2
+        draw.text((room, top / 2), text, fill=(0, 0, 0), font=font, anchor="mm")
+    for y, text in enumerate(row_captions):
+        draw.text((pad, top + y * (h + gap) + h / 2), text, fill=(0, 0, 0), font=font, anchor="lm")
+    for y, row in enumerate(rows):
+        for x, cell in enumerate(row):
+            at = (left + x * (w + gap), top + y * (h + gap))
+            if cell is None:
+                sheet.paste((NEUTRAL,) * 3, (*at, at[0] + w, at[1] + h))
+            else:
+                sheet.paste(Image.fromarray(_cells(cell[None])[0]), at)
+    return np.asarray(sheet)
+
+
+def save_png(path: Path, picture: np.ndarray) -> None:
+    """Write an (H, W, 3) uint8 picture; the file is whole or what it was before."""
+    picture = np.ascontiguousarray(picture)
+    write_atomic(
+        path, lambda file: Image.fromarray(picture).save(file, format="PNG"), durable=False
+    )
+
+
+def _cells(pictures: Tensor) -> np.ndarray:
+    """(N, H, W, 3) uint8 from (N, C, H, W)."""
+    pictures = to_uint8(pictures)
+    if pictures.shape[1] < 3:
+        pictures = pictures[:, :1].expand(-1, 3, -1, -1)
+    return pictures[:, :3].permute(0, 2, 3, 1).cpu().numpy()

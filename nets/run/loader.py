@@ -1,0 +1,279 @@
+"""Batches on their way to the device: any step can be entered directly, with any workers.
+
+The order of epoch e is a permutation from (seed, e); epochs follow each other without a gap, so the
+last batch of one is completed from the next. Step k takes the k-th piece of that stream, divided
+among accumulated batches and ranks. So neither a restart nor the number of workers changes what a
+step sees, and two ranks with batch b see what one rank with batch 2b does.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, default_collate
+
+from nets.errors import BadSample, UserError
+from nets.run.ranks import Ranks
+
+Place = tuple[int, int]  # (epoch, index) of a sample
+ATTEMPTS = 20  # replacements that are tried for one bad sample
+
+
+class Order:
+    """Position in the endless stream of samples -> (epoch, index)."""
+
+    def __init__(self, length: int, seed: int, shuffle: bool = True):
+        self.length = length
+        self.seed = seed
+        self.shuffle = shuffle
+        self._epoch = -1
+        self._permutation: list[int] = []
+
+    def __getitem__(self, position: int) -> Place:
+        epoch, place = divmod(position, self.length)
+        if not self.shuffle:
+            return epoch, place
+        if epoch != self._epoch:
+            generator = torch.Generator().manual_seed(_mix(self.seed, epoch))
+            self._permutation = torch.randperm(self.length, generator=generator).tolist()
+            self._epoch = epoch
+        return epoch, self._permutation[place]
+
+
+class Loader:
+    """The batches of a training run, by step. Made by `loader`."""
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        batch_size: int,
+        ranks: Ranks,
+        workers: int = 0,
+        seed: int = 0,
+        shuffle: bool = True,
+        on_bad_sample: str = "fail",
+        accumulate: int = 1,
+        report: Callable[[str], None] = print,
+    ):
+        if not len(dataset):
+            raise UserError(f"{getattr(dataset, 'name', 'dataset')}: holds no samples")
+        self.length = len(dataset)
+        self.order = Order(self.length, seed, shuffle)
+        self.batch_size = batch_size
+        self.accumulate = accumulate
+        self.ranks = ranks
+        self.report = report
+        self.skipped: set[str] = set()
+        self._reader = _Reader(dataset, seed, replace=on_bad_sample == "skip")
+        self._skip = on_bad_sample == "skip"
+        self._workers = workers
+        self._next = -1
+        self._stream: Iterator[dict[str, Any]] = iter(())
+
+    @property
+    def samples_per_step(self) -> int:
+        """Over all ranks and accumulated batches."""
+        return self.batch_size * self.accumulate * self.ranks.world_size
+
+    def epoch(self, step: int) -> int:
+        """The epoch of the step's first sample."""
+        return step * self.samples_per_step // self.length
+
+    def batch(self, step: int) -> dict[str, Any]:
+        """The one batch of a step, on the device: dict of stacked tensors. accumulate must be 1."""
+        if self.accumulate != 1:
+            raise ValueError(f"batch: accumulate must be 1, got {self.accumulate}; use batches")
+        return next(self.batches(step))
+
+    def batches(self, step: int) -> Iterator[dict[str, Any]]:
+        """The `accumulate` batches of a step, on the device."""
+        if step != self._next:
+            self._stream = iter(self._loader(step))
+        self._next = step + 1
+        for _ in range(self.accumulate):
+            batch, bad = next(self._stream)
+            self._count(bad)
+            yield to_device(batch, self.ranks.device)
+
+    def _loader(self, step: int) -> DataLoader:
+        return _data_loader(self._reader, self._places(step), self._workers, self.ranks)
+
+    def _places(self, step: int) -> Iterator[list[Place]]:
+        """The samples of this rank's batches from a step on."""
+        whole = self.batch_size * self.ranks.world_size
+        start = step * self.samples_per_step + self.ranks.rank * self.batch_size
+        while True:
+            yield [self.order[start + i] for i in range(self.batch_size)]
+            start += whole
+
+    def _count(self, bad: list[BadSample]) -> None:
+        """Report bad samples, or raise: always with `fail`, beyond 1 % or 100 with `skip`."""
+        for error in bad:
+            if not self._skip:
+                raise error
+            if error.file not in self.skipped:
+                self.skipped.add(error.file)
+                self.report(f"skipped ({len(self.skipped)}): {error}")
+        limit = min(100, max(10, self.length // 100))
+        if len(self.skipped) > limit:
+            raise UserError(f"more than {limit} samples cannot be read; the last one: {bad[-1]}")
+
+
+def loader(
+    dataset: Dataset,
+    batch_size: int,
+    ranks: Ranks,
+    **settings: Any,
+) -> Loader:
+    """An endless source of batches by step; see `Loader`.
+
+    dataset        len(), and [(epoch, index)] -> dict, or __getitems__ for a list of them
+    batch_size     samples a batch and rank
+    workers        reading processes of this rank; 0: read here
+    seed, shuffle  the order of an epoch is a permutation from (seed, epoch), or 0, 1, 2, ...
+    on_bad_sample  "fail": raise BadSample; "skip": report it and take another one instead, drawn
+                   from (seed, epoch, index); UserError beyond 1 % of the dataset (10 to 100 files)
+    accumulate     batches a step
+    report         takes the lines about skipped samples
+    """
+    return Loader(dataset, batch_size, ranks, **settings)
+
+
+def in_order(
+    dataset: Dataset,
+    batch_size: int,
+    ranks: Ranks,
+    workers: int = 0,
+    on_bad_sample: str = "fail",
+    report: Callable[[str], None] = print,
+) -> Iterator[dict[str, Any]]:
+    """Each sample of this rank once, in order, on the device; the last batch may be short.
+
+    Rank r of R reads samples r, r + R, r + 2R, ...; the epoch is always 0. A bad sample raises, or
+    is left out and reported with on_bad_sample="skip".
+    """
+    mine = range(ranks.rank, len(dataset), ranks.world_size)
+    places = [
+        [(0, index) for index in mine[start : start + batch_size]]
+        for start in range(0, len(mine), batch_size)
+    ]
+    for batch, bad in _data_loader(_Reader(dataset, 0, replace=False), places, workers, ranks):
+        for error in bad:
+            if on_bad_sample != "skip":
+                raise error
+            report(f"left out: {error}")
+        if batch is not None:
+            yield to_device(batch, ranks.device)
+
+
+def to_device(batch: Any, device: torch.device) -> Any:
+    """The batch with all its tensors on the device; does not wait for pinned ones."""
+    if isinstance(batch, Tensor):
+        return batch.to(device, non_blocking=True)
+    if isinstance(batch, dict):
+        return {key: to_device(value, device) for key, value in batch.items()}
+    if isinstance(batch, list | tuple):
+        return [to_device(value, device) for value in batch]
+    return batch
+
+
+class _Reader(Dataset):
+    """Reads a batch's samples; bad ones come back beside the batch and not as an exception,
+    which would lose its file on the way out of a worker.
+    """
+
+    def __init__(self, dataset: Dataset, seed: int, replace: bool):
+        self.dataset = dataset
+        self.seed = seed
+        self.replace = replace
+
+    def __getitems__(self, places: list[Place]) -> tuple[Any, list[BadSample]]:
+        bad: list[BadSample] = []
+        read_all = getattr(self.dataset, "__getitems__", None)
+        samples = None
+        if read_all is not None:
+            try:
+                samples = read_all(places)
+            except BadSample:
+                samples = None  # one by one, to know which
+        if samples is None:
+            samples = [self._read(place, bad) for place in places]
+        samples = [sample for sample in samples if sample is not None]
+        return (default_collate(samples) if samples else None), bad
+
+    def _read(self, place: Place, bad: list[BadSample]) -> dict[str, Any] | None:
+        try:
+            return self.dataset[place]
+        except BadSample as error:
+            bad.append(error)
+        return self._replacement(place, bad) if self.replace else None
+
+    def _replacement(self, place: Place, bad: list[BadSample]) -> dict[str, Any] | None:
+        """Another sample of the same epoch: never the neighbour, the same after a restart."""
+        epoch, index = place
+        generator = torch.Generator().manual_seed(_mix(self.seed, epoch, index))
+        for other in torch.randint(len(self.dataset), (ATTEMPTS,), generator=generator).tolist():
+            if other != index:
+                try:
+                    return self.dataset[epoch, other]
+                except BadSample as error:
+                    bad.append(error)
+        return None
+
+
+def _data_loader(reader: _Reader, places: Any, workers: int, ranks: Ranks) -> DataLoader:
+    return DataLoader(
+        reader,
+        batch_sampler=places,
+        num_workers=workers,
+        collate_fn=_as_it_is,
+        worker_init_fn=_follow_the_parent,
+        pin_memory=ranks.device.type == "cuda",
+        prefetch_factor=2 if workers else None,
+        # Its own: else making the iterator, as after a restart, would draw from the global one.
+        generator=torch.Generator(),
+    )
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
+
+
+def _follow_the_parent(worker: int) -> None:
+    """A Ctrl-C or a scheduler's SIGTERM reaches workers too; the parent decides when to end.
+
+    A worker dies with its parent, however that died: it holds the parent's connections to the other
+    ranks, which else would not learn that a rank is gone.
+    """
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+    for number in (signal.SIGINT, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    threading.Thread(target=_obey_the_parent_only, daemon=True).start()
+
+
+def _obey_the_parent_only() -> None:
+    """End the process on a SIGTERM that the parent sent; take no notice of others."""
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)
+
+
+def _mix(*numbers: int) -> int:
+    """One seed from several numbers (splitmix64 steps)."""
+    state = 0x9E3779B97F4A7C15
+    for number in numbers:
+        state = (state ^ (number & 0xFFFFFFFFFFFFFFFF)) * 0xBF58476D1CE4E5B9 % 2**64
+        state = (state ^ (state >> 31)) * 0x94D049BB133111EB % 2**64
+        state ^= state >> 29
+    return state >> 1

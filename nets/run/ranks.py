@@ -1,0 +1,191 @@
+"""Devices and ranks: one process, or several that torchrun started, behind one small object."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import os
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from nets.errors import UserError
+
+Result = TypeVar("Result")
+# What DistributedDataParallel calls sending rank 0's buffers in every forward pass.
+_NAMES = inspect.signature(DistributedDataParallel).parameters
+_KEEP_BUFFERS = "forward_sync_buffers" if "forward_sync_buffers" in _NAMES else "broadcast_buffers"
+TIMEOUT = 600.0  # seconds; GUISE_RANK_TIMEOUT overrides it
+
+
+class Ranks:
+    """This process among the ranks of a run, and what they agree on.
+
+    device       torch.device of this rank
+    rank         0 .. world_size - 1 among all machines; local_rank among those of this machine
+    is_main      whether this is rank 0, the only one that writes files
+    Without torchrun: one rank and no process group; every method works and costs nothing.
+    """
+
+    def __init__(self, device: str = "auto", timeout: float | None = None):
+        """Join the ranks that torchrun started.
+
+        device   "cpu", "cuda", or "auto": cuda where there is one
+        timeout  seconds after which a rank that does not answer ends the run
+        Raises UserError when there is no such device.
+        """
+        self.rank = _integer("RANK", 0)
+        self.world_size = _integer("WORLD_SIZE", 1)
+        self.local_rank = _integer("LOCAL_RANK", 0)
+        self.local_world_size = _integer("LOCAL_WORLD_SIZE", 1)
+        self.is_main = self.rank == 0
+        self.device = _device(device, self.local_rank, self.local_world_size)
+        self.note = ""
+        if self.world_size == 1:
+            return
+        if self.device.type == "cpu":
+            self.note = _share_threads(self.local_world_size)
+        if timeout is None:
+            timeout = float(os.environ.get("GUISE_RANK_TIMEOUT", TIMEOUT))
+        backend = "cpu:gloo,cuda:nccl" if self.device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, timeout=timedelta(seconds=timeout))
+
+    def max(self, number: float) -> float:
+        """The largest of the ranks' numbers, the same on all; exact up to 2**53."""
+        if self.world_size == 1:
+            return number
+        value = torch.tensor(number, dtype=torch.float64)
+        dist.all_reduce(value, dist.ReduceOp.MAX)
+        return value.item()
+
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is set on any rank."""
+        return bool(self.max(float(flag)))
+
+    def mean(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Each scalar's mean over the ranks, as float32; all ranks give the same names."""
+        names = sorted(values)
+        if not names:
+            return {}
+        stacked = torch.stack([values[name].detach().float().reshape(()) for name in names])
+        if self.world_size > 1:
+            dist.all_reduce(stacked)
+            stacked = stacked / self.world_size
+        return dict(zip(names, stacked.unbind(), strict=True))
+
+    def gather(self, value: Any) -> list[Any]:
+        """The values of all ranks, in their order, on every rank: numbers, lists, CPU tensors."""
+        if self.world_size == 1:
+            return [value]
+        values = [None] * self.world_size
+        dist.all_gather_object(values, value)
+        return values
+
+    def on_main(self, work: Callable[[], Result]) -> Result:
+        """What `work()` returns on rank 0, on every rank; its error is raised on every rank too."""
+        if self.world_size == 1:
+            return work()
+        box: list[Any] = [None, None]
+        if self.is_main:
+            try:
+                box[0] = work()
+            except (UserError, OSError) as error:
+                box[1] = error
+        dist.broadcast_object_list(box)
+        if box[1] is not None:
+            raise box[1]
+        return box[0]
+
+    def barrier(self) -> None:
+        """Wait for all ranks."""
+        self.any(False)
+
+    def part(self, whole: Tensor) -> Tensor:
+        """This rank's rows of a tensor that holds the rows of all ranks, e.g. shared noise."""
+        return whole.chunk(self.world_size)[self.rank] if self.world_size > 1 else whole
+
+    def wrap(self, model: nn.Module, unused_parameters: bool = False) -> nn.Module:
+        """The model whose backward pass averages gradients over the ranks (itself for one rank).
+
+        Rank 0's weights are sent to all ranks now; buffers stay each rank's own.
+        unused_parameters  some parameters get no gradient in some steps (slower)
+        A model is compiled in place (`model.compile()`) before it is wrapped.
+        """
+        if self.world_size == 1:
+            return model
+        return DistributedDataParallel(
+            model,
+            device_ids=[self.device.index] if self.device.type == "cuda" else None,
+            **{_KEEP_BUFFERS: False},
+            gradient_as_bucket_view=True,
+            find_unused_parameters=unused_parameters,
+        )
+
+    def close(self) -> None:
+        """Leave the process group. Only at an orderly end: it waits for the other ranks."""
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def hold_gradients(model: nn.Module, hold: bool) -> AbstractContextManager:
+    """While `hold`: backward passes add up gradients on each rank and average nothing yet."""
+    if hold and isinstance(model, DistributedDataParallel):
+        return model.no_sync()
+    return contextlib.nullcontext()
+
+
+def bare(model: Any) -> Any:
+    """The object itself, without the wrappers of DistributedDataParallel and torch.compile."""
+    while isinstance(model, DistributedDataParallel) or hasattr(model, "_orig_mod"):
+        model = model.module if isinstance(model, DistributedDataParallel) else model._orig_mod
+    return model
+
+
+@contextlib.contextmanager
+def closing(ranks: Ranks) -> Iterator[Ranks]:
+    """Close the ranks when the block ends without an error."""
+    yield ranks
+    ranks.close()
+
+
+def _integer(name: str, default: int) -> int:
+    text = os.environ.get(name, str(default))
+    try:
+        return int(text)
+    except ValueError as error:
+        raise UserError(
+            f"environment variable {name} must be a whole number, got {text}"
+        ) from error
+
+
+def _device(name: str, local_rank: int, local_world_size: int) -> torch.device:
+    there = torch.cuda.is_available()
+    if name == "cpu" or (name == "auto" and not there):
+        return torch.device("cpu")
+    if name not in ("auto", "cuda"):
+        raise UserError(f"--device must be auto, cpu or cuda, got {name}")
+    if not there:
+        raise UserError("--device cuda: torch finds no CUDA device; --device cpu works without")
+    if local_world_size > torch.cuda.device_count():
+        raise UserError(
+            f"{local_world_size} ranks on this machine but {torch.cuda.device_count()} CUDA "
+            f"devices: use torchrun --nproc_per_node={torch.cuda.device_count()}"
+        )
+    torch.cuda.set_device(local_rank)
+    return torch.device("cuda", local_rank)
+
+
+def _share_threads(ranks: int) -> str:
+    """Divide the processor among the machine's ranks; torchrun would leave each one thread."""
+    if ranks == 1 or os.environ.get("OMP_NUM_THREADS", "1") != "1":
+        return ""
+    cores = len(os.sched_getaffinity(0))
+    threads = max(1, cores // ranks)
+    torch.set_num_threads(threads)
+    return f"{cores} processor cores shared by {ranks} ranks: {threads} thread(s) each"

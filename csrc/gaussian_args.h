@@ -10,7 +10,8 @@ struct GaussianArgs {
   using T = compute_t<S>;
   const S* mean;        // [maps, 2]     (x, y)
   const S* covariance;  // [maps, 2, 2]  its symmetric part counts
-  int64_t maps, h, w;
+  int64_t maps;
+  int32_t h, w;  // h w < 2^31: within a map 32 bits serve
 
   GUISE_HD Gaussian<T> gaussian(int64_t m) const {
     const S *p = mean + 2 * m, *c = covariance + 4 * m;
@@ -28,7 +29,7 @@ inline void check_gaussians(const Tensor& mean, const Tensor& covariance, int64_
                       covariance.size(3) == 2,
                   "covariance must be [N, K, 2, 2], got ", shape_str(covariance));
   STD_TORCH_CHECK(covariance.scalar_type() == mean.scalar_type(), "one dtype for all, please");
-  STD_TORCH_CHECK(h >= 0 && w >= 0 && h < (1 << 30) && w < (1 << 30), "size out of range");
+  check_map_size(h, w);
   STD_TORCH_CHECK(kind == kRational || kind == kExponential, "kind must be 0 or 1, got ", kind);
 }
 
@@ -40,8 +41,8 @@ inline void check_gaussian_grad(const Tensor& grad, const Tensor& mean) {
 
 template <class S>
 GaussianArgs<S> gaussian_args(const Tensor& mean, const Tensor& covariance, int64_t h, int64_t w) {
-  return {mean.const_data_ptr<S>(), covariance.const_data_ptr<S>(), mean.size(0) * mean.size(1), h,
-          w};
+  return {mean.const_data_ptr<S>(), covariance.const_data_ptr<S>(), mean.size(0) * mean.size(1),
+          int32_t(h), int32_t(w)};
 }
 
 }  // namespace guise

@@ -7,9 +7,9 @@ namespace guise {
 namespace {
 
 template <class T>
-std::vector<T> grid_of(int64_t n) {
+std::vector<T> grid_of(int32_t n) {
   std::vector<T> grid(n);
-  for (int64_t i = 0; i < n; ++i) grid[i] = grid_at<T>(i, n);
+  for (int32_t i = 0; i < n; ++i) grid[i] = grid_at<T>(i, n);
   return grid;
 }
 
@@ -19,7 +19,8 @@ void fill_rows(const GaussianArgs<S>& a, S* heat, const T* grid, int64_t lo, int
   Gaussian<T> g{};
   for (int64_t r = lo; r < hi; ++r) {
     if (r == lo || r % a.h == 0) g = a.gaussian(r / a.h);
-    const T dy = grid_at<T>(r % a.h, a.h) - g.my, offset = g.offset(dy), rest = g.py * dy * dy;
+    const T dy = grid_at<T>(int32_t(r % a.h), a.h) - g.my, offset = g.offset(dy),
+            rest = g.py * dy * dy;
     T* const out = std::is_same_v<S, T> ? reinterpret_cast<T*>(heat + r * a.w) : line.data();
 #pragma omp simd
     for (int64_t x = 0; x < a.w; ++x) {
@@ -34,7 +35,7 @@ template <GaussianKind kind, class S, class T>
 GaussianSums<T> sums_of(const GaussianArgs<S>& a, const Gaussian<T>& g, const S* grad,
                         const T* grid) {
   GaussianSums<double> all{};
-  for (int64_t y = 0; y < a.h; ++y, grad += a.w) {
+  for (int32_t y = 0; y < a.h; ++y, grad += a.w) {
     const T dy = grid_at<T>(y, a.h) - g.my, offset = g.offset(dy), rest = g.py * dy * dy;
     T s0 = 0, s1 = 0, s2 = 0;
 #pragma omp simd reduction(+ : s0, s1, s2)
@@ -62,7 +63,7 @@ Tensor gaussian_heatmaps_cpu(const Tensor& mean_, const Tensor& covariance_, int
   Tensor heat = torch::stable::new_empty(mean, {mean.size(0), mean.size(1), h, w});
   GUISE_DISPATCH(mean.scalar_type(), "gaussian_heatmaps", {
     const auto a = gaussian_args<scalar_t>(mean, covariance, h, w);
-    const auto grid = grid_of<compute_t<scalar_t>>(w);
+    const auto grid = grid_of<compute_t<scalar_t>>(a.w);
     scalar_t* const out = heat.mutable_data_ptr<scalar_t>();
     const int64_t grain = std::max<int64_t>(1, 32768 / std::max<int64_t>(w, 1));
     torch::stable::parallel_for(0, a.maps * h, grain, [&](int64_t lo, int64_t hi) {
@@ -85,7 +86,7 @@ std::tuple<Tensor, Tensor> gaussian_heatmaps_backward_cpu(const Tensor& grad_, c
   GUISE_DISPATCH(mean.scalar_type(), "gaussian_heatmaps_backward", {
     using T = compute_t<scalar_t>;
     const auto a = gaussian_args<scalar_t>(mean, covariance, h, w);
-    const auto grid = grid_of<T>(w);
+    const auto grid = grid_of<T>(a.w);
     const scalar_t* const from = grad.const_data_ptr<scalar_t>();
     scalar_t* const to_mean = grad_mean.mutable_data_ptr<scalar_t>();
     scalar_t* const to_covariance = grad_covariance.mutable_data_ptr<scalar_t>();

@@ -38,6 +38,13 @@ inline std::string shape_str(const Tensor& t) {
   return s + "]";
 }
 
+// Lets kernels count the pixels of one map in 32 bits; maps are counted in 64.
+inline void check_map_size(int64_t h, int64_t w) {
+  constexpr int64_t kSide = int64_t(1) << 30;
+  STD_TORCH_CHECK(h >= 0 && w >= 0 && h < kSide && w < kSide && h * w < 2 * kSide,
+                  "a map must have fewer than 2^31 pixels, got ", h, " x ", w);
+}
+
 #ifdef __CUDACC__
 // Stream::id() is not a cudaStream_t, and the native handle is exposed only from torch 2.13 on.
 inline cudaStream_t stream_of(const Tensor& t) {

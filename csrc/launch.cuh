@@ -1,0 +1,38 @@
+// How every CUDA kernel here is launched, and how its threads read and write 16 bytes at once.
+#pragma once
+#include <algorithm>
+
+#include "stable.h"
+
+namespace guise {
+
+constexpr int kThreads = 256;  // 6 blocks, 48 warps an SM at 40 registers a thread
+
+// One thread's pixels: neighbours in memory that one 16-byte access moves.
+template <class S, int V>
+struct alignas(sizeof(S) * V) Pack {
+  S v[V];
+};
+
+template <class S>
+constexpr int kWide = 16 / sizeof(S);
+
+// Whether rows of `pixels` elements at these addresses keep 16-byte accesses aligned.
+template <class... P>
+bool aligned(int64_t pixels, int64_t wide, const P*... p) {
+  return pixels % wide == 0 && (... && (reinterpret_cast<uintptr_t>(p) % 16 == 0));
+}
+
+// Blocks for `n` threads with a grid-stride loop: enough to fill any GPU, never an invalid number.
+inline unsigned blocks_for(int64_t n) {
+  return unsigned(std::min<int64_t>((n + kThreads - 1) / kThreads, int64_t(1) << 20));
+}
+
+// In a function of its own, because the commas of <<< >>> would split the dispatch macro.
+template <class Kernel, class... Args>
+void launch(Kernel kernel, int64_t n, const Tensor& like, const Args&... args) {
+  kernel<<<blocks_for(n), kThreads, 0, stream_of(like)>>>(args...);
+  STD_CUDA_KERNEL_LAUNCH_CHECK();
+}
+
+}  // namespace guise

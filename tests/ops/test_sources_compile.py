@@ -1,0 +1,46 @@
+"""Every C++ and CUDA file compiles without a warning, on a machine that may have no GPU."""
+
+import os
+import shutil
+import subprocess
+import sysconfig
+from pathlib import Path
+
+import pytest
+import torch
+
+from nets.ops import _build
+
+INCLUDES = ["-isystem", f"{Path(torch.__file__).parent}/include"]
+INCLUDES += ["-isystem", sysconfig.get_path("include"), "-I", str(_build.CSRC)]
+
+
+def compile_(command, file, tmp_path):
+    done = subprocess.run(
+        [*command, *INCLUDES, "-std=c++20", "-c", str(file), "-o", str(tmp_path / "out.o")],
+        capture_output=True,
+        text=True,
+    )
+    output = done.stdout + done.stderr
+    assert done.returncode == 0, output
+    assert "warning" not in output, output
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("file", sorted(_build.CSRC.glob("*.cpp")), ids=lambda f: f.name)
+def test_cpp_compiles_without_warnings(file, tmp_path):
+    compiler = os.environ.get("CXX", "c++")
+    if shutil.which(compiler) is None:
+        pytest.skip(f"no C++ compiler ({compiler})")
+    flags = [*_build.flags(native=True, cuda=False)["cxx"], "-Wall", "-Wextra", "-Werror"]
+    compile_([compiler, *flags, "-fPIC", "-DTORCH_EXTENSION_NAME=_C"], file, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("file", sorted(_build.CSRC.glob("*.cu")), ids=lambda f: f.name)
+def test_cuda_compiles_without_warnings_for_sm_80_and_sm_90(file, tmp_path):
+    if shutil.which("nvcc") is None:
+        pytest.skip("no nvcc")
+    archs = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in (80, 90)]
+    flags = [*_build.flags(native=False, cuda=True)["nvcc"], "-Xcompiler", "-Wall,-Wextra,-fPIC"]
+    compile_(["nvcc", *flags, *archs], file, tmp_path)

@@ -61,6 +61,19 @@ def is_whole(path: Path) -> bool:
         return False
 
 
+def newest_whole(folder: Path) -> tuple[int | None, list[Path]]:
+    """Step of the newest whole checkpoint or None, and the broken ones that are newer.
+
+    Those are renamed to *.broken, so that they neither count as kept nor are looked at again.
+    """
+    broken = []
+    for path in stored(folder):
+        if is_whole(path):
+            return step_of(path), broken
+        broken.append(path.rename(path.with_name(f"{path.name}.broken")))
+    return None, broken
+
+
 def read(path: Path, system: str | None = None) -> dict[str, Any]:
     """The content of a checkpoint, on the CPU; only plain data is admitted.
 
@@ -68,9 +81,14 @@ def read(path: Path, system: str | None = None) -> dict[str, Any]:
     Raises UserError that names the file and what is wrong.
     """
     try:
+        if not zipfile.is_zipfile(path):
+            path.stat()
+            raise UserError(f"{path}: not a whole checkpoint")
         content = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise UserError(f"{path}: {error.strerror or error}") from error
+    except UserError:
+        raise
     except pickle.UnpicklingError as error:
         raise UserError(f"{path}: holds more than tensors and plain values; refused") from error
     except (RuntimeError, EOFError, ValueError, KeyError) as error:
@@ -124,6 +142,16 @@ def load_parts(content: dict[str, Any], parts: dict[str, Any], path: Path) -> No
         except (ValueError, RuntimeError, KeyError) as error:
             reason = str(error).splitlines()[0]
             raise UserError(f"{path}: {name} does not fit this run: {reason}") from error
+
+
+def load_weights(
+    content: dict[str, Any], model: nn.Module, path: Path, part: str = "model"
+) -> None:
+    """Put a checkpoint's weights into a model: averaged ones where the run kept an average."""
+    load_parts(content, {part: model}, path)
+    average = content["parts"].get("ema" if part == "model" else f"ema_{part}")
+    if average is not None:
+        model.load_state_dict(average["average"], strict=False)
 
 
 def prune(folder: Path, keep_last: int, keep_every: int = 0, best: int | None = None) -> None:

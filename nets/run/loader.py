@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from nets.errors import BadSample, UserError
 from nets.run.ranks import Ranks
+from nets.run.seeds import generator
 
 Place = tuple[int, int]  # (epoch, index) of a sample
 ATTEMPTS = 20  # replacements that are tried for one bad sample
@@ -42,8 +43,8 @@ class Order:
         if not self.shuffle:
             return epoch, place
         if epoch != self._epoch:
-            generator = torch.Generator().manual_seed(_mix(self.seed, epoch))
-            self._permutation = torch.randperm(self.length, generator=generator).tolist()
+            order = torch.randperm(self.length, generator=generator(self.seed, "order", epoch))
+            self._permutation = order.tolist()
             self._epoch = epoch
         return epoch, self._permutation[place]
 
@@ -75,7 +76,7 @@ class Loader:
         self._reader = _Reader(dataset, seed, replace=on_bad_sample == "skip")
         self._skip = on_bad_sample == "skip"
         self._workers = workers
-        self._next = -1
+        self._next: int | None = None
         self._stream: Iterator[dict[str, Any]] = iter(())
 
     @property
@@ -91,17 +92,19 @@ class Loader:
         """The one batch of a step, on the device: dict of stacked tensors. accumulate must be 1."""
         if self.accumulate != 1:
             raise ValueError(f"batch: accumulate must be 1, got {self.accumulate}; use batches")
-        return next(self.batches(step))
+        (batch,) = self.batches(step)
+        return batch
 
     def batches(self, step: int) -> Iterator[dict[str, Any]]:
         """The `accumulate` batches of a step, on the device."""
         if step != self._next:
             self._stream = iter(self._loader(step))
-        self._next = step + 1
+        self._next = None  # until all are taken: a caller that breaks off leaves some behind
         for _ in range(self.accumulate):
             batch, bad = next(self._stream)
             self._count(bad)
             yield to_device(batch, self.ranks.device)
+        self._next = step + 1
 
     def _loader(self, step: int) -> DataLoader:
         return _data_loader(self._reader, self._places(step), self._workers, self.ranks)
@@ -219,8 +222,8 @@ class _Reader(Dataset):
     def _replacement(self, place: Place, bad: list[BadSample]) -> dict[str, Any] | None:
         """Another sample of the same epoch: never the neighbour, the same after a restart."""
         epoch, index = place
-        generator = torch.Generator().manual_seed(_mix(self.seed, epoch, index))
-        for other in torch.randint(len(self.dataset), (ATTEMPTS,), generator=generator).tolist():
+        drawn = generator(self.seed, "replacement", epoch, index)
+        for other in torch.randint(len(self.dataset), (ATTEMPTS,), generator=drawn).tolist():
             if other != index:
                 try:
                     return self.dataset[epoch, other]
@@ -267,13 +270,3 @@ def _obey_the_parent_only() -> None:
     while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
         pass
     os._exit(0)
-
-
-def _mix(*numbers: int) -> int:
-    """One seed from several numbers (splitmix64 steps)."""
-    state = 0x9E3779B97F4A7C15
-    for number in numbers:
-        state = (state ^ (number & 0xFFFFFFFFFFFFFFFF)) * 0xBF58476D1CE4E5B9 % 2**64
-        state = (state ^ (state >> 31)) * 0x94D049BB133111EB % 2**64
-        state ^= state >> 29
-    return state >> 1

@@ -49,20 +49,17 @@ class Window:
 class Log:
     """log.txt and tensorboard/ of a run folder. Only the main rank has one."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, step: int | None = None):
+        """step  finished steps to go on from; None: from none"""
         self.folder = Path(folder)
         self.path = self.folder / "log.txt"
         self._file = None
         self._writer = None
-        self._purge: int | None = None
+        self._step = step or 0
+        self._forget_later(self._step)
 
-    def go_on_from(self, step: int) -> None:
-        """Forget what was logged after `step` finished steps; before anything is written.
-
-        Cuts log.txt at the first line of a later step, and a half-written last line. TensorBoard
-        events of later steps are marked as void, as TensorBoard does it for restarts.
-        """
-        self._purge = step + 1
+    def _forget_later(self, step: int) -> None:
+        """Cut log.txt at the first line of a step after `step`, and a half-written last line."""
         if not self.path.exists():
             return
         lines = self.path.read_bytes().splitlines(keepends=True)
@@ -96,11 +93,15 @@ class Log:
 
     @property
     def writer(self):
-        """TensorBoard's writer; its import takes a second and waits for the first use."""
+        """TensorBoard's writer; its import takes a second and waits for the first use.
+
+        Events of earlier attempts that are later than the step to go on from are declared void.
+        """
         if self._writer is None:
             from torch.utils.tensorboard import SummaryWriter
 
-            self._writer = SummaryWriter(str(self.folder / "tensorboard"), purge_step=self._purge)
+            folder = self.folder / "tensorboard"
+            self._writer = SummaryWriter(str(folder), purge_step=self._step + 1)
         return self._writer
 
     def flush(self) -> None:

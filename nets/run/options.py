@@ -33,6 +33,21 @@ CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 NonNegativeFloat = restricted_number_type("NonNegativeFloat", float, (">=", 0.0))
 PositiveFloat = restricted_number_type("PositiveFloat", float, (">", 0.0))
 Fraction = restricted_number_type("Fraction", float, [(">=", 0.0), ("<", 1.0)])
+COMMAND_LINE = "command line"
+WORDINGS = (  # jsonargparse's, and how we say it
+    (r"<class '([\w.]+)'>", r"\1"),
+    (r"(?:[a-z_]+\.)+(?=[A-Z])", ""),
+    (
+        r"Does not validate .* Subtypes: \[(.*?)\] Errors: .*Given value: (.*)",
+        r"must be \1, got \2",
+    ),
+    (r"NoneType|None\b", "null"),
+    (r"Expected an? (.+?)\. Got value: (.*)", r"must be \1, got \2"),
+    (r"Not of type (\w+): (\S+) does not conform to restriction (.*)", r"must be \3, got \2"),
+    (r"\bv *([<>]=?)", r"\1 "),
+    (r"Not of type (\w+): (.*)", r"must be \1: \2"),
+    (r"Literal\[(.*)\]", r"one of \1"),
+)
 Translate = Callable[[dict[str, Any], str], dict[str, Any]]
 
 
@@ -113,7 +128,7 @@ def parse(
     slashed, argv = _take_slashed(argv)
     layers = [(read_yaml(file), str(file)) for file in map(find_config, files)]
     if slashed:
-        layers.append((slashed, "command line"))
+        layers.append((slashed, COMMAND_LINE))
     known = _known(parser)
     args = parser.get_defaults()
     for keys, source in layers:
@@ -124,10 +139,9 @@ def parse(
     try:
         given = parser.parse_args(argv, defaults=False)
     except ArgumentError as error:
-        raise UserError(_readable(str(error), "command line")) from error
+        raise UserError(_readable(str(error), COMMAND_LINE)) from error
     for key in known:
-        if key in given:
-            args[key] = given[key]
+        args[key] = _builtin(given[key] if key in given else args[key])
     args["config"] = [str(file) for file in files]
     return args
 
@@ -293,24 +307,26 @@ def _nearest(name: str, known: Sequence[str], prefix: str = "") -> str:
 
 
 def _readable(message: str, source: str) -> str:
-    """jsonargparse's message as `key in source: what must hold, got what`."""
+    """jsonargparse's message as `key in source: must be this, got that`."""
     text = " ".join(message.split())
-    found = re.match(r'Parser key "([^"]+)":\s*(.*)', text) or re.match(
-        r"argument -*(\S+): (.*)", text
-    )
-    if not found:
+    key = re.match(r"(?:Parser key \"|argument -*)([\w.]+)\"?:\s*", text)
+    if not key:
         return f"{source}: {text}"
-    key, detail = found.groups()
-    detail = re.sub(r"<class '(\w+)'>", r"\1", detail)
-    detail = re.sub(r"typing\.", "", detail)
-    detail = re.sub(r"Expected an? (.+?)\. Got value: (.*)", r"must be \1, got \2", detail)
-    detail = re.sub(
-        r"Not of type \w+: (.*) does not conform to restriction (.*)",
-        lambda m: f"must be {m[2].replace('v', '')}, got {m[1]}",
-        detail,
-    )
-    detail = re.sub(r"Not of type (\w+): (.*)", r"must be \1: \2", detail)
-    return f"{key} in {source}: {detail}" if source != "command line" else f"--{key}: {detail}"
+    detail = text[key.end() :]
+    for pattern, better in WORDINGS:
+        detail = re.sub(pattern, better, detail)
+    where = f"--{key[1]}" if source == COMMAND_LINE else f"{key[1]} in {source}"
+    return f"{where}: {detail}"
+
+
+def _builtin(value: Any) -> Any:
+    """int and float instead of the parser's restricted kinds of them."""
+    if isinstance(value, list):
+        return [_builtin(item) for item in value]
+    if isinstance(value, bool):
+        return value
+    kind = next((kind for kind in (int, float) if isinstance(value, kind)), None)
+    return kind(value) if kind else value
 
 
 def _plain(value: Any) -> Any:
@@ -319,9 +335,4 @@ def _plain(value: Any) -> Any:
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
-    if value is None or isinstance(value, bool):
-        return value
-    for kind in (int, float):
-        if isinstance(value, kind):
-            return kind(value)
-    return str(value)
+    return value if value is None or isinstance(value, bool | int | float) else str(value)

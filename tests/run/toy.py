@@ -12,7 +12,7 @@ from nets.run import options
 from nets.run.ema import EMA
 from nets.run.loader import loader
 from nets.run.precision import Precision
-from nets.run.ranks import Ranks, hold_gradients
+from nets.run.ranks import Ranks, closing, hold_gradients
 from nets.run.run import Run
 
 
@@ -49,10 +49,8 @@ def make_parser():
 @options.user_errors()
 def main(argv=None):
     args = options.parse(make_parser(), argv)
-    ranks = Ranks(args.device)
-    with Run("toy", args, ranks) as run:
+    with closing(Ranks(args.device)) as ranks, Run("toy", args, ranks) as run:
         train(args, ranks, run)
-        run.close()
 
 
 def train(args, ranks, run):
@@ -90,7 +88,7 @@ def train(args, ranks, run):
         if step == args.die_at and ranks.rank == ranks.world_size - 1:
             os._exit(9)
         time.sleep(args.sleep)
-    run.image("sample", args.steps - 1, batch["x"]) if args.steps > run.step - 1 else None
+    run.image("sample", args.steps - 1, next(data.batches(args.steps))["x"])
     run.print(f"done {run.step}")
 
 

@@ -1,0 +1,115 @@
+"""The folder of a run: found or made, locked, described.
+
+<run_dir>/<name or time>/ holds config.yaml, log.txt, checkpoints/, images/, tensorboard/ and
+environment.json. A file .lock keeps a second run out while the first one lives.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from nets.errors import UserError
+from nets.run import checkpoints, options
+from nets.run.files import Lock, write_text
+
+FOLDERS = ("checkpoints", "images", "tensorboard")
+
+
+def open_folder(args: Any) -> tuple[Path, Lock]:
+    """The locked folder that the options mean, with its sub-folders and its config.yaml.
+
+    With --name: that one. Without: the newest one that the same options began and did not finish,
+    so that the same command goes on; else a new one, named after the time.
+    Raises UserError where another run writes there, or where checkpoints are in the way.
+    """
+    root = Path(args.run_dir)
+    if args.name:
+        folder, lock = _named(root / args.name)
+    else:
+        folder, lock = _unfinished(root, args) or _new(root)
+    if args.resume == "never" and checkpoints.stored(folder / "checkpoints"):
+        raise UserError(f"{folder}: holds checkpoints; give another --name, or --resume auto")
+    for name in FOLDERS:
+        (folder / name).mkdir(exist_ok=True)
+    for name in ("", *FOLDERS):
+        for leftover in (folder / name).glob(".*.tmp"):
+            leftover.unlink()
+    options.save(args, folder / "config.yaml")
+    return folder, lock
+
+
+def describe(folder: Path, device: torch.device, ranks: int, finished: bool) -> None:
+    """Write environment.json: versions, revision, command line, device; whether it is finished."""
+    facts = {
+        "finished": finished,
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "device": device_name(device),
+        "ranks": ranks,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "platform": platform.platform(),
+        "revision": _revision(),
+    }
+    write_text(folder / "environment.json", json.dumps(facts, indent=1) + "\n")
+
+
+def device_name(device: torch.device) -> str:
+    """The name of the GPU, or of the processor with the number of cores that may be used."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    name = torch.cpu.get_capabilities().get("cpu_name") or platform.processor()
+    return f"{name}, {len(os.sched_getaffinity(0))} cores"
+
+
+def _named(folder: Path) -> tuple[Path, Lock]:
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = Lock(folder / ".lock")
+    if not lock.acquire():
+        raise UserError(f"{folder}: another run is writing there; give another --name")
+    return folder, lock
+
+
+def _unfinished(root: Path, args: Any) -> tuple[Path, Lock] | None:
+    if args.resume == "never":
+        return None
+    wanted = options.plain(args)
+    for config in sorted(root.glob("*/config.yaml"), reverse=True):
+        folder, lock = config.parent, Lock(config.parent / ".lock")
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            facts = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
+            if not facts["finished"] and options.read_yaml(config) == wanted and lock.acquire():
+                return folder, lock
+    return None
+
+
+def _new(root: Path) -> tuple[Path, Lock]:
+    stamp = time.strftime("%Y-%m-%dT%H-%M-%S")
+    for suffix in ("", *(f"_{i}" for i in range(2, 100))):
+        folder = root / f"{stamp}{suffix}"
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir(parents=True)
+            return _named(folder)
+    raise UserError(f"{root}: cannot make a new run folder there")
+
+
+def _revision() -> str | None:
+    """The git revision of this program, with a + where files were changed."""
+    here = Path(__file__).parent
+    ask = ["git", "-C", str(here), "describe", "--always", "--dirty=+", "--exclude=*"]
+    try:
+        answer = subprocess.run(ask, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return answer.stdout.strip() or None

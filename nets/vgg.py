@@ -161,7 +161,7 @@ class VGG19(nn.Module):
                  in the order asked for; `input_1` in float32
         """
         wanted = {name: _layer_position(name) for name in layers}
-        last = max(wanted.values(), default=0)
+        last = max([0, *wanted.values()])
         x = self.preprocess(image)
         outputs = {0: x}
         if last:

@@ -154,10 +154,12 @@ def test_half_precision_and_channels_last(net):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own, as it loads its compiler
 def test_compiles(net):
     x = image(1, 3, 32, 32).requires_grad_()
     compiled = torch.compile(net, fullgraph=True)
-    torch.testing.assert_close(compiled(x, ALL), net(x, ALL))
+    # Fused in another order: float32 rounding over sums of up to 4608.
+    torch.testing.assert_close(compiled(x, ALL), net(x, ALL), rtol=1e-4, atol=1e-4)
 
 
 def test_too_small_pictures_are_refused(net):

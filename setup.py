@@ -93,6 +93,7 @@ setup(
         "test": [
             "pytest",
             "pytest-timeout",
+            "h5py",
             "hypothesis",
             "opencv-python-headless",
             "scipy",

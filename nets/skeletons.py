@@ -6,9 +6,13 @@ other. "r" and "l" are the person's own sides.
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
+
+from nets.ops.skeleton import Skeleton, Stroke, draw_skeleton, skeleton
+from nets.ops.strokes import PILLOW
 
 
 def _names(*lines: str) -> tuple[str, ...]:
@@ -186,3 +190,89 @@ def part_homographies(joints: Tensor, size: int, box_factor: int) -> Tensor:
 
 def _cross(a: Tensor, b: Tensor) -> Tensor:
     return a[..., 0] * b[..., 1] - a[..., 1] * b[..., 0]
+
+
+# --- stick figures -------------------------------------------------------------------------------
+
+
+def _parts_style() -> Skeleton:
+    """Right, left and middle of the body as channels 0, 1 and 2, drawn apart from one another."""
+    at = {name: i for i, name in enumerate(JOINTS_15)}
+    right, left, middle = (255, None, None), (None, 255, None), (None, None, 255)
+    trunk = tuple(at[name] for name in ("lhip", "lshoulder", "rshoulder", "rhip"))
+    strokes = [Stroke("fill", trunk, middle)]
+    chain = ("ankle", "knee", "hip", "shoulder", "elbow", "wrist")
+    for side, colour in (("r", right), ("l", left)):
+        for a, b in pairwise(chain):
+            strokes.append(Stroke("line", (at[side + a], at[side + b]), colour))
+    nose, eyes = at["cnose"], (at["reye"], at["leye"])
+    neck = (at["rshoulder"], at["lshoulder"])
+    strokes.append(Stroke("line", (neck, nose), (127, 127, None), "truncated"))
+    for eye, colour in zip(eyes, (right, left), strict=True):
+        strokes.append(Stroke("line", (nose, eye), colour, "truncated", also=eyes))
+    return skeleton(15, 3, strokes, lambda size: 3 * size // 128)
+
+
+def _image_style() -> Skeleton:
+    """The right side red, the middle green and the left side blue, over one another."""
+    red, green, blue = (255, 0, 0), (0, 255, 0), (0, 0, 255)
+    right = [(2, 3), (3, 4), (2, 8), (8, 9), (9, 10)]
+    middle = [(16, 14), (14, 0), (0, 15), (15, 17), (0, 1)]
+    left = [(5, 6), (6, 7), (5, 11), (11, 12), (12, 13)]
+    groups = ((right, red), (middle, green), (left, blue))
+    strokes = [Stroke("fill", (1, 2, 8, 11, 5), green, "marked", partial=True)]
+    for lines, colour in groups:
+        strokes += [Stroke("line", ends, colour, "marked") for ends in lines]
+    for lines, colour in groups:
+        for point in sorted({i for ends in lines for i in ends}):
+            strokes.append(Stroke("dot", (point,), colour, "marked"))
+    four, three = (lambda size: 4 * size // 256), (lambda size: 3 * size // 256)
+    return skeleton(18, 3, strokes, four, three, raster=PILLOW)
+
+
+def _face_68() -> Skeleton:
+    """Outlines of a face's 68 points; its background is 1, as published weights know it."""
+    white, red, green, blue = (255, 255, 255), (255, 0, 0), (0, 255, 0), (0, 0, 255)
+    magenta, cyan, yellow = (255, 0, 255), (0, 255, 255), (255, 255, 0)
+    parts = [
+        (range(17), white),  # jaw
+        (range(17, 22), red),  # right brow, as seen from the person
+        (range(22, 27), green),  # left brow
+        ((27, 28, 29, 30, 33), blue),  # nose bridge
+        (range(31, 36), blue),  # nose base
+        ((*range(36, 42), 36), magenta),  # right eye
+        ((*range(42, 48), 42), cyan),  # left eye
+        ((*range(48, 60), 48), yellow),  # outer lips
+        ((*range(60, 68), 60), yellow),  # inner lips
+    ]
+    strokes = [
+        Stroke("line", ends, colour, "finite") for part, colour in parts for ends in pairwise(part)
+    ]
+    return skeleton(68, 3, strokes, lambda size: 2, background=1)
+
+
+PARTS_STYLE = _parts_style()  # of JOINTS_15
+IMAGE_STYLE = _image_style()  # of OPENPOSE_18
+FACE_68 = _face_68()  # of the 68 points in iBUG order
+STYLES = {"parts": (PARTS_STYLE, JOINTS_15), "image": (IMAGE_STYLE, OPENPOSE_18)}
+
+
+def stickman(
+    joints: Tensor, size: int, style: str = "parts", order: Sequence[str] = JOINTS_15
+) -> Tensor:
+    """Stick figures of people, (N, 3, S, S) uint8 on the device of `joints`.
+
+    joints  (N, len(order), 2) pixels of the picture; missing = negative or NaN, for "image" also
+            (0, 0). What has a missing end is left out.
+    size    side S of the pictures
+    style   "parts": channels right, left, centre; lines of 3 px at S = 128, as OpenCV draws them.
+            "image": red, green, blue over one another; lines of 4 px and dots of radius 3 at
+            S = 256, as Pillow draws them.
+    order   names of the joints; converted to the style's own by name
+    """
+    if style not in STYLES:
+        raise ValueError(f"stickman: style must be one of {', '.join(STYLES)}, got {style!r}")
+    drawn, names = STYLES[style]
+    if tuple(order) != names:
+        joints = convert_joints(joints, order, names)
+    return draw_skeleton(joints, drawn, size)

@@ -8,12 +8,13 @@ import sys
 import pytest
 import torch
 
-from nets.data.worlds import people
+from nets.data.worlds import people, shapes
 from nets.data.worlds.counted import uniform
 from nets.data.worlds.people import PeopleWorld, render
 from nets.data.worlds.people_body import figure
 from nets.data.worlds.people_look import background_parameters, outfit_parameters
-from nets.data.worlds.people_pose import JOINTS, POSE_FIELDS, mirror, pose_parameters, skeleton
+from nets.data.worlds.people_pose import POSE_FIELDS, mirror, pose_parameters, skeleton
+from nets.skeletons import JOINTS_15
 
 IDS = torch.arange(24)
 
@@ -57,7 +58,7 @@ def test_joints_lie_on_the_person_and_inside_the_picture(size):
     ids = torch.arange(200)
     made = render(ids, ids, ids, size)
     joints = made["joints"]
-    assert len(JOINTS) == 15 and joints.min() > 0 and joints.max() < size - 1
+    assert len(JOINTS_15) == 15 and joints.min() > 0 and joints.max() < size - 1
     mask = torch.nn.functional.max_pool2d(made["mask"].float()[:, None], 3, 1, 1)[:, 0] > 0
     near = joints.round().long()
     assert mask[ids[:, None], near[..., 1], near[..., 0]].all()
@@ -89,7 +90,7 @@ def test_clothes_keep_their_colours_in_every_pose():
     for shift in (0, 13):
         made = render(outfits, poses + shift, poses, 128)
         joints = made["joints"]
-        chest = joints[:, [JOINTS.index(n) for n in ("rshoulder", "lshoulder", "rhip", "lhip")]]
+        chest = joints[:, [JOINTS_15.index(n) for n in ("rshoulder", "lshoulder", "rhip", "lhip")]]
         colours.append(
             torch.stack([patch(i, p) for i, p in zip(made["image"], chest, strict=True)])
         )
@@ -111,12 +112,12 @@ def patch(image: torch.Tensor, corners: torch.Tensor) -> torch.Tensor:
 def test_right_is_at_smaller_x_for_who_faces_the_viewer_and_mirroring_exchanges_sides():
     pose = pose_parameters(0, torch.arange(300))
     frontal = pose[pose[:, POSE_FIELDS.index("yaw")].abs() < 20]
-    joints = dict(zip(JOINTS, skeleton(frontal)["joints"].unbind(1), strict=True))
+    joints = dict(zip(JOINTS_15, skeleton(frontal)["joints"].unbind(1), strict=True))
     assert (joints["rshoulder"][:, 0] < joints["lshoulder"][:, 0]).all()
     assert (joints["reye"][:, 0] < joints["leye"][:, 0]).all()
     pose[:, POSE_FIELDS.index("x")] = 0
     here, there = skeleton(pose)["joints"], skeleton(mirror(pose))["joints"]
-    sides = [JOINTS.index({"r": "l", "l": "r", "c": "c"}[n[0]] + n[1:]) for n in JOINTS]
+    sides = [JOINTS_15.index({"r": "l", "l": "r", "c": "c"}[n[0]] + n[1:]) for n in JOINTS_15]
     flip = torch.tensor([-1.0, 1.0, 1.0], dtype=torch.float64)
     torch.testing.assert_close(there, here[:, sides] * flip, rtol=0, atol=1e-12)
 
@@ -138,8 +139,9 @@ def test_what_is_nearer_is_painted_later():
     yaw = POSE_FIELDS.index("yaw")
     pose[:, yaw] = torch.tensor([50.0, -50.0])
     _, table, _ = figure(outfit_parameters(0, torch.zeros(2, dtype=torch.int64)), pose, 128)
-    right, left = table[:, 3, -1], table[:, 4, -1]  # depth of the upper arms
-    torso = table[:, 0, -1]
+    depth = table[..., shapes.FIELDS.index("depth")]
+    right, left = depth[:, 3], depth[:, 4]  # the upper arms
+    torso = depth[:, 0]
     assert right[0] > torso[0] > left[0] and left[1] > torso[1] > right[1]
 
 

@@ -11,14 +11,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from . import people_pose, shapes
-from .counted import uniform
-from .people_backdrop import backdrop
-from .people_body import TEXTURED, figure
-from .people_look import background_parameters, outfit_parameters
-from .people_pose import pose_parameters
+from nets.data.worlds import shapes
+from nets.data.worlds.counted import uniform
+from nets.data.worlds.people_backdrop import add_grain, colour_field, things
+from nets.data.worlds.people_body import figure
+from nets.data.worlds.people_look import background_parameters, outfit_parameters
+from nets.data.worlds.people_pose import pose_parameters
+from nets.skeletons import JOINTS_15
 
-_AT_ONCE = 1 << 18  # pixels; what is on the way then stays in the processor's caches
+_AT_ONCE = 1 << 17  # pixels; what is on the way then stays in the processor's caches
 SPLITS = {"train": 0, "test": 1 << 32}  # first id of a split's outfits, poses and backgrounds
 
 
@@ -29,7 +30,7 @@ def render(
 
     outfit, pose, background  (N,) int64, 0 or more: any numbers, each its own look; size in pixels
     returns  image (N, 3, size, size) uint8, mask (N, size, size) bool (the person),
-             joints (N, 15, 2) float32, pixels ordered as people_pose.JOINTS, all inside
+             joints (N, 15, 2) float32, pixels in the order of JOINTS_15, all inside
     The joints depend on the pose alone. Raises ValueError for ids of another shape or type.
     """
     for name, ids in (("outfit", outfit), ("pose", pose), ("background", background)):
@@ -54,24 +55,25 @@ def render_parameters(
 ) -> dict[str, Tensor]:
     """Pictures of people from parameters: see `render` for what comes out."""
     whole = -(-size // shapes.SIDE) * shapes.SIDE
-    images, masks, joints = [], [], []
-    for start in range(0, len(pose), max(1, _AT_ONCE // size**2)):
-        part = slice(start, start + max(1, _AT_ONCE // size**2))
-        look_, behind_ = ({k: v[part] for k, v in d.items()} for d in (look, behind))
-        tiles = backdrop(behind_, whole, seed)
-        points, table, details = figure(look_, pose[part], size)
-        shapes.paint(tiles, table, whole, 1.0, TEXTURED, details)
+    joints, person, details = figure(look, pose, size)
+    behind_shapes = things(behind, size)
+    table = torch.cat([behind_shapes, person], 1)
+    first = behind_shapes.shape[1]
+    images, masks = [], []
+    many = max(1, _AT_ONCE // whole**2)
+    for start in range(0, len(pose), many):
+        part = slice(start, start + many)
+        behind_ = {name: value[part] for name, value in behind.items()}
+        tiles = colour_field(behind_, whole)
+        own = [(first + index, paint, numbers[part]) for index, paint, numbers in details]
+        shapes.paint(tiles, table[part], whole, own)
+        add_grain(tiles, behind_, whole, seed)
         tiles.add_(0.5)
         tiles[:, :3].clamp_(0, 255)
-        tiles = shapes.pictures_from_tiles(tiles.to(torch.uint8), whole)[..., :size, :size]
-        images.append(tiles[:, :3])
-        masks.append(tiles[:, 3] > 0)
-        joints.append(points)
-    return {
-        "image": torch.cat(images).contiguous(),
-        "mask": torch.cat(masks),
-        "joints": torch.cat(joints),
-    }
+        pictures = shapes.pictures_from_tiles(tiles.to(torch.uint8), whole)[..., :size, :size]
+        images.append(pictures[:, :3])
+        masks.append(pictures[:, 3] > 0)
+    return {"image": torch.cat(images), "mask": torch.cat(masks), "joints": joints}
 
 
 class PeopleWorld:
@@ -82,7 +84,7 @@ class PeopleWorld:
     """
 
     name = "people"
-    joint_order = people_pose.JOINTS
+    joint_order = JOINTS_15
 
     def __init__(
         self,

@@ -1,254 +1,241 @@
-"""From a pose and an outfit to the shapes that draw the person."""
+"""From a pose and an outfit to the shapes that draw the person.
+
+Inside of this file lengths are in body heights until `_table` makes them pixels.
+"""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from . import shapes
-from .people_details import chest, face
-from .people_pose import chest_axis, field, skeleton
+from nets.data.worlds import shapes
+from nets.data.worlds.people_details import chest_numbers, face_numbers, paint_chest, paint_face
+from nets.data.worlds.people_pose import chest_axis, field, skeleton
 
-# Half widths near and far, bulge (body heights), depth over the hips' middle.
+# Half widths near and far, bulge, depth over the hips' middle; joints, right and left, from and to.
 _LIMBS = {
-    "upper_arm": (0.035, 0.029, 0.002, 0.02),
-    "forearm": (0.028, 0.02, 0.003, 0.03),
-    "thigh": (0.057, 0.042, 0.002, -0.06),
-    "shin": (0.039, 0.025, 0.006, -0.055),
-    "hand": (0.022, 0.018, 0.003, 0.04),
-    "shoe": (0.029, 0.025, 0.002, -0.03),
+    "upper_arm": (0.035, 0.029, 0.002, 0.02, (3, 10), (4, 11)),
+    "forearm": (0.028, 0.02, 0.003, 0.03, (4, 11), (5, 12)),
+    "thigh": (0.052, 0.041, 0.004, -0.06, (2, 9), (1, 8)),
+    "shin": (0.039, 0.025, 0.006, -0.055, (1, 8), (0, 7)),
+    "hand": (0.022, 0.018, 0.003, 0.04, (5, 12), "hands"),
+    "shoe": (0.029, 0.025, 0.002, -0.03, (0, 7), "toes"),
 }
-_ENDS = {  # joints that the two sides of a limb run between, right then left
-    "upper_arm": ((3, 10), (4, 11)),
-    "forearm": ((4, 11), (5, 12)),
-    "thigh": ((2, 9), (1, 8)),
-    "shin": ((1, 8), (0, 7)),
-    "hand": ((5, 12), None),
-    "shoe": ((0, 7), None),
-}
-TEXTURED = 11  # torso, skirt, pelvis, upper arms, forearms, thighs, shins
-_HEAD = 18  # after hands, shoes, neck, hair and bun
+# Where the shapes are that more is painted on.
+TORSO, HEAD = 0, 18
 
 
-def _colours(prefix: str, colour: Tensor) -> dict[str, Tensor]:
-    """The fields a0 a1 a2 of (N, 3) colours, each (N, 1)."""
-    return {f"{prefix}{i}": colour[:, i : i + 1] for i in range(3)}
+def _plain(colour: Tensor) -> Tensor:
+    """A cloth (N, 15) without texture: first and second colour, texture."""
+    return torch.cat([colour, colour, torch.zeros_like(colour).repeat(1, 3)], 1)
 
 
-def _group(
+def _shape(
     near: Tensor,
     far: Tensor,
     widths: tuple[Tensor | float, Tensor | float, Tensor | float],
-    unit: Tensor,
-    first: Tensor,
+    cloth: Tensor,
     *,
-    depth: Tensor | float,
+    depth: Tensor,
     reach: Tensor | float,
-    second: Tensor | None = None,
-    texture: Tensor | None = None,
-    yaw: Tensor | None = None,
     rest: Tensor | None = None,
-    cut: Tensor | None = None,
-    corner: Tensor | float = 1.0,
+    cut: Tensor | float = 9.0,
+    corner: float = 1.0,
     loose: Tensor | float = 0.0,
     shade: float = 1.0,
 ) -> Tensor:
-    """(N, k, F) table of shapes from near to far (N, k, 3) in pixels.
+    """Numbers (N, k, 33) of shapes of one kind from near to far, (N, k, 3) in pixels.
 
-    widths  half widths at both ends and bulge, reach and loose: in units of `unit` (N, 1) pixels
-    cut     share of the axis from which on the colour is `rest`; outside -2 .. 2: always or never
-    texture (N, 9) as in people_look
+    widths  half widths at both ends, bulge in the middle; reach is how far it goes beyond the ends
+    cloth   (N, 15); rest (N, 3): the colour from the share `cut` of the axis on
     """
-    start, end, bulge = (w * unit for w in widths)
-    fields = shapes.axis_fields(near[..., :2], far[..., :2], reach * unit)
-    length = (fields["half"] - reach * unit) * 2
-    true = (far - near).square().sum(-1).sqrt()
-    stretch = (true / length.clamp(min=1e-3)).clamp(1, 3)
+    blank = torch.zeros_like(near[..., 0])
+    columns = [blank + x for x in (*widths, reach, depth, corner, loose, shade, cut)]
+    colours = torch.cat([cloth, cloth[:, :3] if rest is None else rest], 1)[:, None]
+    parts = [near, far, torch.stack(columns, -1), colours.expand(-1, near.shape[1], -1)]
+    return torch.cat(parts, -1)
+
+
+def _table(numbers: Tensor, unit: Tensor, yaw: Tensor) -> Tensor:
+    """The table for `shapes.paint` from (N, P, 33), with `unit` (N, 1) pixels in a body height."""
+    near, far, numbers = numbers[..., :3], numbers[..., 3:6], numbers[..., 6:]
+    start, end, bulge, reach, depth, corner, loose, shade, cut = numbers[..., :9].unbind(-1)
+    reach = reach * unit
+    fields = shapes.axis_fields(near[..., :2], far[..., :2], reach)
+    length = 2 * (fields["half"] - reach)
+    # A texture is as long as the limb is, not as long as it is seen.
+    stretch = ((far - near).square().sum(-1).sqrt() / length.clamp(min=1e-3)).clamp(1, 3)
+    width = (start + end) / 2
     fields |= {
-        "width": (start + end) / 2,
-        "taper": (end - start) / 2,
-        "bulge": bulge,
+        "width": width * unit,
+        "taper": (end - start) / 2 * unit,
+        "bulge": bulge * unit,
         "round": corner,
-        "loose": loose * unit,
+        "cut": torch.where(cut.abs() > 2, 1e6, (cut - 0.5) * length),
+        "loose": torch.where(cut < -2, 0.0, loose * unit),
         "shade": shade,
+        "turn": -yaw[:, None] * fields["vy"],
         "depth": depth,
+        "opaque": torch.ones_like(depth),
     }
-    fields |= _colours("a", first) | _colours("b", first if rest is None else rest)
-    fields |= _colours("c", first if second is None else second)
-    if cut is None:
-        fields["cut"] = 1e6
-    else:
-        fields["cut"] = torch.where(cut.abs() > 2, cut.sign() * 1e6, (cut - 0.5) * length)
-    if texture is None:
-        fields |= dict.fromkeys(
-            ("turn", "fu", "fv", "pu", "pv", "flat", "along", "across", "both", "dots"), 0.0
-        )
-    else:
-        names = ("pu", "pv", "flat", "along", "across", "both", "dots")
-        fields |= {name: texture[:, 2 + i : 3 + i] for i, name in enumerate(names)}
-        fields["fu"] = texture[:, :1] * fields["width"] / (0.11 * unit)
-        fields["fv"] = texture[:, 1:2] / unit * stretch
-        fields["turn"] = -yaw[:, None] * fields["vy"]
-    blank = torch.zeros_like(fields["cx"])
-    return shapes.stack({name: blank + value for name, value in fields.items()})
+    colours = ("a0", "a1", "a2", "c0", "c1", "c2")
+    texture = ("fu", "fv", "pu", "pv", "flat", "along", "across", "both", "dots")
+    names = (*colours, *texture, "b0", "b1", "b2")
+    fields |= dict(zip(names, numbers[..., 9:].unbind(-1), strict=True))
+    # Bare from end to end: the near colour is the far one, and no texture is left.
+    bare = cut < -2
+    for i in range(3):
+        fields[f"a{i}"] = torch.where(bare, fields[f"b{i}"], fields[f"a{i}"])
+    for name in texture[4:]:
+        fields[name] = torch.where(bare, 0.0, fields[name])
+    fields["fu"] = fields["fu"] * width
+    fields["fv"] = fields["fv"] / unit * stretch
+    return shapes.stack(fields)
 
 
-def figure(look: dict[str, Tensor], pose: Tensor, size: int) -> tuple[Tensor, Tensor, list]:
-    """Joints (N, 15, 2) in pixels, the table of the figure's shapes, and what details need."""
+def _middle_distance(pair: Tensor, unit: Tensor) -> Tensor:
+    """Half of the distance on the picture of two points (N, 2, 3), (N, 1) in body heights."""
+    return (pair[:, 0, :2] - pair[:, 1, :2]).square().sum(-1).sqrt()[:, None] / 2 / unit
+
+
+def _along(start: Tensor, end: Tensor, unit: Tensor) -> Tensor:
+    """From start to end (N, 1, 3), as long as one body height on the picture."""
+    delta = end - start
+    return delta / delta[..., :2].square().sum(-1, keepdim=True).sqrt() * unit[..., None]
+
+
+def figure(
+    look: dict[str, Tensor], pose: Tensor, size: int
+) -> tuple[Tensor, Tensor, list[shapes.Detail]]:
+    """Joints (N, 15, 2) in pixels, the table of the figure's shapes, what is painted on them."""
     unit = field(pose, "scale")[:, None] * size
     points = {
         name: torch.cat([x[..., :2] * size - 0.5, x[..., 2:] * size], -1)
         for name, x in skeleton(pose).items()
     }
-    joints, trunk = points["joints"], points["trunk"]
+    look = {k: v[:, None] if v.ndim == 1 else v for k, v in look.items()}
+    joints = points["joints"]
     yaw = chest_axis(pose)
-    wide = look["width"][:, None]
+    skin, wide = look["skin"], look["width"]
+    shirt, trousers = (
+        torch.cat([look[f"{name}_{part}"] for part in ("first", "second", "texture")], 1)
+        for name in ("shirt", "trousers")
+    )
+    has_skirt = look["skirt"] > 0
+    lower = torch.where((look["dress"] > 0) & has_skirt, shirt, trousers)
 
-    def cloth(name: str) -> dict[str, Tensor]:
-        return {
-            "first": look[f"{name}_first"],
-            "second": look[f"{name}_second"],
-            "texture": look[f"{name}_texture"],
-            "yaw": yaw,
-        }
-
-    def limb(name: str, **colours: Tensor) -> Tensor:
-        start, end, bulge, depth = _LIMBS[name]
-        near_at, far_at = _ENDS[name]
-        near = joints[:, near_at]
-        tips = {"hand": "hands", "shoe": "toes"}
-        far = points[tips[name]] if far_at is None else joints[:, far_at]
+    def limb(name: str, cloth: Tensor, rest: Tensor | None = None, cut: str = "") -> Tensor:
+        start, end, bulge, depth, near, far = _LIMBS[name]
+        near = joints[:, near]
+        far = points[far] if isinstance(far, str) else joints[:, far]
         if name == "shoe":  # the heel
             near = near - 0.22 * (far - near)
-        z = (near[..., 2] + far[..., 2]) / 2 / unit + depth
-        widths = (start * wide, end * wide, bulge * wide)
-        return _group(near, far, widths, unit, depth=z, reach=0.75 * end * wide, **colours)
+        return _shape(
+            near,
+            far,
+            (start * wide, end * wide, bulge * wide),
+            cloth,
+            depth=(near[..., 2] + far[..., 2]) / 2 / unit + depth,
+            reach=0.75 * end * wide,
+            rest=rest,
+            cut=look[cut] if cut else 9.0,
+            loose=look["loose"] if cut else 0.0,
+        )
 
-    skin, tights = look["skin"], look["tights"]
-    loose = look["loose"][:, None]
-    cuts = {
-        name: look[name][:, None]
-        for name in ("upper_sleeve", "lower_sleeve", "upper_leg", "lower_leg")
-    }
-    shirt, trousers = cloth("shirt"), cloth("trousers")
-    has_skirt = (look["skirt"] > 0)[:, None]
-    dress = (look["dress"] > 0)[:, None]
-    skirt = {
-        name: value if name == "yaw" else torch.where(dress & has_skirt, shirt[name], value)
-        for name, value in trousers.items()
-    }
-
-    # Trunk: as wide as the shoulders are seen, but never thinner than a chest is deep.
-    side = (joints[:, 3, :2] - joints[:, 10, :2]).square().sum(-1).sqrt()[:, None] / 2 / unit
+    # The trunk is as wide as the shoulders are seen, and never thinner than a chest is deep.
+    hips, neck = points["trunk"].split(1, 1)
     turned = yaw.sin().square()[:, None]
-    top = ((side + 0.018).square() + 0.07**2 * turned).sqrt() * (0.9 + 0.1 * wide)
-    hip = (joints[:, 2, :2] - joints[:, 9, :2]).square().sum(-1).sqrt()[:, None] / 2 / unit
-    bottom = ((hip + 0.028 * wide).square() + 0.075**2 * turned).sqrt()
-    neck, hips = trunk[:, 1:], trunk[:, :1]
-    spine = (hips - neck) / (hips - neck)[..., :2].square().sum(-1, keepdim=True).sqrt()
-    long = unit[..., None]
-    z = ((neck + hips)[..., 2] / 2) / unit
-    torso = _group(
-        neck + spine * 0.03 * long,
-        hips - spine * 0.02 * long,
-        (top, bottom, look["waist"][:, None]),
-        unit,
+    top = _middle_distance(joints[:, [3, 10]], unit) + 0.018
+    top = (top.square() + 0.07**2 * turned).sqrt() * (0.9 + 0.1 * wide)
+    hip = _middle_distance(joints[:, [2, 9]], unit)
+    bottom = ((hip + 0.044 * wide).square() + 0.075**2 * turned).sqrt()
+    spine = _along(neck, hips, unit)
+    z = (neck + hips)[..., 2] / 2 / unit
+    torso = _shape(
+        neck + spine * 0.03,
+        hips - spine * 0.02,
+        (top, bottom, look["waist"]),
+        shirt,
         depth=z,
         reach=0.045,
         corner=0.5,
-        rest=look["shirt_first"],
-        **shirt,
     )
-    pelvis = _group(
-        hips - spine * 0.05 * long,
-        hips + spine * 0.005 * long,
-        (bottom * 0.94, bottom * 0.97, 0.0),
-        unit,
+    pelvis = _shape(
+        hips - spine * 0.05,
+        hips + spine * 0.005,
+        (bottom * 0.9, bottom * 0.98, 0.0),
+        lower,
         depth=z - 0.09,
         reach=0.035,
         corner=0.55,
-        **skirt,
     )
-    upper_arm = limb("upper_arm", rest=skin, cut=cuts["upper_sleeve"], loose=loose, **shirt)
-    forearm = limb("forearm", rest=skin, cut=cuts["lower_sleeve"], loose=loose, **shirt)
-    thigh = limb("thigh", rest=tights, cut=cuts["upper_leg"], loose=loose, **trousers)
-    shin = limb("shin", rest=look["socks"], cut=cuts["lower_leg"], loose=loose, **trousers)
+    thigh = limb("thigh", trousers, look["tights"], "upper_leg")
     knees = joints[:, [1, 8]]
-    hem = hips + (knees.mean(1, keepdim=True) - hips) * look["skirt"][:, None, None]
-    spread = (knees[:, 0, :2] - knees[:, 1, :2]).square().sum(-1).sqrt()[:, None] / 2 / unit
-    ends = bottom + (spread - hip).clamp(min=0) * look["skirt"][:, None]
-    ends = ends + 0.03 * look["flare"][:, None]
-    at = shapes.FIELDS.index("depth")
-    over = thigh[..., at].amax(1, keepdim=True) + 0.01
-    skirt_shape = _group(
-        hips - spine * 0.045 * long,
-        hem,
-        (bottom * 0.9 * has_skirt, ends * has_skirt, 0.0),
-        unit,
-        depth=over,
+    spread = (_middle_distance(knees, unit) - hip).clamp(min=0) * look["skirt"]
+    skirt = _shape(
+        hips - spine * 0.045,
+        hips + (knees.mean(1, keepdim=True) - hips) * look["skirt"][..., None],
+        (bottom * 0.95 * has_skirt, (bottom + spread + 0.03 * look["flare"]) * has_skirt, 0.0),
+        lower,
+        depth=thigh[..., 10].amax(1, keepdim=True) + 0.01,
         reach=0.02,
         corner=0.22,
-        **skirt,
     )
 
-    # Head: from the crown to the chin.
+    # The head goes from the crown to the chin.
     middle, crown = points["head"][:, :1], points["head"][:, 1:2]
     big = field(pose, "head")[:, None]
-    up = (crown - middle) / (crown - middle)[..., :2].square().sum(-1, keepdim=True).sqrt()
-    size_up = big[..., None] * long * up
+    up = _along(middle, crown, unit * big)
     head_z = middle[..., 2] / unit
-    head = _group(
-        middle + size_up * 0.03,
-        middle - size_up * 0.03,
+    head = _shape(
+        middle + up * 0.03,
+        middle - up * 0.03,
         (0.057 * big, 0.047 * big, 0.005 * big),
-        unit,
-        skin,
+        _plain(skin),
         depth=head_z,
         reach=0.048 * big,
         corner=0.85,
     )
-    throat = _group(
-        middle - size_up * 0.03,
-        neck + spine * 0.02 * long,
+    throat = _shape(
+        middle - up * 0.03,
+        neck + spine * 0.02,
         (0.029 * wide, 0.036 * wide, 0.0),
-        unit,
-        skin,
+        _plain(skin * 0.88),
         depth=z - 0.004,
         reach=0.02,
-        shade=1.3,
     )
     stands, hangs = look["hair_shape"][:, :1], look["hair_shape"][:, 1:2]
-    hairy = stands > 0
-    hair = _group(
-        middle + size_up * 0.03,
-        middle - size_up * hangs[..., None],
-        ((0.058 + stands) * big * hairy, (0.05 + stands) * big * hairy, 0.004),
-        unit,
-        look["hair"],
+    hairy = big * (stands > 0)
+    hair = _shape(
+        middle + up * 0.03,
+        middle - up * hangs[..., None],
+        ((0.058 + stands) * hairy, (0.05 + stands) * hairy, 0.004),
+        _plain(look["hair"]),
         depth=head_z - 0.08,
         reach=(0.048 + stands) * big,
         corner=0.9,
     )
-    bun = _group(
-        middle + size_up * 0.095,
-        middle + size_up * 0.105,
-        (0.03 * look["bun"][:, None], 0.03 * look["bun"][:, None], 0.0),
-        unit,
-        look["hair"],
+    bun = _shape(
+        middle + up * 0.095,
+        middle + up * 0.105,
+        (0.03 * look["bun"], 0.03 * look["bun"], 0.0),
+        _plain(look["hair"]),
         depth=head_z - 0.07,
         reach=0.025,
     )
-    hand = limb("hand", first=skin)
-    shoe = limb("shoe", first=look["shoes"])
-    table = torch.cat(
-        [
-            *(torso, skirt_shape, pelvis, upper_arm, forearm, thigh, shin),
-            *(hand, shoe, throat, hair, bun, head),
-        ],
-        1,
-    )
+    numbers = [
+        *(torso, skirt, pelvis),
+        limb("upper_arm", shirt, skin, "upper_sleeve"),
+        limb("forearm", shirt, skin, "lower_sleeve"),
+        thigh,
+        limb("shin", trousers, look["socks"], "lower_leg"),
+        limb("hand", _plain(skin)),
+        limb("shoe", _plain(look["shoes"])),
+        *(throat, hair, bun, head),
+    ]
+    table = _table(torch.cat(numbers, 1), unit, yaw)
     details = [
-        (0, chest(look, torso[:, 0], unit, yaw)),
-        (_HEAD, face(look, head[:, 0], points, (big * unit))),
+        (TORSO, paint_chest, chest_numbers(look, table[:, TORSO], unit, yaw)),
+        (HEAD, paint_face, face_numbers(look, table[:, HEAD], points, big * unit)),
     ]
     return joints[..., :2].float(), table, details

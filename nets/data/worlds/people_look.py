@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .counted import uniform
+from nets.data.worlds.counted import uniform
 
 _SKIN = (
     (255, 219, 190),
@@ -42,6 +42,10 @@ class _Draws:
 
     def take(self) -> Tensor:
         value, self.rest = self.rest[:, 0].contiguous(), self.rest[:, 1:]
+        return value
+
+    def block(self, count: int) -> Tensor:
+        value, self.rest = self.rest[:, :count], self.rest[:, count:]
         return value
 
     def between(self, low: float, high: float) -> Tensor:
@@ -92,7 +96,7 @@ def _cloth(draws: _Draws, colourful: float, textures: tuple[float, ...]) -> tupl
         device=hue.device,
     )[kind]
     period = draws.between(0.055, 0.105)  # of body height
-    around = 0.11 / period
+    around = 1 / period  # per radian and body height of the radius
     texture = torch.stack([around, 1 / period, draws.take() * 0, draws.take()], 1)
     return first, second, torch.cat([texture, weights], 1)
 
@@ -177,18 +181,19 @@ def outfit_parameters(seed: int, ids: Tensor) -> dict[str, Tensor]:
 
 def background_parameters(seed: int, ids: Tensor) -> dict[str, Tensor]:
     """What is behind the persons: a colour field, a floor, shapes before it, grain."""
-    d = _Draws(seed, "background", ids, 200)
+    d = _Draws(seed, "background", ids, 256)
     n, shapes = len(ids), 7
     base = _hsv(d.take(), d.between(0.02, 0.5), d.between(0.25, 0.95))
-    field = torch.stack([d.take() for _ in range(75)], 1).reshape(n, 3, 5, 5) - 0.5
+    light = (d.block(25).reshape(n, 1, 5, 5) - 0.5) * d.between(30, 170)[:, None, None, None]
+    tint = (d.block(75).reshape(n, 3, 5, 5) - 0.5) * d.between(10, 70)[:, None, None, None]
     look = {
-        "field": base[:, :, None, None] + field * d.between(30, 150)[:, None, None, None],
+        "field": (base[:, :, None, None] + light + tint).clamp(0, 255),
         "floor": d.between(0.62, 0.9),
         "floor_colour": _hsv(d.take(), d.between(0.0, 0.5), d.between(0.2, 0.85)),
         "grain": d.between(0, 26),
-        "grain_at": torch.stack([d.take(), d.take()], 1),
+        "grain_at": d.block(2),
     }
-    rows = torch.stack([d.take() for _ in range(shapes * 13)], 1).reshape(n, shapes, 13)
+    rows = d.block(shapes * 13).reshape(n, shapes, 13)
     first = _hsv(rows[..., 0], rows[..., 1] * 0.8, 0.15 + 0.8 * rows[..., 2])
     second = (first + (rows[..., 3:4] - 0.5) * 220).clamp(0, 255)
     return look | {"shape_first": first, "shape_second": second, "shape": rows[..., 4:]}

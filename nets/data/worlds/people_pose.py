@@ -12,14 +12,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .counted import uniform
-
-# The names and their order are those of nets.skeletons.JOINTS_15.
-JOINTS = (
-    *("rankle", "rknee", "rhip", "rshoulder", "relbow", "rwrist", "reye"),
-    *("lankle", "lknee", "lhip", "lshoulder", "lelbow", "lwrist", "leye"),
-    "cnose",
-)
+from nets.data.worlds.counted import uniform
+from nets.skeletons import JOINTS_15
 
 _SIDES = ("out", "forward", "elbow", "turn", "spread", "thigh", "knee")
 _MIRRORED = ("yaw", "roll", "side", "twist", "head_yaw", "head_roll")
@@ -175,6 +169,19 @@ def _turn(points: Tensor, axis: str, angle: Tensor) -> Tensor:
     return torch.stack([c * x - s * y, s * x + c * y, z], -1)
 
 
+def _axes(turns: list[tuple[str, Tensor]], axes: Tensor) -> Tensor:
+    """Where three axes (N, 3, 3), one a row, are after turns about (axis, angles)."""
+    for axis, angle in turns:
+        axes = _turn(axes, axis, angle)
+    return axes
+
+
+def _seen(axes: Tensor, points: Tensor) -> Tensor:
+    """Points (N, K, 3) given along some axes (N, 3, 3)."""
+    x, y, z = points.split(1, -1)
+    return x * axes[:, :1] + y * axes[:, 1:2] + z * axes[:, 2:]
+
+
 def _hinged(out: Tensor, forward: Tensor, bend: Tensor, turn: Tensor, side: int) -> Tensor:
     """Directions (N, 3, 3) of the upper and lower bone of a limb, and across the lower one."""
     a, f, e, t = (torch.deg2rad(x) for x in (out, forward, bend, turn))
@@ -190,8 +197,8 @@ def _hinged(out: Tensor, forward: Tensor, bend: Tensor, turn: Tensor, side: int)
 def skeleton(pose: Tensor) -> dict[str, Tensor]:
     """Points of the body in pictures' sides, z likewise: name -> (N, k, 3) float64.
 
-    `joints` are the 15 JOINTS; the others are what the body is drawn from: tips of hands and feet
-    (right, left), hips' middle and neck, head's centre, top and mouth, axes of the chest.
+    `joints` are those of JOINTS_15; the others are what the body is drawn from: tips of `hands` and
+    `toes` (right, left), `trunk` (hips' middle, neck), `head` (centre, top, mouth).
     """
     n = pose.shape[0]
 
@@ -202,62 +209,64 @@ def skeleton(pose: Tensor) -> dict[str, Tensor]:
         flat = [pose.new_zeros(n) + value for row in rows for value in row]
         return torch.stack(flat, -1).reshape(n, len(rows), 3)
 
-    def body(x: Tensor) -> Tensor:  # the camera looks down a little
-        x = _turn(_turn(x, "x", -p("pitch")), "y", p("yaw"))
-        return _turn(_turn(x, "z", p("roll")), "x", torch.full_like(p("roll"), -8.0))
-
-    def chest(x: Tensor) -> Tensor:
-        return body(_turn(_turn(_turn(x, "x", -p("bend")), "y", p("twist")), "z", p("side")))
-
-    def skull(x: Tensor) -> Tensor:
-        x = _turn(_turn(x, "x", -p("nod")), "y", p("head_yaw"))
-        return chest(_turn(x, "z", p("head_roll")))
+    # The camera looks down a little.
+    to_view = [("x", -p("pitch")), ("y", p("yaw")), ("z", p("roll")), ("x", -8 + 0 * p("roll"))]
+    to_body = [("x", -p("bend")), ("y", p("twist")), ("z", p("side"))]
+    to_chest = [("x", -p("nod")), ("y", p("head_yaw")), ("z", p("head_roll"))]
+    still = torch.eye(3).to(pose).expand(n, 3, 3)
+    body = _axes(to_view, still)
+    chest = _axes(to_view, _axes(to_body, still))
+    skull = _axes(to_view, _axes(to_body, _axes(to_chest, still)))
 
     hip, long, big = 0.062 * p("hips"), 0.3 * p("torso"), p("head")
     wide = 0.105 * p("shoulders")
-    hips = body(points((-hip, 0, 0), (hip, 0, 0)))
-    neck = body(points((0, -0.4 * long, 0))) + chest(points((0, -0.6 * long, 0)))
-    shoulders = neck + chest(points((-wide, 0.012, 0), (wide, 0.012, 0)))
-    middle = neck + chest(points((0, -0.036, 0.004))) + skull(points((0, -0.072 * big, 0.008)))
-    face = middle + skull(
+    hips = _seen(body, points((-hip, 0, 0), (hip, 0, 0)))
+    neck = _seen(body, points((0, -0.4 * long, 0))) + _seen(chest, points((0, -0.6 * long, 0)))
+    shoulders = neck + _seen(chest, points((-wide, 0.012, 0), (wide, 0.012, 0)))
+    middle = (
+        neck
+        + _seen(chest, points((0, -0.036, 0.004)))
+        + _seen(skull, points((0, -0.072 * big, 0.008)))
+    )
+    face = middle + _seen(
+        skull,
         points(
             (-0.024 * big, -0.004, 0.048 * big),
             (0.024 * big, -0.004, 0.048 * big),
             (0, 0.018 * big, 0.06 * big),
             (0, 0.042 * big, 0.05 * big),
             (0, -0.085 * big, 0),
-        )
+        ),
     )
     ends = {}
     for i, side in enumerate("rl"):
         sign = 2 * i - 1
         bend = (p(f"{side}_{name}") for name in ("out", "forward", "elbow", "turn"))
-        bones = chest(_hinged(*bend, sign))
+        bones = _seen(chest, _hinged(*bend, sign))
         elbow = shoulders[:, i] + bones[:, 0] * (0.162 * p("arm"))[:, None]
         wrist = elbow + bones[:, 1] * (0.142 * p("arm"))[:, None]
         ends[f"{side}_arm"] = torch.stack([elbow, wrist, wrist + bones[:, 1] * 0.045], 1)
         straight = torch.zeros_like(p("yaw"))
-        bones = body(
-            _hinged(p(f"{side}_spread"), p(f"{side}_thigh"), -p(f"{side}_knee"), straight, sign)
+        bones = _seen(
+            body,
+            _hinged(p(f"{side}_spread"), p(f"{side}_thigh"), -p(f"{side}_knee"), straight, sign),
         )
         knee = hips[:, i] + bones[:, 0] * (0.235 * p("leg"))[:, None]
         ankle = knee + bones[:, 1] * (0.225 * p("leg"))[:, None]
-        outward = body(points((0.3 * sign, 0, 0)))[:, 0]
+        outward = _seen(body, points((0.3 * sign, 0, 0)))[:, 0]
         toe = ankle + (bones[:, 2] + 0.28 * bones[:, 1] + outward) * 0.062
         ends[f"{side}_leg"] = torch.stack([knee, ankle, toe], 1)
 
     arms, legs = [ends["r_arm"], ends["l_arm"]], [ends["r_leg"], ends["l_leg"]]
-    joints = [
-        x
-        for i in (0, 1)
-        for x in (
-            *(legs[i][:, 1], legs[i][:, 0], hips[:, i]),
-            *(shoulders[:, i], arms[i][:, 0], arms[i][:, 1], face[:, i]),
-        )
-    ]
+    named = {"cnose": face[:, 2]}
+    for i, side in enumerate("rl"):
+        named |= {f"{side}ankle": legs[i][:, 1], f"{side}knee": legs[i][:, 0]}
+        named |= {f"{side}hip": hips[:, i], f"{side}shoulder": shoulders[:, i]}
+        named |= {f"{side}elbow": arms[i][:, 0], f"{side}wrist": arms[i][:, 1]}
+        named |= {f"{side}eye": face[:, i]}
     scale, move = p("scale")[:, None, None], torch.stack([p("x"), p("y"), p("x") * 0], -1)[:, None]
     placed = {
-        "joints": torch.stack([*joints, face[:, 2]], 1),
+        "joints": torch.stack([named[name] for name in JOINTS_15], 1),
         "hands": torch.stack([arm[:, 2] for arm in arms], 1),
         "toes": torch.stack([leg[:, 2] for leg in legs], 1),
         "trunk": torch.cat([hips.mean(1, keepdim=True), neck], 1),

@@ -22,15 +22,16 @@ PIXELS = SIDE * SIDE
 # half length, half width at the middle, its change towards the far end, its bulge in the middle,
 # roundness of the corners (1: a capsule); cloth of the near end (`a`, with the texture's second
 # colour `c`) and plain colour of the far end (`b`) from `cut` along v on, `loose` px of extra half
-# width for the cloth; shading strength; texture (see `texture`); depth (larger is nearer).
+# width for the cloth; shading strength; texture (see `texture`); depth (larger is
+# nearer); what the shape leaves in the fourth channel.
 FIELDS = (
     *("cx", "cy", "vx", "vy", "half", "width", "taper", "bulge", "round", "cut", "loose", "shade"),
-    *("a0", "a1", "a2", "b0", "b1", "b2", "c0", "c1", "c2"),
+    *("a0", "a1", "a2", "opaque", "b0", "b1", "b2", "c0", "c1", "c2"),
     *("turn", "fu", "fv", "pu", "pv", "flat", "along", "across", "both", "dots", "depth"),
 )
 _AT = {name: i for i, name in enumerate(FIELDS)}
 
-Detail = Callable[[Tensor, "Local", Tensor], None]
+Detail = tuple[int, Callable[[Tensor, "Local", Tensor], None], Tensor]
 
 
 class Local:
@@ -38,6 +39,10 @@ class Local:
 
     def __init__(self, u: Tensor, v: Tensor, across: Tensor) -> None:
         self.u, self.v, self.across = u, v, across  # across: u over the half width, in [-1, 1]
+
+    def rows(self, chosen: Tensor) -> Local:
+        """The rows with these numbers."""
+        return Local(*(x.index_select(0, chosen) for x in (self.u, self.v, self.across)))
 
     def narrow(self, start: int, count: int) -> Local:
         """The rows start .. start + count - 1."""
@@ -68,20 +73,13 @@ def soft(edge: Tensor) -> Tensor:
     return edge.add_(0.5).clamp_(0, 1)
 
 
-def tiles_from_pictures(pictures: Tensor) -> Tensor:
-    """(N, C, S, S) -> (N * tiles, C, 64), S a multiple of 8."""
-    n, c, s, _ = pictures.shape
-    k = s // SIDE
-    tiles = pictures.reshape(n, c, k, SIDE, k, SIDE).permute(0, 2, 4, 1, 3, 5)
-    return tiles.reshape(n * k * k, c, PIXELS)
-
-
 def pictures_from_tiles(tiles: Tensor, size: int) -> Tensor:
-    """The inverse of `tiles_from_pictures` for pictures of side `size`."""
+    """Tiles (N * tiles, C, 64) uint8 as pictures (N, C, size, size), size a multiple of 8."""
     k = size // SIDE
-    n, c = tiles.shape[0] // (k * k), tiles.shape[1]
-    grid = tiles.reshape(n, k, k, c, SIDE, SIDE).permute(0, 3, 1, 4, 2, 5)
-    return grid.reshape(n, c, size, size)
+    rows = tiles.view(torch.int64)  # eight pixels as one number: one eighth of the copies
+    n, c = rows.shape[0] // (k * k), rows.shape[1]
+    rows = rows.reshape(n, k, k, c, SIDE).permute(0, 3, 1, 4, 2).contiguous()
+    return rows.view(torch.uint8).reshape(n, c, size, size)
 
 
 def _touching(table: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -151,21 +149,13 @@ def _evaluate(get: Callable[[str], Tensor], u0: Tensor, v0: Tensor) -> tuple[Ten
     return cover, Local(u, v, x), shade, far
 
 
-def paint(
-    tiles: Tensor,
-    table: Tensor,
-    size: int,
-    opaque: float,
-    textured: int,
-    details: Sequence[tuple[int, Detail]] = (),
-) -> None:
+def paint(tiles: Tensor, table: Tensor, size: int, details: Sequence[Detail] = ()) -> None:
     """Paint shapes over pictures, in place, each picture's shapes from back to front.
 
     tiles     (N * tiles, 4, 64) float32: red, green, blue in [0, 255] and what a shape leaves there
     table     (N, P, F) float32, the columns FIELDS; a shape of zero width is left out
-    opaque    what a shape writes into the fourth channel (1 for the figure, 0 for its background)
-    textured  the first so many shapes have a texture
-    details   (shape, function) that repaints a shape: f(colour (R, 3, 64), local, picture (R,))
+    details   what is painted on a shape: its index, a function of (colour (R, 3, 64) to change in
+              place, local, numbers (R, k, 1)), and each picture's numbers (N, k)
     """
     n, p, _ = table.shape
     touching, u0, v0 = _touching(table, size)
@@ -180,27 +170,28 @@ def paint(
         return params[:, _AT[name], None]
 
     cover, local, shade, far = _evaluate(get, u0[touching][:, None], v0[touching][:, None])
+    colour = params[:, _AT["a0"] : _AT["a0"] + 4, None].expand(-1, -1, PIXELS).contiguous()
+    rgb = colour[:, :3]
+    weights = params[:, _AT["flat"] : _AT["dots"] + 1]
+    rows = (weights != 0).any(1).nonzero()[:, 0]
+    own = params.index_select(0, rows)
+    share = texture(local.rows(rows), lambda name: own[:, _AT[name], None])
+    mixed = colour.index_select(0, rows)
+    second = own[:, _AT["c0"] : _AT["c0"] + 3, None] - own[:, _AT["a0"] : _AT["a0"] + 3, None]
+    mixed[:, :3].addcmul_(second, share[:, None])
+    colour.index_copy_(0, rows, mixed)
     ends = torch.bincount(shape, minlength=p).cumsum(0).tolist()
-    colour = params.new_empty(len(shape), 4, PIXELS)
-    near = params[:, _AT["a0"] : _AT["a0"] + 3, None].expand(-1, 3, PIXELS).contiguous()
-    rows = ends[textured - 1] if textured else 0
-    if rows:
-        share = texture(local.narrow(0, rows), lambda name: params[:rows, _AT[name], None])
-        second = params[:rows, _AT["c0"] : _AT["c0"] + 3, None]
-        near[:rows] += (second - near[:rows]) * share[:, None]
-    for index, detail in details:
+    for index, detail, numbers in details:
         start = ends[index - 1] if index else 0
         count = ends[index] - start
-        if count:
-            detail(
-                near.narrow(0, start, count),
-                local.narrow(start, count),
-                picture.narrow(0, start, count),
-            )
-    other = params[:, _AT["b0"] : _AT["b0"] + 3, None]
-    rgb = colour[:, :3]
-    rgb.copy_((other - near).mul_(far[:, None]).add_(near)).mul_(shade[:, None])
-    colour[:, 3] = opaque
+        own = numbers.index_select(0, picture.narrow(0, start, count))[..., None]
+        detail(rgb.narrow(0, start, count), local.narrow(start, count), own)
+    rows = (get("cut") < get("half")).nonzero()[:, 0]
+    mixed = colour.index_select(0, rows)
+    other = params.index_select(0, rows)[:, _AT["b0"] : _AT["b0"] + 3, None] - mixed[:, :3]
+    mixed[:, :3].addcmul_(other, far.index_select(0, rows)[:, None])
+    colour.index_copy_(0, rows, mixed)
+    rgb.mul_(shade[:, None])
 
     # Blend in rounds: the k-th round holds the k-th shape from behind of every tile.
     place = picture * (size // SIDE) ** 2 + tile

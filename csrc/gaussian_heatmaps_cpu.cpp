@@ -6,13 +6,6 @@
 namespace guise {
 namespace {
 
-template <class T>
-std::vector<T> grid_of(int32_t n) {
-  std::vector<T> grid(n);
-  for (int32_t i = 0; i < n; ++i) grid[i] = grid_at<T>(i, n);
-  return grid;
-}
-
 template <GaussianKind kind, class S, class T>
 void fill_rows(const GaussianArgs<S>& a, S* heat, const T* grid, int64_t lo, int64_t hi) {
   std::vector<T> line(std::is_same_v<S, T> ? 0 : a.w);

@@ -6,7 +6,6 @@
 #include <torch/csrc/stable/macros.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
-#include <torch/headeronly/core/Dispatch_v2.h>
 #include <torch/headeronly/core/ScalarType.h>
 #include <torch/headeronly/util/BFloat16.h>
 #include <torch/headeronly/util/Half.h>
@@ -45,6 +44,22 @@ inline void check_map_size(int64_t h, int64_t w) {
                   "a map must have fewer than 2^31 pixels, got ", h, " x ", w);
 }
 
+template <class F>
+void dispatch(ScalarType dtype, const char* name, const F& body) {
+  switch (dtype) {
+    case ScalarType::Float:
+      return body(float{});
+    case ScalarType::Double:
+      return body(double{});
+    case ScalarType::Half:
+      return body(torch::headeronly::Half{});
+    case ScalarType::BFloat16:
+      return body(torch::headeronly::BFloat16{});
+    default:
+      STD_TORCH_CHECK(false, name, ": dtype must be a floating type of 16, 32 or 64 bits");
+  }
+}
+
 #ifdef __CUDACC__
 // Stream::id() is not a cudaStream_t, and the native handle is exposed only from torch 2.13 on.
 inline cudaStream_t stream_of(const Tensor& t) {
@@ -57,6 +72,9 @@ inline cudaStream_t stream_of(const Tensor& t) {
 }  // namespace guise
 
 // GUISE_DISPATCH(dtype, "op", { ... scalar_t ... }) over the four floating types of every operator.
-#define GUISE_DISPATCH(dtype, name, ...)                                               \
-  THO_DISPATCH_V2(dtype, name, AT_WRAP([&] __VA_ARGS__), AT_EXPAND(AT_FLOATING_TYPES), \
-                  torch::headeronly::ScalarType::Half, torch::headeronly::ScalarType::BFloat16)
+// A function with a generic lambda: THO_DISPATCH_V2 would split its body at every comma.
+#define GUISE_DISPATCH(dtype, name, ...)              \
+  ::guise::dispatch(dtype, name, [&](auto zero) {     \
+    using scalar_t [[maybe_unused]] = decltype(zero); \
+    __VA_ARGS__                                       \
+  })

@@ -7,6 +7,14 @@ Importing compiles and loads nothing; the first call of an operator does, and sa
 from nets.ops._library import NAMES, kernel
 from nets.ops.crops import perspective_crops
 from nets.ops.gaussian_heatmaps import gaussian_heatmaps
+from nets.ops.heatmap_moments import heatmap_moments
 from nets.ops.skeleton import draw_skeleton
 
-__all__ = ["NAMES", "draw_skeleton", "gaussian_heatmaps", "kernel", "perspective_crops"]
+__all__ = [
+    "NAMES",
+    "draw_skeleton",
+    "gaussian_heatmaps",
+    "heatmap_moments",
+    "kernel",
+    "perspective_crops",
+]

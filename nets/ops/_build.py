@@ -230,7 +230,9 @@ def _compile(file: Path, cuda: bool) -> ModuleType:
         module.file = str(file)
         return module
     except (RuntimeError, ImportError) as error:
-        raise BuildError(f"the compilation failed:\n{error}") from error
+        lines = str(error).splitlines()
+        shown = "\n".join(lines[:40] + (["..."] if len(lines) > 40 else []))
+        raise BuildError(f"the compilation failed:\n{shown}") from error
     finally:
         os.environ["PATH"] = path
         shutil.rmtree(scratch, ignore_errors=True)

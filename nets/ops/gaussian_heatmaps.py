@@ -37,9 +37,9 @@ def gaussian_heatmaps_reference(
     mean: Tensor, covariance: Tensor, h: int, w: int, kind: int
 ) -> Tensor:
     """The definition, in stock torch; `kind` is an index into KINDS."""
-    mean_, covariance_ = (_computed(t) for t in (mean, covariance))
-    dx = _grid(w, mean_) - mean_[..., 0, None]  # [N, K, W]
-    dy = _grid(h, mean_) - mean_[..., 1, None]  # [N, K, H]
+    mean_, covariance_ = (computed(t) for t in (mean, covariance))
+    dx = grid(w, mean_) - mean_[..., 0, None]  # [N, K, W]
+    dy = grid(h, mean_) - mean_[..., 1, None]  # [N, K, H]
     xx, yy = covariance_[..., 0, 0], covariance_[..., 1, 1]
     xy = (covariance_[..., 0, 1] + covariance_[..., 1, 0]) / 2
     det = xx * yy - xy * xy
@@ -48,11 +48,13 @@ def gaussian_heatmaps_reference(
     return (1 / (1 + q) if kind == 0 else torch.exp(-q / 2)).to(mean.dtype)
 
 
-def _grid(n: int, like: Tensor) -> Tensor:
+def grid(n: int, like: Tensor) -> Tensor:
+    """Coordinates of n pixels, -1 + 2 i / n, rounded once."""
     return (2 * torch.arange(n, dtype=like.dtype, device=like.device) - n) / n
 
 
-def _computed(t: Tensor) -> Tensor:
+def computed(t: Tensor) -> Tensor:
+    """`t` in the dtype that it is computed in: float32 for the 16-bit types."""
     return t if t.dtype == torch.float64 else t.float()
 
 

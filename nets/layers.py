@@ -79,8 +79,10 @@ class Conv(nn.Module):
 
     def direction(self) -> Tensor:
         """V/|V| (O, I, k, k)."""
-        square = self.weight.square().sum((1, 2, 3), keepdim=True)
-        return self.weight * square.clamp_min(1e-12).rsqrt()
+        return self.weight / self._length().view(-1, 1, 1, 1)
+
+    def _length(self) -> Tensor:
+        return torch.linalg.vector_norm(self.weight, dim=(1, 2, 3)).clamp_min(1e-6)
 
     def effective(self) -> tuple[Tensor, Tensor]:
         """The plain weight and bias that this layer amounts to."""
@@ -89,8 +91,7 @@ class Conv(nn.Module):
         gain, bias = self.gain, self.bias
         if self.norm == "weight_affine":
             gain, bias = gain * self.gamma, bias * self.gamma + self.beta
-        square = self.weight.square().sum((1, 2, 3))
-        return self.weight * (gain * square.clamp_min(1e-12).rsqrt()).view(-1, 1, 1, 1), bias
+        return self.weight * (gain / self._length()).view(-1, 1, 1, 1), bias
 
     @torch.no_grad()
     def fold(self) -> None:

@@ -17,13 +17,16 @@ gradient and are not built here; of the image form 19,457,859 (256 px, tanh),
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from .layers import Conv, Down, Residual, Up, depth_to_space, space_to_depth
+from nets.layers import Conv, Down, Residual, Up, depth_to_space, space_to_depth
+
+from .priors import GroupPrior, HiddenPrior, ReducedPrior
 
 MODES = ("train", "transfer", "sample")
 LATENTS = 2
@@ -34,6 +37,10 @@ class Noise(NamedTuple):
 
     posterior: tuple[Tensor, Tensor]
     prior: tuple[Tensor, Tensor]
+
+    def rows(self, chosen: slice) -> Noise:
+        """The noise of some of the pictures."""
+        return Noise(*(tuple(t[chosen] for t in group) for group in self))
 
 
 class Output(NamedTuple):
@@ -111,72 +118,6 @@ class ImagePosterior(nn.Module):
         h = self.merge(mean, self.merge_z(torch.cat([kept[-2], z], dim=1)))
         h = self.block_fine(self.up(h), kept[-4])
         return mean, space_to_depth(h), z
-
-
-class HiddenPrior(nn.Module):
-    """Prior of the coarsest latent of the image form: the hidden state itself is the mean."""
-
-    def forward(self, h: Tensor, z: Tensor | None, noise: Tensor | None):
-        mean = h
-        return mean, z if z is not None else mean + noise
-
-
-class GroupPrior(nn.Module):
-    """Autoregressive prior over the four positions of each 2x2 cell, 4C wide, 3x3 projections."""
-
-    def __init__(self, width: int, norm: str, dropout: float):
-        super().__init__()
-        self.block = Residual(width, 0, norm, dropout)
-        self.means = nn.ModuleList(Conv(4 * width, width, norm=norm) for _ in range(4))
-        self.feedback = nn.ModuleList(Residual(4 * width, width, norm, dropout) for _ in range(3))
-
-    def forward(self, h: Tensor, z: Tensor | None, noise: Tensor | None):
-        t = space_to_depth(self.block(h))
-        given = space_to_depth(z).chunk(4, dim=1) if z is not None else None
-        added = space_to_depth(noise).chunk(4, dim=1) if given is None else None
-        means, samples = [], []
-        for i in range(4):
-            means.append(self.means[i](t))
-            samples.append(given[i] if given else means[i] + added[i])
-            if i < 3:
-                t = self.feedback[i](t, samples[i])
-        mean = depth_to_space(torch.cat(means, dim=1))
-        return mean, z if z is not None else depth_to_space(torch.cat(samples, dim=1))
-
-
-class ReducedPrior(nn.Module):
-    """Autoregressive prior of the image form, C wide after a 1x1 reduction; states are the means.
-
-    wiring "chain"  t_{i+1} = A_{i+1}(t_i, group i): every block used once
-    wiring "port"   t_1 = A_0(t_0), then A_1, A_2 with groups 1, 2: what imported checkpoints learnt
-    Mean, z and noise are in space-to-depth form, (N, 4C, 1, 1).
-    """
-
-    def __init__(self, width: int, norm: str, dropout: float, wiring: str):
-        super().__init__()
-        self.wiring = wiring
-        self.blocks = nn.ModuleList(
-            Residual(width, width if i else 0, norm, dropout, skip_activation=False)
-            for i in range(4)
-        )
-        self.reduce = Conv(4 * width, width, 1, norm=norm)
-
-    def forward(self, h: Tensor, z: Tensor | None, noise: Tensor | None):
-        t = self.reduce(space_to_depth(self.blocks[0](h)))
-        given = z.chunk(4, dim=1) if z is not None else None
-        added = noise.chunk(4, dim=1) if given is None else None
-        means, samples = [], []
-        for i in range(4):
-            means.append(t)
-            samples.append(given[i] if given else t + added[i])
-            if i == 3:
-                break
-            if self.wiring == "chain":
-                t = self.blocks[i + 1](t, samples[i])
-            else:
-                t = self.blocks[i](t, samples[i]) if i else self.blocks[0](t)
-        mean = torch.cat(means, dim=1)
-        return mean, z if z is not None else torch.cat(samples, dim=1)
 
 
 class Decoder(nn.Module):
@@ -374,7 +315,29 @@ class VUNet(nn.Module):
         return Output(image, means, prior)
 
 
-def kl_per_example(output: Output) -> Tensor:
-    """(N,) KL of unit-variance posterior and prior: sum over both scales of |q - p|^2 / 2."""
-    pairs = zip(output.posterior, output.prior, strict=True)
-    return sum(0.5 * (q.float() - p.float()).square().flatten(1).sum(1) for q, p in pairs)
+def build(options: Mapping[str, Any]) -> VUNet:
+    """The network that a run's options describe; see `python train_vunet.py --help` for them.
+
+    Raises ValueError for an unknown variant and for sizes that do not divide.
+    """
+    crops = options["appearance"] == "crops"
+    common = {
+        "spatial_size": options["spatial_size"],
+        "width": options["nf_start"],
+        "max_width": options["nf_max"],
+        "dropout": options["drop_prob"],
+        "pose_channels": options["pose_channels"],
+        "out_channels": options["out_channels"],
+        "appearance_channels": options["img_channels"] * (8 if crops else 1),
+    }
+    if options["variant"] == "parts":
+        return VUNet.parts(
+            box_factor=options["box_factor"] if crops else 0,
+            bottleneck_factor=options["bottleneck_factor"],
+            **common,
+        )
+    if options["variant"] == "image":
+        return VUNet.image(
+            norm=options["conv"], tanh=options["tanh"], wiring=options["wiring"], **common
+        )
+    raise ValueError(f"VUNet: variant must be parts or image, got {options['variant']!r}")

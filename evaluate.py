@@ -1,0 +1,183 @@
+"""Scores of a trained network: prints them with their protocol and writes them as JSON.
+
+python evaluate.py                                  the newest run, on its own test split
+python evaluate.py --checkpoint RUN --data_index data/market/index.p --out scores.json
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nets import metrics
+from nets.data.people import open_people
+from nets.data.worlds.people import SPLITS
+from nets.run import checkpoints, options
+from nets.run.files import write_text
+from nets.run.images import to_uint8
+from nets.run.loader import in_order, to_device
+from nets.run.options import NonNegativeInt, PositiveInt
+from nets.run.precision import Precision
+from nets.run.ranks import Ranks
+from nets.vunet import Inputs, VUNet, build
+
+CANDIDATES = 16  # outfits to choose from, the right one among them
+
+
+# fmt: off
+def parser() -> options.ArgumentParser:
+    p = options.tool_parser(__doc__.split("\n\n")[0])
+    g = p.add_argument_group("evaluation")
+    add = g.add_argument
+    add("--checkpoint", type=str | None, default=None,
+        help="a checkpoint or run folder; default: the newest under runs/")
+    add("--data_index", type=str | None, default=None, help="an index.p; default: the run's data")
+    add("--data_root", type=str | None, default=None, help="a folder with meta.yaml")
+    add("--images", type=NonNegativeInt, default=256, help="test pictures to look at; 0: all")
+    add("--batch_size", type=PositiveInt, default=16, help="pictures at once")
+    add("--out", type=str | None, default=None,
+        help="the JSON report; default: evaluation.json in the run folder")
+    return p
+# fmt: on
+
+
+def vunet(args: options.Namespace, content: dict[str, Any], path: Path, ranks: Ranks) -> dict:
+    """Reconstruction of test pictures; on the demo world also transfer against the exact truth."""
+    net, trained, precision = load_vunet(content, path, args, ranks)
+    if args.data_index or args.data_root:
+        trained = {**trained, "data_index": args.data_index, "data_root": args.data_root}
+    data = open_people(trained, "test", args.images)
+    inputs = Inputs(trained, data.joint_order)
+    print(f"{len(data)} test pictures of {data.name}, {trained['spatial_size']} px")
+    report: dict[str, Any] = {"data": data.name, "images": len(data)}
+    with torch.no_grad(), precision.autocast():
+        report["reconstruction"] = reconstruction(net, inputs, batches(args, data, ranks))
+        if hasattr(data, "transfer_truth"):
+            mean = mean_picture(open_people(trained, "train", 512), ranks)
+            transfer = transfer_scores(net, inputs, data, batches(args, data, ranks), mean)
+            report["transfer"] = transfer
+    return report
+
+
+def load_vunet(
+    content: dict[str, Any], path: Path, args: options.Namespace, ranks: Ranks
+) -> tuple[VUNet, dict[str, Any], Precision]:
+    """The network of a checkpoint, with averaged weights where there are some; its options."""
+    trained = content["options"]
+    precision = Precision(args.precision, ranks.device, args.channels_last)
+    net = build(trained)
+    checkpoints.load_weights(content, net, path)
+    return precision.place(net).eval(), trained, precision
+
+
+def batches(args: options.Namespace, data: Any, ranks: Ranks) -> Iterator[dict[str, Any]]:
+    return in_order(data, args.batch_size, ranks, args.workers, args.on_bad_sample)
+
+
+def reconstruction(net: VUNet, inputs: Inputs, source: Iterator[dict[str, Any]]) -> dict:
+    """Pictures from their own pose and posterior means: SSIM, PSNR, L1."""
+    scores: dict[str, list[Tensor]] = {"ssim": [], "psnr": [], "l1": []}
+    for batch in source:
+        made = to_uint8(net(*inputs(batch), "transfer").image)
+        everywhere = torch.ones_like(made[:, 0], dtype=torch.bool)
+        scores["ssim"].append(metrics.ssim(made, batch["target"]))
+        scores["psnr"].append(metrics.psnr(made, batch["target"]))
+        scores["l1"].append(metrics.masked_l1(made, batch["target"], everywhere))
+    return {name: metrics.summary(torch.cat(values)) for name, values in scores.items()}
+
+
+def mean_picture(data: Any, ranks: Ranks) -> Tensor:
+    """The pixelwise mean of training pictures, uint8 (3, S, S)."""
+    total = sum(batch["target"].double().sum(0) for batch in in_order(data, 64, ranks))
+    return (total / len(data)).round().to(torch.uint8)
+
+
+def transfer_scores(
+    net: VUNet, inputs: Inputs, data: Any, source: Iterator[dict[str, Any]], mean: Tensor
+) -> dict:
+    """Person i in the pose of person i + 1 of its batch, against the exact truth, on the person."""
+    scores: dict[str, list[Tensor]] = {"transfer": [], "copy": [], "mean": [], "right": []}
+    ssim: list[Tensor] = []
+    for batch in source:
+        if len(batch["target"]) < 2:
+            continue
+        picture, joints = inputs.source(batch)
+        outfit, pose, background = (
+            batch[name].cpu() if name == "outfit" else batch[name].roll(-1).cpu()
+            for name in ("outfit", "pose", "background")
+        )
+        truth = to_device(data.transfer_truth(outfit, pose, background), picture.device)
+        image, mask = truth["image"], truth["mask"]
+        drawn = inputs.pose(batch["joints"].roll(-1, 0))
+        made = to_uint8(net(drawn, inputs.appearance(picture, joints), "transfer").image)
+        scores["transfer"].append(metrics.masked_l1(made, image, mask))
+        scores["copy"].append(metrics.masked_l1(picture, image, mask))
+        scores["mean"].append(metrics.masked_l1(mean.expand_as(image), image, mask))
+        scores["right"].append(nearest_is_right(data, outfit, pose, background, made, mask))
+        ssim.append(metrics.ssim(torch.where(mask[:, None], made, image), image))
+    result = {
+        "masked_l1": metrics.summary(torch.cat(scores["transfer"])),
+        "masked_l1_copy_source": metrics.summary(torch.cat(scores["copy"])),
+        "masked_l1_mean_image": metrics.summary(torch.cat(scores["mean"])),
+        "ssim_person": metrics.summary(torch.cat(ssim)),
+        "nearest_outfit": float(torch.cat(scores["right"]).double().mean()),
+        "candidates": CANDIDATES,
+    }
+    best = min(result["masked_l1_copy_source"]["mean"], result["masked_l1_mean_image"]["mean"])
+    result["ratio_to_best_baseline"] = result["masked_l1"]["mean"] / best
+    return result
+
+
+def nearest_is_right(
+    data: Any, outfit: Tensor, pose: Tensor, background: Tensor, made: Tensor, mask: Tensor
+) -> Tensor:
+    """Whether the right outfit, among CANDIDATES in the same pose, is nearest: (N,) bool."""
+    first = SPLITS[data.split]
+    columns = []
+    for shift in range(CANDIDATES):  # shift 0 is the right one; the others are other test outfits
+        other = first + (outfit - first + shift) % data.outfits
+        columns.append(data.transfer_truth(other, pose, background)["image"])
+    candidates = torch.stack(columns, dim=1).to(made.device)
+    return metrics.nearest_outfit(made, mask, candidates) == 0
+
+
+def tell(report: dict[str, Any]) -> None:
+    """The report for people, with the protocol of each number."""
+    for name in ("reconstruction", "transfer"):
+        for key, value in report.get(name, {}).items():
+            if isinstance(value, dict):
+                value = f"{value['mean']:.4f} (standard deviation {value['std']:.4f})"
+            elif isinstance(value, float):
+                value = f"{value:.4f}"
+            print(f"  {name:15}{key:24}{value}")
+    print("protocol:")
+    for text in report["protocol"].values():
+        print(f"  {text}")
+
+
+SYSTEMS = {"vunet": vunet}
+
+
+@options.user_errors()
+def main() -> None:
+    args = options.parse(parser())
+    path = checkpoints.find(args.checkpoint)
+    content = checkpoints.read(path)
+    print(f"{path}: {content['system']}, step {content['step']}")
+    ranks = Ranks(args.device)
+    report = SYSTEMS[content["system"]](args, content, path, ranks)
+    report = {"checkpoint": str(path), "step": content["step"], **report}
+    report["protocol"] = metrics.PROTOCOL
+    tell(report)
+    out = Path(args.out) if args.out else path.parent.parent / "evaluation.json"
+    write_text(out, json.dumps(report, indent=1) + "\n")
+    print(f"written: {out}")
+
+
+if __name__ == "__main__":
+    main()

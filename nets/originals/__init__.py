@@ -1,0 +1,1 @@
+"""Reading what the originals wrote: configurations, checkpoints."""

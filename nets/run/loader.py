@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -77,7 +78,7 @@ class Loader:
         self._skip = on_bad_sample == "skip"
         self._workers = workers
         self._next: int | None = None
-        self._stream: Iterator[dict[str, Any]] = iter(())
+        self._stream: Iterator[Any] | None = None
 
     @property
     def samples_per_step(self) -> int:
@@ -98,24 +99,18 @@ class Loader:
     def batches(self, step: int) -> Iterator[dict[str, Any]]:
         """The `accumulate` batches of a step, on the device."""
         if step != self._next:
-            self._stream = iter(self._loader(step))
+            self._stream = None  # its workers end before the next ones are forked
+            first = step * self.samples_per_step + self.ranks.rank * self.batch_size
+            places = _places(self.order, first, self.batch_size, self.ranks.world_size)
+            self._stream = _stream(self._reader, places, self._workers, self.ranks)
         self._next = None  # until all are taken: a caller that breaks off leaves some behind
         for _ in range(self.accumulate):
-            batch, bad = next(self._stream)
+            batch, bad = _next(self._stream)
             self._count(bad)
+            if batch is None:
+                raise bad[-1]
             yield to_device(batch, self.ranks.device)
         self._next = step + 1
-
-    def _loader(self, step: int) -> DataLoader:
-        return _data_loader(self._reader, self._places(step), self._workers, self.ranks)
-
-    def _places(self, step: int) -> Iterator[list[Place]]:
-        """The samples of this rank's batches from a step on."""
-        whole = self.batch_size * self.ranks.world_size
-        start = step * self.samples_per_step + self.ranks.rank * self.batch_size
-        while True:
-            yield [self.order[start + i] for i in range(self.batch_size)]
-            start += whole
 
     def _count(self, bad: list[BadSample]) -> None:
         """Report bad samples, or raise: always with `fail`, beyond 1 % or 100 with `skip`."""
@@ -168,7 +163,9 @@ def in_order(
         [(0, index) for index in mine[start : start + batch_size]]
         for start in range(0, len(mine), batch_size)
     ]
-    for batch, bad in _data_loader(_Reader(dataset, 0, replace=False), places, workers, ranks):
+    stream = _stream(_Reader(dataset, 0, replace=False), places, workers, ranks)
+    for _ in places:
+        batch, bad = _next(stream)
         for error in bad:
             if on_bad_sample != "skip":
                 raise error
@@ -188,9 +185,22 @@ def to_device(batch: Any, device: torch.device) -> Any:
     return batch
 
 
+def _places(order: Order, position: int, count: int, ranks: int) -> Iterator[list[Place]]:
+    """Where a rank's batches come from, from a position on, without end.
+
+    Not a method: its frame would tie the loader into a cycle, and its workers would outlive it.
+    """
+    while True:
+        yield [order[position + i] for i in range(count)]
+        position += count * ranks
+
+
 class _Reader(Dataset):
-    """Reads a batch's samples; bad ones come back beside the batch and not as an exception,
+    """Reads a batch's samples; what was bad comes back beside the batch, not as an exception,
     which would lose its file on the way out of a worker.
+
+    replace  whether another sample takes the place of a bad one; a batch for which none is found,
+             or of which nothing is left, is None
     """
 
     def __init__(self, dataset: Dataset, seed: int, replace: bool):
@@ -209,8 +219,9 @@ class _Reader(Dataset):
                 samples = None  # one by one, to know which
         if samples is None:
             samples = [self._read(place, bad) for place in places]
-        samples = [sample for sample in samples if sample is not None]
-        return (default_collate(samples) if samples else None), bad
+        good = [sample for sample in samples if sample is not None]
+        whole = len(good) == len(places) or not self.replace
+        return (default_collate(good) if good and whole else None), bad
 
     def _read(self, place: Place, bad: list[BadSample]) -> dict[str, Any] | None:
         try:
@@ -232,18 +243,37 @@ class _Reader(Dataset):
         return None
 
 
-def _data_loader(reader: _Reader, places: Any, workers: int, ranks: Ranks) -> DataLoader:
-    return DataLoader(
-        reader,
-        batch_sampler=places,
-        num_workers=workers,
-        collate_fn=_as_it_is,
-        worker_init_fn=_follow_the_parent,
-        pin_memory=ranks.device.type == "cuda",
-        prefetch_factor=2 if workers else None,
-        # Its own: else making the iterator, as after a restart, would draw from the global one.
-        generator=torch.Generator(),
-    )
+def _stream(reader: _Reader, places: Any, workers: int, ranks: Ranks) -> Iterator[Any]:
+    """What the reader makes of each list of places, in order; read ahead by the workers."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "This DataLoader will create", UserWarning)
+        source = DataLoader(
+            reader,
+            batch_sampler=places,
+            num_workers=workers,
+            collate_fn=_as_it_is,
+            worker_init_fn=_follow_the_parent,
+            pin_memory=ranks.device.type == "cuda",
+            prefetch_factor=2 if workers else None,
+            # Its own: else making the iterator, as after a restart, would draw from the global one.
+            generator=torch.Generator(),
+        )
+        return iter(source)
+
+
+def _next(stream: Iterator[Any]) -> Any:
+    """The next batch. Raises UserError when a worker died, which shows in several ways."""
+    try:
+        return next(stream)
+    except (RuntimeError, ConnectionError, EOFError, FileNotFoundError) as error:
+        text = str(error)
+        own = isinstance(error, RuntimeError) and not text.startswith("DataLoader worker")
+        if own or text.startswith("Caught "):  # raised by the dataset, with its own traceback
+            raise
+        raise UserError(
+            f"a process that reads data died ({' '.join(text.split())}); was memory short? "
+            f"--workers 0 reads in the training process"
+        ) from error
 
 
 def _as_it_is(batch: Any) -> Any:

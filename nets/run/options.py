@@ -223,8 +223,7 @@ def _explain(error: Exception) -> tuple[int, str]:
     if isinstance(error, OSError) and error.filename is not None:
         return 2, f"{error.filename}: {error.strerror}"
     if isinstance(error, RuntimeError) and text.startswith("DataLoader worker"):
-        reason = text.split(". ")[0]
-        return 2, f"a process that reads data died ({reason}); was memory short? try --workers 0"
+        return 2, f"a process that reads data died: {text.split('. ')[0]}"
     if isinstance(error, RuntimeError) and re.search(r"gloo|NCCL|ProcessGroup|TCPStore", text):
         return 4, f"another rank died or cannot be reached: {text.splitlines()[0]}"
     return 0, ""

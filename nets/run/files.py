@@ -83,20 +83,20 @@ class Lock:
 
     def __init__(self, path: Path):
         self.path = Path(path)
-        self._file: IO[str] | None = None
+        self._descriptor: int | None = None
 
     def acquire(self) -> bool:
         """True if this process holds the lock now, False if another one does."""
-        file = open(self.path, "a")  # noqa: SIM115  kept open: closing lets go of the lock
+        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            file.close()
+            os.close(descriptor)
             return False
-        self._file = file
+        self._descriptor = descriptor
         return True
 
     def release(self) -> None:
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None

@@ -62,8 +62,8 @@ class Guard:
 
 
 def floats(values: dict[str, Any]) -> dict[str, float]:
-    """Plain numbers from scalars, fetched from the device at once."""
-    if not values:
-        return {}
-    stacked = torch.stack([torch.as_tensor(v).detach().double() for v in values.values()])
-    return dict(zip(values, stacked.tolist(), strict=True))
+    """Plain numbers from scalars; those on a device are fetched at once."""
+    tensors = {name: v.detach().double() for name, v in values.items() if isinstance(v, Tensor)}
+    fetched = torch.stack(list(tensors.values())).tolist() if tensors else []
+    return {**{k: float(v) for k, v in values.items() if k not in tensors},
+            **dict(zip(tensors, fetched, strict=True))}  # fmt: skip

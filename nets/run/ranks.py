@@ -73,7 +73,8 @@ class Ranks:
         names = sorted(values)
         if not names:
             return {}
-        stacked = torch.stack([values[name].detach().float().reshape(()) for name in names])
+        scalars = [values[name].detach().to(self.device, torch.float32) for name in names]
+        stacked = torch.stack([scalar.reshape(()) for scalar in scalars])
         if self.world_size > 1:
             dist.all_reduce(stacked)
             stacked = stacked / self.world_size
@@ -159,9 +160,7 @@ def _integer(name: str, default: int) -> int:
     try:
         return int(text)
     except ValueError as error:
-        raise UserError(
-            f"environment variable {name} must be a whole number, got {text}"
-        ) from error
+        raise UserError(f"{name} in the environment must be a number, got {text}") from error
 
 
 def _device(name: str, local_rank: int, local_world_size: int) -> torch.device:

@@ -1,0 +1,244 @@
+"""A run from the inside: folder, log, pictures, bad numbers, limits. The script is toy.py."""
+
+import json
+import os
+
+import numpy as np
+import pytest
+import torch
+import toy
+import yaml
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from nets.run import checkpoints, seeds
+from nets.run.log import records
+
+
+@pytest.fixture
+def train(tmp_path, monkeypatch):
+    """Start toy.py in this process; returns its run folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def start(*argv, code=0, name="a"):
+        given = ["--workers", "0", "--log_freq", "5", "--ckpt_freq", "6", *map(str, argv)]
+        if name:
+            given += ["--name", name]
+        if code:
+            with pytest.raises(SystemExit) as caught:
+                toy.main(given)
+            assert caught.value.code == code
+        else:
+            toy.main(given)
+        return tmp_path / "runs/toy" / (name or "")
+
+    return start
+
+
+def stored(run):
+    return [checkpoints.step_of(path) for path in checkpoints.stored(run / "checkpoints")]
+
+
+def newest(run):
+    return checkpoints.read(checkpoints.stored(run / "checkpoints")[0])
+
+
+def steps(run):
+    return [line["step"] for line in records(run / "log.txt")]
+
+
+def scalars(run, name="mse"):
+    events = EventAccumulator(str(run / "tensorboard")).Reload()
+    return [(event.step, event.value) for event in events.Scalars(name)]
+
+
+def test_the_folder_of_a_run_has_everything(train):
+    run = train("--steps", 12, "--ema", 0.9)
+    assert {path.name for path in run.iterdir() if path.name[0] != "."} == {
+        *("config.yaml", "log.txt", "checkpoints", "images", "tensorboard", "environment.json")
+    }
+    facts = json.loads((run / "environment.json").read_text())
+    assert facts["finished"] and facts["torch"] == torch.__version__ and facts["ranks"] == 1
+    options = yaml.safe_load((run / "config.yaml").read_text())
+    assert options["steps"] == 12 and options["ema"] == 0.9
+    content = newest(run)
+    assert content["system"] == "toy" and content["step"] == 12 and content["options"] == options
+    assert set(content["parts"]) == {"model", "optimizer", "ema", "precision"}
+    with Image.open(run / "images/sample_0000012.png") as picture:
+        assert picture.size == (16, 16)
+
+
+def test_log_and_tensorboard_tell_the_mean_since_the_last_line(train):
+    every = records(train("--steps", 10, "--log_freq", 1, name="every") / "log.txt")
+    run = train("--steps", 10)
+    lines = records(run / "log.txt")
+    assert [line["step"] for line in lines] == [1, 5, 10]
+    losses = [line["mse"] for line in every]
+    means = [losses[0], np.mean(losses[1:5]), np.mean(losses[5:])]
+    np.testing.assert_allclose([line["mse"] for line in lines], means, rtol=1e-6)
+    assert scalars(run) == [(line["step"], np.float32(line["mse"])) for line in lines]
+    assert lines[1]["lr"] == 0.01 and lines[1]["images_per_second"] > 0
+    assert "done 10" in (run / "log.txt").read_text()
+
+
+def test_checkpoints_come_when_due_and_at_the_end(train):
+    assert stored(train("--steps", 20)) == [20, 18, 12]
+    assert stored(train("--steps", 20, "--keep_last", 1, "--keep_every", 12, name="b")) == [20, 12]
+
+
+def test_the_same_name_goes_on_and_ends_as_if_never_stopped(train):
+    whole = newest(train("--steps", 20, "--ema", 0.9, name="whole"))
+    run = train("--steps", 9, "--ema", 0.9)
+    train("--steps", 20, "--ema", 0.9)
+    assert_equal(newest(run)["parts"], whole["parts"])
+    text = (run / "log.txt").read_text()
+    assert "going on from" in text and "option steps was 9, is 20" in text
+    assert steps(run) == [1, 5, 9, 10, 15, 20]
+
+
+def assert_equal(a, b):
+    """Bit for bit."""
+    if isinstance(a, dict):
+        assert a.keys() == b.keys()
+        for key in a:
+            assert_equal(a[key], b[key])
+    elif isinstance(a, list | tuple):
+        for x, y in zip(a, b, strict=True):
+            assert_equal(x, y)
+    else:
+        assert torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
+
+
+def test_a_finished_run_only_makes_its_pictures_again(train):
+    run = train("--steps", 6)
+    (run / "images/sample_0000006.png").unlink()
+    train("--steps", 6)
+    assert (run / "images/sample_0000006.png").exists() and steps(run) == [1, 5, 6]
+
+
+def test_what_was_logged_after_the_checkpoint_is_not_there_twice(train):
+    whole = train("--steps", 20, name="whole")
+    run = train("--steps", 11)
+    checkpoints.path_of(run / "checkpoints", 11).unlink()  # as if killed after step 11
+    with open(run / "log.txt", "a") as log:
+        log.write('{"step": 11, "ms')  # inside a line
+    train("--steps", 20)
+    assert steps(run) == [1, 5, 10, 15, 20]
+    assert [line["mse"] for line in records(run / "log.txt")] == [
+        line["mse"] for line in records(whole / "log.txt")
+    ]
+    assert scalars(run) == scalars(whole)
+
+
+def test_a_run_killed_before_its_first_checkpoint_begins_again(train):
+    run = train("--steps", 5)
+    for path in (run / "checkpoints").iterdir():
+        path.unlink()
+    train("--steps", 10)
+    assert steps(run) == [1, 5, 10]
+
+
+def test_a_truncated_newest_checkpoint_is_said_and_the_one_before_used(train, capsys):
+    run = train("--steps", 20)
+    before = newest(run)
+    path = checkpoints.path_of(run / "checkpoints", 20)
+    path.write_bytes(path.read_bytes()[:-50])
+    train("--steps", 20)
+    said = capsys.readouterr().out
+    assert "step_00000020.pt.broken: not whole; using the one before" in said
+    assert "step_00000018.pt, step 18" in said
+    assert_equal(newest(run)["parts"], before["parts"])
+
+
+def test_without_a_name_the_same_command_goes_on_until_it_is_finished(train, tmp_path):
+    train("--nan_at", "[8]", name=None, code=3)
+    folders = list((tmp_path / "runs/toy").iterdir())
+    train("--nan_at", "[8]", name=None, code=3)
+    assert list((tmp_path / "runs/toy").iterdir()) == folders
+    assert "going on from" in (folders[0] / "log.txt").read_text()
+    train("--nan_at", "[8]", "--resume", "never", name=None, code=3)
+    train("--seed", "1", name=None)
+    assert len(list((tmp_path / "runs/toy").iterdir())) == 3
+    train("--seed", "1", name=None)
+    assert len(list((tmp_path / "runs/toy").iterdir())) == 4
+
+
+def test_resume_never_does_not_write_over_checkpoints(train, capsys):
+    run = train("--steps", 3)
+    train("--steps", 4, "--resume", "never", code=2)
+    assert "holds checkpoints; give another --name" in capsys.readouterr().err
+    assert stored(run) == [3]
+
+
+def test_a_checkpoint_of_another_size_or_system_is_one_line(train, capsys, monkeypatch):
+    run = train("--steps", 3)
+    train("--width", 4, code=2)
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "model: 0.weight is [8, 3, 3, 3] there, [4, 3, 3, 3] here" in error
+    path = checkpoints.path_of(run / "checkpoints", 3)
+    checkpoints.write(path, {**checkpoints.read(path), "system": "vunet"})
+    train(code=2)
+    assert "a checkpoint of vunet, not of toy" in capsys.readouterr().err
+
+
+def test_the_time_limit_saves_and_ends_well(train):
+    run = train("--steps", 1000, "--time_limit", 1e-9)
+    assert stored(run) == [] and "time limit reached after step 0" in (run / "log.txt").read_text()
+    run = train("--steps", 10_000, "--time_limit", 0.005, name="b")
+    done = stored(run)[0]
+    assert 0 < done < 10_000 and f"done {done}" in (run / "log.txt").read_text()
+    assert not json.loads((run / "environment.json").read_text())["finished"]
+
+
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_batch(train, capsys):
+    run = train("--nan_at", "[8]", code=3)
+    assert "step 9: loss mse is nan; its batch is in" in capsys.readouterr().err
+    kept = torch.load(run / "bad_batch.pt", weights_only=True)
+    assert kept["step"] == 9 and kept["batch"]["x"].shape == (4, 3, 8, 8)
+    assert np.isnan(kept["losses"]["mse"])
+    assert stored(run) == [6]
+
+
+def test_such_steps_can_be_skipped_but_not_without_end(train, capsys):
+    run = train("--nan_at", "[8]", "--nan", "skip")
+    assert "step left out, 1 so far" in (run / "log.txt").read_text() and steps(run)[-1] == 20
+    train("--nan_at", list(range(3, 60)), "--nan", "skip", "--steps", 90, name="b", code=3)
+    assert "20 steps in a row" in capsys.readouterr().err
+    train("--nan_at", list(range(3, 60, 2)), "--nan", "skip", "--steps", 70, name="c")
+
+
+def test_a_bad_sample_is_one_line_or_skipped(train, capsys):
+    train("--bad", 5, code=2)
+    assert capsys.readouterr().err.splitlines()[-1].endswith("error: picture_5.png: truncated")
+    run = train("--bad", 5, "--on_bad_sample", "skip", name="b")
+    assert "skipped (1): picture_5.png: truncated" in (run / "log.txt").read_text()
+
+
+def test_accumulated_steps_equal_larger_ones(train):
+    settings = ("--dropout", 0, "--precision", "fp32", "--steps", 5)
+    small = newest(train("--batch_size", 2, "--accumulate", 3, *settings))
+    large = newest(train("--batch_size", 6, *settings, name="b"))
+    for name, weight in small["parts"]["model"].items():
+        # Adam's first steps turn rounding errors of tiny gradients into up to 1e-5.
+        torch.testing.assert_close(weight, large["parts"]["model"][name], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("blocked", ["runs", "runs/toy/a/checkpoints"])
+def test_a_folder_that_cannot_be_made_is_one_line(train, tmp_path, capsys, blocked):
+    path = tmp_path / blocked
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("a file")
+    train(code=2)
+    error = capsys.readouterr().err.splitlines()
+    assert len(error) == 1 and ("File exists" in error[0] or "Not a directory" in error[0])
+    assert "runs" in error[0]
+
+
+def test_seeds_are_counted():
+    assert seeds.counted_seed(1, "a", 2) == seeds.counted_seed(1, "a", 2)
+    different = {seeds.counted_seed(*p) for p in [(1, "a", 2), (1, "a", 3), (1, "b", 2), (12, "a")]}
+    assert len(different) == 4
+    seeds.seed_everything(0, "step", 5, 0)
+    draws = torch.rand(1).item(), np.random.rand(), os.urandom(0)
+    seeds.seed_everything(0, "step", 5, 0)
+    assert draws == (torch.rand(1).item(), np.random.rand(), b"")

@@ -1,0 +1,185 @@
+"""A run from the outside: killed, asked to stop, on two ranks, on a full disk."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+from test_run_loop import assert_equal, newest, scalars, stored
+
+from nets.run.log import records
+
+TOY = Path(__file__).with_name("toy.py")
+ROOT = Path(__file__).parents[2]
+SETTINGS = ["--log_freq", "5", "--ckpt_freq", "6", "--precision", "fp32", "--workers", "0"]
+
+
+def environment():
+    return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+
+
+def command(name, *given, ranks=1):
+    start = [sys.executable]
+    if ranks > 1:
+        start += ["-m", "torch.distributed.run", f"--nproc_per_node={ranks}"]
+        start += ["--rdzv_backend=c10d", "--rdzv_endpoint=localhost:0"]  # a free port
+    return [*start, str(TOY), *SETTINGS, "--name", name, *map(str, given)]
+
+
+def finish(folder, name, *given, ranks=1):
+    """Run to the end; the process's result and the run folder."""
+    done = subprocess.run(
+        command(name, *given, ranks=ranks), cwd=folder, env=environment(), capture_output=True,
+        text=True, timeout=120,
+    )  # fmt: skip
+    return done, folder / "runs/toy" / name
+
+
+@contextmanager
+def running(folder, name, *given, ranks=1, logged=1):
+    """A process that has written `logged` lines of its log."""
+    process = subprocess.Popen(
+        command(name, *given, ranks=ranks), cwd=folder, env=environment(), text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+    )  # fmt: skip
+    log = folder / "runs/toy" / name / "log.txt"
+    deadline = time.monotonic() + 90
+    try:
+        while not log.exists() or len(records(log)) < logged:
+            assert process.poll() is None and time.monotonic() < deadline, process.stdout.read()
+            time.sleep(0.02)
+        yield process
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.stdout.close()
+        process.wait()
+
+
+def test_killed_anywhere_it_ends_as_if_never_killed(tmp_path):
+    given = ["--steps", 40, "--sleep", 0.02, "--ema", 0.9, "--workers", 1, "--precision", "bf16"]
+    whole, expected = finish(tmp_path, "whole", *given)
+    assert whole.returncode == 0, whole.stderr
+    draw = random.Random(0)
+    for logged in (1, 2, 4):
+        with running(tmp_path, "killed", *given, logged=logged) as process:
+            time.sleep(draw.random() * 0.2)
+            process.kill()
+    done, run = finish(tmp_path, "killed", *given)
+    assert done.returncode == 0, done.stderr
+    assert_equal(newest(run)["parts"], newest(expected)["parts"])
+    assert [(line["step"], line["mse"]) for line in records(run / "log.txt")] == [
+        (line["step"], line["mse"]) for line in records(expected / "log.txt")
+    ]
+    assert scalars(run) == scalars(expected)
+
+
+@pytest.mark.parametrize(
+    "name, code",
+    [("SIGTERM", 143), ("SIGINT", 130), pytest.param("SIGUSR1", 138, marks=pytest.mark.slow)],
+)
+def test_a_signal_saves_after_the_step_and_leaves(tmp_path, name, code):
+    given = ["--steps", 5000, "--sleep", 0.02, "--workers", 1]
+    with running(tmp_path, "a", *given) as process:
+        os.killpg(process.pid, getattr(signal, name))  # the workers get it too
+        said = process.communicate(timeout=60)[0]
+    assert process.returncode == code
+    (step,) = stored(tmp_path / "runs/toy/a")
+    assert f"{name}: stopped after step {step}; the same command goes on" in said
+    assert "Traceback" not in said
+
+
+def test_a_second_interrupt_leaves_at_once(tmp_path):
+    with running(tmp_path, "a", "--steps", 50, "--sleep", 60) as process:
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.5)
+        assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=10) == -signal.SIGINT
+
+
+def test_two_runs_do_not_share_a_folder(tmp_path):
+    with running(tmp_path, "a", "--steps", 5000, "--sleep", 0.02) as process:
+        second, _ = finish(tmp_path, "a")
+        assert second.returncode == 2
+        assert "runs/toy/a: another run is writing there" in second.stderr
+
+
+def test_two_ranks_with_half_the_batch_are_one(tmp_path):
+    given = ["--dropout", 0, "--steps", 15]
+    one, whole = finish(tmp_path, "one", *given, "--batch_size", 4)
+    two, halves = finish(tmp_path, "two", *given, "--batch_size", 2, ranks=2)
+    assert one.returncode == 0 and two.returncode == 0, two.stderr
+    a, b = newest(whole)["parts"]["model"], newest(halves)["parts"]["model"]
+    for name in a:
+        # Sums in another order: rounding errors, which Adam's first steps enlarge.
+        torch.testing.assert_close(a[name], b[name], rtol=0, atol=1e-5)
+    lines = zip(records(whole / "log.txt"), records(halves / "log.txt"), strict=True)
+    assert all(x["mse"] == pytest.approx(y["mse"], rel=1e-5) for x, y in lines)
+    assert two.stdout.count("done 15") == 1
+
+
+def test_two_ranks_stop_together_and_go_on_bit_for_bit(tmp_path):
+    given = ["--steps", 60, "--sleep", 0.02, "--workers", 1]
+    whole, expected = finish(tmp_path, "whole", *given, ranks=2)
+    assert whole.returncode == 0, whole.stderr
+    with running(tmp_path, "a", *given, ranks=2, logged=3) as process:
+        process.terminate()
+        said = process.communicate(timeout=60)[0]
+    assert "SIGTERM: stopped after step" in said
+    run = tmp_path / "runs/toy/a"
+    assert 10 <= stored(run)[0] < 60
+    assert finish(tmp_path, "a", *given, ranks=2)[0].returncode == 0
+    assert_equal(newest(run)["parts"], newest(expected)["parts"])
+    assert [line["mse"] for line in records(run / "log.txt")] == [
+        line["mse"] for line in records(expected / "log.txt")
+    ]
+
+
+def test_a_dead_rank_ends_the_run_with_a_message_within_a_minute(tmp_path):
+    begun = time.monotonic()
+    done, run = finish(tmp_path, "a", "--die_at", 9, "--workers", 1, ranks=2)
+    assert done.returncode != 0 and time.monotonic() - begun < 60
+    assert "[rank 0] error: another rank died or cannot be reached" in done.stderr
+    assert stored(run) == [6]
+
+
+def test_bad_input_is_one_line_on_every_rank(tmp_path):
+    done, _ = finish(tmp_path, "a", "--width", "x", ranks=2)
+    assert "error: --width: must be int, got x" in done.stderr
+    assert f'File "{TOY}"' not in done.stderr
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk of 200 kB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", str(folder)]
+    if os.geteuid() or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("cannot mount a small disk")
+    yield folder
+    subprocess.run(["umount", "-l", folder], check=True)
+
+
+def test_a_full_disk_stops_with_the_file_and_loses_nothing(small_disk):
+    given = ["--steps", 30, "--keep_last", 1, "--width", 64]
+    first, run = finish(small_disk, "a", *given[2:], "--steps", 6)
+    assert first.returncode == 0, first.stderr
+    room = os.statvfs(small_disk)
+    filler = small_disk / "filler"
+    filler.write_bytes(b"x" * (room.f_bavail * room.f_frsize - 4096 * 5))
+    full, _ = finish(small_disk, "a", *given)
+    assert full.returncode == 2
+    error = full.stderr.splitlines()[-1]
+    assert "step_00000012.pt: No space left on device" in error and "Traceback" not in full.stderr
+    assert stored(run) == [6] and newest(run)["step"] == 6
+    filler.unlink()
+    again, _ = finish(small_disk, "a", *given)
+    assert again.returncode == 0 and stored(run) == [30]

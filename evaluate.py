@@ -24,7 +24,8 @@ from nets.run.loader import in_order, to_device
 from nets.run.options import NonNegativeInt, PositiveInt
 from nets.run.precision import Precision
 from nets.run.ranks import Ranks
-from nets.vunet import Inputs, VUNet, build
+from nets.vunet import Inputs, VUNet
+from train_vunet import load_network
 
 CANDIDATES = 16  # outfits to choose from, the right one among them
 
@@ -48,7 +49,8 @@ def parser() -> options.ArgumentParser:
 
 def vunet(args: options.Namespace, content: dict[str, Any], path: Path, ranks: Ranks) -> dict:
     """Reconstruction of test pictures; on the demo world also transfer against the exact truth."""
-    net, trained, precision = load_vunet(content, path, args, ranks)
+    precision = Precision(args.precision, ranks.device, args.channels_last)
+    net, trained = load_network(content, path, precision)
     if args.data_index or args.data_root:
         trained = {**trained, "data_index": args.data_index, "data_root": args.data_root}
     data = open_people(trained, "test", args.images)
@@ -62,17 +64,6 @@ def vunet(args: options.Namespace, content: dict[str, Any], path: Path, ranks: R
             transfer = transfer_scores(net, inputs, data, batches(args, data, ranks), mean)
             report["transfer"] = transfer
     return report
-
-
-def load_vunet(
-    content: dict[str, Any], path: Path, args: options.Namespace, ranks: Ranks
-) -> tuple[VUNet, dict[str, Any], Precision]:
-    """The network of a checkpoint, with averaged weights where there are some; its options."""
-    trained = content["options"]
-    precision = Precision(args.precision, ranks.device, args.channels_last)
-    net = build(trained)
-    checkpoints.load_weights(content, net, path)
-    return precision.place(net).eval(), trained, precision
 
 
 def batches(args: options.Namespace, data: Any, ranks: Ranks) -> Iterator[dict[str, Any]]:

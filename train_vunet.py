@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -22,7 +23,7 @@ from torch import Tensor
 from nets import losses, vgg
 from nets.data.people import open_people, write_reconstructions
 from nets.errors import UserError
-from nets.layers import initialise_from_data
+from nets.layers import fold, initialise_from_data
 from nets.originals.vunet import TERMS, translate
 from nets.run import checkpoints, options
 from nets.run.ema import EMA
@@ -307,10 +308,9 @@ def final_picture(run: Run, step: int, net: VUNet, inputs: Inputs, data: Any) ->
 def without_training(run: Run, args: options.Namespace, precision: Precision) -> None:
     """The modes test, transfer and add_reconstructions, with the options of the checkpoint."""
     path = checkpoints.find(args.checkpoint)
-    content = checkpoints.read(path, "vunet")
-    trained = {**content["options"], **{k: args[k] for k in ("data_index", "data_root")}}
-    net = precision.place(build(trained)).eval()
-    checkpoints.load_parts(content, {"model": net}, path)
+    net, trained = load_network(checkpoints.read(path, "vunet"), path, precision)
+    for name in ("data_index", "data_root"):
+        trained[name] = args[name] or trained[name]
     data = open_people(trained, "test")
     inputs = Inputs(trained, data.joint_order)
     if args.mode == "add_reconstructions":
@@ -425,6 +425,18 @@ def train(run: Run, args: options.Namespace, precision: Precision) -> None:
     net.eval()
     with ema.swapped() if ema else contextlib.nullcontext(), precision.autocast():
         final_picture(run, run.step, net, inputs, test)
+
+
+def load_network(
+    content: dict[str, Any], path: Path, precision: Precision
+) -> tuple[VUNet, dict[str, Any]]:
+    """The network of a checkpoint for inference, with averaged weights where it has them, and the
+    options it was trained with.
+    """
+    trained = content["options"]
+    net = build(trained)
+    checkpoints.load_weights(content, net, path)
+    return precision.place(fold(net).eval()), dict(trained)
 
 
 def start_from(run: Run, args: options.Namespace, net: VUNet, optimizer: Any) -> None:

@@ -13,19 +13,30 @@ from .network import Noise, VUNet
 
 
 @torch.no_grad()
-def transfers(net: VUNet, poses: Tensor, appearances: Tensor, at_once: int = 16) -> Tensor:
-    """Pictures (A, P, 3, S, S), float32 in about [-1, 1]: A appearances in P poses, deterministic.
+def transfers(
+    net: VUNet,
+    poses: Tensor,
+    appearances: Tensor,
+    noise_scale: float = 0.0,
+    generator: torch.Generator | None = None,
+    at_once: int = 16,
+) -> Tensor:
+    """Pictures (A, P, 3, S, S), float32 in about [-1, 1]: A appearances in P poses.
 
     poses        (P, 3, S, S) drawn poses
     appearances  (A, 24, s, s) or (A, 3, S, S), as `net` takes them; each is encoded once
+    noise_scale  of the noise added to the latents; 0: their means, deterministic
     at_once      pictures in one pass, which bounds the memory
     """
     rows = []
     for appearance in appearances:
-        means, _ = net.encode(appearance[None])
+        noise = None
+        if noise_scale:
+            noise = tuple(noise_scale * n for n in net.noise(1, poses.device, generator).posterior)
+        _, given = net.encode(appearance[None], noise)
         row = []
         for some in poses.split(at_once):
-            latents = tuple(mean.expand(len(some), -1, -1, -1) for mean in means)
+            latents = tuple(z.expand(len(some), -1, -1, -1) for z in given)
             row.append(net.decode(some, latents)[0].float())
         rows.append(torch.cat(row))
     return torch.stack(rows)

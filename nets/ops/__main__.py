@@ -7,14 +7,14 @@ from nets.ops import NAMES, _build, kernel
 
 def main() -> None:
     library = _build.library()
-    print(f"torch        {torch.__version__}, CUDA {torch.version.cuda or 'none'}")
+    print(f"torch          {torch.__version__}, CUDA {torch.version.cuda or 'none'}")
     if library is None:
-        print("library      none: the PyTorch references serve")
+        print("library        none: the PyTorch references serve")
     else:
         info = library.build_info()
-        print(f"library      {library.file}")
+        print(f"library        {library.file}")
         for key in ("compiler", "flags", "cuda_archs", "torch", "torch_target"):
-            print(f"{'  ' + key:<13}{info[key] or 'none'}")
+            print(f"{'  ' + key:<15}{info[key] or 'none'}")
     width = max(map(len, NAMES))
     print(f"{'operator':<{width}}  cpu        cuda")
     for name in NAMES:

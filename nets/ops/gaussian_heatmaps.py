@@ -120,7 +120,10 @@ def _check(name, mean, covariance, size, kind):
         raise ValueError(
             f"{name}: covariance must be [N, K, 2, 2] = {list(want)}, got {list(covariance.shape)}"
         )
-    if len(size) != 2 or size[0] < 1 or size[1] < 1:
-        raise ValueError(f"{name}: size must be (H, W) with both at least 1, got {tuple(size)}")
+    if len(size) != 2 or size[0] < 1 or size[1] < 1 or size[0] * size[1] >= 2**31:
+        raise ValueError(
+            f"{name}: size must be (H, W), each at least 1 and fewer than 2^31 pixels in all, "
+            f"got {tuple(size)}"
+        )
     if kind not in KINDS:
         raise ValueError(f"{name}: kind must be one of {', '.join(KINDS)}, got {kind!r}")

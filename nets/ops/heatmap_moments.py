@@ -24,9 +24,9 @@ def heatmap_moments(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """
     if logits.dtype not in FLOATS:
         raise TypeError(f"heatmap_moments: logits must be a floating tensor, got {logits.dtype}")
-    if logits.ndim != 4 or logits.shape[2] < 1 or logits.shape[3] < 1:
+    if logits.ndim != 4 or not 1 <= logits.shape[2] * logits.shape[3] < 2**31:
         raise ValueError(
-            "heatmap_moments: logits must be [N, K, H, W] with at least one pixel, got "
+            "heatmap_moments: logits must be [N, K, H, W] with 1 to 2^31 - 1 pixels a map, got "
             f"{list(logits.shape)}"
         )
     return _moments(logits)

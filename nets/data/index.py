@@ -1,0 +1,230 @@
+"""People in pictures: an index of files, joints and a split, as VUNet's datasets come."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import pickle
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from nets.data.pairs import Pairs
+from nets.data.pickles import read_pickle
+from nets.data.pictures import read_letterboxed, read_picture
+from nets.errors import UserError
+from nets.skeletons import JOINTS_15
+
+KEYS = ("joint_order", "imgs", "train", "joints")
+SPLITS = {"train": True, "test": False}
+TRUNK = ("lshoulder", "rshoulder", "lhip", "rhip")
+FARTHEST = 10.0  # widths or heights of a picture; beyond it joints are no fractions
+
+
+class IndexDataset:
+    """Pictures of people with their 15 joints, listed in an `index.p`.
+
+    path       a pickle (.p, .pkl, .pickle), .json or .npz file with the keys `joint_order` (names),
+               `imgs` (paths relative to the file's folder), `train` (booleans: the split) and
+               `joints` (x, y as fractions of width and height; negative or NaN = missing);
+               optionally `identities` (who is to be seen). Or the folder that holds an index.p.
+    split      "train" or "test": entries whose flag is true or false. Entries without both
+               shoulders and both hips are left out, as the original does.
+    size       side of the square pictures handed out; pictures are squashed to it
+    pairing    where the appearance comes from: "same" picture, another one of the same "identity",
+               or "any" other of the split, drawn from (seed, epoch, index)
+    letterbox  keep the aspect ratio with black borders instead of squashing; joints move along
+
+    [(epoch, index)] gives target (3, S, S) uint8, joints (15, 2) float32 in pixels with NaN where
+    missing, index; and appearance, appearance_joints alike unless the pairing is "same". Raises
+    UserError where the index is unusable, BadSample where a picture is.
+    """
+
+    joint_order = JOINTS_15
+
+    def __init__(
+        self,
+        path: str | Path,
+        split: str = "train",
+        size: int = 256,
+        pairing: str = "same",
+        seed: int = 0,
+        letterbox: bool = False,
+    ):
+        if split not in SPLITS:
+            raise ValueError(f"IndexDataset: split must be train or test, got {split!r}")
+        path = _index_file(Path(path))
+        index = read_index(path)
+        self.name, self.folder = str(path), path.parent
+        self.size, self.letterbox = size, letterbox
+        wanted = index["train"] == SPLITS[split]
+        trunk = index["joints"][:, [JOINTS_15.index(name) for name in TRUNK]]
+        usable = wanted & (trunk >= 0).all((1, 2))
+        if not usable.any():
+            raise UserError(
+                f"{path}: no usable entry for {split!r}: of {len(wanted)} entries {wanted.sum()} "
+                "are of this split, and none of those has both shoulders and both hips"
+            )
+        self.files, self.joints = index["imgs"][usable], index["joints"][usable]
+        people = index["identities"]
+        self.identities = None if people is None else people[usable]
+        self._pairs = Pairs(pairing, len(self.files), self.identities, seed, self.name)
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, place: tuple[int, int]) -> dict[str, Any]:
+        epoch, index = place
+        target, joints = self._read(index)
+        sample = {"target": target, "joints": joints, "index": index}
+        other = self._pairs.other(epoch, index)
+        if other is not None:
+            sample["appearance"], sample["appearance_joints"] = self._read(other)
+        return sample
+
+    def file(self, index: int) -> Path:
+        """The picture of a sample."""
+        return self.folder / self.files[index].decode()
+
+    def _read(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        joints = torch.from_numpy(self.joints[index].copy())
+        if self.letterbox:
+            picture, (x, y, w, h) = read_letterboxed(self.file(index), self.size)
+            return picture, joints * torch.tensor([w, h]) + torch.tensor([x, y])
+        return read_picture(self.file(index), self.size), joints * self.size
+
+
+def read_index(path: Path) -> dict[str, Any]:
+    """All entries of an index: imgs (N) bytes, train (N) bool, joints (N, 15, 2) float32 with NaN
+    where missing, identities (N) int64 or None. Raises UserError.
+    """
+    raw = _load(path)
+    lacking = [key for key in KEYS if key not in raw] if isinstance(raw, dict) else list(KEYS)
+    if lacking:
+        raise UserError(f"{path}: is not an index: it lacks {', '.join(lacking)}")
+    lengths = {key: len(raw[key]) for key in ("imgs", "train", "joints")}
+    if raw.get("identities") is not None:
+        lengths["identities"] = len(raw["identities"])
+    if len(set(lengths.values())) != 1:
+        counts = ", ".join(f"{n} {key}" for key, n in lengths.items())
+        raise UserError(f"{path}: must list as many of each, has {counts}")
+    if not lengths["imgs"]:
+        raise UserError(f"{path}: is empty, it lists no pictures")
+    people = raw.get("identities")
+    if people is not None:
+        people = np.unique(np.asarray(people).astype(str), return_inverse=True)[1]
+    return {
+        "imgs": _paths(path, raw["imgs"]),
+        "train": _flags(path, raw["train"]),
+        "joints": _joints(path, raw["joints"], _order(path, raw["joint_order"])),
+        "identities": people,
+    }
+
+
+def write_index(
+    path: str | Path,
+    joint_order: Sequence[str],
+    imgs: Sequence[str],
+    joints: np.ndarray,
+    train: Sequence[bool],
+    identities: Sequence[int | str] | None = None,
+) -> None:
+    """Writes an index.p, whole or not at all; see IndexDataset for the keys."""
+    path = Path(path)
+    index: dict[str, Any] = {"joint_order": list(joint_order), "imgs": list(imgs)}
+    index |= {"joints": np.asarray(joints, np.float32), "train": [bool(t) for t in train]}
+    if identities is not None:
+        index["identities"] = list(identities)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, scratch = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            pickle.dump(index, file, protocol=2)
+        os.replace(scratch, path)
+    except BaseException:
+        os.unlink(scratch)
+        raise
+
+
+def _index_file(path: Path) -> Path:
+    if path.is_dir():
+        for name in ("index.p", "index.json", "index.npz"):
+            if (path / name).is_file():
+                return path / name
+        raise UserError(f"{path}: holds no index.p, index.json or index.npz")
+    return path
+
+
+def _load(path: Path) -> Any:
+    if not path.is_file():
+        raise UserError(f"{path}: no such index file")
+    if path.stat().st_size == 0:
+        raise UserError(f"{path}: is empty, not an index")
+    try:
+        if path.suffix == ".json":
+            return json.loads(path.read_text(encoding="utf-8"))
+        if path.suffix == ".npz":
+            with np.load(path, allow_pickle=False) as arrays:
+                return {key: arrays[key] for key in arrays.files}
+    except (ValueError, OSError, EOFError) as error:
+        raise UserError(f"{path}: cannot be read as an index ({error})") from error
+    return read_pickle(path)
+
+
+def _order(path: Path, names: Any) -> list[str]:
+    names = [n.decode() if isinstance(n, bytes) else str(n) for n in names]
+    if len(set(names)) != len(names):
+        twice = next(n for n in names if names.count(n) > 1)
+        raise UserError(f"{path}: joint_order names {twice} twice")
+    for name in JOINTS_15:
+        if name not in names:
+            near = difflib.get_close_matches(name, set(names) - set(JOINTS_15), 1)
+            hint = f"; is {near[0]} meant?" if near else ""
+            raise UserError(f"{path}: joint_order must name the joint {name}{hint}")
+    return names
+
+
+def _paths(path: Path, files: Any) -> np.ndarray:
+    """As one array of UTF-8: workers share it, where a list of strings would be copied to each."""
+    encoded = []
+    for file in files:
+        file = file if isinstance(file, bytes) else str(file).encode()
+        if file[:1] in (b"/", b"\\", b"") or b".." in file or b"\0" in file or file[1:2] == b":":
+            parts = file.replace(b"\\", b"/").split(b"/")
+            if b".." in parts or not parts[0] or b"\0" in file or file[1:2] == b":":
+                shown = file.decode(errors="replace")
+                raise UserError(f"{path}: imgs must lie below the index's folder, has {shown!r}")
+        encoded.append(file)
+    return np.array(encoded)
+
+
+def _flags(path: Path, flags: Any) -> np.ndarray:
+    flags = np.asarray(flags)
+    if flags.ndim != 1 or flags.dtype.kind not in "biuf" or not np.isin(flags, (0, 1)).all():
+        raise UserError(f"{path}: train must hold true or false for every entry")
+    return flags.astype(bool)
+
+
+def _joints(path: Path, joints: Any, order: list[str]) -> np.ndarray:
+    want = (len(order), 2)
+    try:
+        joints = np.asarray(joints, dtype=np.float32)
+    except (ValueError, TypeError):
+        joints = np.empty(0)
+    if joints.shape[1:] != want:
+        raise UserError(f"{path}: joints must be {want[0]} pairs x, y for every entry")
+    joints = joints[:, [order.index(name) for name in JOINTS_15]]
+    far = joints > FARTHEST  # how negative a missing joint is does not matter
+    if far.any():
+        i, j, _ = np.argwhere(far)[0]
+        x, y = joints[i, j]
+        raise UserError(
+            f"{path}: joints must be fractions of width and height, entry {i} has "
+            f"{JOINTS_15[j]} at ({x:g}, {y:g})"
+        )
+    return np.where((joints >= 0).all(-1, keepdims=True), joints, np.float32("nan"))

@@ -1,5 +1,7 @@
 // From an image of any layout and type to packed planes (packed.h), and back.
 #pragma once
+#include <memory>
+
 #include "image.h"
 #include "packed.h"
 
@@ -11,9 +13,22 @@ inline int64_t grain_of(int64_t pixels_each) {
   return std::max<int64_t>(1, 16384 / std::max<int64_t>(pixels_each, 1));
 }
 
+// The first `channels` rows to planes that lie `apart` from each other, and back.
+template <class S, class T>
+void put(const Rows<T>& rows, int n, int64_t channels, int64_t apart, S* out) {
+  for (int64_t c = 0; c < channels; ++c)
+    for (int i = 0; i < n; ++i) out[c * apart + i] = S(rows[c][i]);
+}
+
+template <class S, class T>
+void get(const S* in, int n, int64_t channels, int64_t apart, Rows<T>& rows) {
+  for (int64_t c = 0; c < kLanes; ++c)
+    for (int i = 0; i < n; ++i) rows[c][i] = c < channels ? T(in[c * apart + i]) : T(0);
+}
+
 // One row of a group of channels, packed, with its frame.
 template <class S, class T>
-void pack_row(const S* const* channel, int64_t step, int64_t w, int64_t padding, T* out) {
+void pack_channels(const S* const* channel, int64_t step, int64_t w, int64_t padding, T* out) {
   const S *p = channel[0], *q = channel[1], *r = channel[2], *s = channel[3];
   T* row = out + kFrame * kLanes;
   if (step == 1) {
@@ -31,33 +46,56 @@ void pack_row(const S* const* channel, int64_t step, int64_t w, int64_t padding,
   }
 }
 
-// [N, C, H, W] with any strides -> [N, groups, H + 2 kFrame, W + 2 kFrame, kLanes].
-template <class S, class T = compute_t<S>>
-Tensor pack(const Tensor& image, int64_t padding) {
-  const Image<S> a = image_of<S>(image);
-  const int64_t groups = groups_of(a.c), high = a.h + 2 * kFrame;
-  const int64_t wide = (a.w + 2 * kFrame) * kLanes;
-  Tensor out =
-      torch::stable::new_empty(image, {a.n, groups, high, wide}, compute_type(image.scalar_type()));
-  T* to = out.mutable_data_ptr<T>();
-  const std::vector<S> none(size_t((a.w - 1) * a.sx + 1), S(0));  // lanes beyond the last channel
-  torch::stable::parallel_for(0, a.n * groups * high, grain_of(a.w), [&](int64_t lo, int64_t hi) {
-    for (int64_t i = lo; i < hi; ++i) {
-      const int64_t y = i % high - kFrame, g = i / high % groups, n = i / high / groups;
-      const int64_t inside = std::clamp<int64_t>(y, 0, a.h - 1);
-      if (padding == kZeros && y != inside) {
-        std::fill_n(to + i * wide, wide, T(0));
-        continue;
+// Row `i` of image `n` of the packed form [N, groups, H + 2 kFrame, W + 2 kFrame, kLanes].
+template <class S, class T>
+void pack_row(const Image<S>& a, int64_t padding, int64_t n, int64_t i, const S* zeros, T* out) {
+  const int64_t high = a.h + 2 * kFrame, wide = (a.w + 2 * kFrame) * kLanes;
+  const int64_t y = i % high - kFrame, inside = std::clamp<int64_t>(y, 0, a.h - 1);
+  if (padding == kZeros && y != inside) {
+    std::fill_n(out, wide, T(0));
+    return;
+  }
+  const S* channel[kLanes];
+  for (int64_t l = 0; l < kLanes; ++l) {
+    const int64_t c = i / high * kLanes + l;
+    channel[l] = c < a.c ? a.data + n * a.sn + c * a.sc + inside * a.sy : zeros;
+  }
+  pack_channels(channel, a.sx, a.w, padding, out);
+}
+
+template <class S, class T>
+void pack_image(const Image<S>& a, int64_t padding, int64_t n, T* planes) {
+  const std::vector<S> zeros((a.w - 1) * a.sx + 1, S(0));  // the lanes beyond the last channel
+  for (int64_t i = 0; i < groups_of(a.c) * (a.h + 2 * kFrame); ++i)
+    pack_row(a, padding, n, i, zeros.data(), planes + i * (a.w + 2 * kFrame) * kLanes);
+}
+
+// Packs one image after the other, while each still lies in the cache calls
+// body(image, its packed planes, from, to) for rows of the output, `rows` an image, `width` wide.
+template <class S, class Body, class T = compute_t<S>>
+void for_each_packed(const Image<S>& a, int64_t padding, int64_t rows, int64_t width, Body body) {
+  const int64_t packed = groups_of(a.c) * (a.h + 2 * kFrame), wide = (a.w + 2 * kFrame) * kLanes;
+  const std::vector<S> zeros((a.w - 1) * a.sx + 1, S(0));  // the lanes beyond the last channel
+  const int64_t threads = torch::stable::get_num_threads();
+  if (a.n % threads == 0 || a.n > 4 * threads) {  // every thread its own images
+    torch::stable::parallel_for(0, a.n, 1, [&](int64_t lo, int64_t hi) {
+      std::unique_ptr<T[]> planes(new T[packed * wide]);
+      for (int64_t n = lo; n < hi; ++n) {
+        pack_image(a, padding, n, planes.get());
+        body(n, planes.get(), 0, rows);
       }
-      const S* channel[kLanes];
-      for (int64_t l = 0; l < kLanes; ++l) {
-        const int64_t c = g * kLanes + l;
-        channel[l] = c < a.c ? a.data + n * a.sn + c * a.sc + inside * a.sy : none.data();
-      }
-      pack_row(channel, a.sx, a.w, padding, to + i * wide);
-    }
-  });
-  return out;
+    });
+    return;
+  }
+  std::unique_ptr<T[]> planes(new T[packed * wide]);
+  for (int64_t n = 0; n < a.n; ++n) {
+    torch::stable::parallel_for(0, packed, grain_of(a.w), [&](int64_t lo, int64_t hi) {
+      for (int64_t i = lo; i < hi; ++i)
+        pack_row(a, padding, n, i, zeros.data(), planes.get() + i * wide);
+    });
+    torch::stable::parallel_for(0, rows, grain_of(width),
+                                [&](int64_t lo, int64_t hi) { body(n, planes.get(), lo, hi); });
+  }
 }
 
 // All groups of one image, without their frames -> a contiguous [C, H, W].

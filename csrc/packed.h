@@ -11,7 +11,9 @@ namespace guise {
 constexpr int kLanes = 4, kChunk = 64;  // channels in a group; positions that travel together
 
 template <class T>
-using Tile = T[kChunk][kLanes];
+using Tile = T[kChunk][kLanes];  // as the packed image has them
+template <class T>
+using Rows = T[kLanes][kChunk];  // as everything else has them
 
 // Four numbers that the compiler keeps in one register, with or without AVX.
 template <class T>
@@ -31,35 +33,56 @@ struct Plane {
   int64_t size() const { return (h + 2 * kFrame) * stride() * kLanes; }
 };
 
-// The taps of up to kChunk positions: offset of the first in pixels, and the four weights.
+// The taps of up to kChunk positions: offset of the first in pixels, the weights of the second
+// column and row, and the four weights that follow.
 template <class T>
 struct Footprints {
   int32_t at[kChunk];
-  T a[kChunk], b[kChunk], c[kChunk], d[kChunk];
+  T u[kChunk], v[kChunk], a[kChunk], b[kChunk], c[kChunk], d[kChunk];
 
   void set(const Plane<T>& p, const T* x, const T* y, int n) {
     const auto stride = int32_t(p.stride());
 #pragma omp simd
     for (int i = 0; i < n; ++i) {
-      const Tap<T> u = tap_at(x[i], p.x), v = tap_at(y[i], p.y);
-      at[i] = (v.i + int32_t(kFrame)) * stride + u.i + int32_t(kFrame);
-      a[i] = (1 - u.w) * (1 - v.w);
-      b[i] = u.w * (1 - v.w);
-      c[i] = (1 - u.w) * v.w;
-      d[i] = u.w * v.w;
+      const Tap<T> s = tap_at(x[i], p.x), t = tap_at(y[i], p.y);
+      at[i] = (t.i + int32_t(kFrame)) * stride + s.i + int32_t(kFrame);
+      u[i] = s.w, v[i] = t.w;
+      a[i] = (1 - s.w) * (1 - t.w);
+      b[i] = s.w * (1 - t.w);
+      c[i] = (1 - s.w) * t.w;
+      d[i] = s.w * t.w;
     }
   }
 };
 
 template <class T>
-void read(const Plane<T>& p, const T* plane, const Footprints<T>& f, int n, Tile<T>& out) {
+void from_tile(const Tile<T>& tile, Rows<T>& rows) {
+  for (int i = 0; i < kChunk; ++i) {
+    rows[0][i] = tile[i][0], rows[1][i] = tile[i][1];
+    rows[2][i] = tile[i][2], rows[3][i] = tile[i][3];
+  }
+}
+
+template <class T>
+void to_tile(const Rows<T>& rows, Tile<T>& tile) {
+  for (int i = 0; i < kChunk; ++i) {
+    tile[i][0] = rows[0][i], tile[i][1] = rows[1][i];
+    tile[i][2] = rows[2][i], tile[i][3] = rows[3][i];
+  }
+}
+
+// What a group of channels is at `n` positions.
+template <class T>
+void read(const Plane<T>& p, const T* plane, const Footprints<T>& f, int n, Rows<T>& out) {
   using V = typename Lanes<T>::type;
   const int64_t below = p.stride();
+  alignas(64) Tile<T> tile;
   for (int i = 0; i < n; ++i) {
     const V* s = reinterpret_cast<const V*>(plane) + f.at[i];
-    *reinterpret_cast<V*>(out[i]) =
+    *reinterpret_cast<V*>(tile[i]) =
         s[0] * f.a[i] + s[1] * f.b[i] + s[below] * f.c[i] + s[below + 1] * f.d[i];
   }
+  from_tile<T>(tile, out);
 }
 
 // The transpose of read: adds what arrives at each position to the pixels it was read from.
@@ -77,17 +100,25 @@ void add(const Plane<T>& p, T* plane, const Footprints<T>& f, int n, const Tile<
   }
 }
 
-// A tile's first channels to planes that lie `apart` from each other, and back.
-template <class S, class T>
-void put(const Tile<T>& tile, int n, int64_t channels, int64_t apart, S* out) {
-  for (int64_t c = 0; c < channels; ++c)
-    for (int i = 0; i < n; ++i) out[c * apart + i] = S(tile[i][c]);
-}
-
-template <class S, class T>
-void get(const S* in, int n, int64_t channels, int64_t apart, Tile<T>& tile) {
-  for (int64_t c = 0; c < channels; ++c)
-    for (int i = 0; i < n; ++i) tile[i][c] = T(in[c * apart + i]);
+// How read, weighted by what arrives, changes with the position; adds to dx and dy.
+template <class T>
+void slope(const Plane<T>& p, const T* plane, const Footprints<T>& f, int n, const Tile<T>& in,
+           T* dx, T* dy) {
+  using V = typename Lanes<T>::type;
+  const int64_t below = p.stride();
+  alignas(64) Tile<T> x, y;
+  alignas(64) Rows<T> xs, ys;
+  for (int i = 0; i < n; ++i) {
+    const V* s = reinterpret_cast<const V*>(plane) + f.at[i];
+    const V g = *reinterpret_cast<const V*>(in[i]), across = s[below + 1] - s[below] - s[1] + s[0];
+    *reinterpret_cast<V*>(x[i]) = g * (s[1] - s[0] + across * f.v[i]);
+    *reinterpret_cast<V*>(y[i]) = g * (s[below] - s[0] + across * f.u[i]);
+  }
+  from_tile<T>(x, xs), from_tile<T>(y, ys);
+  for (int i = 0; i < n; ++i) {
+    dx[i] += (xs[0][i] + xs[1][i]) + (xs[2][i] + xs[3][i]);
+    dy[i] += (ys[0][i] + ys[1][i]) + (ys[2][i] + ys[3][i]);
+  }
 }
 
 }  // namespace guise

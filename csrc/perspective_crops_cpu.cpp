@@ -11,6 +11,34 @@ void positions(const Homography<T>& view, int64_t y, int64_t x, int n, T* u, T* 
   for (int i = 0; i < n; ++i) view.at(T(x + i), T(y), u[i], v[i]);
 }
 
+template <class S, class T = compute_t<S>>
+void crop(const Image<S>& image, const CropsArgs<S, T>& a, S fill, S* to) {
+  const Plane<T> plane(a.height, a.width, kBorder);
+  const auto body = [&](int64_t n, const T* pixels, int64_t lo, int64_t hi) {
+    alignas(64) T u[kChunk], v[kChunk];
+    alignas(64) Rows<T> rows;
+    Footprints<T> taps;
+    for (int64_t row = lo; row < hi; ++row) {
+      const int64_t crop = n * a.p + row / a.h, y = row % a.h;
+      S* out = to + (crop * a.c * a.h + y) * a.w;
+      if (a.views[crop].missing()) {
+        for (int64_t c = 0; c < a.c; ++c) std::fill_n(out + c * a.h * a.w, a.w, fill);
+        continue;
+      }
+      for (int64_t x = 0; x < a.w; x += kChunk) {
+        const int count = int(std::min<int64_t>(kChunk, a.w - x));
+        positions(a.views[crop], y, x, count, u, v);
+        taps.set(plane, u, v, count);
+        for (int64_t c = 0; c < a.c; c += kLanes) {
+          read(plane, pixels + c / kLanes * plane.size(), taps, count, rows);
+          put(rows, count, std::min<int64_t>(kLanes, a.c - c), a.h * a.w, out + c * a.h * a.w + x);
+        }
+      }
+    }
+  };
+  for_each_packed(image, kBorder, a.p * a.h, a.w, body);
+}
+
 Tensor perspective_crops_cpu(const Tensor& image, const Tensor& views_, int64_t h, int64_t w,
                              double fill) {
   check_crops(image, views_, h, w);
@@ -19,36 +47,8 @@ Tensor perspective_crops_cpu(const Tensor& image, const Tensor& views_, int64_t 
       torch::stable::new_empty(image, {image.size(0), views.size(1), image.size(1), h, w});
   if (crops.numel() == 0) return crops;
   GUISE_DISPATCH(image.scalar_type(), "perspective_crops", {
-    using T = compute_t<scalar_t>;
     const auto a = crops_args<scalar_t>(views, image.size(1), image.size(2), image.size(3), h, w);
-    const Plane<T> plane(a.height, a.width, kBorder);
-    const Tensor packed = pack<scalar_t>(image, kBorder);
-    const T* pixels = packed.const_data_ptr<T>();
-    scalar_t* to = crops.mutable_data_ptr<scalar_t>();
-    torch::stable::parallel_for(0, a.n * a.p * h, grain_of(w), [&](int64_t lo, int64_t hi) {
-      alignas(64) T u[kChunk], v[kChunk];
-      alignas(64) Tile<T> tile;
-      Footprints<T> taps;
-      for (int64_t row = lo; row < hi; ++row) {
-        const int64_t crop = row / h, y = row % h;
-        const T* image_pixels = pixels + crop / a.p * groups_of(a.c) * plane.size();
-        if (a.views[crop].missing()) {
-          for (int64_t c = 0; c < a.c; ++c)
-            std::fill_n(to + ((crop * a.c + c) * h + y) * w, w, scalar_t(fill));
-          continue;
-        }
-        for (int64_t x = 0; x < w; x += kChunk) {
-          const int n = int(std::min<int64_t>(kChunk, w - x));
-          positions(a.views[crop], y, x, n, u, v);
-          taps.set(plane, u, v, n);
-          for (int64_t c = 0; c < a.c; c += kLanes) {
-            read(plane, image_pixels + c / kLanes * plane.size(), taps, n, tile);
-            put(tile, n, std::min<int64_t>(kLanes, a.c - c), h * w,
-                to + ((crop * a.c + c) * h + y) * w + x);
-          }
-        }
-      }
-    });
+    crop(image_of<scalar_t>(image), a, scalar_t(fill), crops.mutable_data_ptr<scalar_t>());
   });
   return crops;
 }
@@ -69,7 +69,8 @@ Tensor perspective_crops_backward_cpu(const Tensor& grad_, const Tensor& views_,
     scalar_t* to = grad_image.mutable_data_ptr<scalar_t>();
     torch::stable::parallel_for(0, a.n, 1, [&](int64_t lo, int64_t hi) {
       alignas(64) T u[kChunk], v[kChunk];
-      alignas(64) Tile<T> tile = {};
+      alignas(64) Tile<T> tile;
+      alignas(64) Rows<T> rows = {};
       Footprints<T> taps;
       std::vector<T> sum;
       for (int64_t image = lo; image < hi; ++image) {
@@ -83,7 +84,8 @@ Tensor perspective_crops_backward_cpu(const Tensor& grad_, const Tensor& views_,
             taps.set(plane, u, v, n);
             for (int64_t c = 0; c < a.c; c += kLanes) {
               get(from + ((crop * a.c + c) * a.h + y) * a.w + x, n,
-                  std::min<int64_t>(kLanes, a.c - c), a.h * a.w, tile);
+                  std::min<int64_t>(kLanes, a.c - c), a.h * a.w, rows);
+              to_tile<T>(rows, tile);
               add(plane, sum.data() + c / kLanes * plane.size(), taps, n, tile);
             }
           }

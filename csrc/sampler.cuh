@@ -31,11 +31,14 @@ struct Taps {
     q[2] = b && l ? T(p[sy]) : T(0);
     q[3] = b && r ? T(p[sy + sx]) : T(0);
   }
+  __device__ T blend(const T (&q)[4]) const {
+    return (q[0] * (1 - u) + q[1] * u) * (1 - v) + (q[2] * (1 - u) + q[3] * u) * v;
+  }
   template <class S>
   __device__ T read(const S* p, int64_t sy, int64_t sx) const {
     T q[4];
     values(p, sy, sx, q);
-    return (q[0] * (1 - u) + q[1] * u) * (1 - v) + (q[2] * (1 - u) + q[3] * u) * v;
+    return blend(q);
   }
   // The derivatives of read by the position.
   __device__ void slopes(const T (&q)[4], T& dx, T& dy) const {

@@ -9,6 +9,7 @@ from nets.ops.crops import perspective_crops
 from nets.ops.gaussian_heatmaps import gaussian_heatmaps
 from nets.ops.heatmap_moments import heatmap_moments
 from nets.ops.skeleton import draw_skeleton
+from nets.ops.uv import uv_sample
 
 __all__ = [
     "NAMES",
@@ -17,4 +18,5 @@ __all__ = [
     "heatmap_moments",
     "kernel",
     "perspective_crops",
+    "uv_sample",
 ]

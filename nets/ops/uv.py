@@ -1,0 +1,185 @@
+"""Pictures looked up in a texture, and their gradients."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from nets.ops._library import define
+from nets.ops.sampling import (
+    PADDINGS,
+    check_beside,
+    check_image,
+    check_padding,
+    computed,
+    lookup,
+    lookup_backward,
+    repeatable,
+)
+
+
+def uv_sample(
+    texture: Tensor,
+    delta: Tensor,
+    low_frequency: Tensor | None = None,
+    mask: Tensor | None = None,
+    *,
+    padding: str = "zeros",
+    background: float = -1.0,
+) -> Tensor:
+    """The texture at identity grid + delta, plus the low-frequency layer, cut out by the mask.
+
+    texture        [M, C, H', W']  any floating type and memory layout; N / M pictures in a row
+                   share one
+    delta          [N, 2, H, W]  (x, y) offsets in the frame [-1, 1], in which pixel i of n lies at
+                   -1 + (2 i + 1) / n (align_corners=False); one that is NaN reads the padding
+    low_frequency  [N, C, H, W]  added to what was looked up
+    mask           [N, 1, H, W]  m in [0, 1]: the result is x m + background (1 - m)
+    padding        "zeros" or "border", as in torch.nn.functional.grid_sample
+    returns        [N, C, H, W]; bilinear; differentiable once in all four tensors
+
+    Tensors of several types are promoted to the widest; float16 and bfloat16 are computed in
+    float32; under autocast the result is float32. Raises TypeError or ValueError on a wrong type,
+    shape, device or padding. Zakharov et al. 2020, eq. 1 and 2.
+    """
+    name, n = "uv_sample", delta.shape[0]
+    check_image(name, "texture", texture)
+    check_image(name, "delta", delta)
+    m, c = texture.shape[:2]
+    if delta.shape[1] != 2 or (n % m if m else n):
+        raise ValueError(
+            f"{name}: delta must be [N, 2, H, W] with N a multiple of the {m} textures, "
+            f"got {list(delta.shape)}"
+        )
+    for argument, tensor, channels in (("low_frequency", low_frequency, c), ("mask", mask, 1)):
+        want = [n, channels, *delta.shape[2:]]
+        if tensor is not None and list(tensor.shape) != want:
+            raise ValueError(f"{name}: {argument} must be {want}, got {list(tensor.shape)}")
+    given = dict(texture=texture, delta=delta, low_frequency=low_frequency, mask=mask)
+    dtype = texture.dtype
+    for argument, tensor in given.items():
+        if tensor is not None:
+            check_beside(name, argument, tensor, texture)
+            dtype = torch.promote_types(dtype, tensor.dtype)
+    check_padding(name, padding)
+    tensors = (None if t is None else t.to(dtype) for t in given.values())
+    return _sample(*tensors, float(background), PADDINGS.index(padding))
+
+
+def uv_sample_reference(
+    texture: Tensor,
+    delta: Tensor,
+    low_frequency: Tensor | None,
+    mask: Tensor | None,
+    background: float,
+    padding: int,
+) -> Tensor:
+    """The definition, in stock torch; `padding` is an index into PADDINGS."""
+    return _forward(texture, delta, low_frequency, mask, background, padding).to(texture.dtype)
+
+
+def _forward(texture, delta, low_frequency, mask, background, padding):
+    kind = computed(texture.dtype)
+    x, y = _positions(texture, delta)
+    value = lookup(texture.to(kind), x, y, PADDINGS[padding])
+    value = _by_picture(value, delta)
+    if low_frequency is not None:
+        value = value + low_frequency.to(kind)
+    if mask is not None:
+        value = value * mask.to(kind) + background * (1 - mask.to(kind))
+    return value.contiguous()
+
+
+def _positions(texture, delta):
+    """Where every pixel of the pictures of one texture reads in it, x and y [M, N / M * H W]."""
+    delta = delta.to(computed(texture.dtype))
+    out = []
+    for axis, size in ((0, texture.shape[3]), (1, texture.shape[2])):
+        n = delta.shape[3 - axis]
+        i = torch.arange(n, dtype=delta.dtype, device=delta.device)
+        scale = size / n
+        still = (i * scale + (scale - 1) / 2).view((1, -1) if axis == 0 else (-1, 1))
+        out.append((still + delta[:, axis] * (size / 2)).reshape(texture.shape[0], -1))
+    return out
+
+
+def _by_picture(value, delta):
+    """[M, C, N / M * H W] -> [N, C, H, W]"""
+    m, c = value.shape[:2]
+    n, _, h, w = delta.shape
+    return value.view(m, c, n // max(m, 1), h, w).transpose(1, 2).reshape(n, c, h, w)
+
+
+def _by_texture(value, m):
+    """[N, C, H, W] -> [M, C, N / M * H W]"""
+    n, c, h, w = value.shape
+    return (
+        value.view(m, n // max(m, 1), c, h, w).transpose(1, 2).reshape(m, c, n // max(m, 1) * h * w)
+    )
+
+
+def uv_sample_backward_reference(
+    grad: Tensor,
+    texture: Tensor,
+    delta: Tensor,
+    low_frequency: Tensor | None,
+    mask: Tensor | None,
+    background: float,
+    padding: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients by texture, delta, low_frequency and mask; empty for what was not given."""
+    dtype, kind = texture.dtype, computed(texture.dtype)
+    none = texture.new_empty(0)
+    grad_, grad_mask = grad.to(kind), none
+    if mask is not None:
+        whole = _forward(texture, delta, low_frequency, None, background, padding)
+        grad_mask = (grad_ * (whole - background)).sum(1, keepdim=True).to(dtype)
+        grad_ = grad_ * mask.to(kind)
+    grad_low = none if low_frequency is None else grad_.to(dtype).clone()
+    x, y = _positions(texture, delta)
+    part = _by_texture(grad_.contiguous(), texture.shape[0])
+    grad_texture, gx, gy = lookup_backward(part, texture.to(kind), x, y, PADDINGS[padding])
+    h, w = texture.shape[2:]
+    grad_delta = torch.stack([gx * (w / 2), gy * (h / 2)], 1)
+    grad_delta = _by_picture(grad_delta, delta).to(dtype).contiguous()
+    return grad_texture.to(dtype), grad_delta, grad_low, grad_mask
+
+
+def _fake(texture, delta, low_frequency, mask, background, padding):
+    return texture.new_empty(delta.shape[0], texture.shape[1], *delta.shape[2:])
+
+
+def _fake_backward(grad, texture, delta, low_frequency, mask, background, padding):
+    def empty(t):
+        return texture.new_empty(0 if t is None else t.shape)
+
+    return empty(texture), empty(delta), empty(low_frequency), empty(mask)
+
+
+_GIVEN = (
+    "Tensor texture, Tensor delta, Tensor? low_frequency, Tensor? mask, "
+    "float background, int padding"
+)
+_sample = define(f"uv_sample({_GIVEN}) -> Tensor", uv_sample_reference, _fake)
+_sample_backward = define(
+    f"uv_sample_backward(Tensor grad, {_GIVEN}) -> (Tensor, Tensor, Tensor, Tensor)",
+    uv_sample_backward_reference,
+    _fake_backward,
+    autocast=False,
+)
+
+
+def _setup(ctx, inputs, output):
+    *tensors, ctx.background, ctx.padding = inputs
+    ctx.save_for_backward(*tensors)
+
+
+@torch.autograd.function.once_differentiable
+def _backward(ctx, grad):
+    tensors = ctx.saved_tensors
+    backward = repeatable(_sample_backward, uv_sample_backward_reference, grad)
+    grads = backward(grad, *tensors, ctx.background, ctx.padding)
+    return *(None if t is None else g for t, g in zip(tensors, grads, strict=True)), None, None
+
+
+torch.library.register_autograd("guise::uv_sample", _backward, setup_context=_setup)

@@ -193,8 +193,8 @@ SYSTEMS = {"vunet": vunet}
 
 
 @options.user_errors()
-def main() -> None:
-    args = options.parse(parser())
+def main(argv: list[str] | None = None) -> None:
+    args = options.parse(parser(), argv)
     path = checkpoints.find(args.checkpoint)
     content = checkpoints.read(path)
     print(f"{path}: {content['system']}, step {content['step']}")

@@ -120,6 +120,8 @@ def parser() -> options.ArgumentParser:
         help="input_1 (pixels) and layers of VGG19")
     add("--feature_weights", type=list[NonNegativeFloat], default=[1.0] * 6, help="one a layer")
     add("--gram_weights", type=list[NonNegativeFloat], default=[0.0] * 6, help="one a layer")
+    add("--background_weight", type=NonNegativeFloat, default=1.0,
+        help="both forms: of pixels off the person, where the data have masks (the demo world)")
     add("--kl_start", type=NonNegativeInt | None, default=None,
         help="step up to which the KL weight is kl_min; default: lr_decay_end / 2")
     add("--kl_end", type=NonNegativeInt | None, default=None,
@@ -237,9 +239,18 @@ def perceptual_net(args: options.Namespace, run: Run, precision: Precision) -> v
 
 
 def loss_of(
-    args: options.Namespace, net: vgg.VGG19 | None, out: Output, target: Tensor, step: int, end: int
+    args: options.Namespace,
+    net: vgg.VGG19 | None,
+    out: Output,
+    target: Tensor,
+    mask: Tensor | None,
+    step: int,
+    end: int,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The scalar to minimise and what it is made of."""
+    if mask is not None and args.background_weight != 1:  # |w y - w t| = w |y - t|
+        weight = torch.where(mask[:, None], 1.0, args.background_weight)
+        out, target = out._replace(image=out.image * weight), target * weight
     if args.variant == "image":
         feat = args.losses["perceptual"]["vgg_feat_weights"]
         return losses.image_losses(
@@ -400,7 +411,9 @@ def train(run: Run, args: options.Namespace, precision: Precision) -> None:
             mine = noise.rows(slice(first, first + args.batch_size))
             with hold_gradients(model, part + 1 < args.accumulate), precision.autocast():
                 out = model(*inputs(batch), "train", mine)
-                loss, terms = loss_of(args, features, out, target, step, end or total)
+                loss, terms = loss_of(
+                    args, features, out, target, batch.get("mask"), step, end or total
+                )
             finite = finite and run.check(terms, batch)
             if finite:
                 precision.backward(loss / args.accumulate)
@@ -450,8 +463,8 @@ def start_from(run: Run, args: options.Namespace, net: VUNet, optimizer: Any) ->
 
 
 @options.user_errors()
-def main() -> None:
-    args = parse()
+def main(argv: list[str] | None = None) -> None:
+    args = parse(argv)
     with closing(Ranks(args.device)) as ranks, Run("vunet", args, ranks) as run:
         precision = Precision(args.precision, run.device, args.channels_last)
         if args.mode == "train":

@@ -291,8 +291,9 @@ class Run:
 
     def _show(self, losses: dict[str, Any]) -> None:
         if self._bar is not None:
-            rate = self._bar.format_dict["rate"]
-            speed = {"images/s": f"{rate * self._images:.1f}"} if rate and self._images else {}
+            facts = self._bar.format_dict
+            rate = facts["rate"] or (self.step + 1 - facts["initial"]) / facts["elapsed"]
+            speed = {"images/s": f"{rate * self._images:.1f}"} if self._images else {}
             shown = {name: f"{value:.4g}" for name, value in floats(losses).items()}
             self._bar.set_postfix({**speed, **shown}, refresh=False)
 

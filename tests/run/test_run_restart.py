@@ -105,7 +105,7 @@ def test_a_second_interrupt_leaves_at_once(tmp_path):
 
 
 def test_two_runs_do_not_share_a_folder(tmp_path):
-    with running(tmp_path, "a", "--steps", 5000, "--sleep", 0.02) as process:
+    with running(tmp_path, "a", "--steps", 5000, "--sleep", 0.02):
         second, _ = finish(tmp_path, "a")
         assert second.returncode == 2
         assert "runs/toy/a: another run is writing there" in second.stderr

@@ -17,6 +17,7 @@ import os
 import platform
 import re
 import shutil
+import subprocess
 import sys
 import sysconfig
 import tempfile
@@ -229,7 +230,7 @@ def _compile(file: Path, cuda: bool) -> ModuleType:
         os.replace(scratch / "guise_ops.so", file)
         module.file = str(file)
         return module
-    except (RuntimeError, ImportError) as error:
+    except (RuntimeError, ImportError, subprocess.SubprocessError) as error:
         lines = str(error).splitlines()
         shown = "\n".join(lines[:40] + (["..."] if len(lines) > 40 else []))
         raise BuildError(f"the compilation failed:\n{shown}") from error

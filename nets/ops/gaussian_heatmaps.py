@@ -37,15 +37,24 @@ def gaussian_heatmaps_reference(
     mean: Tensor, covariance: Tensor, h: int, w: int, kind: int
 ) -> Tensor:
     """The definition, in stock torch; `kind` is an index into KINDS."""
-    mean_, covariance_ = (computed(t) for t in (mean, covariance))
-    dx = grid(w, mean_) - mean_[..., 0, None]  # [N, K, W]
-    dy = grid(h, mean_) - mean_[..., 1, None]  # [N, K, H]
-    xx, yy = covariance_[..., 0, 0], covariance_[..., 1, 1]
-    xy = (covariance_[..., 0, 1] + covariance_[..., 1, 0]) / 2
-    det = xx * yy - xy * xy
-    u = dx[..., None, :] - (xy / yy)[..., None, None] * dy[..., :, None]
-    q = (yy / det)[..., None, None] * u**2 + (dy**2 / yy[..., None])[..., :, None]
-    return (1 / (1 + q) if kind == 0 else torch.exp(-q / 2)).to(mean.dtype)
+    u, _, _, px, rest = _parts(mean, covariance, h, w)
+    return _values(u, px, rest, kind).to(mean.dtype)
+
+
+def _parts(mean, covariance, h, w):
+    """u [N, K, H, W], dy [N, K, H, 1], skew, px, py dy^2, of which q = px u^2 + py dy^2."""
+    mean, covariance = computed(mean), computed(covariance)[..., None, None]
+    dx = (grid(w, mean) - mean[..., :1])[:, :, None, :]
+    dy = (grid(h, mean) - mean[..., 1:])[:, :, :, None]
+    xx, yy = covariance[:, :, 0, 0], covariance[:, :, 1, 1]
+    xy = (covariance[:, :, 0, 1] + covariance[:, :, 1, 0]) / 2
+    skew = xy / yy
+    return dx - skew * dy, dy, skew, yy / (xx * yy - xy * xy), dy**2 / yy
+
+
+def _values(u, px, rest, kind):
+    q = px * u**2 + rest
+    return 1 / (1 + q) if kind == 0 else torch.exp(-q / 2)
 
 
 def grid(n: int, like: Tensor) -> Tensor:
@@ -65,11 +74,17 @@ def _fake(mean, covariance, h, w, kind):
 def gaussian_heatmaps_backward_reference(
     grad: Tensor, mean: Tensor, covariance: Tensor, kind: int
 ) -> tuple[Tensor, Tensor]:
-    """Gradients by mean and covariance: autograd through the definition."""
-    with torch.enable_grad():
-        inputs = [t.detach().requires_grad_() for t in (mean, covariance)]
-        maps = gaussian_heatmaps_reference(*inputs, *grad.shape[2:], kind)
-        return torch.autograd.grad(maps, inputs, grad)
+    """Sums of s v and s v v^T, where s = grad dvalue/dq and v = (e, f) = covariance^-1 d."""
+    u, dy, skew, px, rest = _parts(mean, covariance, *grad.shape[2:])
+    value = _values(u, px, rest, kind)
+    s = computed(grad) * (-(value**2) if kind == 0 else value / -2)
+    e = px * u
+    f = dy / computed(covariance)[..., 1, 1, None, None] - skew * e
+    by_mean = -2 * torch.stack([(s * e).sum((2, 3)), (s * f).sum((2, 3))], -1)
+    ef = (s * e * f).sum((2, 3))
+    ee, ff = (s * e * e).sum((2, 3)), (s * f * f).sum((2, 3))
+    by_covariance = -torch.stack([ee, ef, ef, ff], -1).unflatten(-1, (2, 2))
+    return by_mean.to(mean.dtype), by_covariance.to(mean.dtype)
 
 
 def _fake_backward(grad, mean, covariance, kind):

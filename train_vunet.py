@@ -181,6 +181,13 @@ def parse(argv: list[str] | None = None) -> options.Namespace:
                 f"{name}: must be {len(args.feature_layers)} numbers, one for each of "
                 f"feature_layers, got {len(args[name])}"
             )
+    try:
+        with torch.device("meta"):
+            build(args)
+        for layer in args.feature_layers:
+            vgg.layer_position(layer)
+    except ValueError as error:
+        raise UserError(str(error)) from error
     return args
 
 
@@ -326,10 +333,10 @@ def without_training(run: Run, args: options.Namespace, precision: Precision) ->
     inputs = Inputs(trained, data.joint_order)
     if args.mode == "add_reconstructions":
         made = (
-            (batch["index"], net(*inputs(batch), "transfer").image)
+            (batch, net(*inputs(batch), "transfer").image)
             for batch in in_order(data, args.batch_size, run.ranks)
         )
-        count = write_reconstructions(data, made, run.folder / "reconstructions")
+        count = write_reconstructions(data.joint_order, made, run.folder / "reconstructions")
         run.print(f"{count} reconstructions and their index: {run.folder / 'reconstructions'}")
         return
     batches = loader(data, min(args.batch_size, len(data)), run.ranks, seed=args.seed)
@@ -360,6 +367,7 @@ def train(run: Run, args: options.Namespace, precision: Precision) -> None:
     data = open_people(args, "train")
     test = open_people(args, "test", args.test_images)
     inputs = Inputs(args, data.joint_order)
+    torch.manual_seed(args.seed)  # the same weights on every rank, in every start of this run
     net = precision.place(build(args))
     optimizer = torch.optim.Adam(net.parameters(), args.lr, BETAS[args.variant], fused=True)
     ema = EMA(net, args.ema) if args.ema else None

@@ -120,7 +120,8 @@ FAMILIES: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-def _layer_position(name: str) -> int:
+def layer_position(name: str) -> int:
+    """How many convolutions lead to a layer, 0 for `input_1`. ValueError for an unknown name."""
     if name not in _POSITIONS:
         raise ValueError(
             "vgg: layer must be input_1, reluB_C or blockB_convC with block B in 1..5 and "
@@ -160,7 +161,7 @@ class VGG19(nn.Module):
         returns  name -> [N, C, H / 2**(B-1), W / 2**(B-1)] for block B, in the parameters' type,
                  in the order asked for; `input_1` in float32
         """
-        wanted = {name: _layer_position(name) for name in layers}
+        wanted = {name: layer_position(name) for name in layers}
         last = max([0, *wanted.values()])
         x = self.preprocess(image)
         outputs = {0: x}

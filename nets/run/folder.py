@@ -22,6 +22,7 @@ import torch
 from nets.errors import UserError
 from nets.run import checkpoints, options
 from nets.run.files import Lock, write_text
+from nets.run.precision import processor_facts
 
 FOLDERS = ("checkpoints", "images", "tensorboard")
 
@@ -69,7 +70,7 @@ def device_name(device: torch.device) -> str:
     """The name of the GPU, or of the processor with the number of cores that may be used."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    name = torch.cpu.get_capabilities().get("cpu_name") or platform.processor()
+    name = processor_facts().get("cpu_name") or platform.processor()
     return f"{name}, {len(os.sched_getaffinity(0))} cores"
 
 

@@ -23,11 +23,17 @@ def best_precision(device: torch.device) -> tuple[str, str]:
         if torch.cuda.get_device_capability(device) >= (8, 0):
             return "bf16", "this GPU has bf16 tensor cores"
         return "fp32", "this GPU has no bf16 tensor cores"
-    able = torch.cpu.get_capabilities()
+    able = processor_facts()
     for name in ("amx_bf16", "avx512_bf16"):
         if able.get(name):
             return "bf16", f"this processor has {name}"
     return "fp32", "this processor has no bf16 arithmetic"
+
+
+def processor_facts() -> dict[str, Any]:
+    """What torch knows of this processor: its name, and a flag for each extension it has."""
+    ask = getattr(torch.cpu, "get_capabilities", None)  # older torch does not tell
+    return dict(ask()) if ask else {}
 
 
 class Precision:

@@ -6,7 +6,6 @@ import subprocess
 import sys
 import time
 import zipfile
-from pathlib import Path
 
 import pytest
 import torch
@@ -153,16 +152,19 @@ def test_reads_only_checkpoints_of_the_system(tmp_path):
 
 
 class Evil:
+    def __init__(self, mark):
+        self.mark = mark
+
     def __reduce__(self):
-        return os.system, ("touch /tmp/guise_was_here",)
+        return os.system, (f"touch {self.mark}",)
 
 
 def test_a_checkpoint_cannot_run_code(tmp_path):
-    path = tmp_path / "a.pt"
-    torch.save({"format": 1, "parts": Evil()}, path)
+    path, mark = tmp_path / "a.pt", tmp_path / "it_ran"
+    torch.save({"format": 1, "parts": Evil(mark)}, path)
     with pytest.raises(UserError, match="more than tensors and plain values"):
         checkpoints.read(path)
-    assert not Path("/tmp/guise_was_here").exists()
+    assert not mark.exists()
 
 
 def other_zip(path):
@@ -245,8 +247,9 @@ def test_averaged_weights_are_taken_where_there_are_some(tmp_path):
 def test_a_lock_keeps_others_out_until_its_process_is_dead(tmp_path):
     script = (
         "import os, sys, time; from nets.run.files import Lock\n"
-        "lock = Lock(sys.argv[1]); print(lock.acquire(), flush=True)\n"
-        "os.fork(); time.sleep(60)"  # the child lives on and does not keep it
+        "got = (lock := Lock(sys.argv[1])).acquire()\n"
+        "if os.fork(): print(got, flush=True)\n"
+        "time.sleep(60)"  # the child lives on and does not keep it
     )
     path = tmp_path / ".lock"
     command = [sys.executable, "-c", script, path]

@@ -1,0 +1,60 @@
+"""The machine that a benchmark ran on, and how much memory something takes."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+def facts() -> dict[str, Any]:
+    """Versions, processor, threads and GPU, for the JSON beside the figures."""
+    info = Path("/proc/cpuinfo")
+    text = info.read_text() if info.exists() else ""
+    model = re.search(r"model name\s*:\s*(.*)", text)
+    able = [
+        k for k in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if re.search(rf"\b{k}\b", text)
+    ]
+    return {
+        "processor": model[1] if model else platform.processor(),
+        "instructions": able,
+        "cores": len(os.sched_getaffinity(0)),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "platform": platform.platform(),
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+    }
+
+
+def peak_memory(call: Callable[[], Any], device: torch.device) -> float:
+    """Megabytes that a call takes at its peak beyond what was there before it.
+
+    CPU: the growth of the resident set (Linux), weights and moments not counted; CUDA: allocations.
+    """
+    if device.type == "cuda":
+        call()
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        call()
+        return (torch.cuda.max_memory_allocated(device) - before) / 2**20
+    import ctypes
+
+    call()
+    ctypes.CDLL("libc.so.6").malloc_trim(0)  # what is free goes back, so that it counts again
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts from here
+    before = _status("VmRSS")
+    call()
+    return (_status("VmHWM") - before) / 1024
+
+
+def _status(name: str) -> int:
+    """A number of kilobytes from /proc/self/status."""
+    return int(re.search(rf"{name}:\s*(\d+)", Path("/proc/self/status").read_text())[1])

@@ -40,7 +40,8 @@ def draw_skeleton_reference(
     """The definition, in stock torch."""
     channels, background, raster, thickness, radius, corners = style
     canvas = points.new_full((len(points), channels, h, w), background, dtype=torch.uint8)
-    rows, columns = (torch.arange(n, device=points.device) for n in (h, w))
+    rows = torch.arange(h, device=points.device)
+    columns = torch.arange(w, device=points.device, dtype=torch.int16)
     words = 5 + channels + 2 * corners
     for start in range(0, len(program), words):
         kind, n, also, rule, partial, *rest = program[start : start + words]
@@ -62,8 +63,9 @@ def draw_skeleton_reference(
             runs = disc(at[:, 0], square, rows)
         mask = torch.zeros(len(points), h, w, dtype=torch.bool, device=points.device)
         for low, high in runs:
-            mask |= (columns >= low[..., None]) & (columns <= high[..., None])
-        mask &= drawn[:, None, None]
+            low = torch.where(drawn[:, None], low, NOWHERE)
+            low, high = (edge.clamp(-1, w).short()[..., None] for edge in (low, high))
+            mask |= (columns >= low) & (columns <= high)
         for channel, value in enumerate(rest[:channels]):
             if value >= 0:
                 canvas[:, channel].masked_fill_(mask, value)

@@ -71,6 +71,12 @@ def test_joints_lie_on_the_person_and_inside_the_picture(size):
     mask = torch.nn.functional.max_pool2d(made["mask"].float()[:, None], 3, 1, 1)[:, 0] > 0
     near = joints.round().long()
     assert mask[ids[:, None], near[..., 1], near[..., 0]].all()
+    # So does the middle of every bone: limbs run between the right joints.
+    for side in "rl":
+        for bone in (("shoulder", "elbow", "wrist"), ("hip", "knee", "ankle")):
+            points = joints[:, [JOINTS_15.index(side + name) for name in bone]]
+            middle = ((points[:, 1:] + points[:, :-1]) / 2).round().long()
+            assert mask[ids[:, None], middle[..., 1], middle[..., 0]].all(), (side, bone)
     share = made["mask"].float().mean((1, 2))
     assert share.min() > 0.04 and share.max() < 0.5
     # Nobody is cut off: the picture's frame stays background.
@@ -162,7 +168,8 @@ def test_splits_share_nothing():
     for world, ids, outfits, poses in zip(worlds, used, (2000, 64), (10000, 512), strict=True):
         assert len(set(world.identities.tolist())) <= outfits
         assert int(world.identities.max()) < outfits and len(world.identities) == 3000
-        assert len(set(ids[1].tolist())) <= poses
+        assert poses / 4 < len(set(ids[1].tolist())) <= poses
+        assert poses / 4 < len(set(ids[3].tolist())) <= poses and (ids[1] != ids[3]).all()
 
 
 def test_samples_follow_the_agreement():

@@ -138,15 +138,17 @@ def test_right_is_at_smaller_x_for_who_faces_the_viewer_and_mirroring_exchanges_
 
 
 def test_a_mixed_pose_lies_between_its_ends():
-    pose = pose_parameters(0, torch.tensor([3, 8]))
-    mixed = torch.stack([torch.lerp(pose[0], pose[1], t / 60) for t in range(61)])
-    joints = skeleton(mixed)["joints"][..., :2]
+    ends = pose_parameters(0, torch.arange(40)).reshape(2, 20, -1)
+    mixed = torch.stack([torch.lerp(*ends, t / 60) for t in range(61)])
+    joints = skeleton(mixed.flatten(0, 1))["joints"][..., :2].reshape(61, 20, 15, 2)
     assert (joints[1:] - joints[:-1]).norm(dim=-1).max() < 0.05  # no jump: pictures' sides a frame
+    mixed = mixed[:, 3]
     look = outfit_parameters(0, torch.zeros(61, dtype=torch.int64))
     behind = background_parameters(0, torch.zeros(61, dtype=torch.int64))
     images = people.render_parameters(look, mixed, behind, 64)["image"]
-    ends = render(torch.zeros(2).long(), torch.tensor([3, 8]), torch.zeros(2).long(), 64)["image"]
-    assert torch.equal(images[[0, 60]], ends)
+    zeros = torch.zeros(2, dtype=torch.int64)
+    whole = render(zeros, torch.tensor([3, 23]), zeros, 64)["image"]
+    assert torch.equal(images[[0, 60]], whole)
 
 
 def test_what_is_nearer_is_painted_later():

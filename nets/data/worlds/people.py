@@ -181,7 +181,7 @@ def main() -> None:
     from PIL import Image  # only the sheet needs it
 
     sheet = contact_sheet(args.outfits, args.poses, args.size, args.seed)
-    Image.fromarray(sheet.permute(1, 2, 0).numpy()).save(args.out)
+    Image.fromarray(sheet.permute(1, 2, 0).numpy()).save(args.out, optimize=True)
     print(f"{args.out}: {args.outfits} outfits x {args.poses} poses")
 
 

@@ -94,9 +94,11 @@ def test_joints_and_masks_do_not_see_the_background_and_joints_not_the_outfit():
     assert torch.equal(one["joints"], three["joints"])
     differs = (one["image"] != two["image"]).any(1)
     assert differs[~one["mask"]].float().mean() > 0.9
-    # Inside, the person is the same before every background, but for hairlines between limbs.
+    # Inside, the person is the same before every background; the background shines through
+    # hairlines between limbs, where the soft edges of two of them meet.
     inside = -torch.nn.functional.max_pool2d(-one["mask"].float()[:, None], 5, 1, 2)[:, 0] > 0
-    assert inside.any() and differs[inside].float().mean() < 0.01
+    strongly = ((one["image"].int() - two["image"].int()).abs() > 12).any(1)
+    assert inside.any() and strongly[inside].float().mean() < 0.01
 
 
 def test_clothes_keep_their_colours_in_every_pose():

@@ -1,6 +1,6 @@
 """The demo world of people: pictures, joints, masks, and any outfit in any pose.
 
-python -m nets.data.worlds.people --out people.png      # outfits (columns) in poses (rows)
+A sheet of outfits (columns) in poses (rows): python -m nets.data.worlds.people --out people.png
 """
 
 from __future__ import annotations
@@ -173,7 +173,7 @@ def contact_sheet(outfits: int, poses: int, size: int, seed: int = 0) -> Tensor:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Write a sheet of people: outfits x poses.")
     parser.add_argument("--out", default="people.png", help="the picture to write")
-    parser.add_argument("--outfits", type=int, default=8, help="columns")
+    parser.add_argument("--outfits", type=int, default=7, help="columns")
     parser.add_argument("--poses", type=int, default=4, help="rows")
     parser.add_argument("--size", type=int, default=128, help="pixels a side of one picture")
     parser.add_argument("--seed", type=int, default=0, help="another world")

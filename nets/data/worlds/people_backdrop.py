@@ -53,7 +53,7 @@ def things(behind: dict[str, Tensor], size: int) -> Tensor:
     first = torch.cat([behind["floor_colour"][:, None], behind["shape_first"]], 1)
     second = torch.cat([behind["floor_colour"][:, None], behind["shape_second"]], 1)
     zero = torch.zeros_like(wide)
-    zeros = ("taper", "bulge", "loose", "turn", "pu", "pv", "flat", "both", "opaque")
+    zeros = ("taper", "bulge", "loose", "turn", "pv", "both", "opaque")
     fields = shapes.axis_fields(near, far, zero) | {
         **dict.fromkeys(zeros, zero),
         "width": wide,

@@ -26,8 +26,8 @@ TORSO, HEAD = 0, 18
 
 
 def _plain(colour: Tensor) -> Tensor:
-    """A cloth (N, 15) without texture: first and second colour, texture."""
-    return torch.cat([colour, colour, torch.zeros_like(colour).repeat(1, 3)], 1)
+    """A cloth (N, 13) without texture: first and second colour, texture."""
+    return torch.cat([colour, colour, colour.new_zeros(len(colour), 7)], 1)
 
 
 def _shape(
@@ -44,10 +44,10 @@ def _shape(
     loose: Tensor | float = 0.0,
     shade: float = 1.0,
 ) -> Tensor:
-    """Numbers (N, k, 33) of shapes of one kind from near to far, (N, k, 3) in pixels.
+    """Numbers (N, k, 31) of shapes of one kind from near to far, (N, k, 3) in pixels.
 
     widths  half widths at both ends, bulge in the middle; reach is how far it goes beyond the ends
-    cloth   (N, 15); rest (N, 3): the colour from the share `cut` of the axis on
+    cloth   (N, 13); rest (N, 3): the colour from the share `cut` of the axis on
     """
     blank = torch.zeros_like(near[..., 0])
     columns = [blank + x for x in (*widths, reach, depth, corner, loose, shade, cut)]
@@ -57,7 +57,7 @@ def _shape(
 
 
 def _table(numbers: Tensor, unit: Tensor, yaw: Tensor) -> Tensor:
-    """The table for `shapes.paint` from (N, P, 33), with `unit` (N, 1) pixels in a body height."""
+    """The table for `shapes.paint` from (N, P, 31), with `unit` (N, 1) pixels in a body height."""
     near, far, numbers = numbers[..., :3], numbers[..., 3:6], numbers[..., 6:]
     start, end, bulge, reach, depth, corner, loose, shade, cut = numbers[..., :9].unbind(-1)
     reach = reach * unit
@@ -79,14 +79,14 @@ def _table(numbers: Tensor, unit: Tensor, yaw: Tensor) -> Tensor:
         "opaque": torch.ones_like(depth),
     }
     colours = ("a0", "a1", "a2", "c0", "c1", "c2")
-    texture = ("fu", "fv", "pu", "pv", "flat", "along", "across", "both", "dots")
+    texture = ("fu", "fv", "pv", "along", "across", "both", "dots")
     names = (*colours, *texture, "b0", "b1", "b2")
     fields |= dict(zip(names, numbers[..., 9:].unbind(-1), strict=True))
     # Bare from end to end: the near colour is the far one, and no texture is left.
     bare = cut < -2
     for i in range(3):
         fields[f"a{i}"] = torch.where(bare, fields[f"b{i}"], fields[f"a{i}"])
-    for name in texture[4:]:
+    for name in texture[3:]:
         fields[name] = torch.where(bare, 0.0, fields[name])
     fields["fu"] = fields["fu"] * width
     fields["fv"] = fields["fv"] / unit * stretch

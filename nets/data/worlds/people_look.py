@@ -2,8 +2,8 @@
 
 Colours are (N, 3) in [0, 255], lengths in body heights, kinds are one-hot or yes/no numbers, all
 float64. Cloth has two colours and a texture: {shirt,trousers}_{first,second,texture}, where a
-texture is (N, 9): cycles per radian around the body, cycles per body height along it, two phases,
-and the five weights of `shapes.texture`.
+texture is (N, 7): cycles per radian and body height of radius around the body, cycles per body
+height along it, the phase along it in cycles, and the four weights of `shapes.texture`.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def _hsv(hue: Tensor, saturation: Tensor, value: Tensor) -> Tensor:
 
 
 def _cloth(draws: _Draws, colourful: float, textures: tuple[float, ...]) -> tuple[Tensor, ...]:
-    """First colour, second colour and texture (N, 9)."""
+    """First colour, second colour and texture (N, 7)."""
     hue, saturation, value = draws.take(), draws.between(0.45, 0.95), draws.between(0.42, 0.98)
     first = torch.where(
         (draws.take() < colourful)[:, None], _hsv(hue, saturation, value), draws.pick(_NEUTRAL)
@@ -84,20 +84,20 @@ def _cloth(draws: _Draws, colourful: float, textures: tuple[float, ...]) -> tupl
     second = torch.where((luma < 132)[:, None], light, dark)
     kind = draws.choice(*textures)
     weights = torch.tensor(
-        [  # flat, stripes along, stripes across, both, dots
-            [0.0, 0.0, 0.0, 0.0, 0.0],  # plain
-            [0.0, 0.0, 1.0, 0.0, 0.0],  # hoops
-            [0.0, 1.0, 0.0, 0.0, 0.0],  # pinstripes
-            [0.0, 1.0, 1.0, -2.0, 0.0],  # chessboard
-            [0.0, 0.5, 0.5, 0.0, 0.0],  # gingham
-            [0.0, 0.0, 0.0, 0.0, 1.0],  # dots
+        [  # stripes along, stripes across, both, dots
+            [0.0, 0.0, 0.0, 0.0],  # plain
+            [0.0, 1.0, 0.0, 0.0],  # hoops
+            [1.0, 0.0, 0.0, 0.0],  # pinstripes
+            [1.0, 1.0, -2.0, 0.0],  # chessboard
+            [0.5, 0.5, 0.0, 0.0],  # gingham
+            [0.0, 0.0, 0.0, 1.0],  # dots
         ],
         dtype=torch.float64,
         device=hue.device,
     )[kind]
     period = draws.between(0.055, 0.105)  # of body height
     around = 1 / period  # per radian and body height of the radius
-    texture = torch.stack([around, 1 / period, draws.take() * 0, draws.take()], 1)
+    texture = torch.stack([around, 1 / period, draws.take()], 1)
     return first, second, torch.cat([texture, weights], 1)
 
 
@@ -131,7 +131,6 @@ def outfit_parameters(seed: int, ids: Tensor) -> dict[str, Tensor]:
     shorts = torch.where(legs == 1, d.between(0.5, 0.95), -9.0)
     look["upper_leg"] = torch.where(legs == 0, 9.0, shorts)
     look["lower_leg"] = torch.where(legs == 0, d.between(0.8, 0.98), -9.0)
-    look["boots"] = torch.where(legs == 2, d.chance(0.4), 0.0)
     look["skirt"] = (legs == 2).double() * d.between(0.45, 0.95)
     look["dress"] = d.chance(0.45)
     look["tights"] = torch.where((d.take() < 0.3)[:, None], d.pick(_SHOES), look["skin"])
@@ -174,7 +173,7 @@ def outfit_parameters(seed: int, ids: Tensor) -> dict[str, Tensor]:
     look["hair_shape"] = table * (1 + 0.2 * (d.take() - 0.5))[:, None]
     look["parting"] = d.between(-0.5, 0.5)
     look["bun"] = torch.where((style == 1) | (style == 2), d.chance(0.3), 0.0)
-    look["beard"] = torch.where(style < 2, d.chance(0.45), 0.0) * d.chance(0.9)
+    look["beard"] = torch.where(style < 2, d.chance(0.45), 0.0)
     look["iris"] = d.pick(((40, 26, 20), (30, 40, 60), (44, 50, 30)))
     return look
 

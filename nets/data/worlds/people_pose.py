@@ -135,7 +135,9 @@ def pose_parameters(seed: int, ids: Tensor) -> Tensor:
 
     # Into the picture: shrink to fit, then move within the room that is left.
     pose[:, _AT["x"]] = pose[:, _AT["y"]] = 0
-    points = torch.cat(list(skeleton(pose).values()), 1)[..., :2]
+    body = skeleton(pose)
+    middle, crown = body["head"][:, :1], body["head"][:, 1:2]
+    points = torch.cat([*body.values(), middle + (crown - middle) * 1.3], 1)[..., :2]  # with hair
     low, high = points.amin(1) - 0.035, points.amax(1) + 0.035
     scale = pose[:, _AT["scale"]].clone()
     low, high = low / scale[:, None], high / scale[:, None]

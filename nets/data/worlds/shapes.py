@@ -27,7 +27,7 @@ PIXELS = SIDE * SIDE
 FIELDS = (
     *("cx", "cy", "vx", "vy", "half", "width", "taper", "bulge", "round", "cut", "loose", "shade"),
     *("a0", "a1", "a2", "opaque", "b0", "b1", "b2", "c0", "c1", "c2"),
-    *("turn", "fu", "fv", "pu", "pv", "flat", "along", "across", "both", "dots", "depth"),
+    *("turn", "fu", "fv", "pv", "along", "across", "both", "dots", "depth"),
 )
 _AT = {name: i for i, name in enumerate(FIELDS)}
 
@@ -103,8 +103,8 @@ def _touching(table: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor]:
 def texture(local: Local, get: Callable[[str], Tensor]) -> Tensor:
     """Share of the second colour in [0, 1], (R, 64): plain, stripes both ways, checks or dots.
 
-    fu, fv are cycles per radian around the shape and per pixel along it; pu, pv phases in cycles;
-    the five weights say how much of: everything, stripes along v, stripes along u, their product,
+    fu, fv are cycles per radian around the shape and per pixel along it; pv a phase in cycles;
+    the four weights say how much of: stripes along v, stripes along u, their product,
     dots. Edges are one pixel soft; what is finer than a pixel fades to its mean.
     """
     x = local.across
@@ -112,7 +112,7 @@ def texture(local: Local, get: Callable[[str], Tensor]) -> Tensor:
     fu, fv = get("fu"), get("fv")
     period_u = get("width").clamp(min=1) / fu.abs().clamp(min=1e-4)
     period_v = 1 / fv.abs().clamp(min=1e-4)
-    s = angle.add_(get("turn")).mul_(fu).add_(get("pu"))
+    s = angle.add_(get("turn")).mul_(fu)
     s.sub_(s.floor()).sub_(0.5).abs_()  # 0 at the middle of a stripe, 0.5 between stripes
     t = (local.v * fv).add_(get("pv"))
     t.sub_(t.floor()).sub_(0.5).abs_()
@@ -120,7 +120,7 @@ def texture(local: Local, get: Callable[[str], Tensor]) -> Tensor:
     dots.neg_().add_(0.3).mul_(torch.minimum(period_u, period_v))
     along = soft(s.neg_().add_(0.25).mul_(period_u))
     across = soft(t.neg_().add_(0.25).mul_(period_v))
-    share = soft(dots).mul_(get("dots")).addcmul_(along, get("along")).add_(get("flat"))
+    share = soft(dots).mul_(get("dots")).addcmul_(along, get("along"))
     share.addcmul_(across, get("across"))
     return share.addcmul_(along.mul_(across), get("both")).clamp_(0, 1)
 
@@ -172,7 +172,7 @@ def paint(tiles: Tensor, table: Tensor, size: int, details: Sequence[Detail] = (
     cover, local, shade, far = _evaluate(get, u0[touching][:, None], v0[touching][:, None])
     colour = params[:, _AT["a0"] : _AT["a0"] + 4, None].expand(-1, -1, PIXELS).contiguous()
     rgb = colour[:, :3]
-    weights = params[:, _AT["flat"] : _AT["dots"] + 1]
+    weights = params[:, _AT["along"] : _AT["dots"] + 1]
     rows = (weights != 0).any(1).nonzero()[:, 0]
     own = params.index_select(0, rows)
     share = texture(local.rows(rows), lambda name: own[:, _AT[name], None])

@@ -5,6 +5,7 @@ pip install -e .                          without: the operators compile on thei
 """
 
 import os
+import re
 import runpy
 import shutil
 from pathlib import Path
@@ -65,12 +66,11 @@ class BuildPython(build_py):
             shutil.copytree(ROOT / "csrc", Path(self.build_lib) / "nets/csrc", dirs_exist_ok=True)
 
 
-version = {}
-exec((ROOT / "nets" / "__init__.py").read_text(), version)
+version = re.search(r'__version__ = "(.+)"', (ROOT / "nets" / "__init__.py").read_text())[1]
 ext_modules, cmdclass = extension()
 setup(
     name="guise",
-    version=version["__version__"],
+    version=version,
     description="One image's appearance in another image's pose: four families of networks",
     license="MIT",
     python_requires=">=3.10",
@@ -87,17 +87,19 @@ setup(
         "pyyaml",
         "tqdm",
         "ninja",
+        "pybind11",
         "setuptools",
     ],
     extras_require={
         "test": [
-            "pytest",
-            "pytest-timeout",
-            "h5py",
-            "hypothesis",
-            "opencv-python-headless",
-            "scipy",
-            "ruff",
+            "pytest==9.2.0",
+            "pytest-timeout==2.4.0",
+            "pytest-xdist==3.8.0",
+            "h5py==3.16.0",
+            "hypothesis==6.170.15",
+            "opencv-python-headless==5.0.0.93",
+            "scipy==1.17.1",
+            "ruff==0.17.5",
         ],
         "benchmark": ["kornia", "opencv-python-headless", "matplotlib", "psutil"],
     },

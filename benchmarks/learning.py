@@ -1,0 +1,70 @@
+"""How well each demo learns, at full length, and whether it reaches its bars.
+
+python benchmarks/learning.py vunet               train demo.yaml, evaluate, compare with the bars
+python benchmarks/learning.py vunet --run RUN     the same of a run that is there (a folder of runs:
+                                                  its newest)
+
+Writes benchmarks/results/learning-vunet.json. Leaves with status 1 where a bar is missed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+from benchmarks.machine import facts  # noqa: E402
+from nets.run import checkpoints  # noqa: E402
+
+TRAIN = {"vunet": ("train_vunet.py", "demo.yaml")}
+
+
+def bars(report: dict) -> list[tuple[str, float, str, float]]:
+    """(what, value, at most or at least, bar) on held-out outfits and poses."""
+    transfer = report["transfer"]
+    return [
+        ("masked L1 over the best trivial baseline", transfer["ratio_to_best_baseline"], "<=", 0.5),
+        ("right outfit nearest among 16", transfer["nearest_outfit"], ">=", 0.75),
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("system", choices=sorted(TRAIN), help="whose demo")
+    parser.add_argument("--run", type=Path, help="a finished run, instead of training one")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        run, seconds = args.run, None
+        if run is None:
+            script, config = TRAIN[args.system]
+            run, start = Path(folder) / "run", time.perf_counter()
+            command = [sys.executable, ROOT / script, "--config", config, "--run_dir", folder]
+            subprocess.run([*command, "--name", "run"], check=True)
+            seconds = time.perf_counter() - start
+        path = checkpoints.find(run)
+        out = Path(folder) / "report.json"
+        evaluate = [sys.executable, ROOT / "evaluate.py", "--checkpoint", path, "--out", out]
+        subprocess.run([*evaluate, "--images", "0"], check=True)
+        report = json.loads(out.read_text())
+    missed = 0
+    for what, value, relation, bar in bars(report):
+        met = value <= bar if relation == "<=" else value >= bar
+        missed += not met
+        print(f"{what}: {value:.3f}, bar {relation} {bar}: {'met' if met else 'MISSED'}")
+    report = {"machine": facts(), "training_seconds": seconds, **report, "bars_missed": missed}
+    if args.run is None:
+        result = ROOT / f"benchmarks/results/learning-{args.system}.json"
+        result.parent.mkdir(exist_ok=True)
+        result.write_text(json.dumps(report, indent=1) + "\n")
+        print(f"written: {result}")
+    sys.exit(1 if missed else 0)
+
+
+if __name__ == "__main__":
+    main()

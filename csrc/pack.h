@@ -70,31 +70,37 @@ void pack_image(const Image<S>& a, int64_t padding, int64_t n, T* planes) {
     pack_row(a, padding, n, i, zeros.data(), planes + i * (a.w + 2 * kFrame) * kLanes);
 }
 
-// Packs one image after the other, while each still lies in the cache calls
-// body(image, its packed planes, from, to) for rows of the output, `rows` an image, `width` wide.
+// Packs `block` images at a time and, while they still lie in the cache, calls
+// body(first, count, their packed planes, from, to) for rows of the output, `rows` an image, each
+// `width` wide.
 template <class S, class Body, class T = compute_t<S>>
-void for_each_packed(const Image<S>& a, int64_t padding, int64_t rows, int64_t width, Body body) {
-  const int64_t packed = groups_of(a.c) * (a.h + 2 * kFrame), wide = (a.w + 2 * kFrame) * kLanes;
+void for_each_packed(const Image<S>& a, int64_t padding, int64_t rows, int64_t width, int64_t block,
+                     Body body) {
+  const int64_t high = groups_of(a.c) * (a.h + 2 * kFrame), wide = (a.w + 2 * kFrame) * kLanes;
   const std::vector<S> zeros((a.w - 1) * a.sx + 1, S(0));  // the lanes beyond the last channel
+  const auto count = [&](int64_t n, int64_t end) { return std::min(block, end - n); };
   const int64_t threads = torch::stable::get_num_threads();
   if (a.n % threads == 0 || a.n > 4 * threads) {  // every thread its own images
     torch::stable::parallel_for(0, a.n, 1, [&](int64_t lo, int64_t hi) {
-      std::unique_ptr<T[]> planes(new T[packed * wide]);
-      for (int64_t n = lo; n < hi; ++n) {
-        pack_image(a, padding, n, planes.get());
-        body(n, planes.get(), 0, rows);
+      std::unique_ptr<T[]> planes(new T[count(lo, hi) * high * wide]);
+      for (int64_t n = lo; n < hi; n += block) {
+        for (int64_t i = 0; i < count(n, hi); ++i)
+          pack_image(a, padding, n + i, planes.get() + i * high * wide);
+        body(n, count(n, hi), planes.get(), 0, rows);
       }
     });
     return;
   }
-  std::unique_ptr<T[]> planes(new T[packed * wide]);
-  for (int64_t n = 0; n < a.n; ++n) {
-    torch::stable::parallel_for(0, packed, grain_of(a.w), [&](int64_t lo, int64_t hi) {
+  std::unique_ptr<T[]> planes(new T[count(0, a.n) * high * wide]);
+  for (int64_t n = 0; n < a.n; n += block) {
+    const int64_t images = count(n, a.n);
+    torch::stable::parallel_for(0, images * high, grain_of(a.w), [&](int64_t lo, int64_t hi) {
       for (int64_t i = lo; i < hi; ++i)
-        pack_row(a, padding, n, i, zeros.data(), planes.get() + i * wide);
+        pack_row(a, padding, n + i / high, i % high, zeros.data(), planes.get() + i * wide);
     });
-    torch::stable::parallel_for(0, rows, grain_of(width),
-                                [&](int64_t lo, int64_t hi) { body(n, planes.get(), lo, hi); });
+    torch::stable::parallel_for(0, rows, grain_of(width), [&](int64_t lo, int64_t hi) {
+      body(n, images, planes.get(), lo, hi);
+    });
   }
 }
 

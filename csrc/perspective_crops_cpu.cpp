@@ -14,7 +14,7 @@ void positions(const Homography<T>& view, int64_t y, int64_t x, int n, T* u, T* 
 template <class S, class T = compute_t<S>>
 void crop(const Image<S>& image, const CropsArgs<S, T>& a, S fill, S* to) {
   const Plane<T> plane(a.height, a.width, kBorder);
-  const auto body = [&](int64_t n, const T* pixels, int64_t lo, int64_t hi) {
+  const auto body = [&](int64_t n, int64_t, const T* pixels, int64_t lo, int64_t hi) {
     alignas(64) T u[kChunk], v[kChunk];
     alignas(64) Rows<T> rows;
     Footprints<T> taps;
@@ -36,7 +36,7 @@ void crop(const Image<S>& image, const CropsArgs<S, T>& a, S fill, S* to) {
       }
     }
   };
-  for_each_packed(image, kBorder, a.p * a.h, a.w, body);
+  for_each_packed(image, kBorder, a.p * a.h, a.w, 1, body);
 }
 
 Tensor perspective_crops_cpu(const Tensor& image, const Tensor& views_, int64_t h, int64_t w,

@@ -18,7 +18,7 @@ void sample(const Image<S>& textures, const UvArgs<S, T>& a, S* out) {
   const auto put = low    ? mask ? finish<true, true, S, T> : finish<true, false, S, T>
                    : mask ? finish<false, true, S, T>
                           : finish<false, false, S, T>;
-  const auto body = [&](int64_t m, const T* pixels, int64_t lo, int64_t hi) {
+  const auto body = [&](int64_t m, int64_t, const T* pixels, int64_t lo, int64_t hi) {
     Chunk<S, T> chunk(a);
     for (int64_t row = lo; row < hi; ++row) {
       const int64_t i = m * a.share + row / a.h, y = row % a.h;
@@ -33,7 +33,7 @@ void sample(const Image<S>& textures, const UvArgs<S, T>& a, S* out) {
       }
     }
   };
-  for_each_packed(textures, a.padding, a.share * a.h, a.w, body);
+  for_each_packed(textures, a.padding, a.share * a.h, a.w, 1, body);
 }
 
 Tensor uv_sample_cpu(const Tensor& texture, const Tensor& delta_, const MaybeTensor& low_frequency_,

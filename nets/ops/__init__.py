@@ -9,6 +9,7 @@ from nets.ops.crops import perspective_crops
 from nets.ops.gaussian_heatmaps import gaussian_heatmaps
 from nets.ops.heatmap_moments import heatmap_moments
 from nets.ops.skeleton import draw_skeleton
+from nets.ops.tps import tps_fit, tps_warp
 from nets.ops.uv import uv_sample
 
 __all__ = [
@@ -18,5 +19,7 @@ __all__ = [
     "heatmap_moments",
     "kernel",
     "perspective_crops",
+    "tps_fit",
+    "tps_warp",
     "uv_sample",
 ]

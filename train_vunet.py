@@ -48,13 +48,13 @@ FORMS = {  # what an option that is null means
     "parts": {
         "appearance": "crops", "stickman": "parts", "pairing": "same", "conv": "weight",
         "tanh": False, "nf_start": 32, "lr": 1e-3, "lr_decay_begin": 1000, "lr_decay_end": 100_000,
+        "betas": [0.5, 0.9],
     },
     "image": {
         "appearance": "picture", "stickman": "image", "pairing": "identity", "conv": "none",
-        "tanh": True, "nf_start": 64, "lr": 1e-4,
+        "tanh": True, "nf_start": 64, "lr": 1e-4, "betas": [0.9, 0.999],
     },
 }  # fmt: skip
-BETAS = {"parts": (0.5, 0.9), "image": (0.9, 0.999)}
 IMAGE_LOSSES = {
     "color_L1": {"weight": 0.5},
     "KL": {"start_ramp_it": 2000, "start_ramp_val": 0.0, "end_ramp_it": 3500, "end_ramp_val": 1.0},
@@ -150,6 +150,8 @@ def parser() -> options.ArgumentParser:
     add = g.add_argument
     add("--lr", type=PositiveFloat | None, default=None,
         help="learning rate; default: 1e-3 for parts, 1e-4 for image")
+    add("--betas", type=tuple[options.Fraction, options.Fraction] | None, default=None,
+        help="of Adam; default: 0.5, 0.9 for parts, 0.9, 0.999 for image")
     add("--lr_decay_begin", type=NonNegativeInt | None, default=None,
         help="step from which it falls linearly; default: 1000 for parts, never for image")
     add("--lr_decay_end", type=PositiveInt | None, default=None,
@@ -369,7 +371,7 @@ def train(run: Run, args: options.Namespace, precision: Precision) -> None:
     inputs = Inputs(args, data.joint_order)
     torch.manual_seed(args.seed)  # the same weights on every rank, in every start of this run
     net = precision.place(build(args))
-    optimizer = torch.optim.Adam(net.parameters(), args.lr, BETAS[args.variant], fused=True)
+    optimizer = torch.optim.Adam(net.parameters(), args.lr, tuple(args.betas), fused=True)
     ema = EMA(net, args.ema) if args.ema else None
     images = args.batch_size * args.accumulate * run.world_size
     end = args.lr_decay_end or 0

@@ -334,4 +334,9 @@ def _plain(value: Any) -> Any:
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
-    return value if value is None or isinstance(value, bool | int | float) else str(value)
+    if value is None or isinstance(value, bool):
+        return value
+    for kind in (int, float):  # restricted numbers are subclasses, which YAML does not know
+        if isinstance(value, kind):
+            return kind(value)
+    return str(value)

@@ -4,6 +4,7 @@ import pytest
 
 import train_vunet
 from nets.errors import UserError
+from nets.run import options
 
 PORT = """
 iterator: iterator.TrainModel
@@ -122,3 +123,12 @@ def test_an_unknown_key_names_its_file_and_the_nearest(config):
         train_vunet.parse(["--config", config("batch_sise: 3")])
     with pytest.raises(UserError, match=r"lr in .*config.yaml"):
         train_vunet.parse(["--config", config("lr: fast")])
+
+
+def test_options_survive_their_file(tmp_path):
+    given = ["--betas", "[0.9, 0.99]", "--feature_weights", "[1, 1, 1, 1, 1, 2.5]"]
+    args = train_vunet.parse(given)
+    options.save(args, tmp_path / "config.yaml")
+    again = train_vunet.parse(["--config", str(tmp_path / "config.yaml")])
+    assert options.plain(again) == options.plain(args)
+    assert again.betas == pytest.approx([0.9, 0.99])

@@ -15,7 +15,7 @@ GUISE_HD int64_t pillow_shift(int64_t half, int64_t d, int64_t length, bool up) 
 
 struct Shape {
   int64_t kind, n = 0, top = 0, bottom = -1;  // rows top to bottom, none if it is not drawn
-  Place at[kMaxCorners];
+  Place at[kMaxCorners] = {};
   Edge edge[4];   // a thick line's in OpenCV's raster
   Place quad[4];  // its corners in Pillow's, whole pixels
 
@@ -34,7 +34,7 @@ struct Shape {
         return;
       }
     }
-    if (partial && n < 3) return;
+    if (n < (partial ? 3 : 1)) return;
     const int64_t reach = kind == kDot ? s.radius + 1 : kind == kLine ? s.thickness + 1 : 0;
     top = at[0].y, bottom = at[0].y;
     for (int64_t i = 1; i < n; ++i) {

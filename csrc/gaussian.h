@@ -24,7 +24,7 @@ template <class T>
 struct Gaussian {
   T mx, my, skew, px, py;
 
-  GUISE_HD T offset(T dy) const { return std::fma(skew, dy, mx); }  // u = x - offset
+  GUISE_HD T offset(T dy) const { return skew * dy + mx; }  // u = x - offset
 };
 
 template <class T>
@@ -36,7 +36,7 @@ GUISE_HD Gaussian<T> gaussian_of(T mx, T my, T xx, T xy, T yx, T yy) {
 // The value at a pixel of a row; `rest` is py dy^2 of the row.
 template <GaussianKind kind, class T>
 GUISE_HD T gaussian_value(T u, T px, T rest) {
-  const T q = std::fma(px * u, u, rest);
+  const T q = px * u * u + rest;
   return kind == kRational ? 1 / (1 + q) : exp_nonpositive(T(-0.5) * q);
 }
 

@@ -16,7 +16,7 @@ struct MomentSlopes {
 
   GUISE_HD T row(T y) const { return (mean_y + yy * y) * y; }
   GUISE_HD T slant(T y) const { return mean_x + xy * y; }
-  GUISE_HD T at(T g, T row, T slant, T x) const { return g + row + x * std::fma(xx, x, slant); }
+  GUISE_HD T at(T g, T row, T slant, T x) const { return g + row + x * (xx * x + slant); }
 };
 
 // A running softmax: values seen so far have this maximum, their e^(v - top) sums up to these.

@@ -142,6 +142,8 @@ def parse(
         raise UserError(_readable(str(error), COMMAND_LINE)) from error
     for key in known:
         args[key] = _builtin(given[key] if key in given else args[key])
+    for key in known:  # numbers inside lists as plain ones, too: they end up in checkpoints
+        args[key] = _plain(args[key])
     args["config"] = [str(file) for file in files]
     return args
 

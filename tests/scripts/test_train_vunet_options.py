@@ -132,3 +132,4 @@ def test_options_survive_their_file(tmp_path):
     again = train_vunet.parse(["--config", str(tmp_path / "config.yaml")])
     assert options.plain(again) == options.plain(args)
     assert again.betas == pytest.approx([0.9, 0.99])
+    assert {type(beta) for beta in args.betas} == {float}  # a checkpoint holds plain numbers

@@ -11,6 +11,8 @@ bytes as the operator must write (or read and write), measured in the same run.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import ctypes
 import json
 import platform
 import statistics
@@ -136,6 +138,7 @@ def main() -> None:
     args = parser.parse_args()
     if _build.library() is None:
         sys.exit("benchmarks/ops.py: the operators are not compiled: nothing to compare")
+    _keep_memory()
     results = []
     for row in (r for r in ROWS if args.rows in r.name):
         results.append(measure(row, args.device, 0.2 if args.quick else 1.5, not args.no_compile))
@@ -163,6 +166,16 @@ def main() -> None:
         plot(results, output.with_suffix(".png"))
     except ImportError:
         print("no plot: matplotlib is not installed")
+
+
+def _keep_memory() -> None:
+    """Tells glibc to keep freed blocks. Else some runs, and not others, spend ten times the work
+    of a call on page faults of its fresh result, whoever the contender is."""
+    with contextlib.suppress(OSError, AttributeError):
+        libc = ctypes.CDLL("libc.so.6")
+        libc.mallopt(-4, 0)  # M_MMAP_MAX: no block is mapped on its own
+        libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: nothing goes back
+        torch.ones(1 << 28)  # 1 GiB that is there from now on
 
 
 def _processor() -> str:

@@ -82,6 +82,7 @@ def _cloth(draws: _Draws, colourful: float, textures: tuple[float, ...]) -> tupl
     light = _hsv(draws.take(), draws.between(0.0, 0.45), draws.between(0.86, 1.0))
     dark = _hsv(draws.take(), draws.between(0.2, 0.9), draws.between(0.1, 0.36))
     second = torch.where((luma < 132)[:, None], light, dark)
+    second = first + 0.6 * (second - first)  # woven rather than printed
     kind = draws.choice(*textures)
     weights = torch.tensor(
         [  # stripes along, stripes across, both, dots
@@ -95,7 +96,7 @@ def _cloth(draws: _Draws, colourful: float, textures: tuple[float, ...]) -> tupl
         dtype=torch.float64,
         device=hue.device,
     )[kind]
-    period = draws.between(0.055, 0.105)  # of body height
+    period = draws.between(0.08, 0.14)  # of body height
     around = 1 / period  # per radian and body height of the radius
     texture = torch.stack([around, 1 / period, draws.take()], 1)
     return first, second, torch.cat([texture, weights], 1)
@@ -106,8 +107,8 @@ def outfit_parameters(seed: int, ids: Tensor) -> dict[str, Tensor]:
     d = _Draws(seed, "outfit", ids, 96)
     look: dict[str, Tensor] = {}
     for part, colourful, textures in (
-        ("shirt", 0.78, (0.36, 0.18, 0.12, 0.08, 0.13, 0.13)),
-        ("trousers", 0.5, (0.74, 0.03, 0.08, 0.04, 0.06, 0.05)),
+        ("shirt", 0.78, (0.52, 0.15, 0.09, 0.05, 0.1, 0.09)),
+        ("trousers", 0.5, (0.8, 0.02, 0.06, 0.03, 0.05, 0.04)),
     ):
         first, second, texture = _cloth(d, colourful, textures)
         look |= {f"{part}_first": first, f"{part}_second": second, f"{part}_texture": texture}
@@ -139,7 +140,7 @@ def outfit_parameters(seed: int, ids: Tensor) -> dict[str, Tensor]:
     look["neckline"] = d.between(0.018, 0.05)
 
     # A print: half extents across (radians) and along (body heights), 1 for an ellipse.
-    prints = d.choice(0.5, 0.2, 0.12, 0.1, 0.08)  # none, disc, box, chest band, open front
+    prints = d.choice(0.62, 0.14, 0.09, 0.08, 0.07)  # none, disc, box, chest band, open front
     across, along = d.between(0.3, 0.5), d.between(0.032, 0.055)
     look["print"] = torch.stack(
         [

@@ -17,6 +17,7 @@ from torch import Tensor
 from nets import metrics
 from nets.data.people import open_people
 from nets.data.worlds.people import SPLITS
+from nets.errors import UserError
 from nets.run import checkpoints, options
 from nets.run.files import write_text
 from nets.run.images import to_uint8
@@ -33,6 +34,7 @@ CANDIDATES = 16  # outfits to choose from, the right one among them
 # fmt: off
 def parser() -> options.ArgumentParser:
     p = options.tool_parser(__doc__.split("\n\n")[0])
+    options.add_reading(p)
     g = p.add_argument_group("evaluation")
     add = g.add_argument
     add("--checkpoint", type=str | None, default=None,
@@ -53,25 +55,23 @@ def vunet(args: options.Namespace, content: dict[str, Any], path: Path, ranks: R
     net, trained = load_network(content, path, precision)
     if args.data_index or args.data_root:
         trained = {**trained, "data_index": args.data_index, "data_root": args.data_root}
-    data = open_people(trained, "test", args.images)
+    data = open_people({**trained, "pairing": "same"}, "test", args.images)
     inputs = Inputs(trained, data.joint_order)
     print(f"{len(data)} test pictures of {data.name}, {trained['spatial_size']} px")
     report: dict[str, Any] = {"data": data.name, "images": len(data)}
     with torch.no_grad(), precision.autocast():
-        report["reconstruction"] = reconstruction(net, inputs, batches(args, data, ranks))
-        if hasattr(data, "transfer_truth"):
+        source = in_order(data, args.batch_size, ranks, args.workers, args.on_bad_sample)
+        report["reconstruction"] = reconstruction(net, inputs, source)
+        if hasattr(data, "transfer_truth") and len(data) > 1:
+            data = open_people(trained, "test", args.images)
             mean = mean_picture(open_people(trained, "train", 512), ranks)
-            transfer = transfer_scores(net, inputs, data, batches(args, data, ranks), mean)
-            report["transfer"] = transfer
+            source = in_order(data, max(2, args.batch_size), ranks, args.workers)
+            report["transfer"] = transfer_scores(net, inputs, data, source, mean)
     return report
 
 
-def batches(args: options.Namespace, data: Any, ranks: Ranks) -> Iterator[dict[str, Any]]:
-    return in_order(data, args.batch_size, ranks, args.workers, args.on_bad_sample)
-
-
 def reconstruction(net: VUNet, inputs: Inputs, source: Iterator[dict[str, Any]]) -> dict:
-    """Pictures from their own pose and posterior means: SSIM, PSNR, L1."""
+    """Pictures from their own pose and their own posterior means: SSIM, PSNR, L1."""
     scores: dict[str, list[Tensor]] = {"ssim": [], "psnr": [], "l1": []}
     for batch in source:
         made = to_uint8(net(*inputs(batch), "transfer").image)
@@ -79,6 +79,8 @@ def reconstruction(net: VUNet, inputs: Inputs, source: Iterator[dict[str, Any]])
         scores["ssim"].append(metrics.ssim(made, batch["target"]))
         scores["psnr"].append(metrics.psnr(made, batch["target"]))
         scores["l1"].append(metrics.masked_l1(made, batch["target"], everywhere))
+    if not scores["l1"]:
+        raise UserError("no picture of the test split can be read")
     return {name: metrics.summary(torch.cat(values)) for name, values in scores.items()}
 
 

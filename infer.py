@@ -23,7 +23,7 @@ from nets.data.people import open_people
 from nets.data.pictures import picture_size, read_letterboxed, read_picture, write_picture
 from nets.errors import UserError
 from nets.run import checkpoints, options
-from nets.run.images import labelled_grid, save_png, to_uint8
+from nets.run.images import labelled_grid, to_uint8
 from nets.run.loader import in_order, to_device
 from nets.run.options import NonNegativeFloat, NonNegativeInt, add_flag
 from nets.run.precision import Precision
@@ -109,6 +109,8 @@ def people(
     """The pictures and joints that the command line names."""
     if not args.driving:
         raise UserError("-d: a picture whose pose to take is needed")
+    if args.source and args.samples:
+        raise UserError("-s and --samples: give one of them")
     if not args.source and not args.samples:
         raise UserError("-s: a picture whose appearance to take is needed, or --samples")
     found = []
@@ -171,8 +173,10 @@ def write(
 ) -> None:
     """One picture, or a grid and a folder of single pictures."""
     out = Path(args.out)
-    folder = out.with_suffix("") if out.suffix else out
-    out = out if out.suffix else out / "grid.png"
+    rows, columns = distinct(rows), distinct(columns)
+    folder = out.with_suffix("")
+    if not out.suffix or out.is_dir() or args.out.endswith("/"):
+        folder, out = out, out / "grid.png"
     if out.suffix.lower() not in (".png", ".jpg", ".jpeg"):
         raise UserError(f"--out {out}: must end in .png or .jpg, or be a folder")
     made = to_uint8(made).cpu()
@@ -182,11 +186,16 @@ def write(
         return
     cells = [[None, *to_uint8(poses).cpu()]]
     cells += [[s if s is None else s.cpu(), *row] for s, row in zip(sources, made, strict=True)]
-    out.parent.mkdir(parents=True, exist_ok=True)
-    save_png(out, labelled_grid(cells, ["", *rows], ["", *columns]))
+    grid = labelled_grid(cells, ["", *rows], ["", *columns])
+    write_picture(out, torch.from_numpy(grid.copy()).permute(2, 0, 1))
     for (i, row), (j, column) in product(enumerate(rows), enumerate(columns)):
         write_picture(folder / f"{row}--{column}.png".replace(" ", "_"), made[i, j])
     print(f"written: {out} and {len(rows) * len(columns)} pictures in {folder}/")
+
+
+def distinct(names: list[str]) -> list[str]:
+    """The names, numbered where one comes twice: each is that of a file."""
+    return [f"{n}_{i + 1}" if names.count(n) > 1 else n for i, n in enumerate(names)]
 
 
 SYSTEMS = {"vunet": vunet}

@@ -21,10 +21,10 @@ import torch
 from torch import Tensor
 
 from nets import losses, vgg
-from nets.data.people import open_people, write_reconstructions
+from nets.data.people import open_people, write_pictures, write_pictures_index
 from nets.errors import UserError
 from nets.layers import fold, initialise_from_data
-from nets.originals.vunet import TERMS, translate
+from nets.originals.vunet import SETTINGS, TERMS, translate
 from nets.run import checkpoints, options
 from nets.run.ema import EMA
 from nets.run.images import labelled_grid, tile
@@ -73,8 +73,8 @@ def parser() -> options.ArgumentParser:
     add("--checkpoint", type=str | None, default=None,
         help="a checkpoint or run folder to start from")
     add_flag(g, "--retrain", False, "second round: take weights and moments, begin at step 0")
-    add_flag(g, "--reset_optimizer", False, "with --retrain: begin with fresh moments")
-    add_flag(g, "--keep_kl", False, "with --retrain: the KL weight stays at kl_max")
+    add_flag(g, "--reset_optimizer", False, "with --checkpoint: begin with fresh moments")
+    add_flag(g, "--keep_kl", False, "the KL weight is the last one of its ramp from the beginning")
     add("--log_dir", type=str | None, default=None, help="another name of --run_dir")
     g = p.add_argument_group("data (none: the demo world of people)")
     add = g.add_argument
@@ -168,13 +168,15 @@ def parse(argv: list[str] | None = None) -> options.Namespace:
     args = options.parse(parser(), argv, translate)
     for name, value in FORMS[args.variant].items():
         args[name] = value if args[name] is None else args[name]
-    if args.variant == "image" and not weights(args, 1 << 60):
-        for term, settings in IMAGE_LOSSES.items():
-            for field, value in settings.items():
-                args.losses[term][field] = value
+    if args.variant == "image":
+        image_losses(args)
     args.run_dir = args.log_dir or args.run_dir
     if args.mode != "train" and not args.checkpoint:
         raise UserError(f"--mode {args.mode}: needs --checkpoint")
+    if args.mode != "train" and args.name:
+        folder = Path(args.run_dir) / args.name
+        if checkpoints.stored(folder / "checkpoints"):
+            raise UserError(f"--mode {args.mode}: {folder} is a training run; give another --name")
     if args.retrain and not args.checkpoint:
         raise UserError("--retrain: needs --checkpoint, the last of the first round")
     for name in ("feature_weights", "gram_weights"):
@@ -193,6 +195,19 @@ def parse(argv: list[str] | None = None) -> options.Namespace:
     return args
 
 
+def image_losses(args: options.Namespace) -> None:
+    """Fill in the published losses where none is given; refuse what cannot be computed."""
+    if all(args.losses[term][field] is None for term in TERMS for field in SETTINGS):
+        for term, settings in IMAGE_LOSSES.items():
+            for field, value in settings.items():
+                args.losses[term][field] = value
+    count = len(args.losses["perceptual"]["vgg_feat_weights"])
+    if count != len(losses.IMAGE_LAYERS):
+        raise UserError(f"losses.perceptual.vgg_feat_weights: must be 6 numbers, got {count}")
+    if not any(weights(args, 1 << 60).values()):
+        raise UserError("losses: no term has a weight above 0 in the end")
+
+
 def weights(args: options.Namespace, step: int) -> dict[str, float]:
     """Image form: the factor at a step of each term of the loss that has one."""
     result = {}
@@ -202,7 +217,10 @@ def weights(args: options.Namespace, step: int) -> dict[str, float]:
             settings[f"{end}_ramp_{what}"] for end in ("start", "end") for what in ("it", "val")
         ]
         if None not in ramp:
-            result[term] = losses.linear_ramp(step, *ramp)
+            if ramp[0] > ramp[2]:
+                raise UserError(f"losses.{term}: a ramp must end at or after start_ramp_it")
+            at_end = args.keep_kl and term == "KL"
+            result[term] = ramp[3] if at_end else losses.linear_ramp(step, *ramp)
         elif any(value is not None for value in ramp):
             raise UserError(f"losses.{term}: a ramp needs all of its four settings")
         elif settings["weight"] is not None:
@@ -211,7 +229,11 @@ def weights(args: options.Namespace, step: int) -> dict[str, float]:
 
 
 def kl_factor(args: options.Namespace, step: int, end: int) -> float:
-    """Parts form: linear from kl_min to kl_max, late: at first the decoder ignores the latents."""
+    """Weight of the KL. Parts form: linear from kl_min to kl_max, late, since at first the decoder
+    ignores the latents.
+    """
+    if args.variant == "image":
+        return weights(args, step).get("KL", 0.0)
     if args.keep_kl:
         return args.kl_max
     start = end // 2 if args.kl_start is None else args.kl_start
@@ -262,9 +284,10 @@ def loss_of(
         out, target = out._replace(image=out.image * weight), target * weight
     if args.variant == "image":
         feat = args.losses["perceptual"]["vgg_feat_weights"]
-        return losses.image_losses(
-            out.image, target, out.posterior, out.prior, weights(args, step), net, feat
-        )
+        # The KL is always among the terms: else the prior would have no gradient, of which ranks
+        # that average gradients complain.
+        factors = {"KL": 0.0, **weights(args, step)}
+        return losses.image_losses(out.image, target, out.posterior, out.prior, factors, net, feat)
     return losses.parts_losses(
         out.image,
         target,
@@ -282,7 +305,10 @@ def loss_of(
 def validate(run: Run, args: options.Namespace, net: VUNet, inputs: Inputs, data: Any) -> dict:
     """Means over the test split: no noise, no dropout, fixed order. Empty when asked to stop."""
     sums = torch.zeros(3, dtype=torch.float64)
-    for batch in run.listen(in_order(data, args.batch_size, run.ranks, on_bad_sample="skip")):
+    batches = in_order(
+        data, args.batch_size, run.ranks, args.workers, args.on_bad_sample, run.print
+    )
+    for batch in run.listen(batches):
         out = net(*inputs(batch), "transfer")
         l1 = losses.color_l1(out.image, signed(batch["target"]))
         kl = losses.kl_unit_gaussians(out.posterior, out.prior)
@@ -290,6 +316,8 @@ def validate(run: Run, args: options.Namespace, net: VUNet, inputs: Inputs, data
     if run.stopping():
         return {}
     l1, kl, count = torch.stack(run.ranks.gather(sums)).sum(0).tolist()
+    if not count:
+        raise UserError(f"{data.name}: no picture of the test split can be read")
     return {"valid_L1": l1 / count, "valid_KL": kl / count}
 
 
@@ -304,11 +332,19 @@ def show_transfer(run: Run, step: int, net: VUNet, inputs: Inputs, batch: Any) -
     run.image("transfer", step, tile(cells, columns=len(batch["target"]) + 1))
 
 
+def show_samples(run: Run, step: int, net: VUNet, inputs: Inputs, batch: Any) -> None:
+    """Poses, and pictures drawn from the prior for them."""
+    noise = net.noise(len(batch["target"]), run.device, run.generator(step, "show"))
+    pose = inputs.pose(batch["joints"])
+    run.image("testing_cond", step, pose)
+    run.image("testing_test_sample", step, net(pose, mode="sample", noise=noise).image)
+
+
 @torch.no_grad()
-def final_picture(run: Run, step: int, net: VUNet, inputs: Inputs, data: Any) -> None:
+def final_picture(run: Run, net: VUNet, inputs: Inputs, data: Any, bad: str) -> None:
     """Four people in the poses of four others, and what a perfect transfer shows if it is known."""
     n = min(4, len(data))
-    batch = next(iter(in_order(data, 2 * n, run.ranks)))
+    batch = loader(data, 2 * n, run.ranks, shuffle=False, on_bad_sample=bad).batch(0)
     poses, appearances = inputs(batch)
     sources, poses = signed(inputs.source(batch)[0]), poses[-n:]
     made = transfers(net, poses, appearances[:n])
@@ -320,41 +356,49 @@ def final_picture(run: Run, step: int, net: VUNet, inputs: Inputs, data: Any) ->
             ids = (batch["outfit"][i].expand(n), batch["pose"][-n:], batch["background"][-n:])
             rows.append([None, *data.transfer_truth(*(t.cpu() for t in ids))["image"]])
             names.append("truth")
-    path = run.image("final", step, labelled_grid(rows, names))
+    path = run.image("final", run.step - 1, labelled_grid(rows, names))
     run.print(f"sources, poses, transfers: {path}")
 
 
 @torch.no_grad()
 def without_training(run: Run, args: options.Namespace, precision: Precision) -> None:
     """The modes test, transfer and add_reconstructions, with the options of the checkpoint."""
+    run.stop_listening()
     path = checkpoints.find(args.checkpoint)
     net, trained = load_network(checkpoints.read(path, "vunet"), path, precision)
-    for name in ("data_index", "data_root"):
-        trained[name] = args[name] or trained[name]
+    if args.data_index or args.data_root:
+        trained |= {"data_index": args.data_index, "data_root": args.data_root}
+    bad, workers = args.on_bad_sample, args.workers
+    if args.mode == "add_reconstructions":
+        data = open_people({**trained, "pairing": "same"}, "test")
+        inputs = Inputs(trained, data.joint_order)
+        with precision.autocast():
+            made = (
+                (batch, net(*inputs(batch), "transfer").image)
+                for batch in in_order(data, args.batch_size, run.ranks, workers, bad, run.print)
+            )
+            folder = run.folder / "reconstructions"
+            written = [w for of in run.ranks.gather(write_pictures(made, folder)) for w in of]
+        run.ranks.on_main(lambda: write_pictures_index(data.joint_order, written, folder))
+        run.print(f"{len(written)} reconstructions and their index: {folder}")
+        return
     data = open_people(trained, "test")
     inputs = Inputs(trained, data.joint_order)
-    if args.mode == "add_reconstructions":
-        made = (
-            (batch, net(*inputs(batch), "transfer").image)
-            for batch in in_order(data, args.batch_size, run.ranks)
-        )
-        count = write_reconstructions(data.joint_order, made, run.folder / "reconstructions")
-        run.print(f"{count} reconstructions and their index: {run.folder / 'reconstructions'}")
-        return
-    batches = loader(data, min(args.batch_size, len(data)), run.ranks, seed=args.seed)
+    count = min(args.batch_size, len(data))
+    batches = loader(data, count, run.ranks, seed=args.seed, on_bad_sample=bad, workers=workers)
+    pictures = show_transfer if args.mode == "transfer" else show_samples
     for number in range(10):
         batch = batches.batch(number)
-        if args.mode == "transfer":
-            show_transfer(run, number - 1, net, inputs, batch)
-        else:
-            show(run, number - 1, net, inputs, batch, "testing_")
+        with precision.autocast():
+            pictures(run, number - 1, net, inputs, batch)
     run.print(f"pictures: {run.folder / 'images'}")
 
 
 def prepare(run: Run, args: options.Namespace, net: VUNet, inputs: Inputs, data: Any) -> None:
     """Data-dependent initialisation from `init_batches` batches of every rank."""
     count = args.init_batches * args.batch_size
-    batch = loader(data, count, run.ranks, seed=args.seed + 1).batch(0)
+    settings = {"workers": args.workers, "on_bad_sample": args.on_bad_sample, "report": run.print}
+    batch = loader(data, count, run.ranks, seed=args.seed + 1, **settings).batch(0)
     noise = net.noise(count * run.world_size, run.device, run.generator(0, "init"))
     mine = noise.rows(slice(run.rank * count, (run.rank + 1) * count))
     pose, appearance = inputs(batch)
@@ -394,7 +438,7 @@ def train(run: Run, args: options.Namespace, precision: Precision) -> None:
     features = perceptual_net(args, run, precision)
     if args.compile:
         net.compile()
-    model = run.ranks.wrap(net)
+    model = run.ranks.wrap(net, unused_parameters=args.wiring == "port")  # its last block is idle
     batches = loader(
         data,
         args.batch_size,
@@ -405,7 +449,14 @@ def train(run: Run, args: options.Namespace, precision: Precision) -> None:
         accumulate=args.accumulate,
         report=run.print,
     )
-    tests = loader(test, min(args.batch_size, len(test)), run.ranks, shuffle=False)
+    tests = loader(
+        test,
+        min(args.batch_size, len(test)),
+        run.ranks,
+        shuffle=False,
+        on_bad_sample=args.on_bad_sample,
+        report=run.print,
+    )
 
     for step in run.steps(total, images):
         net.train()
@@ -431,7 +482,7 @@ def train(run: Run, args: options.Namespace, precision: Precision) -> None:
             precision.step(optimizer)
             if ema:
                 ema.update()
-        run.log(step, terms, lr=lr, kl_weight=kl_factor(args, step, end or total))
+        run.log(step, terms if finite else {}, lr=lr, kl_weight=kl_factor(args, step, end or total))
 
         net.eval()
         with ema.swapped() if ema else contextlib.nullcontext(), precision.autocast():
@@ -440,14 +491,16 @@ def train(run: Run, args: options.Namespace, precision: Precision) -> None:
                 show(run, step, net, inputs, batch, "")
                 show(run, step, net, inputs, tests.batch(step), "valid_")
             if run.due(step, args.test_freq):
-                show_transfer(run, step, net, inputs, tests.batch(step))
+                batch = tests.batch(step)
+                show_transfer(run, step, net, inputs, batch)
+                show_samples(run, step, net, inputs, batch)
                 scores = validate(run, args, net, inputs, test)
                 run.record(step, scores)
                 score = scores.get("valid_L1")
         run.save(step, score)
     net.eval()
     with ema.swapped() if ema else contextlib.nullcontext(), precision.autocast():
-        final_picture(run, run.step, net, inputs, test)
+        final_picture(run, net, inputs, test, args.on_bad_sample)
 
 
 def load_network(

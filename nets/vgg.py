@@ -13,6 +13,7 @@ third block, after its ReLU. `input_1` is the preprocessed picture.
 """
 
 import hashlib
+import pickle
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -273,6 +274,8 @@ def _read_torch(file: Path) -> dict[str, Tensor]:
         state = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load reports damage with a dozen exception types
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        if isinstance(error, pickle.UnpicklingError):  # whose text advises to run what is in it
+            reason = "it holds something else than tensors"
         raise UserError(f"{file}: cannot be read as a PyTorch state dict ({reason})") from error
     if not isinstance(state, dict):
         raise UserError(f"{file}: must hold a state dict, holds a {type(state).__name__}")

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
-import os
 import pickle
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from nets.data.files import whole_file
 from nets.data.pairs import Pairs
 from nets.data.pickles import read_pickle
 from nets.data.pictures import read_letterboxed, read_picture
@@ -107,6 +106,9 @@ def read_index(path: Path) -> dict[str, Any]:
     lacking = [key for key in KEYS if key not in raw] if isinstance(raw, dict) else list(KEYS)
     if lacking:
         raise UserError(f"{path}: is not an index: it lacks {', '.join(lacking)}")
+    for key in (*KEYS, "identities"):
+        if raw.get(key) is not None and not hasattr(raw[key], "__len__"):
+            raise UserError(f"{path}: {key} must be a list, is {raw[key]!r}")
     lengths = {key: len(raw[key]) for key in ("imgs", "train", "joints")}
     if raw.get("identities") is not None:
         lengths["identities"] = len(raw["identities"])
@@ -117,7 +119,10 @@ def read_index(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: is empty, it lists no pictures")
     people = raw.get("identities")
     if people is not None:
-        people = np.unique(np.asarray(people).astype(str), return_inverse=True)[1]
+        people = [p.decode("latin1") if isinstance(p, bytes) else p for p in people]
+        if not all(isinstance(p, str | int | np.number) for p in people):
+            raise UserError(f"{path}: identities must be names or numbers, one for every entry")
+        people = np.unique([str(p) for p in people], return_inverse=True)[1]
     return {
         "imgs": _paths(path, raw["imgs"]),
         "train": _flags(path, raw["train"]),
@@ -135,20 +140,12 @@ def write_index(
     identities: Sequence[int | str] | None = None,
 ) -> None:
     """Writes an index.p, whole or not at all; see IndexDataset for the keys."""
-    path = Path(path)
     index: dict[str, Any] = {"joint_order": list(joint_order), "imgs": list(imgs)}
     index |= {"joints": np.asarray(joints, np.float32), "train": [bool(t) for t in train]}
     if identities is not None:
         index["identities"] = list(identities)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, scratch = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            pickle.dump(index, file, protocol=2)
-        os.replace(scratch, path)
-    except BaseException:
-        os.unlink(scratch)
-        raise
+    with whole_file(path) as file:
+        pickle.dump(index, file, protocol=2)
 
 
 def _index_file(path: Path) -> Path:

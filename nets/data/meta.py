@@ -114,15 +114,24 @@ class PrjotiDataset:
            the crop's width and height in OpenPose's order; a label `identity` is honoured
     split  "train": the first 90 % in file order; "test": the rest
     size   side of the square pictures handed out
+    pairing  "same": the appearance is the target itself; "identity": another crop of the same
+             identity, of the split where identities are not known; "any": any of the split
 
     [(epoch, index)] gives target and appearance (3, S, S) uint8, joints and appearance_joints
     (18, 2) float32 in pixels, NaN where missing (a coordinate is negative or both are 0), and
-    index. The appearance is drawn from (seed, epoch, index), of the same identity if that is known.
+    index. The appearance is drawn from (seed, epoch, index); it is left out for "same".
     """
 
     joint_order = OPENPOSE_18
 
-    def __init__(self, root: str | Path, split: str = "train", size: int = 256, seed: int = 0):
+    def __init__(
+        self,
+        root: str | Path,
+        split: str = "train",
+        size: int = 256,
+        pairing: str = "identity",
+        seed: int = 0,
+    ):
         if split not in ("train", "test"):
             raise ValueError(f"PrjotiDataset: split must be train or test, got {split!r}")
         self._meta = MetaDataset(root)
@@ -144,7 +153,8 @@ class PrjotiDataset:
         self.joints = np.where(there, points, np.float32("nan"))
         people = labels["identity"][rows] if "identity" in labels else None
         self.identities = people if people is None else np.unique(people, return_inverse=True)[1]
-        pairing = "any" if people is None else "identity"
+        if people is None and pairing == "identity":  # all pictures show one person
+            pairing = "any"
         self._pairs = Pairs(pairing, len(points), self.identities, seed, self.name)
 
     def __len__(self) -> int:
@@ -153,14 +163,11 @@ class PrjotiDataset:
     def __getitem__(self, place: tuple[int, int]) -> dict[str, Any]:
         epoch, index = place
         target, joints = self._read(index)
-        appearance, appearance_joints = self._read(self._pairs.other(epoch, index))
-        return {
-            "target": target,
-            "joints": joints,
-            "appearance": appearance,
-            "appearance_joints": appearance_joints,
-            "index": index,
-        }
+        sample = {"target": target, "joints": joints, "index": index}
+        other = self._pairs.other(epoch, index)
+        if other is not None:
+            sample["appearance"], sample["appearance_joints"] = self._read(other)
+        return sample
 
     def file(self, index: int) -> Path:
         """The picture of a sample."""
@@ -218,10 +225,7 @@ def _label(root: Path, file: Path) -> tuple[str, str | None, np.ndarray]:
     """Name, loader and memory-mapped content of a label file."""
     name, *rest = file.relative_to(root / "labels").as_posix().removesuffix(".npy").split(BETWEEN)
     name, _, loader = name.partition(":")
-    good = len(rest) == 2 and re.fullmatch(r"\d+(x\d+)*", rest[0])
-    if not good or not re.fullmatch(
-        r"[<>|=]?(bool_?|u?int\d+|float\d+|complex\d+|[biufcSU]\d+)", rest[1]
-    ):
+    if len(rest) != 2 or not SHAPE.fullmatch(rest[0]) or not KIND.fullmatch(rest[1]):
         raise UserError(f"{file}: a label's name must be <name>-*-<shape>-*-<dtype>.npy")
     shape, kind = tuple(map(int, rest[0].split("x"))), np.dtype(rest[1])
     need, has = math.prod(shape) * kind.itemsize, file.stat().st_size

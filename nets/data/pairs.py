@@ -27,7 +27,10 @@ class Pairs:
             )
         if pairing == "identity":
             if identities is None:
-                raise UserError(f"{name}: pairing by identity needs the key identities")
+                raise UserError(
+                    f"{name}: pairing by identity needs the key identities; --pairing any "
+                    "or --pairing same works without"
+                )
             self._order = np.argsort(identities, kind="stable")
             _, self._group, counts = np.unique(identities, return_inverse=True, return_counts=True)
             self._start = np.concatenate([[0], np.cumsum(counts)])

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from nets.errors import UserError
@@ -31,10 +30,14 @@ def open_people(options: Mapping[str, Any], split: str, length: int = 0):
     elif options["data_root"]:
         from .meta import PrjotiDataset
 
-        data = PrjotiDataset(options["data_root"], split, size, seed=seed)
+        if options["fit"] != "squash":
+            raise UserError("--fit letterbox: only for --data_index")
+        data = PrjotiDataset(options["data_root"], split, size, pairing, seed)
     else:
         from .worlds.people import PeopleWorld
 
+        if size < 16:
+            raise UserError(f"spatial_size: must be 16 or more for the demo world, got {size}")
         data = PeopleWorld(split, size, pairing="same" if pairing == "same" else "identity")
     return First(data, length) if 0 < length < len(data) else data
 
@@ -57,27 +60,35 @@ class First:
         return getattr(self.dataset, name)
 
 
-def write_reconstructions(
-    joint_order: Iterable[str], made: Iterable[tuple[Mapping[str, Any], Tensor]], folder: Path
-) -> int:
-    """Write pictures and an `index.p` of them, a dataset like the one they were made from.
+def write_pictures(
+    made: Iterable[tuple[Mapping[str, Any], Tensor]], folder: Path
+) -> list[tuple[str, list[list[float]]]]:
+    """Write pictures into folder/images; their names below `folder`, and their joints as an
+    `index.p` has them.
 
     made     batches with "index" and "joints" (N, J, 2) in pixels, and their pictures (N, 3, S, S)
              in [-1, 1]
-    returns  how many pictures were written
     """
-    from nets.data.index import write_index
     from nets.data.pictures import write_picture
 
-    names, joints = [], []
+    written = []
     for batch, pictures in made:
         size = pictures.shape[-1]
         for index, points, picture in zip(
             batch["index"].tolist(), batch["joints"].cpu(), pictures.float().cpu(), strict=True
         ):
-            names.append(f"images/{index:06d}.png")
-            joints.append((points / size).nan_to_num(-1.0))
-            write_picture(folder / names[-1], ((picture + 1) * 127.5).round().clamp(0, 255).byte())
-    train = [False] * len(names)
-    write_index(folder / "index.p", list(joint_order), names, torch.stack(joints).numpy(), train)
-    return len(names)
+            name = f"images/{index:06d}.png"
+            write_picture(folder / name, ((picture + 1) * 127.5).round().clamp(0, 255).byte())
+            written.append((name, (points / size).nan_to_num(-1.0).tolist()))
+    return written
+
+
+def write_pictures_index(
+    joint_order: Iterable[str], written: Iterable[tuple[str, list[list[float]]]], folder: Path
+) -> None:
+    """Write the `index.p` of what `write_pictures` wrote: a dataset with a test split only."""
+    from nets.data.index import write_index
+
+    written = sorted(written)
+    names, joints = [name for name, _ in written], [points for _, points in written]
+    write_index(folder / "index.p", list(joint_order), names, joints, [False] * len(names))

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import struct
-import tempfile
 import warnings
 import zlib
 from pathlib import Path
@@ -15,6 +13,7 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from nets.data.files import whole_file
 from nets.errors import BadSample, UserError
 
 ORIENTATION = 0x0112  # the EXIF tag
@@ -65,7 +64,7 @@ def picture_size(path: str | Path) -> tuple[int, int]:
 def write_picture(path: str | Path, picture: Tensor) -> None:
     """Writes (3, H, W) or (1, H, W) uint8 as PNG or JPEG, whole or not at all; makes the folder.
 
-    Raises UserError on another ending.
+    Raises UserError on another ending, OSError with the path where it cannot be written.
     """
     path = Path(path)
     kind = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}.get(path.suffix.lower())
@@ -76,22 +75,8 @@ def write_picture(path: str | Path, picture: Tensor) -> None:
         raise ValueError(f"write_picture: picture must be (3, H, W) or (1, H, W) uint8, got {what}")
     pixels = picture.cpu().permute(1, 2, 0).contiguous().numpy()
     image = Image.fromarray(pixels[..., 0] if len(picture) == 1 else pixels)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, scratch = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            image.save(file, kind, **({"quality": 95} if kind == "JPEG" else {}))
-        os.chmod(scratch, 0o666 & ~_umask())
-        os.replace(scratch, path)
-    except BaseException:
-        os.unlink(scratch)
-        raise
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+    with whole_file(path) as file:
+        image.save(file, kind, **({"quality": 95} if kind == "JPEG" else {}))
 
 
 def _open(path: str | Path, size: int | None) -> Image.Image:

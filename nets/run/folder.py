@@ -46,7 +46,8 @@ def open_folder(args: Any) -> tuple[Path, Lock]:
     for name in ("", *FOLDERS):
         for leftover in (folder / name).glob(".*.tmp"):
             leftover.unlink()
-    options.save(args, folder / "config.yaml")
+    if not checkpoints.stored(folder / "checkpoints"):  # else once they are seen to fit the options
+        options.save(args, folder / "config.yaml")
     return folder, lock
 
 

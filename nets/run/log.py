@@ -22,7 +22,11 @@ class Window:
         self.count = 0
 
     def add(self, losses: dict[str, Tensor]) -> None:
-        """Add one step's scalars; a step without a name counts as 0 for it."""
+        """Add one step's scalars; a step without a name counts as 0 for it, one without any does
+        not count.
+        """
+        if not losses:
+            return
         for name, loss in losses.items():
             value = torch.as_tensor(loss).detach().float()
             self.sums[name] = self.sums[name] + value if name in self.sums else value

@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import difflib
+import errno
 import os
 import re
 import sys
@@ -47,6 +48,11 @@ WORDINGS = (  # jsonargparse's, and how we say it
     (r"\bv *([<>]=?)", r"\1 "),
     (r"Not of type (\w+): (.*)", r"must be \1: \2"),
     (r"Literal\[(.*)\]", r"one of \1"),
+    (r"PositiveFloat", "a number > 0"),
+    (r"NonNegativeFloat", "a number >= 0"),
+    (r"PositiveInt", "a whole number > 0"),
+    (r"NonNegativeInt", "a whole number >= 0"),
+    (r"Fraction", "a number >= 0 and < 1"),
 )
 Translate = Callable[[dict[str, Any], str], dict[str, Any]]
 
@@ -65,7 +71,7 @@ def add_flag(group: Any, name: str, default: bool, help: str) -> None:
 
 
 def tool_parser(description: str) -> ArgumentParser:
-    """A parser with the options that every script has: configuration, device, precision, seed."""
+    """A parser with the options that every script has: configuration, seed, device, precision."""
     parser = ArgumentParser(description=description, exit_on_error=False, allow_abbrev=False)
     run = parser.add_argument_group("run")
     add = run.add_argument
@@ -76,18 +82,23 @@ def tool_parser(description: str) -> ArgumentParser:
         help="where to compute; auto: cuda where there is one")  # fmt: skip
     add("--precision", type=Literal["auto", "fp32", "bf16", "fp16"], default="auto",
         help="of convolutions and products; auto: bf16 where the device is fast in it")  # fmt: skip
-    add_flag(run, "--compile", False, "compile the networks with torch.compile")
     add_flag(run, "--channels_last", True, "keep pictures and weights as NHWC in memory")
+    return parser
+
+
+def add_reading(parser: ArgumentParser) -> None:
+    """Add the options of scripts that read a dataset."""
+    add = parser.add_argument_group("reading data").add_argument
     add("--workers", type=NonNegativeInt, default=2,
         help="processes that read data, per rank; 0: read in the training process")  # fmt: skip
     add("--on_bad_sample", type=Literal["fail", "skip"], default="fail",
         help="a sample that cannot be read: stop, or report, replace and count it")  # fmt: skip
-    return parser
 
 
 def parser(system: str, description: str) -> ArgumentParser:
     """A parser for the script that trains `system`: the options that all of them share."""
     result = tool_parser(description)
+    add_reading(result)
     folder = result.add_argument_group("run folder")
     add = folder.add_argument
     add("--run_dir", type=str, default=f"runs/{system}", help="folder of the run folders")
@@ -106,6 +117,7 @@ def parser(system: str, description: str) -> ArgumentParser:
         help="minutes after which to save and end; 0: none")  # fmt: skip
     add("--accumulate", type=PositiveInt, default=1,
         help="batches whose gradients are averaged into one step")  # fmt: skip
+    add_flag(loop, "--compile", False, "compile the networks with torch.compile")
     add("--ema", type=Fraction, default=0.0,
         help="decay per step of an exponential average of the weights; 0: none")  # fmt: skip
     add("--nan", type=Literal["stop", "skip"], default="stop",
@@ -193,11 +205,13 @@ def find_config(name: str) -> Path:
 @contextlib.contextmanager
 def user_errors() -> Iterator[None]:
     """Turn errors that the user can repair into one line and an exit code; also a decorator."""
+    prog = Path(sys.argv[0]).name
     try:
         yield
         return
     except KeyboardInterrupt:
         code = 130
+        print(f"{prog}: interrupted", file=sys.stderr, flush=True)
     except SystemExit as error:
         code = error.code
     except Exception as error:
@@ -206,7 +220,6 @@ def user_errors() -> Iterator[None]:
             raise
         ranks = int(os.environ.get("WORLD_SIZE", "1"))
         rank = f" [rank {os.environ.get('RANK')}]" if ranks > 1 else ""
-        prog = Path(sys.argv[0]).name
         print(f"{prog}:{rank} error: {' '.join(text.split())}", file=sys.stderr, flush=True)
     # Outside of the handlers: an error that were still known would keep its frames, those the
     # loader, and that its workers, for whose end the interpreter would wait.
@@ -224,6 +237,8 @@ def _explain(error: Exception) -> tuple[int, str]:
         return 4, text
     if isinstance(error, OSError) and error.filename is not None:
         return 2, f"{error.filename}: {error.strerror}"
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return 2, f"{error.strerror}, while writing to the run folder or a temporary file"
     if isinstance(error, RuntimeError) and text.startswith("DataLoader worker"):
         return 2, f"a process that reads data died: {text.split('. ')[0]}"
     if isinstance(error, RuntimeError) and re.search(r"gloo|NCCL|ProcessGroup|TCPStore", text):
@@ -256,9 +271,12 @@ def _take_slashed(argv: list[str]) -> tuple[dict[str, Any], list[str]]:
             raise UserError(f"{name} on the command line: a value must follow")
         *groups, last = name[2:].split("/")
         inner = keys
-        for group in groups:
-            inner = inner.setdefault(group, {})
-        inner[last] = yaml.safe_load(value)
+        try:
+            for group in groups:
+                inner = inner.setdefault(group, {})
+            inner[last] = yaml.safe_load(value)
+        except (yaml.YAMLError, AttributeError, TypeError) as error:
+            raise UserError(f"{name} on the command line: cannot be set to {value}") from error
     return keys, rest
 
 
@@ -303,7 +321,7 @@ def _refuse_unknown(parser: ArgumentParser, known: list[str], argv: list[str]) -
 
 def _nearest(name: str, known: Sequence[str], prefix: str = "") -> str:
     """`; did you mean X?` for the most similar known name, or an empty text."""
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     return f"; did you mean {prefix}{close[0]}?" if close else ""
 
 

@@ -114,7 +114,7 @@ class Run:
                 self._bar.update(1)
         self._save_once()
         self._close_bar()
-        self._stop.remove()
+        self.stop_listening()
 
     def _leave(self) -> bool:
         """Whether the time is up; on a signal saves and raises SystemExit. All ranks agree."""
@@ -139,6 +139,10 @@ class Run:
             if self._stop.number:
                 return
             yield item
+
+    def stop_listening(self) -> None:
+        """From now on a signal ends the process at once: for what saves nothing."""
+        self._stop.remove()
 
     def stopping(self) -> bool:
         """Whether a signal asked any rank to stop; all ranks must ask together."""
@@ -181,6 +185,8 @@ class Run:
         if len(content["log"]) == self.world_size:
             self._window.restore(content["log"][self.rank], self.device)
         self.print(f"going on from {path}, step {self.step}")
+        if self.is_main:
+            options.save(self.args, self.folder / "config.yaml")
         now, before = options.plain(self.args), content["options"]
         for key in sorted(now.keys() | before.keys()):
             if now.get(key) != before.get(key):

@@ -237,17 +237,23 @@ class VUNet(nn.Module):
         pose_channels: int = 3,
         out_channels: int = 3,
         wiring: str = "chain",  # of the autoregressive prior, see `ReducedPrior`
+        box_factor: int = 0,  # the appearance has side S / 2^box_factor
     ) -> VUNet:
         """The form that sees a whole picture. ValueError for sizes that do not divide."""
         n = _scales(spatial_size, 1, "spatial_size")
         widths = [min(width * 2**k, max_width) for k in range(n)]
         if n < 3:
             raise ValueError(f"VUNet: spatial_size must be >= 4, got {spatial_size}")
-        padding = "symmetric"
+        if not 0 <= box_factor <= n - LATENTS:
+            raise ValueError(
+                f"VUNet: box_factor must be 0 to {n - LATENTS} for spatial_size {spatial_size}, "
+                f"got {box_factor}"
+            )
+        padding, seen = "symmetric", widths[box_factor:]
         priors = [HiddenPrior(), ReducedPrior(widths[-2], norm, dropout, wiring)]
         return cls(
-            Encoder(appearance_channels, widths, norm, padding, dropout),
-            ImagePosterior(widths, norm, dropout),
+            Encoder(appearance_channels, seen, norm, padding, dropout),
+            ImagePosterior(seen, norm, dropout),
             Encoder(pose_channels, widths, norm, padding, dropout),
             Decoder(widths, priors, norm, dropout, False, out_channels, 1),
             [(widths[-1], 1, 1), (4 * widths[-2], 1, 1)],
@@ -329,13 +335,10 @@ def build(options: Mapping[str, Any]) -> VUNet:
         "pose_channels": options["pose_channels"],
         "out_channels": options["out_channels"],
         "appearance_channels": options["img_channels"] * (8 if crops else 1),
+        "box_factor": options["box_factor"] if crops else 0,
     }
     if options["variant"] == "parts":
-        return VUNet.parts(
-            box_factor=options["box_factor"] if crops else 0,
-            bottleneck_factor=options["bottleneck_factor"],
-            **common,
-        )
+        return VUNet.parts(bottleneck_factor=options["bottleneck_factor"], **common)
     if options["variant"] == "image":
         return VUNet.image(
             norm=options["conv"], tanh=options["tanh"], wiring=options["wiring"], **common

@@ -82,7 +82,11 @@ def test_killed_anywhere_it_ends_as_if_never_killed(tmp_path):
 
 @pytest.mark.parametrize(
     "name, code",
-    [("SIGTERM", 143), ("SIGINT", 130), pytest.param("SIGUSR1", 138, marks=pytest.mark.slow)],
+    [
+        ("SIGTERM", 143),  # tests/scripts has a SIGINT
+        pytest.param("SIGINT", 130, marks=pytest.mark.slow),
+        pytest.param("SIGUSR1", 138, marks=pytest.mark.slow),
+    ],
 )
 def test_a_signal_saves_after_the_step_and_leaves(tmp_path, name, code):
     given = ["--steps", 5000, "--sleep", 0.02, "--workers", 1]
@@ -125,6 +129,7 @@ def test_two_ranks_with_half_the_batch_are_one(tmp_path):
     assert two.stdout.count("done 15") == 1
 
 
+@pytest.mark.slow
 def test_two_ranks_stop_together_and_go_on_bit_for_bit(tmp_path):
     given = ["--steps", 60, "--sleep", 0.02, "--workers", 1]
     whole, expected = finish(tmp_path, "whole", *given, ranks=2)
@@ -151,6 +156,7 @@ def test_a_dead_rank_ends_the_run_with_a_message_within_a_minute(tmp_path):
     assert stored(tmp_path / "runs/toy/a") == [6]
 
 
+@pytest.mark.slow
 def test_bad_input_is_one_line_on_every_rank(tmp_path):
     done, _ = finish(tmp_path, "a", "--width", "x", ranks=2)
     assert "error: --width: must be int, got x" in done.stderr

@@ -79,7 +79,7 @@ def test_a_stopped_run_goes_on_to_the_same_weights(trained, monkeypatch, tmp_pat
     assert_same(ours, theirs)
 
 
-@pytest.mark.parametrize("signal_name", ["SIGTERM", "SIGINT"])
+@pytest.mark.parametrize("signal_name", [pytest.param("SIGTERM", marks=pytest.mark.slow), "SIGINT"])
 def test_a_signal_saves_and_the_same_command_goes_on(tmp_path, signal_name):
     command = [sys.executable, str(ROOT / "train_vunet.py"), "--config", "smoke.yaml"]
     command += ["--num_steps", "100000", "--lr_decay_end", "100000", "--test_freq", "100000"]
@@ -154,7 +154,9 @@ def test_own_data_from_an_index(tmp_path, monkeypatch):
     assert 0 < scores["reconstruction"]["l1"]["mean"] < 1
 
 
-@pytest.mark.parametrize("mode, names", [("transfer", ["transfer"]), ("test", ["testing_c"])])
+@pytest.mark.parametrize(
+    "mode, names", [("transfer", ["transfer"]), ("test", ["testing_cond", "testing_test_sample"])]
+)
 def test_modes_without_training(trained, monkeypatch, mode, names):
     monkeypatch.chdir(trained[0])
     train_vunet.main(["--mode", mode, "--checkpoint", "runs/vunet/a", "--name", mode,
@@ -247,6 +249,7 @@ def test_evaluation_reports_transfer_against_the_truth(trained, monkeypatch, cap
     assert "Gaussian window 11x11" in capsys.readouterr().out
 
 
+@pytest.mark.slow  # tests/run has the same of a toy
 def test_a_rank_that_dies_ends_the_run(tmp_path):
     """A rank killed in the middle: torchrun ends the others and says so, well within a minute."""
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2"]
@@ -305,7 +308,6 @@ def not_a_folder(tmp_path):
         empty_index,
         missing_vgg,
         not_a_folder,
-        lambda p: (["--data_index", p / "nothing.p"], "nothing.p: "),
         lambda p: (["--data_root", p / "nothing"], "nothing"),
         lambda p: (["--spatial_size", "48"], "spatial_size must be 2 times a power of two, got 48"),
         lambda p: (["--box_factor", "5"], "box_factor must be 0 to 3"),
@@ -313,13 +315,20 @@ def not_a_folder(tmp_path):
         lambda p: (["--checkpoint", p / "nothing"], "nothing: no such file or run folder"),
     ],
 )
-def test_bad_input_is_one_line(tmp_path, case):
+def test_bad_input_is_one_line(tmp_path, monkeypatch, capsys, case):
     arguments, message = case(tmp_path)
-    done = script("train_vunet.py", "--config", "smoke.yaml", *arguments, cwd=tmp_path,
-                  TORCH_HOME=str(tmp_path / "cache"))  # fmt: skip
-    assert done.returncode == 2, done.stderr
-    assert "Traceback" not in done.stderr
-    assert last_line(done).startswith("train_vunet.py: error: ") and message in last_line(done)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "cache"))
+    with pytest.raises(SystemExit, match="2"):
+        train(tmp_path, *arguments, monkeypatch=monkeypatch)
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert ": error: " in line and message in line
+
+
+def test_bad_input_of_a_script_is_one_line_and_status_2(tmp_path):
+    done = script("train_vunet.py", "--config", "smoke.yaml", "--data_index", "nothing.p",
+                  cwd=tmp_path)  # fmt: skip
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert last_line(done) == "train_vunet.py: error: nothing.p: no such index file"
 
 
 def test_a_checkpoint_of_another_size_or_system_is_refused(trained, tmp_path, monkeypatch):

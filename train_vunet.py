@@ -484,19 +484,21 @@ def train(run: Run, args: options.Namespace, precision: Precision) -> None:
                 ema.update()
         run.log(step, terms if finite else {}, lr=lr, kl_weight=kl_factor(args, step, end or total))
 
-        net.eval()
-        with ema.swapped() if ema else contextlib.nullcontext(), precision.autocast():
-            score = None
-            if run.due(step, args.log_freq) or step == 0:
-                show(run, step, net, inputs, batch, "")
-                show(run, step, net, inputs, tests.batch(step), "valid_")
-            if run.due(step, args.test_freq):
-                batch = tests.batch(step)
-                show_transfer(run, step, net, inputs, batch)
-                show_samples(run, step, net, inputs, batch)
-                scores = validate(run, args, net, inputs, test)
-                run.record(step, scores)
-                score = scores.get("valid_L1")
+        pictures = step == 0 or run.due(step, args.log_freq)
+        scoring, score = run.due(step, args.test_freq), None
+        if pictures or scoring:
+            net.eval()
+            with ema.swapped() if ema else contextlib.nullcontext(), precision.autocast():
+                if pictures:
+                    show(run, step, net, inputs, batch, "")
+                    show(run, step, net, inputs, tests.batch(step), "valid_")
+                if scoring:
+                    batch = tests.batch(step)
+                    show_transfer(run, step, net, inputs, batch)
+                    show_samples(run, step, net, inputs, batch)
+                    scores = validate(run, args, net, inputs, test)
+                    run.record(step, scores)
+                    score = scores.get("valid_L1")
         run.save(step, score)
     net.eval()
     with ema.swapped() if ema else contextlib.nullcontext(), precision.autocast():

@@ -82,7 +82,7 @@ def _cloth(draws: _Draws, colourful: float, textures: tuple[float, ...]) -> tupl
     light = _hsv(draws.take(), draws.between(0.0, 0.45), draws.between(0.86, 1.0))
     dark = _hsv(draws.take(), draws.between(0.2, 0.9), draws.between(0.1, 0.36))
     second = torch.where((luma < 132)[:, None], light, dark)
-    second = first + 0.6 * (second - first)  # woven rather than printed
+    second = first + 0.45 * (second - first)  # woven rather than printed
     kind = draws.choice(*textures)
     weights = torch.tensor(
         [  # stripes along, stripes across, both, dots

@@ -12,13 +12,15 @@ from nets.data.pictures import write_picture
 from nets.data.worlds.people import PeopleWorld
 
 ROOT = Path(__file__).resolve().parents[2]
+# Not --master_port=0: the ranks would be told port 0 and wait for it.
+FREE_PORT = ["--rdzv_backend=c10d", "--rdzv_endpoint=localhost:0"]
 
 
 def script(name, *arguments, cwd, ranks=0, **environment):
     """Run a script in a process of its own; returns it with stdout and stderr."""
     start = [sys.executable]
     if ranks:
-        start += ["-m", "torch.distributed.run", f"--nproc_per_node={ranks}", "--master_port=0"]
+        start += ["-m", "torch.distributed.run", f"--nproc_per_node={ranks}", *FREE_PORT]
     return subprocess.run(
         [*start, str(ROOT / name), *map(str, arguments)],
         cwd=cwd,

@@ -9,7 +9,7 @@ import time
 
 import pytest
 import torch
-from helpers import ROOT, index_folder, last_line, script
+from helpers import FREE_PORT, ROOT, index_folder, last_line, script
 from PIL import Image
 
 import evaluate
@@ -253,7 +253,7 @@ def test_evaluation_reports_transfer_against_the_truth(trained, monkeypatch, cap
 def test_a_rank_that_dies_ends_the_run(tmp_path):
     """A rank killed in the middle: torchrun ends the others and says so, well within a minute."""
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2"]
-    command += ["--master_port=0", str(ROOT / "train_vunet.py"), "--config", "smoke.yaml"]
+    command += [*FREE_PORT, str(ROOT / "train_vunet.py"), "--config", "smoke.yaml"]
     command += ["--num_steps", "100000", "--lr_decay_end", "100000", "--test_freq", "100000"]
     process = subprocess.Popen(
         [*command, "--name", "a"],

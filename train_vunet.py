@@ -367,7 +367,8 @@ def without_training(run: Run, args: options.Namespace, precision: Precision) ->
     path = checkpoints.find(args.checkpoint)
     net, trained = load_network(checkpoints.read(path, "vunet"), path, precision)
     if args.data_index or args.data_root:
-        trained |= {"data_index": args.data_index, "data_root": args.data_root}
+        given = {"data_index": args.data_index, "data_root": args.data_root}
+        trained |= {**given, "pairing": "same"}  # other data need not know identities
     bad, workers = args.on_bad_sample, args.workers
     if args.mode == "add_reconstructions":
         data = open_people({**trained, "pairing": "same"}, "test")

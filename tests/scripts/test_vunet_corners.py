@@ -125,6 +125,8 @@ def test_modes_take_other_data_than_the_checkpoint_was_trained_on(inside):
                       "--data_index", "data/index.p"])  # fmt: skip
     made = read_index(inside / "runs/vunet/r/reconstructions/index.p")
     assert made["imgs"].tolist() == [b"images/%06d.png" % i for i in range(4)]
+    train_vunet.main(["--mode", "transfer", *shared, "--name", "t", "--data_index", "data/index.p"])
+    assert len(list((inside / "runs/vunet/t/images").glob("transfer_*.png"))) == 10
 
 
 @pytest.mark.slow

@@ -2,33 +2,21 @@
 
 python evaluate.py                                  the newest run, on its own test split
 python evaluate.py --checkpoint RUN --data_index data/market/index.p --out scores.json
+
+The system is known from the checkpoint; --help has a group of options for each.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
-from nets import metrics
-from nets.data.people import open_people
-from nets.data.worlds.people import SPLITS
-from nets.errors import UserError
+from nets import systems
 from nets.run import checkpoints, options
 from nets.run.files import write_text
-from nets.run.images import to_uint8
-from nets.run.loader import in_order, to_device
-from nets.run.options import NonNegativeInt, PositiveInt
-from nets.run.precision import Precision
+from nets.run.options import PositiveInt
 from nets.run.ranks import Ranks
-from nets.vunet import Inputs, VUNet
-from train_vunet import load_network
-
-CANDIDATES = 16  # outfits to choose from, the right one among them
 
 
 # fmt: off
@@ -40,8 +28,8 @@ def parser() -> options.ArgumentParser:
     add("--checkpoint", type=str | None, default=None,
         help="a checkpoint or run folder; default: the newest under runs/")
     add("--data_index", type=str | None, default=None, help="an index.p; default: the run's data")
-    add("--data_root", type=str | None, default=None, help="a folder with meta.yaml")
-    add("--images", type=NonNegativeInt, default=256, help="test pictures to look at; 0: all")
+    add("--data_root", type=str | None, default=None,
+        help="a folder of data in the system's layout; default: the run's data")
     add("--batch_size", type=PositiveInt, default=16, help="pictures at once")
     add("--out", type=str | None, default=None,
         help="the JSON report; default: evaluation.json in the run folder")
@@ -49,123 +37,37 @@ def parser() -> options.ArgumentParser:
 # fmt: on
 
 
-def vunet(args: options.Namespace, content: dict[str, Any], path: Path, ranks: Ranks) -> dict:
-    """Reconstruction of test pictures; on the demo world also transfer against the exact truth."""
-    precision = Precision(args.precision, ranks.device, args.channels_last)
-    net, trained = load_network(content, path, precision)
-    if args.data_index or args.data_root:
-        trained = {**trained, "data_index": args.data_index, "data_root": args.data_root}
-    data = open_people({**trained, "pairing": "same"}, "test", args.images)
-    inputs = Inputs(trained, data.joint_order)
-    print(f"{len(data)} test pictures of {data.name}, {trained['spatial_size']} px")
-    report: dict[str, Any] = {"data": data.name, "images": len(data)}
-    with torch.no_grad(), precision.autocast():
-        source = in_order(data, args.batch_size, ranks, args.workers, args.on_bad_sample)
-        report["reconstruction"] = reconstruction(net, inputs, source)
-        if hasattr(data, "transfer_truth") and len(data) > 1:
-            data = open_people(trained, "test", args.images)
-            mean = mean_picture(open_people(trained, "train", 512), ranks)
-            source = in_order(data, max(2, args.batch_size), ranks, args.workers)
-            report["transfer"] = transfer_scores(net, inputs, data, source, mean)
-    return report
-
-
-def reconstruction(net: VUNet, inputs: Inputs, source: Iterator[dict[str, Any]]) -> dict:
-    """Pictures from their own pose and their own posterior means: SSIM, PSNR, L1."""
-    scores: dict[str, list[Tensor]] = {"ssim": [], "psnr": [], "l1": []}
-    for batch in source:
-        made = to_uint8(net(*inputs(batch), "transfer").image)
-        everywhere = torch.ones_like(made[:, 0], dtype=torch.bool)
-        scores["ssim"].append(metrics.ssim(made, batch["target"]))
-        scores["psnr"].append(metrics.psnr(made, batch["target"]))
-        scores["l1"].append(metrics.masked_l1(made, batch["target"], everywhere))
-    if not scores["l1"]:
-        raise UserError("no picture of the test split can be read")
-    return {name: metrics.summary(torch.cat(values)) for name, values in scores.items()}
-
-
-def mean_picture(data: Any, ranks: Ranks) -> Tensor:
-    """The pixelwise mean of training pictures, uint8 (3, S, S)."""
-    total = sum(batch["target"].double().sum(0) for batch in in_order(data, 64, ranks))
-    return (total / len(data)).round().to(torch.uint8)
-
-
-def transfer_scores(
-    net: VUNet, inputs: Inputs, data: Any, source: Iterator[dict[str, Any]], mean: Tensor
-) -> dict:
-    """Person i in the pose of person i + 1 of its batch, against the exact truth, on the person."""
-    scores: dict[str, list[Tensor]] = {"transfer": [], "copy": [], "mean": [], "right": []}
-    ssim: list[Tensor] = []
-    for batch in source:
-        if len(batch["target"]) < 2:
-            continue
-        picture, joints = inputs.source(batch)
-        outfit, pose, background = (
-            batch[name].cpu() if name == "outfit" else batch[name].roll(-1).cpu()
-            for name in ("outfit", "pose", "background")
-        )
-        truth = to_device(data.transfer_truth(outfit, pose, background), picture.device)
-        image, mask = truth["image"], truth["mask"]
-        drawn = inputs.pose(batch["joints"].roll(-1, 0))
-        made = to_uint8(net(drawn, inputs.appearance(picture, joints), "transfer").image)
-        scores["transfer"].append(metrics.masked_l1(made, image, mask))
-        scores["copy"].append(metrics.masked_l1(picture, image, mask))
-        scores["mean"].append(metrics.masked_l1(mean.expand_as(image), image, mask))
-        scores["right"].append(nearest_is_right(data, outfit, pose, background, made, mask))
-        ssim.append(metrics.ssim(torch.where(mask[:, None], made, image), image))
-    result = {
-        "masked_l1": metrics.summary(torch.cat(scores["transfer"])),
-        "masked_l1_copy_source": metrics.summary(torch.cat(scores["copy"])),
-        "masked_l1_mean_image": metrics.summary(torch.cat(scores["mean"])),
-        "ssim_person": metrics.summary(torch.cat(ssim)),
-        "nearest_outfit": float(torch.cat(scores["right"]).double().mean()),
-        "candidates": CANDIDATES,
-    }
-    best = min(result["masked_l1_copy_source"]["mean"], result["masked_l1_mean_image"]["mean"])
-    result["ratio_to_best_baseline"] = result["masked_l1"]["mean"] / best
-    return result
-
-
-def nearest_is_right(
-    data: Any, outfit: Tensor, pose: Tensor, background: Tensor, made: Tensor, mask: Tensor
-) -> Tensor:
-    """Whether the right outfit, among CANDIDATES in the same pose, is nearest: (N,) bool."""
-    first = SPLITS[data.split]
-    columns = []
-    for shift in range(CANDIDATES):  # shift 0 is the right one; the others are other test outfits
-        other = first + (outfit - first + shift) % data.outfits
-        columns.append(data.transfer_truth(other, pose, background)["image"])
-    candidates = torch.stack(columns, dim=1).to(made.device)
-    return metrics.nearest_outfit(made, mask, candidates) == 0
-
-
 def tell(report: dict[str, Any]) -> None:
     """The report for people, with the protocol of each number."""
-    for name in ("reconstruction", "transfer"):
-        for key, value in report.get(name, {}).items():
-            if isinstance(value, dict):
+    for name, part in report.items():
+        if name == "protocol" or not isinstance(part, dict):
+            continue
+        for key, value in part.items():
+            if isinstance(value, dict) and value.keys() >= {"mean", "std"}:
                 value = f"{value['mean']:.4f} (standard deviation {value['std']:.4f})"
             elif isinstance(value, float):
                 value = f"{value:.4f}"
-            print(f"  {name:15}{key:24}{value}")
-    print("protocol:")
-    for text in report["protocol"].values():
-        print(f"  {text}")
-
-
-SYSTEMS = {"vunet": vunet}
+            elif isinstance(value, list | dict):
+                continue  # tables: in the file
+            print(f"  {name:15} {key:31} {value}")
+    if "protocol" in report:
+        print("protocol:")
+        for text in report["protocol"].values():
+            print(f"  {text}")
 
 
 @options.user_errors()
 def main(argv: list[str] | None = None) -> None:
-    args = options.parse(parser(), argv)
+    p = parser()
+    owners = systems.add_options(p, "evaluation")
+    args = options.parse(p, argv)
     path = checkpoints.find(args.checkpoint)
     content = checkpoints.read(path)
-    print(f"{path}: {content['system']}, step {content['step']}")
-    ranks = Ranks(args.device)
-    report = SYSTEMS[content["system"]](args, content, path, ranks)
+    system = content["system"]
+    print(f"{path}: {system}, step {content['step']}")
+    systems.refuse_foreign(args, p, owners, system)
+    report = systems.call(system, "evaluation", "evaluate", args, content, path, Ranks(args.device))
     report = {"checkpoint": str(path), "step": content["step"], **report}
-    report["protocol"] = metrics.PROTOCOL
     tell(report)
     out = Path(args.out) if args.out else path.parent.parent / "evaluation.json"
     write_text(out, json.dumps(report, indent=1) + "\n")

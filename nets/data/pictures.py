@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 import warnings
 import zlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +18,7 @@ from nets.data.files import whole_file
 from nets.errors import BadSample, UserError
 
 ORIENTATION = 0x0112  # the EXIF tag
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, zlib.error)
 
 
@@ -52,6 +54,22 @@ def read_letterboxed(path: str | Path, size: int) -> Placed:
     square = Image.new("RGB", (size, size))
     square.paste(picture.resize((w, h), Image.Resampling.BILINEAR), (x, y))
     return Placed(_tensor(square), (x, y, w, h))
+
+
+def list_pictures(option: str, files: Iterable[str | Path]) -> list[Path]:
+    """The files themselves, and the pictures in those that are folders, by name.
+
+    option  what the files were given as, for the UserError of a folder without pictures
+    """
+    result = []
+    for file in map(Path, files):
+        inside = [file]
+        if file.is_dir():
+            inside = sorted(p for p in file.iterdir() if p.suffix.lower() in SUFFIXES)
+        if not inside:
+            raise UserError(f"{option} {file}: no pictures in this folder")
+        result += inside
+    return result
 
 
 def picture_size(path: str | Path) -> tuple[int, int]:

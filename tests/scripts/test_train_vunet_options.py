@@ -2,9 +2,9 @@
 
 import pytest
 
-import train_vunet
 from nets.errors import UserError
 from nets.run import options
+from nets.systems.vunet import options as settings
 
 PORT = """
 iterator: iterator.TrainModel
@@ -53,11 +53,11 @@ def config(tmp_path):
 
 
 def test_flat_yaml_of_the_parts_form(config):
-    args = train_vunet.parse(["--config", config(MARKET)])
+    args = settings.parse(["--config", config(MARKET)])
     assert (args.variant, args.appearance, args.conv) == ("parts", "crops", "weight")
     assert (args.spatial_size, args.box_factor, args.bottleneck_factor) == (128, 1, 1)
     assert (args.pairing, args.stickman, args.drop_prob, args.lr) == ("same", "parts", 0.1, 1e-3)
-    shipped = train_vunet.parse(["--config", "market.yaml"])
+    shipped = settings.parse(["--config", "market.yaml"])
     given = {**vars(args), "config": None}
     assert given == {**vars(shipped), "config": None}
 
@@ -65,14 +65,14 @@ def test_flat_yaml_of_the_parts_form(config):
 @pytest.mark.parametrize("final, conv", [("True", "none"), ("False", "weight_affine")])
 def test_nested_yaml_of_the_image_form(config, capsys, final, conv):
     files = [config(PORT.replace("FINAL", final)), config("data_root: X\ndatasets: {}", "b.yaml")]
-    args = train_vunet.parse(["--config", *files])
+    args = settings.parse(["--config", *files])
     assert (args.variant, args.appearance, args.stickman) == ("image", "picture", "image")
     assert (args.nf_start, args.nf_max, args.spatial_size) == (64, 128, 256)
     assert (args.tanh, args.conv) == (final == "True", conv)
     assert (args.data_root, args.num_epochs, args.lr) == ("X", 100, 1e-4)
-    ramp = [train_vunet.weights(args, step)["KL"] for step in (0, 2000, 2750, 3500, 9000)]
+    ramp = [settings.weights(args, step)["KL"] for step in (0, 2000, 2750, 3500, 9000)]
     assert ramp == [0, 0, 0.5, 1, 1]
-    rest = {k: w for k, w in train_vunet.weights(args, 0).items() if k != "KL"}
+    rest = {k: w for k, w in settings.weights(args, 0).items() if k != "KL"}
     assert rest == {"color_L1": 0.5, "perceptual": 1.0}
     assert (
         "iterator, model, code_root, integrations: of another framework" in capsys.readouterr().out
@@ -82,22 +82,22 @@ def test_nested_yaml_of_the_image_form(config, capsys, final, conv):
 def test_a_later_losses_replaces_an_earlier_one_but_the_command_line_adds(config):
     files = [config(PORT), config("losses: {color_L2: {weight: 2}}", "b.yaml")]
     files[0] = config(PORT.replace("FINAL", "True"), "a.yaml")
-    args = train_vunet.parse(["--config", *files])
-    assert train_vunet.weights(args, 9000) == {"color_L2": 2.0}
-    args = train_vunet.parse(["--config", files[0], "--losses/KL/end_ramp_val", "4"])
-    assert train_vunet.weights(args, 9000)["KL"] == 4.0
+    args = settings.parse(["--config", *files])
+    assert settings.weights(args, 9000) == {"color_L2": 2.0}
+    args = settings.parse(["--config", files[0], "--losses/KL/end_ramp_val", "4"])
+    assert settings.weights(args, 9000)["KL"] == 4.0
 
 
 def test_the_image_form_has_the_published_losses_when_none_are_given():
-    args = train_vunet.parse(["--variant", "image"])
-    assert train_vunet.weights(args, 2750) == {"color_L1": 0.5, "KL": 0.5, "perceptual": 1.0}
+    args = settings.parse(["--variant", "image"])
+    assert settings.weights(args, 2750) == {"color_L1": 0.5, "KL": 0.5, "perceptual": 1.0}
 
 
 def test_learning_rate_and_kl_of_the_shipped_schedule():
-    args = train_vunet.parse(["--config", "market.yaml"])
-    rate = [train_vunet.learning_rate(args, step, 100_000) for step in (0, 1000, 50_500, 100_000)]
+    args = settings.parse(["--config", "market.yaml"])
+    rate = [settings.learning_rate(args, step, 100_000) for step in (0, 1000, 50_500, 100_000)]
     assert rate == pytest.approx([1e-3, 1e-3, 5e-4, 0])
-    kl = [train_vunet.kl_factor(args, s, 100_000) for s in (0, 50_000, 62_500, 75_000, 99_999)]
+    kl = [settings.kl_factor(args, s, 100_000) for s in (0, 50_000, 62_500, 75_000, 99_999)]
     assert kl == pytest.approx([1e-6, 1e-6, 0.5, 1, 1], abs=1e-6)
 
 
@@ -115,21 +115,21 @@ def test_learning_rate_and_kl_of_the_shipped_schedule():
 )
 def test_bad_options_are_named(arguments, message):
     with pytest.raises(UserError, match=message):
-        train_vunet.parse(arguments)
+        settings.parse(arguments)
 
 
 def test_an_unknown_key_names_its_file_and_the_nearest(config):
     with pytest.raises(UserError, match=r"batch_sise in .*config.yaml.*batch_size"):
-        train_vunet.parse(["--config", config("batch_sise: 3")])
+        settings.parse(["--config", config("batch_sise: 3")])
     with pytest.raises(UserError, match=r"lr in .*config.yaml"):
-        train_vunet.parse(["--config", config("lr: fast")])
+        settings.parse(["--config", config("lr: fast")])
 
 
 def test_options_survive_their_file(tmp_path):
     given = ["--betas", "[0.9, 0.99]", "--feature_weights", "[1, 1, 1, 1, 1, 2.5]"]
-    args = train_vunet.parse(given)
+    args = settings.parse(given)
     options.save(args, tmp_path / "config.yaml")
-    again = train_vunet.parse(["--config", str(tmp_path / "config.yaml")])
+    again = settings.parse(["--config", str(tmp_path / "config.yaml")])
     assert options.plain(again) == options.plain(args)
     assert again.betas == pytest.approx([0.9, 0.99])
     assert {type(beta) for beta in args.betas} == {float}  # a checkpoint holds plain numbers

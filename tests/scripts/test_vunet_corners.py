@@ -17,6 +17,7 @@ from nets.data.index import read_index
 from nets.data.meta import PrjotiDataset, write_meta
 from nets.errors import UserError
 from nets.run import checkpoints
+from nets.systems.vunet import options as settings
 
 IMAGE = ["--variant", "image", "--losses.color_L1.weight", "1"]
 
@@ -52,9 +53,9 @@ def inside(trained, monkeypatch):
 
 def test_a_weight_of_zero_takes_the_place_of_the_published_losses():
     given = ["--variant", "image", "--losses.color_L1.weight", "0", "--losses.color_L2.weight", "2"]
-    assert train_vunet.weights(train_vunet.parse(given), 9) == {"color_L2": 2.0}
+    assert settings.weights(settings.parse(given), 9) == {"color_L2": 2.0}
     with pytest.raises(UserError, match="losses: no term has a weight above 0"):
-        train_vunet.parse(given[:4])
+        settings.parse(given[:4])
 
 
 @pytest.mark.parametrize(
@@ -72,14 +73,14 @@ def test_a_weight_of_zero_takes_the_place_of_the_published_losses():
 )  # fmt: skip
 def test_losses_that_cannot_be_are_refused(given, message):
     with pytest.raises(UserError, match=message):
-        train_vunet.parse(["--variant", "image", *given])
+        settings.parse(["--variant", "image", *given])
 
 
 def test_the_logged_weight_of_the_kl_is_that_of_the_form():
-    args = train_vunet.parse(["--variant", "image"])
-    assert [train_vunet.kl_factor(args, step, 9000) for step in (0, 2750, 9000)] == [0, 0.5, 1]
-    args = train_vunet.parse(["--variant", "image", "--keep_kl"])
-    assert train_vunet.weights(args, 0)["KL"] == 1
+    args = settings.parse(["--variant", "image"])
+    assert [settings.kl_factor(args, step, 9000) for step in (0, 2750, 9000)] == [0, 0.5, 1]
+    args = settings.parse(["--variant", "image", "--keep_kl"])
+    assert settings.weights(args, 0)["KL"] == 1
 
 
 @pytest.mark.parametrize("more", [["--appearance", "crops"], ["--wiring", "port"]])

@@ -1,0 +1,54 @@
+"""What the scripts need of each system beside a training loop.
+
+    nets/systems/NAME/options.py      parser and meaning of the options of train_NAME.py
+    nets/systems/NAME/inference.py    add_options(parser), infer(args, content, path, ranks)
+    nets/systems/NAME/evaluation.py   add_options(parser), evaluate(args, content, path, ranks)
+
+Above nets/data and nets/run, which do not know models; below the scripts.
+"""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+from typing import Any
+
+from nets.errors import UserError
+from nets.run import options
+
+SYSTEMS = ("vunet",)
+
+
+def module(system: str, part: str) -> ModuleType:
+    """nets/systems/SYSTEM/PART.py, e.g. "vunet", "inference"."""
+    return importlib.import_module(f"nets.systems.{system}.{part}")
+
+
+def add_options(parser: options.ArgumentParser, part: str) -> dict[str, str]:
+    """Add to a parser the options that each system's `part` has for itself, a group a system;
+    returned: option -> system.
+    """
+    owners: dict[str, str] = {}
+    for system in SYSTEMS:
+        shared = {action.dest for action in parser._actions}
+        module(system, part).add_options(parser)
+        owners |= {a.dest: system for a in parser._actions if a.dest not in shared | owners.keys()}
+    return owners
+
+
+def refuse_foreign(
+    args: options.Namespace, parser: options.ArgumentParser, owners: dict[str, str], system: str
+) -> None:
+    """Raise UserError where an option was set that only another system has."""
+    for name, owner in owners.items():
+        if owner != system and args[name] != parser.get_default(name):
+            raise UserError(f"--{name}: an option of {owner}; this is a checkpoint of {system}")
+
+
+def call(system: str, part: str, function: str, *args: Any) -> Any:
+    """The result of nets/systems/SYSTEM/PART.py's function. Raises UserError where this version
+    has no such system.
+    """
+    if system not in SYSTEMS:
+        raise UserError(f"a checkpoint of {system}: this version knows {', '.join(SYSTEMS)}")
+    return getattr(module(system, part), function)(*args)

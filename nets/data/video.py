@@ -1,0 +1,468 @@
+"""Videos, streamed: pictures with their times in, H.264 with sound out.
+
+What goes in is whatever FFmpeg's decoders read; memory does not grow with the length.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import math
+import sys
+from collections.abc import Iterable, Iterator
+from fractions import Fraction
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from nets.data.files import whole_file
+from nets.errors import UserError
+
+if TYPE_CHECKING:  # imported where a video is opened: who only trains need not have it
+    import av
+
+VIDEOS = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".ts", ".mts", ".wmv",
+          ".flv", ".3gp", ".ogv", ".gif")  # fmt: skip
+FORMATS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska"}
+TICKS = 90_000  # a second on the clock of written videos; MPEG's own
+SOUND_RATE = 48_000
+UNKNOWN, BT709, LIMITED = 2, 1, 1  # colours, in the numbers of ITU-T H.273
+NEAR = 1e-4  # seconds; times in files are fractions, what users type are decimals
+# Bilinear, accurate rounding, full chroma: FFmpeg's default darkens by more than a level each time.
+EXACT = 0x2 | 0x40000 | 0x2000 | 0x4000
+MOST_DAMAGE = 50  # packets in a row that cannot be decoded, after which a video is given up
+
+
+def is_video(path: str | Path) -> bool:
+    """Whether a file is to be read as a video: by its ending, so that a broken one is named so."""
+    return Path(path).suffix.lower() in VIDEOS
+
+
+def open_video(
+    path: str | Path,
+    start: float | None = None,
+    end: float | None = None,
+    fps: float | None = None,
+) -> VideoReader:
+    """The pictures of a video from second `start` up to, not including, second `end`.
+
+    fps  pictures a second: each is the one that a player shows at that time. None: every frame
+         that the file has, at its own time, also where the rate varies
+
+    Raises UserError: no file, empty, not a video, no video stream in it, no frame in the range.
+    """
+    if start is not None and not 0 <= start < math.inf:
+        raise UserError(f"start: must be a second of the video, 0 or more, got {start:g}")
+    if end is not None and not end > (start or 0):
+        raise UserError(f"end: must be a second after start ({start or 0:g}), got {end:g}")
+    if fps is not None and not 0 < fps < math.inf:
+        raise UserError(f"fps: must be a number of pictures a second above 0, got {fps:g}")
+    return VideoReader(Path(path), start or 0.0, math.inf if end is None else end, fps)
+
+
+class VideoReader:
+    """See open_video. Iterating gives (seconds, picture (3, H, W) uint8 RGB), every time anew.
+
+    Seconds count from the beginning of the file. Pictures are as a player shows them: turned as
+    the file says, with square pixels; transparent places are white. What cannot be decoded is left
+    out; `damage` and one line on stderr then say from which second on.
+    """
+
+    fps: float  # pictures a second; of a file whose rate varies the average
+    size: tuple[int, int]  # (height, width)
+    frames: int | None  # how many to expect, if the file says how long it is
+    has_audio: bool
+    damage: str | None = None  # of the last iteration
+
+    def __init__(self, path: Path, start: float, end: float, fps: float | None):
+        self.path, self.start, self.end, self._wanted = path, start, end, fps
+        with _open(path) as container:
+            stream = _video_stream(path, container)
+            rate = stream.average_rate or stream.guessed_rate or stream.base_rate
+            self._rate = float(rate) if rate else 25.0
+            self.fps = fps or self._rate
+            self.has_audio = bool(container.streams.audio)
+            self._length = _length(container, stream)
+            aspect = stream.sample_aspect_ratio
+            self._aspect = float(aspect) if aspect else 1.0
+        with contextlib.closing(self._shown()) as frames:
+            first = next(frames, None)
+        if first is None:
+            length = "" if self._length is None else f"; it lasts {self._length:.2f} s"
+            span = f" from second {start:g} on{length}" if start else ""
+            raise UserError(f"{path}: has no frame that can be decoded{span}")
+        self.size = tuple(_pixels(first[1], self._shape(first[1])).shape[1:])
+        rest = min(end, self._length or math.inf) - start
+        self.frames = max(1, math.ceil(rest * self.fps - 0.01)) if rest < math.inf else None
+
+    def __iter__(self) -> Iterator[tuple[float, Tensor]]:
+        self.damage, shape, last, picture = None, None, None, None
+        for seconds, frame in self._shown():
+            shape = shape or self._shape(frame)
+            if frame is not last:  # the same one again where the rate is raised
+                last, picture = frame, _pixels(frame, shape)
+            yield seconds, picture
+        if self.damage:
+            print(f"{self.path}: {self.damage}", file=sys.stderr, flush=True)
+
+    def _shape(self, frame: av.VideoFrame) -> tuple[int, int]:
+        """(width, height) of a frame with square pixels, before it is turned."""
+        return max(1, round(frame.width * self._aspect)), frame.height
+
+    def _shown(self) -> Iterator[tuple[float, av.VideoFrame]]:
+        """The frames wanted, each with the second at which it is wanted."""
+        if self._wanted is None:
+            for seconds, frame in self._decoded():
+                if seconds > self.end - NEAR:
+                    return
+                if seconds > self.start - NEAR:
+                    yield seconds, frame
+            return
+        tick, at, shown = 0, self.start, None
+        for seconds, frame in self._decoded():
+            while shown is not None and at < min(seconds - NEAR, self.end - NEAR):
+                yield at, shown
+                tick += 1
+                at = self.start + tick / self._wanted
+            if at > self.end - NEAR:
+                return
+            shown, over = frame, seconds + 1 / self._rate
+        while shown is not None and at < min(over - NEAR, self.end - NEAR):
+            yield at, shown
+            tick += 1
+            at = self.start + tick / self._wanted
+
+    def _decoded(self) -> Iterator[tuple[float, av.VideoFrame]]:
+        """Frames with their seconds, from at latest the one that is shown at the start on."""
+        import av
+
+        if self.start > 1:  # jump to the key frame before, if the file lets us
+            with _open(self.path) as container, contextlib.suppress(av.FFmpegError):
+                container.seek(int((self.start + _zero(container)) * 1e6))
+                frames = self._read(container)
+                first = next(frames, None)
+                if first and first[1].pts is not None and first[0] <= self.start:
+                    yield first
+                    yield from frames
+                    return
+        self.damage = None
+        with _open(self.path) as container:
+            yield from self._read(container)
+
+    def _read(
+        self, container: av.container.InputContainer
+    ) -> Iterator[tuple[float, av.VideoFrame]]:
+        import av
+
+        stream = _video_stream(self.path, container)
+        stream.thread_type = "AUTO"
+        zero, step, last, bad = _zero(container), 1 / self._rate, -math.inf, 0
+        packets = container.demux(stream)
+        while bad < MOST_DAMAGE:
+            try:
+                packet = next(packets, None)
+                if packet is None:
+                    break
+                frames = packet.decode()
+                bad = 0
+            except av.FFmpegError as error:
+                self._damaged(last, f"cannot be decoded ({error.strerror})")
+                bad += 1
+                continue
+            for frame in frames:
+                seconds = last + step if frame.pts is None else frame.time - zero
+                if not seconds > last:  # some files lack times, some repeat them
+                    seconds = last + step
+                last = max(seconds, 0.0) if last == -math.inf else seconds
+                if frame.is_corrupt:
+                    self._damaged(last, "shows what its decoder made up")
+                else:
+                    yield last, frame
+        length = self._length
+        if length is not None and last + step < length - max(0.5, 2 * step):
+            self._damaged(last, f"ends early, it should last {length:.2f} s")
+
+    def _damaged(self, last: float, what: str) -> None:
+        self.damage = self.damage or f"second {max(last, 0):.2f}: the video {what}; left out"
+
+
+def _open(path: Path) -> av.container.InputContainer:
+    import av
+
+    if not path.exists():
+        raise UserError(f"{path}: no such video")
+    if path.is_file() and path.stat().st_size == 0:
+        raise UserError(f"{path}: is empty, not a video")
+    try:
+        return av.open(str(path), metadata_errors="ignore")
+    except av.InvalidDataError:
+        raise UserError(f"{path}: is not a video, or its beginning or end is missing") from None
+    except (av.FFmpegError, OSError) as error:
+        raise UserError(f"{path}: cannot be read as a video ({error.strerror})") from error
+
+
+def _video_stream(path: Path, container: av.container.InputContainer) -> av.VideoStream:
+    from av.stream import Disposition
+
+    moving = [
+        stream
+        for stream in container.streams.video
+        if not stream.disposition & Disposition.attached_pic  # a cover
+        and stream.codec_context is not None
+    ]
+    if not moving:
+        sound = ", only sound" if container.streams.audio else ""
+        raise UserError(f"{path}: has no video in it{sound}")
+    best = container.streams.best("video")
+    return best if best in moving else moving[0]
+
+
+def _zero(container: av.container.InputContainer) -> float:
+    """The time that counts as second 0, for pictures and sound alike."""
+    return (container.start_time or 0) / 1e6
+
+
+def _length(container: av.container.InputContainer, stream: av.VideoStream) -> float | None:
+    """Seconds from the beginning to the end of the last frame, as the file announces it."""
+    if stream.duration is not None:
+        start = (stream.start_time or 0) * stream.time_base
+        return float(stream.duration * stream.time_base + start) - _zero(container)
+    if container.duration is not None and not container.streams.audio:
+        return container.duration / 1e6
+    return None
+
+
+def _pixels(frame: av.VideoFrame, shape: tuple[int, int]) -> Tensor:
+    """A frame as (3, H, W) uint8 RGB as it is to be seen, from `shape` = (width, height)."""
+    width, height = shape
+    clear = frame.format.name == "pal8" or any(c.is_alpha for c in frame.format.components)
+    space = None
+    if not frame.format.is_rgb and frame.colorspace == UNKNOWN:
+        space = "itu709" if frame.height >= 720 else "itu601"  # as players take it
+    kind = "rgba" if clear else "rgb24"
+    seen = frame.reformat(
+        width, height, kind, src_colorspace=space, interpolation=EXACT
+    ).to_ndarray()
+    if clear:
+        alpha = seen[..., 3:].astype(np.uint16)
+        seen = ((seen[..., :3] * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
+    return torch.from_numpy(np.ascontiguousarray(_turned(frame, seen).transpose(2, 0, 1)))
+
+
+def _turned(frame: av.VideoFrame, pixels: np.ndarray) -> np.ndarray:
+    """Turned and mirrored by the frame's display matrix, whose multiples of 90 degrees count."""
+    side = frame.side_data.get("DISPLAYMATRIX")
+    if side is None:
+        return pixels
+    a, b, _, c, d = np.frombuffer(bytes(side), np.int32)[:5]  # x' = a x + c y, y' = b x + d y
+    if abs(int(b)) > abs(int(a)):
+        pixels, a, d = pixels.swapaxes(0, 1), c, b
+    return pixels[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
+
+
+class VideoWriter:
+    """Writes H.264 as yuv420p, which every player shows, whole or not at all.
+
+        with VideoWriter("out.mp4", reader.fps, audio_from="in.mp4") as video:
+            video.write(picture)
+
+    path         .mp4, .m4v, .mov or .mkv
+    fps          pictures a second
+    audio_from   a file whose sound is carried over, as far as there are pictures; it may have none
+    audio_start  the second of it that goes with the first picture
+
+    Pictures of an odd width or height get one more column or row, the last one again. Raises
+    UserError where the file cannot be written, a picture's ending is another, or none was written.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        fps: float,
+        audio_from: str | Path | None = None,
+        audio_start: float = 0.0,
+    ):
+        self.path, self.fps = Path(path), fps
+        if self.path.suffix.lower() not in FORMATS:
+            raise UserError(f"{path}: videos are written as {', '.join(FORMATS)}")
+        if not 0 < fps < math.inf:
+            raise UserError(f"{path}: fps must be above 0, got {fps:g}")
+        self._audio_from, self._audio_start = audio_from, audio_start
+        self._size, self._last, self._time = None, -1, 0
+        self._sound = self._voice = None
+
+    def __enter__(self) -> VideoWriter:
+        self._file = self._whole()
+        self._file.__enter__()
+        return self
+
+    def __exit__(self, *error) -> bool | None:
+        return self._file.__exit__(*error)
+
+    @contextlib.contextmanager
+    def _whole(self) -> Iterator[None]:
+        import av
+
+        cause = None
+        with self._errors(), contextlib.suppress(_GivenUp), whole_file(self.path) as file:
+            self._container = av.open(file, "w", format=FORMATS[self.path.suffix.lower()])
+            try:
+                try:
+                    yield
+                except BaseException as error:
+                    cause = error
+                    raise _GivenUp from None  # not an OSError: that would be put on this file
+                self._finish()
+            except BaseException:
+                with contextlib.suppress(Exception):  # it goes away, whatever its end looks like
+                    self._container.close()
+                raise
+        if cause is not None:
+            raise cause
+
+    def write(self, picture: Tensor, seconds: float | None = None) -> None:
+        """Add a picture, (3, H, W) uint8 RGB, all of one size.
+
+        seconds  when it is shown, on the clock of `audio_from`, later than the one before: for
+                 sources whose rate varies. None: 1/fps after the one before
+        """
+        import av
+
+        if picture.dtype != torch.uint8 or picture.ndim != 3 or len(picture) != 3:
+            what = f"{list(picture.shape)} {picture.dtype}"
+            raise ValueError(f"VideoWriter: picture must be (3, H, W) uint8, got {what}")
+        if self._size is None:
+            self._begin(tuple(picture.shape))
+        if tuple(picture.shape) != self._size:
+            raise ValueError(
+                f"VideoWriter: pictures must be of one size, {list(self._size)}, got "
+                f"{list(picture.shape)}"
+            )
+        if seconds is not None:
+            self._time = (seconds - self._audio_start) * TICKS
+        pixels = picture.cpu().permute(1, 2, 0).numpy()
+        pixels = np.pad(pixels, [(0, side % 2) for side in pixels.shape[:2]] + [(0, 0)], "edge")
+        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
+        frame = frame.reformat(
+            format="yuv420p", dst_colorspace="itu709", dst_color_range="MPEG", interpolation=EXACT
+        )
+        frame.pts = self._last = max(round(self._time), self._last + 1)
+        frame.time_base, frame.duration = Fraction(1, TICKS), round(TICKS / self.fps)
+        self._time += TICKS / self.fps
+        with self._errors():
+            self._container.mux(self._video.encode(frame))
+            self._carry_sound(self._time / TICKS)
+
+    def _begin(self, shape: tuple[int, int, int]) -> None:
+        """Set up the streams, when the size is known: all before the first packet."""
+        self._size = shape
+        rate = Fraction(self.fps).limit_denominator(1001)
+        with self._errors():
+            video = self._container.add_stream("libx264", rate=rate, options={"crf": "18"})
+            video.width, video.height = (side + side % 2 for side in shape[:0:-1])
+            video.pix_fmt = "yuv420p"
+            video.codec_context.time_base = Fraction(1, TICKS)
+            video.codec_context.colorspace = video.codec_context.color_primaries = BT709
+            video.codec_context.color_trc, video.codec_context.color_range = BT709, LIMITED
+            self._video = video
+        if self._audio_from is not None:
+            self._sounds = _sound(Path(self._audio_from), self._audio_start)
+            self._sound = next(self._sounds, None)
+            if self._sound is not None:
+                layout = self._sound.layout.name
+                self._voice = self._container.add_stream("aac", rate=SOUND_RATE, layout=layout)
+                self._voice.bit_rate = 160_000
+
+    def _carry_sound(self, until: float) -> None:
+        """Write the sound up to a second, beside the pictures: neither waits in memory."""
+        while self._sound is not None and self._sound.pts / SOUND_RATE < until:
+            self._container.mux(self._voice.encode(self._sound))
+            self._sound = next(self._sounds, None)
+
+    def _finish(self) -> None:
+        if self._size is None:
+            raise UserError(f"{self.path}: there was no picture to write")
+        self._container.mux(self._video.encode(None))
+        if self._voice is not None:
+            self._container.mux(self._voice.encode(None))
+        self._container.close()
+
+    @contextlib.contextmanager
+    def _errors(self) -> Iterator[None]:
+        import av
+
+        try:
+            yield
+        except (OSError, av.FFmpegError) as error:
+            why = (error.strerror or str(error)).lower()
+            raise UserError(f"{self.path}: cannot be written: {why}") from error
+
+
+class _GivenUp(Exception):
+    """What is being written is not wanted any more."""
+
+
+def _sound(path: Path, start: float) -> Iterator[av.AudioFrame]:
+    """The sound of a file from a second on, in frames whose pts count samples from there."""
+    import av
+
+    with _open(path) as container:
+        if not container.streams.audio:
+            return
+        stream = container.streams.audio[0]
+        layout = "mono" if stream.codec_context.channels == 1 else "stereo"
+        resample = av.AudioResampler("fltp", layout, SOUND_RATE, frame_size=1024).resample
+        zero = _zero(container) + start
+        if start > 1:
+            with contextlib.suppress(av.FFmpegError):
+                container.seek(int((_zero(container) + start) * 1e6))
+        end = 0  # of what was given, in samples
+        packets = container.demux(stream)
+        while True:
+            try:
+                packet = next(packets, None)
+                heard = [] if packet is None else packet.decode()
+            except av.FFmpegError:
+                continue  # a click is better than no sound
+            for frame in itertools.chain(*map(resample, heard if packet is not None else [None])):
+                at = round((frame.time - zero) * SOUND_RATE) if frame.pts is not None else end
+                if at + frame.samples // 2 < 0:
+                    continue  # before the start
+                frame.pts, frame.time_base = max(at, end), Fraction(1, SOUND_RATE)
+                end = frame.pts + frame.samples
+                yield frame
+            if packet is None:
+                return
+
+
+def write_gif(path: str | Path, pictures: Iterable[Tensor], fps: float) -> None:
+    """Writes (3, H, W) uint8 pictures as a GIF that plays for ever, whole or not at all.
+
+    A GIF counts in hundredths of a second and has 256 colours a picture: it plays at `fps` on
+    average, up to 50. Raises UserError where it cannot be written.
+    """
+    path = Path(path)
+    if path.suffix.lower() != ".gif":
+        raise UserError(f"{path}: a GIF must end in .gif")
+    if not 0 < fps <= 50:
+        raise UserError(f"{path}: fps of a GIF must be above 0 and at most 50, got {fps:g}")
+    frames = [
+        Image.fromarray(picture.cpu().permute(1, 2, 0).numpy()).quantize(256)
+        for picture in pictures
+    ]
+    if not frames:
+        raise UserError(f"{path}: there was no picture to write")
+    times = [round(100 * i / fps) * 10 for i in range(len(frames) + 1)]
+    lasting = [after - before for before, after in pairwise(times)]
+    try:
+        with whole_file(path) as file:
+            frames[0].save(file, "GIF", save_all=True, append_images=frames[1:], loop=0,
+                           duration=lasting)  # fmt: skip
+    except OSError as error:
+        why = (error.strerror or str(error)).lower()
+        raise UserError(f"{path}: cannot be written: {why}") from error

@@ -57,6 +57,7 @@ def made(path, codec="libx264", kind="yuv420p", times=None, turn=None, sound=0.0
         out.mux(stream.encode(None))
         if voice:
             tone = np.sin(np.arange(int(48000 * sound)) * 0.05).astype(np.float32)[None] * 0.5
+            tone[:, : tone.shape[1] // 2] = 0  # nothing is to be heard in the first half
             frame = av.AudioFrame.from_ndarray(tone, format="fltp", layout="mono")
             frame.sample_rate = 48000
             out.mux(voice.encode(frame))
@@ -191,12 +192,16 @@ def test_odd_sizes_in_and_out(tmp_path):
 def test_sound_is_carried_over_for_as_long_as_there_are_pictures(tmp_path):
     source = made(tmp_path / "loud.mp4", sound=2.0)
     assert open_video(source).has_audio
-    with VideoWriter(tmp_path / "out.mp4", 25, audio_from=source, audio_start=0.5) as out:
+    with VideoWriter(tmp_path / "out.mp4", 25, audio_from=source, audio_start=1.0) as out:
         for _ in range(25):
             out.write(picture())
     seconds, loud = loudness(tmp_path / "out.mp4")
     assert seconds == pytest.approx(1.0, abs=0.05)
     assert loud == pytest.approx(0.5 / math.sqrt(2), abs=0.05)
+    with VideoWriter(tmp_path / "first.mp4", 25, audio_from=source) as out:
+        for _ in range(20):
+            out.write(picture())
+    assert loudness(tmp_path / "first.mp4") == pytest.approx((0.8, 0), abs=0.05)
     silent = made(tmp_path / "silent.mp4")
     with VideoWriter(tmp_path / "quiet.mp4", 25, audio_from=silent) as out:
         out.write(picture())
@@ -277,7 +282,7 @@ def test_a_video_that_breaks_off_keeps_its_beginning_and_names_the_second(tmp_pa
     reader = open_video(front)
     shown = list(reader)
     assert 30 < len(shown) < 95
-    assert [p.float().mean().item() for _, p in shown] == pytest.approx(range(len(shown)), abs=4)
+    assert [p.float().mean().item() for _, p in shown] == pytest.approx(range(len(shown)), abs=10)
     line = capsys.readouterr().err
     assert re.search(r"front\.mp4: second [1-3]\.\d\d: the video", line)
     assert line.count("\n") == 1 and reader.damage in line

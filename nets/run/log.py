@@ -60,20 +60,7 @@ class Log:
         self._file = None
         self._writer = None
         self._step = step or 0
-        self._forget_later(self._step)
-
-    def _forget_later(self, step: int) -> None:
-        """Cut log.txt at the first line of a step after `step`, and a half-written last line."""
-        if not self.path.exists():
-            return
-        lines = self.path.read_bytes().splitlines(keepends=True)
-        kept = []
-        for line in lines:
-            if not line.endswith(b"\n") or _step_of(line) > step:
-                break
-            kept.append(line)
-        if len(kept) < len(lines):
-            write_atomic(self.path, lambda file: file.write(b"".join(kept)))
+        forget_later(self.path, self._step)
 
     def line(self, text: str) -> None:
         """Append one line, at once."""
@@ -126,6 +113,20 @@ def records(path: Path) -> list[dict[str, Any]]:
     """The JSON lines of a log.txt, in their order."""
     lines = Path(path).read_text(encoding="utf-8").splitlines()
     return [json.loads(line) for line in lines if line.startswith('{"step":')]
+
+
+def forget_later(path: Path, step: int) -> None:
+    """Cut a file at its first JSON line of a step after `step`, and a half-written last line."""
+    if not path.exists():
+        return
+    lines = path.read_bytes().splitlines(keepends=True)
+    kept = []
+    for line in lines:
+        if not line.endswith(b"\n") or _step_of(line) > step:
+            break
+        kept.append(line)
+    if len(kept) < len(lines):
+        write_atomic(path, lambda file: file.write(b"".join(kept)))
 
 
 def _step_of(line: bytes) -> int:

@@ -240,22 +240,24 @@ class Run:
 
     def log(
         self, step: int, losses: dict[str, Tensor], every: int | None = None, **numbers: float
-    ) -> None:
+    ) -> dict[str, float] | None:
         """Count this step's losses; at step 1, every `log_freq` steps and the last, tell the means.
 
         losses   scalars by name, of this rank; the line has their mean over ranks and over the
                  steps since the last line. Nothing waits for a GPU in between.
         numbers  learning rate and the like, told as they are
+        returns  the means where they are told, on every rank, else None
         """
         self._window.add(losses)
         if self.device.type == "cpu":
             self._show(losses)
         if step != 0 and not self.due(step, every or self.args.log_freq):
-            return
+            return None
         means = floats(self.ranks.mean(self._window.means()))
         if self.is_main:
             self._log.record(step + 1, {**means, **numbers, **self._speed(step + 1)})
             self._show(means)
+        return means
 
     def record(self, step: int, numbers: dict[str, float]) -> None:
         """Tell numbers of this step as they are, e.g. of a validation; from rank 0."""

@@ -1,0 +1,212 @@
+"""The experiment folder as the published program lays it out, beside the run's own files.
+
+    args.txt                       `name: value` a line, sorted
+    checkpoints/EPOCH_NETWORK.pth  state dict of a trained network, in the published keys
+    checkpoints/EPOCH_opt_NETWORK.pth
+    images/train/, images/test/    grids, NUMBER_RANK.jpg
+    losses.jsonl                   a line a log: step, epoch, phase, and the means
+    metrics/                       events: learning rates, losses, metrics, pictures of single steps
+    tensorboard_paper/             events: grids and means of train and test
+    train_filenames.txt, test_filenames.txt
+
+What an exact restart needs is in the run's own checkpoints/step_*.pt; these files are for people
+and for programs that know the published layout. After a restart they hold what they would hold
+without one: what came later than the checkpoint is cut off.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from nets.errors import UserError
+from nets.run import options
+from nets.run.files import write_atomic, write_text
+from nets.run.log import forget_later
+from nets.run.run import Run
+
+BOARDS = ("metrics", "tensorboard_paper")
+
+
+class Experiment:
+    """The writers of one run's experiment folder. Every rank has one; grids are written by each
+    rank, everything else by the first.
+
+    step_epoch  steps an epoch
+    """
+
+    def __init__(self, run: Run, args: Mapping[str, Any], step_epoch: int):
+        self.run, self.args, self.step_epoch = run, args, step_epoch
+        self.folder = run.folder
+        self._boards: dict[str, Any] = {}
+        self._start = 0
+
+    def open(self, start: int) -> None:
+        """Make the folders, cut off what is later than step `start`, write args.txt."""
+        self._start = start
+        if self.run.is_main:
+            for phase in ("train", "test"):
+                (self.folder / "images" / phase).mkdir(parents=True, exist_ok=True)
+            forget_later(self.folder / "losses.jsonl", start)
+            write_args(self.folder / "args.txt", options.plain(self.args))
+        self.run.ranks.barrier()
+
+    def epoch(self, step: int) -> int:
+        """Finished epochs after step number `step`."""
+        return (step + 1) // self.step_epoch
+
+    def ends(self, step: int, every: int) -> bool:
+        """Whether with this step an epoch ends whose number `every` divides, or the run does."""
+        last = step + 1 == self.run.total
+        return last or ((step + 1) % self.step_epoch == 0 and self.epoch(step) % every == 0)
+
+    # What is written
+
+    def losses(self, step: int, phase: str, means: Mapping[str, float], seconds: float) -> None:
+        """Means of a phase since its last log: printed, losses.jsonl, tensorboard_paper/."""
+        if not self.run.is_main:
+            return
+        named = ", ".join(f"{name}: {value:.3f}" for name, value in means.items())
+        self.run.print(f"epoch {self.epoch(step)} {phase}: {named}, {seconds:.1f} s")
+        line = {"step": step + 1, "epoch": self.epoch(step), "phase": phase, **means}
+        with open(self.folder / "losses.jsonl", "ab") as file:
+            file.write(json.dumps(line).encode() + b"\n")
+        for name, value in means.items():
+            self.board("tensorboard_paper").add_scalar(f"{name}_{phase}", value, step + 1)
+
+    def grid(self, step: int, phase: str, number: int, picture: np.ndarray) -> None:
+        """A grid as images/PHASE/NUMBER_RANK.jpg, the first rank's in tensorboard_paper/ too."""
+        path = self.folder / "images" / phase / f"{number:04d}_{self.run.rank:02d}.jpg"
+        image = Image.fromarray(np.ascontiguousarray(picture))
+        write_atomic(path, lambda file: image.save(file, format="JPEG", quality=95), durable=False)
+        if self.run.is_main:
+            board = self.board("tensorboard_paper")
+            board.add_image(f"results_{phase}", picture, step + 1, dataformats="HWC")
+
+    def scalars(self, step: int, numbers: Mapping[str, float]) -> None:
+        """Numbers of one step in metrics/."""
+        if self.run.is_main:
+            for name, value in numbers.items():
+                self.board("metrics").add_scalar(name, value, step + 1)
+
+    def pictures(self, step: int, pictures: Mapping[str, Tensor]) -> None:
+        """(3, S, S) pictures in [-1, 1] of one step in metrics/."""
+        if self.run.is_main:
+            for name, picture in pictures.items():
+                shown = ((picture.detach().float() + 1) / 2).clamp(0, 1).cpu()
+                self.board("metrics").add_image(f"images/{name}", shown, step + 1)
+
+    def board(self, name: str) -> Any:
+        """The writer of an events' folder; events later than the start are declared void."""
+        if name not in self._boards:
+            from torch.utils.tensorboard import SummaryWriter
+
+            folder, purge = str(self.folder / name), self._start + 1
+            self._boards[name] = SummaryWriter(folder, purge_step=purge)
+        return self._boards[name]
+
+    def flush(self) -> None:
+        for board in self._boards.values():
+            board.flush()
+
+    def close(self) -> None:
+        for board in self._boards.values():
+            board.close()
+        self._boards = {}
+
+    # Lists of the frames that were used
+
+    def open_list(self, phase: str, root: str, lines: int) -> None:
+        """Begin PHASE_filenames.txt; after a restart keep its first `lines` lines of frames."""
+        if not self.run.is_main:
+            return
+        path = self.folder / f"{phase}_filenames.txt"
+        kept = path.read_text(encoding="utf-8").splitlines()[1:][:lines] if path.exists() else []
+        write_text(path, "\n".join([f"data-root: {root}", *kept]) + "\n")
+
+    def append(self, phase: str, samples: Iterable[str]) -> None:
+        """Append the frames of samples, as the data name them, in the order of their use."""
+        text = "".join(f"{sample}\n" for sample in samples)
+        with open(self.folder / f"{phase}_filenames.txt", "a", encoding="utf-8") as file:
+            file.write(text)
+
+    # Networks by epoch
+
+    def save_networks(
+        self, epoch: int, networks: Mapping[str, nn.Module], optimizers: Mapping[str, Any]
+    ) -> None:
+        """Write EPOCH_NETWORK.pth and EPOCH_opt_NETWORK.pth. On the first rank."""
+        folder = self.folder / "checkpoints"
+        parts = {name: net.state_dict() for name, net in networks.items()}
+        parts |= {f"opt_{name}": optimizer.state_dict() for name, optimizer in optimizers.items()}
+        for name, state in parts.items():
+            state = to_cpu(state)
+            write_atomic(
+                folder / f"{epoch}_{name}.pth", lambda file, state=state: torch.save(state, file)
+            )
+
+
+def to_cpu(state: Any) -> Any:
+    """A state dict with its tensors on the CPU, contiguous."""
+    if isinstance(state, Tensor):
+        return state.detach().cpu().contiguous()
+    if isinstance(state, Mapping):
+        return {key: to_cpu(value) for key, value in state.items()}
+    if isinstance(state, list | tuple):
+        return [to_cpu(value) for value in state]
+    return state
+
+
+def network_file(experiment: str | Path, epoch: str | int, name: str) -> Path:
+    """EXPERIMENT/checkpoints/EPOCH_NAME.pth. Raises UserError that lists the epochs there are."""
+    folder = Path(experiment) / "checkpoints"
+    path = folder / f"{epoch}_{name}.pth"
+    if path.is_file():
+        return path
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; an experiment's networks are in checkpoints/")
+    there = epochs(experiment, name)
+    what = f"there are epochs {', '.join(map(str, there))}" if there else f"there is no {name}"
+    raise UserError(f"{path}: no such file; {what}")
+
+
+def epochs(experiment: str | Path, name: str) -> list[int]:
+    """Epochs of which an experiment holds a network, in order."""
+    files = (Path(experiment) / "checkpoints").glob(f"*_{name}.pth")
+    numbers = [file.name.removesuffix(f"_{name}.pth") for file in files]
+    return sorted(int(number) for number in numbers if number.isdigit())
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """A state dict in a file, on the CPU, tensors and plain values only. Raises UserError."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise UserError(f"{path}: holds more than tensors and plain values; refused") from error
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        raise UserError(f"{path}: not a whole state dict: {error}") from error
+    if not isinstance(state, dict):
+        raise UserError(f"{path}: must hold a state dict, holds a {type(state).__name__}")
+    return state
+
+
+def write_args(path: Path, values: Mapping[str, Any]) -> None:
+    """One `name: value` line an option, sorted; lists and dicts as the command line takes them."""
+    lines = [f"{name}: {_text(value)}" for name, value in sorted(values.items())]
+    write_text(path, "\n".join(lines) + "\n")
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key}: {item}" for key, item in value.items())
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return ", ".join(map(str, value))
+    return "none" if value is None else str(value)

@@ -1,0 +1,160 @@
+"""The generator: landmark maps, and what each landmark looks like, to a picture.
+
+SPADE (Park et al., CVPR 2019) with the landmark maps in place of a segmentation.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nets.landmarks.norm import instance_norm, modulate
+
+HIDDEN = 128  # channels between the maps and a modulation's scale and shift
+SLOPE = 0.2
+
+
+class SpectralConv(nn.Module):
+    """A convolution whose weight is divided by its largest singular value.
+
+    The weight is seen as a matrix W (out, in * k * k), and sigma = u^T W v. In training mode every
+    call first does one step of power iteration: v = W^T u / |W^T u|, then u = W v / |W v|. This is
+    the order of torch.nn.utils.spectral_norm (not of torch.nn.utils.parametrizations, which takes u
+    first) and so are the names. In evaluation mode u and v stay. Miyato et al., ICLR 2018.
+    """
+
+    def __init__(self, channels_in: int, channels_out: int, kernel: int = 3, bias: bool = True):
+        super().__init__()
+        self.padding = kernel // 2
+        self.register_parameter("bias", nn.Parameter(torch.empty(channels_out)) if bias else None)
+        self.weight_orig = nn.Parameter(torch.empty(channels_out, channels_in, kernel, kernel))
+        self.register_buffer("weight_u", F.normalize(torch.randn(channels_out), dim=0))
+        self.register_buffer(
+            "weight_v", F.normalize(torch.randn(self.weight_orig[0].numel()), dim=0)
+        )
+
+    @torch.no_grad()
+    def iterate(self, times: int = 1) -> None:
+        """Bring u and v nearer to the first singular vectors."""
+        matrix, u = self.weight_orig.flatten(1), self.weight_u
+        for _ in range(times):
+            v = F.normalize(matrix.T @ u, dim=0, eps=1e-12)
+            u = F.normalize(matrix @ v, dim=0, eps=1e-12)
+        self.weight_u.copy_(u)
+        self.weight_v.copy_(v)
+
+    def effective(self) -> Tensor:
+        """The weight that the convolution has now."""
+        with torch.autocast(self.weight_orig.device.type, enabled=False):
+            if self.training:
+                self.iterate()
+            # Clones: the next call changes u and v in place before this one's backward pass.
+            u, v = self.weight_u.clone(), self.weight_v.clone()
+            return self.weight_orig / torch.dot(u, self.weight_orig.flatten(1) @ v)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.effective(), self.bias, padding=self.padding)
+
+
+class Spade(nn.Module):
+    """From landmark maps, the scale and shift of `channels` normalised channels."""
+
+    def __init__(self, maps: int, channels: int):
+        super().__init__()
+        self.mlp_shared = nn.Sequential(nn.Conv2d(maps, HIDDEN, 3, padding=1))
+        self.mlp_gamma = nn.Conv2d(HIDDEN, channels, 3, padding=1)
+        self.mlp_beta = nn.Conv2d(HIDDEN, channels, 3, padding=1)
+
+    def hidden(self, maps: Tensor) -> Tensor:
+        return F.relu(self.mlp_shared[0](maps), inplace=True)
+
+    def forward(self, x: Tensor, maps: Tensor) -> Tensor:
+        """leaky_relu of the modulated x, which is normalised; maps of its height and width."""
+        hidden = self.hidden(maps)
+        return modulate(x, self.mlp_gamma(hidden), self.mlp_beta(hidden), SLOPE)
+
+    def through(self, x: Tensor, maps: Tensor, weight: Tensor) -> Tensor:
+        """The modulated x through a 1x1 convolution without bias, and without activation between.
+
+        Shift and convolution are both linear in the hidden layer, so they are one convolution, to
+        the channels behind it.
+        """
+        hidden, matrix = self.hidden(maps), weight[:, :, 0, 0]
+        shift = torch.einsum("oc,cikl->oikl", matrix, self.mlp_beta.weight)
+        shift = F.conv2d(hidden, shift, matrix @ self.mlp_beta.bias, padding=1)
+        return F.conv2d(x * (1 + self.mlp_gamma(hidden)), weight) + shift
+
+
+class SpadeBlock(nn.Module):
+    """Residual block of two modulated convolutions; a modulated 1x1 shortcut if widths differ."""
+
+    def __init__(self, channels_in: int, channels_out: int, maps: int):
+        super().__init__()
+        middle = min(channels_in, channels_out)
+        self.conv_0 = SpectralConv(channels_in, middle)
+        self.conv_1 = SpectralConv(middle, channels_out)
+        self.learned = channels_in != channels_out
+        if self.learned:
+            self.conv_s = SpectralConv(channels_in, channels_out, 1, bias=False)
+        self.norm_0 = Spade(maps, channels_in)
+        self.norm_1 = Spade(maps, middle)
+        if self.learned:
+            self.norm_s = Spade(maps, channels_in)
+
+    def forward(self, x: Tensor, maps: Tensor) -> Tensor:
+        normal = instance_norm(x)
+        y = self.conv_0(self.norm_0(normal, maps))
+        y = self.conv_1(self.norm_1(instance_norm(y), maps))
+        if not self.learned:
+            return x + y
+        return y + self.norm_s.through(normal, maps, self.conv_s.effective())
+
+
+def project(vectors: Tensor, maps: Tensor) -> Tensor:
+    """sum_k v_k g_k / (1 + sum_k g_k): (N, K, C) at (N, K, H, W) -> (N, C, H, W)."""
+    return torch.einsum("nkc,nkhw->nchw", vectors, maps / (1 + maps.sum(1, keepdim=True)))
+
+
+def halve(maps: Tensor, times: int) -> Tensor:
+    """Bilinear, without smoothing: the mean of the 2x2 pixels about the centre of each new one."""
+    if times == 0:
+        return maps
+    return F.interpolate(maps, scale_factor=0.5**times, mode="bilinear", align_corners=False)
+
+
+class Generator(nn.Module):
+    """Landmark maps (N, K, S, S) and vectors (N, K, C) -> picture (N, 3, S, S), unbounded.
+
+    S is a multiple of 16. `width` is that of the finest scale but one.
+    """
+
+    def __init__(self, maps: int, vectors: int, width: int):
+        super().__init__()
+        self.fc = nn.Conv2d(vectors, 4 * width, 3, padding=1)
+        self.head_0 = SpadeBlock(4 * width, 4 * width, maps)
+        self.G_middle_0 = SpadeBlock(4 * width, 4 * width, maps)
+        self.G_middle_1 = SpadeBlock(4 * width, 4 * width, maps)
+        self.up_0 = SpadeBlock(4 * width, 2 * width, maps)
+        self.up_1 = SpadeBlock(2 * width, width, maps)
+        self.up_4 = SpadeBlock(width, width // 2, maps)
+        self.conv_img = nn.Conv2d(width // 2, 3, 3, padding=1)
+
+    def forward(self, maps: Tensor, vectors: Tensor) -> Tensor:
+        # The projection is resized by nearest neighbour, that is, looked at in every 8th pixel of
+        # every 8th row, or every 16th: it is computed there only.
+        style = project(vectors, maps[:, :, ::8, ::8])
+        s2, s4, s8, s16 = (halve(maps, times) for times in range(1, 5))
+        coarse = self.head_0(self.fc(style[:, :, ::2, ::2]), s16)
+        fine = self.head_0(self.fc(style), s8)
+        x = 0.5 * double(coarse) + 0.5 * fine
+        x = self.G_middle_1(self.G_middle_0(x, s8), s8)
+        x = self.up_0(double(x), s4)
+        x = self.up_1(double(x), s2)
+        x = self.up_4(double(x), maps)
+        return self.conv_img(F.leaky_relu(x, SLOPE, inplace=True))
+
+
+def double(x: Tensor) -> Tensor:
+    """Twice the size, bilinear; the corners of the picture stay where they are."""
+    return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)

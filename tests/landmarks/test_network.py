@@ -1,0 +1,410 @@
+"""The networks of the landmarks system: names, sizes, and what they compute, by hand."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.nn.utils import spectral_norm
+
+from nets.landmarks import Discriminator, LandmarkModel, Landmarks, build, build_discriminator
+from nets.landmarks.model import invertible, pool
+from nets.landmarks.spade import SpadeBlock, SpectralConv, halve, project
+from nets.landmarks.unet import UNet
+
+BBC = {
+    "n_landmarks": 30,
+    "n_filters": 32,
+    "ngc": 64,
+    "nsf": 6,
+    "naf": 0,
+    "use_fg_bg_mask": False,
+    "low_res_mask": False,
+    "use_identity_covariance": False,
+    "fixed_covar": 0.008,
+}
+SMALL = {**BBC, "n_landmarks": 4, "n_filters": 5, "ngc": 8, "nsf": 2, "naf": 6}
+
+
+def small(**options) -> LandmarkModel:
+    torch.manual_seed(0)
+    return build({**SMALL, **options})
+
+
+def pictures(n=2, size=32, seed=1):
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.rand(n, 3, size, size, generator=generator) * 2 - 1 for _ in range(2)]
+
+
+def parameters(net):
+    return sum(p.numel() for p in net.parameters())
+
+
+def published() -> dict[str, dict[str, list[int]]]:
+    """Section -> key -> shape, in the order of the published checkpoints."""
+    sections: dict[str, dict[str, list[int]]] = {}
+    for line in (Path(__file__).parent / "published_state_dict.txt").read_text().splitlines():
+        if line.startswith("["):
+            keys = sections.setdefault(line[1:-1], {})
+        else:
+            key, shape = line.split()
+            keys[key] = [int(n) for n in shape.split(",")]
+    return sections
+
+
+@pytest.mark.parametrize(
+    "options, section, entries, count",
+    [
+        ({}, None, 211, 20_589_881),
+        ({"use_fg_bg_mask": True}, "masks", 287, 31_636_957),
+        ({"use_fg_bg_mask": True, "low_res_mask": True}, "low_res_masks", 275, 31_587_613),
+    ],
+)
+def test_state_dict_is_the_published_one(options, section, entries, count):
+    with torch.device("meta"):
+        net = build({**BBC, **options})
+    keys = published()["plain"] | published().get(section, {})
+    state = net.state_dict()
+    assert list(state) == list(keys)
+    assert {key: list(value.shape) for key, value in state.items()} == keys
+    assert len(state) == entries and parameters(net) == count
+    # An optimiser's state is numbered in this order.
+    trained = [key for key in keys if not key.endswith(("weight_u", "weight_v"))]
+    assert [name for name, _ in net.named_parameters()] == trained
+
+
+def test_parameter_counts_by_part():
+    with torch.device("meta"):
+        net = build({**BBC, "use_fg_bg_mask": True})
+        low = build({**BBC, "use_fg_bg_mask": True, "low_res_mask": True})
+    counts = {
+        net.shape_encoder: 6_260_362,
+        net.appearance_encoder: 3_445_068,
+        net.image_decoder: 10_884_451,
+        net.image_decoder.fc: 73_984,
+        net.image_decoder.head_0: 2_430_208,
+        net.image_decoder.G_middle_1: 2_430_208,
+        net.image_decoder.up_0: 2_055_296,
+        net.image_decoder.up_1: 960_896,
+        net.image_decoder.up_4: 502_784,
+        net.image_decoder.conv_img: 867,
+        net.bg_net: 5_641_827,
+        net.fg_mask_net: 5_405_249,
+        low.fg_mask_net: 5_355_905,
+    }
+    assert {part: parameters(part) for part in counts} == counts
+
+
+def test_discriminator_is_the_published_one():
+    with torch.device("meta"):
+        net = build_discriminator({"ndf": 64, "n_layers_D": 3, "num_D": 2})
+    keys = published()["discriminator"]
+    assert {key: list(value.shape) for key, value in net.state_dict().items()} == keys
+    assert list(net.state_dict()) == list(keys) and parameters(net) == 5_529_474
+    sizes = [score.shape[1:] for score in net(torch.empty(1, 3, 128, 128, device="meta"))]
+    assert sizes == [(1, 19, 19), (1, 11, 11)]
+
+
+def test_discriminator_sees_the_picture_and_its_half():
+    net = Discriminator(width=4, layers=2)
+    x = pictures()[0]
+    fine, coarse = net(x)
+    torch.testing.assert_close(fine, net.layer1(x))
+    half = F.avg_pool2d(x, 3, 2, 1, count_include_pad=False)
+    assert half[0, 0, 0, 0] == pytest.approx(x[0, 0, :2, :2].mean().item(), rel=1e-5)
+    torch.testing.assert_close(coarse, net.layer0(half))
+    convolutions = list(net.layer1)
+    y = F.leaky_relu(convolutions[0](x), 0.2)
+    for convolution in convolutions[1:-1]:
+        y = F.leaky_relu(F.instance_norm(convolution(y)), 0.2)
+    torch.testing.assert_close(fine, convolutions[-1](y))
+
+
+@pytest.mark.parametrize("size", [32, 48, 112])
+@pytest.mark.parametrize("masks", [{}, {"use_fg_bg_mask": True}, "low"], ids=str)
+def test_shapes(size, masks):
+    masks = {"use_fg_bg_mask": True, "low_res_mask": True} if masks == "low" else masks
+    a, b = pictures(2, size)
+    with torch.no_grad():
+        out = small(**masks)(a, b)
+    assert out.reconstruction.shape == out.foreground.shape == (2, 3, size, size)
+    assert out.means.shape == out.appearance_means.shape == (2, 4, 2)
+    assert out.covariances.shape == out.appearance_covariances.shape == (2, 4, 2, 2)
+    assert out.heatmaps.shape == out.appearance_heatmaps.shape == (2, 4, size // 2, size // 2)
+    assert out.gaussian_maps.shape == (2, 4, size, size)
+    for part, channels in ((out.background, 3), (out.mask, 1), (out.appearance_mask, 1)):
+        assert part is None if not masks else part.shape == (2, channels, size, size)
+    assert all(t is None or t.isfinite().all() for t in out)
+
+
+@pytest.mark.parametrize("size", [16, 40, 130])
+def test_other_sizes_are_refused(size):
+    with pytest.raises(ValueError, match=r"multiple of 16"):
+        small().landmarks(torch.zeros(1, 3, size, size))
+
+
+def test_pictures_of_two_sizes_are_refused():
+    with pytest.raises(ValueError, match=r"appearance_image must have pose_image's shape"):
+        small()(torch.zeros(1, 3, 32, 32), torch.zeros(1, 3, 48, 48))
+
+
+@pytest.mark.parametrize(
+    "wrong, message",
+    [
+        ({"n_landmarks": 0}, "at least 1"),
+        ({"pooling": "max"}, "pooling must be one of mean, sum"),
+        ({"use_identity_covariance": True, "fixed_covar": 0.0}, "fixed_covariance must be above 0"),
+    ],
+)
+def test_wrong_options_are_named(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        small(**wrong)
+
+
+def test_every_convolution_starts_from_xavier():
+    net = small(use_fg_bg_mask=True)
+    for module in net.modules():
+        if isinstance(module, torch.nn.Conv2d | SpectralConv):
+            weight = module.weight_orig if isinstance(module, SpectralConv) else module.weight
+            area = weight[0, 0].numel()
+            bound = (6 / (area * (weight.shape[0] + weight.shape[1]))) ** 0.5
+            assert weight.abs().max() <= bound and weight.std() > bound / 4
+            assert module.bias is None or (module.bias == 0.1).all()
+
+
+def test_unet_by_hand():
+    """Two halvings, one doubling: the wiring written out."""
+    torch.manual_seed(0)
+    net = UNet(2, [5, 3], 2, 4)
+    x = torch.randn(2, 2, 16, 16)
+
+    def cir(layer, x):
+        return F.relu(F.instance_norm(layer[0](x)))
+
+    first, second = net.encoder_layers
+    e0 = cir(first[2][1], cir(first[2][0], cir(first[1], cir(first[0], x))))
+    e1 = cir(second[1], cir(second[0], e0))
+    y = cir(net.decoder_layers[0], e1) + F.relu(net.skip_convs[0][0](e1))
+    double, last = net.decoder_layers[1]
+    y = F.interpolate(cir(double[0], y), scale_factor=2, mode="bilinear", align_corners=True)
+    y = last(cir(double[2], y))
+    made, features = net(x)
+    assert features.shape == (2, 16, 8, 8) and made.shape == (2, 3, 8, 8)
+    torch.testing.assert_close(features, e0)
+    torch.testing.assert_close(made, y)
+
+
+def test_unet_without_a_width_starts_at_twice_its_input():
+    assert UNet(7, [8, 3], 1, 0).encoder_layers[0][0][0].weight.shape[:2] == (14, 7)
+
+
+def test_spectral_convolution_trains_like_the_one_in_torch():
+    """torch's older spectral norm has the published order of iterations and names."""
+    torch.manual_seed(0)
+    ours = SpectralConv(3, 4)
+    torch.nn.init.normal_(ours.weight_orig)
+    torch.nn.init.normal_(ours.bias)
+    theirs = spectral_norm(torch.nn.Conv2d(3, 4, 3, padding=1))
+    theirs.load_state_dict(ours.state_dict())
+    assert list(theirs.state_dict()) == list(ours.state_dict())
+    x = torch.randn(2, 3, 8, 8)
+    for _ in range(2):  # called twice before the backward pass, as the generator's head is
+        expected, got = theirs(x), ours(x)
+        torch.testing.assert_close(got, expected)
+    torch.testing.assert_close(ours.weight_u, theirs.weight_u)
+    torch.testing.assert_close(ours.weight_v, theirs.weight_v)
+    expected.square().sum().backward()
+    got.square().sum().backward()
+    torch.testing.assert_close(ours.weight_orig.grad, theirs.weight_orig.grad)
+    torch.testing.assert_close(ours.bias.grad, theirs.bias.grad)
+    before = ours.weight_u.clone()
+    torch.testing.assert_close(ours.eval()(x), theirs.eval()(x))
+    assert torch.equal(ours.weight_u, before)
+
+
+def spade(norm, x, maps):
+    """Scale and shift one after the other, as the paper writes them."""
+    hidden = F.relu(norm.mlp_shared[0](maps))
+    return F.instance_norm(x) * (1 + norm.mlp_gamma(hidden)) + norm.mlp_beta(hidden)
+
+
+@pytest.mark.parametrize("channels", [(6, 6), (6, 4)])
+def test_spade_block_by_hand(channels):
+    torch.manual_seed(0)
+    block = SpadeBlock(*channels, maps=3).eval()
+    for name, parameter in block.named_parameters():
+        torch.nn.init.normal_(parameter, std=0.3 if "bias" in name else 0.1)
+    x, maps = torch.randn(2, channels[0], 8, 8), torch.rand(2, 3, 8, 8)
+    y = block.conv_0(F.leaky_relu(spade(block.norm_0, x, maps), 0.2))
+    y = block.conv_1(F.leaky_relu(spade(block.norm_1, y, maps), 0.2))
+    shortcut = x if channels[0] == channels[1] else block.conv_s(spade(block.norm_s, x, maps))
+    torch.testing.assert_close(block(x, maps), shortcut + y, rtol=1e-4, atol=1e-5)
+
+
+def test_projection_by_hand():
+    """Two landmarks, one pixel: (2 * 1 + 3 * 0.5) / (1 + 1.5)."""
+    vectors = torch.tensor([[[2.0, 4.0], [3.0, -1.0]]])
+    maps = torch.tensor([1.0, 0.5]).view(1, 2, 1, 1)
+    torch.testing.assert_close(
+        project(vectors, maps).flatten(), torch.tensor([3.5 / 2.5, 3.5 / 2.5])
+    )
+
+
+def test_pooling_by_hand():
+    features = torch.tensor([[[[1.0, 2.0], [3.0, 4.0]], [[0.0, 0.0], [0.0, 8.0]]]])
+    heatmaps = torch.tensor([[[[0.5, 0.0], [0.0, 0.5]]]])
+    torch.testing.assert_close(pool(features, heatmaps, "sum"), torch.tensor([[[2.5, 4.0]]]))
+    torch.testing.assert_close(pool(features, heatmaps), torch.tensor([[[2.5, 4.0]]]) / 4)
+
+
+def test_halved_maps_are_means_about_the_centres():
+    maps = torch.rand(1, 2, 32, 32)
+    for times in (1, 2, 3):
+        step, half = 2**times, 2 ** (times - 1)
+        corners = [
+            maps[:, :, half - 1 + i :: step, half - 1 + j :: step] for i in (0, 1) for j in (0, 1)
+        ]
+        torch.testing.assert_close(halve(maps, times), sum(corners) / 4)
+
+
+def test_generator_looks_at_the_projection_where_the_published_one_does():
+    """Nearest neighbour from S to S/8 and S/16 picks every 8th and 16th pixel."""
+    maps, vectors = torch.rand(1, 3, 48, 48), torch.randn(1, 3, 2)
+    whole = project(vectors, maps)
+    here = project(vectors, maps[:, :, ::8, ::8])
+    torch.testing.assert_close(F.interpolate(whole, size=(6, 6)), here)
+    torch.testing.assert_close(F.interpolate(whole, size=(3, 3)), here[:, :, ::2, ::2])
+
+
+def test_singular_covariances_get_a_floor_and_others_do_not_change():
+    line = torch.tensor([[1.0, 2.0], [2.0, 4.0]]) / 8
+    ordinary = torch.tensor([[0.3, 0.1], [0.1, 2e-4 + 0.1**2 / 0.3]])
+    given = torch.stack([torch.zeros(2, 2), line, ordinary])[None]
+    made = invertible(given)
+    assert torch.equal(made[0, 2], ordinary)
+    torch.testing.assert_close(made[0, :2] - given[0, :2], 1e-6 * torch.eye(2).expand(2, 2, 2))
+    assert torch.linalg.inv(made.double()).isfinite().all()
+
+
+def test_a_heatmap_on_one_pixel_gives_finite_pictures_and_gradients():
+    net = small()
+    with torch.no_grad():
+        net.shape_encoder.decoder_layers[3][1].weight.mul_(1e4)  # logits far above 88
+    out = net(*pictures())
+    assert out.heatmaps.amax((2, 3)).min() > 0.999
+    out.reconstruction.square().mean().backward()
+    assert out.reconstruction.isfinite().all()
+    assert all(p.grad.isfinite().all() for p in net.parameters())
+
+
+def test_fixed_covariance_draws_the_closed_form():
+    net = small(use_identity_covariance=True, fixed_covar=0.05)
+    out = net(*pictures())
+    assert torch.equal(out.covariances, 0.05 * torch.eye(2)[None, None])
+    axis = -1 + 2 * torch.arange(32) / 32
+    x, y = out.means[..., 0, None, None], out.means[..., 1, None, None]
+    squared = (axis[None, :] - x) ** 2 + (axis[:, None] - y) ** 2
+    torch.testing.assert_close(out.gaussian_maps, 1 / (1 + squared / 0.05))
+
+
+def test_reconstruction_is_foreground_over_background():
+    net = small(use_fg_bg_mask=True).eval()
+    a, b = pictures()
+    with torch.no_grad():
+        out = net(a, b)
+        behind = net.bg_net((1 - out.appearance_mask) * b)[0]
+        mask = torch.sigmoid(net.fg_mask_net(out.gaussian_maps)[0])
+    torch.testing.assert_close(out.mask, mask)
+    torch.testing.assert_close(out.background, behind)
+    expected = behind * (1 - mask) + out.foreground * mask
+    torch.testing.assert_close(out.reconstruction, expected)
+
+
+def test_low_resolution_masks_are_enlarged_before_the_sigmoid():
+    net = small(use_fg_bg_mask=True, low_res_mask=True).eval()
+    with torch.no_grad():
+        out = net(*pictures())
+        logits = net.fg_mask_net[0](out.gaussian_maps)[0]
+    assert logits.shape == (2, 1, 8, 8)
+    large = F.interpolate(logits, scale_factor=4, mode="bilinear", align_corners=False)
+    torch.testing.assert_close(out.mask, torch.sigmoid(large))
+
+
+@pytest.mark.parametrize("masks", [False, True])
+def test_pieces_give_what_the_whole_gives(masks):
+    net = small(use_fg_bg_mask=masks).eval()
+    a, b = pictures()
+    with torch.no_grad():
+        whole = net(a, b)
+        pose = net.landmarks(a)
+        pieces = net.render(pose, net.appearance(b))
+        one = net.render(pose, net.appearance(b[:1]))
+        own = net.render(Landmarks(pose.means, pose.covariances, None), net.appearance(b))
+    for name, part in whole._asdict().items():  # batches of 2 and 4 round differently
+        torch.testing.assert_close(getattr(pieces, name), part, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(one.reconstruction[0], whole.reconstruction[0], rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(own.reconstruction, pieces.reconstruction)
+    assert own.heatmaps is None
+
+
+def test_pose_comes_from_one_picture_and_appearance_from_the_other():
+    net = small(pooling="sum").eval()
+    (a, b), (c, d) = pictures(), pictures(seed=2)
+    with torch.no_grad():
+        ab, cb, ad = net(a, b), net(c, b), net(a, d)
+    torch.testing.assert_close(ab.means, ad.means)
+    torch.testing.assert_close(ab.appearance_means, cb.appearance_means)
+    assert not torch.allclose(ab.means, cb.means, atol=1e-3)
+    assert not torch.allclose(ab.reconstruction, ad.reconstruction, atol=1e-3)
+
+
+@pytest.mark.parametrize("masks", [{}, {"use_fg_bg_mask": True, "low_res_mask": True}], ids=str)
+def test_gradients_reach_all_parts(masks):
+    net = small(**masks)
+    out = net(*pictures())
+    out.reconstruction.square().mean().backward()
+    missing = [name for name, p in net.named_parameters() if p.grad is None]
+    assert not missing
+    # A bias before an instance norm moves nothing.
+    weights = [p.grad for name, p in net.named_parameters() if not name.endswith("bias")]
+    assert all(grad.isfinite().all() and grad.abs().max() > 0 for grad in weights)
+
+
+def test_bf16_is_near_fp32():
+    net = small(use_fg_bg_mask=True)
+    a, b = pictures(size=96)
+    for name, buffer in net.named_buffers():
+        assert buffer.dtype == torch.float32, name
+    with torch.autocast("cpu", torch.bfloat16):
+        out = net(a, b)
+    out.reconstruction.square().mean().backward()
+    assert all(t.dtype == torch.float32 and t.isfinite().all() for t in out)
+    assert all(p.grad.isfinite().all() for p in net.parameters())
+    with torch.no_grad():
+        exact = net.eval()(a, b)
+        assert (
+            out.means - exact.means
+        ).abs().max() < 0.05  # instance norm amplifies 8-bit rounding
+
+
+def test_state_dict_restores_the_function(tmp_path):
+    net, other = small(use_fg_bg_mask=True).eval(), build({**SMALL, "use_fg_bg_mask": True}).eval()
+    torch.save(net.state_dict(), tmp_path / "net.pt")
+    other.load_state_dict(torch.load(tmp_path / "net.pt", weights_only=True))
+    with torch.no_grad():
+        assert torch.equal(net(*pictures()).reconstruction, other(*pictures()).reconstruction)
+
+
+def test_overfits_one_batch():
+    net = small(pooling="sum", use_fg_bg_mask=True)
+    a, b = pictures()
+    target = F.interpolate(torch.rand(2, 3, 4, 4) * 2 - 1, size=32, mode="bilinear")
+    optimizer = torch.optim.Adam(net.parameters(), 2e-3)
+    losses = []
+    for _ in range(25):
+        loss = (net(a, b).reconstruction - target).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.1 * target.var().item(), losses[::6]

@@ -196,6 +196,7 @@ def train(run: Run, args: options.Namespace, precision: Precision) -> None:
             finite = finite and run.check(terms, batch)
             if finite:
                 precision.backward(loss / args.accumulate)
+        finite = finite and run.check({"gradient_norm": precision.gradient_norm(optimizer)}, batch)
         if finite:
             precision.step(optimizer)
             if ema:

@@ -1,4 +1,4 @@
-"""Losses that are not finite: stop or leave the step out, and keep the batch that did it."""
+"""Losses and gradients that are not finite: stop or leave the step out, and keep the batch that did it."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ class Guard:
         bad = {name: value for name, value in values.items() if not math.isfinite(value)}
         if not self.ranks.any(bool(bad)):
             return True
-        text = f"step {step}: a loss is not finite on another rank"
+        text = f"step {step}: a loss or gradient is not finite on another rank"
         if bad:
             named = ", ".join(f"{name} is {value}" for name, value in bad.items())
-            text = f"step {step}: loss {named}; its batch is in {self._keep(step, values, batch)}"
+            text = f"step {step}: {named}; its batch is in {self._keep(step, values, batch)}"
         if not self.skip:
             raise NonFinite(f"{text}; --nan skip would leave such steps out")
         self.count += 1

@@ -75,6 +75,16 @@ class Precision:
         for optimizer in optimizers:
             self.scaler.unscale_(optimizer)
 
+    def gradient_norm(self, *optimizers: torch.optim.Optimizer) -> Tensor:
+        """The 2-norm of all gradients that the optimisers hold, a scalar, for `Run.check`: a step
+        whose gradients are not finite must not be taken. 0 in fp16, whose scaler looks itself.
+        """
+        if self.scaler.is_enabled():
+            return torch.zeros((), device=self.device)
+        groups = (group["params"] for optimizer in optimizers for group in optimizer.param_groups)
+        gradients = [p.grad for group in groups for p in group if p.grad is not None]
+        return nn.utils.get_total_norm(gradients)
+
     def step(self, *optimizers: torch.optim.Optimizer) -> None:
         """Step the optimisers, and adapt the scale; once for all that one backward pass serves."""
         for optimizer in optimizers:

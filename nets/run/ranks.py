@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import inspect
 import os
+import re
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from datetime import timedelta
@@ -16,11 +18,13 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from nets.errors import UserError
+from nets.run.options import RankLost
 
 Result = TypeVar("Result")
 # What DistributedDataParallel calls sending rank 0's buffers in every forward pass.
 _NAMES = inspect.signature(DistributedDataParallel).parameters
 _KEEP_BUFFERS = "forward_sync_buffers" if "forward_sync_buffers" in _NAMES else "broadcast_buffers"
+LOST = re.compile(r"gloo|NCCL|ProcessGroup|TCPStore|[Tt]imed out")
 TIMEOUT = 600.0  # seconds; GUISE_RANK_TIMEOUT overrides it
 
 
@@ -54,7 +58,17 @@ class Ranks:
         if timeout is None:
             timeout = float(os.environ.get("GUISE_RANK_TIMEOUT", TIMEOUT))
         backend = "cpu:gloo,cuda:nccl" if self.device.type == "cuda" else "gloo"
-        dist.init_process_group(backend, timeout=timedelta(seconds=timeout))
+        store, _, _ = next(dist.rendezvous("env://", timeout=timedelta(seconds=timeout)))
+        # A name of its own for each attempt of torchrun --max-restarts, whose store lives on.
+        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        self._store = dist.PrefixStore(f"guise/{attempt}", store)
+        dist.init_process_group(
+            backend,
+            store=self._store,
+            rank=self.rank,
+            world_size=self.world_size,
+            timeout=timedelta(seconds=timeout),
+        )
 
     def max(self, number: float) -> float:
         """The largest of the ranks' numbers, the same on all; exact up to 2**53."""
@@ -128,6 +142,21 @@ class Ranks:
             find_unused_parameters=unused_parameters,
         )
 
+    def silent(self, patience: float = 3.0) -> list[int]:
+        """The ranks that do not say within `patience` seconds that they, too, lost another one:
+        those that hang or are dead. Empty where that cannot be found out.
+        """
+        try:
+            self._store.set(f"lost/{self.rank}", b"1")
+            deadline = time.monotonic() + patience
+            there: set[int] = set()
+            while len(there) < self.world_size and time.monotonic() < deadline:
+                time.sleep(0.1)
+                there = {r for r in range(self.world_size) if self._store.check([f"lost/{r}"])}
+        except (RuntimeError, ValueError):
+            return []
+        return sorted(set(range(self.world_size)) - there)
+
     def close(self) -> None:
         """Leave the process group. Only at an orderly end: it waits for the other ranks."""
         if dist.is_initialized():
@@ -150,8 +179,19 @@ def bare(model: Any) -> Any:
 
 @contextlib.contextmanager
 def closing(ranks: Ranks) -> Iterator[Ranks]:
-    """Close the ranks when the block ends without an error."""
-    yield ranks
+    """Close the ranks when the block ends without an error.
+
+    Raises RankLost, which names them, where the block failed because other ranks do not answer.
+    """
+    try:
+        yield ranks
+    except RuntimeError as error:
+        text = str(error)
+        if ranks.world_size == 1 or not LOST.search(text):
+            raise
+        silent = ", ".join(map(str, ranks.silent()))
+        who = f"rank {silent}" if silent else "another rank"
+        raise RankLost(f"{who} died or cannot be reached: {text.splitlines()[0]}") from error
     ranks.close()
 
 

@@ -278,9 +278,11 @@ class Run:
         return path
 
     def check(self, losses: dict[str, Tensor], batch: Any) -> bool:
-        """Whether the step may go on: the losses of all ranks are finite. Waits for the device.
+        """Whether the step may go on: these numbers are finite on all ranks. Waits for the device.
 
-        The batch of a loss that is not is saved as bad_batch.pt. --nan stop raises NonFinite then;
+        losses  scalars by name: the losses before their gradients, the gradient's norm before the
+                optimiser's step
+        The batch of a number that is not is saved as bad_batch.pt. --nan stop raises NonFinite then;
         --nan skip returns False on all ranks, and raises at the 20th step in a row.
         """
         return self._guard.check(self.step + 1, losses, batch)

@@ -193,11 +193,21 @@ def test_the_time_limit_saves_and_ends_well(train):
 
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_batch(train, capsys):
     run = train("--nan_at", "[8]", code=3)
-    assert "step 9: loss mse is nan; its batch is in" in capsys.readouterr().err
+    assert "step 9: mse is nan; its batch is in" in capsys.readouterr().err
     kept = torch.load(run / "bad_batch.pt", weights_only=True)
     assert kept["step"] == 9 and kept["batch"]["x"].shape == (4, 3, 8, 8)
     assert np.isnan(kept["losses"]["mse"])
     assert stored(run) == [6]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_gradient_that_is_not_finite_never_reaches_the_weights(train, capsys, precision):
+    given = ["--precision", precision]
+    run = train("--bad_gradient_at", "[8]", *given, code=3)
+    assert "step 9: gradient_norm is" in capsys.readouterr().err and stored(run) == [6]
+    run = train("--bad_gradient_at", "[8]", "--nan", "skip", *given, name="b")
+    assert "step left out, 1 so far" in (run / "log.txt").read_text()
+    assert all(t.isfinite().all() for t in newest(run)["parts"]["model"].values())
 
 
 def test_such_steps_can_be_skipped_but_not_without_end(train, capsys):

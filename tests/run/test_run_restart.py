@@ -152,8 +152,16 @@ def test_a_dead_rank_ends_the_run_with_a_message_within_a_minute(tmp_path):
     with running(tmp_path, "a", *given, ranks=2, logged=2) as process:
         said = process.communicate(timeout=60)[0]
     assert process.returncode != 0
-    assert "[rank 0] error: another rank died or cannot be reached" in said
+    assert "[rank 0] error: rank 1 died or cannot be reached" in said
     assert stored(tmp_path / "runs/toy/a") == [6]
+
+
+def test_a_hung_rank_ends_the_run_and_is_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("GUISE_RANK_TIMEOUT", "8")
+    done, run = finish(tmp_path, "a", "--hang_at", 9, ranks=2)
+    assert done.returncode != 0
+    assert "[rank 0] error: rank 1 died or cannot be reached" in done.stderr
+    assert stored(run) == [6]
 
 
 @pytest.mark.slow

@@ -42,6 +42,10 @@ def make_parser():
     parser.add_argument("--width", type=int, default=8, help="channels")
     parser.add_argument("--bad", type=int, default=-1, help="index that cannot be read")
     parser.add_argument("--nan_at", type=list[int], default=[], help="steps with a NaN loss")
+    parser.add_argument("--hang_at", type=int, default=-1, help="step at which the last one hangs")
+    parser.add_argument(
+        "--bad_gradient_at", type=list[int], default=[], help="steps of a NaN there"
+    )
     parser.add_argument("--die_at", type=int, default=-1, help="step at which the last rank dies")
     return parser
 
@@ -80,13 +84,18 @@ def train(args, ranks, run):
                     break
                 precision.backward(loss / args.accumulate)
         else:
-            precision.step(optimizer)
-            if ema:
-                ema.update()
-            run.log(step, {"mse": loss}, lr=1e-2)
+            if step in args.bad_gradient_at:
+                optimizer.param_groups[0]["params"][0].grad[0] = float("inf")
+            if run.check({"gradient_norm": precision.gradient_norm(optimizer)}, batch):
+                precision.step(optimizer)
+                if ema:
+                    ema.update()
+                run.log(step, {"mse": loss}, lr=1e-2)
         run.save(step)
         if step == args.die_at and ranks.rank == ranks.world_size - 1:
             os._exit(9)
+        if step == args.hang_at and ranks.rank == ranks.world_size - 1:
+            time.sleep(1000)
         time.sleep(args.sleep)
     run.image("sample", args.steps - 1, next(data.batches(args.steps))["x"])
     run.print(f"done {run.step}")

@@ -1,4 +1,4 @@
-"""Losses and gradients that are not finite: stop or leave the step out, and keep the batch that did it."""
+"""Numbers that are not finite: stop or leave the step out, and keep the batch that did it."""
 
 from __future__ import annotations
 

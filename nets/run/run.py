@@ -282,8 +282,8 @@ class Run:
 
         losses  scalars by name: the losses before their gradients, the gradient's norm before the
                 optimiser's step
-        The batch of a number that is not is saved as bad_batch.pt. --nan stop raises NonFinite then;
-        --nan skip returns False on all ranks, and raises at the 20th step in a row.
+        The batch of a number that is not is saved as bad_batch.pt. --nan stop raises NonFinite
+        then; --nan skip returns False on all ranks, and raises at the 20th step in a row.
         """
         return self._guard.check(self.step + 1, losses, batch)
 

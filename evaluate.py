@@ -26,7 +26,7 @@ def parser() -> options.ArgumentParser:
     g = p.add_argument_group("evaluation")
     add = g.add_argument
     add("--checkpoint", type=str | None, default=None,
-        help="a checkpoint or run folder; default: the newest under runs/")
+        help="a checkpoint or run folder, an original's too; default: the newest under runs/")
     add("--data_index", type=str | None, default=None, help="an index.p; default: the run's data")
     add("--data_root", type=str | None, default=None,
         help="a folder of data in the system's layout; default: the run's data")
@@ -64,12 +64,13 @@ def main(argv: list[str] | None = None) -> None:
     path = checkpoints.find(args.checkpoint)
     content = checkpoints.read(path)
     system = content["system"]
-    print(f"{path}: {system}, step {content['step']}")
+    print(checkpoints.describe(content, path))
     systems.refuse_foreign(args, p, owners, system)
     report = systems.call(system, "evaluation", "evaluate", args, content, path, Ranks(args.device))
     report = {"checkpoint": str(path), "step": content["step"], **report}
     tell(report)
-    out = Path(args.out) if args.out else path.parent.parent / "evaluation.json"
+    folder = path.parent.parent if path.parent.name == "checkpoints" else path.parent
+    out = Path(args.out) if args.out else folder / "evaluation.json"
     write_text(out, json.dumps(report, indent=1) + "\n")
     print(f"written: {out}")
 

@@ -23,7 +23,7 @@ def parser() -> options.ArgumentParser:
     g = p.add_argument_group("inference")
     add = g.add_argument
     add("--checkpoint", type=str | None, default=None,
-        help="a checkpoint or run folder; default: the newest under runs/")
+        help="a checkpoint or run folder, an original's too; default: the newest under runs/")
     add("-s", "--source", type=str, nargs="+", default=[], metavar="PICTURE",
         help="where the appearance comes from: pictures or folders of them")
     add("-d", "--driving", type=str, nargs="+", default=[], metavar="PICTURE",
@@ -42,7 +42,7 @@ def main(argv: list[str] | None = None) -> None:
     args = options.parse(p, argv)
     path = checkpoints.find(args.checkpoint)
     content = checkpoints.read(path)
-    print(f"{path}: {content['system']}, step {content['step']}")
+    print(checkpoints.describe(content, path))
     systems.refuse_foreign(args, p, owners, content["system"])
     systems.call(content["system"], "inference", "infer", args, content, path, Ranks(args.device))
 

@@ -228,10 +228,17 @@ def start_from(run: Run, args: options.Namespace, net: VUNet, optimizer: Any) ->
     """Begin with the weights, and the moments, of --checkpoint; at its step, or at 0 to retrain."""
     path = checkpoints.find(args.checkpoint)
     content = checkpoints.read(path, "vunet")
-    parts = {"model": net} if args.reset_optimizer else {"model": net, "optimizer": optimizer}
+    for name in ("wiring", "tanh", "stickman") if "kind" in content else ():
+        if args[name] != content["options"][name]:  # it would fit, and compute something else
+            value = str(content["options"][name]).lower()
+            raise UserError(f"{path}: these weights need --{name} {value}")
+    fresh = args.reset_optimizer or ("kind" in content and "optimizer" not in content["parts"])
+    parts = {"model": net} if fresh else {"model": net, "optimizer": optimizer}
     checkpoints.load_parts(content, parts, path)
     run.step = 0 if args.retrain else content["step"]
-    run.print(f"starting from {path}, step {content['step']}, as step {run.step}")
+    moments = "fresh" if fresh else "its"
+    line = f"{checkpoints.describe(content, path)}, as step {run.step}, with {moments} moments"
+    run.print(f"starting from {line}")
 
 
 @options.user_errors()

@@ -13,7 +13,6 @@ third block, after its ReLU. `input_1` is the preprocessed picture.
 """
 
 import hashlib
-import pickle
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -23,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nets.errors import UserError
+from nets.states import read_plain, require
 
 BLOCKS = (2, 2, 4, 4, 4)  # convolutions a block; a 2x2 max pooling stands between two blocks
 WIDTHS = (64, 128, 256, 512, 512)
@@ -270,13 +270,7 @@ def _verify(file: Path, family: str) -> str:
 
 
 def _read_torch(file: Path) -> dict[str, Tensor]:
-    try:
-        state = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load reports damage with a dozen exception types
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        if isinstance(error, pickle.UnpicklingError):  # whose text advises to run what is in it
-            reason = "it holds something else than tensors"
-        raise UserError(f"{file}: cannot be read as a PyTorch state dict ({reason})") from error
+    state = read_plain(file)
     if not isinstance(state, dict):
         raise UserError(f"{file}: must hold a state dict, holds a {type(state).__name__}")
     return {k: v for k, v in state.items() if str(k).startswith("features.")}
@@ -317,18 +311,7 @@ def _checked(state: dict[str, Tensor], file: Path) -> dict[str, Tensor]:
     for row in CONVOLUTIONS:
         expected[f"features.{row.index}.weight"] = (row.outputs, row.inputs, 3, 3)
         expected[f"features.{row.index}.bias"] = (row.outputs,)
-    wrong = []
-    for key, shape in expected.items():
-        value = state.get(key)
-        if value is None:
-            wrong.append(f"{key} is missing")
-        elif not isinstance(value, Tensor) or tuple(value.shape) != shape:
-            found = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
-            wrong.append(f"{key} must be {list(shape)}, is {found}")
-    wrong += [f"{key} is not a key of VGG19" for key in state if key not in expected]
-    if wrong:
-        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-        raise UserError(f"{file}: not a VGG19 state dict: {'; '.join(wrong[:3])}{more}")
+    require(state, expected, file, "a VGG19 state dict")
     return {key: value.float() for key, value in state.items()}
 
 

@@ -288,9 +288,9 @@ def test_wrong_files_are_named_with_their_first_differences(state, tmp_path):
     refuse(wrong, r"features.0.weight must be \[64, 3, 3, 3\], is \[64, 3, 5, 5\]; features.5")
     refuse({"conv.weight": torch.zeros(1)}, "features.0.weight is missing")
     refuse([1, 2], "must hold a state dict, holds a list")
-    refuse({"features.0.weight": print}, "cannot be read as a PyTorch state dict")
+    refuse({"features.0.weight": print}, "holds more than tensors and plain values; refused")
     path.write_bytes(b"not a checkpoint")
-    with pytest.raises(UserError, match="cannot be read as a PyTorch state dict"):
+    with pytest.raises(UserError, match="not a whole checkpoint or file of tensors"):
         vgg.load_vgg(path)
     with pytest.raises(UserError, match="no such VGG19 weight file"):
         vgg.load_vgg(tmp_path / "absent.pth")

@@ -16,7 +16,6 @@ Random states are not among them: step k draws from (seed, k, rank), the order o
 
 from __future__ import annotations
 
-import pickle
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -24,8 +23,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from nets import originals
 from nets.errors import UserError
 from nets.run.files import write_atomic
+from nets.states import read_plain, require
 
 FORMAT = 1
 PATTERN = "step_*.pt"
@@ -77,25 +78,18 @@ def newest_whole(folder: Path) -> tuple[int | None, list[Path]]:
 def read(path: Path, system: str | None = None) -> dict[str, Any]:
     """The content of a checkpoint, on the CPU; only plain data is admitted.
 
+    path    also what one of the originals wrote, a file or a folder; its content is then that of a
+            checkpoint and has "kind", which says of what program it is
     system  raise where the checkpoint is of another one
     Raises UserError that names the file and what is wrong.
     """
-    try:
-        if not zipfile.is_zipfile(path):
-            path.stat()
-            raise UserError(f"{path}: not a whole checkpoint")
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror or error}") from error
-    except UserError:
-        raise
-    except pickle.UnpicklingError as error:
-        raise UserError(f"{path}: holds more than tensors and plain values; refused") from error
-    except (RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise UserError(f"{path}: not a whole checkpoint") from error
+    content = None if Path(path).is_dir() else read_plain(path)
     wanted = {"format", "system", "options", "step", "parts"}
     if not isinstance(content, dict) or not wanted <= content.keys():
-        raise UserError(f"{path}: not a checkpoint of guise")
+        content = originals.read(path, content)
+        if content is None:
+            raise UserError(f"{path}: not a checkpoint of guise, nor of a program that it reads")
+        content = {"format": FORMAT, "best": None, "log": [], **content}
     if content["format"] > FORMAT:
         raise UserError(f"{path}: format {content['format']}; this version reads up to {FORMAT}")
     if system is not None and content["system"] != system:
@@ -103,10 +97,17 @@ def read(path: Path, system: str | None = None) -> dict[str, Any]:
     return content
 
 
+def describe(content: dict[str, Any], path: str | Path) -> str:
+    """A line on a checkpoint: its path, system and step, and whose it is if not this project's."""
+    kind = f" {content['kind']}" if "kind" in content else ""
+    return f"{path}: {content['system']}{kind}, step {content['step']}"
+
+
 def find(path: str | Path | None = None, root: str | Path = "runs") -> Path:
     """The checkpoint that is meant: a file, the newest of a run folder, or of all under `root`.
 
-    Raises UserError where there is none.
+    A folder that one of the originals wrote is itself what is meant. Raises UserError where there
+    is none.
     """
     if path is not None and Path(path).is_file():
         return Path(path)
@@ -115,6 +116,8 @@ def find(path: str | Path | None = None, root: str | Path = "runs") -> Path:
     folder = Path(root if path is None else path)
     found = [file for file in folder.rglob(PATTERN) if file.parent.name == "checkpoints"]
     if not found:
+        if path is not None and originals.recognise(path):
+            return Path(path)
         where = f"under {folder}/" if path is None else f"in {folder}"
         raise UserError(f"no checkpoint {where}: train first, or give --checkpoint")
     newest = max(found, key=lambda file: (file.stat().st_mtime_ns, file.name))
@@ -135,7 +138,7 @@ def load_parts(content: dict[str, Any], parts: dict[str, Any], path: Path) -> No
         if name not in states:
             raise UserError(f"{path}: holds no {name}, only {', '.join(sorted(states))}")
         if isinstance(part, nn.Module):
-            _same_tensors(part.state_dict(), states[name], name, path)
+            require(states[name], part.state_dict(), path, f"the {name} of these options")
     for name, part in parts.items():
         try:
             part.load_state_dict(states[name])
@@ -160,21 +163,3 @@ def prune(folder: Path, keep_last: int, keep_every: int = 0, best: int | None = 
         step = step_of(path)
         if step != best and not (keep_every and step % keep_every == 0):
             path.unlink()
-
-
-def _same_tensors(here: dict[str, Any], there: dict[str, Any], name: str, path: Path) -> None:
-    """Raise where the keys or shapes of two state dicts differ."""
-    missing, extra = here.keys() - there.keys(), there.keys() - here.keys()
-    if missing or extra:
-        key = sorted(missing or extra)[0]
-        what = "lacks" if missing else "has"
-        raise UserError(
-            f"{path}: {name} {what} {key} ({len(missing)} keys missing, {len(extra)} too many): "
-            f"it was trained with other options of the network"
-        )
-    for key, tensor in here.items():
-        if hasattr(tensor, "shape") and tensor.shape != there[key].shape:
-            raise UserError(
-                f"{path}: {name}: {key} is {list(there[key].shape)} there, "
-                f"{list(tensor.shape)} here: it was trained with another size"
-            )

@@ -176,7 +176,7 @@ def other_zip(path):
     "make, message",
     [
         (lambda path: None, "No such file"),
-        (lambda path: path.mkdir(), "not a whole checkpoint"),
+        (lambda path: path.mkdir(), "not a checkpoint of guise"),
         (lambda path: path.write_bytes(b"text"), "not a whole checkpoint"),
         (other_zip, "not a whole checkpoint"),
         (lambda path: torch.save({"w": torch.ones(1)}, path), "not a checkpoint of guise"),
@@ -198,9 +198,14 @@ def test_parts_that_do_not_fit_are_named_and_nothing_is_loaded(tmp_path):
     before = large.weight.clone()
     checkpoints.write(path, content(model=small.state_dict()))
     saved = checkpoints.read(path)
-    with pytest.raises(UserError, match=r"model: weight is \[3, 2\] there, \[3, 4\] here"):
+    with pytest.raises(
+        UserError, match=r"not the model of these options: weight must be \[3, 4\], is \[3, 2\]"
+    ):
         checkpoints.load_parts(saved, {"model": large}, path)
-    with pytest.raises(UserError, match=r"model lacks 0.bias \(2 keys missing, 2 too many\)"):
+    with pytest.raises(
+        UserError,
+        match=r"0.weight is missing; 0.bias is missing; weight does not belong there; and 1 more",
+    ):
         checkpoints.load_parts(saved, {"model": nn.Sequential(small)}, path)
     with pytest.raises(UserError, match="holds no ema, only model"):
         checkpoints.load_parts(saved, {"ema": small}, path)

@@ -10,7 +10,7 @@ import torch
 
 from nets import losses, vgg
 from nets.errors import UserError
-from nets.originals.vunet import SETTINGS, TERMS, translate
+from nets.originals.vunet_config import SETTINGS, TERMS, translate
 from nets.run import checkpoints, options
 from nets.run.options import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, add_flag
 from nets.vunet import build

@@ -88,6 +88,28 @@ def convert_joints(joints: Tensor, source: Sequence[str], target: Sequence[str])
     return torch.stack([find(name) for name in target], -2)
 
 
+# Vertices of MediaPipe's face mesh (468 points, or 478 with the irises) that lie where the 68
+# points of iBUG are annotated. The jaw is the mesh's outline: where a turned head hides it,
+# annotators and the mesh differ.
+MESH_68 = (
+    *(127, 234, 93, 132, 58, 136, 149, 176, 152, 400, 378, 365, 288, 361, 323, 454, 356),  # jaw
+    *(70, 63, 105, 66, 107, 336, 296, 334, 293, 300),  # right and left brow
+    *(168, 197, 5, 4, 98, 97, 2, 326, 327),  # nose: bridge, base
+    *(33, 160, 158, 133, 153, 144, 362, 385, 387, 263, 373, 380),  # right and left eye
+    *(61, 39, 37, 0, 267, 269, 291, 405, 314, 17, 84, 181),  # outer lips
+    *(78, 82, 13, 312, 308, 317, 14, 87),  # inner lips
+)
+
+
+def mesh_to_68(mesh: Tensor) -> Tensor:
+    """The 68 points of a face in iBUG order, (..., 68, 2), from a mesh (..., 468 or 478, 2+)."""
+    if mesh.ndim < 2 or mesh.shape[-2] not in (468, 478) or mesh.shape[-1] < 2:
+        raise ValueError(
+            f"mesh_to_68: mesh must be (..., 468 or 478, 2 or more), got {list(mesh.shape)}"
+        )
+    return mesh[..., MESH_68, :2]
+
+
 # --- body parts ---------------------------------------------------------------------------------
 
 PARTS = (  # in the order in which a network sees them; lower legs have none

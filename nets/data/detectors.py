@@ -1,0 +1,296 @@
+"""People and faces in pictures: joints, 68 points, masks, by networks of other projects.
+
+Nothing is imported or downloaded before a detector is asked for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import math
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nets.errors import UserError
+from nets.skeletons import JOINTS_15, MEDIAPIPE_33, convert_joints, mesh_to_68
+
+BACKENDS = ("mediapipe", "face-alignment")
+INSTALL = "pip install -e .[extract]"
+SURE = 0.5  # a joint that its network holds for less likely to be visible is missing
+SAME = 0.15  # of a person's extent: joints nearer than that on average are the same person twice
+SMALLEST = 32  # pixels; what is smaller is a hand or a shadow more often than a person
+
+
+@dataclass
+class Person:
+    """A person in a picture.
+
+    joints  (15, 2) float32, pixels, in the order of JOINTS_15; NaN where not to be seen
+    box     x0, y0, x1, y1 in pixels: around the joints, with a head's height above the eyes
+    """
+
+    joints: Tensor
+    box: tuple[float, float, float, float]
+
+    @property
+    def extent(self) -> float:
+        """The longer side of the box, pixels."""
+        return max(self.box[2] - self.box[0], self.box[3] - self.box[1])
+
+
+class Detector(Protocol):
+    """What extraction and inference ask of a backend. Pictures are (3, H, W) uint8 RGB."""
+
+    def people(self, picture: Tensor, near: Person | None = None) -> list[Person]:
+        """People, the largest first. With `near` whoever is where that person was, or nobody."""
+
+    def faces(self, picture: Tensor) -> list[Tensor]:
+        """The 68 points of every face, (68, 2) float32 pixels in iBUG order; the largest first."""
+
+    def mask(self, picture: Tensor) -> Tensor:
+        """How likely each pixel is a person: (H, W) float32 in [0, 1]."""
+
+
+def open_detector(backend: str = "mediapipe") -> Detector:
+    """A detector that is ready to work; UserError with the remedy where it is not installed.
+
+    "mediapipe"       joints, face points, masks; its networks come inside its package
+    "face-alignment"  face points as iBUG annotates them; loads its weights from the internet on
+                      first use, and says so. Joints and masks are mediapipe's
+    """
+    if backend == "mediapipe":
+        return MediaPipe()
+    if backend == "face-alignment":
+        return FaceAlignment()
+    raise UserError(f"detector: must be one of {', '.join(BACKENDS)}, got {backend!r}")
+
+
+class MediaPipe:
+    """MediaPipe's pose, face mesh and selfie segmentation, each picture for itself.
+
+    The pose network sees one person. Several are found by running the detector that comes before it
+    over the picture and over tiles of it, and the network over a crop round each.
+    """
+
+    def __init__(self) -> None:
+        # It writes a page of notes on stderr; what matters comes as exceptions.
+        os.environ.setdefault("GLOG_minloglevel", "3")
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+        mediapipe = _import("mediapipe", "mediapipe==0.10.21")
+        if not hasattr(mediapipe, "solutions"):
+            raise UserError(
+                f"mediapipe {mediapipe.__version__}: lacks the networks that come inside of its "
+                f"package; {INSTALL} installs 0.10.21, which has them"
+            )
+        self._solutions, self._made = mediapipe.solutions, {}
+
+    def people(self, picture: Tensor, near: Person | None = None) -> list[Person]:
+        if near is None:
+            places = self._candidates(picture)
+        else:
+            x0, y0, x1, y1 = near.box
+            places = [((x0 + x1) / 2, (y0 + y1) / 2, 1.4 * near.extent)]
+        found: list[Person] = []
+        for x, y, side in places:
+            crop, corner = _square(picture, x, y, side)
+            person = self._pose(crop, corner)
+            if person is None or any(_same(person, other) for other in found):
+                continue
+            if near is None or _overlap(person.box, near.box) > 0:
+                found.append(person)
+        return sorted(found, key=lambda person: -person.extent)
+
+    def faces(self, picture: Tensor) -> list[Tensor]:
+        seen = self._run("face_mesh", picture).multi_face_landmarks or []
+        return _largest_first([mesh_to_68(_points(face.landmark, picture)) for face in seen])
+
+    def mask(self, picture: Tensor) -> Tensor:
+        made = self._run("selfie", picture).segmentation_mask
+        return torch.from_numpy(np.array(made, np.float32)).clamp(0, 1)
+
+    def _pose(self, picture: Tensor, corner: tuple[int, int]) -> Person | None:
+        seen = self._run("pose", picture).pose_landmarks
+        if seen is None:
+            return None
+        points = _points(seen.landmark, picture)
+        sure = torch.tensor([mark.visibility >= SURE for mark in seen.landmark])
+        h, w = picture.shape[1:]
+        inside = (points >= 0).all(-1) & (points < torch.tensor([w, h])).all(-1)
+        points[~(sure & inside)] = math.nan
+        joints = convert_joints(points, MEDIAPIPE_33, JOINTS_15) + torch.tensor(corner)
+        if joints.isnan().all():
+            return None
+        person = Person(joints, person_box(joints))
+        return person if person.extent >= SMALLEST else None
+
+    def _candidates(self, picture: Tensor) -> list[tuple[float, float, float]]:
+        """Where people may be: middle x, y and side of a square, pixels, likeliest first."""
+        h, w = picture.shape[1:]
+        found = []
+        for side in dict.fromkeys([max(h, w), min(h, w), (min(h, w) + 1) // 2]):
+            for top, left in product(_starts(h, side), _starts(w, side)):
+                tile = picture[:, top : top + side, left : left + side]
+                th, tw = tile.shape[1:]
+                for detection in self._run("detect", tile).detections or []:
+                    (hx, hy), (ex, ey) = [
+                        (left + p.x * tw, top + p.y * th)
+                        for p in detection.location_data.relative_keypoints[:2]
+                    ]  # the middle of the hips, and the end of the body's circle
+                    whole = 2.5 * math.hypot(ex - hx, ey - hy)
+                    if whole >= SMALLEST:
+                        found.append((detection.score[0], (hx, hy, whole)))
+        return [place for _, place in sorted(found, key=lambda pair: -pair[0])]
+
+    def _run(self, what: str, picture: Tensor) -> Any:
+        if what not in self._made:
+            with _quiet():
+                self._made[what] = self._make(what)
+        pixels = np.ascontiguousarray(picture.permute(1, 2, 0).numpy())
+        with _quiet():  # it notes what it runs on when it first does
+            if what == "detect":
+                return self._made[what].process({"image": pixels})
+            return self._made[what].process(pixels)
+
+    def _make(self, what: str) -> Any:
+        at = self._solutions
+        if what == "pose":  # 1: the only pose network that is inside of the package
+            return at.pose.Pose(static_image_mode=True, model_complexity=1)
+        if what == "face_mesh":  # 10 faces: enough to choose the largest from
+            return at.face_mesh.FaceMesh(static_image_mode=True, max_num_faces=10)
+        if what == "selfie":
+            return at.selfie_segmentation.SelfieSegmentation(model_selection=0)
+        from google.protobuf import text_format
+        from mediapipe.framework import calculator_pb2
+        from mediapipe.python.solution_base import SolutionBase
+
+        graph = text_format.Parse(DETECT, calculator_pb2.CalculatorGraphConfig())
+        return SolutionBase(graph_config=graph, outputs=["detections"])
+
+
+DETECT = """
+input_stream: "image"
+output_stream: "detections"
+node {
+  calculator: "PoseDetectionCpu"
+  input_stream: "IMAGE:image"
+  output_stream: "DETECTIONS:detections"
+}
+"""
+
+
+class FaceAlignment:
+    """Face points by the face-alignment package, with its flipped second look; the rest is
+    MediaPipe's.
+    """
+
+    def __init__(self) -> None:
+        package = _import("face_alignment", "face-alignment")
+        print(
+            "face-alignment: loads its weights from the internet when it has none yet "
+            f"(into {torch.hub.get_dir()})",
+            file=sys.stderr,
+            flush=True,
+        )
+        kinds = package.LandmarksType
+        kind = kinds.TWO_D if hasattr(kinds, "TWO_D") else kinds._2D
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        try:
+            self._net = package.FaceAlignment(kind, flip_input=True, device=device)
+        except OSError as error:
+            raise UserError(
+                f"face-alignment: its weights cannot be loaded ({error}); --detector mediapipe "
+                "works without internet"
+            ) from error
+        self._rest = MediaPipe()
+
+    def people(self, picture: Tensor, near: Person | None = None) -> list[Person]:
+        return self._rest.people(picture, near)
+
+    def faces(self, picture: Tensor) -> list[Tensor]:
+        seen = self._net.get_landmarks_from_image(picture.permute(1, 2, 0).numpy()) or []
+        return _largest_first([torch.from_numpy(np.asarray(p, np.float32))[:, :2] for p in seen])
+
+    def mask(self, picture: Tensor) -> Tensor:
+        return self._rest.mask(picture)
+
+
+def person_box(joints: Tensor) -> tuple[float, float, float, float]:
+    """x0, y0, x1, y1 round the joints (15, 2) that are there, and up to the top of the head."""
+    there = joints[~joints.isnan().any(-1)]
+    (x0, y0), (x1, y1) = there.amin(0).tolist(), there.amax(0).tolist()
+    at = {name: joints[i] for i, name in enumerate(JOINTS_15)}
+    neck = (at["lshoulder"] + at["rshoulder"]) / 2
+    top = (neck + 2 * (at["cnose"] - neck)).tolist()  # as high above the nose as the neck below
+    if not any(map(math.isnan, top)):
+        x0, y0, x1, y1 = min(x0, top[0]), min(y0, top[1]), max(x1, top[0]), max(y1, top[1])
+    return x0, y0, x1, y1
+
+
+def _same(one: Person, other: Person) -> bool:
+    distance = (one.joints - other.joints).norm(dim=-1)
+    near = distance[~distance.isnan()]
+    return len(near) > 0 and bool(near.mean() < SAME * max(one.extent, other.extent))
+
+
+def _starts(length: int, side: int) -> list[int]:
+    """Where tiles of a side begin that overlap by half or more and cover a length."""
+    steps = max(0, math.ceil(2 * (length - side) / side))
+    return [round(i * (length - side) / max(steps, 1)) for i in range(steps + 1)]
+
+
+def _overlap(one: Sequence[float], other: Sequence[float]) -> float:
+    """Area that two boxes share, pixels."""
+    w = min(one[2], other[2]) - max(one[0], other[0])
+    h = min(one[3], other[3]) - max(one[1], other[1])
+    return max(w, 0.0) * max(h, 0.0)
+
+
+def _points(marks: Any, picture: Tensor) -> Tensor:
+    h, w = picture.shape[1:]
+    return torch.tensor([(mark.x * w, mark.y * h) for mark in marks], dtype=torch.float32)
+
+
+def _largest_first(faces: list[Tensor]) -> list[Tensor]:
+    return sorted(faces, key=lambda points: -(points.amax(0) - points.amin(0)).max().item())
+
+
+def _square(picture: Tensor, x: float, y: float, side: float) -> tuple[Tensor, tuple[int, int]]:
+    """The part of a picture inside of a square, and its first pixel's place."""
+    h, w = picture.shape[1:]
+    left, top = max(0, round(x - side / 2)), max(0, round(y - side / 2))
+    right, bottom = min(w, round(x + side / 2)), min(h, round(y + side / 2))
+    left, top = min(left, w - 1), min(top, h - 1)
+    return picture[:, top : max(bottom, top + 1), left : max(right, left + 1)], (left, top)
+
+
+def _import(name: str, package: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise UserError(
+            f"{package} is needed to find people and faces, but cannot be imported ({error}): "
+            f"{INSTALL}"
+        ) from error
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what C++ libraries write on stderr past Python."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    nothing = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nothing, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nothing)

@@ -1,0 +1,99 @@
+"""Detectors against the demo worlds' truth, and what they say where they are not installed."""
+
+import builtins
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from nets.data.detectors import Person, open_detector, person_box
+from nets.data.worlds.people import PeopleWorld
+from nets.errors import UserError
+from nets.skeletons import JOINTS_15, MESH_68, mesh_to_68
+
+
+@pytest.fixture(scope="module")
+def mediapipe():
+    pytest.importorskip("mediapipe", reason="is installed by the extra `extract`")
+    return open_detector()
+
+
+def test_joints_of_demo_people_are_found_where_they_are(mediapipe):
+    world, errors = PeopleWorld("test", 384), []
+    for i in range(8):
+        sample = world[(0, i)]
+        (person, *_) = mediapipe.people(sample["target"])
+        assert person.joints.shape == (15, 2) and person.joints.dtype == torch.float32
+        errors.append((person.joints - sample["joints"]).norm(dim=-1))
+    errors = torch.stack(errors)
+    assert errors.isnan().float().mean() < 0.15
+    assert errors[~errors.isnan()].median() < 12  # of 384 pixels
+
+
+def test_several_people_come_with_the_largest_first_and_one_can_be_followed(mediapipe):
+    world = PeopleWorld("test", 320)
+    small, large = PeopleWorld("test", 224)[(0, 3)], world[(0, 8)]
+    picture = torch.full((3, 340, 760), 120, dtype=torch.uint8)
+    picture[:, 60:284, 60:284] = small["target"]
+    picture[:, :320, 400:720] = large["target"]
+    truth = [large["joints"] + torch.tensor([400, 0]), small["joints"] + torch.tensor([60, 60])]
+    found = mediapipe.people(picture)
+    assert len(found) == 2 and found[0].extent > found[1].extent
+    for person, joints in zip(found, truth, strict=True):
+        assert (person.joints - joints).norm(dim=-1).nanmean() < 20
+    (followed,) = mediapipe.people(picture, near=found[1])
+    assert (followed.joints - truth[1]).norm(dim=-1).nanmean() < 20
+
+
+def test_masks_and_nothing_found(mediapipe):
+    sample = PeopleWorld("test", 256)[(0, 1)]
+    mask = mediapipe.mask(sample["target"])
+    assert mask.shape == (256, 256) and mask.min() >= 0 and mask.max() <= 1
+    inside, outside = mask[sample["mask"]].mean(), mask[~sample["mask"]].mean()
+    assert inside > outside + 0.3
+    empty = torch.full((3, 96, 128), 90, dtype=torch.uint8)
+    assert mediapipe.people(empty) == [] and mediapipe.faces(empty) == []
+
+
+def test_missing_packages_are_one_line_with_the_remedy(monkeypatch):
+    real = builtins.__import__
+
+    def without(name, *rest, **more):
+        if name.partition(".")[0] in ("mediapipe", "face_alignment"):
+            raise ImportError(f"No module named {name!r}")
+        return real(name, *rest, **more)
+
+    monkeypatch.setattr("importlib.import_module", without)
+    with pytest.raises(UserError, match=r"mediapipe==0\.10\.21 is needed .*\[extract\]"):
+        open_detector()
+    with pytest.raises(UserError, match=r"face-alignment is needed"):
+        open_detector("face-alignment")
+    with pytest.raises(UserError, match="must be one of mediapipe, face-alignment"):
+        open_detector("magic")
+
+
+def test_nothing_is_imported_before_it_is_asked_for():
+    code = (
+        "import sys, nets.data.detectors; print({'mediapipe', 'face_alignment'} & {*sys.modules})"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip() == "set()", done.stderr
+
+
+def test_a_box_reaches_over_the_head_and_leaves_out_what_is_missing():
+    joints = torch.full((15, 2), torch.nan)
+    place = {"rshoulder": (10, 50), "lshoulder": (30, 50), "cnose": (20, 40), "lhip": (25, 90)}
+    for name, at in place.items():
+        joints[JOINTS_15.index(name)] = torch.tensor(at, dtype=torch.float32)
+    assert person_box(joints) == (10, 30, 30, 90)
+    assert Person(joints, person_box(joints)).extent == 60
+
+
+def test_the_mesh_gives_68_points_left_and_right_alike():
+    mesh = torch.arange(478 * 3.0).reshape(1, 478, 3)
+    points = mesh_to_68(mesh)
+    assert points.shape == (1, 68, 2) and len(set(MESH_68)) == 68
+    assert points[0, 30].tolist() == [12, 13]  # the tip of the nose is vertex 4
+    with pytest.raises(ValueError, match="468 or 478"):
+        mesh_to_68(torch.zeros(68, 2))

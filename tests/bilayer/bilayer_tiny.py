@@ -1,0 +1,52 @@
+"""A small model and batches for it."""
+
+import torch
+
+from nets.bilayer import NETWORKS, build
+
+OPTIONS = {
+    "image_size": 32,
+    "emb_num_channels": 8,
+    "emb_max_channels": 16,
+    "pse_num_channels": 16,
+    "tex_num_channels": 8,
+    "tex_max_channels": 16,
+    "inf_num_channels": 4,
+    "inf_max_channels": 8,
+    "dis_num_channels": 8,
+    "dis_max_channels": 16,
+    "dis_num_blocks": 3,
+    "enh_num_channels": 8,
+    "enh_max_channels": 8,
+    "enh_bottleneck_tensor_size": 16,
+    "enh_num_blocks": 2,
+    "enh_unrolling_depth": 2,
+}
+ENHANCED = {
+    "pse_emb_source_pose": True,
+    "inf_pred_source_data": True,
+    "inf_calc_grad": True,
+    "networks_train": list(NETWORKS),
+    "networks_test": list(NETWORKS[:5]),
+    "networks_to_train": list(NETWORKS),
+}
+
+
+def model(seed=0, networks=None, **options):
+    torch.manual_seed(seed)
+    return build({**OPTIONS, **options}, networks)
+
+
+def batch(b=2, n=1, t=1, size=32, seed=1):
+    g = torch.Generator().manual_seed(seed)
+    data = {}
+    for role, frames in (("source", n), ("target", t)):
+        for name, channels in (("imgs", 3), ("stickmen", 3), ("segs", 1)):
+            value = torch.rand(b, frames, channels, size, size, generator=g)
+            data[f"{role}_{name}"] = value if name == "segs" else value * 2 - 1
+        data[f"{role}_poses"] = torch.rand(b, frames, 136, generator=g) * 2 - 1
+    return data
+
+
+def parameters(net):
+    return sum(p.numel() for p in net.parameters())

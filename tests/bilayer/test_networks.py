@@ -279,7 +279,7 @@ def test_every_option_makes_a_network_that_trains(options):
     "options, message",
     [
         ({"image_size": 48}, "must be a power of two, got 48"),
-        ({"tex_norm_layer_type": "ada_ln"}, "norm must be one of none, bn, in, got ada_ln"),
+        ({"tex_norm_layer_type": "ada_ln"}, "norm must be one of none, bn, in, got 'ln'"),
         ({"inf_max_channels": 16}, "channels must be in one ratio"),
         ({"inf_input_tensor_size": 8}, "as many embeddings"),
         ({"networks_train": "generator"}, "networks_train must name networks of .* 'generator'"),

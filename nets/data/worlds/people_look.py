@@ -13,7 +13,7 @@ from torch import Tensor
 
 from nets.data.worlds.counted import uniform
 
-_SKIN = (
+SKIN = (
     (255, 219, 190),
     (240, 190, 150),
     (214, 160, 118),
@@ -21,7 +21,7 @@ _SKIN = (
     (124, 80, 54),
     (84, 54, 40),
 )
-_HAIR = ((28, 24, 26), (62, 42, 32), (104, 68, 40), (196, 150, 84), (150, 66, 34), (160, 160, 164))
+HAIR = ((28, 24, 26), (62, 42, 32), (104, 68, 40), (196, 150, 84), (150, 66, 34), (160, 160, 164))
 _DYED = ((48, 88, 176), (206, 70, 130), (96, 160, 90), (120, 60, 150))
 _NEUTRAL = (
     (24, 26, 32),
@@ -64,7 +64,7 @@ class _Draws:
         return rows[(self.take() * len(palette)).long()]
 
 
-def _hsv(hue: Tensor, saturation: Tensor, value: Tensor) -> Tensor:
+def hsv(hue: Tensor, saturation: Tensor, value: Tensor) -> Tensor:
     """Colours (..., 3) in [0, 255] from hue (cycles), saturation and value in [0, 1]."""
     shift = torch.tensor([5.0, 3.0, 1.0], dtype=hue.dtype, device=hue.device)
     k = (shift + hue[..., None] * 6) % 6
@@ -76,11 +76,11 @@ def _cloth(draws: _Draws, colourful: float, textures: tuple[float, ...]) -> tupl
     """First colour, second colour and texture (N, 7)."""
     hue, saturation, value = draws.take(), draws.between(0.45, 0.95), draws.between(0.42, 0.98)
     first = torch.where(
-        (draws.take() < colourful)[:, None], _hsv(hue, saturation, value), draws.pick(_NEUTRAL)
+        (draws.take() < colourful)[:, None], hsv(hue, saturation, value), draws.pick(_NEUTRAL)
     )
     luma = first.mean(1)
-    light = _hsv(draws.take(), draws.between(0.0, 0.45), draws.between(0.86, 1.0))
-    dark = _hsv(draws.take(), draws.between(0.2, 0.9), draws.between(0.1, 0.36))
+    light = hsv(draws.take(), draws.between(0.0, 0.45), draws.between(0.86, 1.0))
+    dark = hsv(draws.take(), draws.between(0.2, 0.9), draws.between(0.1, 0.36))
     second = torch.where((luma < 132)[:, None], light, dark)
     second = first + 0.45 * (second - first)  # woven rather than printed
     kind = draws.choice(*textures)
@@ -113,11 +113,11 @@ def outfit_parameters(seed: int, ids: Tensor) -> dict[str, Tensor]:
         first, second, texture = _cloth(d, colourful, textures)
         look |= {f"{part}_first": first, f"{part}_second": second, f"{part}_texture": texture}
 
-    tone = d.take() * (len(_SKIN) - 1)
-    skin = torch.tensor(_SKIN, dtype=torch.float64, device=ids.device)
-    low = tone.long().clamp(max=len(_SKIN) - 2)
+    tone = d.take() * (len(SKIN) - 1)
+    skin = torch.tensor(SKIN, dtype=torch.float64, device=ids.device)
+    low = tone.long().clamp(max=len(SKIN) - 2)
     look["skin"] = skin[low] + (skin[low + 1] - skin[low]) * (tone - low)[:, None]
-    look["hair"] = torch.where((d.take() < 0.12)[:, None], d.pick(_DYED), d.pick(_HAIR))
+    look["hair"] = torch.where((d.take() < 0.12)[:, None], d.pick(_DYED), d.pick(HAIR))
     look["shoes"] = d.pick(_SHOES)
     look["socks"] = torch.where((d.take() < 0.5)[:, None], look["skin"], d.pick(_SHOES))
 
@@ -154,8 +154,8 @@ def outfit_parameters(seed: int, ids: Tensor) -> dict[str, Tensor]:
     ring = d.chance(0.4) * (prints < 3)
     look["print_ring"] = ring * 0.55
     luma = look["shirt_first"].mean(1)
-    bright = _hsv(d.take(), d.between(0.1, 0.9), d.between(0.85, 1.0))
-    deep = _hsv(d.take(), d.between(0.3, 1.0), d.between(0.15, 0.45))
+    bright = hsv(d.take(), d.between(0.1, 0.9), d.between(0.85, 1.0))
+    deep = hsv(d.take(), d.between(0.3, 1.0), d.between(0.15, 0.45))
     look["print_colour"] = torch.where((luma < 132)[:, None], bright, deep)
 
     # Hair: how far it stands off the head, how far down it hangs, its line on the face.
@@ -183,17 +183,17 @@ def background_parameters(seed: int, ids: Tensor) -> dict[str, Tensor]:
     """What is behind the persons: a colour field, a floor, shapes before it, grain."""
     d = _Draws(seed, "background", ids, 256)
     n, shapes = len(ids), 7
-    base = _hsv(d.take(), d.between(0.02, 0.5), d.between(0.25, 0.95))
+    base = hsv(d.take(), d.between(0.02, 0.5), d.between(0.25, 0.95))
     light = (d.block(25).reshape(n, 1, 5, 5) - 0.5) * d.between(30, 170)[:, None, None, None]
     tint = (d.block(75).reshape(n, 3, 5, 5) - 0.5) * d.between(10, 70)[:, None, None, None]
     look = {
         "field": (base[:, :, None, None] + light + tint).clamp(0, 255),
         "floor": d.between(0.62, 0.9),
-        "floor_colour": _hsv(d.take(), d.between(0.0, 0.5), d.between(0.2, 0.85)),
+        "floor_colour": hsv(d.take(), d.between(0.0, 0.5), d.between(0.2, 0.85)),
         "grain": d.between(0, 26),
         "grain_at": d.block(2),
     }
     rows = d.block(shapes * 13).reshape(n, shapes, 13)
-    first = _hsv(rows[..., 0], rows[..., 1] * 0.8, 0.15 + 0.8 * rows[..., 2])
+    first = hsv(rows[..., 0], rows[..., 1] * 0.8, 0.15 + 0.8 * rows[..., 2])
     second = (first + (rows[..., 3:4] - 0.5) * 220).clamp(0, 255)
     return look | {"shape_first": first, "shape_second": second, "shape": rows[..., 4:]}

@@ -90,7 +90,7 @@ def test_letterbox_moves_the_joints_along(tmp_path, index):
     sample = data[0, 1]
     assert (sample["target"][:, 4:12] == 10).all() and (sample["target"][:, :4] == 0).all()
     x, y = index["joints"][1, ORDER.index("cnose")]
-    expected = torch.tensor([x * 16, y * 8 + 4])
+    expected = torch.tensor([x * 16, y * 8 + 4], dtype=torch.float32)
     torch.testing.assert_close(sample["joints"][JOINTS_15.index("cnose")], expected)
 
 

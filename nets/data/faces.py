@@ -5,7 +5,6 @@ Points are (x, y) in pixels, iBUG order: jaw 0-16, brows 17-26, nose 27-35, eyes
 
 from __future__ import annotations
 
-import io
 import json
 import math
 from pathlib import Path
@@ -16,7 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from nets.data.files import whole_file
+from nets.data.files import read_arrays, whole_file
 from nets.errors import BadSample
 
 
@@ -100,15 +99,17 @@ def read_keypoints(path: str | Path, count: int = 68) -> Tensor:
         if path.suffix.lower() == ".json":
             values = np.asarray(json.loads(path.read_text(encoding="utf-8")), dtype=np.float64)
         else:
-            values = np.load(io.BytesIO(path.read_bytes()), allow_pickle=False)
+            values = read_arrays(path)
     except FileNotFoundError as error:
         raise BadSample(path, "is missing") from error
     except OSError as error:
         raise BadSample(
             path, f"cannot be read: {(error.strerror or str(error)).lower()}"
         ) from error
-    except (ValueError, EOFError, TypeError, SyntaxError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise BadSample(path, "is not an array of numbers") from error
+    if isinstance(values, dict):
+        raise BadSample(path, "is not an array of numbers")
     return points_from_array(values, path, count)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from nets.data.files import whole_file
+from nets.data.files import read_arrays, whole_file
 from nets.data.pairs import Pairs
 from nets.data.pickles import read_pickle
 from nets.data.pictures import read_letterboxed, read_picture
@@ -166,8 +166,7 @@ def _load(path: Path) -> Any:
         if path.suffix == ".json":
             return json.loads(path.read_text(encoding="utf-8"))
         if path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as arrays:
-                return {key: arrays[key] for key in arrays.files}
+            return read_arrays(path)
     except (ValueError, OSError, EOFError) as error:
         raise UserError(f"{path}: cannot be read as an index ({error})") from error
     return read_pickle(path)

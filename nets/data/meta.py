@@ -19,6 +19,7 @@ import numpy as np
 import torch
 import yaml
 
+from nets.data.files import read_arrays
 from nets.data.pairs import Pairs
 from nets.data.pictures import read_picture
 from nets.errors import BadSample, UserError
@@ -44,7 +45,8 @@ class MetaDataset:
         self.meta = _meta(self.root)
         self.loaders: dict[str, str] = {}
         self.labels: dict[str, np.ndarray] = {}
-        self._kwargs: dict[str, dict] = self.meta.get("loader_kwargs") or {}
+        given = self.meta.get("loader_kwargs") or {}
+        self._kwargs: dict[str, dict] = {name: kwargs or {} for name, kwargs in given.items()}
         given = self.meta.get("loaders") or {}
         arrays = {}
         for file in sorted((self.root / "labels").rglob("*.npy")):
@@ -97,7 +99,7 @@ class MetaDataset:
         file = self.file(name, index)
         if loader == "np":
             try:
-                return np.load(file, allow_pickle=False)
+                return read_arrays(file)
             except (OSError, ValueError) as error:
                 raise BadSample(file, f"cannot be read as an array ({error})") from error
         side = kwargs.get("resize_to")
@@ -218,6 +220,15 @@ def _meta(root: Path) -> dict:
     for key in ("loaders", "loader_kwargs"):
         if not isinstance(meta, dict) or not isinstance(meta.get(key) or {}, dict):
             raise UserError(f"{file}: must be a mapping, and {key} in it too")
+    for name, kwargs in (meta.get("loader_kwargs") or {}).items():
+        if not isinstance(kwargs or {}, dict):
+            raise UserError(f"{file}: loader_kwargs/{name} must be a mapping")
+        side = (kwargs or {}).get("resize_to")
+        sides = side if isinstance(side, list) else [side]
+        if side is not None and not (
+            len(sides) in (1, 2) and all(type(n) is int and 0 < n < 1 << 16 for n in sides)
+        ):
+            raise UserError(f"{file}: loader_kwargs/{name}/resize_to must be one or two sides")
     return meta
 
 
@@ -238,12 +249,12 @@ def _label(root: Path, file: Path) -> tuple[str, str | None, np.ndarray]:
 
 def _check_loader(root: Path, name: str, loader: str, kwargs: dict) -> None:
     file = root / "meta.yaml"
-    if loader not in LOADERS:
+    if not isinstance(loader, str) or loader not in LOADERS:
         raise UserError(
             f"{file}: loaders/{name} must be one of {', '.join(LOADERS)}, is {loader!r}; "
             "import paths are not followed"
         )
-    if loader == "image" and kwargs.get("support", "0->255") not in SUPPORTS:
+    if loader == "image" and str(kwargs.get("support", "0->255")) not in SUPPORTS:
         names = ", ".join(SUPPORTS)
         raise UserError(f"{file}: loader_kwargs/{name}/support must be one of {names}")
     if loader in ("category", "cat") and not isinstance(kwargs.get("categories"), list | dict):

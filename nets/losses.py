@@ -89,6 +89,7 @@ def feature_distances(
     gram_layers: Sequence[str] = (),
     vgg: nn.Module | None = None,
     preprocess: Callable[[Tensor], Tensor] = preprocess_caffe,
+    squared: bool = False,
 ) -> dict[str, Tensor]:
     """L1 between the activations of two pictures, and between their Gram matrices.
 
@@ -99,6 +100,7 @@ def feature_distances(
     gram_layers  mean |G(y) - G(t)| is taken in these, G = `gram_matrix` of the same activations
     vgg          a `nets.vgg.VGG19`; may be None if only `image` and `input_1` are asked for
     preprocess   makes `input_1` where there is no vgg
+    squared      mean (F(y) - F(t))^2 in place of the L1 of activations
     returns      {"feature_<layer>": (N,), ..., "gram_<layer>": (N,), ...}
     """
     prediction, target = _pair("feature_distances", prediction, target)
@@ -124,7 +126,7 @@ def feature_distances(
     for name in names:
         ours, theirs = of_prediction.pop(name), of_target.pop(name)
         if name in layers:
-            result[f"feature_{name}"] = _mean_distance(ours, theirs)
+            result[f"feature_{name}"] = _mean_distance(ours, theirs, squared)
         if name in gram_layers:
             gram = (gram_matrix(ours) - gram_matrix(theirs)).abs()
             result[f"gram_{name}"] = gram.mean((1, 2))
@@ -250,6 +252,7 @@ def _pair(function: str, prediction: Tensor, target: Tensor) -> tuple[Tensor, Te
     return _real(prediction), _real(target)
 
 
-def _mean_distance(ours: Tensor, theirs: Tensor) -> Tensor:
+def _mean_distance(ours: Tensor, theirs: Tensor, squared: bool = False) -> Tensor:
     kind = torch.float64 if ours.dtype == torch.float64 else torch.float32
-    return (ours - theirs).abs().mean((1, 2, 3), dtype=kind)
+    distance = (ours - theirs).square() if squared else (ours - theirs).abs()
+    return distance.mean((1, 2, 3), dtype=kind)

@@ -100,6 +100,11 @@ def preprocess_caffe(image: Tensor) -> Tensor:
     return _per_channel(image, (2, 1, 0), [127.5] * 3, [127.5 - m for m in mean])
 
 
+def unprocessed(image: Tensor) -> Tensor:
+    """The picture in [-1, 1] as it is, which is how some published losses feed a VGG."""
+    return _per_channel(image, (0, 1, 2), [1.0] * 3, [0.0] * 3)
+
+
 def _per_channel(
     image: Tensor, order: Sequence[int], scale: Sequence[float], shift: Sequence[float]
 ) -> Tensor:
@@ -138,7 +143,9 @@ class VGG19(nn.Module):
     where the device has it; autocast works too but converts all weights in every call).
     """
 
-    def __init__(self, state: dict[str, Tensor], family: str, description: str):
+    def __init__(
+        self, state: dict[str, Tensor], family: str, description: str, normalise: bool = True
+    ):
         super().__init__()
         with torch.device("meta"):  # no time and no random numbers spent on values to be replaced
             self.convolutions = nn.ModuleList(
@@ -151,7 +158,7 @@ class VGG19(nn.Module):
         self.load_state_dict(own, assign=True)
         self.requires_grad_(False)
         self.family = family
-        self.preprocess = FAMILIES[family]
+        self.preprocess = FAMILIES[family] if normalise else unprocessed
         self.description = description  # for the log: which weights, from where
 
     def features(self, image: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
@@ -191,6 +198,7 @@ def load_vgg(
     family: str = "torchvision",
     source: str = "auto",
     download: bool = False,
+    normalise: bool = True,
 ) -> VGG19:
     """A frozen VGG19 on the CPU in float32.
 
@@ -200,6 +208,7 @@ def load_vgg(
     family    "torchvision" or "caffe": which of the two trainings it is, hence its preprocessing
     source    "auto", or "random": seeded random weights, the same on every machine; no file is read
     download  fetch the official file into the hub cache if no file is found
+    normalise  false: pictures in [-1, 1] go into the network as they are
     returns   the network; its `description` says which weights it holds
     Raises UserError, in one line that says what to do, when there is no file or it is not right.
     A file with an official name must have the official digest.
@@ -210,11 +219,14 @@ def load_vgg(
         raise ValueError(f"load_vgg: source must be auto or random, got {source!r}")
     if source == "random":
         note = f"random VGG19 (seeded, untrained), {family} preprocessing"
-        return VGG19(_random_state(), family, note)
+        return VGG19(_random_state(), family, note if normalise else note + " left out", normalise)
     file = Path(path).expanduser() if path is not None else _find(family, download)
     checked = _verify(file, family)
     state = _read_keras(file) if file.suffix in (".h5", ".hdf5") else _read_torch(file)
-    return VGG19(_checked(state, file), family, f"VGG19, {family} weights of {file}{checked}")
+    note = f"VGG19, {family} weights of {file}{checked}"
+    if not normalise:
+        note += ", pictures not normalised"
+    return VGG19(_checked(state, file), family, note, normalise)
 
 
 def _find(family: str, download: bool) -> Path:

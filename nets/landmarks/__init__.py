@@ -1,6 +1,13 @@
 """Unsupervised landmarks: the networks and their losses."""
 
 from .discriminator import Discriminator, build_discriminator
+from .losses import (
+    discriminator_loss,
+    frozen,
+    gan_loss,
+    generator_gan_loss,
+    perceptual_loss,
+)
 from .model import Appearance, LandmarkModel, Landmarks, Output, build
 
 __all__ = [
@@ -11,4 +18,9 @@ __all__ = [
     "Output",
     "build",
     "build_discriminator",
+    "discriminator_loss",
+    "frozen",
+    "gan_loss",
+    "generator_gan_loss",
+    "perceptual_loss",
 ]

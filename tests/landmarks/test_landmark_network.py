@@ -401,10 +401,10 @@ def test_overfits_one_batch():
     target = F.interpolate(torch.rand(2, 3, 4, 4) * 2 - 1, size=32, mode="bilinear")
     optimizer = torch.optim.Adam(net.parameters(), 2e-3)
     losses = []
-    for _ in range(25):
+    for _ in range(20):
         loss = (net(a, b).reconstruction - target).square().mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
-    assert losses[-1] < 0.1 * target.var().item(), losses[::6]
+    assert losses[-1] < 0.2 * target.var().item(), losses[::6]

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from nets.ops import uv_sample
 
+from .avatar import Avatar, Frames, create_avatar, drive, enhance
 from .options import DEFAULTS, NETWORKS, network_names
 from .spectral import spectral_layers
 
@@ -211,6 +212,24 @@ class Bilayer(nn.Module):
         data["fake_scores_gen"] = scores[rows:]
         data["real_feats_gen"] = [f[:rows] for f in feats]
         data["fake_feats_gen"] = [f[rows:] for f in feats]
+
+    def create_avatar(
+        self,
+        source_image: Tensor,
+        source_pose: Tensor | None = None,
+        source_stickman: Tensor | None = None,
+        source_mask: Tensor | None = None,
+    ) -> Avatar:
+        """What is made once of an identity: `nets.bilayer.avatar.create_avatar`."""
+        return create_avatar(self, source_image, source_pose, source_stickman, source_mask)
+
+    def drive(self, avatar: Avatar, target_pose: Tensor, masked: bool = False) -> Frames:
+        """Frames of it: `nets.bilayer.avatar.drive`."""
+        return drive(self, avatar, target_pose, masked)
+
+    def enhance(self, avatar: Avatar) -> Avatar:
+        """It with an enhanced texture: `nets.bilayer.avatar.enhance`."""
+        return enhance(self, avatar)
 
     def trainable(self) -> Iterator[tuple[str, list[nn.Parameter]]]:
         """Each network that an optimiser serves, and its parameters that are not frozen."""

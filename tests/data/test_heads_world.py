@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import subprocess
 import sys
@@ -13,7 +14,9 @@ from PIL import Image
 
 from nets.data.worlds import ellipsoids, heads
 from nets.data.worlds.heads import RANGES, SPLITS, HeadsWorld, identities, render, scenes
+from nets.data.worlds.heads_folder import motion, write_data_root
 from nets.data.worlds.heads_shape import PARAMETERS, PARTS, head, in_camera
+from nets.errors import UserError
 
 SIZE = 150
 LIGHT = RANGES["light"]
@@ -312,6 +315,45 @@ def test_all_parts_are_seen():
     _, part = ellipsoids.paint(solids, lamp, 152, -1.14, 1.08, 2.3 / 150)
     seen = {PARTS[int(i)] for i in part.unique().tolist() if i >= 0}
     assert seen == {"skull", *PARTS[9:]}
+
+
+def test_motion_is_smooth_and_stays_in_range():
+    for clip in range(5):
+        scene = motion(clip, 200, ranges={"azimuth": 0.8, "elevation": 0.3, "light": 1.0})
+        for name, limit in (("azimuth", 0.8), ("elevation", 0.3), ("light", 1.0)):
+            assert scene[name].abs().max() <= limit
+            assert scene[name].diff().abs().max() < 0.15 * limit
+        assert scene["azimuth"].std() > 0.2 and scene["expression"][:, 2].max() > 0.4
+        assert scene["expression"][:, 0].min() == 0 and scene["light"].unique().numel() == 1
+        longer = motion(clip, 300, ranges={"azimuth": 0.8, "elevation": 0.3, "light": 1.0})
+        assert torch.equal(longer["azimuth"][:200], scene["azimuth"])
+
+
+def test_a_data_root_holds_pictures_points_and_masks(tmp_path):
+    command = [sys.executable, "-m", "nets.data.worlds.heads", "--data_root", tmp_path / "d"]
+    numbers = ["--persons", "2", "--test_persons", "1", "--videos", "1", "--frames", "3"]
+    done = subprocess.run([*command, *numbers, "--size", "64"], check=True, capture_output=True)
+    assert b"9 frames" in done.stdout
+    files = sorted(str(f.relative_to(tmp_path / "d")) for f in (tmp_path / "d").rglob("*.*"))
+    assert len(files) == 27
+    frame = "train/person_00001/video_00/00/00002"
+    assert {f"imgs/{frame}.jpg", f"keypoints/{frame}.npy", f"segs/{frame}.png"} <= set(files)
+    points = np.load(tmp_path / f"d/keypoints/{frame}.npy")
+    assert points.shape == (68, 2) and points.dtype == np.float32
+    picture, mask = (
+        np.asarray(Image.open(io.BytesIO((tmp_path / "d" / name).read_bytes())))
+        for name in (f"imgs/{frame}.jpg", f"segs/{frame}.png")
+    )
+    assert picture.shape == (64, 64, 3) and mask.shape == (64, 64)
+    assert set(np.unique(mask)) == {0, 255}
+    scene = {name: value[2:3] for name, value in motion(2, 3).items()}
+    who = identities(torch.tensor([1]))
+    made = render(who, size=64, colour=True, background=torch.tensor([1]), **scene)
+    assert np.array_equal(points, made["points"][0].numpy())
+    truth = made["image"][0].permute(1, 2, 0).numpy().astype(int)
+    assert np.abs(picture.astype(int) - truth).mean() < 6  # of JPEG
+    with pytest.raises(UserError, match="nothing to write"):
+        write_data_root(tmp_path, {"train": 0})
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,9 @@
 """The demo world of heads: pictures, masks and 68 points, any person in any pose and light.
 
-A sheet of persons (columns) in poses and lights (rows):
-
     python -m nets.data.worlds.heads --out heads.png --colour
+        a sheet of persons (columns) in poses, lights and expressions (rows)
+    python -m nets.data.worlds.heads --data_root D --persons 20 --videos 2 --frames 16 --size 256
+        videos of moving heads as D/{imgs,keypoints,segs}/PHASE/PERSON/VIDEO/SEQUENCE/FRAME
 
 Coordinates: azimuth > 0 turns the face to the picture's right, elevation > 0 lifts it, light
 azimuth > 0 lights it from the picture's right; all in radians. Pixels (x, y), (0, 0) the middle of
@@ -14,6 +15,7 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -278,14 +280,26 @@ def contact_sheet(persons: int, poses: int, size: int, colour: bool, seed: int =
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Write a sheet of heads: persons x poses.")
-    parser.add_argument("--out", default="heads.png", help="the picture to write")
-    parser.add_argument("--persons", type=int, default=7, help="columns")
-    parser.add_argument("--poses", type=int, default=4, help="rows")
-    parser.add_argument("--size", type=int, default=150, help="pixels a side of one picture")
-    parser.add_argument("--colour", action="store_true", help="in colour, before backgrounds")
-    parser.add_argument("--seed", type=int, default=0, help="another world")
+    parser = argparse.ArgumentParser(description="Write a sheet or a folder of heads.")
+    add = parser.add_argument
+    add("--out", default="heads.png", help="the sheet to write")
+    add("--persons", type=int, default=7, help="columns of the sheet, or persons to train on")
+    add("--poses", type=int, default=4, help="rows of the sheet")
+    add("--size", type=int, default=150, help="pixels a side of one picture")
+    add("--colour", action="store_true", help="in colour, before backgrounds (a folder always)")
+    add("--seed", type=int, default=0, help="another world")
+    add("--data_root", type=Path, help="write a folder of training data instead of a sheet")
+    add("--test_persons", type=int, default=4, help="persons of the folder's test split")
+    add("--videos", type=int, default=2, help="of each person in the folder")
+    add("--frames", type=int, default=16, help="of each video in the folder")
     args = parser.parse_args()
+    if args.data_root:
+        from nets.data.worlds.heads_folder import write_data_root
+
+        persons = {"train": args.persons, "test": args.test_persons}
+        sizes = (args.videos, args.frames, args.size, args.seed)
+        print(f"{args.data_root}: {write_data_root(args.data_root, persons, *sizes)} frames")
+        return
     from PIL import Image  # only the sheet needs it
 
     sheet = contact_sheet(args.persons, args.poses, args.size, args.colour, args.seed)

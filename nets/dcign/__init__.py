@@ -1,15 +1,17 @@
 """DC-IGN: the network, its code, its losses, and its optimiser."""
 
-from .code import FACES, Group, factor_slice, hold, invariance, parse_groups
-from .losses import bernoulli, gaussian, kl_divergence, lower_bound
+from .code import FACES, Group, active_mask, factor_slice, hold, invariance, parse_groups
+from .losses import LIKELIHOODS, bernoulli, gaussian, kl_divergence, lower_bound
 from .network import DCIGN, build
 from .rmsprop import RMSprop
 
 __all__ = [
     "DCIGN",
     "FACES",
+    "LIKELIHOODS",
     "Group",
     "RMSprop",
+    "active_mask",
     "bernoulli",
     "build",
     "factor_slice",

@@ -34,6 +34,9 @@ def gaussian(parameters: Tensor, target: Tensor) -> Tensor:
     return 0.5 * (log_variance + math.log(2 * math.pi) + squares).sum()
 
 
+LIKELIHOODS = {"bernoulli": bernoulli, "gaussian": gaussian}  # of (parameters, target)
+
+
 def kl_divergence(mu: Tensor, log_variance: Tensor) -> Tensor:
     """KL(N(mu, exp(log_variance)) || N(0, 1)) >= 0, summed: 0.5 sum(m^2 + e^s - 1 - s).
 

@@ -20,10 +20,11 @@ from torch import Tensor, nn
 
 from nets.layers import depth_to_space
 
+from .losses import LIKELIHOODS
+
 SIDE = 150  # of the published network's pictures
 FLOOR = 1e-6  # what the published threshold leaves of anything not above 0
 CODE_SPREAD = 0.01  # standard deviation of the fully connected layers' first weights and biases
-LIKELIHOODS = ("bernoulli", "gaussian")
 
 
 class LinearCR(nn.Linear):
@@ -100,7 +101,9 @@ class DCIGN(nn.Module):
                 f"DCIGN: image_size must be {SIDE}, or a multiple of 16 from 48, got {image_size}"
             )
         if likelihood not in LIKELIHOODS:
-            raise ValueError(f"DCIGN: likelihood must be one of {LIKELIHOODS}, got {likelihood!r}")
+            raise ValueError(
+                f"DCIGN: likelihood must be one of {list(LIKELIHOODS)}, got {likelihood!r}"
+            )
         self.latents, self.maps, self.image_size = latents, maps, image_size
         self.likelihood = likelihood
         inner = image_size
@@ -149,8 +152,13 @@ class DCIGN(nn.Module):
 
         The means of the likelihood; those of a gaussian one are clipped to [0, 1].
         """
-        out = self.decode_parameters(z)
-        return torch.sigmoid(out) if self.likelihood == "bernoulli" else out[:, :1].clamp(0, 1)
+        return self.picture(self.decode_parameters(z))
+
+    def picture(self, parameters: Tensor) -> Tensor:
+        """The picture in [0, 1] that parameters of the likelihood mean; see `decode`."""
+        if self.likelihood == "bernoulli":
+            return torch.sigmoid(parameters)
+        return parameters[:, :1].clamp(0, 1)
 
     def decode_parameters(self, z: Tensor) -> Tensor:
         """What the likelihood is computed from, float32: logits (N, 1, S, S) of a bernoulli one;

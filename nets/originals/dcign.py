@@ -6,6 +6,8 @@
     lowerbound.t7, lowerbound_test.t7    (epochs, 1): mean lower bound a batch
     cmd_options.txt                      the options of the run, one `key: value` a line
 
+A folder without parameters.t7 may have vxnet.net, the whole model with its buffers.
+
 Weights need no permutation: convolutions are (out, in, rows, columns) and not flipped, and the
 vector between encoder and decoder counts channel, row, column, here as there.
 """
@@ -25,25 +27,20 @@ from nets.errors import UserError
 from nets.originals import torch7
 
 PARAMETERS = "parameters.t7"
+MODEL = "vxnet.net"
 NUMBERS = ("learningRate", "momentumDecay", "updateDecay")  # of config.t7
 MAPS = 96
 SHOWN = 3  # differences that an error names
 
 
-def is_network(path: str | Path) -> bool:
-    """Whether this is a folder of the published program, or its vector of weights."""
-    path = Path(path)
-    return (path / PARAMETERS).is_file() if path.is_dir() else path.suffix == ".t7"
-
-
 def load(path: str | Path, **options: Any) -> tuple[DCIGN, dict[str, Any]]:
-    """(model in eval mode, options) of a network folder, or of a file of its vector of weights.
+    """(model in eval mode, options) of a network folder, or of one of its files with the weights.
 
     options  dim_hidden, feature_maps: what must be there; else taken from cmd_options.txt, else 96
              maps and as many latents as the vector is long
-    The options returned hold dim_hidden, feature_maps, image_size, likelihood, and of the folder's
-    files: learning_rate, momentum_decay, update_decay, epochs, lower_bound and lower_bound_test
-    (lists, a value an epoch, nats a batch), command (the run's options as text).
+    The options returned hold dim_hidden, feature_maps, image_size, likelihood, regime and, of the
+    folder's files: learning_rate, momentum_decay, update_decay, epochs, lower_bound and
+    lower_bound_test (lists, a value an epoch, nats a batch), command (the run's options as text).
     Raises UserError with the first three differences where the vector does not fit; nothing is
     loaded then.
     """
@@ -53,7 +50,11 @@ def load(path: str | Path, **options: Any) -> tuple[DCIGN, dict[str, Any]]:
         raise UserError(f"{path}: {sorted(unknown)[0]} is no option of a DC-IGN network")
     folder = path if path.is_dir() else path.parent
     file = path / PARAMETERS if path.is_dir() else path
+    if not file.is_file() and (path / MODEL).is_file():
+        file = path / MODEL
     vector = torch7.read(file)
+    if isinstance(vector, torch7.Record):
+        vector = _of_model(file, vector)
     if not isinstance(vector, Tensor) or vector.ndim != 1 or not vector.is_floating_point():
         what = list(vector.shape) if isinstance(vector, Tensor) else type(vector).__name__
         raise UserError(f"{file}: must hold the weights as one vector of numbers, got {what}")
@@ -68,7 +69,25 @@ def load(path: str | Path, **options: Any) -> tuple[DCIGN, dict[str, Any]]:
         for p, part in zip(model.parameters(), parts, strict=True):
             p.copy_(part.view(p.shape))
     found = _training(folder, len(vector))[0] if path.is_dir() else {}
-    return model.eval(), {**sizes, **found, "command": there}
+    # Only the program for disentangled training writes its options down.
+    regime = "disentangled" if there or not path.is_dir() else "entangled"
+    return model.eval(), {**sizes, "regime": regime, **found, "command": there}
+
+
+def read(path: str | Path, **options: Any) -> dict[str, Any]:
+    """The same as a checkpoint's content: {"step", "options", "parts", "kind"}; see `load`.
+
+    parts  model, and optimizer, the state of an `RMSprop`, where the folder has it
+    """
+    model, found = load(path, **options)
+    parts: dict[str, Any] = {"model": model.state_dict()}
+    moments = optimizer_state(path, model)
+    if moments is not None:
+        parts["optimizer"] = moments
+        found["optimizer"] = "rmsprop"
+    step = max((state["step"] for state in moments["state"].values()), default=0) if moments else 0
+    kind = f"of the published program, {found['dim_hidden']} latents, {found['feature_maps']} maps"
+    return {"step": step, "options": found, "parts": parts, "kind": kind}
 
 
 def optimizer_state(path: str | Path, model: DCIGN) -> dict[str, Any] | None:
@@ -129,6 +148,33 @@ def save(
     if command is not None:
         lines = "".join(f"{key}: {value}\n" for key, value in command.items())
         write("cmd_options.txt", lambda file: file.write(lines.encode()))
+
+
+def _of_model(file: Path, model: torch7.Record) -> Tensor:
+    """The vector of weights out of the whole model: weight and bias of its modules, in order."""
+    found: list[Tensor] = []
+
+    def walk(module: Any) -> None:
+        fields = module.fields if isinstance(module, torch7.Record) else None
+        if not isinstance(fields, torch7.Table):
+            raise UserError(f"{file}: holds a module that is none: {module!r}")
+        if isinstance(fields.get("modules"), torch7.Table):
+            try:
+                children = fields["modules"].sequence()
+            except ValueError as error:
+                raise UserError(f"{file}: {module.name}: modules are no list") from error
+            for child in children:
+                walk(child)
+            return
+        for name in ("weight", "bias"):
+            value = fields.get(name)
+            if isinstance(value, Tensor) and value.numel():
+                found.append(value.float().flatten())
+
+    walk(model)
+    if not found:
+        raise UserError(f"{file}: holds no weights")
+    return torch.cat(found)
 
 
 def _object(value: Any):

@@ -5,7 +5,9 @@ import torch
 
 from nets.dcign import DCIGN, RMSprop
 from nets.errors import UserError
-from nets.originals import dcign, torch7
+from nets.originals import dcign, recognise, torch7
+from nets.originals.torch7 import Record
+from nets.run import checkpoints
 
 
 def writer(folder):
@@ -38,7 +40,7 @@ def network(tmp_path):
 def test_a_folder_gives_the_same_network(network):
     folder, model, vector = network
     found, options = dcign.load(folder)
-    assert not found.training and dcign.is_network(folder)
+    assert not found.training and recognise(folder) == "dcign"
     assert options["dim_hidden"] == 5 and options["feature_maps"] == 8
     assert options["epochs"] == 2 and options["lower_bound_test"] == [-9100.0, -8100.0]
     image = torch.rand(2, 1, 150, 150)
@@ -62,7 +64,7 @@ def test_a_gpu_vector_alone_gives_its_sizes(tmp_path):
     (tmp_path / "params.t7").write_bytes(data)
     model, options = dcign.load(tmp_path / "params.t7")
     assert options["dim_hidden"] == model.latents == 3 and model.maps == 96
-    assert dcign.is_network(tmp_path / "params.t7") and not dcign.is_network(tmp_path)
+    assert recognise(tmp_path / "params.t7") == "dcign" and recognise(tmp_path) is None
 
 
 def one_step(net, optimizer):
@@ -129,3 +131,44 @@ def test_broken_state_is_named(network):
     (folder / "state.t7").write_bytes(torch7.dumps({"m": vector[:3], "v": vector}))
     with pytest.raises(UserError, match=r"state\.t7: m must be a vector of"):
         dcign.optimizer_state(folder, model)
+
+
+def test_the_whole_model_without_parameters(network):
+    """vxnet.net: encoder, sampler, decoder with their modules; weights may be two-dimensional."""
+    folder, model, _ = network
+    flat = iter(list(model.parameters()))
+
+    def layer(name):
+        weight, bias = next(flat).detach(), next(flat).detach()
+        return Record(name, {"weight": weight.flatten(1), "bias": bias, "gradWeight": weight * 0})
+
+    def sequence(*modules):
+        return Record("nn.Sequential", {"modules": list(modules), "train": True})
+
+    pool = Record("nn.SpatialMaxPooling", {"kW": 2})
+    encoder = [m for _ in range(3) for m in (layer("cudnn.SpatialConvolution"), pool)]
+    heads = [
+        sequence(layer("nn.LinearCR"), Record("nn.SelectiveOutputClamp", {"passthrough": 0.0}))
+        for _ in range(2)
+    ]
+    concat = Record("nn.ConcatTable", {"modules": heads})
+    decoder = [layer("nn.LinearCR"), *(layer("nn.SpatialConvolution") for _ in range(4))]
+    sampler = Record("nn.Reparametrize", {"dimension": 5.0})
+    whole = sequence(sequence(*encoder, concat), sampler, sequence(*decoder))
+    (folder / "parameters.t7").unlink()
+    (folder / "vxnet.net").write_bytes(torch7.dumps(whole))
+    found = dcign.load(folder)[0].state_dict()
+    assert all(torch.equal(found[k], v) for k, v in model.state_dict().items())
+    (folder / "vxnet.net").write_bytes(torch7.dumps(sequence(pool)))
+    with pytest.raises(UserError, match=r"vxnet\.net: holds no weights"):
+        dcign.load(folder)
+
+
+def test_a_folder_is_read_as_a_checkpoint(network):
+    folder, model, _ = network
+    content = checkpoints.read(folder, "dcign")
+    assert content["options"]["regime"] == "disentangled" and content["step"] == 0
+    found = DCIGN(5, 8)
+    checkpoints.load_weights(content, found, folder)
+    assert torch.equal(found.mu.weight, model.mu.weight)
+    assert "published program, 5 latents" in checkpoints.describe(content, folder)

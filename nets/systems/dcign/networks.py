@@ -15,29 +15,18 @@ from nets.systems.dcign.options import imported
 
 def start_from(run: Run, args: options.Namespace, net: DCIGN, optimizer: Any) -> None:
     """Begin with the weights of --import, and with its moments if they are of this optimiser."""
-    path, moments = imported(args), None
-    if originals.is_network(path):
-        asked = {name: args[name] for name in ("dim_hidden", "feature_maps")}
-        found, facts = originals.load(path, **asked)
-        net.load_state_dict(found.state_dict())
-        if args.optimizer == "rmsprop":
-            moments = originals.optimizer_state(path, found)
-        what = f"{facts.get('epochs', 0)} epochs of the published program"
-    else:
-        path = checkpoints.find(path)
-        content = checkpoints.read(path, "dcign")
-        checkpoints.load_weights(content, net, path)
-        if content["options"]["optimizer"] == args.optimizer:
-            moments = content["parts"]["optimizer"]
-        what = f"step {content['step']}, {content['options']['regime']}"
-    if args.reset_optimizer:
+    path, content = imported(args)
+    checkpoints.load_weights(content, net, path)
+    moments = content["parts"].get("optimizer")
+    if args.reset_optimizer or content["options"].get("optimizer") != args.optimizer:
         moments = None
     if moments is not None:
         optimizer.load_state_dict(moments)
         for group in optimizer.param_groups:  # what is asked for here wins
-            group |= {"lr": args.learning_rate}
+            group["lr"] = args.learning_rate
             if args.optimizer == "rmsprop":
                 group |= {name: args[name] for name in ("momentum_decay", "update_decay")}
+    what = content.get("kind", f"of step {content['step']}, {content['options']['regime']}")
     run.print(f"starting from {path} ({what}), {'with' if moments else 'without'} its moments")
 
 

@@ -11,6 +11,7 @@ import torch
 from nets.dcign import Group, build, factor_slice, parse_groups
 from nets.errors import UserError
 from nets.originals import dcign as originals
+from nets.originals import recognise
 from nets.run import checkpoints, options
 from nets.run.options import NonNegativeFloat, NonNegativeInt, PositiveInt, add_flag
 
@@ -23,6 +24,7 @@ DEFAULTS = {  # where neither the command line, a configuration nor the imported
     "momentum_decay": 0.1,
     "update_decay": 0.01,
 }
+SIZES = ("dim_hidden", "feature_maps", "image_size", "likelihood")
 STRENGTH = 0.01  # of the invariance signal, where it is asked for without a number
 NO_EFFECT = (  # options of the program for undifferentiated training that do nothing there or here
     ("--plot", "-p"),
@@ -187,30 +189,32 @@ def sets(args: Any) -> dict[str, str]:
     return {group.name: group.set for group in parse_groups(args["groups"])}
 
 
-def imported(args: Any) -> Path:
-    """The network that --import means: a path, or a name in the folder of the runs."""
-    for path in (Path(args["import"]), Path(args.run_dir) / args["import"]):
-        if path.exists():
-            return path
-    raise UserError(f"--import {args['import']}: no such folder or file")
+def imported(args: Any) -> tuple[Path, dict[str, Any]]:
+    """The network that --import means, a path or a name in the folder of the runs: where it is, and
+    its content as of a checkpoint, of the published program as well. Raises UserError where it is
+    not there or is of other sizes than those asked for.
+    """
+    tried = (Path(args["import"]), Path(args.run_dir) / args["import"])
+    path = next((path for path in tried if path.exists()), None)
+    if path is None:
+        raise UserError(f"--import {args['import']}: no such folder or file")
+    asked = {name: args[name] for name in SIZES if args[name] is not None}
+    if recognise(path) == "dcign":
+        return path, originals.read(path, **asked)
+    if path.is_dir() and not list(path.rglob(checkpoints.PATTERN)):
+        raise UserError(f"--import {path}: holds neither {originals.PARAMETERS} nor checkpoints")
+    path = checkpoints.find(path)
+    content = checkpoints.read(path, "dcign")
+    found = content["options"]
+    other = [f"{n} is {found[n]} there, {v} here" for n, v in asked.items() if found[n] != v]
+    if other:
+        raise UserError(f"{path}: {'; '.join(other)}")
+    return path, content
 
 
 def _adopt(args: options.Namespace) -> None:
-    """Fill in what the imported network says; refuse what contradicts it."""
-    path = imported(args)
-    if originals.is_network(path):
-        asked = ("dim_hidden", "feature_maps", "image_size", "likelihood")
-        _, found = originals.load(path, **{name: args[name] for name in asked})
-    else:
-        if path.is_dir() and not list(path.rglob(checkpoints.PATTERN)):
-            raise UserError(
-                f"--import {path}: holds neither {originals.PARAMETERS} nor checkpoints"
-            )
-        file = checkpoints.find(path)
-        found = checkpoints.read(file, "dcign")["options"]
-        for name in ("dim_hidden", "feature_maps", "image_size", "likelihood"):
-            if args[name] not in (None, found[name]):
-                raise UserError(f"{file}: {name} is {found[name]} there, {args[name]} here")
+    """Fill in what the imported network says and nobody asked for."""
+    found = imported(args)[1]["options"]
     for name in DEFAULTS:
         args[name] = found.get(name) if args[name] is None else args[name]
 

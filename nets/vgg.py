@@ -1,18 +1,18 @@
-"""VGG19 as a fixed feature extractor, and where its weights come from.
+"""VGG19 and VGG16 as fixed feature extractors, and where their weights come from.
 
-Two trainings of the same network are in use and are not interchangeable. Each has its own
+Several trainings are in use and are not interchangeable. Each has its own
 preprocessing, here from pictures in [-1, 1] and without any clamping, so that a prediction beyond
 the range keeps its gradient:
 
 torchvision  RGB, ((v + 1) / 2 - mean) / std with the ImageNet mean and standard deviation
 caffe        the network of Simonyan and Zisserman 2014, as Caffe and Keras serve it:
              BGR, 255 (v + 1) / 2 - (103.939, 116.779, 123.68)
+torchvision16, face  VGG16 for pictures and for faces; see `preprocess_face`
 
 Layers are named `relu3_2` or `block3_conv2`, which are the same: the second convolution of the
 third block, after its ReLU. `input_1` is the preprocessed picture.
 """
 
-import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -22,9 +22,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nets.errors import UserError
-from nets.states import read_plain, require
+from nets.states import require
+from nets.weights import find, read_keras, read_state, verify
 
-BLOCKS = (2, 2, 4, 4, 4)  # convolutions a block; a 2x2 max pooling stands between two blocks
+BLOCKS = (2, 2, 4, 4, 4)  # convolutions a block; a 2x2 pooling stands between two blocks
+BLOCKS16 = (2, 2, 3, 3, 3)
 WIDTHS = (64, 128, 256, 512, 512)
 
 
@@ -38,9 +40,10 @@ class Convolution(NamedTuple):
     index: int
 
 
-def _convolutions() -> list[Convolution]:
+def convolutions(blocks: Sequence[int]) -> list[Convolution]:
+    """Those of the network with so many a block."""
     rows, inputs, index = [], 3, 0
-    for block, (count, width) in enumerate(zip(BLOCKS, WIDTHS, strict=True), start=1):
+    for block, (count, width) in enumerate(zip(blocks, WIDTHS, strict=True), start=1):
         for place in range(1, count + 1):
             rows.append(Convolution(block, place, inputs, width, index))
             inputs, index = width, index + 2  # a ReLU has a number of its own
@@ -48,11 +51,7 @@ def _convolutions() -> list[Convolution]:
     return rows
 
 
-CONVOLUTIONS = _convolutions()
-_POSITIONS = {"input_1": 0}  # how many convolutions lie before the layer's output
-for _position, _row in enumerate(CONVOLUTIONS, start=1):
-    _POSITIONS[f"relu{_row.block}_{_row.place}"] = _position
-    _POSITIONS[f"block{_row.block}_conv{_row.place}"] = _position
+CONVOLUTIONS = convolutions(BLOCKS)
 
 # What the publishers call their files, and the digest they publish (the start of it, for sha256).
 OFFICIAL = {
@@ -76,6 +75,14 @@ OFFICIAL = {
             "vgg19_weights_tf_dim_ordering_tf_kernels_notop.h5",
         ),
     },
+    "torchvision16": {
+        "vgg16-397923af.pth": (
+            "sha256",
+            "397923af",
+            "https://download.pytorch.org/models/vgg16-397923af.pth",
+        ),
+    },
+    "face": {"vgg16_face_caffe.pth": ("", "", "")},  # its publishers give no digest or address
 }
 
 
@@ -98,6 +105,17 @@ def preprocess_caffe(image: Tensor) -> Tensor:
     """
     mean = (103.939, 116.779, 123.68)
     return _per_channel(image, (2, 1, 0), [127.5] * 3, [127.5 - m for m in mean])
+
+
+def preprocess_face(image: Tensor) -> Tensor:
+    """What a face-trained VGG16 is fed in the losses of head avatars: [0, 255] minus a mean that
+    is in BGR order, although the picture is RGB. Published weights were trained against this.
+
+    image    [N, 3, H, W]  any floating type; values beyond [-1, 1] are not clamped
+    returns  the same shape, float32 (float64 from float64), differentiable
+    """
+    mean = (103.939, 116.779, 123.68)
+    return _per_channel(image, (0, 1, 2), [127.5] * 3, [127.5 - m for m in mean])
 
 
 def unprocessed(image: Tensor) -> Tensor:
@@ -123,17 +141,33 @@ def _per_channel(
 FAMILIES: dict[str, Callable[[Tensor], Tensor]] = {
     "torchvision": preprocess_torchvision,
     "caffe": preprocess_caffe,
+    "torchvision16": preprocess_torchvision,
+    "face": preprocess_face,
 }
+SIXTEEN = ("torchvision16", "face")
+POOLINGS = {"maxpool": F.max_pool2d, "avgpool": F.avg_pool2d}
 
 
-def layer_position(name: str) -> int:
+def layer_position(name: str, blocks: Sequence[int] = BLOCKS) -> int:
     """How many convolutions lead to a layer, 0 for `input_1`. ValueError for an unknown name."""
-    if name not in _POSITIONS:
-        raise ValueError(
-            "vgg: layer must be input_1, reluB_C or blockB_convC with block B in 1..5 and "
-            f"C in 1..{'/'.join(map(str, BLOCKS))}, got {name!r}"
-        )
-    return _POSITIONS[name]
+    if name == "input_1":
+        return 0
+    for position, row in enumerate(convolutions(blocks), start=1):
+        if name in (f"relu{row.block}_{row.place}", f"block{row.block}_conv{row.place}"):
+            return position
+    raise ValueError(
+        "vgg: layer must be input_1, reluB_C or blockB_convC with block B in 1..5 and "
+        f"C in 1..{'/'.join(map(str, blocks))}, got {name!r}"
+    )
+
+
+def layer_name(index: int, blocks: Sequence[int] = BLOCKS) -> str:
+    """The name of the layer that is `features[index]` in torchvision's network, a ReLU."""
+    for row in convolutions(blocks):
+        if row.index + 1 == index:
+            return f"relu{row.block}_{row.place}"
+    known = ", ".join(str(row.index + 1) for row in convolutions(blocks))
+    raise ValueError(f"vgg: a layer's index must be that of a ReLU, one of {known}, got {index}")
 
 
 class VGG19(nn.Module):
@@ -143,22 +177,31 @@ class VGG19(nn.Module):
     where the device has it; autocast works too but converts all weights in every call).
     """
 
+    blocks = BLOCKS
+
     def __init__(
-        self, state: dict[str, Tensor], family: str, description: str, normalise: bool = True
+        self,
+        state: dict[str, Tensor],
+        family: str,
+        description: str,
+        normalise: bool = True,
+        pooling: str = "maxpool",
     ):
         super().__init__()
+        self.rows = convolutions(self.blocks)
         with torch.device("meta"):  # no time and no random numbers spent on values to be replaced
             self.convolutions = nn.ModuleList(
-                nn.Conv2d(row.inputs, row.outputs, 3, padding=1) for row in CONVOLUTIONS
+                nn.Conv2d(row.inputs, row.outputs, 3, padding=1) for row in self.rows
             )
         own = {}
-        for position, row in enumerate(CONVOLUTIONS):
+        for position, row in enumerate(self.rows):
             for part in ("weight", "bias"):
                 own[f"convolutions.{position}.{part}"] = state[f"features.{row.index}.{part}"]
         self.load_state_dict(own, assign=True)
         self.requires_grad_(False)
         self.family = family
         self.preprocess = FAMILIES[family] if normalise else unprocessed
+        self.pool = POOLINGS[pooling]
         self.description = description  # for the log: which weights, from where
 
     def features(self, image: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
@@ -169,12 +212,12 @@ class VGG19(nn.Module):
         returns  name -> [N, C, H / 2**(B-1), W / 2**(B-1)] for block B, in the parameters' type,
                  in the order asked for; `input_1` in float32
         """
-        wanted = {name: layer_position(name) for name in layers}
+        wanted = {name: layer_position(name, self.blocks) for name in layers}
         last = max([0, *wanted.values()])
         x = self.preprocess(image)
         outputs = {0: x}
         if last:
-            smallest = 2 ** (CONVOLUTIONS[last - 1].block - 1)
+            smallest = 2 ** (self.rows[last - 1].block - 1)
             if min(image.shape[-2:]) < smallest:
                 raise ValueError(
                     f"vgg: image must be at least {smallest} pixels wide and high for these "
@@ -182,8 +225,8 @@ class VGG19(nn.Module):
                 )
             x = x.to(self.convolutions[0].weight.dtype)
         for position, convolution in enumerate(self.convolutions[:last], start=1):
-            if position > 1 and CONVOLUTIONS[position - 1].place == 1:
-                x = F.max_pool2d(x, 2)
+            if position > 1 and self.rows[position - 1].place == 1:
+                x = self.pool(x, 2)
             x = F.relu(convolution(x), inplace=True)
             outputs[position] = x
         return {name: outputs[position] for name, position in wanted.items()}
@@ -193,146 +236,112 @@ class VGG19(nn.Module):
         return self.features(image, layers)
 
 
+class VGG16(VGG19):
+    """The network of thirteen convolutions: three in the last three blocks."""
+
+    blocks = BLOCKS16
+
+
 def load_vgg(
     path: str | Path | None = None,
     family: str = "torchvision",
     source: str = "auto",
     download: bool = False,
     normalise: bool = True,
+    pooling: str = "maxpool",
+    option: str = "--vgg_weights",
+    folders: Sequence[Path] = (),
 ) -> VGG19:
-    """A frozen VGG19 on the CPU in float32.
+    """A frozen VGG19, or VGG16 for the families of such, on the CPU in float32.
 
     path      a weight file: a state dict with `features.N.weight/bias` (.pth; for family "caffe"
               the conversion of the Caffe model) or, for "caffe", Keras's HDF5 file (.h5, read with
-              h5py). None looks into torch's hub cache for the official names
-    family    "torchvision" or "caffe": which of the two trainings it is, hence its preprocessing
+              h5py). None looks into the `folders` and torch's hub cache for the official names
+    family    which training it is, hence its preprocessing: of VGG19 "torchvision" or "caffe", of
+              VGG16 "torchvision16" or "face"
     source    "auto", or "random": seeded random weights, the same on every machine; no file is read
     download  fetch the official file into the hub cache if no file is found
     normalise  false: pictures in [-1, 1] go into the network as they are
+    pooling   between the blocks: "maxpool" or "avgpool"
+    option    how the user gives `path`, for the messages
     returns   the network; its `description` says which weights it holds
     Raises UserError, in one line that says what to do, when there is no file or it is not right.
     A file with an official name must have the official digest.
     """
     if family not in FAMILIES:
-        raise ValueError(f"load_vgg: family must be torchvision or caffe, got {family!r}")
+        raise ValueError(f"load_vgg: family must be {' or '.join(FAMILIES)}, got {family!r}")
     if source not in ("auto", "random"):
         raise ValueError(f"load_vgg: source must be auto or random, got {source!r}")
+    if pooling not in POOLINGS:
+        raise ValueError(f"load_vgg: pooling must be {' or '.join(POOLINGS)}, got {pooling!r}")
+    kind = VGG16 if family in SIXTEEN else VGG19
+    settings = {"normalise": normalise, "pooling": pooling}
     if source == "random":
-        note = f"random VGG19 (seeded, untrained), {family} preprocessing"
-        return VGG19(_random_state(), family, note if normalise else note + " left out", normalise)
-    file = Path(path).expanduser() if path is not None else _find(family, download)
-    checked = _verify(file, family)
-    state = _read_keras(file) if file.suffix in (".h5", ".hdf5") else _read_torch(file)
-    note = f"VGG19, {family} weights of {file}{checked}"
+        note = f"random {kind.__name__} (seeded, untrained), {family} preprocessing"
+        note = note if normalise else note + " left out"
+        return kind(_random_state(kind.blocks), family, note, **settings)
+    what = f"{family} {kind.__name__} weights"
+    if path is None:
+        path = find(
+            OFFICIAL[family],
+            what,
+            option,
+            download,
+            "about 550 MB, ",
+            folders,
+            "train with --perceptual random",
+        )
+    file = Path(path).expanduser()
+    checked = _verify(file, family, kind.__name__)
+    keras = file.suffix in (".h5", ".hdf5")
+    state = _read_keras(file) if keras else read_state(file, "features.")
+    note = f"{kind.__name__}, {family} weights of {file}{checked}"
     if not normalise:
         note += ", pictures not normalised"
-    return VGG19(_checked(state, file), family, note, normalise)
+    return kind(_checked(state, file, kind), family, note, **settings)
 
 
-def _find(family: str, download: bool) -> Path:
-    folder = Path(torch.hub.get_dir()) / "checkpoints"
-    for name in OFFICIAL[family]:
-        if (folder / name).is_file():
-            return folder / name
-    name, (_, digest, url) = next(iter(OFFICIAL[family].items()))
-    if not download:
-        raise UserError(
-            f"no {family} VGG19 weights: {' or '.join(OFFICIAL[family])} is not in {folder}; give "
-            f"the file with --vgg_weights, ask for the download (about 550 MB, {url}), or train "
-            "with --perceptual random"
-        )
-    print(f"downloading {url} to {folder}", flush=True)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        torch.hub.download_url_to_file(url, str(folder / name), hash_prefix=digest)
-    except (OSError, RuntimeError) as error:
-        raise UserError(
-            f"download of {url} failed ({error}); fetch one of {', '.join(OFFICIAL[family])} by "
-            "hand and give it with --vgg_weights"
-        ) from error
-    return folder / name
-
-
-def _verify(file: Path, family: str) -> str:
+def _verify(file: Path, family: str, name: str) -> str:
     if not file.is_file():
-        raise UserError(f"{file}: no such VGG19 weight file")
+        raise UserError(f"{file}: no such {name} weight file")
     for owner, names in OFFICIAL.items():
-        if file.name not in names:
-            continue
-        if owner != family:
+        if file.name in names and owner != family:
             raise UserError(
                 f"{file} holds {owner} weights, but the {family} family is asked for "
                 f"({', '.join(OFFICIAL[family])})"
             )
-        kind, expected, _ = names[file.name]
-        summer = hashlib.new(kind)
-        with file.open("rb") as stream:
-            while chunk := stream.read(1 << 20):
-                summer.update(chunk)
-        digest = summer.hexdigest()
-        if not digest.startswith(expected):
-            raise UserError(
-                f"{file} is damaged or not the official file: its {kind} is {digest}, "
-                f"must {'start with' if len(expected) < len(digest) else 'be'} {expected}"
-            )
-        return f" ({kind} verified)"
-    if family == "torchvision" and file.suffix in (".h5", ".hdf5"):
-        raise UserError(f"{file}: HDF5 files hold caffe weights, torchvision's are .pth files")
-    return ""
-
-
-def _read_torch(file: Path) -> dict[str, Tensor]:
-    state = read_plain(file)
-    if not isinstance(state, dict):
-        raise UserError(f"{file}: must hold a state dict, holds a {type(state).__name__}")
-    return {k: v for k, v in state.items() if str(k).startswith("features.")}
+    if family != "caffe" and file.suffix in (".h5", ".hdf5"):
+        raise UserError(f"{file}: HDF5 files hold caffe weights, {family}'s are .pth files")
+    return verify(file, OFFICIAL[family])
 
 
 def _read_keras(file: Path) -> dict[str, Tensor]:
-    try:
-        import h5py
-    except ImportError as error:
-        raise UserError(
-            f"{file}: reading Keras weights needs h5py (pip install h5py); "
-            "vgg19-d01eb7cb.pth holds the same weights and does not"
-        ) from error
     state = {}
-
-    def collect(name: str, node: object) -> None:
+    for name, value in read_keras(file, "vgg19-d01eb7cb.pth").items():
         layer = name.split("/")[0].replace("block", "").replace("_conv", "_")
-        position = _POSITIONS.get(f"relu{layer}")
-        if position is None or not isinstance(node, h5py.Dataset):
-            return
-        value = torch.from_numpy(node[()])
-        part = "weight" if value.ndim == 4 else "bias"
-        # Keras keeps kernels as height, width, input, output.
-        value = value.permute(3, 2, 0, 1).contiguous() if value.ndim == 4 else value
-        state[f"features.{CONVOLUTIONS[position - 1].index}.{part}"] = value
-
-    try:
-        with h5py.File(file, "r") as root:
-            root.visititems(collect)
-    except OSError as error:
-        raise UserError(f"{file}: cannot be read as HDF5 ({error})") from error
+        row = next((r for r in CONVOLUTIONS if f"{r.block}_{r.place}" == layer), None)
+        if row is not None:
+            part = "weight" if value.ndim == 4 else "bias"
+            state[f"features.{row.index}.{part}"] = value
     return state
 
 
-def _checked(state: dict[str, Tensor], file: Path) -> dict[str, Tensor]:
-    """The state dict in float32, if it is a VGG19's; else UserError with the first differences."""
+def _checked(state: dict[str, Tensor], file: Path, kind: type[VGG19]) -> dict[str, Tensor]:
+    """The state dict in float32, if it is that network's; else UserError with the differences."""
     expected = {}
-    for row in CONVOLUTIONS:
+    for row in convolutions(kind.blocks):
         expected[f"features.{row.index}.weight"] = (row.outputs, row.inputs, 3, 3)
         expected[f"features.{row.index}.bias"] = (row.outputs,)
-    require(state, expected, file, "a VGG19 state dict")
+    require(state, expected, file, f"a {kind.__name__} state dict")
     return {key: value.float() for key, value in state.items()}
 
 
-def _random_state(seed: int = 19) -> dict[str, Tensor]:
+def _random_state(blocks: Sequence[int], seed: int = 19) -> dict[str, Tensor]:
     """He's variance (2015, eq. 10), drawn uniform: unlike normal draws these are the same bits on
     every processor."""
     generator = torch.Generator().manual_seed(seed)
     state = {}
-    for row in CONVOLUTIONS:
+    for row in convolutions(blocks):
         bound = (6 / (9 * row.inputs)) ** 0.5
         weight = torch.rand(row.outputs, row.inputs, 3, 3, generator=generator)
         state[f"features.{row.index}.weight"] = weight.mul_(2 * bound).sub_(bound)

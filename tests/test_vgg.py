@@ -297,7 +297,38 @@ def test_wrong_files_are_named_with_their_first_differences(state, tmp_path):
 
 
 def test_arguments_are_checked():
-    with pytest.raises(ValueError, match="family must be torchvision or caffe, got 'keras'"):
+    with pytest.raises(
+        ValueError,
+        match=r"family must be torchvision or caffe or torchvision16 or face, got 'keras'",
+    ):
         vgg.load_vgg(family="keras")
     with pytest.raises(ValueError, match="source must be auto or random, got 'none'"):
         vgg.load_vgg(source="none")
+    with pytest.raises(ValueError, match="pooling must be maxpool or avgpool, got 'min'"):
+        vgg.load_vgg(source="random", pooling="min")
+
+
+def test_vgg16_and_average_pooling():
+    face = vgg.load_vgg(source="random", family="face", pooling="avgpool")
+    assert len(face.convolutions) == 13 and "random VGG16" in face.description
+    x = torch.rand(1, 3, 32, 32) * 2 - 1
+    names = [vgg.layer_name(k, vgg.BLOCKS16) for k in (1, 6, 11, 18, 25)]
+    assert names == [f"relu{b}_1" for b in range(1, 6)]
+    assert [vgg.layer_name(k) for k in (1, 6, 11, 20, 29)] == names
+    with pytest.raises(ValueError, match=r"must be that of a ReLU, one of 1, 3, 6, .* got 4"):
+        vgg.layer_name(4)
+    mean = torch.tensor([103.939, 116.779, 123.68]).view(1, 3, 1, 1)
+    y = x * 127.5 + 127.5 - mean  # BGR mean, RGB picture
+    for place, name in zip((0, 2, 4, 7, 10), names, strict=True):
+        start = {0: 0, 2: 0, 4: 2, 7: 4, 10: 7}[place]
+        for k in range(start, place):
+            y = face.convolutions[k](y).relu()
+        if place:
+            y = nn.functional.avg_pool2d(y, 2)
+        got = face(x, [name])[name]
+        torch.testing.assert_close(got, face.convolutions[place](y).relu(), atol=1e-3, rtol=1e-4)
+
+
+def test_face_weights_have_no_address(hub, tmp_path):
+    with pytest.raises(UserError, match=r"vgg16_face_caffe.pth is not in .*give the file with --f"):
+        vgg.load_vgg(family="face", option="--face", download=True, folders=[tmp_path])

@@ -1,11 +1,12 @@
 """Bilayer head avatars: the networks, one pass through them, avatars and how they are driven."""
 
+from nets.spectral import fold
+
 from .avatar import Avatar, Frames
 from .build import build
 from .driver import Driver, Graph
 from .model import Bilayer
 from .options import DEFAULTS, NETWORKS
-from .spectral import fold
 
 __all__ = [
     "DEFAULTS",

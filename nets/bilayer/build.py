@@ -7,6 +7,8 @@ from typing import Any
 
 from torch import nn
 
+from nets.spectral import Conv, settle, spectral_layers
+
 from .discriminator import Discriminator
 from .embedders import IdentityEmbedder, KeypointsEmbedder
 from .enhancer import TextureEnhancer
@@ -14,7 +16,6 @@ from .generators import InferenceGenerator, TextureGenerator
 from .layers import doublings
 from .model import Bilayer
 from .options import DEFAULTS, NETWORKS, network_names, words
-from .spectral import Conv, settle, spectral_layers
 
 
 def build(options: Mapping[str, Any], networks: Sequence[str] | None = None) -> Bilayer:

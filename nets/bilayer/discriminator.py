@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from nets.spectral import Conv
+
 from .layers import Residual, activation, doublings, norm2d
-from .spectral import Conv
 
 
 class Discriminator(nn.Module):

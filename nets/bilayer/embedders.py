@@ -8,8 +8,9 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from nets.spectral import Conv, Linear
+
 from .layers import Residual, activation, average_frames, doublings
-from .spectral import Conv, Linear
 
 EMBEDS = (512, 512, 512, 256, 128, 64)
 

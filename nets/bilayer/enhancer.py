@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from nets.ops import uv_sample
+from nets.spectral import Conv, full_precision
 
 from .layers import Residual, activation, average_frames, doublings, norm2d
-from .spectral import Conv, full_precision
 
 
 class TextureEnhancer(nn.Module):

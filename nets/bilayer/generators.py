@@ -11,9 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nets.spectral import Conv, Linear, Spectral
+
 from .embedders import EMBEDS
 from .layers import Chain, Pair, Residual, activation, doublings, norm2d
-from .spectral import Conv, Linear, Spectral
 
 BOTTLENECK = 32  # side to which an embedding is pooled where its width is the generator's
 

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .spectral import Conv
+from nets.spectral import Conv
 
 Pair = tuple[Tensor, Tensor]
 NORMS = ("none", "bn", "in")

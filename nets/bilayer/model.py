@@ -22,10 +22,10 @@ import torch
 from torch import Tensor, nn
 
 from nets.ops import uv_sample
+from nets.spectral import spectral_layers
 
 from .avatar import Avatar, Frames, create_avatar, drive, enhance
 from .options import DEFAULTS, NETWORKS, network_names
-from .spectral import spectral_layers
 
 
 class Bilayer(nn.Module):

@@ -1,5 +1,7 @@
 """Unsupervised landmarks: the networks and their losses."""
 
+from nets.spectral import fold
+
 from .discriminator import Discriminator, build_discriminator
 from .losses import (
     discriminator_loss,
@@ -19,6 +21,7 @@ __all__ = [
     "build",
     "build_discriminator",
     "discriminator_loss",
+    "fold",
     "frozen",
     "gan_loss",
     "generator_gan_loss",

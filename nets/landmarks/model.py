@@ -15,9 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nets.landmarks.spade import Generator, SpectralConv
+from nets.landmarks.spade import Generator
 from nets.landmarks.unet import UNet
 from nets.ops import gaussian_heatmaps, heatmap_moments
+from nets.spectral import Spectral, settle
 
 POOLINGS = ("mean", "sum")
 FLOOR = 1e-6  # of a covariance's smaller eigenvalue; a pixel of 128 is 1.6e-2 wide
@@ -109,13 +110,12 @@ class LandmarkModel(nn.Module):
     def reset(self) -> None:
         """Xavier-uniform weights, biases of 0.1; u and v near the first singular vectors."""
         for module in self.modules():
-            if isinstance(module, nn.Conv2d | SpectralConv):
-                weights = module.weight if isinstance(module, nn.Conv2d) else module.weight_orig
-                nn.init.xavier_uniform_(weights)
+            if isinstance(module, nn.Conv2d):
+                spectral = isinstance(module, Spectral)
+                nn.init.xavier_uniform_(module.weight_orig if spectral else module.weight)
                 if module.bias is not None:
                     nn.init.constant_(module.bias, 0.1)
-            if isinstance(module, SpectralConv):
-                module.iterate(10)  # so that an untrained network can be evaluated
+        settle(self)  # so that an untrained network can be evaluated
 
     def landmarks(self, image: Tensor) -> Landmarks:
         """Where the landmarks of pictures are; the only network that runs is the shape encoder."""

@@ -10,51 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nets.landmarks.norm import instance_norm, modulate
+from nets.spectral import Conv
 
 HIDDEN = 128  # channels between the maps and a modulation's scale and shift
 SLOPE = 0.2
-
-
-class SpectralConv(nn.Module):
-    """A convolution whose weight is divided by its largest singular value.
-
-    The weight is seen as a matrix W (out, in * k * k), and sigma = u^T W v. In training mode every
-    call first does one step of power iteration: v = W^T u / |W^T u|, then u = W v / |W v|. This is
-    the order of torch.nn.utils.spectral_norm (not of torch.nn.utils.parametrizations, which takes u
-    first) and so are the names. In evaluation mode u and v stay. Miyato et al., ICLR 2018.
-    """
-
-    def __init__(self, channels_in: int, channels_out: int, kernel: int = 3, bias: bool = True):
-        super().__init__()
-        self.padding = kernel // 2
-        self.register_parameter("bias", nn.Parameter(torch.empty(channels_out)) if bias else None)
-        self.weight_orig = nn.Parameter(torch.empty(channels_out, channels_in, kernel, kernel))
-        self.register_buffer("weight_u", F.normalize(torch.randn(channels_out), dim=0))
-        self.register_buffer(
-            "weight_v", F.normalize(torch.randn(self.weight_orig[0].numel()), dim=0)
-        )
-
-    @torch.no_grad()
-    def iterate(self, times: int = 1) -> None:
-        """Bring u and v nearer to the first singular vectors."""
-        matrix, u = self.weight_orig.flatten(1), self.weight_u
-        for _ in range(times):
-            v = F.normalize(matrix.T @ u, dim=0, eps=1e-12)
-            u = F.normalize(matrix @ v, dim=0, eps=1e-12)
-        self.weight_u.copy_(u)
-        self.weight_v.copy_(v)
-
-    def effective(self) -> Tensor:
-        """The weight that the convolution has now."""
-        with torch.autocast(self.weight_orig.device.type, enabled=False):
-            if self.training:
-                self.iterate()
-            # Clones: the next call changes u and v in place before this one's backward pass.
-            u, v = self.weight_u.clone(), self.weight_v.clone()
-            return self.weight_orig / torch.dot(u, self.weight_orig.flatten(1) @ v)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.conv2d(x, self.effective(), self.bias, padding=self.padding)
+EPS = 1e-12  # of the spectral norms
 
 
 class Spade(nn.Module):
@@ -92,11 +52,11 @@ class SpadeBlock(nn.Module):
     def __init__(self, channels_in: int, channels_out: int, maps: int):
         super().__init__()
         middle = min(channels_in, channels_out)
-        self.conv_0 = SpectralConv(channels_in, middle)
-        self.conv_1 = SpectralConv(middle, channels_out)
+        self.conv_0 = Conv(channels_in, middle, eps=EPS)
+        self.conv_1 = Conv(middle, channels_out, eps=EPS)
         self.learned = channels_in != channels_out
         if self.learned:
-            self.conv_s = SpectralConv(channels_in, channels_out, 1, bias=False)
+            self.conv_s = Conv(channels_in, channels_out, 1, eps=EPS, bias=False)
         self.norm_0 = Spade(maps, channels_in)
         self.norm_1 = Spade(maps, middle)
         if self.learned:
@@ -108,7 +68,7 @@ class SpadeBlock(nn.Module):
         y = self.conv_1(self.norm_1(instance_norm(y), maps))
         if not self.learned:
             return x + y
-        return y + self.norm_s.through(normal, maps, self.conv_s.effective())
+        return y + self.norm_s.through(normal, maps, self.conv_s.effective_weight())
 
 
 def project(vectors: Tensor, maps: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from torch import nn
 
 from nets.bilayer import NETWORKS, build, fold
 from nets.bilayer.layers import AdaptiveNorm2d, Residual, adaptive_conv
-from nets.bilayer.spectral import Conv, Linear, spectral_layers
+from nets.spectral import Conv, Linear, spectral_layers
 
 PUBLISHED = {
     "identity_embedder": 31_442_304,

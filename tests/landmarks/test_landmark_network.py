@@ -9,8 +9,9 @@ from torch.nn.utils import spectral_norm
 
 from nets.landmarks import Discriminator, LandmarkModel, Landmarks, build, build_discriminator
 from nets.landmarks.model import invertible, pool
-from nets.landmarks.spade import SpadeBlock, SpectralConv, halve, project
+from nets.landmarks.spade import SpadeBlock, halve, project
 from nets.landmarks.unet import UNet
+from nets.spectral import Conv, Spectral, fold
 
 BBC = {
     "n_landmarks": 30,
@@ -164,8 +165,8 @@ def test_wrong_options_are_named(wrong, message):
 def test_every_convolution_starts_from_xavier():
     net = small(use_fg_bg_mask=True)
     for module in net.modules():
-        if isinstance(module, torch.nn.Conv2d | SpectralConv):
-            weight = module.weight_orig if isinstance(module, SpectralConv) else module.weight
+        if isinstance(module, torch.nn.Conv2d):
+            weight = module.weight_orig if isinstance(module, Spectral) else module.weight
             area = weight[0, 0].numel()
             bound = (6 / (area * (weight.shape[0] + weight.shape[1]))) ** 0.5
             assert weight.abs().max() <= bound and weight.std() > bound / 4
@@ -201,7 +202,7 @@ def test_unet_without_a_width_starts_at_twice_its_input():
 def test_spectral_convolution_trains_like_the_one_in_torch():
     """torch's older spectral norm has the published order of iterations and names."""
     torch.manual_seed(0)
-    ours = SpectralConv(3, 4)
+    ours = Conv(3, 4, eps=1e-12)
     torch.nn.init.normal_(ours.weight_orig)
     torch.nn.init.normal_(ours.bias)
     theirs = spectral_norm(torch.nn.Conv2d(3, 4, 3, padding=1))
@@ -393,6 +394,14 @@ def test_state_dict_restores_the_function(tmp_path):
     other.load_state_dict(torch.load(tmp_path / "net.pt", weights_only=True))
     with torch.no_grad():
         assert torch.equal(net(*pictures()).reconstruction, other(*pictures()).reconstruction)
+
+
+def test_folded_network_gives_the_same_pictures():
+    net, folded = small().eval(), small().eval()
+    assert not any(name.endswith("weight_u") for name in fold(folded).state_dict())
+    with torch.no_grad():
+        expected = net(*pictures()).reconstruction
+        torch.testing.assert_close(folded(*pictures()).reconstruction, expected)
 
 
 def test_overfits_one_batch():

@@ -72,6 +72,15 @@ def list_pictures(option: str, files: Iterable[str | Path]) -> list[Path]:
     return result
 
 
+def read_grey(path: str | Path, size: int) -> Tensor:
+    """A picture as 0.21 R + 0.72 G + 0.07 B, squashed to a square: (1, S, S) uint8, rounded.
+
+    Otherwise as read_picture, which says what is read and refused.
+    """
+    weights = torch.tensor([0.21, 0.72, 0.07]).view(3, 1, 1)
+    return (read_picture(path, size) * weights).sum(0, keepdim=True).round().to(torch.uint8)
+
+
 def picture_size(path: str | Path) -> tuple[int, int]:
     """(width, height) as the picture is to be seen, without decoding it. Raises BadSample."""
     with _pictures_only(path), Image.open(path) as picture:

@@ -7,6 +7,7 @@ from .build import build
 from .driver import Driver, Graph
 from .model import Bilayer
 from .options import DEFAULTS, NETWORKS
+from .statistics import standing_statistics
 
 __all__ = [
     "DEFAULTS",
@@ -18,4 +19,5 @@ __all__ = [
     "Graph",
     "build",
     "fold",
+    "standing_statistics",
 ]

@@ -1,4 +1,4 @@
-"""An exponential moving average of a network's weights."""
+"""Moving averages of a network's weights, exponential or plain."""
 
 from __future__ import annotations
 
@@ -18,8 +18,11 @@ class EMA:
     Averages start at the weights they are made from. Buffers are taken as they are.
     """
 
-    def __init__(self, model: nn.Module, decay: float):
-        """decay  in [0, 1); 0.999 averages over about 1000 steps"""
+    def __init__(self, model: nn.Module, decay: float | None):
+        """decay  in [0, 1); 0.999 averages over about 1000 steps. None: the plain mean of the
+        weights after every step so far
+        """
+        self.steps = 0
         self.model = bare(model)
         self.decay = decay
         self.average = {name: p.detach().float().clone() for name, p in self._weights().items()}
@@ -31,7 +34,9 @@ class EMA:
     def update(self) -> None:
         """Move the averages towards the weights; after every optimiser step."""
         weights = [weight.detach().float() for weight in self._weights().values()]
-        torch._foreach_lerp_(list(self.average.values()), weights, 1 - self.decay)
+        self.steps += 1
+        share = 1 / self.steps if self.decay is None else 1 - self.decay
+        torch._foreach_lerp_(list(self.average.values()), weights, share)
 
     @contextlib.contextmanager
     def swapped(self) -> Iterator[nn.Module]:
@@ -51,8 +56,9 @@ class EMA:
             weight.copy_(values[name])
 
     def state_dict(self) -> dict[str, Any]:
-        return {"decay": self.decay, "average": dict(self.average)}
+        return {"decay": self.decay, "steps": self.steps, "average": dict(self.average)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.steps = state.get("steps", 0)
         for name, average in self.average.items():
             average.copy_(state["average"][name])

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from bilayer_tiny import ENHANCED, batch, model
 
-from nets.bilayer import NETWORKS
+from nets.bilayer import NETWORKS, standing_statistics
 
 
 def grads(net, *outputs):
@@ -230,3 +230,22 @@ def test_one_batch_is_overfit():
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < 0.5 * losses[0]
+
+
+def test_standing_statistics_are_the_mean_over_the_batches():
+    net = model()
+    norm = net.inference_generator.gen_inf.blocks[1].block_feats[0].norm_layer
+    seen = []
+    norm.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    batches = [batch(seed=k) for k in range(4)]
+    u = net.texture_generator.gen_tex.heads[0][0].weight_u.clone()
+    assert standing_statistics(net, batches, NETWORKS[:4]) == 4
+    mean = torch.stack([x.mean((0, 2, 3)) for x in seen]).mean(0)
+    var = torch.stack([x.var((0, 2, 3)) for x in seen]).mean(0)  # unbiased, as BatchNorm keeps it
+    torch.testing.assert_close(norm.running_mean, mean)
+    torch.testing.assert_close(norm.running_var, var)
+    assert torch.equal(u, net.texture_generator.gen_tex.heads[0][0].weight_u)
+    assert norm.momentum == 1.0 and norm.training and net.training
+    before = {k: v.clone() for k, v in net.state_dict().items()}
+    assert standing_statistics(net, [], NETWORKS[:4]) == 0
+    assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())

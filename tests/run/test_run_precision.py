@@ -132,3 +132,17 @@ def test_a_broken_environment_is_one_line(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "two")
     with pytest.raises(UserError, match="WORLD_SIZE in the environment must be a number, got two"):
         Ranks("cpu")
+
+
+def test_plain_average_of_the_weights_after_every_step():
+    net = nn.Linear(1, 1, bias=False)
+    mean = EMA(net, None)
+    for value in (2.0, 4.0, 9.0):
+        nn.init.constant_(net.weight, value)
+        mean.update()
+    assert mean.average["weight"].item() == pytest.approx(5.0)
+    other = EMA(net, None)
+    other.load_state_dict(mean.state_dict())
+    nn.init.constant_(net.weight, 1.0)
+    other.update()
+    assert other.average["weight"].item() == pytest.approx(4.0)  # of four steps, not of one

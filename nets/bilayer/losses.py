@@ -1,0 +1,338 @@
+"""Losses of the bilayer avatars, with formula and weight (Zakharov et al. 2020, section 3.3).
+
+`Losses` reads what it compares by name from the dictionary of a training pass. Its entries are
+weighted already: the objective is their plain sum, discriminator and generators together, since
+`Bilayer.forward` keeps either's gradient away from the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nets.losses import feature_distances
+from nets.vgg import VGG19, layer_name
+
+from .options import words
+
+LOSSES = (
+    "adversarial",
+    "feature_matching",
+    "perceptual",
+    "pixelwise",
+    "segmentation",
+    "warping_regularizer",
+)
+EXTRACTORS = {  # published name -> family of `nets.vgg`
+    "vgg19_imagenet_pytorch": "torchvision",
+    "vgg16_face_caffe": "face",
+}
+
+# The published defaults, but for the pair of the segmentation, where they name no tensor.
+DEFAULTS: dict[str, Any] = {
+    "losses_train": list(LOSSES),
+    "adv_pred_type": "ragan",
+    "adv_loss_weight": 0.5,
+    "fem_loss_type": "l1",
+    "fem_loss_weight": 10.0,
+    "per_full_net_names": "vgg19_imagenet_pytorch, vgg16_face_caffe",
+    "per_net_layers": "1,6,11,20,29; 1,6,11,18,25",
+    "per_pooling": "avgpool",
+    "per_loss_apply_to": "pred_target_imgs_lf_detached, target_imgs",
+    "per_loss_type": "l1",
+    "per_loss_weights": "10.0, 0.01",
+    "per_layer_weights": "0.03125, 0.0625, 0.125, 0.25, 1.0",
+    "per_loss_names": "VGG19, VGGFace",
+    "pix_loss_type": "l1",
+    "pix_loss_weights": "10.0",
+    "pix_loss_apply_to": "pred_target_delta_lf_rgbs, target_imgs",
+    "pix_loss_names": "L1",
+    "seg_loss_type": "bce",
+    "seg_loss_weights": 10.0,
+    "seg_loss_apply_to": "pred_target_segs_logits, target_segs",
+    "seg_loss_names": "BCE",
+    "wpr_loss_type": "l1",
+    "wpr_loss_weight": 10.0,
+    "wpr_loss_weight_decay": 0.9,
+    "wpr_loss_decay_schedule": 50,
+    "wpr_loss_apply_to": "pred_target_delta_uvs",
+    "eps": 1e-7,
+}
+
+
+def adversarial_losses(
+    real: Tensor, fake_for_dis: Tensor, fake_for_gen: Tensor, kind: str = "ragan"
+) -> tuple[Tensor, Tensor]:
+    """Hinge losses of the discriminator and of the generator, means over all patches.
+
+    real, fake_for_dis  scores from the discriminator's pass
+    fake_for_gen        from the generator's pass; the real scores beside them are constants
+    kind                "gan": pr = r, pf = f. "rgan": pr = r - f, pf = f - r. "ragan": pr = r -
+                        mean f, pf = f - mean r
+    D = mean relu(1 - pr) + mean relu(1 + pf); G = mean relu(1 - pf) + mean relu(1 + pr), for gan
+    -mean pf.
+    """
+    r, f = _relative(real, fake_for_dis, kind)
+    dis = F.relu(1 - r).mean() + F.relu(1 + f).mean()
+    r, f = _relative(real.detach(), fake_for_gen, kind)
+    gen = -f.mean() if kind == "gan" else F.relu(1 - f).mean() + F.relu(1 + r).mean()
+    return dis, gen
+
+
+def _relative(real: Tensor, fake: Tensor, kind: str) -> tuple[Tensor, Tensor]:
+    if kind == "gan":
+        return real, fake
+    if kind == "rgan":
+        return real - fake, fake - real
+    if kind == "ragan":
+        return real - fake.mean(), fake - real.mean()
+    raise ValueError(f"bilayer: adv_pred_type must be gan, rgan or ragan, got {kind!r}")
+
+
+def feature_matching(real: Sequence[Tensor], fake: Sequence[Tensor], kind: str = "l1") -> Tensor:
+    """The mean over the features of their L1 (or MSE) distances; the real ones are constants."""
+    pairs = zip(real, fake, strict=True)
+    return torch.stack([distance(f, r, kind) for r, f in pairs]).mean()
+
+
+def distance(prediction: Tensor, target: Tensor, kind: str) -> Tensor:
+    """Mean "l1" or "mse" distance, in float32; "ce" is the cross entropy of (N, C, ...) logits to
+    class indices (N, ...). The target is a constant."""
+    prediction = prediction if prediction.dtype == torch.float64 else prediction.float()
+    if kind == "ce":
+        return F.cross_entropy(prediction, target.detach())
+    if kind not in ("l1", "mse"):
+        raise ValueError(f"bilayer: a loss type must be l1, mse or ce, got {kind!r}")
+    target = target.detach().to(prediction.dtype)
+    return (F.l1_loss if kind == "l1" else F.mse_loss)(prediction, target)
+
+
+def dice(prediction: Tensor, target: Tensor) -> Tensor:
+    """log(sum p^2 + sum t^2) - log(sum 2 p t), on the tensors as they are."""
+    prediction, target = prediction.float(), target.detach().float()
+    top = prediction.square().sum() + target.square().sum()
+    return top.log() - (2 * prediction * target).sum().log()
+
+
+def perceptual(
+    vgg: VGG19,
+    prediction: Tensor,
+    target: Tensor,
+    layers: Sequence[str],
+    weights: Sequence[float],
+    kind: str = "l1",
+) -> Tensor:
+    """sum_k weights_k * mean |F_k(prediction) - F_k(target)|, or the squares; (N, 3, S, S)."""
+    if kind not in ("l1", "mse"):
+        raise ValueError(f"bilayer: per_loss_type must be l1 or mse, got {kind!r}")
+    squared = kind == "mse"
+    distances = feature_distances(prediction, target, layers, vgg=vgg, squared=squared)
+    pairs = zip(layers, weights, strict=True)
+    return sum(w * distances[f"feature_{layer}"].mean() for layer, w in pairs)
+
+
+class Losses(nn.Module):
+    """The losses that a run's options ask for: `losses(data)` is a dictionary of scalars.
+
+    options     flags by their published names; `DEFAULTS` for those that are absent
+    extractors  the frozen networks of the perceptual loss by their published names, those that
+                `needed_extractors` lists
+    The warping regulariser's weight decays; `state_dict` holds where it stands.
+    """
+
+    def __init__(self, options: Mapping[str, Any], extractors: Mapping[str, VGG19] | None = None):
+        super().__init__()
+        self.options = o = {**DEFAULTS, **options}
+        self.names = words(o["losses_train"])
+        _known("losses_train", self.names, LOSSES)
+        self.per = _perceptual_pairs(o) if "perceptual" in self.names else []
+        absent = [n for n in needed_extractors(o) if n not in (extractors or {})]
+        if absent:
+            raise ValueError(f"bilayer: the perceptual loss needs the network {absent[0]}")
+        used = needed_extractors(o)
+        self.extractors = nn.ModuleDict({n: (extractors or {})[n] for n in used})
+        self.pix = _pairs(o, "pix")
+        self.seg = _pairs(o, "seg")
+        _known("adv_pred_type", [o["adv_pred_type"]], ("gan", "rgan", "ragan"))
+        _known("fem_loss_type", [o["fem_loss_type"]], ("l1", "mse"))
+        _known("pix_loss_type", [o["pix_loss_type"]], ("l1", "mse", "ce"))
+        _known("seg_loss_type", [o["seg_loss_type"]], ("bce", "dice"))
+        _known("wpr_loss_type", [o["wpr_loss_type"]], ("l1", "mse"))
+        self.warping = WarpingWeight(
+            o["wpr_loss_weight"], o["wpr_loss_weight_decay"], o["wpr_loss_decay_schedule"], o["eps"]
+        )
+
+    def train(self, mode: bool = True) -> Losses:
+        """The extractors stay as they are."""
+        self.training = mode
+        return self
+
+    def forward(self, data: Mapping[str, Any]) -> dict[str, Tensor]:
+        """Weighted entries of a training pass: D_ADV, G_ADV, G_FM, G_VGG19, G_VGGFace, G_L1, G_BCE,
+        G_WPR, as far as they are asked for."""
+        out: dict[str, Tensor] = {}
+        for name in self.names:
+            getattr(self, f"_{name}")(data, out)
+        return out
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        return self.warping.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any], *args: Any, **kwargs: Any) -> None:
+        self.warping.load_state_dict(state)
+
+    def _adversarial(self, data: Mapping[str, Any], out: dict[str, Tensor]) -> None:
+        scores = (_need(data, n) for n in ("real_scores", "fake_scores_dis", "fake_scores_gen"))
+        dis, gen = adversarial_losses(
+            *(s.float() for s in scores), kind=self.options["adv_pred_type"]
+        )
+        weight = self.options["adv_loss_weight"]
+        out["D_ADV"], out["G_ADV"] = weight * dis, weight * gen
+
+    def _feature_matching(self, data: Mapping[str, Any], out: dict[str, Tensor]) -> None:
+        real, fake = _need(data, "real_feats_gen"), _need(data, "fake_feats_gen")
+        out["G_FM"] = self.options["fem_loss_weight"] * feature_matching(
+            real, fake, self.options["fem_loss_type"]
+        )
+
+    def _perceptual(self, data: Mapping[str, Any], out: dict[str, Tensor]) -> None:
+        layer_weights = _numbers(self.options["per_layer_weights"])
+        for prediction, target, extractor, layers, weight, name in self.per:
+            out[f"G_{name}"] = weight * perceptual(
+                self.extractors[extractor],
+                _need(data, prediction).flatten(0, 1),
+                _need(data, target).flatten(0, 1),
+                layers,
+                layer_weights,
+                self.options["per_loss_type"],
+            )
+
+    def _pixelwise(self, data: Mapping[str, Any], out: dict[str, Tensor]) -> None:
+        for prediction, target, weight, name in self.pix:
+            kind = self.options["pix_loss_type"]
+            value = distance(_need(data, prediction), _need(data, target), kind)
+            out[f"G_{name}"] = weight * value
+
+    def _segmentation(self, data: Mapping[str, Any], out: dict[str, Tensor]) -> None:
+        for prediction, target, weight, name in self.seg:
+            logits, truth = _need(data, prediction).float(), _need(data, target).detach().float()
+            if self.options["seg_loss_type"] == "bce":
+                value = F.binary_cross_entropy_with_logits(logits, truth)
+            else:
+                value = dice(logits, truth)
+            out[f"G_{name}"] = weight * value
+
+    def _warping_regularizer(self, data: Mapping[str, Any], out: dict[str, Tensor]) -> None:
+        deltas = [_need(data, name).float() for name in words(self.options["wpr_loss_apply_to"])]
+        weight = self.warping.next() if torch.is_grad_enabled() else self.warping.weight
+        if weight <= self.options["eps"] and self.options["wpr_loss_weight"]:
+            return  # at its floor: the loss is over
+        squared = self.options["wpr_loss_type"] == "mse"
+        sizes = [(d.square() if squared else d.abs()).mean() for d in deltas]
+        out["G_WPR"] = weight * torch.stack(sizes).mean()
+
+
+class WarpingWeight:
+    """The weight of the warping regulariser: times `decay` after every `schedule` calls, not below
+    `eps`. A decay of 1 or a schedule below 1 leave it as it is."""
+
+    def __init__(self, weight: float, decay: float, schedule: int, eps: float):
+        self.weight, self.calls = float(weight), 0
+        self.decay, self.schedule, self.eps = decay, schedule, eps
+
+    def next(self) -> float:
+        """The weight of this training call."""
+        weight = self.weight
+        self.calls += 1
+        if self.decay != 1 and self.schedule > 0 and self.calls % self.schedule == 0:
+            self.weight = max(self.weight * self.decay, self.eps)
+        return weight
+
+    def state_dict(self) -> dict[str, float | int]:
+        return {"wpr_weight": self.weight, "wpr_calls": self.calls}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.weight, self.calls = float(state["wpr_weight"]), int(state["wpr_calls"])
+
+
+def needed_extractors(options: Mapping[str, Any]) -> list[str]:
+    """The perceptual loss's networks that the options ask for: those of a weight above zero."""
+    options = {**DEFAULTS, **options}
+    if "perceptual" not in words(options["losses_train"]):
+        return []
+    return list(dict.fromkeys(row[2] for row in _perceptual_pairs(options)))
+
+
+def _perceptual_pairs(o: Mapping[str, Any]) -> list[tuple]:
+    """(prediction, target, extractor, layers, weight, name) for each entry of the loss."""
+    extractors = words(o["per_full_net_names"])
+    _known("per_full_net_names", extractors, tuple(EXTRACTORS))
+    layers = [_numbers(part, int) for part in str(o["per_net_layers"]).split(";")]
+    weights = _numbers(o["per_loss_weights"])
+    count = len(_numbers(o["per_layer_weights"]))
+    if len(layers) != len(extractors) or len(weights) != len(extractors):
+        raise ValueError(
+            "bilayer: per_net_layers and per_loss_weights must have one entry for each of "
+            f"{', '.join(extractors)}, got {len(layers)} and {len(weights)}"
+        )
+    if any(len(row) != count for row in layers):
+        raise ValueError(f"bilayer: per_net_layers must hold {count} layers for each network")
+    pairs = _two(o["per_loss_apply_to"], "per_loss_apply_to")
+    names = [words(part) for part in str(o["per_loss_names"]).split(";")]
+    if len(names) != len(pairs) or any(len(row) != len(extractors) for row in names):
+        raise ValueError("bilayer: per_loss_names must name each network for each pair")
+    rows = []
+    for (prediction, target), row in zip(pairs, names, strict=True):
+        parts = zip(extractors, layers, weights, row, strict=True)
+        for extractor, indices, weight, name in parts:
+            blocks = (2, 2, 4, 4, 4) if "19" in extractor else (2, 2, 3, 3, 3)
+            found = [layer_name(index, blocks) for index in indices]
+            if weight:
+                rows.append((prediction, target, extractor, found, weight, name))
+    return rows
+
+
+def _pairs(o: Mapping[str, Any], key: str) -> list[tuple[str, str, float, str]]:
+    pairs = _two(o[f"{key}_loss_apply_to"], f"{key}_loss_apply_to")
+    weights, names = _numbers(o[f"{key}_loss_weights"]), words(o[f"{key}_loss_names"])
+    if not len(pairs) == len(weights) == len(names):
+        raise ValueError(
+            f"bilayer: {key}_loss_apply_to, {key}_loss_weights and {key}_loss_names must have as "
+            f"many entries, got {len(pairs)}, {len(weights)} and {len(names)}"
+        )
+    return [(*p, w, n) for p, w, n in zip(pairs, weights, names, strict=True)]
+
+
+def _two(value: str, key: str) -> list[tuple[str, str]]:
+    pairs = [tuple(words(part)) for part in value.split(";")]
+    if any(len(pair) != 2 for pair in pairs):
+        raise ValueError(f'bilayer: {key} must be pairs "prediction, target; ...", got {value!r}')
+    return pairs
+
+
+def _numbers(value: Any, kind: type = float) -> list:
+    if isinstance(value, int | float):
+        return [kind(value)]
+    try:
+        return [kind(part) for part in words(value)]
+    except ValueError as error:
+        raise ValueError(f"bilayer: must be numbers separated by commas, got {value!r}") from error
+
+
+def _known(key: str, values: Sequence[str], known: Sequence[str]) -> None:
+    unknown = [v for v in values if v not in known]
+    if unknown:
+        raise ValueError(f"bilayer: {key} must be of {', '.join(known)}, got {unknown[0]!r}")
+
+
+def _need(data: Mapping[str, Any], name: str) -> Any:
+    if name not in data:
+        made = ", ".join(sorted(k for k in data if k.startswith(("pred_", "target_"))))
+        raise ValueError(
+            f"bilayer: a loss reads {name}, which this pass has not made; it has {made}"
+        )
+    return data[name]

@@ -1,0 +1,318 @@
+"""train_dcign.py from end to end, on runs of seconds."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+import train_dcign
+from nets.data import convert
+from nets.data.batches import Drawn, open_batches, unit
+from nets.dcign import DCIGN, RMSprop, build
+from nets.originals import dcign as originals
+from nets.originals import torch7
+from nets.run import checkpoints, seeds
+from nets.run.log import records
+from nets.systems.dcign import options
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
+from helpers import last_line, script
+
+TINY = [
+    "--image_size", "48", "--feature_maps", "8", "--dim_hidden", "6", "--bsize", "4",
+    "--num_train_batches", "2", "--num_train_batches_per_type", "2", "--epochs", "2",
+    "--num_test_batches_per_type", "1", "--log_freq", "2", "--ckpt_freq", "2", "--workers", "0",
+    "--precision", "fp32", "--sweep_steps", "3",
+]  # fmt: skip
+
+
+def train(folder, *arguments, monkeypatch, tiny=TINY):
+    monkeypatch.chdir(folder)
+    train_dcign.main([*tiny, *map(str, arguments)])
+    name = arguments[arguments.index("--name") + 1]
+    return folder / "runs/dcign" / name
+
+
+def weights(run, step=None):
+    files = checkpoints.stored(run / "checkpoints")
+    path = files[0] if step is None else checkpoints.path_of(run / "checkpoints", step)
+    return checkpoints.read(path, "dcign")["parts"]["model"]
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def heads(root, *arguments):
+    """Batches of the demo world below `root`."""
+    shared = ["--heads", "--imwidth", "48", "--num_test_batches", "1", "--output_dir", str(root)]
+    convert.main([*shared, *arguments])
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A folder with one finished run, started as a user does."""
+    folder = tmp_path_factory.mktemp("trained")
+    done = script("train_dcign.py", *TINY, "--name", "a", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return folder / "runs/dcign/a", done
+
+
+def test_a_run_tells_what_it_does_and_ends_with_a_picture(trained):
+    run, done = trained
+    assert "training a DC-IGN (disentangled" in done.stdout
+    assert "2 azimuth, 2 elevation, 2 light, 2 shape" in done.stdout
+    final = done.stdout.strip().splitlines()[-1].rsplit(": ", 1)[1]
+    with Image.open(run.parents[2] / final) as picture:  # 2 heads x 3 latents, 2 + 3 cells a row
+        assert picture.width > 5 * 48 and picture.height > 6 * 48
+    assert "rerender_light" in done.stdout and "pooled_azimuth" in done.stdout
+    names = {p.name for p in (run / "images").iterdir()}
+    assert {"sweeps_0000002.png", "sweeps_0000004.png", "reconstructions_0000004.png"} <= names
+    lines = records(run / "log.txt")
+    assert {"lower_bound", "reconstruction", "kl", "kl_unclamped", "lr"} <= lines[0].keys()
+    tests = [line for line in lines if "test_lower_bound" in line]
+    assert [line["step"] for line in tests] == [2, 4]
+    assert {"test_mse", "test_lower_bound_light", "within_azimuth", "pooled_light"} <= tests[
+        0
+    ].keys()
+    per_type = [k for line in lines for k in line if k.startswith("lower_bound_")]
+    assert per_type and set(per_type) <= {
+        f"lower_bound_{t}" for t in ("azimuth", "elevation", "light", "shape")
+    }
+    assert list((run / "tensorboard").iterdir())
+
+
+def test_a_test_says_what_a_network_by_hand_says(trained):
+    run = trained[0]
+    found = next(line for line in records(run / "log.txt")[::-1] if "test_lower_bound" in line)
+    net = DCIGN(6, 8, 48)
+    net.load_state_dict(weights(run))
+    args = options.parse("", TINY)
+    source = open_batches(args, options.sets(args), "test")
+    errors = []
+    with torch.no_grad():
+        for kind in source.counts:
+            image = source.read(kind, 0)["image"] / 255
+            mu, _ = net.encode(image)
+            errors.append((net.decode(mu) - image).square().mean().item())
+    assert found["test_mse"] == pytest.approx(sum(errors) / 4, rel=1e-4)
+
+
+def test_a_stopped_run_goes_on_to_the_same_weights(trained, tmp_path, monkeypatch):
+    train(tmp_path, "--name", "b", "--num_steps", 2, monkeypatch=monkeypatch)
+    run = train(tmp_path, "--name", "b", "--num_steps", 4, monkeypatch=monkeypatch)
+    assert same(weights(run, 4), weights(trained[0], 4))
+    parts = [
+        checkpoints.read(checkpoints.stored(r / "checkpoints")[0])["parts"]
+        for r in (run, trained[0])
+    ]
+    state, expected = (p["optimizer"]["state"] for p in parts)
+    assert state[0]["step"] == 4 and all(
+        torch.equal(state[i]["m"], expected[i]["m"]) for i in state
+    )
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--regime", "entangled"],
+        ["--clamp", "mean", "--force_invariance", "--shape_bias", "--precision", "bf16"],
+        ["--clamp", "off", "--gradient_filter", "false", "--optimizer", "adam", "--ema", "0.5"],
+        ["--likelihood", "gaussian", "--sample", "--order", "passes", "--warm_down", "2"],
+        ["--invariance_sign", "original", "--force_invariance", "--invariance_strength", "0.1"],
+    ],
+    ids=" ".join,
+)
+def test_every_way_to_train_ends_with_finite_weights(tmp_path, monkeypatch, arguments):
+    run = train(tmp_path, "--name", "a", *arguments, monkeypatch=monkeypatch)
+    assert all(v.isfinite().all() for v in weights(run).values())
+    line = next(line for line in records(run / "log.txt") if "lower_bound" in line)
+    assert ("invariance" in line) == ("--force_invariance" in arguments)
+
+
+def test_the_first_step_by_hand(tmp_path, monkeypatch):
+    """Two accumulated batches: the first moment is a tenth of the mean of their gradients."""
+    run = train(tmp_path, "--name", "a", "--accumulate", 2, "--num_steps", 1,
+                monkeypatch=monkeypatch)  # fmt: skip
+    moments = checkpoints.read(checkpoints.stored(run / "checkpoints")[0])["parts"]["optimizer"]
+    torch.manual_seed(0)
+    args = options.parse("", TINY)
+    objective = train_dcign.Objective(build(args), args)
+    data = Drawn(open_batches(args, options.sets(args), "train"), 2)
+    noise = seeds.generator(0, "noise", 0)
+    noise = torch.randn(8, 6, generator=noise)
+    for i in range(2):
+        batch = data[0, i]
+        kind = torch.tensor([batch["kind"]])
+        loss, _ = objective(unit(batch["image"]), kind, noise[4 * i : 4 * i + 4])
+        (loss / 2).backward()
+    for i, p in enumerate(objective.net.parameters()):
+        found = moments["state"][i]["m"]
+        torch.testing.assert_close(found, 0.1 * p.grad, rtol=1e-4, atol=1e-4 * found.abs().max())
+
+
+@pytest.mark.slow
+def test_two_ranks_equal_one_that_accumulates(tmp_path):
+    shared = [*TINY, "--num_steps", 2, "--name", "a", "--run_dir"]
+    two = script("train_dcign.py", *shared, "two", cwd=tmp_path, ranks=2)
+    assert two.returncode == 0, two.stderr
+    one = script("train_dcign.py", *shared, "one", "--accumulate", 2, cwd=tmp_path)
+    assert one.returncode == 0, one.stderr
+    a, b = weights(tmp_path / "one/a"), weights(tmp_path / "two/a")
+    for name, value in a.items():  # other orders of float32 sums
+        torch.testing.assert_close(b[name], value, rtol=1e-3, atol=1e-5)
+
+
+def test_a_network_of_the_published_program_is_a_start(tmp_path, monkeypatch):
+    torch.manual_seed(3)
+    model = DCIGN(6, 8)
+    optimizer = RMSprop(model.parameters(), lr=1e-3)
+    model(torch.rand(2, 1, 150, 150), torch.randn(2, 6))[0].sum().backward()
+    optimizer.step()
+    folder = tmp_path / "runs/dcign/published"
+    folder.mkdir(parents=True)
+
+    def write(name, content):
+        with open(folder / name, "wb") as file:
+            content(file)
+
+    originals.save(
+        write, model, optimizer, {"lowerbound": [-1.0]}, {"dim_hidden": 6, "feature_maps": 8}
+    )
+    tiny = [*TINY]
+    for name in ("--image_size", "--feature_maps", "--dim_hidden"):
+        del tiny[tiny.index(name) : tiny.index(name) + 2]
+    shared = ["--num_steps", 1, "--learning_rate", "-0.000000000001"]
+    run = train(tmp_path, "--import", "published", "--name", "a", "--export_torch7", *shared,
+                monkeypatch=monkeypatch, tiny=tiny)  # fmt: skip
+    log = (run / "log.txt").read_text()
+    assert "starting from" in log and "with its moments" in log
+    content = checkpoints.read(checkpoints.stored(run / "checkpoints")[0])
+    assert content["options"]["dim_hidden"] == 6 and content["options"]["learning_rate"] == 1e-12
+    assert content["parts"]["optimizer"]["state"][0]["step"] == 2
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(content["parts"]["model"][name], value, rtol=0, atol=1e-9)
+    again, facts = originals.load(run / "torch7")
+    assert same(again.state_dict(), content["parts"]["model"]) and facts["epochs"] == 1
+    assert torch7.read(run / "torch7/lowerbound_test.t7").shape == (1, 1)
+    # A run of our own is a start as well, and --no_load leaves it alone.
+    other = train(tmp_path, "--import", run, "--name", "b", "--num_steps", 1, "--learning_rate",
+                  "1e-12", "--reset_optimizer", monkeypatch=monkeypatch, tiny=tiny)  # fmt: skip
+    assert "without its moments" in (other / "log.txt").read_text()
+    torch.testing.assert_close(weights(other), weights(run), rtol=0, atol=1e-9)
+
+
+def test_batches_of_a_folder(tmp_path, monkeypatch):
+    heads(tmp_path / "D", "--bsize", "4", "--num_train_batches", "2", "--torch7")
+    run = train(
+        tmp_path, "--datasetdir", "D", "--name", "a", "--num_steps", 2, monkeypatch=monkeypatch
+    )
+    ours = train(tmp_path, "--name", "b", "--num_steps", 2, monkeypatch=monkeypatch)
+    assert same(weights(run), weights(ours))  # the same pictures, by way of files
+    tests = [line for line in records(run / "log.txt") if "test_mse" in line]
+    assert "within_azimuth" not in tests[0]  # such files have no labels
+    mixed = train(tmp_path, "--datasetdir", "D", "--regime", "entangled", "--name", "c",
+                  "--num_steps", 2, monkeypatch=monkeypatch)  # fmt: skip
+    assert "(2 mixed)" in (mixed / "log.txt").read_text()
+
+
+def test_options_of_both_published_programs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    published = ["--no_load", "--networks_dir", "networks", "--momentum_decay", "0.2", "--threads",
+                 "1", "-p", "--coefL1", "0", "-n", "x", "--model", "convnet", "-c", "0",
+                 "--num_test_batches", "4", "-r", "0.001", "--import", "default"]  # fmt: skip
+    train_dcign.main([*TINY, "--num_steps", "1", "--name", "x", *published])
+    out = capsys.readouterr().out
+    assert "--plot, --network, --coefL1: no effect, as in the published program" in out
+    found = checkpoints.read(tmp_path / "networks/x/checkpoints/step_00000001.pt")["options"]
+    assert found["momentum_decay"] == 0.2 and found["learning_rate"] == 0.001
+    train_dcign.main([*TINY, "--num_steps", "1", "-s", "logs/y"])
+    assert (tmp_path / "logs/y/log.txt").is_file()
+
+
+def broken_batch(folder):
+    heads(folder / "D", "--bsize", "4", "--num_train_batches", "1", "--torch7")
+    for path in (folder / "D").glob("*/FT_training/batch1"):
+        path.write_bytes(path.read_bytes()[:-10])
+    return [
+        "--datasetdir",
+        folder / "D",
+        "--num_train_batches_per_type",
+        1,
+    ], "batch1: is no whole Torch7 file"
+
+
+def other_size(folder):
+    heads(folder / "D", "--bsize", "3", "--num_train_batches", "1")
+    return (["--datasetdir", folder / "D", "--num_train_batches_per_type", 1],
+            "must be a batch of [4, 1, 48, 48], is [3, 1, 48, 48]")  # fmt: skip
+
+
+def no_batches(folder):
+    (folder / "D/th_AZ_VARIED/FT_training").mkdir(parents=True)
+    return ["--datasetdir", folder / "D"], "th_AZ_VARIED/FT_training: holds no batches"
+
+
+def nothing_to_import(folder):
+    (folder / "N").mkdir()
+    return ["--import", folder / "N"], "N: holds neither parameters.t7 nor checkpoints"
+
+
+def other_latents(folder):
+    (folder / "N").mkdir()
+    (folder / "N/parameters.t7").write_bytes(torch7.dumps(torch.zeros(890_737 + 3 * 16_202)))
+    return (["--import", folder / "N", "--feature_maps", 96, "--image_size", 150],
+            "are those of dim_hidden 3, not of 6")  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        broken_batch,
+        other_size,
+        no_batches,
+        nothing_to_import,
+        other_latents,
+        lambda f: (["--import", f / "no"], "no: no such folder or file"),
+        lambda f: (["--bsize", 1], "--bsize: must be 2 or more"),
+        lambda f: (["--dim_hidden", 3], "3 latents are too few for shape"),
+        lambda f: (["--feature_maps", 6], "maps must be a multiple of 4"),
+        lambda f: (["--image_size", 100], "image_size must be 150"),
+        lambda f: (["--groups", "[nose=1, shape=rest]"], "in which only nose changes"),
+        lambda f: (["--groups", "[nose]"], "groups: entry 1"),
+        lambda f: (["--num_test_batches", 5], "must be 4 times"),
+        lambda f: (["--invariance_strength", 0.1], "needs --force_invariance"),
+        lambda f: (["--color", 1], "--color: must be"),
+        lambda f: (["--useCudnn"], "needs --useCuda"),
+        lambda f: (["--momentum_decay", 0], "above 0"),
+    ],
+)
+def test_bad_input_is_one_line(tmp_path, monkeypatch, capsys, case):
+    arguments, message = case(tmp_path)
+    with pytest.raises(SystemExit, match="2"):
+        train(tmp_path, "--name", "a", *arguments, monkeypatch=monkeypatch)
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert ": error: " in line and message in line
+
+
+def test_another_size_does_not_go_on(trained, monkeypatch, capsys):
+    monkeypatch.chdir(trained[0].parents[2])
+    with pytest.raises(SystemExit, match="2"):
+        train_dcign.main([*TINY, "--name", "a", "--dim_hidden", "8"])
+    assert "step_00000004.pt" in capsys.readouterr().err
+
+
+def test_help_and_a_typo_of_the_script(tmp_path):
+    done = script("train_dcign.py", "--latents", "8", cwd=tmp_path)
+    assert done.returncode == 2 and "--latents on the command line: unknown option" in last_line(
+        done
+    )
+
+
+def test_the_log_is_json(trained):
+    for line in (trained[0] / "log.txt").read_text().splitlines():
+        if line.startswith("{"):
+            json.loads(line)

@@ -104,7 +104,7 @@ class MediaPipe:
             person = self._pose(crop, corner)
             if person is None or any(_same(person, other) for other in found):
                 continue
-            if near is None or _overlap(person.box, near.box) > 0:
+            if near is None or overlap(person.box, near.box) > 0:
                 found.append(person)
         return sorted(found, key=lambda person: -person.extent)
 
@@ -246,7 +246,7 @@ def _starts(length: int, side: int) -> list[int]:
     return [round(i * (length - side) / max(steps, 1)) for i in range(steps + 1)]
 
 
-def _overlap(one: Sequence[float], other: Sequence[float]) -> float:
+def overlap(one: Sequence[float], other: Sequence[float]) -> float:
     """Area that two boxes share, pixels."""
     w = min(one[2], other[2]) - max(one[0], other[0])
     h = min(one[3], other[3]) - max(one[1], other[1])

@@ -58,6 +58,26 @@ def crop_square(picture: Tensor, box: FaceBox | tuple[int, int, int], size: int)
     return _from_pillow(image.resize((size, size), Image.Resampling.BICUBIC))
 
 
+def paste_square(
+    picture: Tensor, made: Tensor, box: FaceBox | tuple[int, int, int], border: float = 0.06
+) -> Tensor:
+    """`picture` with `made` in the place that `crop_square(picture, box, size)` was cut from.
+
+    picture  uint8 (3, H, W), stays as it is
+    made     uint8 (3, size, size)
+    border   width of the soft edge, as a fraction of the square's side
+    """
+    cx, cy, half = box
+    side = 2 * half
+    patch = _to_pillow(made).resize((side, side), Image.Resampling.BICUBIC)
+    ramp = ((torch.arange(side) + 0.5) / max(border * side, 1)).clamp(max=1)
+    ramp = torch.minimum(ramp, ramp.flip(0))
+    alpha = (torch.minimum(ramp[:, None], ramp) * 255).round().byte()
+    whole = _to_pillow(picture)
+    whole.paste(patch, (cx - half, cy - half), Image.fromarray(alpha.numpy()))
+    return _from_pillow(whole)
+
+
 def resize_square(picture: Tensor, size: int) -> Tensor:
     """A picture squashed to a square (Pillow's bicubic): uint8 (C, size, size).
 

@@ -119,6 +119,6 @@ class Finder:
             )
 
 
-def pair_name(source: str | Path, driving: str | Path, ending: str = "") -> str:
-    """How a transfer is called: SOURCE--DRIVING and the ending, without folders or blanks."""
-    return f"{Path(source).stem}--{Path(driving).stem}{ending}".replace(" ", "_")
+def pair_name(source: str, driving: str, ending: str = "") -> str:
+    """How the file of a transfer is called: SOURCE--DRIVING and the ending, without blanks."""
+    return f"{source}--{driving}{ending}".replace(" ", "_")

@@ -58,4 +58,4 @@ def test_frames_without_a_find(video, capsys):
 
 
 def test_names_of_pairs():
-    assert pair_name("photos/my face.jpg", "talk.mp4", ".mp4") == "my_face--talk.mp4"
+    assert pair_name("my face", "talk", ".mp4") == "my_face--talk.mp4"

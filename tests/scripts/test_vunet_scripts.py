@@ -344,8 +344,8 @@ def test_a_checkpoint_of_another_size_or_system_is_refused(trained, tmp_path, mo
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["-s", "0.png", "-d", "1.png"], "where are the joints? give --source_joints"),
-        (["-s", "0.png"], "-d: a picture whose pose to take is needed"),
+        (["-s", "0.png", "-d", "1.png", "--start", "1"], "--start: only with a driving video"),
+        (["-s", "0.png"], "-d: a picture or video whose pose to take is needed"),
         (["-d", "1.png"], "-s: a picture whose appearance to take is needed"),
         (["-s", "9.png", "-d", "1.png", "--source_joints", "j.json"], "9.png"),
         (["--checkpoint", "nowhere"], "nowhere: no such file or run folder"),

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nets import ops
+
 NORMS = ("none", "weight", "weight_affine")
 
 
@@ -103,13 +105,18 @@ class Conv(nn.Module):
                 delattr(self, name)
         self.norm = "none"
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, added: Tensor | None = None) -> Tensor:
+        """The convolution of x, plus `added`."""
         if self.pad_behind:
             x = F.pad(x, (0, self.pad_behind, 0, self.pad_behind))
         if self.measure is not None:
-            return self._initialise(x)
-        weight, bias = self.effective()
-        return F.conv2d(x, weight, bias, self.stride, self.padding)
+            y = self._initialise(x)
+        else:
+            weight, bias = self.effective()
+            if self.stride == 1 and weight.shape[-1] == 3:
+                return ops.conv3x3(x, weight, bias, added)
+            y = F.conv2d(x, weight, bias, self.stride, self.padding)
+        return y if added is None else added + y
 
     def _initialise(self, x: Tensor) -> Tensor:
         y = F.conv2d(x, self.direction(), None, self.stride, self.padding)
@@ -180,7 +187,7 @@ class Residual(nn.Module):
             r = F.elu(torch.cat([h, skip], dim=1), inplace=True)
         if self.dropout:
             r = F.dropout(r, self.dropout, self.training)
-        return h + self.conv(r)
+        return self.conv(r, h)
 
 
 class Down(Conv):

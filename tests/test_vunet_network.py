@@ -181,7 +181,8 @@ def test_channels_last_and_folding_keep_the_picture(form):
     net = fold(net).to(memory_format=torch.channels_last)
     last = [t.to(memory_format=torch.channels_last) for t in (pose, appearance)]
     after = net(*last, "transfer").image
-    torch.testing.assert_close(after, before, atol=1e-5, rtol=1e-4)  # other order of the sums
+    # Other sums, and where the layout allows it other products: measured 2e-5.
+    torch.testing.assert_close(after, before, atol=5e-5, rtol=1e-4)
 
 
 def test_output_is_bounded_with_tanh():

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nets.layers import Conv, fold
+from nets.layers import Conv, Residual, fold
 from nets.run.precision import Precision
 from nets.vunet import Noise, VUNet
 
@@ -49,13 +49,21 @@ ROWS = [
 ]
 
 
-def published_convolution(self: Conv, x: Tensor) -> Tensor:
+def published_convolution(self: Conv, x: Tensor, added: Tensor | None = None) -> Tensor:
     """`Conv.forward` one operation after another."""
-    if self.norm != "weight_affine":
-        return F.conv2d(x, self.weight, self.bias, self.stride, self.padding)
-    v = torch._weight_norm(self.weight, self.gain.view(-1, 1, 1, 1), 0)
-    y = F.conv2d(x, v, self.bias, self.stride, self.padding)
-    return self.gamma.view(1, -1, 1, 1) * y + self.beta.view(1, -1, 1, 1)
+    if self.norm == "weight_affine":
+        v = torch._weight_norm(self.weight, self.gain.view(-1, 1, 1, 1), 0)
+        y = F.conv2d(x, v, self.bias, self.stride, self.padding)
+        y = self.gamma.view(1, -1, 1, 1) * y + self.beta.view(1, -1, 1, 1)
+    else:
+        y = F.conv2d(x, self.weight, self.bias, self.stride, self.padding)
+    return y if added is None else added + y
+
+
+def published_block(self: Residual, h: Tensor, skip: Tensor | None = None) -> Tensor:
+    """`Residual.forward` likewise."""
+    r = h if self.pre is None else torch.cat([h, self.pre(skip)], dim=1)
+    return self.conv(F.elu(r), h)
 
 
 def published_noise(net: VUNet, n: int) -> Noise:
@@ -72,10 +80,12 @@ def published_noise(net: VUNet, n: int) -> Noise:
 
 
 def as_published(net: VUNet) -> VUNet:
-    """The network with every convolution computed the published way."""
+    """The network with every convolution and block computed the published way."""
     for module in net.modules():
         if isinstance(module, Conv):
             module.forward = types.MethodType(published_convolution, module)
+        if isinstance(module, Residual):
+            module.forward = types.MethodType(published_block, module)
     return net
 
 

@@ -12,13 +12,16 @@ from nets.ops import _build
 NAMES: list[str] = []  # every operator defined, in order
 
 
-def define(schema: str, reference: Callable, fake: Callable, autocast: bool = True) -> Callable:
+def define(
+    schema: str, reference: Callable, fake: Callable, autocast: bool = True, vmap: bool = True
+) -> Callable:
     """Defines guise::<schema> and returns it, ready to be called.
 
-    schema     "name(Tensor a, int b) -> Tensor"; every Tensor leads with the batch axis N
+    schema     "name(Tensor a, int b) -> Tensor"
     reference  the same in stock torch: the definition, which serves where no kernel is compiled
     fake       returns empty tensors of the result's shape, dtype and strides
     autocast   compute in float32 under autocast, whatever the inputs are
+    vmap       every Tensor leads with the batch axis N, which a mapped axis can join
     The library is looked for, and compiled if need be, when the operator first runs on real data.
     """
     name = schema.split("(")[0]
@@ -33,7 +36,8 @@ def define(schema: str, reference: Callable, fake: Callable, autocast: bool = Tr
 
     torch.library.impl(qualified, "CompositeExplicitAutograd", first)
     torch.library.register_fake(qualified, fake)
-    torch.library.register_vmap(qualified, _folded(packet))
+    if vmap:
+        torch.library.register_vmap(qualified, _folded(packet))
     if autocast:
         for device in ("cpu", "cuda"):
             torch.library.register_autocast(qualified, device, torch.float32)

@@ -54,14 +54,32 @@ def render_parameters(
     look: dict[str, Tensor], pose: Tensor, behind: dict[str, Tensor], size: int, seed: int = 0
 ) -> dict[str, Tensor]:
     """Pictures of people from parameters: see `render` for what comes out."""
-    whole = -(-size // shapes.SIDE) * shapes.SIDE
     joints, person, details = figure(look, pose, size)
-    behind_shapes = things(behind, size)
-    table = torch.cat([behind_shapes, person], 1)
-    first = behind_shapes.shape[1]
-    images, masks = [], []
+    pictures = _paint(behind, size, seed, person, details)
+    return {"image": pictures[:, :3], "mask": pictures[:, 3] > 0, "joints": joints}
+
+
+def render_backgrounds(behind: dict[str, Tensor], size: int, seed: int = 0) -> Tensor:
+    """What `render_parameters` shows without the people: (N, 3, size, size) uint8."""
+    return _paint(behind, size, seed, None, [])[:, :3]
+
+
+def _paint(
+    behind: dict[str, Tensor],
+    size: int,
+    seed: int,
+    person: Tensor | None,
+    details: list[shapes.Detail],
+) -> Tensor:
+    """Pictures (N, 4, size, size) uint8, the person's coverage in the fourth channel."""
+    whole = -(-size // shapes.SIDE) * shapes.SIDE
+    table = things(behind, size)
+    first = table.shape[1]
+    if person is not None:
+        table = torch.cat([table, person], 1)
+    pictures = []
     many = max(1, _AT_ONCE // whole**2)
-    for start in range(0, len(pose), many):
+    for start in range(0, len(table), many):
         part = slice(start, start + many)
         behind_ = {name: value[part] for name, value in behind.items()}
         tiles = colour_field(behind_, whole)
@@ -70,10 +88,9 @@ def render_parameters(
         add_grain(tiles, behind_, whole, seed)
         tiles.add_(0.5)
         tiles[:, :3].clamp_(0, 255)
-        pictures = shapes.pictures_from_tiles(tiles.to(torch.uint8), whole)[..., :size, :size]
-        images.append(pictures[:, :3])
-        masks.append(pictures[:, 3] > 0)
-    return {"image": torch.cat(images), "mask": torch.cat(masks), "joints": joints}
+        made = shapes.pictures_from_tiles(tiles.to(torch.uint8), whole)
+        pictures.append(made[..., :size, :size])
+    return torch.cat(pictures)
 
 
 class PeopleWorld:

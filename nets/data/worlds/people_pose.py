@@ -134,18 +134,31 @@ def pose_parameters(seed: int, ids: Tensor) -> Tensor:
     pose = torch.where(draw[:, -2:-1] < 0.5, mirror(pose), pose)
 
     # Into the picture: shrink to fit, then move within the room that is left.
+    low, high = extent(pose)
+    fit = torch.minimum(pose[:, _AT["scale"]], 0.96 / (high - low).amax(1))
+    return put(pose, fit, draw[:, [_AT["x"], _AT["y"]]] * 0.8 + 0.1, low, high)
+
+
+def extent(pose: Tensor) -> tuple[Tensor, Tensor]:
+    """The figure's box, hair and a margin included, about the hips' middle in body heights: its
+    corners (N, 2).
+    """
+    pose = pose.clone()
     pose[:, _AT["x"]] = pose[:, _AT["y"]] = 0
     body = skeleton(pose)
     middle, crown = body["head"][:, :1], body["head"][:, 1:2]
     points = torch.cat([*body.values(), middle + (crown - middle) * 1.3], 1)[..., :2]  # with hair
+    scale = pose[:, _AT["scale"]]
     low, high = points.amin(1) - 0.035, points.amax(1) + 0.035
-    scale = pose[:, _AT["scale"]].clone()
-    low, high = low / scale[:, None], high / scale[:, None]
-    fit = torch.minimum(scale, 0.96 / (high - low).amax(1))
-    room = 1 - (high - low) * fit[:, None]
-    place = draw[:, [_AT["x"], _AT["y"]]] * 0.8 + 0.1
-    start = room * place - low * fit[:, None]
-    pose[:, _AT["scale"]] = fit
+    return low / scale[:, None], high / scale[:, None]
+
+
+def put(pose: Tensor, scale: Tensor, place: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """The poses at a scale (N,), where `place` (N, 2) in [0, 1] says of the room there is."""
+    room = 1 - (high - low) * scale[:, None]
+    start = room * place - low * scale[:, None]
+    pose = pose.clone()
+    pose[:, _AT["scale"]] = scale
     pose[:, _AT["x"]], pose[:, _AT["y"]] = start[:, 0], start[:, 1]
     return pose
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 import warnings
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -43,6 +43,31 @@ def read_picture(path: str | Path, size: int | tuple[int, int] | None) -> Tensor
         return _tensor(_open(path, None))
     shape = (size, size) if isinstance(size, int) else tuple(size)
     return _tensor(_open(path, max(shape)).resize(shape, Image.Resampling.BILINEAR))
+
+
+def read_crop(path: str | Path, box: Sequence[float] | None, size: int) -> Tensor:
+    """A box of a picture squashed to a square, (3, size, size) uint8, like read_picture.
+
+    box  x_min, y_min, x_max, y_max in pixels, rounded to whole ones (halves to even); None: all
+    Raises BadSample also where no pixel of the picture lies in the box.
+    """
+    if box is None:
+        return read_picture(path, size)
+    picture = _open(path, None)
+    x0, y0, x1, y1 = (round(edge) for edge in box)
+    if min(x1, picture.width) <= max(x0, 0) or min(y1, picture.height) <= max(y0, 0):
+        whole = f"{picture.width} x {picture.height}"
+        raise BadSample(path, f"is {whole} pixels; the box {x0, y0, x1, y1} lies outside")
+    part = picture.crop((x0, y0, x1, y1))
+    return _tensor(part.resize((size, size), Image.Resampling.BILINEAR))
+
+
+def squash(picture: Tensor, box: Sequence[float] | None, size: int) -> Tensor:
+    """A box of a picture (3, H, W) uint8 as `read_crop` would make it, (3, size, size) uint8."""
+    image = Image.fromarray(picture.cpu().permute(1, 2, 0).contiguous().numpy())
+    if box is not None:
+        image = image.crop(tuple(round(edge) for edge in box))
+    return _tensor(image.resize((size, size), Image.Resampling.BILINEAR))
 
 
 def read_letterboxed(path: str | Path, size: int) -> Placed:

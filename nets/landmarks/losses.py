@@ -1,7 +1,7 @@
 """What the landmarks networks minimise (Dundar et al., arXiv 2001.09518, section 3).
 
-The generator: vgg_lambda * `perceptual_loss` + `generator_gan_loss`. The discriminator:
-`discriminator_loss`. All are scalars in float32: means over the batch.
+The generator: vgg_lambda * `perceptual_loss` + `generator_gan_loss`, and `motion_loss`. The
+discriminator: `discriminator_loss`. All are scalars in float32: means over the batch.
 """
 
 from __future__ import annotations
@@ -43,6 +43,20 @@ def perceptual_loss(
     weights = REDUCED if reduced else [1.0] * len(LAYERS)
     weight_of = dict(zip(LAYERS, weights, strict=True))
     return sum(weight_of[layer] * distances[f"feature_{layer}"].mean() for layer in layers)
+
+
+def motion_loss(prediction: Tensor, target: Tensor, partner: Tensor) -> Tensor:
+    """Mean |prediction - target|, each pixel counted by how much it changed between two frames.
+
+    prediction, target, partner  (N, 3, H, W); the partner is another frame of the target's clip
+    A pixel's count is the mean |target - partner| of the 5 x 5 pixels about it over that of its
+    picture. Where the camera stands still that is where something moves, which is a small part of
+    the picture. Not in the paper.
+    """
+    prediction, target, partner = prediction.float(), target.float(), partner.float()
+    change = F.avg_pool2d((target - partner).abs().mean(1, keepdim=True), 5, 1, 2)
+    count = change / change.mean((1, 2, 3), keepdim=True).clamp_min(1e-6)
+    return (count * (prediction - target).abs()).mean()
 
 
 def gan_loss(scores: Sequence[Tensor], real: bool, lsgan: bool = True) -> Tensor:

@@ -15,12 +15,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nets.landmarks.spade import Generator
+from nets.landmarks.spade import HIDDEN, Generator
 from nets.landmarks.unet import UNet
 from nets.ops import gaussian_heatmaps, heatmap_moments
 from nets.spectral import Spectral, settle
 
 POOLINGS = ("mean", "sum")
+SPREAD = 0.02  # the least spread of a colour, in [-1, 1]
 FLOOR = 1e-6  # of a covariance's smaller eigenvalue; a pixel of 128 is 1.6e-2 wide
 
 
@@ -39,6 +40,7 @@ class Appearance(NamedTuple):
     vectors: Tensor  # (N, K, C), one a landmark
     mask: Tensor | None  # (N, 1, S, S) in (0, 1), 1 on the foreground; None without masks
     background: Tensor | None  # (N, 3, S, S) unbounded; None without masks
+    colours: tuple[Tensor, Tensor] | None  # mean and spread, (N, 3, 1, 1); None: not restored
 
 
 class Output(NamedTuple):
@@ -75,6 +77,8 @@ class LandmarkModel(nn.Module):
         low_res_mask: bool = False,  # masks are made at a quarter of the size
         fixed_covariance: float | None = None,  # sigma^2 of every landmark; None: fitted
         pooling: str = "mean",  # vectors are heatmap-weighted sums of features, or those / pixels
+        narrowing: int = 1,  # divides the widths that have no argument of their own; 1: published
+        restore_colours: bool = False,  # what is drawn has the appearance picture's mean and spread
     ):
         super().__init__()
         if min(landmarks, vector, shape_width, generator_width) < 1 or appearance_width < 0:
@@ -92,18 +96,25 @@ class LandmarkModel(nn.Module):
                 f"LandmarkModel: fixed_covariance must be above 0, got {fixed_covariance}"
             )
         self.fixed_covariance, self.pooling = fixed_covariance, pooling
-        self.shape_encoder = UNet(3, [512, 256, 128, landmarks], 4, shape_width)
+        if not 1 <= narrowing <= 8:
+            raise ValueError(f"LandmarkModel: narrowing must be 1 to 8, got {narrowing}")
+        self.restore_colours = restore_colours
+
+        def of(*widths: int) -> list[int]:
+            return [width // narrowing for width in widths]
+
+        self.shape_encoder = UNet(3, [*of(512, 256, 128), landmarks], 4, shape_width)
         self.appearance_encoder = UNet(
-            landmarks + 4 * shape_width, [64, vector], 1, appearance_width
+            landmarks + 4 * shape_width, [*of(64), vector], 1, appearance_width
         )
-        self.image_decoder = Generator(landmarks, vector, generator_width)
+        self.image_decoder = Generator(landmarks, vector, generator_width, *of(HIDDEN))
         self.masks = masks
         if masks:
-            self.bg_net = UNet(3, [32, 64, 128, 3], 3, 32)
+            self.bg_net = UNet(3, [*of(32, 64, 128), 3], 3, *of(32))
             if low_res_mask:
-                self.fg_mask_net = nn.Sequential(UNet(landmarks, [32, 1], 3, 32))
+                self.fg_mask_net = nn.Sequential(UNet(landmarks, [*of(32), 1], 3, *of(32)))
             else:
-                self.fg_mask_net = UNet(landmarks, [32, 32, 32, 1], 3, 32)
+                self.fg_mask_net = UNet(landmarks, [*of(32, 32, 32), 1], 3, *of(32))
         self.reset()
 
     @torch.no_grad()
@@ -133,7 +144,7 @@ class LandmarkModel(nn.Module):
         seen, n = appearance.landmarks, len(pose.means)
         maps = self._maps(pose, seen.heatmaps)
         vectors = appearance.vectors.expand(n, -1, -1)
-        picture = foreground = self.image_decoder(maps, vectors).float()
+        picture = foreground = _coloured(self.image_decoder(maps, vectors), appearance.colours)
         mask = None
         if self.masks:
             mask = self._mask(maps)
@@ -174,11 +185,15 @@ class LandmarkModel(nn.Module):
     def _look(self, image: Tensor, seen: Landmarks, features: Tensor) -> Appearance:
         found = torch.cat([seen.heatmaps, features], dim=1)
         vectors = pool(self.appearance_encoder(found)[0], seen.heatmaps, self.pooling)
-        mask = background = None
+        mask = background = colours = None
+        if self.restore_colours:  # instance norm takes them out of everything that is computed
+            spread, mean = torch.std_mean(image, (2, 3), keepdim=True)
+            colours = mean, spread + SPREAD
+            image = (image - mean) / colours[1]
         if self.masks:
             mask = self._mask(self._maps(seen, seen.heatmaps))
-            background = self.bg_net((1 - mask) * image)[0].float()
-        return Appearance(seen, vectors, mask, background)
+            background = _coloured(self.bg_net((1 - mask) * image)[0], colours)
+        return Appearance(seen, vectors, mask, background, colours)
 
     def _maps(self, landmarks: Landmarks, heatmaps: Tensor) -> Tensor:
         """Maps of twice the heatmaps' size, with value 1 at each landmark."""
@@ -192,6 +207,14 @@ class LandmarkModel(nn.Module):
         return torch.sigmoid(
             F.interpolate(logits, scale_factor=4, mode="bilinear", align_corners=False)
         )
+
+
+def _coloured(picture: Tensor, colours: tuple[Tensor, Tensor] | None) -> Tensor:
+    """The picture in float32, and with a mean and spread that were taken from another."""
+    if colours is None:
+        return picture.float()
+    mean, spread = colours
+    return mean + spread * picture.float()
 
 
 def pool(features: Tensor, heatmaps: Tensor, pooling: str = "mean") -> Tensor:
@@ -240,4 +263,6 @@ def build(options: Mapping[str, Any]) -> LandmarkModel:
         low_res_mask=options["low_res_mask"],
         fixed_covariance=options["fixed_covar"] if options["use_identity_covariance"] else None,
         pooling=options.get("pooling", "mean"),
+        narrowing=options.get("narrowing", 1),
+        restore_colours=options.get("restore_colours", False),
     )

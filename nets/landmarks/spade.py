@@ -20,11 +20,11 @@ EPS = 1e-12  # of the spectral norms
 class Spade(nn.Module):
     """From landmark maps, the scale and shift of `channels` normalised channels."""
 
-    def __init__(self, maps: int, channels: int):
+    def __init__(self, maps: int, channels: int, hidden: int = HIDDEN):
         super().__init__()
-        self.mlp_shared = nn.Sequential(nn.Conv2d(maps, HIDDEN, 3, padding=1))
-        self.mlp_gamma = nn.Conv2d(HIDDEN, channels, 3, padding=1)
-        self.mlp_beta = nn.Conv2d(HIDDEN, channels, 3, padding=1)
+        self.mlp_shared = nn.Sequential(nn.Conv2d(maps, hidden, 3, padding=1))
+        self.mlp_gamma = nn.Conv2d(hidden, channels, 3, padding=1)
+        self.mlp_beta = nn.Conv2d(hidden, channels, 3, padding=1)
 
     def hidden(self, maps: Tensor) -> Tensor:
         return F.relu(self.mlp_shared[0](maps), inplace=True)
@@ -49,7 +49,7 @@ class Spade(nn.Module):
 class SpadeBlock(nn.Module):
     """Residual block of two modulated convolutions; a modulated 1x1 shortcut if widths differ."""
 
-    def __init__(self, channels_in: int, channels_out: int, maps: int):
+    def __init__(self, channels_in: int, channels_out: int, maps: int, hidden: int = HIDDEN):
         super().__init__()
         middle = min(channels_in, channels_out)
         self.conv_0 = Conv(channels_in, middle, eps=EPS)
@@ -57,10 +57,10 @@ class SpadeBlock(nn.Module):
         self.learned = channels_in != channels_out
         if self.learned:
             self.conv_s = Conv(channels_in, channels_out, 1, eps=EPS, bias=False)
-        self.norm_0 = Spade(maps, channels_in)
-        self.norm_1 = Spade(maps, middle)
+        self.norm_0 = Spade(maps, channels_in, hidden)
+        self.norm_1 = Spade(maps, middle, hidden)
         if self.learned:
-            self.norm_s = Spade(maps, channels_in)
+            self.norm_s = Spade(maps, channels_in, hidden)
 
     def forward(self, x: Tensor, maps: Tensor) -> Tensor:
         normal = instance_norm(x)
@@ -89,15 +89,15 @@ class Generator(nn.Module):
     S is a multiple of 16. `width` is that of the finest scale but one.
     """
 
-    def __init__(self, maps: int, vectors: int, width: int):
+    def __init__(self, maps: int, vectors: int, width: int, hidden: int = HIDDEN):
         super().__init__()
         self.fc = nn.Conv2d(vectors, 4 * width, 3, padding=1)
-        self.head_0 = SpadeBlock(4 * width, 4 * width, maps)
-        self.G_middle_0 = SpadeBlock(4 * width, 4 * width, maps)
-        self.G_middle_1 = SpadeBlock(4 * width, 4 * width, maps)
-        self.up_0 = SpadeBlock(4 * width, 2 * width, maps)
-        self.up_1 = SpadeBlock(2 * width, width, maps)
-        self.up_4 = SpadeBlock(width, width // 2, maps)
+        self.head_0 = SpadeBlock(4 * width, 4 * width, maps, hidden)
+        self.G_middle_0 = SpadeBlock(4 * width, 4 * width, maps, hidden)
+        self.G_middle_1 = SpadeBlock(4 * width, 4 * width, maps, hidden)
+        self.up_0 = SpadeBlock(4 * width, 2 * width, maps, hidden)
+        self.up_1 = SpadeBlock(2 * width, width, maps, hidden)
+        self.up_4 = SpadeBlock(width, width // 2, maps, hidden)
         self.conv_img = nn.Conv2d(width // 2, 3, 3, padding=1)
 
     def forward(self, maps: Tensor, vectors: Tensor) -> Tensor:

@@ -1,0 +1,88 @@
+"""Starting from weights that are there: the original's files, or checkpoints of ours."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from nets.errors import UserError
+from nets.originals import landmarks as originals
+from nets.run import checkpoints, options
+from nets.states import read_plain, require
+
+
+def start_from(
+    args: options.Namespace,
+    tell: Callable[[str], None],
+    net: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    critic: nn.Module | None,
+    optimizer_D: torch.optim.Optimizer | None,
+) -> None:
+    """Load what --resume_ckpt, _D, _opt_G and _opt_D name; training begins at step 0 with it.
+
+    A checkpoint of ours at --resume_ckpt serves for all that the others do not name. Raises
+    UserError where a file does not fit.
+    """
+    parts: dict[str, tuple[str, nn.Module, Any]] = {
+        "": ("model", net, None),
+        "_opt_G": ("optimizer", net, optimizer),
+    }
+    if critic is not None:
+        parts |= {"_D": ("discriminator", critic, None)}
+        parts |= {"_opt_D": ("optimizer_D", critic, optimizer_D)}
+    shared: tuple[Path, Mapping[str, Any]] | None = None
+    for suffix, (name, module, adam) in parts.items():
+        given = args[f"resume_ckpt{suffix}"]
+        if given:
+            path, states = own_parts(Path(given))
+            if suffix == "" and states:
+                shared = path, states
+        elif shared and name in shared[1]:
+            path, states = shared
+        else:
+            continue
+        if states is None:
+            state = of_original(path, suffix, module, adam)
+        elif name in states:
+            state = states[name]
+        else:
+            raise UserError(f"{path}: holds no {name}, only {', '.join(sorted(states))}")
+        load(path, name, state, module, adam)
+        tell(f"{name}: started from {path}")
+
+
+def own_parts(path: Path) -> tuple[Path, Mapping[str, Any] | None]:
+    """A checkpoint of ours, or the newest of a run folder: its file and parts; None for others."""
+    path = checkpoints.find(path) if path.is_dir() else path
+    held = read_plain(path)
+    parts = held.get("parts") if isinstance(held, Mapping) else None
+    return path, parts
+
+
+def of_original(path: Path, suffix: str, module: nn.Module, adam: Any) -> Mapping[str, Any]:
+    """The state in a file of the original."""
+    if adam is not None:
+        return originals.read_optimizer(path, adam, module)
+    if suffix == "_D":
+        return originals.read_discriminator(path)[0]
+    return originals.read(path)["parts"]["model"]
+
+
+def load(path: Path, name: str, state: Mapping[str, Any], module: nn.Module, adam: Any) -> None:
+    """Put a state into a network, or into its optimiser, which keeps its own settings."""
+    if adam is None:
+        require(state, module.state_dict(), path, f"weights of this {name}; other options made it")
+        module.load_state_dict(state)
+        return
+    own = [{k: v for k, v in group.items() if k != "params"} for group in adam.param_groups]
+    try:
+        adam.load_state_dict(dict(state))
+    except (ValueError, KeyError) as error:
+        raise UserError(f"{path}: {name} does not fit this network ({error})") from error
+    for group, settings in zip(adam.param_groups, own, strict=True):
+        group.update(settings)

@@ -1,0 +1,223 @@
+"""Train unsupervised landmarks: the pose of one frame, the appearance and background of another.
+
+    python train_landmarks.py --config demo_landmarks.yaml      a demo world, minutes on a CPU
+    python train_landmarks.py --config train_args_bbc_pose.yaml --dataset_path D --save_path S
+    python train_landmarks.py --dataset clips --dataset_path VIDEOS --use_temporal
+    python train_landmarks.py --dataset images --dataset_path PICTURES --use_warped
+    torchrun --nproc_per_node=8 train_landmarks.py --config train_args_bbc_pose.yaml ...
+
+Dundar, Shih, Garg, Pottorf, Tao, Catanzaro, arXiv 2001.09518. configs/defaults.yaml is read first.
+The same command goes on where it was stopped.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+from typing import Any
+
+import torch
+
+from nets import vgg
+from nets.errors import UserError
+from nets.landmarks import LandmarkModel, build, build_discriminator
+from nets.landmarks.losses import (
+    discriminator_loss,
+    generator_gan_loss,
+    motion_loss,
+    perceptual_loss,
+)
+from nets.run import options
+from nets.run.ema import EMA
+from nets.run.images import labelled_grid, tile
+from nets.run.loader import in_order, loader
+from nets.run.precision import Precision
+from nets.run.ranks import Ranks, closing, hold_gradients
+from nets.run.run import Run
+from nets.systems.landmarks.data import Inputs, open_clips
+from nets.systems.landmarks.options import learning_rate, parse
+from nets.systems.landmarks.pictures import final_rows, sheets
+from nets.systems.landmarks.start import start_from
+
+
+def perceptual_net(args: options.Namespace, run: Run, precision: Precision) -> vgg.VGG19 | None:
+    """The VGG19 of the loss; None without use_vgg, where only pixels count."""
+    if not args.use_vgg:
+        return None
+    source = "random" if args.perceptual == "random" else "auto"
+    where = (args.vgg_weights, "torchvision", source)
+    if args.torch_home:
+        os.environ["TORCH_HOME"] = args.torch_home
+    if args.vgg_download:  # by one rank, before the others look
+        run.ranks.on_main(lambda: vgg.load_vgg(*where, download=True) and None)
+    net = vgg.load_vgg(*where, normalise=args.vgg_normalise)
+    run.print(f"perceptual loss: {net.description}")
+    return precision.place(net)
+
+
+def open_data(run: Run, args: options.Namespace) -> tuple[Any, Any]:
+    """Frames to train on and to validate on."""
+
+    def both() -> tuple[Any, Any]:
+        train = open_clips(args, "train", args.use_temporal)
+        return train, open_clips(args, "val", args.val_partner == "temporal")
+
+    run.ranks.on_main(lambda: both() and None)  # one rank decodes videos, the others find them
+    return both()
+
+
+@torch.no_grad()
+def validate(
+    run: Run, args: options.Namespace, net: LandmarkModel, features: Any, inputs: Inputs, data: Any
+) -> dict[str, float]:
+    """Mean over the validation frames, each with the same jitter and the same partner every time.
+    Empty when asked to stop.
+    """
+    temporal = args.val_partner == "temporal"
+    sums = torch.zeros(2, dtype=torch.float64)
+    batches = in_order(
+        data, args.batch_size, run.ranks, args.workers, args.on_bad_sample, run.print
+    )
+    for batch in run.listen(batches):
+        pictures = inputs(batch, temporal, not temporal)
+        out = net(pictures.pose, pictures.appearance)
+        loss = perceptual_loss(out.reconstruction, pictures.target, features, args.reduced_w)
+        count = len(pictures.target)
+        sums += torch.tensor([loss.item() * count, count], dtype=torch.float64)
+    if run.stopping():
+        return {}
+    total, count = torch.stack(run.ranks.gather(sums)).sum(0).tolist()
+    if not count:
+        raise UserError(f"{data.name}: no frame to validate on can be read")
+    return {"validation.loss": total / count}
+
+
+@torch.no_grad()
+def final_picture(run: Run, args: options.Namespace, net: LandmarkModel, inputs: Inputs) -> None:
+    """Frames to validate on with their landmarks, and what is made of them and their partners."""
+    data = open_clips(args, "val", args.use_temporal)
+    count = min(8, len(data))
+    picked = loader(
+        data, count, run.ranks, seed=args.seed + 1, on_bad_sample=args.on_bad_sample
+    ).batch(0)
+    pictures = inputs(picked, args.use_temporal, not args.use_temporal)
+    rows = final_rows(pictures, net(pictures.pose, pictures.appearance))
+    path = run.image("final", run.step - 1, labelled_grid(list(rows.values()), list(rows)))
+    run.print(f"landmarks and what is made of them: {path}")
+
+
+def train(run: Run, args: options.Namespace, precision: Precision) -> None:
+    data, test = open_data(run, args)
+    inputs = Inputs(args, data.joint_order)
+    torch.manual_seed(args.seed)  # the same weights on every rank, in every start of this run
+    net = precision.place(build(args))
+    critic = precision.place(build_discriminator(args)) if args.use_gan else None
+    optimizer = torch.optim.Adam(
+        net.parameters(), args.learning_rate, weight_decay=args.weight_decay, fused=True
+    )
+    optimizer_D = None
+    if critic:
+        optimizer_D = torch.optim.Adam(critic.parameters(), args.learning_rate, fused=True)
+    optimizers = [o for o in (optimizer, optimizer_D) if o]
+    ema = EMA(net, args.ema) if args.ema else None
+    images = args.batch_size * args.accumulate * run.world_size
+    total = args.num_steps or math.ceil(args.epochs * len(data) / images)
+    an_epoch = max(1, round(len(data) / images))
+    size = sum(p.numel() for p in net.parameters())
+    partner = " and ".join(("another frame",) * args.use_temporal + ("a warp",) * args.use_warped)
+    run.print(
+        f"training {args.n_landmarks} landmarks ({size:,} parameters) on {data.name}: {len(data)} "
+        f"frames of {args.img_size} px, appearance from {partner}, {total} steps of {images} "
+        f"frames, on {run.device} in {precision.name} ({precision.reason}); "
+        f"run folder {run.folder}"
+    )
+    parts = {"model": net, "optimizer": optimizer, "ema": ema, "precision": precision}
+    if not run.resume(**parts, discriminator=critic, optimizer_D=optimizer_D):
+        start_from(args, run.print, net, optimizer, critic, optimizer_D)
+        if ema:
+            ema.load_state_dict(EMA(net, args.ema).state_dict())
+    features = perceptual_net(args, run, precision)
+    if args.compile:
+        net.compile()
+    model = run.ranks.wrap(net)
+    judge = run.ranks.wrap(critic) if critic else None
+    settings = {"on_bad_sample": args.on_bad_sample, "report": run.print}
+    batches = loader(
+        data, args.batch_size, run.ranks, workers=args.workers, seed=args.seed,
+        accumulate=args.accumulate, **settings,
+    )  # fmt: skip
+
+    for step in run.steps(total, images):
+        net.train()
+        lr = learning_rate(args, step, total)
+        for optimiser in optimizers:
+            for group in optimiser.param_groups:
+                group["lr"] = lr
+            optimiser.zero_grad(set_to_none=True)
+        finite = True
+        for part, batch in enumerate(batches.batches(step)):
+            pictures = inputs(batch, args.use_temporal, args.use_warped)
+            held = part + 1 < args.accumulate
+            with hold_gradients(model, held), precision.autocast():
+                out = model(pictures.pose, pictures.appearance)
+                made, target = out.reconstruction, pictures.target
+                loss = args.vgg_lambda * perceptual_loss(made, target, features, args.reduced_w)
+                terms = {"vgg.loss": loss}
+                if args.motion_weight:
+                    moved = motion_loss(made, target, pictures.appearance)
+                    terms["motion.loss"] = args.motion_weight * moved
+                    loss = loss + terms["motion.loss"]
+                if critic:
+                    terms["gan.loss"] = generator_gan_loss(critic, made, not args.no_lsgan)
+                    loss = loss + terms["gan.loss"]
+            if critic:
+                with hold_gradients(judge, held), precision.autocast():
+                    loss_D, scores = discriminator_loss(judge, made, target, not args.no_lsgan)
+                terms |= {f"{name}.loss": value for name, value in scores.items()}
+            finite = finite and run.check(terms, batch)
+            if finite:
+                precision.backward(loss / args.accumulate)
+                if critic:
+                    precision.backward(loss_D / args.accumulate)
+        if finite:
+            if not args.no_grad_clip:
+                precision.unscale(*optimizers)
+                for trained in (net, critic) if critic else (net,):
+                    torch.nn.utils.clip_grad_norm_(trained.parameters(), 1.0)
+            precision.step(*optimizers)
+            if ema:
+                ema.update()
+        run.log(step, terms if finite else {}, learning_rate=lr)
+
+        showing = step == 0 or run.due(step, args.log_freq)
+        scoring = run.due(step, args.test_freq or args.val_freq * an_epoch)
+        score = None
+        if showing or scoring:
+            net.eval()
+            with ema.swapped() if ema else contextlib.nullcontext(), precision.autocast():
+                if showing:
+                    with torch.no_grad():
+                        seen = net(pictures.pose[:1], pictures.appearance[:1])
+                    for name, row in sheets(pictures, seen).items():
+                        run.image(name, step, tile(row, columns=len(row)))
+                if scoring:
+                    scores = validate(run, args, net, features, inputs, test)
+                    run.record(step, scores)
+                    score = scores.get("validation.loss")
+        epoch_ends = run.due(step, args.save_freq * an_epoch)
+        run.save(step, score, every=1 if epoch_ends else None)
+    net.eval()
+    with ema.swapped() if ema else contextlib.nullcontext(), precision.autocast():
+        final_picture(run, args, net, inputs)
+
+
+@options.user_errors()
+def main(argv: list[str] | None = None) -> None:
+    args = parse(__doc__.split("\n\n")[0], argv)
+    with closing(Ranks(args.device)) as ranks, Run("landmarks", args, ranks) as run:
+        train(run, args, Precision(args.precision, run.device, args.channels_last))
+
+
+if __name__ == "__main__":
+    main()

@@ -30,6 +30,7 @@ PARAMETERS = "parameters.t7"
 MODEL = "vxnet.net"
 NUMBERS = ("learningRate", "momentumDecay", "updateDecay")  # of config.t7
 MAPS = 96
+GROUPS = ["azimuth=1", "elevation=1", "light=1", "shape=rest"]  # who owns which latents
 SHOWN = 3  # differences that an error names
 
 
@@ -38,8 +39,8 @@ def load(path: str | Path, **options: Any) -> tuple[DCIGN, dict[str, Any]]:
 
     options  dim_hidden, feature_maps: what must be there; else taken from cmd_options.txt, else 96
              maps and as many latents as the vector is long
-    The options returned hold dim_hidden, feature_maps, image_size, likelihood, regime and, of the
-    folder's files: learning_rate, momentum_decay, update_decay, epochs, lower_bound and
+    The options returned hold dim_hidden, feature_maps, image_size, likelihood, regime, groups and,
+    of the folder's files: learning_rate, momentum_decay, update_decay, epochs, lower_bound and
     lower_bound_test (lists, a value an epoch, nats a batch), command (the run's options as text).
     Raises UserError with the first three differences where the vector does not fit; nothing is
     loaded then.
@@ -71,7 +72,8 @@ def load(path: str | Path, **options: Any) -> tuple[DCIGN, dict[str, Any]]:
     found = _training(folder, len(vector))[0] if path.is_dir() else {}
     # Only the program for disentangled training writes its options down.
     regime = "disentangled" if there or not path.is_dir() else "entangled"
-    return model.eval(), {**sizes, "regime": regime, **found, "command": there}
+    named = {"regime": regime, "groups": GROUPS}
+    return model.eval(), {**sizes, **named, **found, "command": there}
 
 
 def read(path: str | Path, **options: Any) -> dict[str, Any]:

@@ -298,6 +298,19 @@ def test_bad_input_is_one_line(tmp_path, monkeypatch, capsys, case):
     assert ": error: " in line and message in line
 
 
+def test_losses_that_are_not_finite_stop_the_run(tmp_path, monkeypatch, capsys):
+    with pytest.raises(SystemExit, match="3"):
+        train(tmp_path, "--name", "a", "--learning_rate", 1e30, monkeypatch=monkeypatch)
+    assert "lower_bound is" in capsys.readouterr().err
+    assert (tmp_path / "runs/dcign/a/bad_batch.pt").is_file()
+
+
+def test_the_papers_settings():
+    args = options.parse("", ["--config", "paper_dcign.yaml"])
+    assert (args.clamp, args.invariance_strength, args.dim_hidden) == ("mean", 0.01, 200)
+    assert Drawn(open_batches(args, options.sets(args), "test"), 1, bias=9).weights == [1, 1, 1, 10]
+
+
 def test_another_size_does_not_go_on(trained, monkeypatch, capsys):
     monkeypatch.chdir(trained[0].parents[2])
     with pytest.raises(SystemExit, match="2"):

@@ -87,7 +87,7 @@ def parser(description: str) -> options.ArgumentParser:
         help="side of the pictures, pixels: 150 as published, or a multiple of 16 from 48")
     add("--likelihood", type=Literal["bernoulli", "gaussian"] | None, default=None,
         help="of a pixel; default: bernoulli")
-    add("--groups", type=list[str], default=["azimuth=1", "elevation=1", "light=1", "shape=rest"],
+    add("--groups", type=list[str], default=originals.GROUPS,
         help="types of batches, each with the number of latents that own it, in their order; "
         "name=latents@SET has its batches in th_SET")
     add("--model", type=Literal["convnet"], default="convnet", help="the only one")

@@ -9,7 +9,7 @@ import torch
 import toy
 import yaml
 from PIL import Image
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from runs import assert_equal, newest, scalars, steps, stored
 
 from nets.run import checkpoints, seeds
 from nets.run.log import records
@@ -33,23 +33,6 @@ def train(tmp_path, monkeypatch):
         return tmp_path / "runs/toy" / (name or "")
 
     return start
-
-
-def stored(run):
-    return [checkpoints.step_of(path) for path in checkpoints.stored(run / "checkpoints")]
-
-
-def newest(run):
-    return checkpoints.read(checkpoints.stored(run / "checkpoints")[0])
-
-
-def steps(run):
-    return [line["step"] for line in records(run / "log.txt")]
-
-
-def scalars(run, name="mse"):
-    events = EventAccumulator(str(run / "tensorboard")).Reload()
-    return [(event.step, event.value) for event in events.Scalars(name)]
 
 
 def test_the_folder_of_a_run_has_everything(train):
@@ -94,19 +77,6 @@ def test_the_same_name_goes_on_and_ends_as_if_never_stopped(train):
     text = (run / "log.txt").read_text()
     assert "going on from" in text and "option steps was 9, is 20" in text
     assert steps(run) == [1, 5, 9, 10, 15, 20]
-
-
-def assert_equal(a, b):
-    """Bit for bit."""
-    if isinstance(a, dict):
-        assert a.keys() == b.keys()
-        for key in a:
-            assert_equal(a[key], b[key])
-    elif isinstance(a, list | tuple):
-        for x, y in zip(a, b, strict=True):
-            assert_equal(x, y)
-    else:
-        assert torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
 
 
 def test_a_finished_run_only_makes_its_pictures_again(train):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_run_loop import assert_equal, newest, scalars, stored
+from runs import assert_equal, newest, scalars, stored
 
 from nets.run.log import records
 

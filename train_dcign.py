@@ -178,6 +178,7 @@ def train(run: Run, args: options.Namespace, precision: Precision) -> None:
             if finite:
                 precision.backward(loss / args.accumulate)
                 types.add(batch["kind"], terms["lower_bound"])
+        finite = finite and run.check({"gradient_norm": precision.gradient_norm(optimizer)}, batch)
         if finite:
             precision.step(optimizer)
             if ema:

@@ -23,6 +23,12 @@ SYSTEMS = {
         "--num_train_batches_per_type", 4, "--num_test_batches_per_type", 1, "--shape_bias",
         "--test_freq", 8,
     ],
+    "landmarks": [  # two optimisers
+        "train_landmarks.py", "--img_size", 32, "--n_landmarks", 4, "--n_filters", 8,
+        "--ngc", 4, "--nsf", 4, "--naf", 8, "--ndf", 4, "--narrowing", 8, "--batch_size", 2,
+        "--use_temporal", "--use_warped", "--use_fg_bg_mask", "--use_gan", "--use_vgg", "false",
+        "--val_frac", 0.01, "--test_freq", 8,
+    ],
 }  # fmt: skip
 SHARED = ["--num_steps", STEPS, "--log_freq", 2, "--ckpt_freq", 2, "--ema", 0.9]
 pytestmark = pytest.mark.slow
@@ -102,7 +108,7 @@ def assert_same_run(run, expected, tag):
     assert scalars(run, tag) == scalars(expected, tag)
 
 
-TAGS = {"vunet": "total", "dcign": "lower_bound"}
+TAGS = {"vunet": "total", "dcign": "lower_bound", "landmarks": "vgg.loss"}
 WAYS = {
     "no workers": ["--workers", 0],
     "one worker, bf16": ["--workers", 1, "--precision", "bf16"],

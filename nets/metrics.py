@@ -1,10 +1,13 @@
 """Scores of pictures against the truth, and the protocol that each number depends on.
 
-All of them take 8-bit pictures: uint8 (N, 3, H, W) RGB, as they would be written to a file. Scores
-are per picture, (N,) float64; `summary` makes the mean and standard deviation of them.
+Most take 8-bit pictures: uint8 (N, 3, H, W) RGB, as they would be written to a file. Scores are per
+picture, (N,) float64; `summary` makes the mean and standard deviation of them. Those of the
+published head avatars, `signed_psnr`, `signed_ssim` and `pose_error`, take what the networks give:
+RGB in [-1, 1], as it is. LPIPS and identity similarity are in `nets.lpips` and `nets.recognition`.
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -32,6 +35,20 @@ PROTOCOL = {
     "nearest_outfit": (
         "nearest outfit: the candidate of smallest masked L1 to the prediction, all in the same "
         "pose; the first one of equals"
+    ),
+    "signed_psnr": (
+        "PSNR in dB: 20 log10(2 / sqrt(MSE)) over all pictures together, RGB in [-1, 1], not "
+        "clamped"
+    ),
+    "signed_ssim": (
+        "SSIM: Gaussian window 11x11 of sigma 1.5, zeros beyond the borders, on RGB in [-1, 1], "
+        "not clamped; constants 0.01^2 and 0.03^2 of the range given: 1 is the published "
+        "program's, 2 is the pictures' own; mean over pixels and channels"
+    ),
+    "pose_error": (
+        "pose error: mean distance of the 68 detected points from those detected in the truth, "
+        "over the distance of the truth's eye centres; pictures without a found face are left out "
+        "and counted"
     ),
     "summary": (
         "mean and standard deviation (population) over the pictures; infinite values are counted "
@@ -79,6 +96,61 @@ def psnr(prediction: Tensor, truth: Tensor) -> Tensor:
         for i in range(len(prediction))
     ]
     return torch.stack(scores) if scores else prediction.new_zeros(0, dtype=torch.float64)
+
+
+def signed_psnr(prediction: Tensor, truth: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio over all pictures, a scalar in dB: `PROTOCOL["signed_psnr"]`.
+
+    prediction, truth  floating, of one shape, in [-1, 1]; equal pictures give inf
+    """
+    return 20 * torch.log10(2 / (prediction.double() - truth.double()).square().mean().sqrt())
+
+
+def signed_ssim(prediction: Tensor, truth: Tensor, data_range: float = 1.0) -> Tensor:
+    """Structural similarity of each picture, (N,): `PROTOCOL["signed_ssim"]`.
+
+    prediction, truth  floating (N, C, H, W) in [-1, 1]
+    data_range         1 for numbers that compare with published ones, 2 for the right constants
+    """
+    if prediction.ndim != 4 or prediction.shape != truth.shape:
+        raise ValueError(
+            "signed_ssim: prediction and truth must be [N, C, H, W] of one shape, "
+            f"got {list(prediction.shape)} and {list(truth.shape)}"
+        )
+    x, y = (p.float().flatten(0, 1)[:, None] for p in (prediction, truth))
+    offsets = torch.arange(11, device=x.device) - 5.0
+    line = torch.exp(-(offsets**2) / (2 * 1.5**2))
+    line = line / line.sum()
+    window = (line[:, None] * line)[None, None]
+    with torch.autocast(x.device.type, enabled=False):
+        maps = torch.cat([x, y, x * x, y * y, x * y])
+        mx, my, xx, yy, xy = torch.nn.functional.conv2d(maps, window, padding=5).chunk(5)
+    c1, c2 = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
+    top = (2 * mx * my + c1) * (2 * (xy - mx * my) + c2)
+    bottom = (mx**2 + my**2 + c1) * (xx - mx**2 + yy - my**2 + c2)
+    return (top / bottom).view(len(prediction), -1).mean(1).double()
+
+
+def pose_error(
+    detect: Callable[[Tensor], Tensor | None], prediction: Tensor, truth: Tensor
+) -> tuple[Tensor, int]:
+    """Errors of the pictures in which a face was found, and how many others there were:
+    `PROTOCOL["pose_error"]`.
+
+    detect             uint8 (3, H, W) -> 68 points (68, 2) in pixels, or None
+    prediction, truth  (N, 3, H, W) in [-1, 1]
+    """
+    errors: list[Tensor] = []
+    for pair in zip(prediction, truth, strict=True):
+        as_read = (((p.float().clamp(-1, 1) + 1) / 2 * 255).to(torch.uint8) for p in pair)
+        ours, theirs = (detect(picture) for picture in as_read)
+        if ours is None or theirs is None:
+            continue
+        ours, theirs = ours.double().cpu(), theirs.double().cpu()
+        eyes = theirs[36:42].mean(0) - theirs[42:48].mean(0)
+        errors.append((ours - theirs).norm(dim=1).mean() / eyes.norm())
+    found = torch.stack(errors) if errors else torch.zeros(0, dtype=torch.float64)
+    return found, len(prediction) - len(found)
 
 
 def masked_l1(prediction: Tensor, truth: Tensor, mask: Tensor) -> Tensor:

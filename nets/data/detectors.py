@@ -106,7 +106,8 @@ class MediaPipe:
                 continue
             if near is None or overlap(person.box, near.box) > 0:
                 found.append(person)
-        return sorted(found, key=lambda person: -person.extent)
+        found.sort(key=lambda person: -person.extent)
+        return [p for i, p in enumerate(found) if not any(_part(p, o) for o in found[:i])]
 
     def faces(self, picture: Tensor) -> list[Tensor]:
         seen = self._run("face_mesh", picture).multi_face_landmarks or []
@@ -251,6 +252,15 @@ def overlap(one: Sequence[float], other: Sequence[float]) -> float:
     w = min(one[2], other[2]) - max(one[0], other[0])
     h = min(one[3], other[3]) - max(one[1], other[1])
     return max(w, 0.0) * max(h, 0.0)
+
+
+def _part(small: Person, large: Person) -> bool:
+    """Whether a find is a hand or a bag of a much larger person: mostly on top of that one."""
+    x0, y0, x1, y1 = large.box
+    room = 0.15 * large.extent
+    around = (x0 - room, y0 - room, x1 + room, y1 + room)
+    w, h = small.box[2] - small.box[0], small.box[3] - small.box[1]
+    return small.extent < 0.4 * large.extent and overlap(small.box, around) > 0.5 * w * h
 
 
 def _points(marks: Any, picture: Tensor) -> Tensor:

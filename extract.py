@@ -1,0 +1,156 @@
+"""Datasets out of photos and videos.
+
+    python extract.py people PHOTOS/ talk.mp4 -o data/mine          persons, for train_vunet.py
+    python extract.py heads VIDEO_ROOT -o data/heads --phase train  heads, for train_bilayer.py
+    python extract.py clips VIDEOS/ -o data/clips                   clips, for train_landmarks.py
+    python extract.py check data/mine                               reads everything of a dataset
+
+Each takes --help. The same command goes on where it was stopped.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from typing import Any, Literal
+
+from nets.data.avatars import PHASES
+from nets.data.detectors import BACKENDS
+from nets.data.extraction.check import check
+from nets.data.extraction.clips import CLIP_CROPS, ClipOptions, extract_clips
+from nets.data.extraction.heads import HeadOptions, extract_heads
+from nets.data.extraction.people import CROPS, IDENTITIES, PeopleOptions, extract_people
+from nets.data.persons import MARGIN
+from nets.errors import UserError
+from nets.run import options
+from nets.run.options import Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+
+WORKERS = min(2, os.cpu_count() or 1)
+# Arguments of the published extraction that say nothing here: taken and passed over.
+NO_EFFECT = ("pretrained_weights_dir", "num_keypoints", "output_stickmen", "stickmen_thickness",
+             "num_source_frames", "num_target_frames", "num_visuals", "num_workers_per_process",
+             "project_dir", "random_seed", "experiment_name")  # fmt: skip
+
+
+# fmt: off
+def parser(command: str, what: str) -> tuple[options.ArgumentParser, Callable[..., Any]]:
+    p = options.ArgumentParser(
+        prog=f"extract.py {command}", description=what, exit_on_error=False, allow_abbrev=False)
+    add = p.add_argument
+    add("--config", type=str, nargs="+", default=None, metavar="FILE", help="YAML files of options")
+    return p, add
+
+
+def common(add: Callable[..., Any], given: str) -> None:
+    add("given", type=str, nargs="*", default=[], metavar=given, help="files and folders")
+    add("--workers", type=NonNegativeInt, default=WORKERS, help="processes; 0: this one alone")
+    add("--detector", type=Literal[BACKENDS], default="mediapipe", help="what finds people, faces")
+
+
+def people(argv: list[str]) -> None:
+    """Persons with 15 joints, cut out of photos and videos."""
+    p, add = parser("people", people.__doc__)
+    common(add, "PHOTO_OR_VIDEO")
+    add("-o", "--out", type=str, default="data/people", help="folder of the dataset")
+    add("--size", type=PositiveInt, default=256, help="longer side of the pictures, pixels")
+    add("--crop", type=Literal[CROPS] | None, default=None,
+        help="square or aspect round each person; none: whole pictures; default: square, with "
+        "--joints none")
+    add("--margin", type=NonNegativeFloat, default=MARGIN, help="round a person, of its extent")
+    add("--min_size", type=PositiveInt, default=64, help="of a person in the photo, pixels")
+    add("--fps", type=PositiveFloat, default=2.0, help="pictures a second of videos")
+    add("--joints", type=str | None, default=None,
+        help="joints that are known, instead of searching: the csv of Market-1501 or DeepFashion, "
+        "COCO's or OpenPose's JSON, {file: {joint: [x, y]}}")
+    add("--test", type=Fraction, default=0.1, help="fraction of the identities in the test split")
+    add("--identity", type=Literal[IDENTITIES], default="file",
+        help="who is one person: each in a file, or all of a folder")
+    a = options.parse(p, argv)
+    crop = a.crop or ("none" if a.joints else "square")
+    made = PeopleOptions(a.size, crop, a.margin, a.min_size, a.fps, a.detector, a.joints)
+    print(extract_people(a.given, a.out, made, a.test, a.identity, a.workers))
+    print(f"next: python train_vunet.py --data_index {a.out}/index.p")
+
+
+def heads(argv: list[str]) -> None:
+    """Heads with 68 points and masks, out of videos PERSON/VIDEO/SEQUENCE.mp4 or single ones."""
+    p, add = parser("heads", heads.__doc__)
+    common(add, "VIDEO_ROOT")
+    add("--video_root", type=str | None, default=None, help="the same, by its published name")
+    add("-o", "--data_root", type=str, default="data/heads", help="folder of the dataset")
+    add("--phase", type=Literal[PHASES], default="test", help="which split this becomes")
+    add("--sampling_rate", type=PositiveInt, default=1, help="take every so many frames")
+    add("--image_size", type=PositiveInt, default=256, help="side of the pictures, pixels")
+    options.add_flag(p, "--output_segmentation", True, "write masks, too")
+    add("--start", type=NonNegativeFloat | None, default=None, help="second to begin at")
+    add("--end", type=PositiveFloat | None, default=None, help="second to stop before")
+    add("--batch_size", type=PositiveInt, default=1, help="taken, without effect: one by one")
+    add("--num_gpus", type=NonNegativeInt, default=0, help="taken, without effect: it uses the CPU")
+    for name in NO_EFFECT:
+        add(f"--{name}", type=str | int | bool | None, default=None, help="taken, without effect")
+    a = options.parse(p, argv)
+    given = a.given + ([a.video_root] if a.video_root else [])
+    made = HeadOptions(
+        a.sampling_rate, a.image_size, a.output_segmentation, a.start, a.end, a.detector)
+    print(extract_heads(needed(given, "VIDEO_ROOT"), a.data_root, a.phase, made, a.workers))
+    print(f"next: python train_bilayer.py --data_root {a.data_root}")
+
+
+def clips(argv: list[str]) -> None:
+    """Clips of one person or thing, as folders of frames, out of videos."""
+    p, add = parser("clips", clips.__doc__)
+    common(add, "VIDEO")
+    add("-o", "--out", type=str, default="data/clips", help="folder of the clips")
+    add("--size", type=PositiveInt, default=256, help="side of the frames, pixels")
+    add("--fps", type=PositiveFloat, default=10.0, help="frames a second")
+    add("--crop", type=Literal[CLIP_CROPS], default="person",
+        help="round all places of the largest person, or the middle square")
+    add("--margin", type=NonNegativeFloat, default=MARGIN, help="round a person, of its extent")
+    a = options.parse(p, argv)
+    made = ClipOptions(a.size, a.fps, a.crop, a.margin, a.detector)
+    print(extract_clips(needed(a.given, "VIDEO"), a.out, made, a.workers))
+
+
+def check_data(argv: list[str]) -> None:
+    """Reads everything of a dataset: an index, heads, a prjoti folder, clips or pictures."""
+    p, add = parser("check", check_data.__doc__)
+    add("given", type=str, nargs="*", default=[], metavar="DATA", help="the dataset")
+    add("-o", "--out", type=str, default="check.png", help="the contact sheet to draw")
+    a = options.parse(p, argv)
+    wrong = 0
+    for data in needed(a.given, "DATA"):
+        checked = check(data, a.out)
+        print(f"{data}: {checked.format}")
+        for line in checked.remarks:
+            print(f"  {line}")
+        for line in checked.problems:
+            print(f"  wrong: {line}")
+        wrong += len(checked.problems)
+        print(f"  {len(checked.problems)} problems; look at {a.out}")
+    raise SystemExit(1 if wrong else 0)
+# fmt: on
+
+
+def needed(given: list[str], what: str) -> list[str]:
+    if not given:
+        raise UserError(f"{what}: give a file or folder")
+    return given
+
+
+COMMANDS = {"people": people, "heads": heads, "clips": clips, "check": check_data}
+
+
+@options.user_errors()
+def main(argv: list[str] | None = None) -> None:
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if not argv or argv[0] in ("-h", "--help"):
+        print(__doc__)
+        raise SystemExit(0 if argv else 2)
+    if argv[0] not in COMMANDS:
+        raise UserError(f"{argv[0]}: must be one of {', '.join(COMMANDS)}; --help says more")
+    COMMANDS[argv[0]](argv[1:])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,195 @@
+"""Reading everything of a dataset, in any format, to find what is wrong with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from nets.data.avatars import PHASES, AvatarFolder, read_frame
+from nets.data.extraction.sheet import contact_sheet
+from nets.data.index import TRUNK, read_index
+from nets.data.pictures import SUFFIXES, read_picture
+from nets.data.video import is_video, open_video
+from nets.errors import BadSample, UserError
+from nets.skeletons import JOINTS_15
+
+INDICES = ("index.p", "index.json", "index.npz")
+Read = Callable[[int], tuple[Tensor, Tensor | None, str]]
+
+
+@dataclass
+class Checked:
+    """What a check found: a line for the format, problems by file, and remarks that are none."""
+
+    format: str
+    count: int
+    problems: list[str] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
+
+
+def check(path: str | Path, sheet: str | Path | None = None) -> Checked:
+    """Reads every sample of an index, an avatar folder, a prjoti folder, or a folder of clips or
+    pictures; draws a contact sheet of it. Raises UserError where it is none of these.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise UserError(f"{path}: no such file or folder")
+    for fits, look in ((_is_index, _index), (_is_avatars, _avatars), (_is_meta, _meta)):
+        if fits(path):
+            checked, read = look(path)
+            break
+    else:
+        checked, read = _clips(path)
+    good = []
+    for i in tqdm(range(checked.count), unit="file", disable=None):
+        try:
+            read(i)
+            good.append(i)
+        except (BadSample, UserError) as error:
+            checked.problems.append(str(error))
+    if good and sheet is not None:
+        contact_sheet(Path(sheet), len(good), lambda i: read(good[i]))
+    return checked
+
+
+def _is_index(path: Path) -> bool:
+    if path.is_file():
+        return path.suffix in (".p", ".pkl", ".pickle", ".json", ".npz")
+    return any((path / name).is_file() for name in INDICES)
+
+
+def _is_avatars(path: Path) -> bool:
+    return (path / "imgs").is_dir()
+
+
+def _is_meta(path: Path) -> bool:
+    return (path / "meta.yaml").is_file()
+
+
+def _index(path: Path) -> tuple[Checked, Read]:
+    file = path if path.is_file() else next(path / n for n in INDICES if (path / n).is_file())
+    index = read_index(file)
+    joints = torch.from_numpy(index["joints"])
+    trunk = joints[:, [JOINTS_15.index(name) for name in TRUNK]]
+    usable = ~trunk.isnan().any(-1).any(-1)
+    train = torch.from_numpy(index["train"])
+    count = len(joints)
+    checked = Checked(f"index of people, {count} entries", count)
+    checked.remarks.append(
+        f"{int((train & usable).sum())} usable to train, {int((~train & usable).sum())} to test"
+    )
+    if not usable.all():
+        checked.remarks.append(f"{int((~usable).sum())} without both shoulders and hips: left out")
+    if index["identities"] is None:
+        checked.remarks.append("no identities: only --pairing same and any")
+    for name, wanted in (("train", train), ("test", ~train)):
+        if not (wanted & usable).any():
+            checked.remarks.append(f"nothing usable to {name}")
+    outside = (joints > 1).any(-1).sum(-1)
+    for i in outside.nonzero()[:, 0].tolist():
+        checked.remarks.append(f"{index['imgs'][i].decode()}: {int(outside[i])} joints outside")
+
+    def read(i: int) -> tuple[Tensor, Tensor, str]:
+        picture = read_picture(file.parent / index["imgs"][i].decode(), None)
+        return picture, joints[i] * torch.tensor(picture.shape[:0:-1]), index["imgs"][i].decode()
+
+    return checked, read
+
+
+def _avatars(path: Path) -> tuple[Checked, Read]:
+    frames: list[tuple[str, str]] = []
+    checked = Checked("", 0)
+    masks = (path / "segs").is_dir()
+    for phase in PHASES:
+        if not (path / "imgs" / phase).is_dir():
+            checked.remarks.append(f"no phase {phase}")
+            continue
+        folder = AvatarFolder(path, phase, 64, masks=masks)
+        items = {item: folder.frames(item) for item in folder.items}
+        frames += [(phase, name) for names in items.values() for name in names]
+        for item, names in items.items():
+            there = len(list((path / "imgs" / phase / item).glob("*/*.jpg")))
+            if there != len(names):
+                what = "keypoints or mask" if masks else "keypoints"
+                checked.problems.append(
+                    f"{path}/imgs/{phase}/{item}: {there - len(names)} pictures without {what}"
+                )
+    checked.format, checked.count = f"heads of videos, {len(frames)} frames", len(frames)
+    if not masks:
+        checked.remarks.append("no masks: train with --output_segmentation false")
+
+    def read(i: int) -> tuple[Tensor, Tensor, str]:
+        phase, name = frames[i]
+        frame = read_frame(path, phase, name, 256, masks=masks)
+        points = (frame.pose.reshape(-1, 2) + 1) / 2 * 256
+        if (points < -128).any() or (points > 384).any():
+            raise BadSample(path / "keypoints" / phase / f"{name}.npy", "lies far off its picture")
+        return frame.picture, points, "/".join(name.split("/")[-2:])
+
+    return checked, read
+
+
+def _meta(path: Path) -> tuple[Checked, Read]:
+    from nets.data.meta import PrjotiDataset
+
+    parts: list[tuple[Any, int]] = []
+    checked = Checked("", 0)
+    for split in ("train", "test"):
+        try:
+            data = PrjotiDataset(path, split, 128)
+        except UserError as error:
+            checked.remarks.append(str(error))
+            continue
+        parts += [(data, i) for i in range(len(data))]
+    if not parts:
+        raise UserError(f"{path}: nothing usable in it; {checked.remarks[0]}")
+    checked.format, checked.count = f"prjoti folder, {len(parts)} entries", len(parts)
+
+    def read(i: int) -> tuple[Tensor, Tensor, str]:
+        data, place = parts[i]
+        sample = data[(0, place)]
+        joints = sample["joints"] if sample["joints"].shape[0] == 15 else None
+        return sample["target"], joints, str(place)
+
+    return checked, read
+
+
+def _clips(path: Path) -> tuple[Checked, Read]:
+    """Folders of frames, videos, or pictures."""
+    if path.is_file():
+        raise UserError(f"{path}: is no index; give a folder, or an index.p, .json or .npz")
+    inside = sorted(p for p in path.iterdir() if not p.name.startswith("."))
+    files, frames = [p for p in inside if is_video(p) or p.suffix.lower() in SUFFIXES], []
+    for folder in (p for p in inside if p.is_dir()):
+        found = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES)
+        frames += found
+        if not found:
+            files.append(folder)
+    every = files + frames
+    if not frames and all(p.is_dir() for p in files):
+        raise UserError(
+            f"{path}: no dataset: holds no index.p, imgs/, meta.yaml, videos or folders of pictures"
+        )
+    clips = len({p.parent for p in frames}) + sum(map(is_video, files))
+    checked = Checked(f"clips or pictures, {clips} clips, {len(every)} files", len(every))
+
+    def read(i: int) -> tuple[Tensor, None, str]:
+        file = every[i]
+        if file.is_dir():
+            raise BadSample(file, "holds no pictures: a clip without frames")
+        if not is_video(file):
+            return read_picture(file, None), None, f"{file.parent.name}/{file.name}"
+        reader, first = open_video(file), None
+        for _, picture in reader:
+            first = picture if first is None else first
+        if reader.damage:
+            raise BadSample(file, reader.damage)
+        return first, None, file.name
+
+    return checked, read

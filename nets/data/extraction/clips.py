@@ -1,0 +1,122 @@
+"""Clips of one moving person or thing, cut out of videos: folders of frames for landmarks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nets.data.extraction import jobs
+from nets.data.extraction.people import _count, _names
+from nets.data.extraction.sheet import contact_sheet
+from nets.data.faces import FaceBox, crop_square
+from nets.data.persons import MARGIN, Follow
+from nets.data.pictures import read_picture, write_picture
+from nets.data.video import is_video, open_video
+from nets.errors import UserError
+
+CLIP_CROPS = ("person", "centre")
+
+
+@dataclass(frozen=True)
+class ClipOptions:
+    """What decides how the frames come out; a change makes them anew."""
+
+    size: int = 256  # side of the frames, pixels
+    fps: float = 10.0  # frames a second
+    crop: str = "person"  # the largest person's whole path; "centre": the middle square
+    margin: float = MARGIN
+    detector: str = "mediapipe"
+
+
+def extract_clips(
+    given: Sequence[str | Path], out: str | Path, options: ClipOptions, workers: int = 0
+) -> str:
+    """Write a folder of frames for each video below `out`, and a contact sheet; a summary.
+
+    One square serves all frames of a clip, so that what moves in it moves: round all places where
+    the largest person of the first frame was, or the middle of the video. Clips that are done are
+    kept. Raises UserError where there is no video, or nobody in any.
+    """
+    out = Path(out)
+    videos = [file for file in jobs.list_files(given) if is_video(file)]
+    if not videos:
+        raise UserError(f"{given[0]}: is no video and holds none")
+    if options.crop == "person":
+        jobs.detector(options.detector)
+    names = _names(videos)
+    todo = [(video, name, out, options) for video, name in zip(videos, names, strict=True)]
+    passes = 2 if options.crop == "person" else 1
+    frames = passes * sum(_count(video, options.fps) for video in videos)
+    results = jobs.run(_clip_of, todo, frames, workers)
+    left = [line for r in results for line in (r.get("left_out") or [r.get("failed", "")]) if line]
+    files = [file for result in results for file in result.get("files", [])]
+    jobs.report(out.parent / f"{out.name}_left_out.txt", left)
+    if not files:
+        raise UserError(f"no clip out of {len(videos)} videos; the first left out: {left[0]}")
+    sheet = out.parent / f"{out.name}_contact_sheet.png"
+    contact_sheet(sheet, len(files), lambda i: _shown(out, files[i]))
+    made = sum(1 for result in results if result.get("files"))
+    lines = [f"{len(files)} frames in {made} clips: {out}", f"look at {sheet}"]
+    if left:
+        lines.append(f"{len(left)} left out: {out.parent / f'{out.name}_left_out.txt'}")
+    return "\n".join(lines)
+
+
+def _clip_of(video: Path, name: str, out: Path, options: ClipOptions) -> dict[str, Any]:
+    key = jobs.record_key(video, asdict(options))
+    path = out.parent / jobs.RECORDS / out.name / f"{name}.json"
+    done = jobs.read_record(path, key)
+    if done is not None and all((out / file).is_file() for file in done["files"]):
+        jobs.tick(_count(video, options.fps) * (2 if options.crop == "person" else 1))
+        return done
+    reader = open_video(video, fps=options.fps)
+    h, w = reader.size
+    left: list[str] = []
+    if options.crop == "person":
+        box = _path_of(video, options, left)
+        if box is None:
+            return {"left_out": [f"{video}: no person"]}
+    else:
+        box = FaceBox(w // 2, h // 2, min(h, w) // 2)
+    files = []
+    for number, (_, picture) in enumerate(reader):
+        file = f"{name}/{number:06d}.jpg"
+        write_picture(out / file, crop_square(picture, box, options.size))
+        files.append(file)
+        jobs.tick()
+    if reader.damage:
+        left.append(f"{video}, {reader.damage}")
+    record = {"key": key, "files": files, "left_out": left}
+    jobs.write_record(path, record)
+    return record
+
+
+def _path_of(video: Path, options: ClipOptions, left: list[str]) -> FaceBox | None:
+    """The square round all places where the first frame's largest person is in a video."""
+    follow, boxes = Follow(jobs.detector(options.detector)), []
+    missing = 0
+    for _, picture in open_video(video, fps=options.fps):
+        person = follow(picture)
+        jobs.tick()
+        if person is None:
+            missing += 1
+        else:
+            boxes.append(person.box)
+    if not boxes:
+        return None
+    if missing:
+        left.append(f"{video}: no person in {missing} frames, which are kept")
+    at = torch.tensor(boxes)
+    x0, y0 = at[:, :2].amin(0).tolist()
+    x1, y1 = at[:, 2:].amax(0).tolist()
+    half = round(max(x1 - x0, y1 - y0, 2) * (0.5 + options.margin))
+    return FaceBox(round((x0 + x1) / 2), round((y0 + y1) / 2), half)
+
+
+def _shown(out: Path, file: str) -> tuple[Tensor, None, str]:
+    return read_picture(out / file, None), None, file

@@ -1,0 +1,164 @@
+"""Heads cut out of videos of faces, with 68 points and masks: a dataset folder for avatars."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nets.data.avatars import KINDS, PHASES, frame_path, read_frame, write_frame
+from nets.data.extraction import jobs
+from nets.data.extraction.sheet import contact_sheet
+from nets.data.faces import crop_square, face_crop_box, points_in_crop
+from nets.data.video import is_video, open_video
+from nets.errors import UserError
+
+
+@dataclass(frozen=True)
+class HeadOptions:
+    """What decides how the frames come out; a change makes them anew."""
+
+    sampling_rate: int = 1  # every so many frames of a video
+    image_size: int = 256  # side of the pictures, pixels
+    masks: bool = True
+    start: float | None = None  # seconds of each video
+    end: float | None = None
+    detector: str = "mediapipe"
+
+
+def extract_heads(
+    given: Sequence[str | Path], out: str | Path, phase: str, options: HeadOptions, workers: int = 0
+) -> str:
+    """Write imgs/, keypoints/ and segs/ of a phase below `out`, a contact sheet and the list of
+    what was left out; a summary.
+
+    given  roots PERSON/VIDEO/SEQUENCE.mp4, or single videos: person, video and sequence are then
+           called as the file is
+    FRAME is the number of the frame in the video. Frames that are done already are kept. Raises
+    UserError where there is no video, or no face in any.
+    """
+    if phase not in PHASES:
+        raise UserError(f"phase: must be one of {', '.join(PHASES)}, got {phase!r}")
+    out = Path(out)
+    jobs.detector(options.detector)
+    videos = list_videos(given)
+    todo = [(video, name, out, phase, options) for video, name in videos]
+    frames = sum(_count(video, options) for video, _ in videos)
+    results = jobs.run(_heads_of, todo, frames, workers)
+    left, names, border = [], [], 0
+    for result in results:
+        if "failed" in result:
+            left.append(result["failed"])
+            continue
+        left += result["left_out"]
+        names += result["names"]
+        border += result["border"]
+    jobs.report(out / f"left_out_{phase}.txt", left)
+    if not names:
+        raise UserError(f"no face in {len(videos)} videos; the first left out: {left[0]}")
+    sheet = out / f"contact_sheet_{phase}.png"
+    contact_sheet(sheet, len(names), lambda i: _shown(out, phase, names[i], options))
+    people = len({name.split("/")[0] for name in names})
+    lines = [
+        f"{len(names)} frames of {people} persons in {len(videos)} videos: {out}/imgs/{phase}",
+        f"look at {sheet}",
+    ]
+    if border:
+        lines.append(f"{border} faces at the border of their frames: parts of those are black")
+    if left:
+        lines.append(f"{len(left)} frames or videos left out: {out / f'left_out_{phase}.txt'}")
+    return "\n".join(lines)
+
+
+def list_videos(given: Sequence[str | Path]) -> list[tuple[Path, str]]:
+    """The videos, and PERSON/VIDEO/SEQUENCE of each, which no other has. Raises UserError."""
+    found: dict[str, Path] = {}
+    for root in map(Path, given):
+        videos = [file for file in jobs.list_files([root]) if is_video(file)]
+        if not videos:
+            raise UserError(f"{root}: is no video and holds none")
+        for video in videos:
+            parts = list(video.relative_to(root).with_suffix("").parts) if root.is_dir() else []
+            parts = (parts or [video.stem])[-3:]
+            parts += [parts[-1]] * (3 - len(parts))
+            name = "/".join(part.replace(" ", "_") for part in parts)
+            if name in found:
+                raise UserError(f"{video} and {found[name]}: both would be written as {name}")
+            found[name] = video
+    return [(video, name) for name, video in sorted(found.items())]
+
+
+def _heads_of(
+    video: Path, name: str, out: Path, phase: str, options: HeadOptions
+) -> dict[str, Any]:
+    key = jobs.record_key(video, asdict(options))
+    path = out / jobs.RECORDS / phase / f"{name}.json"
+    done = jobs.read_record(path, key)
+    if done is not None and all(_there(out, phase, n, options) for n in done["names"]):
+        jobs.tick(_count(video, options))
+        return done
+    begun = path.with_suffix(".begun")  # frames of the same settings, from a run that was stopped
+    kept = jobs.read_record(begun, key) is not None
+    jobs.write_record(begun, {"key": key})
+    finder = jobs.detector(options.detector)
+    names, left, border = [], [], 0
+    reader = open_video(video, options.start, options.end)
+    first = round((options.start or 0) * reader.fps)
+    for number, (seconds, picture) in enumerate(reader, first):
+        if number % options.sampling_rate:
+            continue
+        jobs.tick()
+        frame = f"{name}/{number}"
+        if kept and _there(out, phase, frame, options):
+            names.append(frame)
+            continue
+        faces = finder.faces(picture)
+        if not faces:
+            left.append(f"{video}, frame {number}, second {seconds:.2f}: no face")
+            continue
+        try:
+            box = face_crop_box(faces[0])
+        except ValueError:
+            left.append(f"{video}, frame {number}, second {seconds:.2f}: a face without extent")
+            continue
+        h, w = picture.shape[1:]
+        cx, cy, half = box
+        border += min(cx - half, cy - half) < 0 or cx + half > w or cy + half > h
+        head = crop_square(picture, box, options.image_size)
+        points = points_in_crop(faces[0], box, options.image_size)
+        mask = (finder.mask(head)[None] * 255).round().to(torch.uint8) if options.masks else None
+        write_frame(out, phase, frame, head, points, mask)
+        names.append(frame)
+    if reader.damage:
+        left.append(f"{video}, {reader.damage}")
+    record = {"key": key, "names": names, "left_out": left, "border": int(border)}
+    jobs.write_record(path, record)
+    begun.unlink(missing_ok=True)
+    return record
+
+
+def _there(out: Path, phase: str, name: str, options: HeadOptions) -> bool:
+    kinds = [kind for kind in KINDS if kind != "segs" or options.masks]
+    return all(frame_path(out, kind, phase, name).is_file() for kind in kinds)
+
+
+def _count(video: Path, options: HeadOptions) -> int:
+    try:
+        frames = open_video(video, options.start, options.end).frames or 1
+        return -(-frames // options.sampling_rate)
+    except UserError:
+        return 1  # told when it is its turn
+
+
+def _shown(out: Path, phase: str, name: str, options: HeadOptions) -> tuple[Tensor, Tensor, str]:
+    frame = read_frame(out, phase, name, options.image_size, masks=options.masks)
+    points = (frame.pose.reshape(-1, 2) + 1) / 2 * options.image_size
+    picture = frame.picture
+    if frame.mask is not None:  # what is not the person is dimmed
+        share = 0.35 + 0.65 * frame.mask.float() / 255
+        picture = (picture * share).round().to(torch.uint8)
+    return picture, points, "/".join(name.split("/")[-2:])

@@ -1,0 +1,230 @@
+"""Pictures of persons with 15 joints, cut out of photos and videos: an `index.p` for VUNet."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from nets.data.annotations import read_annotations
+from nets.data.detectors import Person, overlap, person_box
+from nets.data.extraction import jobs
+from nets.data.extraction.sheet import contact_sheet
+from nets.data.faces import crop_square, points_in_crop
+from nets.data.index import TRUNK, write_index
+from nets.data.persons import MARGIN, person_square
+from nets.data.pictures import read_picture, write_picture
+from nets.data.video import is_video, open_video
+from nets.errors import UserError
+from nets.skeletons import JOINTS_15
+
+CROPS = ("square", "aspect", "none")
+IDENTITIES = ("file", "folder")
+
+
+@dataclass(frozen=True)
+class PeopleOptions:
+    """What decides how the pictures come out; a change makes them anew."""
+
+    size: int = 256  # longer side of the pictures, pixels
+    crop: str = "square"  # "aspect": the person's box; "none": the whole picture
+    margin: float = MARGIN  # around the person, of the longer side of its box
+    min_size: int = 64  # of a person in the photo, pixels; smaller ones are left out
+    fps: float = 2.0  # pictures a second that are taken from videos
+    detector: str = "mediapipe"
+    joints: str | None = None  # a file of joints that are known: nothing is searched
+
+
+def extract_people(
+    given: Sequence[str | Path],
+    out: str | Path,
+    options: PeopleOptions,
+    test: float = 0.1,
+    identity: str = "file",
+    workers: int = 0,
+) -> str:
+    """Write images/, index.p, contact_sheet.png and left_out.txt below `out`; a summary.
+
+    test      fraction of the identities in the test split; of one identity, of its pictures
+    identity  "file": each person of a photo, and each that is followed in a video, for itself;
+              "folder": all of one folder are one
+    Files that are done already are not worked on again. Raises UserError where nothing is found.
+    """
+    out, files = Path(out), jobs.list_files(given)
+    names = _names(files)
+    known = None
+    if options.joints is not None:
+        known = read_annotations(options.joints)
+    else:
+        jobs.detector(options.detector)  # what is missing is told before the work begins
+    todo = []
+    for file, name in zip(files, names, strict=True):
+        people = None if known is None else [p.tolist() for p in known.get(file.name, [])]
+        todo.append((file, name, out, options, people))
+    frames = sum(_count(file, options.fps) for file in files)
+    results = jobs.run(_people_of, todo, frames, workers)
+    entries, left = [], []
+    for file, result in zip(files, results, strict=True):
+        if "failed" in result:
+            left.append(result["failed"])
+            continue
+        left += result["left_out"]
+        for entry in result["entries"]:
+            who = str(file.parent) if identity == "folder" else entry["identity"]
+            entries.append({**entry, "identity": who})
+    jobs.report(out / "left_out.txt", left)
+    if not entries:
+        why = f"; {len(left)} left out, the first: {left[0]}" if left else ""
+        raise UserError(f"no person in {len(files)} files{why}")
+    train = split([entry["identity"] for entry in entries], test)
+    joints = np.array([entry["joints"] for entry in entries], np.float32)
+    imgs, people = ([entry[key] for entry in entries] for key in ("file", "identity"))
+    write_index(out / "index.p", JOINTS_15, imgs, joints, train, people)
+    contact_sheet(out / "contact_sheet.png", len(entries), lambda i: _shown(out, entries[i]))
+    reasons = Counter(line.rpartition(": ")[2].partition(",")[0] for line in left)
+    said = "; ".join(f"{count} {why}" for why, count in reasons.most_common(5))
+    lines = [
+        f"{len(entries)} pictures of {len(set(people))} identities, {sum(train)} to train and "
+        f"{len(train) - sum(train)} to test: {out / 'index.p'}",
+        f"look at {out / 'contact_sheet.png'}",
+    ]
+    if left:
+        lines.append(f"left out: {said}; all of them: {out / 'left_out.txt'}")
+    return "\n".join(lines)
+
+
+def split(identities: Sequence[str], test: float) -> list[bool]:
+    """Which entries are to train: whole identities, by a hash of their names; where there is only
+    one, its first entries. Both splits have something as soon as there are two entries.
+    """
+    people = sorted(set(identities), key=lambda n: hashlib.blake2b(n.encode()).digest())
+    parts = people if len(people) > 1 else list(range(len(identities)))
+    count = round(test * len(parts))
+    count = min(max(count, 1), len(parts) - 1) if test > 0 else 0
+    if len(people) > 1:
+        held = set(people[len(people) - count :])
+        return [name not in held for name in identities]
+    return [i < len(identities) - count for i in range(len(identities))]
+
+
+def _people_of(
+    file: Path, name: str, out: Path, options: PeopleOptions, known: list | None
+) -> dict[str, Any]:
+    """The persons of one photo or video, written; the record of it."""
+    key = jobs.record_key(file, {**asdict(options), "known": known})
+    path = out / jobs.RECORDS / f"{name}.json"
+    done = jobs.read_record(path, key)
+    if done is not None and all((out / e["file"]).is_file() for e in done["entries"]):
+        jobs.tick(_count(file, options.fps))
+        return done
+    entries: list[dict[str, Any]] = []
+    left: list[str] = []
+    followed: list[tuple[int, Person]] = []  # the persons of the frame before, with their numbers
+    many = 0
+    for where, stem, picture in _pictures(file, name, options.fps):
+        if known is None:
+            people = jobs.detector(options.detector).people(picture)
+        else:
+            people = [Person(p, person_box(p)) for p in map(torch.tensor, known)]
+        if not people:
+            left.append(f"{where}: no person")
+        numbered = []
+        for person in people:
+            match = [n for n, before in followed if overlap(person.box, before.box) > 0]
+            number = next((n for n in match if n not in [m for m, _ in numbered]), many)
+            many += number == many
+            numbered.append((number, person))
+            why = _unusable(person, options)
+            if why:
+                left.append(f"{where}: {why}")
+                continue
+            image, joints = _cut(picture, person.joints, options)
+            target = f"images/{stem}_{number}.jpg"
+            write_picture(out / target, image)
+            h, w = image.shape[1:]
+            fractions = (joints / torch.tensor([w, h])).nan_to_num(-1.0)
+            there = ((fractions >= 0) & (fractions <= 1)).all(-1, keepdim=True)
+            fractions = torch.where(there, fractions, -1.0)
+            who = f"{name}_{number}"
+            entries.append({"file": target, "joints": fractions.tolist(), "identity": who})
+        followed = numbered
+        jobs.tick()
+    record = {"key": key, "entries": entries, "left_out": left}
+    jobs.write_record(path, record)
+    return record
+
+
+def _unusable(person: Person, options: PeopleOptions) -> str | None:
+    if person.extent < options.min_size:
+        return f"too small, {person.extent:.0f} pixels"
+    lacking = [n for n in TRUNK if person.joints[JOINTS_15.index(n)].isnan().any()]
+    if lacking:
+        return f"truncated or hidden, without {' and '.join(lacking)}"
+    return None
+
+
+def _cut(picture: Tensor, joints: Tensor, options: PeopleOptions) -> tuple[Tensor, Tensor]:
+    """A person's picture and the joints in pixels of it."""
+    if options.crop == "square":
+        box = person_square(joints, options.margin)
+        side = options.size
+        return crop_square(picture, box, side), points_in_crop(joints, box, side)
+    h, w = picture.shape[1:]
+    x0, y0, x1, y1 = 0, 0, w, h
+    if options.crop == "aspect":
+        left, top, right, bottom = person_box(joints)
+        room = options.margin * max(right - left, bottom - top)
+        x0, y0 = max(0, math.floor(left - room)), max(0, math.floor(top - room))
+        x1, y1 = min(w, math.ceil(right + room)), min(h, math.ceil(bottom + room))
+    part = picture[:, y0:y1, x0:x1]
+    scale = options.size / max(part.shape[1:])
+    size = (max(1, round((x1 - x0) * scale)), max(1, round((y1 - y0) * scale)))
+    image = Image.fromarray(part.permute(1, 2, 0).contiguous().numpy())
+    pixels = np.array(image.resize(size, Image.Resampling.BICUBIC))
+    shown = torch.from_numpy(pixels.transpose(2, 0, 1).copy())
+    stretch = torch.tensor([size[0] / (x1 - x0), size[1] / (y1 - y0)])
+    return shown, (joints - torch.tensor([x0, y0])) * stretch
+
+
+def _pictures(file: Path, name: str, fps: float) -> Iterator[tuple[str, str, Tensor]]:
+    """(how messages call it, name of the file to write, picture) of a photo or of a video."""
+    if not is_video(file):
+        yield str(file), name, read_picture(file, None)
+        return
+    for number, (seconds, picture) in enumerate(open_video(file, fps=fps)):
+        yield f"{file}, second {seconds:.2f}", f"{name}_{number:05d}", picture
+
+
+def _count(file: Path, fps: float) -> int:
+    if not is_video(file):
+        return 1
+    try:
+        return open_video(file, fps=fps).frames or 1
+    except UserError:
+        return 1  # told when it is its turn
+
+
+def _names(files: Sequence[Path]) -> list[str]:
+    """A name for each file that no other has."""
+    many = Counter(file.stem for file in files)
+    names = []
+    for file in files:
+        text = hashlib.blake2b(str(file).encode(), digest_size=4).hexdigest()
+        names.append(file.stem if many[file.stem] == 1 else f"{file.stem}_{text}")
+    return [name.replace(" ", "_") for name in names]
+
+
+def _shown(out: Path, entry: dict[str, Any]) -> tuple[Tensor, Tensor, str]:
+    picture = read_picture(out / entry["file"], None)
+    points = torch.tensor(entry["joints"])
+    points = torch.where(points < 0, torch.nan, points) * torch.tensor(picture.shape[:0:-1])
+    return picture, points, Path(entry["file"]).stem

@@ -1,0 +1,72 @@
+"""Contact sheets: small pictures of a dataset with their joints or points drawn in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from pathlib import Path
+
+import torch
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+from nets.data.pictures import write_picture
+from nets.skeletons import JOINTS_15
+
+CELL, COLUMNS, MOST = 160, 8, 64
+RIGHT, LEFT, MIDDLE = (255, 60, 60), (70, 130, 255), (60, 220, 60)
+Drawn = tuple[Tensor, Tensor | None, str]  # picture (3, H, W) uint8, points in its pixels, caption
+
+
+def sample(count: int, most: int = MOST) -> list[int]:
+    """Up to `most` of `count` places, evenly spread."""
+    step = max(1.0, count / most)
+    return [int(i * step) for i in range(min(count, most))]
+
+
+def contact_sheet(path: Path, count: int, read: Callable[[int], Drawn]) -> None:
+    """Write a sheet of up to 64 of `count` pictures, which `read` gives."""
+    chosen = sample(count)
+    if not chosen:
+        return
+    columns = min(COLUMNS, len(chosen))
+    rows = -(-len(chosen) // columns)
+    sheet = Image.new("RGB", (columns * CELL, rows * CELL), (30, 30, 30))
+    for place, index in enumerate(chosen):
+        picture, points, caption = read(index)
+        cell = _cell(picture, points, caption)
+        at = (place % columns * CELL, place // columns * CELL)
+        sheet.paste(cell, at)
+    pixels = torch.frombuffer(bytearray(sheet.tobytes()), dtype=torch.uint8)
+    write_picture(path, pixels.reshape(sheet.height, sheet.width, 3).permute(2, 0, 1))
+
+
+def _cell(picture: Tensor, points: Tensor | None, caption: str) -> Image.Image:
+    image = Image.fromarray(picture.permute(1, 2, 0).contiguous().numpy())
+    scale = (CELL - 2) / max(image.size)
+    w, h = (max(1, round(side * scale)) for side in image.size)
+    cell = Image.new("RGB", (CELL, CELL), (30, 30, 30))
+    left, top = (CELL - w) // 2, (CELL - h) // 2
+    cell.paste(image.resize((w, h)), (left, top))
+    draw = ImageDraw.Draw(cell)
+    if points is not None:
+        _draw(draw, (points * scale + torch.tensor([left, top])).tolist())
+    draw.text((3, CELL - 13), caption[:24], fill=(255, 255, 255), stroke_width=1, stroke_fill=0)
+    return cell
+
+
+def _draw(draw: ImageDraw.ImageDraw, points: Sequence[Sequence[float]]) -> None:
+    if len(points) == len(JOINTS_15):
+        at = dict(zip(JOINTS_15, points, strict=True))
+        chain = ("ankle", "knee", "hip", "shoulder", "elbow", "wrist")
+        lines = [("lshoulder", "rshoulder"), ("lhip", "rhip"), ("cnose", "reye"), ("cnose", "leye")]
+        for side in "rl":
+            lines += [(side + a, side + b) for a, b in pairwise(chain)]
+        for a, b in lines:
+            ends = [*at[a], *at[b]]
+            colour = {"r": RIGHT, "l": LEFT}.get(a[0] if a[0] == b[0] else "", MIDDLE)
+            if all(v == v for v in ends):  # NaN is missing
+                draw.line(ends, colour, 2)
+    for x, y in points:
+        if x == x and y == y:
+            draw.ellipse([x - 1, y - 1, x + 1, y + 1], fill=MIDDLE)

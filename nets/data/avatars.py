@@ -4,7 +4,7 @@
     ROOT/keypoints/PHASE/PERSON/VIDEO/SEQUENCE/FRAME.npy   (68, 2), pixels of that picture
     ROOT/segs/PHASE/PERSON/VIDEO/SEQUENCE/FRAME.png        8 bits, white is the person
 
-A small folder of that form: python -m nets.data.avatars --out ROOT
+A folder of that form, of the demo world: python -m nets.data.worlds.heads --data_root ROOT
 """
 
 from __future__ import annotations
@@ -282,7 +282,7 @@ class AvatarList:
             lines = self.file.read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"{file}: cannot be read as a list of frames: {error}") from error
-        self._root = Path(root) if root else None
+        self.root = Path(root) if root else None
         self.samples = self._parse(lines)
         if not self.samples:
             raise UserError(f"{file}: names no sample")
@@ -297,7 +297,7 @@ class AvatarList:
             if not line.strip():
                 continue
             if key == "data-root" and colon:
-                self._root = self._root or Path(value)
+                self.root = self.root or Path(value)
                 continue
             wanted = roles[len(places) % len(roles)]
             if key != wanted or not colon or not value:
@@ -314,7 +314,7 @@ class AvatarList:
 
     def _place(self, number: int, value: str) -> tuple[Path, str, str]:
         """(root, phase, name) of a line's path, whose files are there."""
-        path, root, phase = Path(value), self._root, self.phase
+        path, root, phase = Path(value), self.root, self.phase
         if path.is_absolute():
             parts = path.parts
             cut = max((i for i, part in enumerate(parts[:-2]) if part == "imgs"), default=0)
@@ -354,9 +354,3 @@ def _folders(folder: Path) -> list[str]:
         return []
     with os.scandir(folder) as entries:
         return sorted(entry.name for entry in entries if entry.is_dir())
-
-
-if __name__ == "__main__":
-    from nets.data.worlds.head_videos import main
-
-    main()

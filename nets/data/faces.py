@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw
 from torch import Tensor
 
 from nets.data.files import read_arrays, whole_file
@@ -111,9 +111,14 @@ def pose_points(pose: Tensor, size: int) -> Tensor:
 def read_keypoints(path: str | Path, count: int = 68) -> Tensor:
     """The first `count` points of a file, (count, 2) float32, in its pixels.
 
-    path  .npy (K, 2 or more), (1, 2 K) or (2 K,); or .json, a list of [x, y]
+    path  .npy (K, 2 or more), (1, 2 K) or (2 K,); or .json, a list of the same form
     Raises BadSample where the file is missing, no array of numbers, or of another shape.
     """
+    return points_from_array(read_array(path), path, count)
+
+
+def read_array(path: str | Path) -> np.ndarray:
+    """The array in an .npy or .json. Raises BadSample."""
     path = Path(path)
     try:
         if path.suffix.lower() == ".json":
@@ -130,7 +135,7 @@ def read_keypoints(path: str | Path, count: int = 68) -> Tensor:
         raise BadSample(path, "is not an array of numbers") from error
     if isinstance(values, dict):
         raise BadSample(path, "is not an array of numbers")
-    return points_from_array(values, path, count)
+    return values
 
 
 def points_from_array(values: np.ndarray, path: str | Path, count: int = 68) -> Tensor:
@@ -164,6 +169,37 @@ def read_mask(path: str | Path) -> Tensor:
     from nets.data.pictures import read_picture
 
     return read_picture(path, None)[:1]
+
+
+def hull_mask(points: Tensor, size: int) -> Tensor:
+    """A mask for want of a better one: (1, size, size) uint8, 255 in the convex hull of the points
+    and of the brows moved up by the height of the face below them.
+
+    points  (68, 2) pixels of the picture of that size
+    """
+    at = points.detach().cpu().double()
+    brows = at[17:27].clone()
+    brows[:, 1] -= (at[:17, 1].amax() - brows[:, 1].mean()).clamp_min(0) * 0.8
+    outline = _convex_hull(torch.cat([at, brows]).tolist())
+    image = Image.new("L", (size, size))
+    if len(outline) > 2:
+        ImageDraw.Draw(image).polygon(outline, fill=255)
+    return _from_pillow(image)
+
+
+def _convex_hull(points: list[list[float]]) -> list[tuple[float, float]]:
+    """Corners of the hull in order (Andrew 1979)."""
+    half: list[list[tuple[float, float]]] = [[], []]
+    ordered = sorted(set(map(tuple, points)))
+    for line, corners in ((half[0], ordered), (half[1], ordered[::-1])):
+        for x, y in corners:
+            while len(line) > 1:
+                (ax, ay), (bx, by) = line[-2:]
+                if (bx - ax) * (y - ay) - (by - ay) * (x - ax) > 0:
+                    break
+                line.pop()
+            line.append((x, y))
+    return half[0][:-1] + half[1][:-1]
 
 
 def _to_pillow(picture: Tensor) -> Image.Image:

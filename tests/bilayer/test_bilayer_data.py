@@ -17,6 +17,7 @@ from nets.data.avatars import (
 )
 from nets.data.faces import pose_points, write_keypoints
 from nets.data.pictures import write_picture
+from nets.data.worlds.heads_folder import write_data_root
 from nets.errors import BadSample, UserError
 from nets.run.loader import loader
 from nets.run.ranks import Ranks
@@ -248,3 +249,24 @@ def test_stickmen_have_the_background_and_colours_of_the_table():
     assert drawn[0, 0, :, y, x].tolist() == [-1, -1, 1]
     thick = stickmen(pose, 256, thickness=6)
     assert (thick > 0).sum() > 1.5 * (drawn > 0).sum()
+
+
+def test_the_demo_world_gives_the_same_dictionary_and_exact_truth():
+    world = open_avatars({**OPTIONS, "data_root": None}, "test")
+    assert len(world) == 4
+    samples = world.__getitems__([(0, 1), (5, 2)])
+    assert {"source_imgs", "source_poses", "source_segs", "target_imgs"} <= samples[0].keys()
+    sample = world[9, 1]
+    assert torch.equal(sample["target_imgs"], samples[0]["target_imgs"])  # epochs: no matter
+    truth = world.truth(sample["person"], sample["background"], sample["target_scene"])
+    assert torch.equal(truth["image"], sample["target_imgs"])
+    train = open_avatars({**OPTIONS, "data_root": None}, "train")
+    assert train[0, 1]["person"] != sample["person"]
+    azimuth = [train[epoch, 1]["target_scene"]["azimuth"] for epoch in (0, 1)]
+    assert azimuth[0] != azimuth[1]
+
+
+def test_the_demo_worlds_folder_is_read(tmp_path):
+    write_data_root(tmp_path, {"train": 2}, videos=1, frames=3, size=32)
+    data = open_avatars({**OPTIONS, "data_root": str(tmp_path)}, "train")
+    assert len(data) == 2 and data[0, 1]["source_imgs"].shape == (1, 3, 32, 32)

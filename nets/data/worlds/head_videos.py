@@ -1,32 +1,29 @@
-"""The demo world of heads as videos of people: one person and one light a video, any pose."""
+"""The demo world of heads in the form of `nets.data.avatars`."""
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from nets.data.faces import normalised_pose
-from nets.data.worlds import heads
-from nets.data.worlds.counted import uniform
+from nets.data.worlds.heads import HeadsWorld
 
-FIRST = {"train": 0, "test": 1 << 32}  # first identity of a phase
-LENGTH = {"train": 2000, "test": 64}
-AZIMUTH, ELEVATION, LIGHT = 0.9, 0.3, 0.8  # radians, to both sides
+PERSONS = {"train": 1000, "test": 64}
+# A face from the front to three quarters: what one photograph tells of a head.
+RANGES = {"azimuth": 0.9, "elevation": 0.3, "light": 0.8}
+SCENE = ("azimuth", "elevation", "light", "expression")
 
 
 class HeadVideos:
-    """An endless supply of heads in the form of `nets.data.avatars`: item `index` is a video of
-    one identity under one light, its frames' poses are drawn from (seed, epoch, index).
+    """An endless supply of talking heads: item `index` is a video of person `index`, under one
+    light and before one background; its frames are drawn anew in every epoch, but for phase test.
 
-    Samples also hold identity (1,), light (1,), source_angles (n, 2) and target_angles (t, 2),
-    azimuth and elevation in radians, of which `truth` makes the picture of any other pose.
-    The phases share no identity. Frames of phase test are the same in every epoch.
+    Samples also hold person, background (1,) int64 and target_scene, the (t, ...) azimuth,
+    elevation, light in radians and expression of the targets, of which `truth` makes any other
+    person's picture. The phases share no person.
     """
 
     name = "heads"
@@ -40,88 +37,46 @@ class HeadVideos:
         targets: int = 1,
         masks: bool = True,
         seed: int = 0,
-        length: int = 0,  # videos; 0: 2000 to train, 64 to test
+        length: int = 0,  # persons, one video each; 0: PERSONS
     ):
-        self.phase, self.size, self.seed = phase, size, seed
-        self.sources, self.targets, self.masks = sources, targets, masks
-        self.length = length or LENGTH[phase]
-
-    def __len__(self) -> int:
-        return self.length
-
-    def __getitem__(self, place: tuple[int, int]) -> dict[str, Tensor]:
-        return self.__getitems__([place])[0]
-
-    def __getitems__(self, places: Sequence[tuple[int, int]]) -> list[dict[str, Tensor]]:
-        many = self.sources + self.targets
-        index = torch.tensor([index for _, index in places])
-        identity = index + FIRST[self.phase]
-        light = (uniform(self.seed, "video light", identity, 1)[:, 0] * 2 - 1) * LIGHT
-        angles = torch.stack([self._angles(epoch, i, many) for epoch, i in places])
-        each = (v.repeat_interleave(many) for v in (identity, light))
-        frames = self.truth(*each, angles.flatten(0, 1))
-        pose = normalised_pose(frames["points"], self.size).unflatten(0, (-1, many))
-        image = frames["image"].unflatten(0, (-1, many))
-        mask = (frames["mask"][:, None].to(torch.uint8) * 255).unflatten(0, (-1, many))
-        samples = []
-        for i in range(len(places)):
-            sample: dict[str, Any] = {"indices": index[i : i + 1], "identity": identity[i : i + 1]}
-            sample["light"] = light[i : i + 1].float()
-            roles = {"source": slice(0, self.sources), "target": slice(self.sources, None)}
-            for role, part in roles.items():
-                if role == "source" and not self.sources:
-                    continue
-                sample[f"{role}_imgs"] = image[i, part]
-                sample[f"{role}_poses"] = pose[i, part]
-                sample[f"{role}_angles"] = angles[i, part].float()
-                if self.masks:
-                    sample[f"{role}_segs"] = mask[i, part]
-            samples.append(sample)
-        return samples
-
-    def _angles(self, epoch: int, index: int, many: int) -> Tensor:
-        drawn = np.random.default_rng([self.seed, epoch if self.phase == "train" else 0, index])
-        at = torch.from_numpy(drawn.random((many, 2)) * 2 - 1)
-        return at * torch.tensor([AZIMUTH, ELEVATION], dtype=at.dtype)
-
-    def truth(self, identity: Tensor, light: Tensor, angles: Tensor) -> dict[str, Tensor]:
-        """Pictures of identities (N,) int64 under a light (N,), at angles (N, 2), radians:
-        image (N, 3, S, S) uint8, mask (N, S, S) bool, points (N, 68, 2) pixels.
-        """
-        azimuth, elevation = angles.double().unbind(1)
-        return heads.render(
-            heads.identities(identity), azimuth, elevation, light.double(), self.size, colour=True
+        self.phase, self.size, self.masks = phase, size, masks
+        self.sources, self.targets = sources, targets
+        persons = length or PERSONS[phase]
+        self.world = HeadsWorld(
+            phase, size, seed, persons, persons, frames=sources + targets, ranges=RANGES
         )
 
+    def __len__(self) -> int:
+        return len(self.world)
 
-def write_videos(
-    root: str | Path, phase: str, videos: int, frames: int, size: int, seed: int = 0
-) -> None:
-    """Write a dataset folder: `videos` identities with one video of `frames` frames each."""
-    from nets.data.avatars import write_frame
-    from nets.data.faces import pose_points
+    def __getitem__(self, place: tuple[int, int]) -> dict[str, Any]:
+        return self.__getitems__([place])[0]
 
-    world = HeadVideos(phase, size, sources=0, targets=frames, seed=seed, length=videos)
-    for index in range(videos):
-        sample = world[0, index]
-        points = pose_points(sample["target_poses"], size)
-        for i in range(frames):
-            name = f"id{index:05d}/video/00000/{i}"
-            picture, mask = sample["target_imgs"][i], sample["target_segs"][i]
-            write_frame(root, phase, name, picture, points[i], mask)
+    def __getitems__(self, places: Sequence[tuple[int, int]]) -> list[dict[str, Any]]:
+        places = [(epoch if self.phase == "train" else 0, index) for epoch, index in places]
+        with torch.autocast("cpu", enabled=False):  # batches may be asked for inside of one
+            return [self._sample(made) for made in self.world.__getitems__(places)]
 
+    def _sample(self, made: dict[str, Any]) -> dict[str, Any]:
+        sample: dict[str, Any] = {"indices": torch.tensor([made["index"]])}
+        for name in ("person", "background"):
+            sample[name] = torch.tensor([made[name]])
+        poses = normalised_pose(made["points"], self.size)
+        masks = made["mask"][:, None].to(torch.uint8) * 255
+        parts = {"source": slice(0, self.sources), "target": slice(self.sources, None)}
+        for role, part in parts.items():
+            if role == "source" and not self.sources:
+                continue
+            sample[f"{role}_imgs"], sample[f"{role}_poses"] = made["image"][part], poses[part]
+            if self.masks:
+                sample[f"{role}_segs"] = masks[part]
+        sample["target_scene"] = {name: made[name][parts["target"]] for name in SCENE}
+        return sample
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, required=True, help="the dataset's folder")
-    parser.add_argument("--videos", type=int, default=8, help="people to train on; 1/4 to test")
-    parser.add_argument("--frames", type=int, default=8, help="frames a video")
-    parser.add_argument("--size", type=int, default=256, help="side of the pictures, pixels")
-    args = parser.parse_args()
-    write_videos(args.out, "train", args.videos, args.frames, args.size)
-    write_videos(args.out, "test", max(1, args.videos // 4), args.frames, args.size)
-    print(f"written: {args.out}")
-
-
-if __name__ == "__main__":
-    main()
+    def truth(
+        self, person: Tensor, background: Tensor, scene: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """What persons (N,) look like before backgrounds (N,), in scenes of N: image (N, 3, S, S)
+        uint8, mask (N, S, S) bool, points (N, 68, 2) pixels.
+        """
+        return self.world.truth(person, scene, background)

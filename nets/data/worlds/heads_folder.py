@@ -5,12 +5,10 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from nets.data.files import whole_file
-from nets.data.pictures import write_picture
+from nets.data.avatars import write_frame
 from nets.data.worlds.counted import uniform
 from nets.data.worlds.heads import RANGES, SPLITS, identities, render
 from nets.errors import UserError
@@ -72,18 +70,15 @@ def write_data_root(
             scene = motion(clip, frames, seed, ranges)
             who = identities(torch.tensor([person + SPLITS[phase]]), seed).expand(frames, -1)
             behind = torch.full((frames,), number + SPLITS[phase])
-            place = f"{phase}/person_{person:05d}/video_{video:02d}/00"
+            place = f"person_{person:05d}/video_{video:02d}/00"
             for start in range(0, frames, _AT_ONCE):
                 part = slice(start, start + _AT_ONCE)
                 some = {name: value[part] for name, value in scene.items()}
                 made = render(who[part], size=size, colour=True, background=behind[part], **some)
                 for i in range(len(made["image"])):
-                    name = f"{place}/{start + i:05d}"
-                    write_picture(root / f"imgs/{name}.jpg", made["image"][i])
                     mask = made["mask"][i].byte()[None] * 255
-                    write_picture(root / f"segs/{name}.png", mask)
-                    with whole_file(root / f"keypoints/{name}.npy") as file:
-                        np.save(file, made["points"][i].numpy())
+                    name = f"{place}/{start + i:05d}"
+                    write_frame(root, phase, name, made["image"][i], made["points"][i], mask)
                     written += 1
     if not written:
         raise UserError(f"{root}: nothing to write; persons, videos and frames must be 1 or more")

@@ -16,8 +16,8 @@ without one: what came later than the checkpoint is cut off.
 
 from __future__ import annotations
 
+import itertools
 import json
-import pickle
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from nets.run import options
 from nets.run.files import write_atomic, write_text
 from nets.run.log import forget_later
 from nets.run.run import Run
+from nets.states import read_plain, require
 
 BOARDS = ("metrics", "tensorboard_paper")
 
@@ -47,6 +48,7 @@ class Experiment:
         self.run, self.args, self.step_epoch = run, args, step_epoch
         self.folder = run.folder
         self._boards: dict[str, Any] = {}
+        self._listed: dict[str, bool] = {}
         self._start = 0
 
     def open(self, start: int) -> None:
@@ -55,7 +57,10 @@ class Experiment:
         if self.run.is_main:
             for phase in ("train", "test"):
                 (self.folder / "images" / phase).mkdir(parents=True, exist_ok=True)
-            forget_later(self.folder / "losses.jsonl", start)
+            losses = self.folder / "losses.jsonl"
+            forget_later(losses, start)
+            if not start:  # the test before the first step is done again
+                losses.unlink(missing_ok=True)
             write_args(self.folder / "args.txt", options.plain(self.args))
         self.run.ranks.barrier()
 
@@ -124,28 +129,43 @@ class Experiment:
 
     # Lists of the frames that were used
 
-    def open_list(self, phase: str, root: str, lines: int) -> None:
-        """Begin PHASE_filenames.txt; after a restart keep its first `lines` lines of frames."""
-        if not self.run.is_main:
-            return
+    def open_list(self, phase: str, data: Any, samples: int) -> None:
+        """Begin PHASE_filenames.txt; after a restart keep the frames of its first samples."""
         path = self.folder / f"{phase}_filenames.txt"
-        kept = path.read_text(encoding="utf-8").splitlines()[1:][:lines] if path.exists() else []
-        write_text(path, "\n".join([f"data-root: {root}", *kept]) + "\n")
+        lines = samples * (self.args["num_source_frames"] + self.args["num_target_frames"])
+        kept = []
+        if path.exists() and lines:
+            kept = path.read_text(encoding="utf-8").splitlines()[1:][:lines]
+        self._listed[phase] = len(kept) == lines > 0
+        if self.run.is_main:
+            write_text(path, "\n".join([f"data-root: {data.root}", *kept]) + "\n")
 
     def append(self, phase: str, samples: Iterable[str]) -> None:
         """Append the frames of samples, as the data name them, in the order of their use."""
+        if not self.run.is_main:
+            return
         text = "".join(f"{sample}\n" for sample in samples)
         with open(self.folder / f"{phase}_filenames.txt", "a", encoding="utf-8") as file:
             file.write(text)
+
+    def append_tests(self, samples: list[list[str]]) -> None:
+        """The frames of a test pass, the ranks' lists; every pass has the same, so only once."""
+        if self._listed.get("test", True):
+            return
+        self._listed["test"] = True
+        rounds = itertools.zip_longest(*samples)  # rank r of R read samples r, r + R, r + 2R, ...
+        self.append("test", [sample for row in rounds for sample in row if sample])
 
     # Networks by epoch
 
     def save_networks(
         self, epoch: int, networks: Mapping[str, nn.Module], optimizers: Mapping[str, Any]
     ) -> None:
-        """Write EPOCH_NETWORK.pth and EPOCH_opt_NETWORK.pth. On the first rank."""
+        """Write EPOCH_NETWORK.pth and EPOCH_opt_NETWORK.pth of the trained networks."""
+        if not self.run.is_main:
+            return
         folder = self.folder / "checkpoints"
-        parts = {name: net.state_dict() for name, net in networks.items()}
+        parts = {name: networks[name].state_dict() for name in optimizers}
         parts |= {f"opt_{name}": optimizer.state_dict() for name, optimizer in optimizers.items()}
         for name, state in parts.items():
             state = to_cpu(state)
@@ -185,17 +205,15 @@ def epochs(experiment: str | Path, name: str) -> list[int]:
     return sorted(int(number) for number in numbers if number.isdigit())
 
 
-def read_state(path: Path) -> dict[str, Any]:
-    """A state dict in a file, on the CPU, tensors and plain values only. Raises UserError."""
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise UserError(f"{path}: holds more than tensors and plain values; refused") from error
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise UserError(f"{path}: not a whole state dict: {error}") from error
-    if not isinstance(state, dict):
-        raise UserError(f"{path}: must hold a state dict, holds a {type(state).__name__}")
-    return state
+def load_network(net: nn.Module, path: Path) -> None:
+    """Put EPOCH_NETWORK.pth into a network. Raises UserError that names what does not fit."""
+    state = {key.removeprefix("module."): value for key, value in read_plain(path).items()}
+    here = net.state_dict()
+    for key, value in here.items():  # what older files lack and what follows from the size
+        if key.endswith(("num_batches_tracked", "identity_grid")):
+            state[key] = value
+    require(state, here, path, "this run's network")
+    net.load_state_dict(state)
 
 
 def write_args(path: Path, values: Mapping[str, Any]) -> None:

@@ -225,7 +225,7 @@ def _losses(p: options.ArgumentParser) -> None:
     add("--per_loss_weights", type=Numbers, default="10.0, 0.01", help="a factor a network")
     add("--per_layer_weights", type=Numbers, default="0.03125, 0.0625, 0.125, 0.25, 1.0",
         help="a factor a layer")
-    add("--per_loss_names", type=Names, default="VGG19, VGGFace", help="names in the log")
+    add("--per_loss_names", type=str, default="VGG19, VGGFace", help="names in the log")
     add("--perceptual", type=Literal["pretrained", "random"], default="pretrained",
         help="random: seeded random feature networks where there are no weights")
     add_flag(g, "--vgg_download", False, "fetch ImageNet weights when they are not there")
@@ -300,8 +300,8 @@ def parse(description: str, argv: list[str] | None = None) -> options.Namespace:
     args.losses_train = known_names(split_names(args.losses_train), LOSSES, "losses_train", "loss")
     for name in ("losses_test", "metrics"):
         args[name] = known_names(split_names(args[name]), METRICS, name, "metric")
-    for name in ("spn_exceptions", "spn_layers", "per_full_net_names", "per_loss_names",
-                 "pix_loss_names", "seg_loss_names"):  # fmt: skip
+    for name in ("spn_exceptions", "spn_layers", "per_full_net_names", "pix_loss_names",
+                 "seg_loss_names"):  # fmt: skip
         args[name] = split_names(args[name])
     for name in ("per_loss_weights", "per_layer_weights", "pix_loss_weights", "seg_loss_weights"):
         args[name] = _numbers(args[name], name)
@@ -399,6 +399,8 @@ def _check(args: options.Namespace) -> None:
         raise UserError("frozen_networks: nothing is left that learns")
     if args.wgv_mode != "none" and args.ema:
         raise UserError("wgv_mode and ema: give one of them")
+    if args.save_dataset_filenames and not (args.data_root or args.dataset_load_from_txt):
+        raise UserError("save_dataset_filenames: the demo world has no files; give --data_root")
     if args.num_source_frames == 0:
         raise UserError("num_source_frames: training needs a source, 1 or more")
 
@@ -410,6 +412,13 @@ def schedule(args: options.Namespace, length: int) -> tuple[int, int]:
     """
     epoch = 1 if args.debug else max(1, length // args.batch_size)
     return epoch, args.num_steps or args.num_epochs * epoch
+
+
+def learning_rate(args: options.Namespace, step: int, total: int) -> float:
+    """Factor of every learning rate at a step: 1, or falling linearly to 0 at the end."""
+    if args.lr_decay_begin is None or step <= args.lr_decay_begin:
+        return 1.0
+    return max(0.0, (total - step) / max(1, total - args.lr_decay_begin))
 
 
 def optimizer(args: options.Namespace, network: str, parameters: list) -> torch.optim.Optimizer:

@@ -1,0 +1,215 @@
+"""Scores of head avatars: on the demo world against the exact truth, else the paper's metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nets import metrics
+from nets.bilayer import fold
+from nets.bilayer.avatar import Avatar, create_avatar, drive, enhance
+from nets.data.avatars import open_avatars
+from nets.data.worlds.head_videos import HeadVideos
+from nets.errors import UserError
+from nets.run import options
+from nets.run.images import to_uint8
+from nets.run.loader import in_order, to_device
+from nets.run.options import NonNegativeInt
+from nets.run.precision import Precision
+from nets.run.ranks import Ranks
+from nets.systems.bilayer import Loaded, load_model
+from nets.systems.bilayer.azimuth import cut_out, train_reader
+from nets.systems.bilayer.inputs import prepare, signed
+
+PROTOCOL = {
+    "heads": (
+        "held-out persons of the demo world, one source and one target frame each, never seen in "
+        "training; the prediction is low + high frequency layer, 8-bit, not masked"
+    ),
+    "masked_l1": metrics.PROTOCOL["masked_l1"] + "; the mask is the true one of the target",
+    "masked_l1_copy_source": "the source picture in the prediction's place",
+    "mask_iou": "intersection over union of the predicted mask above 0.5 and the true one",
+    "cross": (
+        "person i driven by the points of person i + 1 of its batch, against person i rendered in "
+        "that pose, light of person i"
+    ),
+    "azimuth": (
+        "mean absolute error in degrees of the driver's azimuth as a small regressor, trained on "
+        "true renderings of training persons, reads it: from frames driven by another person "
+        "(driven), from the source in their place (copy_source), and from true renderings of "
+        "held-out persons (true, what the regressor itself errs)"
+    ),
+}
+DATA_PROTOCOL = {
+    "test": (
+        "each PERSON/VIDEO of phase test once, frames as the options draw them (by the paper's "
+        "rule the source is the first frame and the target lies at 23.6 %); prediction, target and "
+        "source before black by the true mask of the target where there are masks"
+    ),
+    "psnr": metrics.PROTOCOL["psnr"],
+    "ssim": metrics.PROTOCOL["ssim"],
+    "copy_source": "the source picture in the prediction's place",
+    "summary": metrics.PROTOCOL["summary"],
+}
+
+
+# fmt: off
+def add_options(p: options.ArgumentParser) -> None:
+    add = p.add_argument_group("bilayer").add_argument
+    add("--people", type=NonNegativeInt, default=0, help="test videos to look at; 0: all")
+# fmt: on
+
+
+@torch.no_grad()
+def evaluate(args: options.Namespace, content: dict[str, Any], path: Path, ranks: Ranks) -> dict:
+    """Of held-out people: the demo world's scores, or the metrics on a dataset's test phase."""
+    precision = Precision(args.precision, ranks.device, args.channels_last)
+    model = load_model(content, path, precision)
+    fold(model.net)
+    trained = {**model.options, "num_target_frames": 1}
+    if args.data_root:
+        trained |= {"data_root": args.data_root, "dataset_load_from_txt": False}
+    data = open_avatars(trained, "test")
+    count = min(args.people or len(data), len(data))
+    data = _First(data, count)
+    print(f"{count} test videos of {data.name}, {trained['image_size']} px")
+    batches = in_order(data, args.batch_size, ranks, args.workers, args.on_bad_sample)
+    report: dict[str, Any] = {"data": data.name, "videos": count}
+    if isinstance(data.dataset, HeadVideos):
+        return {**report, **on_heads(model, data.dataset, batches), "protocol": PROTOCOL}
+    return {**report, **on_data(model, batches)}
+
+
+class _First:
+    """The first samples of a dataset."""
+
+    def __init__(self, dataset: Any, length: int):
+        self.dataset, self.length, self.name = dataset, length, dataset.name
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, place: tuple[int, int]) -> dict[str, Any]:
+        return self.dataset[place]
+
+
+def avatars_of(model: Loaded, data: dict[str, Tensor]) -> Avatar:
+    """The avatars of a batch's sources, enhanced where the checkpoint can."""
+    avatar = create_avatar(
+        model.net,
+        data["source_imgs"],
+        data["source_poses"],
+        data.get("source_stickmen"),
+        data.get("source_segs"),
+    )
+    return enhance(model.net, avatar) if "texture_enhancer" in model.net.names else avatar
+
+
+def on_heads(model: Loaded, world: HeadVideos, batches: Iterator[dict[str, Any]]) -> dict:
+    """The demo world's scores: see PROTOCOL."""
+    own = _Scores()
+    cross, turned = _Scores(), _Scores()
+    with torch.enable_grad():
+        reader = train_reader(world.size, model.device)
+    for batch in batches:
+        data = prepare(batch, model.options)
+        with model.precision.autocast():
+            avatar = avatars_of(model, data)
+            same = drive(model.net, avatar, data["target_poses"])
+            other = drive(model.net, avatar, data["target_poses"].roll(-1, 0))
+        source, target = batch["source_imgs"][:, 0], batch["target_imgs"][:, 0]
+        mask = batch["target_segs"][:, 0, 0] > 127
+        own.add(
+            masked_l1=metrics.masked_l1(to_uint8(same.image[:, 0]), target, mask),
+            masked_l1_copy_source=metrics.masked_l1(source, target, mask),
+        )
+        if same.mask is not None:
+            own.add(mask_iou=iou(same.mask[:, 0, 0] > 0.5, mask))
+        azimuth = batch["target_scene"]["azimuth"][:, 0].float()
+        pictures = {"true": (signed(target), mask[:, None].float(), azimuth)}
+        if len(source) > 1:
+            truth = rendered_as(world, batch, model.device)
+            cross.add(
+                masked_l1=metrics.masked_l1(
+                    to_uint8(other.image[:, 0]), truth["image"], truth["mask"]
+                ),
+                masked_l1_copy_source=metrics.masked_l1(source, truth["image"], truth["mask"]),
+            )
+            found = other.mask[:, 0] if other.mask is not None else truth["mask"][:, None].float()
+            driver = azimuth.roll(-1)
+            pictures["driven"] = (other.image[:, 0].float(), found.float(), driver)
+            pictures["copy_source"] = (signed(source), data["source_segs"][:, 0], driver)
+        for name, (picture, cut, angle) in pictures.items():
+            error = (reader(cut_out(picture, cut)) - angle).abs().rad2deg()
+            turned.add(**{name: error})
+    report = {"heads": own.report(), "cross": cross.report(), "azimuth": turned.report()}
+    for part in ("heads", "cross"):
+        if report[part]:
+            scores = report[part]
+            ratio = scores["masked_l1"]["mean"] / scores["masked_l1_copy_source"]["mean"]
+            scores["ratio_to_copy_source"] = ratio
+    turn = report["azimuth"]
+    if "driven" in turn:
+        turn["ratio_to_copy_source"] = turn["driven"]["mean"] / turn["copy_source"]["mean"]
+    return report
+
+
+def rendered_as(
+    world: HeadVideos, batch: dict[str, Any], device: torch.device
+) -> dict[str, Tensor]:
+    """Each person in the pose and expression of the next one of the batch, in their own light."""
+    scene = {name: value[:, 0].cpu() for name, value in batch["target_scene"].items()}
+    driven = {
+        name: value if name == "light" else value.roll(-1, 0) for name, value in scene.items()
+    }
+    truth = world.truth(batch["person"][:, 0].cpu(), batch["background"][:, 0].cpu(), driven)
+    return to_device(truth, device)
+
+
+def iou(one: Tensor, other: Tensor) -> Tensor:
+    """Intersection over union of masks (N, H, W) bool: (N,) float64."""
+    both, either = (one & other).sum((1, 2)), (one | other).sum((1, 2))
+    return both.double() / either.clamp_min(1)
+
+
+class _Scores:
+    """Scores a picture, gathered by name."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, list[Tensor]] = {}
+
+    def add(self, **scores: Tensor) -> None:
+        for name, value in scores.items():
+            self.values.setdefault(name, []).append(value.cpu())
+
+    def report(self) -> dict[str, Any]:
+        return {name: metrics.summary(torch.cat(parts)) for name, parts in self.values.items()}
+
+
+def on_data(model: Loaded, batches: Iterator[dict[str, Any]]) -> dict[str, Any]:
+    """Scores of the test phase of a dataset: prediction against the target frame."""
+    scores = _Scores()
+    for batch in batches:
+        data = prepare(batch, model.options)
+        with model.precision.autocast():
+            made = drive(model.net, avatars_of(model, data), data["target_poses"])
+        prediction, target = made.image[:, 0].float(), data["target_imgs"][:, 0]
+        source = data["source_imgs"][:, 0]
+        masks = [data["target_segs"][:, 0]] if "target_segs" in data else []
+        if masks and made.mask is not None:
+            scores.add(mask_iou=iou(made.mask[:, 0, 0] > 0.5, masks[0][:, 0] > 0.5))
+        cut = [to_uint8(cut_out(x, masks[0]) if masks else x) for x in (prediction, target, source)]
+        scores.add(
+            psnr=metrics.psnr(cut[0], cut[1]),
+            ssim=metrics.ssim(cut[0], cut[1]),
+            psnr_copy_source=metrics.psnr(cut[2], cut[1]),
+            ssim_copy_source=metrics.ssim(cut[2], cut[1]),
+        )
+    report = scores.report()
+    if not report:
+        raise UserError("no frame of the test phase can be read")
+    return {"test": report, "protocol": DATA_PROTOCOL}

@@ -110,8 +110,25 @@ class MediaPipe:
         return [p for i, p in enumerate(found) if not any(_part(p, o) for o in found[:i])]
 
     def faces(self, picture: Tensor) -> list[Tensor]:
-        seen = self._run("face_mesh", picture).multi_face_landmarks or []
-        return _largest_first([mesh_to_68(_points(face.landmark, picture)) for face in seen])
+        h, w = picture.shape[1:]
+        found: list[Tensor] = []
+        boxes = []
+        for reach in ("near faces", "far faces"):
+            for detection in self._run(reach, picture).detections or []:
+                box = detection.location_data.relative_bounding_box
+                x0, y0 = box.xmin * w, box.ymin * h
+                boxes.append((x0, y0, x0 + box.width * w, y0 + box.height * h))
+        for x0, y0, x1, y1 in boxes:  # a mesh that fits where the face was found
+            middle = torch.tensor([(x0 + x1) / 2, (y0 + y1) / 2])
+            side = max(x1 - x0, y1 - y0, 1)
+            if any((_middle(face) - middle).norm() < side / 3 for face in found):
+                continue
+            crop, corner = _square(picture, *middle.tolist(), 2.2 * side)
+            for face in self._run("face_mesh", crop).multi_face_landmarks or []:
+                points = mesh_to_68(_points(face.landmark, crop)) + torch.tensor(corner)
+                if (_middle(points) - middle).norm() < side / 3:
+                    found.append(points)
+        return _largest_first(found)
 
     def mask(self, picture: Tensor) -> Tensor:
         made = self._run("selfie", picture).segmentation_mask
@@ -164,8 +181,10 @@ class MediaPipe:
         at = self._solutions
         if what == "pose":  # 1: the only pose network that is inside of the package
             return at.pose.Pose(static_image_mode=True, model_complexity=1)
-        if what == "face_mesh":  # 10 faces: enough to choose the largest from
-            return at.face_mesh.FaceMesh(static_image_mode=True, max_num_faces=10)
+        if what == "face_mesh":  # more than one: a neighbour may be on the crop
+            return at.face_mesh.FaceMesh(static_image_mode=True, max_num_faces=3)
+        if what in ("near faces", "far faces"):
+            return at.face_detection.FaceDetection(model_selection=int(what == "far faces"))
         if what == "selfie":
             return at.selfie_segmentation.SelfieSegmentation(model_selection=0)
         from google.protobuf import text_format
@@ -266,6 +285,10 @@ def _part(small: Person, large: Person) -> bool:
 def _points(marks: Any, picture: Tensor) -> Tensor:
     h, w = picture.shape[1:]
     return torch.tensor([(mark.x * w, mark.y * h) for mark in marks], dtype=torch.float32)
+
+
+def _middle(points: Tensor) -> Tensor:
+    return (points.amin(0) + points.amax(0)) / 2
 
 
 def _largest_first(faces: list[Tensor]) -> list[Tensor]:

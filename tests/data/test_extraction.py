@@ -1,0 +1,298 @@
+"""Datasets out of photos and videos, found by a detector that sees white and grey boxes."""
+
+import json
+import os
+
+import numpy as np
+import pytest
+import torch
+
+import extract
+from nets.data.avatars import AvatarFolder
+from nets.data.detectors import Person, person_box
+from nets.data.extraction import jobs
+from nets.data.extraction.people import split
+from nets.data.index import IndexDataset, read_index
+from nets.data.pictures import read_picture, write_picture
+from nets.data.video import VideoWriter
+from nets.skeletons import JOINTS_15, OPENPOSE_18
+
+# Where the joints are in a box, (x, y) as fractions of it.
+STANDING = dict(
+    rankle=(0.3, 1), rknee=(0.3, 0.75), rhip=(0.35, 0.5), rshoulder=(0.2, 0.2), relbow=(0, 0.35),
+    rwrist=(0, 0.5), reye=(0.45, 0.05), lankle=(0.7, 1), lknee=(0.7, 0.75), lhip=(0.65, 0.5),
+    lshoulder=(0.8, 0.2), lelbow=(1, 0.35), lwrist=(1, 0.5), leye=(0.55, 0.05), cnose=(0.5, 0.1),
+)  # fmt: skip
+JOINTS = torch.tensor([STANDING[name] for name in JOINTS_15])
+FACE = torch.rand(68, 2, generator=torch.Generator().manual_seed(0))
+FACE[0], FACE[1] = 0, 1  # the corners of the box
+
+
+def scene(*boxes, size=(120, 160)):
+    """A dark picture with boxes (x, y, w, h), the first white, the second grey."""
+    picture = torch.full((3, *size), 20, dtype=torch.uint8)
+    for level, (x, y, w, h) in zip((250, 180), boxes, strict=False):
+        picture[:, y : y + h, x : x + w] = level
+    return picture
+
+
+class Boxes:
+    def __init__(self):
+        self.asked = 0
+
+    def _boxes(self, picture):
+        self.asked += 1
+        found = []
+        for level in (250, 180):
+            at = ((picture.float() - level).abs() < 30).all(0).nonzero()
+            if len(at) > 60:
+                (y0, x0), (y1, x1) = at.amin(0).tolist(), at.amax(0).tolist()
+                found.append(torch.tensor([[x0, y0], [x1 - x0, y1 - y0]]))
+        return sorted(found, key=lambda box: -box[1].max())
+
+    def people(self, picture, near=None):
+        people = []
+        for corner, sides in self._boxes(picture):
+            joints = JOINTS * sides + corner
+            if sides[1] < 1.5 * sides[0]:  # not as tall as people are: cut off below
+                joints[[JOINTS_15.index("lhip"), JOINTS_15.index("rhip")]] = torch.nan
+            people.append(Person(joints.float(), person_box(joints)))
+        if near is None:
+            return people
+        return [p for p in people if abs(p.box[0] - near.box[0]) < 25]
+
+    def faces(self, picture):
+        return [FACE * sides + corner for corner, sides in self._boxes(picture)]
+
+    def mask(self, picture):
+        return (picture[0] > 100).float()
+
+
+@pytest.fixture
+def boxes(monkeypatch, tmp_path):
+    detector = Boxes()
+    monkeypatch.setattr(jobs, "detector", lambda backend: detector)
+    monkeypatch.chdir(tmp_path)
+    return detector
+
+
+def run(*arguments):
+    extract.main([*map(str, arguments), "--workers", "0"])
+
+
+def refused(capsys, *arguments):
+    with pytest.raises(SystemExit, match="2"):
+        extract.main([*map(str, arguments), "--workers", "0"])
+    return capsys.readouterr().err.strip().splitlines()[-1]
+
+
+def video(path, frames, fps=4):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with VideoWriter(path, fps) as out:
+        for frame in frames:
+            out.write(frame)
+
+
+def photos(folder):
+    write_picture(folder / "a/two.png", scene((20, 20, 30, 80), (90, 30, 30, 76)))
+    write_picture(folder / "a/small.png", scene((20, 20, 10, 30)))
+    write_picture(folder / "b/cut.png", scene((20, 20, 70, 70)))
+    write_picture(folder / "b/one.jpg", scene((100, 10, 36, 90)))
+    (folder / "b/broken.jpg").write_text("no picture")
+    write_picture(folder / "b/nobody.png", scene())
+    video(folder / "walk.mp4", [scene((10 + 8 * i, 20, 30, 80)) for i in range(8)])
+
+
+def test_people_of_photos_and_videos_become_an_index(boxes, tmp_path, capsys):
+    photos(tmp_path / "photos")
+    run("people", "photos", "-o", "data", "--size", "64", "--min_size", "40", "--test", "0.3")
+    said = capsys.readouterr().out
+    assert "7 pictures of 4 identities" in said  # 2 + 1 of photos, 4 of two seconds of video
+    left = (tmp_path / "data/left_out.txt").read_text()
+    for line in ("small.png: too small", "cut.png: truncated or hidden, without lhip and rhip",
+                 "broken.jpg: is not a picture", "nobody.png: no person"):  # fmt: skip
+        assert line in left
+    assert read_picture(tmp_path / "data/contact_sheet.png", None).shape == (3, 160, 7 * 160)
+    index = read_index(tmp_path / "data/index.p")
+    walked = [i for i, f in enumerate(index["imgs"]) if b"walk" in f]
+    assert len(walked) == 4 and len(set(index["identities"][walked])) == 1
+    data = IndexDataset(tmp_path / "data", "train", 64)
+    sample = data[(0, 0)]
+    corner = sample["joints"][JOINTS_15.index("lankle")]
+    x, y = corner.round().int().tolist()
+    assert sample["target"][0, y - 3, x] > 100  # inside of the box, at its lower border
+    assert sample["target"][0, min(y + 4, 63), x] < 100
+    for crop, shape in (("aspect", (3, 64, 0)), ("none", (3, 48, 64))):
+        run("people", "photos/b/one.jpg", "photos/a/two.png", "-o", crop, "--size", "64", "--crop",
+            crop, "--min_size", "40")  # fmt: skip
+        made = IndexDataset(tmp_path / crop, "train", 64)
+        whole = read_picture(made.file(0), None)
+        assert whole.shape[0] == 3 and whole.shape[1] == shape[1]
+        x, y = (made.joints[0][JOINTS_15.index("rankle")] * whole.shape[:0:-1]).round().astype(int)
+        assert whole[0, y - 2, x] > 100 and whole[0, min(y + 3, whole.shape[1] - 1), x] < 100
+
+
+def test_a_second_time_only_what_is_new_is_worked_on(boxes, tmp_path, capsys):
+    photos(tmp_path / "photos")
+    given = ("people", "photos", "-o", "data", "--size", "64")
+    run(*given)
+    first, before = boxes.asked, (tmp_path / "data/index.p").read_bytes()
+    run(*given)
+    assert boxes.asked == first  # what shows nobody is known, too
+    assert (tmp_path / "data/index.p").read_bytes() == before
+
+
+def test_known_joints_need_no_detector(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(jobs, "detector", lambda backend: pytest.fail("must not be asked"))
+    lines = ["name:keypoints_y:keypoints_x"]
+    for i in range(3):
+        write_picture(tmp_path / f"market/{i}.png", scene((20, 20, 30, 80)))
+        at = {n: STANDING.get(n, (-1, -1)) for n in OPENPOSE_18}
+        ys, xs = ([round(20 + s * at[n][k]) if at[n][k] >= 0 else -1 for n in OPENPOSE_18]
+                  for k, s in ((1, 80), (0, 30)))  # fmt: skip
+        lines.append(f"{i}.png: {ys}: {xs}")
+    (tmp_path / "market.csv").write_text("\n".join(lines))
+    run("people", "market", "--joints", "market.csv", "-o", "data", "--size", "160")
+    index = read_index(tmp_path / "data/index.p")
+    assert index["joints"].shape == (3, 15, 2)
+    nose = index["joints"][0][JOINTS_15.index("cnose")] * (160, 120)
+    assert nose.tolist() == pytest.approx([35, 28])
+    lines[2] = "1.png: [1, 2]: [3]"
+    (tmp_path / "market.csv").write_text("\n".join(lines))
+    line = refused(capsys, "people", "market", "--joints", "market.csv", "-o", "other")
+    assert "market.csv, line 3: must be name: [18 y]: [18 x]" in line
+
+
+def test_coco_openpose_and_named_joints(tmp_path):
+    from nets.data.annotations import read_annotations
+
+    coco = {
+        "images": [{"id": 7, "file_name": "x/000007.jpg"}],
+        "annotations": [
+            {"image_id": 7, "keypoints": [10, 20, 2, *[0, 0, 0] * 16], "num_keypoints": 1},
+            {"image_id": 7, "keypoints": [0] * 51, "num_keypoints": 0},
+        ],
+    }
+    (tmp_path / "coco.json").write_text(json.dumps(coco))
+    (joints,) = read_annotations(tmp_path / "coco.json")["000007.jpg"]
+    assert joints[JOINTS_15.index("cnose")].tolist() == [10, 20] and joints.isnan().sum() == 28
+    one = {"people": [{"pose_keypoints_2d": [3, 4, 0.9, *[0, 0, 0] * 24]}]}
+    (tmp_path / "p_keypoints.json").write_text(json.dumps(one))
+    (joints,) = read_annotations(tmp_path)["p.jpg"]
+    assert joints[JOINTS_15.index("cnose")].tolist() == [3, 4]
+    (tmp_path / "own.json").write_text(json.dumps({"a.jpg": {"cnose": [5, 6], "lhip": None}}))
+    (joints,) = read_annotations(tmp_path / "own.json")["a.jpg"]
+    assert joints[JOINTS_15.index("cnose")].tolist() == [5, 6] and joints.isnan().sum() == 28
+
+
+def test_splits_keep_identities_together():
+    names = [f"p{i // 3}" for i in range(30)]
+    train = split(names, 0.2)
+    assert train.count(False) == 6
+    assert all(len({t for n, t in zip(names, train, strict=True) if n == p}) == 1 for p in names)
+    assert split(["me"] * 10, 0.2) == [True] * 8 + [False] * 2
+    assert split(["a", "b"], 0.01).count(False) == 1 and all(split(["a", "b"], 0))
+
+
+def test_heads_of_videos_become_a_dataset(boxes, tmp_path, capsys):
+    faces = [scene((40 + i, 30, 40, 40)) for i in range(6)]
+    faces[2] = scene()
+    video(tmp_path / "root/ann/first/00001.mp4", faces)
+    video(tmp_path / "root/bob/talk/00002.mp4", [scene((0, 0, 40, 40))] * 4)
+    (tmp_path / "root/bob/talk/text.mp4").write_text("no video")
+    seed = ("--batch_size", "8", "--num_gpus", "1", "--output_segmentation", "True")
+    run("heads", "--video_root", "root", "--data_root", "data", "--phase", "train",
+        "--sampling_rate", "2", "--image_size", "64", *seed)  # fmt: skip
+    said = capsys.readouterr().out
+    assert "4 frames of 2 persons in 3 videos" in said
+    assert "2 faces at the border" in said and "2 frames or videos left out" in said
+    left = (tmp_path / "data/left_out_train.txt").read_text()
+    assert "00001.mp4, frame 2, second 0.50: no face" in left and "text.mp4: is not a vid" in left
+    data = AvatarFolder("data", "train", 64)
+    assert data.items == ["ann/first", "bob/talk"]
+    assert data.frames("ann/first") == ["ann/first/00001/0", "ann/first/00001/4"]
+    points = np.load(tmp_path / "data/keypoints/train/ann/first/00001/4.npy")
+    assert points.shape == (68, 2) and points.dtype == np.float32
+    # The box of side 39 at (44, 30): half is 39, so that it lies at a quarter, moved by a sixth.
+    assert points[0].tolist() == pytest.approx([0.25 * 64, (0.25 + 6 / 78) * 64], abs=1.5)
+    mask = read_picture(tmp_path / "data/segs/train/ann/first/00001/4.png", None)
+    x, y = points[:2].mean(0).round().astype(int)
+    assert mask[0, y, x] == 255 and mask[0, 2, 2] == 0
+    asked = boxes.asked
+    run("heads", "root", "-o", "data", "--phase", "train", "--sampling_rate", "2",
+        "--image_size", "64")  # fmt: skip
+    assert boxes.asked == asked  # nothing was done twice
+    os.unlink(tmp_path / "data/imgs/train/ann/first/00001/4.jpg")
+    run("heads", "root", "-o", "data", "--phase", "train", "--sampling_rate", "2",
+        "--image_size", "64")  # fmt: skip
+    assert len(data.frames("ann/first")) == 2
+
+
+def test_one_loose_video_and_a_part_of_it(boxes, tmp_path, capsys):
+    video(tmp_path / "my talk.mp4", [scene((40 + i, 30, 40, 40)) for i in range(8)])
+    run("heads", "my talk.mp4", "-o", "data", "--start", "1", "--image_size", "64")
+    assert AvatarFolder("data", "test", 64).frames("my_talk/my_talk") == [
+        f"my_talk/my_talk/my_talk/{i}" for i in (4, 5, 6, 7)]  # fmt: skip
+    video(tmp_path / "dark.mp4", [scene()] * 3)
+    line = refused(capsys, "heads", "dark.mp4", "-o", "other")
+    assert "no face in 1 videos; the first left out: dark.mp4, frame 0, second 0.00" in line
+
+
+def test_clips_keep_one_square_round_the_whole_path(boxes, tmp_path):
+    video(tmp_path / "walk.mp4", [scene((10 + 8 * i, 20, 30, 80)) for i in range(8)])
+    run("clips", "walk.mp4", "-o", "clips", "--fps", "4", "--size", "48")
+    frames = [read_picture(f, None) for f in sorted((tmp_path / "clips/walk").iterdir())]
+    assert len(frames) == 8 and frames[0].shape == (3, 48, 48)
+    middles = [(f[0] > 100).nonzero()[:, 1].float().mean().item() for f in frames]
+    assert middles == sorted(middles) and middles[-1] - middles[0] > 15  # it moves in the frame
+    rows = [(f[0] > 100).nonzero()[:, 0].float().mean().item() for f in frames]
+    assert max(rows) - min(rows) < 1
+
+
+def test_check_says_what_is_wrong_with_any_format(boxes, tmp_path, capsys):
+    photos(tmp_path / "photos")
+    run("people", "photos", "-o", "mine", "--size", "64")
+    video(tmp_path / "talk.mp4", [scene((40 + i, 30, 40, 40)) for i in range(4)])
+    run("heads", "talk.mp4", "-o", "heads", "--image_size", "64")
+    run("clips", "talk.mp4", "-o", "clips", "--crop", "centre")
+    for data in ("mine", "heads", "clips"):
+        with pytest.raises(SystemExit, match="0"):
+            extract.main(["check", data, "-o", f"{data}.png"])
+        assert (tmp_path / f"{data}.png").exists()
+    capsys.readouterr()
+    victim = next((tmp_path / "mine/images").iterdir())
+    victim.write_bytes(victim.read_bytes()[:200])
+    np.save(tmp_path / "heads/keypoints/test/talk/talk/talk/1.npy", np.zeros((3, 2)))
+    (tmp_path / "heads/keypoints/test/talk/talk/talk/2.npy").unlink()
+    (tmp_path / "clips/talk/000001.jpg").write_text("no picture")
+    for data, text in (("mine", victim.name), ("heads", "1.npy: must hold keypoints (68, 2)"),
+                       ("heads", "1 pictures without keypoints or mask"),
+                       ("clips", "000001.jpg: is not a picture")):  # fmt: skip
+        with pytest.raises(SystemExit, match="1"):
+            extract.main(["check", data])
+        assert text in capsys.readouterr().out
+    for data, text in (("nowhere", "no such file"), ("mine/extraction", "no dataset")):
+        line = refused_check(capsys, data)
+        assert text in line
+
+
+def refused_check(capsys, data):
+    with pytest.raises(SystemExit, match="2"):
+        extract.main(["check", data])
+    return capsys.readouterr().err.strip().splitlines()[-1]
+
+
+def test_small_mistakes_are_one_line(boxes, tmp_path, capsys):
+    assert "must be one of people, heads" in refused(capsys, "persons")
+    assert "give the photos, videos" in refused(capsys, "people")
+    assert "nowhere: no such file" in refused(capsys, "people", "nowhere")
+    (tmp_path / "empty").mkdir()
+    assert "empty: holds no pictures" in refused(capsys, "people", "empty")
+    assert "VIDEO_ROOT: give a file" in refused(capsys, "heads")
+    assert "--sampling_rte" in refused(capsys, "heads", "x", "--sampling_rte", "3")
+    write_picture(tmp_path / "empty/a.png", scene())
+    assert "no person in 1 files" in refused(capsys, "people", "empty", "-o", "d")
+    (tmp_path / "file").write_text("")
+    write_picture(tmp_path / "one/a.png", scene((20, 20, 30, 80)))
+    assert "file" in refused(capsys, "people", "one", "-o", "file/data")

@@ -26,6 +26,7 @@ from nets.landmarks.losses import (
     discriminator_loss,
     generator_gan_loss,
     motion_loss,
+    motion_mask_loss,
     perceptual_loss,
 )
 from nets.run import options
@@ -168,6 +169,11 @@ def train(run: Run, args: options.Namespace, precision: Precision) -> None:
                     moved = motion_loss(made, target, pictures.appearance)
                     terms["motion.loss"] = args.motion_weight * moved
                     loss = loss + terms["motion.loss"]
+                if args.motion_mask_weight:
+                    masks = out.mask, out.appearance_mask
+                    covered = motion_mask_loss(*masks, target, pictures.appearance)
+                    terms["motion_mask.loss"] = args.motion_mask_weight * covered
+                    loss = loss + terms["motion_mask.loss"]
                 if critic:
                     terms["gan.loss"] = generator_gan_loss(critic, made, not args.no_lsgan)
                     loss = loss + terms["gan.loss"]

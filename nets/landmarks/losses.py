@@ -59,6 +59,24 @@ def motion_loss(prediction: Tensor, target: Tensor, partner: Tensor) -> Tensor:
     return (count * (prediction - target).abs()).mean()
 
 
+def motion_mask_loss(
+    mask: Tensor, partner_mask: Tensor, target: Tensor, partner: Tensor, change: float = 0.1
+) -> Tensor:
+    """Cross entropy between what either mask covers and what changed between two frames.
+
+    mask, partner_mask  (N, 1, H, W) in (0, 1), of the target's and of the partner's landmarks
+    target, partner     (N, 3, H, W) in [-1, 1], frames of a clip
+    change              mean difference of a pixel's colours that counts as changed for sure
+    What moves before a camera that stands still changes where it is and where it was; a mask made
+    of one frame's landmarks can only know where it is. Not in the paper.
+    """
+    apart = (target.float() - partner.float()).abs().mean(1, keepdim=True)
+    changed = (apart / change).clamp(max=1)
+    left = (1 - mask.float()) * (1 - partner_mask.float())
+    left = left.clamp(1e-4, 1 - 1e-4)
+    return -(changed * torch.log1p(-left) + (1 - changed) * left.log()).mean()
+
+
 def gan_loss(scores: Sequence[Tensor], real: bool, lsgan: bool = True) -> Tensor:
     """How far a discriminator's scores are from saying "real" or "fake"; a sum over its scales.
 

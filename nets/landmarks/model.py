@@ -78,7 +78,8 @@ class LandmarkModel(nn.Module):
         fixed_covariance: float | None = None,  # sigma^2 of every landmark; None: fitted
         pooling: str = "mean",  # vectors are heatmap-weighted sums of features, or those / pixels
         narrowing: int = 1,  # divides the widths that have no argument of their own; 1: published
-        restore_colours: bool = False,  # what is drawn has the appearance picture's mean and spread
+        restore_colours: bool = False,  # instance norm removes a picture's mean colours and spread;
+        # true: what is drawn gets the appearance's, and the background network adds to what it sees
     ):
         super().__init__()
         if min(landmarks, vector, shape_width, generator_width) < 1 or appearance_width < 0:
@@ -192,7 +193,11 @@ class LandmarkModel(nn.Module):
             image = (image - mean) / colours[1]
         if self.masks:
             mask = self._mask(self._maps(seen, seen.heatmaps))
-            background = _coloured(self.bg_net((1 - mask) * image)[0], colours)
+            seen_through = (1 - mask) * image
+            drawn = self.bg_net(seen_through)[0]
+            # Where it is restored, what can be seen is there already; the network fills the hole.
+            drawn = drawn.float() + seen_through if self.restore_colours else drawn
+            background = _coloured(drawn, colours)
         return Appearance(seen, vectors, mask, background, colours)
 
     def _maps(self, landmarks: Landmarks, heatmaps: Tensor) -> Tensor:

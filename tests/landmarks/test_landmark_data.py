@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from landmark_files import FIELDS, bbc_folder, frame, joints_of
 from PIL import Image
 from scipy.io import savemat
 
@@ -17,11 +18,6 @@ from nets.data.video import VideoWriter
 from nets.data.worlds.clips import FRAMES, ClipsWorld, render
 from nets.data.worlds.people import SPLITS
 from nets.errors import BadSample, UserError
-
-
-def frame(value, height=40, width=60):
-    """A picture that says which one it is."""
-    return torch.full((3, height, width), value, dtype=torch.uint8)
 
 
 def folder_of(path, count, start=0):
@@ -155,33 +151,6 @@ def test_stills_are_clips_of_one_frame_also_grey_ones(tmp_path):
 
 
 # --- BBC Pose ------------------------------------------------------------------------------------
-
-FIELDS = ("videoName", "type", "source", "train_frames", "train_joints", "test_frames",
-          "test_joints")  # fmt: skip
-
-
-def joints_of(video, count):
-    """Joints (2, 7, count), different for every video and frame, well inside of 200 x 160."""
-    base = np.linspace(60, 120, 7)
-    points = np.stack([base, base[::-1] * 0.8])[:, :, None]
-    return points + np.arange(count) + video / 4
-
-
-def bbc_folder(path, frames=(3, 8, 12), videos=20, picture=(160, 200)):
-    records = np.zeros((1, videos), dtype=[(name, object) for name in FIELDS])
-    for v in range(1, videos + 1):
-        numbers = np.array([frames], np.float64)
-        records[0, v - 1] = ("name", "train", "auto", numbers, joints_of(v, len(frames)),
-                             numbers[:, :1], joints_of(v, 1))  # fmt: skip
-        for number in frames:
-            write_picture(path / f"{v}/{number}.jpg", frame(5 * v + number, *picture))
-    (path / "code").mkdir(exist_ok=True)
-    savemat(path / "code/bbcpose.mat", {"bbcpose": records})
-    results = np.zeros((1, 1), dtype=[("gt", object), ("frame", object), ("video", object)])
-    found = np.concatenate([joints_of(16, 1), joints_of(20, 1)], 2)
-    results[0, 0] = (found, np.array([[8.0, 3.0]]), np.array([[16.0, 20.0]]))
-    savemat(path / "code/results.mat", {"results": results})
-    return path
 
 
 def test_training_frames_of_bbc_pose(tmp_path):

@@ -88,6 +88,8 @@ def parser(description: str) -> options.ArgumentParser:
              "4_2 and pixels, instead of 1 each")
     add("--motion_weight", type=NonNegativeFloat, default=0.0,
         help="weight of an L1 loss that counts pixels by how much frame and partner differ")
+    add("--motion_mask_weight", type=NonNegativeFloat, default=0.0,
+        help="weight of a loss by which the masks of frame and partner cover where they differ")
     add("--vgg_weights", type=str | None, default=None,
         help="file of weights; default: torch's cache")
     add("--torch_home", type=str, default="", help="folder of torch's cache")
@@ -167,8 +169,11 @@ def check(args: options.Namespace) -> None:
             raise UserError(f"{name}: must be at most 1, got {args[name]:g}")
     if not args.use_gan and (args.resume_ckpt_D or args.resume_ckpt_opt_D):
         raise UserError("resume_ckpt_D, resume_ckpt_opt_D: only with use_gan")
-    if args.motion_weight and not (args.use_temporal and not args.use_warped):
-        raise UserError("motion_weight: only with use_temporal and without use_warped")
+    for name in ("motion_weight", "motion_mask_weight"):
+        if args[name] and (args.use_warped or not args.use_temporal):
+            raise UserError(f"{name}: only with use_temporal and without use_warped")
+    if args.motion_mask_weight and not args.use_fg_bg_mask:
+        raise UserError("motion_mask_weight: only with use_fg_bg_mask")
     try:
         with torch.device("meta"):
             build(args)

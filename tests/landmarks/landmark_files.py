@@ -1,0 +1,71 @@
+"""Small data in the formats that the landmarks scripts read, and a run that was never trained."""
+
+import numpy as np
+import torch
+from scipy.io import savemat
+
+from nets.data.index import write_index
+from nets.data.pictures import write_picture
+from nets.data.worlds.people import PeopleWorld
+from nets.landmarks import build
+from nets.run import checkpoints
+from nets.run.options import plain
+from nets.systems.landmarks.options import parse
+
+SMOKE = ["--config", "smoke_landmarks.yaml"]
+RUN = "runs/landmarks/a"
+FIELDS = ("videoName", "type", "source", "train_frames", "train_joints", "test_frames",
+          "test_joints")  # fmt: skip
+
+
+def joints_of(video, count):
+    """Joints (2, 7, count), different for every video and frame, well inside of 200 x 160."""
+    base = np.linspace(60, 120, 7)
+    points = np.stack([base, base[::-1] * 0.8])[:, :, None]
+    return points + np.arange(count) + video / 4
+
+
+def bbc_folder(path, frames=(3, 8, 12), videos=20, picture=(160, 200)):
+    records = np.zeros((1, videos), dtype=[(name, object) for name in FIELDS])
+    for v in range(1, videos + 1):
+        numbers = np.array([frames], np.float64)
+        records[0, v - 1] = ("name", "train", "auto", numbers, joints_of(v, len(frames)),
+                             numbers[:, :1], joints_of(v, 1))  # fmt: skip
+        for number in frames:
+            write_picture(path / f"{v}/{number}.jpg", frame(5 * v + number, *picture))
+    (path / "code").mkdir(exist_ok=True)
+    savemat(path / "code/bbcpose.mat", {"bbcpose": records})
+    results = np.zeros((1, 1), dtype=[("gt", object), ("frame", object), ("video", object)])
+    found = np.concatenate([joints_of(16, 1), joints_of(20, 1)], 2)
+    results[0, 0] = (found, np.array([[8.0, 3.0]]), np.array([[16.0, 20.0]]))
+    savemat(path / "code/results.mat", {"results": results})
+    return path
+
+
+def frame(value, height=40, width=60):
+    """A picture that says which one it is."""
+    return torch.full((3, height, width), value, dtype=torch.uint8)
+
+
+def people_index(folder, count, size=32):
+    """An index.p of the people world, every third picture for testing."""
+    world = PeopleWorld("train", size, length=count)
+    samples = world.__getitems__([(0, i) for i in range(count)])
+    names = [f"{i}.png" for i in range(count)]
+    for name, sample in zip(names, samples, strict=True):
+        write_picture(folder / name, sample["target"])
+    joints = torch.stack([s["joints"] for s in samples]) / size
+    train = [i % 3 != 0 for i in range(count)]
+    write_index(folder / "index.p", list(world.joint_order), names, joints.numpy(), train)
+    return folder / "index.p"
+
+
+def untrained(folder, *arguments):
+    """A run folder with a checkpoint of fresh networks."""
+    args = parse("", [*SMOKE, *map(str, arguments)])
+    torch.manual_seed(0)
+    content = {"system": "landmarks", "step": 0, "parts": {"model": build(args).state_dict()}}
+    (folder / RUN / "checkpoints").mkdir(parents=True)
+    path = folder / RUN / "checkpoints/step_00000000.pt"
+    checkpoints.write(path, content | {"options": plain(args), "best": None, "log": []})
+    return folder / RUN

@@ -1,0 +1,204 @@
+"""The regression, the BBC protocol's arithmetic and its files, step by step and by hand."""
+
+import json
+import pickle
+
+import numpy as np
+import pytest
+from landmark_files import bbc_folder, joints_of, people_index, untrained
+from scipy.io import loadmat, savemat
+
+import evaluate
+from nets.data import bbc
+from nets.errors import UserError
+from nets.systems.landmarks import dumps, regression
+
+
+def test_the_map_is_least_squares_without_intercept():
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(50, 6)), rng.normal(size=(50, 4))
+    found = regression.fit(x, y)
+    np.testing.assert_allclose(found, np.linalg.solve(x.T @ x, x.T @ y), atol=1e-10)
+    assert abs(regression.fit(np.ones((9, 1)), np.full((9, 1), 3.0))[0, 0] - 3) < 1e-12
+
+
+def test_two_landmarks_in_one_place_share_their_weight():
+    rng = np.random.default_rng(1)
+    x, y = rng.normal(size=(50, 6)).astype(np.float16), rng.normal(size=(50, 4))
+    twice = np.concatenate([x, x[:, :1]], 1)
+    once, found = regression.fit(x, y), regression.fit(twice, y)
+    np.testing.assert_allclose(found[0], once[0] / 2, atol=1e-8)
+    np.testing.assert_allclose(found[-1], once[0] / 2, atol=1e-8)
+    np.testing.assert_allclose(twice @ found, x @ once, atol=1e-8)
+
+
+def test_predictions_go_back_into_the_frame():
+    boxes = np.array([[10.0, 20.0, 310.0, 220.0]])
+    predicted = np.concatenate([np.full(7, 0.25), np.full(7, -0.5)])[None]
+    points = regression.to_pixels(predicted, boxes)
+    assert points.shape == (2, 7, 1)
+    np.testing.assert_allclose(points[:, :, 0], [[0.25 * 300 + 150 + 10] * 7, [20.0] * 7])
+
+
+def test_twelve_pixels_count_and_a_little_more_does_not():
+    truth = np.zeros((2, 7, 2)) + 100
+    predicted = truth.copy()
+    predicted[0, 0] += 12.0  # head: 12 px in both frames
+    predicted[1, 1, 0] += 12.001  # right wrist, first frame
+    predicted[:, 2, 1] += 20  # left wrist, second frame
+    truth[0, 6, 1] = np.nan  # not marked: counts nowhere
+    found = regression.accuracy(predicted, truth, bbc.JOINTS_7)
+    assert found["accuracy"] == pytest.approx(11 / 13)
+    assert found["per_joint"] == pytest.approx(
+        {"head": 1, "rwrist": 0.5, "lwrist": 0.5, "relbow": 1, "lelbow": 1, "rshoulder": 1,
+         "lshoulder": 1}
+    )  # fmt: skip
+    expected = {"head": 1, "wrists": 0.5, "elbows": 1, "shoulders": 1}
+    assert found["groups"] == pytest.approx(expected)
+    assert found["mean_of_joints"] == pytest.approx(6 / 7)
+
+
+def test_distances_against_the_mean_pose():
+    rng = np.random.default_rng(2)
+    x = rng.uniform(-1, 1, (40, 3, 2))
+    joints = np.stack([x[:, 0] / 2, x[:, 1] * 0.1 + x[:, 2] * 0.2], 1)
+    joints[:5, 1] = np.nan
+    found = regression.distances(x[:30], joints[:30], x[30:], joints[30:])
+    assert found["error"] < 1e-9
+    mean = np.nanmean(joints[:30], 0)
+    expected = np.linalg.norm(joints[30:] - mean, axis=-1).mean()
+    assert found["error_mean_pose"] == pytest.approx(expected)
+    assert found["ratio_to_mean_pose"] == pytest.approx(0, abs=1e-6)
+
+
+def gaussians(n=4, k=3, fixed=False):
+    rng = np.random.default_rng(3)
+    cov = np.tile(np.array([[0.2, 0.05], [0.05, 0.1]], np.float32), (n, k, 1, 1))
+    empty = np.zeros(0, np.float32)
+    return {
+        "predictions_mean": rng.uniform(-1, 1, (n, 2 * k)).astype(np.float32),
+        "predictions_cov": empty if fixed else cov,
+        "predictions_cov_decomp": empty if fixed else np.linalg.cholesky(cov),
+        "vid": np.arange(n),
+        "frame": np.arange(n) + 1,
+        "bboxes": rng.uniform(0, 9, (n, 4)),
+        "gt": rng.normal(size=(n, 14)).astype(np.float32),
+    }
+
+
+@pytest.mark.parametrize("fixed", [False, True])
+def test_dumps_are_read_back_and_the_pickle_is_the_originals(tmp_path, fixed):
+    made = gaussians(fixed=fixed)
+    assert dumps.write(tmp_path / "safe", made, original=False).name == "gaussians.npz"
+    found = dumps.read(tmp_path / "safe")
+    assert all(np.array_equal(found[key], made[key]) for key in dumps.KEYS)
+    path = dumps.write(tmp_path / "original", made, original=True)
+    with path.open("rb") as file:
+        content = pickle.load(file)  # what the test wrote itself
+    assert content["predictions_mean"].dtype == np.float16
+    assert content["predictions_cov"] == [] if fixed else content["predictions_cov"].shape[1:] == (
+        3, 2, 2)  # fmt: skip
+    assert content["gt"].dtype == np.float32 and content["bboxes"].dtype == np.float64
+    found = dumps.read(tmp_path / "original")
+    np.testing.assert_allclose(found["predictions_mean"], made["predictions_mean"], atol=5e-4)
+
+
+def test_dumps_that_are_none(tmp_path):
+    with pytest.raises(UserError, match=r"holds no gaussians.npz and no gaussians.pkl3"):
+        dumps.read(tmp_path)
+    np.savez(tmp_path / "gaussians.npz", vid=np.zeros(2))
+    with pytest.raises(UserError, match="lacks predictions_mean"):
+        dumps.read(tmp_path)
+    with (tmp_path / "gaussians.pkl3").open("wb") as file:
+        pickle.dump(print, file)
+    with pytest.raises(UserError, match=r"refused, it asks for builtins.print"):
+        dumps.read(tmp_path)
+
+
+def test_bbc_pose_in_three_steps(tmp_path, monkeypatch, capsys):
+    data = bbc_folder(tmp_path / "bbc")
+    run = untrained(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    shared = ["--checkpoint", str(run), "--data_root", str(data), "--workers", "0"]
+    for stage in ("dump", "regress", "score"):
+        evaluate.main([*shared, "--stage", stage, "--out", f"{stage}.json"])
+    report = json.loads((tmp_path / "score.json").read_text())
+    assert report["test"]["frames"] == 2 and report["val"]["frames"] == 15
+    assert f"Test {report['test']['accuracy']:.4f}" in capsys.readouterr().out
+
+    dumped = dumps.read(run / "gaussians/train")
+    assert dumped["predictions_mean"].shape == (30, 8) and dumped["gt"].any()
+    assert not dumps.read(run / "gaussians/test")["gt"].any()
+    # The whole way by hand, from the files alone.
+    x, y = dumped["predictions_mean"].astype(float), dumped["gt"].astype(float)
+    mapping = np.linalg.pinv(x, rcond=1e-15) @ y
+    test = dumps.read(run / "gaussians/test")
+    predicted = (test["predictions_mean"].astype(float) @ mapping).reshape(-1, 2, 7)
+    box = test["bboxes"]
+    side = (box[:, 2:] - box[:, :2])[:, :, None]
+    points = (predicted * side + side / 2 + box[:, :2, None]).transpose(1, 2, 0)
+    written = loadmat(run / "predictions/preds_test.mat")["my_pred"]
+    assert written.dtype == np.float64
+    np.testing.assert_allclose(written, points, atol=0.05)  # pinv and lstsq cut at other values
+    truth = np.concatenate([joints_of(16, 1), joints_of(20, 1)], 2)
+    near = np.linalg.norm((0.5 * (written - 1) + 1) - (0.5 * (truth - 1) + 1), axis=0) <= 6
+    assert report["test"]["accuracy"] == pytest.approx(near.mean())
+    assert report["test"]["head"] == pytest.approx(near[0].mean())
+
+    evaluate.main([*shared, "--stage", "val_truth", "--predictions", "p", "--out", "x.json"])
+    np.testing.assert_array_equal(
+        loadmat("p/bbc_val_GT.mat")["my_pred"], bbc.validation_truth(data)
+    )
+    (run / "predictions/preds_val.mat").rename(run / "predictions/kept.mat")
+    savemat(run / "predictions/preds_val.mat", {"my_pred": np.zeros((2, 7, 3))})
+    with pytest.raises(SystemExit):
+        evaluate.main([*shared, "--stage", "score"])
+    assert "has 3 frames, the truth 15" in capsys.readouterr().err
+
+
+def test_the_pickle_serves_the_regression_too(tmp_path, monkeypatch):
+    data = bbc_folder(tmp_path / "bbc")
+    run = untrained(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    shared = ["--checkpoint", str(run), "--data_root", str(data), "--workers", "0"]
+    evaluate.main([*shared, "--gaussians_pickle", "--out", "a.json"])
+    assert sorted(p.name for p in (run / "gaussians/val").iterdir()) == ["gaussians.pkl3"]
+    assert 0 <= json.loads((tmp_path / "a.json").read_text())["val"]["accuracy"] <= 1
+
+
+def test_the_demo_world_and_an_index(tmp_path, monkeypatch):
+    run = untrained(tmp_path)
+    index = people_index(tmp_path / "people", 9)
+    monkeypatch.chdir(tmp_path)
+    shared = ["--checkpoint", str(run), "--workers", "0", "--labelled", "12", "--held_out", "6"]
+    evaluate.main([*shared, "--out", "world.json"])
+    world = json.loads((tmp_path / "world.json").read_text())
+    assert world["labelled"] == 12 and world["held_out"] == 6
+    ratio = world["regression"]["error"] / world["regression"]["error_mean_pose"]
+    assert world["regression"]["ratio_to_mean_pose"] == pytest.approx(ratio)
+    assert set(world["regression"]["per_joint"]) >= {"cnose", "rwrist"}
+    assert 0 <= world["mask"]["iou"]["mean"] <= 1
+    background = world["background"]
+    assert background["ratio_to_mean_image"] == pytest.approx(
+        background["masked_l1"]["mean"] / background["masked_l1_mean_image"]["mean"]
+    )
+    evaluate.main([*shared, "--data_index", str(index), "--out", "index.json"])
+    found = json.loads((tmp_path / "index.json").read_text())
+    assert found["labelled"] == 6 and found["held_out"] == 3 and "mask" not in found
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--landmarks", "9"], "was trained with 4 landmarks, not 9"),
+        (["--stage", "dump"], "--stage dump: a step of BBC Pose; needs --data_root"),
+        (["--data_root", "none"], r"none/code/results.mat: no such file"),
+        (["--images", "5"], "--images: an option of vunet"),
+    ],
+)
+def test_what_cannot_be_evaluated(tmp_path, monkeypatch, capsys, arguments, message):
+    run = untrained(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        evaluate.main(["--checkpoint", str(run), *arguments])
+    assert ended.value.code == 2 and message in capsys.readouterr().err

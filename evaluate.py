@@ -15,7 +15,7 @@ from typing import Any
 from nets import systems
 from nets.run import checkpoints, options
 from nets.run.files import write_text
-from nets.run.options import PositiveInt
+from nets.run.options import NonNegativeInt, PositiveInt
 from nets.run.ranks import Ranks
 
 
@@ -30,6 +30,8 @@ def parser() -> options.ArgumentParser:
     add("--data_index", type=str | None, default=None, help="an index.p; default: the run's data")
     add("--data_root", type=str | None, default=None,
         help="a folder of data in the system's layout; default: the run's data")
+    add("--images", type=NonNegativeInt, default=256,
+        help="test pictures to look at, of VUNet and DC-IGN; 0: all")
     add("--batch_size", type=PositiveInt, default=16, help="pictures at once")
     add("--out", type=str | None, default=None,
         help="the JSON report; default: evaluation.json in the run folder")
@@ -66,13 +68,13 @@ def main(argv: list[str] | None = None) -> None:
     system = content["system"]
     print(checkpoints.describe(content, path))
     systems.refuse_foreign(args, p, owners, system)
+    folder = path.parent.parent if path.parent.name == "checkpoints" else path.parent
+    args.out = args.out or str(folder / "evaluation.json")
     report = systems.call(system, "evaluation", "evaluate", args, content, path, Ranks(args.device))
     report = {"checkpoint": str(path), "step": content["step"], **report}
     tell(report)
-    folder = path.parent.parent if path.parent.name == "checkpoints" else path.parent
-    out = Path(args.out) if args.out else folder / "evaluation.json"
-    write_text(out, json.dumps(report, indent=1) + "\n")
-    print(f"written: {out}")
+    write_text(Path(args.out), json.dumps(report, indent=1) + "\n")
+    print(f"written: {args.out}")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from typing import Any
 from nets.errors import UserError
 from nets.run import options
 
-SYSTEMS = ("vunet", "landmarks", "bilayer")
+SYSTEMS = ("vunet", "landmarks", "bilayer", "dcign")
 
 
 def module(system: str, part: str) -> ModuleType:

@@ -201,6 +201,14 @@ def test_a_picture_depends_on_its_numbers_alone(colour):
             assert torch.equal(value, whole[name][rows]), name
 
 
+def test_pictures_are_exact_under_autocast():
+    identity, scene = some(2)
+    plain = render(identity, size=64, colour=True, **scene)
+    with torch.autocast("cpu", torch.bfloat16):
+        made = render(identity, size=64, colour=True, **scene)
+    assert all(torch.equal(made[name], plain[name]) for name in plain)
+
+
 def test_splits_share_nobody_and_persons_differ():
     train, test = (identities(torch.arange(500) + SPLITS[split]) for split in SPLITS)
     assert torch.cdist(train, test).min() > 0.5

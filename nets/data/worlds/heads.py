@@ -87,6 +87,25 @@ def render(
         )
     if background is not None and not colour:
         raise ValueError("render: background needs colour=True; grey heads are on white")
+    with torch.autocast(identity.device.type, enabled=False):  # exact wherever it is called
+        return _render(
+            *(identity, azimuth, elevation, light, expression, background),
+            *(size, colour, supersample),
+        )
+
+
+def _render(
+    identity: Tensor,
+    azimuth: Tensor,
+    elevation: Tensor,
+    light: Tensor,
+    expression: Tensor | None,
+    background: Tensor | None,
+    size: int,
+    colour: bool,
+    supersample: int,
+) -> dict[str, Tensor]:
+    n = len(identity)
     parts = head(identity, expression, colour)
     solids, albedo = in_camera(parts, azimuth, elevation)
     reflected = colours(identity, albedo, colour).float()

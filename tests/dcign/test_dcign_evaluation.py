@@ -1,0 +1,285 @@
+"""Scores of codes whose answers are known, and evaluate.py on small networks."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+import torch
+from dcign_tiny import LATENTS, SIZE, network, write_run
+from PIL import Image
+
+import evaluate
+from nets.data.batches import unit, write_batch
+from nets.data.head_batches import HeadBatches
+from nets.data.worlds.heads import RANGES, SPLITS
+from nets.run import checkpoints
+from nets.systems.dcign import scores, truth
+from nets.systems.dcign.latents import Latents
+
+EXACT = ("--precision", "fp32")
+OWNERS = {"a": slice(0, 1), "b": slice(1, 2)}
+
+
+def factors(n: int = 400) -> dict[str, torch.Tensor]:
+    torch.manual_seed(0)
+    return {"a": torch.rand(n) * 2 - 1, "b": torch.rand(n) * 2 - 1}
+
+
+def test_ridge_explains_what_is_linear_and_chooses_its_strength():
+    f = factors()
+    noise = torch.randn(400, 30)
+    code = torch.cat([f["a"][:, None] * 100 + 7, noise], 1)
+    assert scores.r_squared(code[:200], f["a"][:200], code[200:], f["a"][200:]) > 0.999
+    # Of pure noise nothing, and not much below it: the strength is chosen on held-out samples.
+    assert -0.1 < scores.r_squared(noise[:200], f["a"][:200], noise[200:], f["a"][200:]) < 0.05
+    # The dual form, for more latents than samples, is the same regression.
+    x, y = torch.randn(10, 30).double(), torch.randn(10, 2).double()
+    primal = torch.linalg.solve(x.T @ x / 10 + 0.1 * torch.eye(30).double(), x.T @ y / 10)
+    torch.testing.assert_close(scores.ridge(x, y, 0.1), primal)
+    assert scores.standardise(torch.full((5, 1), 0.3)).abs().max() == 0
+
+
+def test_decoding_says_what_hides_in_the_wrong_latents():
+    f = factors()
+    clean = torch.stack([f["a"], f["b"], torch.randn(400)], 1)
+    leaking = torch.stack([f["a"] + torch.randn(400), f["a"], f["b"]], 1)
+    one = scores.decoding(clean[:300], f["a"][:300], clean[300:], f["a"][300:], OWNERS["a"])
+    two = scores.decoding(leaking[:300], f["a"][:300], leaking[300:], f["a"][300:], OWNERS["a"])
+    assert one["own"] > 0.999 and one["all"] > 0.999 and abs(one["others"]) < 0.1
+    assert two["others"] > 0.999 and two["own"] < 0.6
+
+
+def test_dci_of_a_perfect_a_mixed_and_a_dead_code():
+    f = factors()
+    perfect = scores.dci(scores.importance(torch.stack([f["b"] * 3, f["a"]], 1), f))
+    assert perfect["disentanglement"] > 0.98 and perfect["completeness"] > 0.98
+    turned = torch.stack([f["a"] + f["b"], f["a"] - f["b"]], 1)
+    mixed = scores.dci(scores.importance(turned, f))
+    assert mixed["disentanglement"] < 0.02 and mixed["completeness"] < 0.02
+    assert scores.dci(scores.importance(torch.zeros(400, 2), f)) == {
+        "disentanglement": 0.0,
+        "completeness": 0.0,
+    }
+    assert scores.dci(torch.tensor([[3.0, 0], [0, 1], [0, 1]]).double()) == pytest.approx(
+        {"disentanglement": 1.0, "completeness": (1 + 1 - math.log(2) / math.log(3)) / 2}
+    )
+
+
+def test_information_and_gaps():
+    same = torch.arange(200) % 4
+    assert scores.mutual_information(same, same) == pytest.approx((math.log(4),) * 2)
+    other = torch.arange(200) // 4 % 5
+    assert scores.mutual_information(same, other)[0] == pytest.approx(0, abs=1e-9)
+    f = factors(4000)
+    ids = {"a": f["a"], "b": (f["b"] * 5 + 5).long()}  # numbers, and classes
+    code = torch.stack([f["a"], f["b"].cos(), f["b"], torch.randn(4000)], 1)
+    table = scores.information_table(code, ids)
+    assert table[0, 0] == pytest.approx(1) and table[2, 1] > 0.85 and table[3].max() < 0.05
+    gaps = scores.gaps(table, OWNERS)
+    assert gaps["a"] > 0.9 and gaps["a_own"] == pytest.approx(gaps["a"])
+    assert gaps["b_own"] < -0.3  # the third latent knows more than the owner, the second
+    linear = scores.explained_table(code, ids)
+    assert linear[0, 0] == pytest.approx(1) and linear[2, 1] > 0.95 and linear[1, 1] > 0.5
+    assert linear[3].max() < 0.05 and linear[1, 0] < 0.01
+
+
+def test_people_are_recognised_by_what_is_theirs():
+    torch.manual_seed(0)
+    people = torch.arange(20).repeat_interleave(4) + SPLITS["test"]
+    own = torch.randn(20, 6).repeat_interleave(4, 0)
+    codes = torch.cat([own * 5, torch.randn(80, 6)], 1) + 3
+    first = torch.arange(80) % 4 < 2
+    found = scores.recognition(codes[first], people[first], codes[~first], people[~first])
+    assert found["nearest"] > 0.95 and found["linear"] > 0.6
+    noise = torch.randn(80, 12)
+    lost = scores.recognition(noise[first], people[first], noise[~first], people[~first])
+    assert max(lost.values()) < 0.25  # chance is 0.05
+    assert scores.spread(own, people) == 0 and scores.spread(noise, people) == pytest.approx(1, 0.1)
+    assert scores.similarity(own + 3, -own + 3, torch.full((6,), 3.0)).max() == pytest.approx(-1)
+
+
+class Knobs(torch.nn.Module):
+    """A perfect graphics engine: its code is (azimuth, elevation, light, person), drawn exactly."""
+
+    latents, image_size = 4, SIZE
+
+    def __init__(self, world: HeadBatches):
+        super().__init__()
+        self.world, self.bias = world, torch.nn.Parameter(torch.zeros(1))
+        self.codes: dict[bytes, torch.Tensor] = {}
+        self.people: dict[int, torch.Tensor] = {}
+
+    def draw(self, scene):
+        """As the world does; remembers what is on each picture."""
+        image = self.world.draw(scene)
+        numbers = [scene["azimuth"] * 8, scene["elevation"] * -20, scene["light"] * 5]
+        person = scene["person"] % 1009  # small enough for float32
+        self.people |= {int(p): i for p, i in zip(person, scene["identity"], strict=True)}
+        code = torch.stack([*numbers, person], 1).float()
+        self.codes |= {p.numpy().tobytes(): c for p, c in zip(unit(image), code, strict=True)}
+        return image
+
+    def encode(self, image):
+        return (torch.stack([self.codes[picture.numpy().tobytes()] for picture in image]),)
+
+    def decode(self, code):
+        identity = torch.stack([self.people[round(float(p))] for p in code[:, 3]])
+        angles = {"azimuth": code[:, 0] / 8, "elevation": code[:, 1] / -20, "light": code[:, 2] / 5}
+        return unit(self.world.draw({**angles, "identity": identity}))
+
+
+@pytest.fixture(scope="module")
+def engine():
+    kinds = dict.fromkeys(("azimuth", "elevation", "light", "shape"), "")
+    world = HeadBatches("test", kinds, 6, SIZE, 2)
+    net = Knobs(world)
+    groups = ["azimuth=1", "elevation=1", "light=1", "shape=rest"]
+    latents = Latents(net, {"groups": groups, "regime": "disentangled"})
+    batches = [world.scene(kind, 0) for kind in ("azimuth", "shape")]
+    scene = {name: torch.cat([b[name] for b in batches]) for name in batches[0]}
+    labels = {kind: {n: torch.linspace(-RANGES[n], RANGES[n], 4000)[None] for n in RANGES}
+              for kind in kinds}  # fmt: skip
+    code = torch.stack([labels["shape"]["azimuth"] * 8, labels["shape"]["elevation"] * -20,
+                        labels["shape"]["light"] * 5, torch.zeros(1, 4000)], -1)  # fmt: skip
+    latents.__dict__["seen"] = ({kind: code for kind in kinds}, labels)
+    latents.__dict__["owners"] = {**{n: slice(i, i + 1) for i, n in enumerate(RANGES)},
+                                  "shape": slice(3, 4)}  # fmt: skip
+    return latents, net, scene
+
+
+def test_a_perfect_engine_rerenders_and_swaps_exactly(engine):
+    latents, net, scene = engine
+    found = truth.rerendering(latents, net, scene)
+    assert set(found) == set(RANGES)
+    for part in found.values():
+        # The maps are piecewise linear through 20 bins, of a line: exact but for rounding.
+        assert part["made_mse"] < 2e-4 < 0.005 < part["copy_mse"]
+        assert part["own_mse"] == 0 and part["own_ssim"] > 0.999
+        assert part["ratio_to_copy"] == pytest.approx(part["made_mse"] / part["copy_mse"])
+        assert part["ratio_to_copy"] < 0.03 and part["made_ssim"] > 0.97
+    swapped = truth.swaps(latents, net, scene)
+    assert swapped["made_mse"] < 1e-9 and swapped["copy_pose_mse"] > 0.005
+    assert swapped["copy_shape_mse"] > 0.005
+
+
+def test_grids_of_a_perfect_engine_are_lines(engine, monkeypatch):
+    latents, net, _ = engine
+    monkeypatch.setattr(truth, "FACES", 2)
+    found = truth.grids(latents, net)
+    for name, slope in (("azimuth", 8), ("elevation", -20), ("light", 5)):
+        grid = found[name]
+        assert grid["latent"].shape == (2, truth.GRIDS[name])
+        assert grid["value"][0] == pytest.approx(-RANGES[name])
+        torch.testing.assert_close(grid["latent"], grid["value"].expand(2, -1) * slope)
+        assert grid["similarity"].min() == pytest.approx(1)
+
+
+def test_views_are_of_persons_that_no_batch_shows():
+    one, two = (truth.views(split, 3, 4, RANGES) for split in ("train", "test"))
+    assert one["person"].unique().numel() == 3 and len(one["azimuth"]) == 12
+    assert not set(one["person"].tolist()) & set(two["person"].tolist())
+    assert one["person"].min() > SPLITS["train"] + 10**6
+    assert torch.equal(one["identity"][0], one["identity"][3])
+    assert all((one[n].abs() <= RANGES[n]).all() and one[n].std() > 0 for n in RANGES)
+    near = truth.views("test", 3, 4, truth.NEAR_FRONT)
+    assert all((near[n].abs() <= truth.NEAR_FRONT[n]).all() for n in RANGES)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return write_run(tmp_path_factory.mktemp("run") / "run", bsize=4)
+
+
+@pytest.fixture()
+def few(monkeypatch):
+    """Fewer heads than for scores that mean something."""
+    monkeypatch.setattr(truth, "FACES", 2)
+    monkeypatch.setattr(truth, "READ", (10, 6))
+    monkeypatch.setattr(truth, "RECOGNISED", 10)
+
+
+def test_evaluate_reports_every_measure_and_the_entangled_run(run, few, tmp_path, capsys):
+    other = write_run(tmp_path / "e", seed=3, regime="entangled", bsize=4)
+    out = tmp_path / "report.json"
+    options = ["--checkpoint", str(run), *EXACT, "--images", "16", "--out", str(out)]
+    evaluate.main([*options, "--entangled", str(other)])
+    said = capsys.readouterr().out
+    report = json.loads(out.read_text())
+    assert report["regime"] == "disentangled" and report["entangled regime"] == "entangled"
+    assert report["images"] == 16 and "report_scatter.png" in said
+    parts = (
+        *("reconstruction", "leakage", "correlation", "rerender azimuth", "rerender light"),
+        *("swap", "curves", "decoding", "dci", "mig", "sap", "invariance", "recognition"),
+    )
+    for part in parts:
+        for name in (part, f"entangled {part}"):
+            numbers = [v for v in report[name].values() if isinstance(v, float)]
+            assert numbers and all(map(math.isfinite, numbers)), name
+    assert report["recognition"]["chance"] == 0.1
+    assert len(report["leakage"]["tables"]["variance"]["light"]) == LATENTS
+    assert set(report["correlation"]["matrix"]["light"]) == set(RANGES)
+    net, labels = network(), HeadBatches("test", dict.fromkeys([*RANGES, "shape"], ""), 4, SIZE, 2)
+    with torch.no_grad():
+        batch = labels.read("light", 0)
+        latent = net.encode(unit(batch["image"]))[0][:, 2]
+    r = torch.corrcoef(torch.stack([latent, batch["light"]]))[0, 1].abs().item()
+    assert report["correlation"]["light_within"] == pytest.approx(r, abs=1e-4)
+    for name in ("report_scatter.png", "report_scatter_entangled.png"):
+        with Image.open(tmp_path / name) as picture:
+            assert picture.width > 600
+            assert len(picture.convert("RGB").getcolors(1 << 24)) > 20
+
+
+def test_data_without_labels_or_renderer_is_judged_as_far_as_it_goes(run, tmp_path, capsys):
+    torch.manual_seed(0)
+    world = HeadBatches("test", dict.fromkeys([*RANGES, "shape"], ""), 4, SIZE, 2)
+    for kind, name in zip(world.counts, ("AZ", "EL", "LIGHT_AZ", "SHAPE"), strict=True):
+        for mode in ("FT_training", "FT_test"):
+            batch = world.read(kind, 0)
+            labels = {n: batch[n] for n in RANGES}
+            write_batch(tmp_path / f"plain/th_{name}_VARIED/{mode}/batch1", batch["image"])
+            write_batch(
+                tmp_path / f"known/th_{name}_VARIED/{mode}/batch1.npz", batch["image"], labels
+            )
+    out = str(tmp_path / "o.json")
+    options = ["--checkpoint", str(run), *EXACT, "--out", out, "--data_root"]
+    evaluate.main([*options, str(tmp_path / "plain")])
+    assert "no labels" in capsys.readouterr().out
+    plain = json.loads((tmp_path / "o.json").read_text())
+    assert plain["images"] == 16 and "correlation" not in plain
+    evaluate.main([*options, str(tmp_path / "known")])
+    known = json.loads((tmp_path / "o.json").read_text())
+    assert known["leakage"] == plain["leakage"] and "rerender light" not in known
+    assert 0 <= known["correlation"]["light_within"] <= 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--entangled", "RUN"], "a run of another regime"),
+        (["--entangled", "nowhere"], "nowhere: no such file or run folder"),
+        (["--figure", "x.jpg"], "--figure x.jpg: must end in .png"),
+        (["--data_root", "nowhere"], "nowhere: no such folder of batches"),
+        (["--data_index", "index.p"], "--data_index: not for DC-IGN"),
+        (["--images", "-1"], "--images"),
+    ],
+)
+def test_bad_input_is_one_line(run, options, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    options = [str(run) if o == "RUN" else o for o in options]
+    with pytest.raises(SystemExit) as left:
+        evaluate.main(["--checkpoint", str(run), "--images", "4", *EXACT, *options])
+    assert left.value.code == 2
+    assert message in capsys.readouterr().err.strip().splitlines()[-1]
+
+
+def test_a_checkpoint_without_data_of_its_own_asks_for_some(run, tmp_path, capsys):
+    content = checkpoints.read(checkpoints.find(run))
+    content["kind"] = "of the published program"
+    path = tmp_path / "published.pt"
+    checkpoints.write(path, content)
+    with pytest.raises(SystemExit):
+        evaluate.main(["--checkpoint", str(path)])
+    assert "--data_root, a folder of batches, is needed" in capsys.readouterr().err

@@ -1,0 +1,250 @@
+"""Pictures of a DC-IGN as a user asks for them, by a small network with random weights."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from dcign_tiny import LATENTS, SIZE, network, write_run
+from PIL import Image
+
+import infer
+from nets.data.pictures import read_picture, write_picture
+from nets.data.video import open_video
+from nets.dcign import FACES
+from nets.systems.dcign.inference import to_face
+from nets.systems.dcign.latents import Latents, encode
+from nets.systems.dcign.measures import fit_map
+
+GAP = 2  # pixels between the tiles of a sheet
+EXACT = ("--precision", "fp32")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return write_run(tmp_path_factory.mktemp("run") / "run")
+
+
+@pytest.fixture(scope="module")
+def faces(tmp_path_factory):
+    """Two colour pictures of different sizes, and a grey one with a palette."""
+    folder = tmp_path_factory.mktemp("faces")
+    torch.manual_seed(0)
+    for name, shape in (("a", (3, 90, 60)), ("b", (3, 40, 70))):
+        write_picture(folder / f"{name}.png", (torch.rand(shape) * 255).byte())
+    Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8) * 4).convert("P").save(
+        folder / "c.png"
+    )
+    return folder
+
+
+def sheet(path):
+    with Image.open(path) as picture:
+        return torch.from_numpy(np.array(picture.convert("L")))
+
+
+def tiles(path, rows: int, columns: int) -> torch.Tensor:
+    """(rows, columns, SIZE, SIZE) uint8, the pictures below and right of a sheet's captions."""
+    whole = sheet(path)
+    step = SIZE + GAP
+    cut = whole[-rows * step :, -columns * step :]
+    assert cut.shape == (rows * step, columns * step)
+    return cut.unfold(0, SIZE, step).unfold(1, SIZE, step)
+
+
+def test_a_face_of_any_size_and_colour_becomes_the_networks_input():
+    wide = torch.zeros(3, 30, 60, dtype=torch.uint8)
+    wide[0] = 255  # red
+    made = to_face(wide, 48)
+    assert made.shape == (1, 48, 48) and made.dtype == torch.float32
+    assert made[0, :10].min() > 0.999 and made[0, -10:].min() > 0.999  # white above and below
+    assert made[0, 16:32].max() == pytest.approx(0.21, abs=1e-6)
+    assert made[0, 16:32].min() == pytest.approx(0.21, abs=1e-6)
+    green, blue = (
+        to_face(torch.eye(3)[c, :, None, None].expand(3, 9, 9).mul(255).byte(), 48) for c in (1, 2)
+    )
+    assert green.mean() == pytest.approx(0.72) and blue.mean() == pytest.approx(0.07)
+    square = torch.full((3, 150, 150), 128, dtype=torch.uint8)
+    assert to_face(square, 150).sub(128 / 255).abs().max() < 1e-6
+
+
+def test_a_sheet_shows_what_the_decoder_makes_of_each_value(run, faces, tmp_path, capsys):
+    out = tmp_path / "sheet.png"
+    command = ["--checkpoint", str(run), *EXACT, "-s", str(faces / "a.png"), "-o", str(out)]
+    options = ["--sweep", "light", "shape:2", "z:8", "--range", "-4", "6", "--steps", "3"]
+    infer.main([*command, *options])
+    assert f"written: {out}" in capsys.readouterr().out
+    shown = tiles(out, 3, 5)
+    net = network()
+    face = to_face(read_picture(faces / "a.png", None), SIZE)
+    with torch.no_grad():
+        code = net.encode(face[None])[0]
+        assert (shown[0, 0].float() - face[0] * 255).abs().max() <= 0.5
+        for row, latent in enumerate((2, 4, 7)):
+            assert (shown[row, 1].float() - net.decode(code)[0, 0] * 255).abs().max() < 0.6
+            for column, value in enumerate((-4.0, 1.0, 6.0)):
+                changed = code.clone()
+                changed[0, latent] = value
+                truth = net.decode(changed)[0, 0] * 255
+                assert (shown[row, 2 + column].float() - truth).abs().max() < 0.6
+    assert (shown[0, 2].int() - shown[0, 4].int()).abs().max() > 5  # the network does follow
+
+
+def test_sweeps_reach_as_far_as_training_pictures(run, tmp_path, capsys):
+    infer.main(["--checkpoint", str(run), *EXACT, "--steps", "2", "-o", str(tmp_path / "o.png")])
+    said = capsys.readouterr().out
+    assert "no -s" in said
+    assert tiles(tmp_path / "o.png", 6, 4).float().std() > 1  # two heads, three factors
+    latents = Latents(network(), {**content(run)["options"]})
+    codes = torch.cat([c.flatten(0, 1) for c in latents.seen[0].values()])
+    assert codes.shape == (4 * 3 * 6, LATENTS)
+    for name, index in (("azimuth", 0), ("light", 2)):
+        low, high = np.quantile(codes[:, index].numpy(), (0.01, 0.99))
+        assert latents.bounds(index) == pytest.approx((low, high), rel=1e-4)
+        assert f"{name}: {low:.3g} to {high:.3g}" in said
+
+
+def content(run):
+    from nets.run import checkpoints
+
+    return checkpoints.read(checkpoints.find(run))
+
+
+def test_degrees_go_through_the_map_from_factor_to_latent(run, faces, tmp_path, capsys):
+    out = str(tmp_path / "o.png")
+    command = [
+        "--checkpoint",
+        str(run),
+        *EXACT,
+        "-s",
+        str(faces / "a.png"),
+        "-o",
+        out,
+        "--sweep",
+        "light",
+    ]
+    infer.main([*command, "--range", "-30", "45", "--degrees", "--steps", "2"])
+    latents = Latents(network(), content(run)["options"])
+    codes, labels = latents.seen
+    truth = torch.cat([of["light"].flatten() for of in labels.values()])
+    found = fit_map(truth, torch.cat([c[..., 2].flatten() for c in codes.values()]))
+    low, high = found(torch.tensor([math.radians(-30), math.radians(45)])).tolist()
+    assert low != high and f"light: {low:.3g} to {high:.3g}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("ending", [".gif", ".mp4"])
+def test_a_movie_goes_there_and_back(run, faces, tmp_path, ending):
+    out = tmp_path / f"movie{ending}"
+    command = ["--checkpoint", str(run), *EXACT, "-s", str(faces / "a.png"), str(faces / "b.png")]
+    infer.main([*command, "--range", "-9", "9", "--steps", "8", "-o", str(out)])
+    frames = torch.stack([picture[0] for _, picture in open_video(out)])
+    assert len(frames) == 8 and frames.shape[1] >= 2 * SIZE and frames.shape[2] >= 4 * SIZE
+    change = (frames.float() - frames.float().roll(1, 0)).abs().mean((1, 2))
+    assert change[1:].max() > 0.1  # it moves
+    # There and back: frame k is frame 8 - k, but for what the codec loses.
+    loss = 0.01 if ending == ".gif" else 4
+    assert (frames[1:].float() - frames[1:].flip(0).float()).abs().mean() < loss
+
+
+def test_reconstructions_of_test_data_and_of_pictures(run, faces, tmp_path, capsys):
+    out = str(tmp_path / "o.png")
+    infer.main(["--checkpoint", str(run), *EXACT, "--reconstruct", "-o", out])
+    assert "mean squared error 0." in capsys.readouterr().out
+    assert tiles(out, 4 * 6, 2).shape[:2] == (24, 2)  # the first batch of each of the four types
+    infer.main(["--checkpoint", str(run), *EXACT, "--reconstruct", "-s", str(faces), "-o", out])
+    face = to_face(read_picture(faces / "b.png", None), SIZE)
+    with torch.no_grad():
+        truth = network()(face[None])[0][0, 0] * 255
+    assert (tiles(out, 3, 2)[1, 1].float() - truth).abs().max() < 0.6
+
+
+def test_the_published_generalisation_sheet(run, faces, tmp_path, capsys):
+    out = str(tmp_path / "o.png")
+    command = ["--checkpoint", str(run), *EXACT, "-s", str(faces), "--generalize", "-o", out]
+    infer.main(command)
+    said = capsys.readouterr().out
+    assert "azimuth: -20 to 20" in said
+    assert tiles(out, 3 * 3, 2 + 6).shape[:2] == (9, 8)
+    infer.main([*command, "--custom_bounds", "--steps", "4"])
+    said = capsys.readouterr().out
+    assert "azimuth: -4 to 5" in said and "elevation: 0.5 to 6" in said
+    assert "light: -1.5 to 4" in said
+    tiles(out, 9, 6)
+
+
+def test_a_face_in_the_pose_and_light_of_another(run, faces, tmp_path):
+    out = tmp_path / "o.png"
+    command = ["--checkpoint", str(run), *EXACT, "-o", str(out)]
+    infer.main([*command, "-s", str(faces / "a.png"), "-d", str(faces / "b.png")])
+    net = network()
+    pair = [to_face(read_picture(faces / f"{n}.png", None), SIZE) for n in "ab"]
+    code = encode(net, torch.stack(pair))
+    mixed = torch.cat([code[1, :3], code[0, 3:]])[None]
+    with torch.no_grad():
+        truth = net.decode(mixed)[0, 0] * 255
+    assert (sheet(out).float() - truth).abs().max() < 0.6
+    infer.main([*command, "-s", str(faces), "-d", str(faces)])
+    single = sorted(p.name for p in (tmp_path / "o").iterdir())
+    assert len(single) == 9 and single[1] == "a--b.png"
+    assert torch.equal(sheet(tmp_path / "o" / "a--b.png").float().round(), truth.round())
+
+
+def test_a_video_drives(run, faces, tmp_path):
+    driving, out = tmp_path / "d.mp4", tmp_path / "o.mp4"
+    command = ["--checkpoint", str(run), *EXACT, "-s", str(faces / "a.png")]
+    infer.main(
+        [*command, "--sweep", "z:1", "--range", "0", "9", "--steps", "5", "-o", str(driving)]
+    )
+    infer.main([*command, "-d", str(driving), "-o", str(out)])
+    frames = [picture for _, picture in open_video(out)]
+    assert len(frames) == 5 and frames[0].shape == (3, SIZE, SIZE)
+
+
+def test_an_entangled_network_has_latents_by_variance(tmp_path):
+    run = write_run(tmp_path / "e", regime="entangled")
+    latents = Latents(network(), content(run)["options"])
+    moving = latents.seen[0]["light"].var(1, unbiased=False).mean(0)
+    assert latents.index("light") == moving.argmax()
+    assert [g.name for g in FACES][:3] == latents.factors
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--sweep", "nose"], "nose: no such latent; there are azimuth, elevation, light, shape:K"),
+        (["--sweep", "shape"], "shape: must be shape:K, K from 1 to 5"),
+        (["--sweep", "shape:6"], "shape:6: must be shape:K, K from 1 to 5"),
+        (["--sweep", "z:0"], "z:0: must be z:K, K from 1 to 8"),
+        (["--sweep", "light", "--reconstruct"], "--sweep and --reconstruct: give one of them"),
+        (["--custom_bounds"], "--custom_bounds: needs --generalize"),
+        (["--degrees"], "--degrees: needs --range"),
+        (["--sweep", "shape:1", "--degrees", "--range", "1", "2"], "shape:1 has no degrees"),
+        (["-d", "FACE"], "-s: a face whose shape to take"),
+        (["--generalize", "-o", "x.gif"], "a sheet is written as .png or .jpg"),
+        (["-o", "x.tif"], "must end in .png"),
+        (["-s", "nothing.png"], "nothing.png: is missing"),
+        (["-s", "FACE", "-d", "x.mp4"], "x.mp4: of a video must end in .gif"),
+        (["-s", "FACE", "FACE", "-d", "x.mp4", "-o", "y.mp4"], "is for one source"),
+        (["--samples", "3"], "--samples: an option of vunet"),
+        (["--steps", "0"], "--steps"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_bad_input_is_one_line(run, faces, options, message, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    if "x.mp4: of a video" in message:
+        message = "--out out.png: of a video must end in .gif"
+    options = [str(faces / "a.png") if o == "FACE" else o for o in options]
+    with pytest.raises(SystemExit) as left:
+        infer.main(["--checkpoint", str(run), *EXACT, *options])
+    assert left.value.code == 2
+    assert message in capsys.readouterr().err.strip().splitlines()[-1]
+
+
+def test_a_published_network_has_no_data_but_ranges(tmp_path):
+    latents = Latents(network(), content(write_run(tmp_path / "r"))["options"], has_data=False)
+    assert latents.bounds(1) == (-20, 20) and latents.index("elevation") == 1
+    with pytest.raises(ValueError, match="its data is not here"):
+        _ = latents.maps

@@ -15,7 +15,7 @@ from typing import Any
 from nets import systems
 from nets.run import checkpoints, options
 from nets.run.files import write_text
-from nets.run.options import NonNegativeInt, PositiveInt
+from nets.run.options import PositiveInt
 from nets.run.ranks import Ranks
 
 
@@ -30,8 +30,6 @@ def parser() -> options.ArgumentParser:
     add("--data_index", type=str | None, default=None, help="an index.p; default: the run's data")
     add("--data_root", type=str | None, default=None,
         help="a folder of data in the system's layout; default: the run's data")
-    add("--images", type=NonNegativeInt, default=256,
-        help="test pictures to look at, of VUNet and DC-IGN; 0: all")
     add("--batch_size", type=PositiveInt, default=16, help="pictures at once")
     add("--out", type=str | None, default=None,
         help="the JSON report; default: evaluation.json in the run folder")

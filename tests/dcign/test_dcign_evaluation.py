@@ -203,7 +203,7 @@ def few(monkeypatch):
 def test_evaluate_reports_every_measure_and_the_entangled_run(run, few, tmp_path, capsys):
     other = write_run(tmp_path / "e", seed=3, regime="entangled", bsize=4)
     out = tmp_path / "report.json"
-    options = ["--checkpoint", str(run), *EXACT, "--images", "16", "--out", str(out)]
+    options = ["--checkpoint", str(run), *EXACT, "--test_batches", "1", "--out", str(out)]
     evaluate.main([*options, "--entangled", str(other)])
     said = capsys.readouterr().out
     report = json.loads(out.read_text())
@@ -263,14 +263,14 @@ def test_data_without_labels_or_renderer_is_judged_as_far_as_it_goes(run, tmp_pa
         (["--figure", "x.jpg"], "--figure x.jpg: must end in .png"),
         (["--data_root", "nowhere"], "nowhere: no such folder of batches"),
         (["--data_index", "index.p"], "--data_index: not for DC-IGN"),
-        (["--images", "-1"], "--images"),
+        (["--test_batches", "-1"], "--test_batches"),
     ],
 )
 def test_bad_input_is_one_line(run, options, message, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     options = [str(run) if o == "RUN" else o for o in options]
     with pytest.raises(SystemExit) as left:
-        evaluate.main(["--checkpoint", str(run), "--images", "4", *EXACT, *options])
+        evaluate.main(["--checkpoint", str(run), "--test_batches", "1", *EXACT, *options])
     assert left.value.code == 2
     assert message in capsys.readouterr().err.strip().splitlines()[-1]
 

@@ -16,6 +16,7 @@ from nets import metrics
 from nets.data.batches import FACTORS, open_batches, unit
 from nets.errors import UserError
 from nets.run import checkpoints, options
+from nets.run.options import NonNegativeInt
 from nets.run.precision import Precision
 from nets.run.ranks import Ranks
 from nets.systems.dcign import figures, measures, truth
@@ -65,6 +66,8 @@ PROTOCOL = {
 # fmt: off
 def add_options(p: options.ArgumentParser) -> None:
     add = p.add_argument_group("DC-IGN").add_argument
+    add("--test_batches", type=NonNegativeInt, default=0,
+        help="test batches of each type to look at; 0: all")
     add("--entangled", type=str | None, default=None, metavar="RUN",
         help="a run of --regime entangled, or its checkpoint, to compare with")
     add("--figure", type=str | None, default=None, metavar="PNG",
@@ -106,7 +109,7 @@ def measure(
         raise UserError(f"{path}: a published network; --data_root, a folder of batches, is needed")
     latents = Latents(net, trained)
     unseen = open_batches({**trained, "regime": "disentangled"}, sets(trained), "test")
-    each = -(-args.images // (trained["bsize"] * len(unseen.counts))) or max(unseen.counts.values())
+    each = args.test_batches or max(unseen.counts.values())
     with precision.autocast():
         codes, labels = encode_batches(net, unseen, each)
         count = sum(c.shape[0] * c.shape[1] for c in codes.values())

@@ -16,6 +16,7 @@ from nets.errors import UserError
 from nets.run import options
 from nets.run.images import to_uint8
 from nets.run.loader import in_order, to_device
+from nets.run.options import NonNegativeInt
 from nets.run.precision import Precision
 from nets.run.ranks import Ranks
 from nets.vunet import Inputs, VUNet
@@ -25,8 +26,11 @@ from . import load_network
 CANDIDATES = 16  # outfits to choose from, the right one among them
 
 
+# fmt: off
 def add_options(p: options.ArgumentParser) -> None:
-    """Nothing beside what all systems have."""
+    add = p.add_argument_group("VUNet").add_argument
+    add("--images", type=NonNegativeInt, default=256, help="test pictures to look at; 0: all")
+# fmt: on
 
 
 def evaluate(args: options.Namespace, content: dict[str, Any], path: Path, ranks: Ranks) -> dict:

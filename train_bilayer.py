@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import tempfile
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -29,10 +30,10 @@ from nets.run.loader import Loader, in_order, loader
 from nets.run.precision import Precision
 from nets.run.ranks import Ranks, closing, hold_gradients
 from nets.run.run import Run
-from nets.systems.bilayer.experiment import Experiment
+from nets.systems.bilayer.experiment import Experiment, printing_to
 from nets.systems.bilayer.grid import grid
 from nets.systems.bilayer.inputs import prepare
-from nets.systems.bilayer.objective import Metrics, naming_options, open_losses
+from nets.systems.bilayer.objective import SHOWN, Scores, naming_options, open_losses
 from nets.systems.bilayer.options import learning_rate, optimizer, parse, schedule
 from nets.systems.bilayer.start import start
 from nets.systems.bilayer.validation import mean_scores
@@ -59,7 +60,7 @@ class Training:
         decay = {"running_average": args.wgv_momentum, "average": None}.get(args.wgv_mode, args.ema)
         self.ema = None if decay == 0 else EMA(self.net, decay)
         self.losses = precision.place(open_losses(args, run, precision))
-        self.metrics = Metrics(args, run, precision)
+        self.scores = Scores(args, run)
 
     def batches(self, seed: int) -> Loader:
         """Batches of this rank's share of `batch_size`."""
@@ -100,7 +101,7 @@ def validate(t: Training, step: int) -> None:
             yield prepare(batch, args)
 
     with t.precision.autocast():
-        means, data = mean_scores(t.net, args.networks_test, prepared(), t.metrics, run.ranks)
+        means, data = mean_scores(t.net, args.networks_test, prepared(), t.scores, run.ranks)
     if run.stopping():
         return
     t.experiment.append_tests(run.ranks.gather(files))
@@ -123,8 +124,8 @@ def tell_step(t: Training, step: int, data: dict[str, Tensor], terms: dict[str, 
             first = 1 - args.adam_beta1 ** (step + 1) if adam else 1.0
             numbers[f"lrs/{name}"] = opt.param_groups[0]["lr"] / first
         with torch.no_grad(), t.precision.autocast():
-            scores = t.metrics(data)
-        numbers |= {f"metrics/{t.metrics.names[k]}": float(v) for k, v in scores.items()}
+            scores = t.scores(data)
+        numbers |= {f"metrics/{SHOWN[k]}": float(v) for k, v in scores.items()}
         experiment.scalars(step, numbers)
     if step % args.images_log_rate == 0:
         shown = {"source_image": "source_imgs", "target_image": "target_imgs",
@@ -211,7 +212,11 @@ def train(run: Run, args: options.Namespace, precision: Precision) -> None:
 def main(argv: list[str] | None = None) -> None:
     args = parse(__doc__.split("\n\n")[0], argv)
     with closing(Ranks(args.device)) as ranks, contextlib.ExitStack() as stack:
+        if args.no_disk_write_ops:
+            args.run_dir = stack.enter_context(tempfile.TemporaryDirectory())
         run = stack.enter_context(Run("bilayer", args, ranks))
+        if args.redirect_print_to_file:
+            stack.enter_context(printing_to(run.folder / "logs", run.rank))
         if args.debug:
             stack.enter_context(torch.autograd.detect_anomaly(check_nan=False))
         train(run, args, Precision(args.precision, run.device, args.channels_last))

@@ -16,9 +16,10 @@ without one: what came later than the checkpoint is cut off.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,6 @@ from nets.run import options
 from nets.run.files import write_atomic, write_text
 from nets.run.log import forget_later
 from nets.run.run import Run
-from nets.states import read_plain, require
 
 BOARDS = ("metrics", "tensorboard_paper")
 
@@ -174,6 +174,19 @@ class Experiment:
             )
 
 
+@contextlib.contextmanager
+def printing_to(folder: Path, rank: int) -> Iterator[None]:
+    """What is printed goes to stdout_RANK.txt and stderr_RANK.txt of the folder meanwhile."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (
+        open(folder / f"stdout_{rank}.txt", "a", encoding="utf-8", buffering=1) as out,
+        open(folder / f"stderr_{rank}.txt", "a", encoding="utf-8", buffering=1) as error,
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(error),
+    ):
+        yield
+
+
 def to_cpu(state: Any) -> Any:
     """A state dict with its tensors on the CPU, contiguous."""
     if isinstance(state, Tensor):
@@ -205,17 +218,6 @@ def epochs(experiment: str | Path, name: str) -> list[int]:
     return sorted(int(number) for number in numbers if number.isdigit())
 
 
-def load_network(net: nn.Module, path: Path) -> None:
-    """Put EPOCH_NETWORK.pth into a network. Raises UserError that names what does not fit."""
-    state = {key.removeprefix("module."): value for key, value in read_plain(path).items()}
-    here = net.state_dict()
-    for key, value in here.items():  # what older files lack and what follows from the size
-        if key.endswith(("num_batches_tracked", "identity_grid")):
-            state[key] = value
-    require(state, here, path, "this run's network")
-    net.load_state_dict(state)
-
-
 def write_args(path: Path, values: Mapping[str, Any]) -> None:
     """One `name: value` line an option, sorted; lists and dicts as the command line takes them."""
     lines = [f"{name}: {_text(value)}" for name, value in sorted(values.items())]
@@ -227,4 +229,4 @@ def _text(value: Any) -> str:
         return ", ".join(f"{key}: {item}" for key, item in value.items())
     if isinstance(value, Sequence) and not isinstance(value, str):
         return ", ".join(map(str, value))
-    return "none" if value is None else str(value)
+    return "" if value is None else str(value)

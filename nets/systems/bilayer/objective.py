@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from nets import vgg
 from nets.bilayer.losses import EXTRACTORS, Losses, needed_extractors
+from nets.bilayer.metrics import Metrics
 from nets.errors import UserError
 from nets.run import options
 from nets.run.precision import Precision
 from nets.run.run import Run
 
-SHOWN = {"PSNR": "PSNR", "ssim": "SSIM", "lpips": "lpips", "csim": "CSIM",
-         "pose_matching": "pose_matching_metric"}  # fmt: skip
+SHOWN = {  # what metrics/ calls them
+    "G_PSNR": "PSNR", "G_SSIM": "SSIM", "G_SSIM2": "SSIM2", "G_LPIPS": "lpips", "G_CSIM": "CSIM",
+    "G_PME": "pose_matching_metric",
+}  # fmt: skip
 
 
 def weights_folders(args: Mapping[str, Any], part: str) -> list[Path]:
@@ -61,18 +63,48 @@ def naming_options() -> Iterator[None]:
         raise UserError(str(error).removeprefix("bilayer: ")) from error
 
 
-class Metrics:
-    """Metrics of what the networks made of a batch: `metrics(data)` gives scalars by their
-    published names, G_PSNR and so on. Those whose weights are not there are named once and left
-    out.
+class Scores:
+    """Metrics of what the networks made of a batch, by their published names: `losses_test` and
+    `metrics` together. One that cannot be measured here is named once and left out.
     """
 
-    def __init__(self, args: options.Namespace, run: Run, precision: Precision):
-        self.pair = [part.strip() for part in args.psnr_loss_apply_to.split(",")]
-        self.names = {"G_PSNR": "PSNR"}
+    def __init__(self, args: options.Namespace, run: Run):
+        names = list(dict.fromkeys([*args.metrics, *args.losses_test]))
+        plain = options.plain(args)
+        enhanced = "texture_enhancer" in args.networks_test
+        fake = args.dis_fake_imgs_name if enhanced else "pred_target_imgs"
+        settings: dict[str, Any] = {"device": run.device}
+        settings["folders"] = lambda part: weights_folders(plain, part)
+        if "pose_matching" in names:
+            settings["detect"] = _detector(run)
+        psnr = tuple(part.strip() for part in args.psnr_loss_apply_to.split(","))
+        pairs = [(["PSNR"] if "PSNR" in names else [], psnr)]
+        pairs.append(([name for name in names if name != "PSNR"], (fake, "target_imgs")))
+        self.parts = [Metrics(some, pair=pair, **settings) for some, pair in pairs if some]
+        for part in self.parts:
+            for line in part.absent + part.descriptions:
+                run.print(line)
 
-    @torch.no_grad()
     def __call__(self, data: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        prediction, target = (data[name].float() for name in self.pair)
-        mse = (prediction - target).square().mean()
-        return {"G_PSNR": 20 * torch.log10(2 / mse.sqrt().clamp_min(1e-10))}
+        """Means over all pictures, scalars: G_PSNR and so on."""
+        scores: dict[str, Tensor] = {}
+        for part in self.parts:
+            if all(name in data for name in part.pair):
+                scores |= part(data)
+        return scores
+
+
+def _detector(run: Run) -> Callable[[Tensor], Tensor | None] | None:
+    from nets.data.detectors import open_detector
+
+    try:
+        detector = open_detector()
+    except UserError as error:
+        run.print(f"pose_matching: {error}")
+        return None
+
+    def points(picture: Tensor) -> Tensor | None:
+        found = detector.faces(picture.cpu())
+        return found[0] if found else None
+
+    return points

@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import difflib
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
+from nets.bilayer.losses import LOSSES
+from nets.bilayer.metrics import ALIASES, METRICS
+from nets.bilayer.options import NETWORKS
 from nets.errors import UserError
 from nets.run import options
 from nets.run.options import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, add_flag
 
 BASE = "identity_embedder, texture_generator, keypoints_embedder, inference_generator"
 ALL = f"{BASE}, discriminator"
-NETWORKS = [*ALL.split(", "), "texture_enhancer"]
-LOSSES = [
-    "adversarial", "feature_matching", "perceptual", "pixelwise", "segmentation",
-    "warping_regularizer",
-]  # fmt: skip
-METRICS = ["PSNR", "ssim", "lpips", "csim", "pose_matching"]
-ALIASES = {"pose_matching_metric": "pose_matching", "psnr": "PSNR"}
 OPTIMIZERS = ["adam", "fusedadam", "sgd", "fusedsgd", "lbfgs"]
 WITHOUT_EFFECT = {  # of the published scripts: flags that never had one, or that the program sets
     "dataset_name": str, "tex_pred_segmentation": str, "pse_input_tensor": str, "local_rank": int,
@@ -277,7 +274,7 @@ def split_pairs(value: str | dict[str, Any], name: str) -> dict[str, str]:
     return {key.strip(): item.strip() for key, _, item in parts}
 
 
-def known_names(values: list[str], known: list[str], option: str, what: str) -> list[str]:
+def known_names(values: list[str], known: Sequence[str], option: str, what: str) -> list[str]:
     """The names, with aliases resolved; raises UserError that names the nearest known one."""
     values = [ALIASES.get(value, value) for value in values]
     for value in values:

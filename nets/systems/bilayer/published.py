@@ -16,6 +16,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from nets.bilayer import NETWORKS
 from nets.data.avatars import Frame, read_frame, sample_of
 from nets.data.pictures import read_picture, write_picture
 from nets.data.video import open_video
@@ -24,6 +25,7 @@ from nets.run import options
 from nets.run.images import to_uint8
 from nets.run.options import NonNegativeInt, add_flag
 from nets.systems.bilayer import Loaded
+from nets.systems.bilayer.experiment import epochs, network_file
 from nets.systems.bilayer.faces import Faces, keypoints_of_frames
 from nets.systems.bilayer.passes import full_pass
 
@@ -49,6 +51,27 @@ def add_options(p: options.ArgumentParser) -> None:
     add("--source_frame_num", type=NonNegativeInt, default=0, help="frame of the video, from 0")
     add("--target_frame_num", type=NonNegativeInt, default=1, help="frame of the video, from 0")
 # fmt: on
+
+
+def experiment(args: options.Namespace) -> str | None:
+    """The checkpoint that experiment_dir, experiment_name and which_epoch mean, if they are given:
+    the run folder, or a file that stands for its epoch.
+    """
+    if not args.experiment_name:
+        if args.experiment_dir or args.which_epoch is not None:
+            raise UserError("--experiment_dir and --which_epoch: need --experiment_name")
+        return None
+    folder = Path(args.experiment_dir or ".") / "runs" / args.experiment_name
+    if args.which_epoch is None:
+        return str(folder)
+    for name in NETWORKS:
+        if int_or_none(args.which_epoch) in epochs(folder, name):
+            return str(network_file(folder, args.which_epoch, name))
+    raise UserError(f"{folder / 'checkpoints'}: holds no networks of epoch {args.which_epoch}")
+
+
+def int_or_none(value: str | int) -> int | None:
+    return int(value) if str(value).isdigit() else None
 
 
 def asked_for(args: options.Namespace) -> bool:

@@ -10,9 +10,10 @@ import torch
 
 from nets.bilayer import Bilayer
 from nets.errors import UserError
+from nets.originals.bilayer import take
 from nets.run.run import Run
 from nets.states import read_plain
-from nets.systems.bilayer.experiment import epochs, load_network, network_file
+from nets.systems.bilayer.experiment import epochs, network_file
 
 
 def start(
@@ -31,7 +32,7 @@ def start(
         if name not in net.names:
             raise UserError(f"init_networks: {name} is not among the networks of this run")
         path = network_file(args["init_experiment_dir"], args["init_which_epoch"], name)
-        load_network(getattr(net, name), path)
+        take(getattr(net, name), path, name)
         run.print(f"{name} from {path}")
     epoch = str(args["which_epoch"])
     own = [name for name in args["networks_to_train"] if name not in args["init_networks"]]
@@ -46,7 +47,7 @@ def start(
     if not epoch.isdigit():
         raise UserError(f"which_epoch: must be a number, none or latest, got {epoch}")
     for name in own:
-        load_network(getattr(net, name), network_file(run.folder, epoch, name))
+        take(getattr(net, name), network_file(run.folder, epoch, name), name)
         if not args["init_experiment_dir"] and name in optimizers:
             _load_optimizer(optimizers[name], network_file(run.folder, epoch, f"opt_{name}"))
     run.step = int(epoch) * step_epoch

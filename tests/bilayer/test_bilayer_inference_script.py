@@ -1,0 +1,207 @@
+"""infer.py with a bilayer checkpoint, as a user starts it."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from avatar_folder import face_points, write_folder
+
+import infer
+import train_bilayer
+from nets.data import detectors
+from nets.data.avatars import frame_path
+from nets.data.faces import write_keypoints
+from nets.data.pictures import read_picture, write_picture
+from nets.data.video import VideoWriter, open_video
+from nets.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A folder with a run, a dataset and a driving video of 5 frames of 96 x 96 with keypoints."""
+    root = tmp_path_factory.mktemp("infer")
+    data = write_folder(root / "data", size=96)
+    argv = ["--config", "smoke_bilayer.yaml", "--experiment_dir", root, "--experiment_name", "run"]
+    argv += ["--data_root", data, "--num_epochs", 4, "--checkpoint_freq", 2]
+    argv += ["--networks_train", "identity_embedder, texture_generator, keypoints_embedder, "
+             "inference_generator, texture_enhancer, discriminator", "--networks_test",
+             "identity_embedder, texture_generator, keypoints_embedder, inference_generator, "
+             "texture_enhancer", "--inf_pred_source_data", "--pse_emb_source_pose"]  # fmt: skip
+    train_bilayer.main([str(a) for a in argv])
+    points = np.stack([face_points(96, 0.05 * i).numpy() for i in range(5)])
+    np.save(root / "video.npy", points)
+    with VideoWriter(root / "video.mp4", 10) as video:
+        for i in range(5):
+            frame = read_picture(frame_path(data, "imgs", "train", f"id0/video/00/{i % 4}"), None)
+            video.write(frame)
+    return root
+
+
+@pytest.fixture
+def drive(home, tmp_path, monkeypatch):
+    """Calls infer.py in an empty folder; the source is person 0's first frame."""
+    monkeypatch.chdir(tmp_path)
+    name = "id0/video/00/0"
+    files = {kind: frame_path(home / "data", kind, "train", name)
+             for kind in ("imgs", "keypoints", "segs")}  # fmt: skip
+    source = ["-s", files["imgs"], "--source_keypoints", files["keypoints"]]
+    source += ["--source_masks", files["segs"]]
+
+    def call(*argv, own=True):
+        argv = ["--checkpoint", home / "runs/run", *(source if own else []), *argv]
+        infer.main([str(a) for a in argv])
+
+    return call
+
+
+def refused(capsys, call, *argv, **settings):
+    with pytest.raises(SystemExit) as error:
+        call(*argv, **settings)
+    assert error.value.code == 2
+    return capsys.readouterr().err.strip().splitlines()[-1]
+
+
+def driver(home, i=1):
+    data = home / "data"
+    return frame_path(data, "imgs", "test", f"id1/video/00/{i}"), frame_path(
+        data, "keypoints", "test", f"id1/video/00/{i}"
+    )
+
+
+def test_one_picture_out_of_two(home, drive, tmp_path):
+    picture, points = driver(home)
+    drive("-d", picture, "--driving_keypoints", points, "-o", "a.png")
+    assert read_picture("a.png", None).shape == (3, 32, 32)
+    drive("-d", picture, "--driving_keypoints", points, "-o", "b.png", "--enhancer", "false")
+    assert not torch.equal(read_picture("a.png", None), read_picture("b.png", None))
+
+
+def test_masks_put_white_or_black_behind(home, drive):
+    picture, points = driver(home)
+    plain = ["-d", picture, "--driving_keypoints", points]
+    shown = {}
+    for name, more in (("white", []), ("black", ["--background", "black"])):
+        drive(*plain, "-o", f"{name}.png", "--masks", *more)
+        shown[name] = read_picture(f"{name}.png", None).float()
+    assert (shown["white"] - shown["black"]).amin() >= -1
+    assert (shown["white"] - shown["black"]).amax() > 20
+
+
+def test_a_folder_gives_a_grid_layers_and_single_pictures(home, drive, tmp_path, capsys):
+    folder = driver(home)[0].parent
+    points = driver(home)[1].parent
+    drive("-d", folder, "--driving_keypoints", points, "-o", "g.png", "--grid")
+    assert len(list((tmp_path / "g").iterdir())) == 4
+    assert read_picture("g_layers.png", None).shape[1] == 4 * 32
+    said = capsys.readouterr().out
+    assert "source, source stickman" in said and "LF, HF" in said and "UV" in said
+
+
+def test_a_video_is_as_long_as_its_driver_and_can_lie_beside_it(home, drive, tmp_path):
+    video, points = home / "video.mp4", home / "video.npy"
+    drive("-d", video, "--driving_keypoints", points, "-o", "v.mp4", "--concat")
+    made = open_video("v.mp4")
+    assert len(list(made)) == 5 and made.size == (32, 32) and abs(made.fps - 10) < 0.1
+    assert open_video("v_concat.mp4").size == (32, 96)
+    drive("-d", video, "--driving_keypoints", points, "-o", "p.mp4", "--paste")
+    assert open_video("p.mp4").size == (96, 96)
+
+
+def test_batches_of_frames_change_nothing(home, drive):
+    folder, points = driver(home)[0].parent, driver(home)[1].parent
+    for count in (1, 3):
+        drive("-d", folder, "--driving_keypoints", points, "-o", f"n{count}/",
+              "--frames_at_once", count, "--precision", "fp32")  # fmt: skip
+    one, three = (read_picture(f"n{i}/grid.png", None).int() for i in (1, 3))
+    assert (one - three).abs().max() <= 1
+
+
+def test_faces_are_found_where_no_points_are_given(home, drive, monkeypatch):
+    found = SimpleNamespace(
+        faces=lambda picture: [face_points(96)],
+        mask=lambda picture: torch.ones(picture.shape[1:]),
+    )
+    monkeypatch.setattr(detectors, "open_detector", lambda name: found)
+    source = frame_path(home / "data", "imgs", "train", "id0/video/00/0")
+    drive("-s", source, "-d", home / "video.mp4", "-o", "f.mp4", own=False)
+    assert len(list(open_video("f.mp4"))) == 5
+
+
+def test_stored_pairs_are_read_by_relative_path(home, drive, tmp_path):
+    argv = ["--preprocess", "false", "--dataset_root", home / "data", "--source_relative_path",
+            "train/id0/video/00/0", "--target_relative_path", "test/id1/video/00/3"]  # fmt: skip
+    drive(*argv, own=False)
+    names = {f.name for f in (tmp_path / "results").iterdir()}
+    assert names == {"pred_target_False_False.jpg"} | {
+        f"{role}_{what}_False_False.png"
+        for role in ("source", "target")
+        for what in ("imgs", "segs", "stickmen")
+    }
+    mask = read_picture("results/source_segs_False_False.png", None)
+    assert mask.amin() == 0 and mask.amax() == 255  # masks as they are
+
+
+def test_pictures_and_videos_are_preprocessed(home, drive, tmp_path, capsys):
+    picture, points = driver(home)
+    given = ["--source_keypoints", points, "--driving_keypoints", points, "-o", "out/"]
+    drive("--preprocess", "true", "--source_img_path", picture, "--target_img_path", picture,
+          *given, own=False)  # fmt: skip
+    drive("--preprocess", "true", "--from_video", "--video_path", home / "video.mp4",
+          "--target_frame_num", 3, *given, own=False)  # fmt: skip
+    names = {f.name for f in (tmp_path / "out").iterdir()}
+    assert {"pred_target_True_False.jpg", "pred_target_True_True.jpg"} <= names
+    drive("--preprocess", "false", "--from_video", "--dataset_root", home / "data",
+          "--source_relative_path", "train/id0/video/00/0", "--target_relative_path",
+          "train/id0/video/00/1", own=False)  # fmt: skip
+    assert "taken as false" in capsys.readouterr().out
+
+
+def test_an_experiment_is_found_by_name_and_epoch(home, capsys, tmp_path):
+    argv = ["--experiment_dir", home, "--experiment_name", "run", "-o", tmp_path / "o.png"]
+    infer.main([str(a) for a in [*argv, "--which_epoch", 2]])
+    assert "2_identity_embedder.pth" in capsys.readouterr().out
+    assert (tmp_path / "o.png").exists()
+    with pytest.raises(SystemExit):
+        infer.main([str(a) for a in [*argv, "--which_epoch", 3]])
+    assert "holds no networks of epoch 3" in capsys.readouterr().err
+
+
+def test_bad_input_is_one_line(home, drive, tmp_path, capsys, monkeypatch):
+    picture, points = driver(home)
+    blind = SimpleNamespace(faces=lambda picture: [], mask=None)
+    monkeypatch.setattr(detectors, "open_detector", lambda name: blind)
+    assert "no face found" in refused(capsys, drive, "-d", picture)
+    line = refused(capsys, drive, "-d", home / "video.mp4", "-o", "v.mp4")
+    assert "video.mp4, second 0.00: no face found" in line
+    np.save("few.npy", np.zeros((5, 2)))
+    line = refused(capsys, drive, "-d", picture, "--driving_keypoints", "few.npy")
+    assert "few.npy: must hold keypoints (68, 2)" in line
+    np.save("short.npy", np.load(home / "video.npy")[:2])
+    line = refused(capsys, drive, "-d", home / "video.mp4", "--driving_keypoints", "short.npy",
+                   "-o", "v.mp4")  # fmt: skip
+    assert "has 2 frames only" in line and not (tmp_path / "v.mp4").exists()
+    line = refused(capsys, drive, "--preprocess", "true", "--from_video", "--video_path",
+                   home / "video.mp4", "--source_frame_num", 9, own=False)  # fmt: skip
+    assert "--source_frame_num 9" in line and "has 5 frames" in line
+    line = refused(capsys, drive, "--preprocess", "false", "--dataset_root", home / "data",
+                   "--source_relative_path", "train/x/y/z/0", own=False)  # fmt: skip
+    assert "0.jpg: is missing" in line
+    write_picture(tmp_path / "small.png", torch.zeros(1, 20, 20, dtype=torch.uint8))
+    files = ["-s", picture, "--source_keypoints", points, "--source_masks", "small.png"]
+    line = refused(capsys, drive, *files, "-d", picture, own=False)
+    assert "96 x 96 pixels, its mask 20 x 20" in line
+    write_keypoints(tmp_path / "dot.npy", torch.zeros(68, 2))
+    line = refused(capsys, drive, "-d", picture, "--driving_keypoints", "dot.npy")
+    assert "must be finite and span a pixel" in line
+
+
+def test_hull_serves_where_neither_mask_nor_detector_is_there(home, drive, capsys, monkeypatch):
+    def nothing(name):
+        raise UserError("mediapipe is needed")
+
+    monkeypatch.setattr(detectors, "open_detector", nothing)
+    picture, points = driver(home)
+    drive("-s", picture, "--source_keypoints", points, "-d", picture, "--driving_keypoints",
+          points, "-o", "h.png", own=False)  # fmt: skip
+    assert "the hull of its keypoints serves" in capsys.readouterr().out

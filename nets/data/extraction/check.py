@@ -17,7 +17,7 @@ from nets.data.index import TRUNK, read_index
 from nets.data.pictures import SUFFIXES, read_picture
 from nets.data.video import is_video, open_video
 from nets.errors import BadSample, UserError
-from nets.skeletons import JOINTS_15
+from nets.skeletons import JOINTS_15, convert_joints
 
 INDICES = ("index.p", "index.json", "index.npz")
 Read = Callable[[int], tuple[Tensor, Tensor | None, str]]
@@ -154,7 +154,7 @@ def _meta(path: Path) -> tuple[Checked, Read]:
     def read(i: int) -> tuple[Tensor, Tensor, str]:
         data, place = parts[i]
         sample = data[(0, place)]
-        joints = sample["joints"] if sample["joints"].shape[0] == 15 else None
+        joints = convert_joints(sample["joints"], data.joint_order, JOINTS_15)
         return sample["target"], joints, str(place)
 
     return checked, read

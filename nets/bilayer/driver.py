@@ -107,7 +107,8 @@ class Driver(nn.Module):
         F.leaky_relu_(x, self.slope)
         y = F.conv2d(x, self.heads, self.heads_bias, stride=(1, 2), padding=1)
         n, c, h, w = y.shape  # two neighbours in the channels: in memory already in their places
-        y = y.permute(0, 2, 3, 1).reshape(n, h, 2 * w, c // 2).permute(0, 3, 1, 2).float()
+        y = y.permute(0, 2, 3, 1).reshape(n, h, 2 * w, c // 2).permute(0, 3, 1, 2)
+        y = y.to(torch.float32, memory_format=torch.contiguous_format)
         layers = y[:, :5].tanh()
         mask = y[:, 5:].sigmoid() if self.has_mask else None
         cut = mask if self.masked else None

@@ -1,0 +1,161 @@
+"""What a driven frame of a head avatar costs, and what an identity costs, at 256 pixels.
+
+python benchmarks/inference.py                 writes benchmarks/results/inference-cpu.json
+python benchmarks/inference.py --device cuda   with a CUDA graph
+python benchmarks/inference.py --quick         short runs
+
+Networks of the published sizes with seeded weights, spectral norms divided out by all. In the clock
+of a frame: poses on the device to pictures and masks on the device, in float32; the avatar is made.
+In the clock of an identity: picture, stickman and mask on the device to texture and parameters.
+Detection, decoding, encoding and the folding of a driver are not in it; `fold` is that folding.
+
+    published   the published program's operations one after another (benchmarks/step_rows/bilayer)
+    drive       nets.bilayer.Bilayer.drive: all layers of a frame, one identity or many
+    driver      nets.bilayer.Driver: everything constant folded in; `compiled`, by torch.compile
+    graph       Driver in a CUDA graph
+
+Before anything is timed, all are asserted to give the published result: in float32 within 1e-4
+everywhere, in bfloat16 within 0.01 of the range on average. Medians, contenders interleaved.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from benchmarks.machine import facts
+from benchmarks.step_rows.bilayer import (
+    TEST,
+    as_published,
+    batch_of,
+    published_frame,
+    trained_like,
+)
+from benchmarks.steps import medians
+from nets.bilayer import Avatar, Bilayer, Driver, Graph, build, fold
+
+SIZE = 256
+HALF = torch.bfloat16
+TOLERANCE = {"fp32": 1e-4, "bf16": 0.01}
+
+
+def network(device: torch.device, last: bool = False) -> Bilayer:
+    torch.manual_seed(0)
+    with torch.no_grad():
+        net = fold(trained_like(build({"inf_apply_masks": False}, TEST)).eval())
+    layout = torch.channels_last if last else torch.contiguous_format
+    return net.to(device, memory_format=layout)
+
+
+def avatars(device: torch.device, data: dict[str, Tensor]) -> tuple[dict[str, Callable], Avatar]:
+    """Ways to make an avatar, and the avatar."""
+    sources = (data["source_imgs"], None, data["source_stickmen"], data["source_segs"])
+    peer, ours = as_published(network(device)), network(device, last=True)
+
+    def half() -> Avatar:
+        with torch.autocast(device.type, HALF):
+            return ours.create_avatar(*sources)
+
+    ways = {
+        "published fp32": lambda: peer.create_avatar(*sources),
+        "create_avatar fp32": lambda: ours.create_avatar(*sources),
+        "create_avatar bf16": half,
+    }
+    return ways, ours.create_avatar(*sources)
+
+
+def frames(
+    device: torch.device, avatar: Avatar, poses: Tensor, compiled: bool
+) -> dict[str, Callable]:
+    """Ways to drive an avatar."""
+    peer, ours = as_published(network(device)), network(device, last=True)
+    ways: dict[str, Callable[[], tuple[Tensor, Tensor]]] = {
+        "published fp32": lambda: published_frame(peer, avatar, poses),
+        "drive fp32": lambda: tuple(ours.drive(avatar, poses)[:2]),
+    }
+    for name, dtype in (("fp32", torch.float32), ("bf16", HALF)):
+        driver = Driver(ours, avatar, dtype)
+        ways[f"driver {name}"] = lambda driver=driver: driver(poses)
+        if compiled:
+            fast = torch.compile(Driver(ours, avatar, dtype))
+            ways[f"driver compiled {name}"] = lambda fast=fast: fast(poses)
+        if device.type == "cuda":
+            graph = Graph(driver, len(poses))
+            ways[f"graph {name}"] = lambda graph=graph: graph(poses)
+    return ways
+
+
+def agree(row: str, ways: dict[str, Callable], outputs: Callable) -> dict[str, float]:
+    """Largest difference from the published result; raises where it is beyond the tolerance."""
+    expected = outputs(ways["published fp32"]())
+    errors = {}
+    for name, way in ways.items():
+        pairs = zip(outputs(way()), expected, strict=True)
+        differences = torch.cat([(a.float() - b).abs().flatten() for a, b in pairs])
+        errors[name] = differences.max().item()
+        kind = name.rpartition(" ")[2]
+        error = errors[name] if kind == "fp32" else differences.mean().item()
+        if not error <= TOLERANCE[kind]:
+            raise AssertionError(f"{row}: {name} is off by {error:g}")
+    return errors
+
+
+def measure(
+    row: str, ways: dict[str, Callable], outputs: Callable, n: int, seconds: float, sync: Callable
+) -> dict[str, Any]:
+    errors = agree(row, ways, outputs)
+    times = medians(ways, seconds, sync)
+    result: dict[str, Any] = {"row": row, "batch": n, "ways": {}}
+    for name, took in times.items():
+        result["ways"][name] = {
+            "ms": 1e3 * took / n,
+            "times_published": times["published fp32"] / took,
+            "largest_difference": errors[name],
+        }
+    print(f"{row:32}{'ms each':>9}{'of published':>14}{'differs by':>12}")
+    for name, r in result["ways"].items():
+        print(
+            f"  {name:30}{r['ms']:9.2f}{r['times_published']:13.2f}x{r['largest_difference']:12.1e}"
+        )
+    return result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--quick", action="store_true", help="1 s a number instead of 8 s")
+    parser.add_argument("--no-compile", action="store_true", help="without torch.compile")
+    parser.add_argument("--output", type=Path, help="JSON")
+    args = parser.parse_args()
+    device, seconds = torch.device(args.device), 1.0 if args.quick else 8.0
+    sync = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    data = batch_of(SIZE, 1, device)
+    ways, avatar = avatars(device, data)
+    # The texture, and the pairs of the inference generator.
+    made = lambda a: [a.texture, *(part for pair in a.pairs for part in pair)]  # noqa: E731
+    rows = [measure("identity", ways, made, 1, seconds, sync)]
+    start = time.perf_counter()
+    Driver(network(device, last=True), avatar)
+    fold_ms = 1e3 * (time.perf_counter() - start)
+    for n in (1, 8):
+        poses = batch_of(SIZE, n, device, seed=n)["target_poses"][:, 0]
+        ways = frames(device, avatar, poses, not args.no_compile)
+        rows.append(measure(f"frame, batch {n}", ways, list, n, seconds, sync))
+    output = args.output or Path(__file__).parent / f"results/inference-{args.device}.json"
+    output.parent.mkdir(exist_ok=True)
+    content = {"machine": facts(), "fold_ms": fold_ms, "rows": rows}
+    output.write_text(json.dumps(content, indent=1) + "\n")
+    print(f"written: {output}")
+
+
+if __name__ == "__main__":
+    main()

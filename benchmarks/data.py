@@ -1,6 +1,7 @@
 """How fast data come: from JPEG files to batches on the device, and the demo world.
 
 python benchmarks/data.py            writes benchmarks/results/data-cpu.json
+python benchmarks/data.py --only videos     benchmarks/results/videos-cpu.json; see video_rows.py
 
 JPEG files of 256x256 (quality 90) with an index.p, made in a temporary folder from the demo world;
 in the clock: reading, decoding, resizing to 128 px, collating, the way to the main process, and, in
@@ -22,6 +23,7 @@ from typing import Any
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from benchmarks import video_rows
 from benchmarks.machine import facts
 from nets.data.index import IndexDataset, write_index
 from nets.data.pictures import write_picture
@@ -31,6 +33,7 @@ from nets.run.ranks import Ranks
 from nets.vunet import Inputs
 
 SIZE, BATCH = 128, 16
+RESULTS = Path(__file__).parent / "results"
 OPTIONS = {
     "spatial_size": SIZE,
     "box_factor": 1,
@@ -83,8 +86,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--quick", action="store_true", help="few batches")
+    parser.add_argument("--only", choices=("pictures", "videos"), default="pictures")
     parser.add_argument("--output", type=Path, help="JSON")
     args = parser.parse_args()
+    if args.only == "videos":
+        with tempfile.TemporaryDirectory() as folder:
+            made = video_rows.rows(Path(folder), args.quick)
+        write(args.output or RESULTS / "videos-cpu.json", {"rows": made})
+        return
     ranks, batches = Ranks(args.device), 4 if args.quick else 24
     rows = []
     with tempfile.TemporaryDirectory() as folder:
@@ -99,9 +108,12 @@ def main() -> None:
                 rows.append({"data": name, "workers": workers, "images_per_s": plain,
                              "images_per_s_with_inputs": whole})  # fmt: skip
                 print(f"{name}, {workers} workers: {plain:7.0f} images/s, {whole:7.0f} with inputs")
-    output = args.output or Path(__file__).parent / f"results/data-{args.device}.json"
+    write(args.output or RESULTS / f"data-{args.device}.json", {"size": SIZE, "rows": rows})
+
+
+def write(output: Path, content: dict[str, Any]) -> None:
     output.parent.mkdir(exist_ok=True)
-    output.write_text(json.dumps({"machine": facts(), "size": SIZE, "rows": rows}, indent=1) + "\n")
+    output.write_text(json.dumps({"machine": facts(), **content}, indent=1) + "\n")
     print(f"written: {output}")
 
 

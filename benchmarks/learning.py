@@ -22,7 +22,11 @@ sys.path.insert(0, str(ROOT))
 from benchmarks.machine import facts  # noqa: E402
 from nets.run import checkpoints  # noqa: E402
 
-TRAIN = {"vunet": ("train_vunet.py", "demo.yaml")}
+# Script, configuration, and what evaluate.py is told.
+TRAIN = {
+    "vunet": ("train_vunet.py", "demo.yaml", ("--images", "0")),
+    "dcign": ("train_dcign.py", "demo_dcign.yaml", ()),
+}
 
 
 def vunet(report: dict) -> list[tuple[str, float, str, float]]:
@@ -34,7 +38,21 @@ def vunet(report: dict) -> list[tuple[str, float, str, float]]:
     ]
 
 
-BARS = {"vunet": vunet}
+def dcign(report: dict) -> list[tuple[str, float, str, float]]:
+    """The same, on unseen heads."""
+    known, within = report["correlation"], "|r| of {}'s latent within batches"
+    bars = [
+        (within.format(name), known[f"{name}_within"], ">=", 0.9)
+        for name in ("azimuth", "elevation", "light")
+    ]
+    for name in ("azimuth", "light"):
+        ratio = report[f"rerender {name}"]["ratio_to_copy"]
+        bars.append((f"|r| of {name}'s latent over all", known[f"{name}_pooled"], ">=", 0.7))
+        bars.append((f"re-rendering to another {name} over copying", ratio, "<=", 0.6))
+    return bars
+
+
+BARS = {"vunet": vunet, "dcign": dcign}
 
 
 def main() -> None:
@@ -49,7 +67,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         run, seconds = args.run, None
         if run is None:
-            script, config = TRAIN[args.system]
+            script, config, _ = TRAIN[args.system]
             run, start = Path(folder) / "run", time.perf_counter()
             command = [sys.executable, ROOT / script, "--config", config, "--run_dir", folder]
             subprocess.run([*command, "--name", "run"], check=True)
@@ -57,7 +75,7 @@ def main() -> None:
         path = checkpoints.find(run)
         out = Path(folder) / "report.json"
         evaluate = [sys.executable, ROOT / "evaluate.py", "--checkpoint", path, "--out", out]
-        subprocess.run([*evaluate, "--images", "0"], check=True)
+        subprocess.run([*evaluate, *TRAIN[args.system][2]], check=True)
         report = json.loads(out.read_text())
     missed = 0
     for what, value, relation, bar in BARS[args.system](report):

@@ -11,12 +11,14 @@ from dcign_tiny import LATENTS, SIZE, network, write_run
 from PIL import Image
 
 import evaluate
+from benchmarks import experiments_dcign, learning
 from nets.data.batches import unit, write_batch
 from nets.data.head_batches import HeadBatches
 from nets.data.worlds.heads import RANGES, SPLITS
 from nets.run import checkpoints
 from nets.systems.dcign import scores, truth
 from nets.systems.dcign.latents import Latents
+from nets.systems.dcign.options import parse
 
 EXACT = ("--precision", "fp32")
 OWNERS = {"a": slice(0, 1), "b": slice(1, 2)}
@@ -283,3 +285,30 @@ def test_a_checkpoint_without_data_of_its_own_asks_for_some(run, tmp_path, capsy
     with pytest.raises(SystemExit):
         evaluate.main(["--checkpoint", str(path)])
     assert "--data_root, a folder of batches, is needed" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", sorted(experiments_dcign.EXPERIMENTS))
+def test_experiments_are_what_they_say(name, tmp_path):
+    options = ["--config", "demo_dcign.yaml", "--clamp", "first"]
+    if name == "f":  # goes on from a network of the demo's size
+        other = write_run(tmp_path / "a", regime="entangled")
+        sizes = ["--dim_hidden", str(LATENTS), "--feature_maps", "8", "--image_size", str(SIZE)]
+        options += [*sizes, "--import", str(other)]
+    args = parse("", [*options, *experiments_dcign.EXPERIMENTS[name]])
+    assert (args.regime == "entangled") == (name == "a")
+    if name != "a":
+        assert args.shape_bias == (name != "b")
+        assert not args.shape_bias or args.shape_bias_amount == 9  # 1 : 1 : 1 : 10
+    assert args.clamp == ("mean" if name == "e" else "first")
+    assert args.invariance_strength == (0.01 if name == "d" else 0)
+
+
+def test_bars_and_tables_are_of_what_evaluate_reports(run, few, tmp_path):
+    out = tmp_path / "o.json"
+    evaluate.main(["--checkpoint", str(run), *EXACT, "--test_batches", "1", "--out", str(out)])
+    report = json.loads(out.read_text())
+    for _, part, key in experiments_dcign.ROWS:
+        assert isinstance(report[part][key], float)
+    bars = learning.BARS["dcign"](report)
+    assert [bar for *_, bar in bars] == [0.9, 0.9, 0.9, 0.7, 0.6, 0.7, 0.6]
+    assert bars[2][1] == report["correlation"]["light_within"]

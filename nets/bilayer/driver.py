@@ -78,8 +78,11 @@ class Driver(nn.Module):
         self.register_buffer("texture", avatar.texture.detach().float().contiguous())
         with torch.no_grad():
             self.embedder = _folded_mlp(model.keypoints_embedder)
-            self.blocks, self.heads, self.heads_bias = _folded(net.gen_inf, avatar.pairs)
-        self.frequencies = getattr(model.keypoints_embedder, "frequencies", None)
+            self.blocks, heads, bias = _folded(net.gen_inf, avatar.pairs)
+        self.register_buffer("heads", heads.to(dtype))
+        self.register_buffer("heads_bias", bias.to(dtype))
+        frequencies = getattr(model.keypoints_embedder, "frequencies", None)
+        self.register_buffer("frequencies", frequencies)
         self.shape = model.keypoints_embedder.output_shape
         self.slope = _slope(net.gen_inf.blocks[-1])
         self.has_mask = len(net.gen_inf.heads) > 2
@@ -87,7 +90,6 @@ class Driver(nn.Module):
             raise ValueError("Driver: this network predicts no mask")
         for part in (self.embedder, self.blocks):
             part.to(dtype)
-        self.heads, self.heads_bias = self.heads.to(dtype), self.heads_bias.to(dtype)
         self.eval().requires_grad_(False)
 
     @torch.no_grad()

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from bilayer_tiny import ENHANCED, batch, model
 from torch import nn
 
-from nets.bilayer import NETWORKS, Driver
+from nets.bilayer import NETWORKS, Driver, Graph
 from nets.bilayer.driver import four_pixels
 
 BASE = {"inf_apply_masks": False, "enh_apply_masks": False}
@@ -162,3 +162,26 @@ def test_wrong_calls_are_named():
                 data["source_imgs"], None, data["source_stickmen"], data["source_segs"]
             )
         )
+
+
+@pytest.mark.gpu
+def test_graph_replays_the_driver():
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    net = trained_like(model(**BASE)).cuda()
+    data = {k: v.cuda() for k, v in batch(b=1, t=4).items()}
+    driver = Driver(net, avatar_of(net, data))
+    graph = Graph(driver, 2)
+    for k in (0, 2):
+        poses = data["target_poses"][0, k : k + 2]
+        for made, expected in zip(graph(poses), driver(poses), strict=True):
+            torch.testing.assert_close(made, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_driver_is_built_as_one_module_of_tensors():
+    """Everything that it computes with moves with it and is found by name."""
+    net = trained_like(model(**BASE, pse_use_harmonic_enc=True))
+    driver = Driver(net, avatar_of(net, batch(b=1)))
+    names = {name.partition(".")[0] for name, _ in driver.named_buffers()}
+    assert names == {"texture", "blocks", "heads", "heads_bias", "frequencies"}
+    assert not any(p.requires_grad for p in driver.parameters())

@@ -48,7 +48,7 @@ def recognise(path: str | Path, held: Any = None) -> str | None:
     held = read_plain(path) if held is None else held
     if not isinstance(held, Mapping):
         return None
-    names = [str(name) for name in held]
+    names = [str(name).removeprefix("module.") for name in held]  # as a parallel model saves it
     inner = held.get("model")
     if isinstance(inner, Mapping):
         names = [str(name) for name in inner]

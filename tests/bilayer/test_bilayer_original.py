@@ -67,8 +67,11 @@ def lean(state):
 @pytest.mark.parametrize("change", [parametrised, lean])
 def test_other_ways_to_store_the_same(tmp_path, change):
     net = model(**ARGS).eval()
-    made, _ = load(write(tmp_path, net, BASE, change=change))
+    folder = write(tmp_path, net, BASE, change=change)
+    made, _ = load(folder)
     assert torch.equal(forward(made), forward(net))
+    for file in (folder / "checkpoints").iterdir():
+        assert originals.recognise(file) == "bilayer"
 
 
 def test_folded_files(tmp_path):

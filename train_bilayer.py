@@ -52,9 +52,14 @@ class Training:
         torch.manual_seed(args.seed)  # the same weights on every rank, in every start of this run
         with naming_options():
             self.net = precision.place(build(options.plain(args)))
+        if run.world_size > 1 and run.device.type == "cuda":
+            torch.nn.SyncBatchNorm.convert_sync_batchnorm(self.net)
         self.optimizers: Optimizers = {
             name: optimizer(args, name, parameters) for name, parameters in self.net.trainable()
         }
+        self.closures = [
+            n for n in self.optimizers if args.use_closure or args.optims[n] == "lbfgs"
+        ]
         self.step_epoch, self.total = schedule(args, len(self.data))
         self.experiment = Experiment(run, args, self.step_epoch)
         decay = {"running_average": args.wgv_momentum, "average": None}.get(args.wgv_mode, args.ema)
@@ -75,6 +80,16 @@ class Training:
         bad = self.args.on_bad_sample
         rest = in_order(self.test, size, self.run.ranks, 0, bad, self.run.print)
         return itertools.islice(rest, 1) if self.args.debug else rest
+
+    def objective(self, model: Any, batch: dict[str, Any]) -> Tensor:
+        """A batch's loss again, with fresh gradients: for optimisers that ask several times."""
+        for opt in self.optimizers.values():
+            opt.zero_grad(set_to_none=True)
+        with self.precision.autocast():
+            data = model(prepare(batch, self.args), self.args.networks_train)
+            loss = sum(self.losses(data).values())
+        loss.backward()
+        return loss
 
     def averaged(self) -> contextlib.AbstractContextManager:
         return self.ema.swapped() if self.ema else contextlib.nullcontext()
@@ -185,7 +200,9 @@ def train(run: Run, args: options.Namespace, precision: Precision) -> None:
             norm = precision.gradient_norm(*t.optimizers.values())
             finite = run.check({"gradient_norm": norm}, batch)
         if finite:
-            precision.step(*t.optimizers.values())
+            precision.step(*(opt for name, opt in t.optimizers.items() if name not in t.closures))
+            for name in t.closures:
+                t.optimizers[name].step(lambda batch=batch: t.objective(model, batch))
             if t.ema:
                 t.ema.update()
         means = run.log(step, terms if finite else {}, every=every)

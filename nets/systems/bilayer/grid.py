@@ -38,11 +38,9 @@ def columns_of(data: Mapping[str, Tensor], networks: Sequence[str]) -> Columns:
     ]
 
 
-def grid(data: Mapping[str, Tensor], networks: Sequence[str], rows: int) -> np.ndarray:
-    """The first `rows` samples, first source and target frame of each, one line a sample: uint8
-    (rows S, columns S, 3), columns as `columns_of` says. UVs show as (u, v, -1).
-    """
-    cells = []
+def cells(data: Mapping[str, Tensor], networks: Sequence[str], rows: int) -> list[Tensor]:
+    """Each column's pictures of the first `rows` samples, (rows, 3, S, S), in [-1, 1]."""
+    columns = []
     for _, name in columns_of(data, networks):
         value = data[name].detach()[:rows, 0].float().cpu()
         if name.endswith("_uvs"):
@@ -50,6 +48,13 @@ def grid(data: Mapping[str, Tensor], networks: Sequence[str], rows: int) -> np.n
             value = torch.cat([value, torch.full_like(value[:, :1], -1)], 1)
         elif name.endswith("_segs"):
             value = (value * 2 - 1).expand(-1, 3, -1, -1)
-        cells.append(value)
-    stacked = torch.stack(cells, 1)
-    return tile(stacked.flatten(0, 1), columns=len(cells))
+        columns.append(value)
+    return columns
+
+
+def grid(data: Mapping[str, Tensor], networks: Sequence[str], rows: int) -> np.ndarray:
+    """The first `rows` samples, first source and target frame of each, one line a sample: uint8
+    (rows S, columns S, 3), columns as `columns_of` says. UVs show as (u, v, -1).
+    """
+    columns = cells(data, networks, rows)
+    return tile(torch.stack(columns, 1).flatten(0, 1), columns=len(columns))

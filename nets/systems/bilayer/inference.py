@@ -31,7 +31,7 @@ from nets.run.loader import to_device
 from nets.run.options import PositiveInt, add_flag
 from nets.run.precision import Precision
 from nets.run.ranks import Ranks
-from nets.systems.bilayer import Loaded, load_model, published
+from nets.systems.bilayer import Loaded, demo, load_model, published
 from nets.systems.bilayer.faces import Faces, Seen, keypoints_of_frames
 from nets.systems.bilayer.inputs import prepare
 from nets.systems.bilayer.passes import enhancing, full_pass, write_layers
@@ -248,12 +248,20 @@ def drive_pictures(
 
 
 def own_data(args: options.Namespace, model: Loaded) -> None:
-    """Four people of the run's test data, each in the poses of all four."""
+    """Four people of the run's test data, each in the poses of all four, and the layers of the
+    first four pictures. Where --out is a .gif, of the demo world: people who follow a driver.
+    """
     data = open_avatars({**model.options, "num_target_frames": 1}, "test")
     samples = [data[0, i] for i in range(min(4, len(data)))]
-    poses = torch.cat([sample["target_poses"][:1] for sample in samples])
-    made = [renderer(args, model, make_avatar(args, model, s))(poses) for s in samples]
-    numbers = [str(i + 1) for i in range(len(samples))]
-    pictures = [sample["source_imgs"][0] for sample in samples]
-    drivers = torch.stack([sample["target_imgs"][0] for sample in samples])
-    write_grid(args, numbers, pictures, numbers, drivers, torch.stack(made))
+    if Path(args.out).suffix.lower() == ".gif":
+        demo.animation(Path(args.out), data, [renderer(args, model, make_avatar(args, model, s))
+                                              for s in samples[:3]], samples[:3])  # fmt: skip
+    else:
+        poses = torch.cat([sample["target_poses"][:1] for sample in samples])
+        made = [renderer(args, model, make_avatar(args, model, s))(poses) for s in samples]
+        numbers = [str(i + 1) for i in range(len(samples))]
+        pictures = [sample["source_imgs"][0] for sample in samples]
+        drivers = torch.stack([sample["target_imgs"][0] for sample in samples])
+        write_grid(args, numbers, pictures, numbers, drivers, torch.stack(made))
+    passes = [full_pass(args, model, sample) for sample in samples]
+    demo.layers(Path(args.out).with_suffix(""), passes, model.options["networks_test"])

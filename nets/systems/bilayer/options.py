@@ -357,6 +357,8 @@ def _devices(args: options.Namespace) -> None:
         args.precision = "fp16"
     elif args.use_apex:
         args.precision = "fp32"
+    if args.precision == "fp16" and (args.use_closure or "lbfgs" in args.optims.values()):
+        raise UserError("lbfgs and use_closure: not in fp16, whose steps are scaled")
     if args.batch_size % (ranks * args.accumulate):
         raise UserError(
             f"batch_size: {args.batch_size} samples must divide among {ranks} ranks and "

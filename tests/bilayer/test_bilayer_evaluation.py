@@ -1,0 +1,121 @@
+"""Scores of head avatars, and that a minute of training beats copying the source."""
+
+import json
+
+import pytest
+import torch
+from avatar_folder import write_folder
+
+import evaluate
+import train_bilayer
+from nets.data.worlds.head_videos import HeadVideos
+from nets.run.loader import in_order
+from nets.run.ranks import Ranks
+from nets.systems.bilayer import azimuth
+from nets.systems.bilayer.evaluation import iou, rendered_as
+
+CPU = torch.device("cpu")
+
+
+def scores(folder, *argv):
+    evaluate.main([str(a) for a in ["--checkpoint", folder, *argv]])
+    return json.loads((folder / "evaluation.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    root = tmp_path_factory.mktemp("evaluation")
+    argv = ["--config", "smoke_bilayer.yaml", "--experiment_dir", root, "--num_epochs", 1]
+    train_bilayer.main([str(a) for a in [*argv, "--skip_test"]])
+    return root / "runs" / "test"
+
+
+def test_iou_by_hand():
+    one = torch.zeros(2, 4, 4, dtype=torch.bool)
+    other = one.clone()
+    one[0, :2], other[0, 1:3] = True, True  # 8 and 8 pixels, 4 in both
+    assert iou(one, other).tolist() == [4 / 12, 0]
+
+
+def test_truth_of_a_driven_person_is_rendered_in_the_own_light():
+    world = HeadVideos("test", 32, length=3)
+    (batch,) = in_order(world, 3, Ranks("cpu"))
+    truth = rendered_as(world, batch, CPU)
+    scene = {k: v[1:2, 0] for k, v in batch["target_scene"].items()}
+    scene["light"] = batch["target_scene"]["light"][:1, 0]
+    wanted = world.truth(batch["person"][0], batch["background"][0], scene)
+    assert torch.equal(truth["image"][:1], wanted["image"])
+    assert not torch.equal(truth["image"], batch["target_imgs"][:, 0])
+
+
+def test_the_regressor_reads_how_heads_are_turned(monkeypatch):
+    monkeypatch.setattr(azimuth, "STEPS", 60)
+    monkeypatch.setattr(azimuth, "BATCH", 32)
+    reader = azimuth.train_reader(32, CPU)
+    world = HeadVideos("test", 32, sources=0, length=48)
+    samples = world.__getitems__([(0, i) for i in range(48)])
+    picture = torch.cat([s["target_imgs"] for s in samples]) / 127.5 - 1
+    mask = torch.cat([s["target_segs"] for s in samples]) / 255
+    angle = torch.cat([s["target_scene"]["azimuth"] for s in samples]).float()
+    error = (reader(azimuth.cut_out(picture, mask)) - angle).abs().mean().rad2deg()
+    assert error < 11 < angle.abs().mean().rad2deg() / 2
+
+
+def test_report_of_the_demo_world(run, monkeypatch):
+    monkeypatch.setattr(azimuth, "STEPS", 4)
+    report = scores(run)
+    assert report["data"] == "heads" and report["videos"] == 4
+    heads = report["heads"]
+    ratio = heads["masked_l1"]["mean"] / heads["masked_l1_copy_source"]["mean"]
+    assert heads["ratio_to_copy_source"] == pytest.approx(ratio)
+    assert heads["masked_l1"]["count"] == 4 and 0 <= heads["mask_iou"]["mean"] <= 1
+    assert {"true", "driven", "copy_source", "ratio_to_copy_source"} == report["azimuth"].keys()
+    assert report["cross"]["masked_l1"]["count"] == 4
+    assert {"masked_l1", "mask_iou", "azimuth", "cross"} <= report["protocol"].keys()
+
+
+def test_report_of_a_dataset(run, tmp_path):
+    write_folder(tmp_path / "d", people=3)
+    report = scores(run, "--data_root", tmp_path / "d", "--people", 2)
+    assert report["videos"] == 2 and report["test"]["psnr"]["count"] == 2
+    assert report["test"]["psnr"]["mean"] < report["test"]["psnr_copy_source"]["mean"]
+    assert "23.6" in report["protocol"]["test"]
+
+
+@pytest.mark.slow
+def test_a_minute_of_training_beats_copying_the_source(tmp_path):
+    argv = ["--config", "demo_bilayer.yaml", "--experiment_dir", tmp_path, "--image_size", 32]
+    argv += ["--num_steps", 500, "--lr_decay_begin", 250, "--skip_test"]
+    train_bilayer.main([str(a) for a in argv])
+    report = scores(tmp_path / "runs" / "test")
+    assert report["heads"]["ratio_to_copy_source"] < 0.9
+    assert report["heads"]["mask_iou"]["mean"] > 0.8
+    assert report["azimuth"]["ratio_to_copy_source"] < 0.7
+
+
+@pytest.mark.slow
+def test_two_ranks_train_and_save_one_folder(tmp_path):
+    import os
+    import subprocess
+    import sys
+    from pathlib import Path
+
+    script = Path(train_bilayer.__file__)
+    data = write_folder(tmp_path / "d", people=4)
+    argv = ["--config", "smoke_bilayer.yaml", "--experiment_dir", tmp_path, "--num_epochs", 2]
+    argv += ["--data_root", data, "--save_dataset_filenames"]
+    start = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2",
+             "--rdzv_backend=c10d", "--rdzv_endpoint=localhost:0"]  # fmt: skip
+    done = subprocess.run(
+        [*start, str(script), *map(str, argv)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    folder = tmp_path / "runs" / "test"
+    names = {f.name for f in (folder / "images/train").iterdir()}
+    assert {"0001_00.jpg", "0001_01.jpg"} <= names  # a grid a rank
+    assert len((folder / "train_filenames.txt").read_text().splitlines()) == 1 + 2 * 4 * 2
+    assert len((folder / "test_filenames.txt").read_text().splitlines()) == 1 + 4 * 2

@@ -39,15 +39,15 @@ def start_from(
     for suffix, (name, module, adam) in parts.items():
         given = args[f"resume_ckpt{suffix}"]
         if given:
-            path, states = own_parts(Path(given))
+            path, states, held = own_parts(Path(given))
             if suffix == "" and states:
                 shared = path, states
         elif shared and name in shared[1]:
-            path, states = shared
+            (path, states), held = shared, None
         else:
             continue
         if states is None:
-            state = of_original(path, suffix, module, adam)
+            state = held if suffix == "" else of_original(path, module, adam)
         elif name in states:
             state = states[name]
         else:
@@ -56,21 +56,22 @@ def start_from(
         tell(f"{name}: started from {path}")
 
 
-def own_parts(path: Path) -> tuple[Path, Mapping[str, Any] | None]:
-    """A checkpoint of ours, or the newest of a run folder: its file and parts; None for others."""
+def own_parts(path: Path) -> tuple[Path, Mapping[str, Any] | None, Mapping[str, Any]]:
+    """A file, that of a run folder's newest checkpoint; its parts, None if it is not ours; and all
+    that it holds.
+    """
     path = checkpoints.find(path) if path.is_dir() else path
     held = read_plain(path)
-    parts = held.get("parts") if isinstance(held, Mapping) else None
-    return path, parts
+    if not isinstance(held, Mapping):
+        raise UserError(f"{path}: must map names to tensors, holds a {type(held).__name__}")
+    return path, held.get("parts"), held
 
 
-def of_original(path: Path, suffix: str, module: nn.Module, adam: Any) -> Mapping[str, Any]:
-    """The state in a file of the original."""
+def of_original(path: Path, module: nn.Module, adam: Any) -> Mapping[str, Any]:
+    """The state of an optimiser, or of a discriminator, in a file of the original."""
     if adam is not None:
         return originals.read_optimizer(path, adam, module)
-    if suffix == "_D":
-        return originals.read_discriminator(path)[0]
-    return originals.read(path)["parts"]["model"]
+    return originals.read_discriminator(path)[0]
 
 
 def load(path: Path, name: str, state: Mapping[str, Any], module: nn.Module, adam: Any) -> None:

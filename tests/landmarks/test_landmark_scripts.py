@@ -1,0 +1,304 @@
+"""train_landmarks.py and infer.py from end to end, on runs of seconds."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from landmark_files import SMOKE, bbc_folder, frame, untrained
+from PIL import Image
+
+import evaluate
+import infer
+import train_landmarks
+from nets.data.pictures import write_picture
+from nets.data.video import VideoWriter, open_video
+from nets.landmarks import build, build_discriminator
+from nets.run import checkpoints
+from nets.systems.landmarks.options import learning_rate, parse
+from nets.systems.landmarks.pictures import palette
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def train(folder, *arguments, monkeypatch, name="a"):
+    monkeypatch.chdir(folder)
+    train_landmarks.main([*SMOKE, "--name", name, *map(str, arguments)])
+    return folder / "runs/landmarks" / name
+
+
+def weights(run, step, part="model"):
+    content = checkpoints.read(checkpoints.path_of(run / "checkpoints", step), "landmarks")
+    return content["parts"][part]
+
+
+def assert_same(ours, theirs, **tolerance):
+    assert ours.keys() == theirs.keys()
+    for key, value in ours.items():
+        torch.testing.assert_close(value, theirs[key], **(tolerance or {"rtol": 0, "atol": 0}))
+
+
+def refused(arguments, message, monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        train_landmarks.main([*map(str, arguments), "--name", "a"])
+    error = capsys.readouterr().err
+    assert ended.value.code == 2 and message in error and error.count("\n") == 1
+
+
+def test_a_run_tells_what_it_does_and_shows_it(tmp_path, monkeypatch, capsys):
+    run = train(tmp_path, monkeypatch=monkeypatch)
+    said = capsys.readouterr().out
+    assert "training 4 landmarks" in said and "clips world: 80000 frames of 32 px" in said
+    final = tmp_path / said.strip().splitlines()[-1].rsplit(": ", 1)[1]
+    with Image.open(final) as picture:
+        assert picture.width > 8 * 32 and picture.height > 6 * 32
+    names = {path.name for path in (run / "images").iterdir()}
+    for name, columns, side in (
+        ("target_reconstruction_background_foreground", 4, 32),
+        ("inputamask_inputbmask", 2, 32),
+        ("input_a_b", 2, 32),
+        ("raw_heatmap", 1, 16),
+    ):
+        assert f"{name}_0000002.png" in names
+        with Image.open(run / "images" / f"{name}_0000002.png") as picture:
+            assert picture.size == (columns * side, side)
+    lines = [json.loads(t) for t in (run / "log.txt").read_text().splitlines() if t[0] == "{"]
+    assert [t["step"] for t in lines if "validation.loss" in t] == [2, 4]
+    assert {"vgg.loss", "learning_rate"} <= lines[0].keys()
+
+
+def test_a_stopped_run_goes_on_to_the_same_weights(tmp_path, monkeypatch):
+    options = ["--use_gan", "--ndf", 4, "--ema", 0.5, "--use_warped", "--test_freq", 4]
+    whole = train(tmp_path, *options, monkeypatch=monkeypatch, name="whole")
+    train(tmp_path, *options, "--num_steps", 2, monkeypatch=monkeypatch, name="parts")
+    parts = train(tmp_path, *options, monkeypatch=monkeypatch, name="parts")
+    for part in ("model", "discriminator"):
+        assert_same(weights(whole, 4, part), weights(parts, 4, part))
+    moments = weights(parts, 4, "optimizer_D")["state"]
+    assert {float(state["step"]) for state in moments.values()} == {4.0}
+    before = weights(whole, 2, "discriminator")
+    assert any(not torch.equal(before[k], v) for k, v in weights(whole, 4, "discriminator").items())
+
+
+def test_the_discriminator_gets_no_gradient_from_the_networks_step(tmp_path, monkeypatch):
+    """One step of both equals the steps written out, with the order of the published program."""
+    from nets.landmarks.losses import discriminator_loss, gan_loss, perceptual_loss
+    from nets.run.loader import loader
+    from nets.run.ranks import Ranks
+    from nets.systems.landmarks.data import Inputs, open_clips
+
+    options = ["--use_gan", "--ndf", 4, "--num_steps", 1, "--weight_decay", 0]
+    run = train(tmp_path, *options, monkeypatch=monkeypatch)
+    args = parse("", [*SMOKE, *map(str, options)])
+    torch.manual_seed(0)
+    net, critic = build(args).train(), build_discriminator(args)
+    data = open_clips(args, "train", True)
+    batch = loader(data, args.batch_size, Ranks("cpu"), seed=0).batch(0)
+    pictures = Inputs(args, data.joint_order)(batch, True, False)
+    out = net(pictures.pose, pictures.appearance)
+    made, real = out.reconstruction, pictures.target
+    loss = perceptual_loss(made, real) + gan_loss(critic(made), True)
+    for module, value in ((net, loss), (critic, discriminator_loss(critic, made, real)[0])):
+        adam = torch.optim.Adam(module.parameters(), args.learning_rate)
+        adam.zero_grad()
+        value.backward(retain_graph=True)
+        torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
+        if module is net:  # the critic's second pass must see its old weights and no old gradient
+            critic.zero_grad()
+        adam.step()
+    # Adam's first step is lr * sign(g) where a gradient is not small: rounding may turn a few.
+    for module, part in ((net, "model"), (critic, "discriminator")):
+        state = module.state_dict()
+        off = [(state[k] - v).abs().flatten() for k, v in weights(run, 1, part).items()]
+        assert (torch.cat(off) > 1e-4).float().mean() < 0.02
+
+
+def test_the_originals_yaml_works_unmodified(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    args = parse("", ["--config", "train_args_bbc_pose.yaml", "--dataset_path", "D",
+                      "--save_path", "some/S", "--use_DDP"])  # fmt: skip
+    assert (args.run_dir, args.name, args.workers) == ("some", "S", 8)
+    assert args.learning_rate == 1e-4 and args.vgg_lambda == 5.0 and args.weight_decay == 5e-6
+    assert args.use_temporal and not args.use_warped and args.no_grad_clip and args.reduced_w
+    assert args.resume_ckpt is None and args.val_freq == 2 and args.save_freq == 2
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs/defaults.yaml").write_text("n_landmarks: 7\nuse_warped: true\n")
+    assert parse("", []).n_landmarks == 7  # its place is the working directory
+    args = parse("", ["--n_landmarks", "8", "--use_warped", "false", "--use_temporal"])
+    assert args.n_landmarks == 8 and not args.use_warped
+
+
+@pytest.mark.slow
+def test_bbc_pose_trains_resumes_from_its_own_files_and_is_evaluated(tmp_path, monkeypatch):
+    data = bbc_folder(tmp_path / "bbc")
+    options = ["--dataset", "bbc_pose", "--dataset_path", data, "--save_path", tmp_path / "S",
+               "--flip_probability", 0.5]  # fmt: skip
+    run = train(tmp_path, *options, monkeypatch=monkeypatch, name="x")
+    assert not run.exists()
+    run = tmp_path / "S"
+    state = weights(run, 4)
+    torch.save(state, tmp_path / "checkpoint_2.ckpt")
+    again = train(tmp_path, *options[:4], "--resume_ckpt", tmp_path / "checkpoint_2.ckpt",
+                  "--learning_rate", 1e-9, "--num_steps", 1, monkeypatch=monkeypatch)  # fmt: skip
+    trained = [key for key in state if not key.endswith(("_u", "_v"))]
+    ours = weights(again, 1)
+    for key in trained:
+        torch.testing.assert_close(ours[key], state[key], atol=1e-6, rtol=0)
+    evaluate.main(["--checkpoint", str(run), "--workers", "0", "--out", "scores.json"])
+    assert "val" in json.loads((tmp_path / "scores.json").read_text())
+
+
+def test_starting_from_weights_and_moments(tmp_path, monkeypatch, capsys):
+    first = train(tmp_path, "--num_steps", 2, monkeypatch=monkeypatch, name="first")
+    content = checkpoints.read(first / "checkpoints/step_00000002.pt")
+    torch.save(content["parts"]["model"], tmp_path / "checkpoint_0.ckpt")
+    adam = content["parts"]["optimizer"]
+    torch.save(adam, tmp_path / "latest_optimizer_g_state.ckpt")
+    last = ["--num_steps", 1, "--learning_rate", 1e-12, "--weight_decay", 0]
+    theirs = train(tmp_path, *last, "--resume_ckpt", "checkpoint_0.ckpt", "--resume_ckpt_opt_G",
+                   "latest_optimizer_g_state.ckpt", monkeypatch=monkeypatch, name="b")  # fmt: skip
+    ours = train(tmp_path, *last, "--resume_ckpt", first, monkeypatch=monkeypatch, name="c")
+    said = capsys.readouterr().out
+    assert "model: started from checkpoint_0.ckpt" in said
+    assert "optimizer: started from latest_optimizer_g_state.ckpt" in said
+    assert_same(weights(theirs, 1), weights(ours, 1))
+    steps = {float(s["step"]) for s in weights(ours, 1, "optimizer")["state"].values()}
+    assert steps == {3.0}
+
+
+@pytest.mark.parametrize("kind", ["frames", "video", "images"])
+def test_own_data(tmp_path, monkeypatch, kind):
+    data = tmp_path / "data"
+    if kind == "video":
+        data.mkdir()
+        with VideoWriter(data / "a.mp4", 10) as video:
+            for i in range(6):
+                video.write(frame(30 * i))
+    for i in range(6):
+        if kind == "frames":
+            write_picture(data / f"clip/{i}.png", frame(30 * i))
+        if kind == "images":
+            write_picture(data / f"{i}.png", frame(30 * i)[:1])  # grey
+    options = ["--dataset", "images" if kind == "images" else "clips", "--dataset_path", data]
+    if kind == "images":
+        options += ["--use_temporal", "false", "--use_warped"]
+    run = train(tmp_path, *options, "--num_steps", 1, monkeypatch=monkeypatch)
+    assert (run / "images/final_0000001.png").is_file()
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ([], "--use_temporal, --use_warped: give one of them or both"),
+        (["--use_temporal", "--dataset", "clips"], "--dataset clips: needs --dataset_path"),
+        (["--use_temporal", "--dataset_path", "x"], "--dataset_path: needs --dataset"),
+        (["--use_temporal", "--dataset", "images", "--dataset_path", "x"], "use_warped and not"),
+        (["--use_warped", "--img_size", "100"], "img_size: must be a multiple of 16"),
+        (["--use_warped", "--rot_lb", "1"], "rot_lb: must be at most rot_ub"),
+        (["--use_warped", "--narrowing", "9"], "narrowing must be 1 to 8, got 9"),
+        (["--use_warped", "--motion_weight", "1"], "motion_weight: only with use_temporal"),
+        (["--use_temporal", "--motion_mask_weight", "1"], "only with use_fg_bg_mask"),
+        (["--use_warped", "--resume_ckpt_D", "x"], "only with use_gan"),
+        (["--use_warped", "--flip_probability", "2"], "flip_probability: must be at most 1"),
+        (["--config", "train_args_bbc_pose.yaml"], "--dataset bbc_pose: needs --dataset_path"),
+        (["--use_gann"], "did you mean --use_gan"),
+    ],
+)
+def test_options_that_contradict(arguments, message, tmp_path, monkeypatch, capsys):
+    refused(arguments, message, monkeypatch, capsys, tmp_path)
+
+
+def test_checkpoints_of_other_networks(tmp_path, monkeypatch, capsys):
+    first = untrained(tmp_path)
+    for arguments, message in (
+        (["--n_landmarks", "5"], "not weights of this model; other options made it"),
+        (["--use_gan", "--ndf", "4", "--resume_ckpt_D", str(first)], "holds no discriminator"),
+    ):
+        given = [*SMOKE, "--run_dir", "r", "--resume_ckpt", str(first), *arguments]
+        refused(given, message, monkeypatch, capsys, tmp_path)
+    other = ["--resume", "auto", "--n_landmarks", "5"]
+    with pytest.raises(SystemExit):
+        train(tmp_path, *other, monkeypatch=monkeypatch)
+    assert "it was trained with" in capsys.readouterr().err
+
+
+def test_the_learning_rate_rises_and_falls():
+    args = parse("", [*SMOKE, "--warmup", "3", "--lr_decay_begin", "10", "--learning_rate", "1"])
+    assert [learning_rate(args, s, 20) for s in (0, 3, 9, 15, 20)] == [0.25, 1, 1, 0.5, 0]
+    args.lr_decay_begin = None
+    assert learning_rate(args, 10**6, 20) == 1
+
+
+def test_the_palette_is_pascal_vocs_and_has_no_end():
+    colours = palette(300).int().tolist()
+    assert colours[:4] == [[128, 0, 0], [0, 128, 0], [128, 128, 0], [0, 0, 128]]
+    assert colours[7] == [64, 0, 0] and colours[40] == [192, 0, 64]
+    assert len({tuple(c) for c in colours[:255]}) == 255
+
+
+def test_inference_draws_masks_and_transfers(tmp_path, monkeypatch, capsys):
+    untrained(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    for i in range(2):
+        write_picture(tmp_path / f"in/{i}.png", frame(60 + 90 * i, 50, 70))
+    with VideoWriter(tmp_path / "v.mp4", 12.5) as video:
+        for i in range(20):  # more than one batch
+            video.write(frame(10 * i, 48, 64))
+    infer.main(["-o", "demo.png"])
+    with Image.open("demo.png") as picture:
+        assert picture.width > 8 * 32 and picture.height > 7 * 32
+    infer.main(["-d", "in/0.png", "-o", "one.png"])
+    for name in ("one", "one_mask", "one_background"):
+        with Image.open(f"{name}.png") as picture:
+            assert picture.size == (70, 50)
+    with Image.open("one.png") as picture:
+        assert len(picture.getcolors()) > 4  # dots on a flat picture
+    infer.main(["-s", "in/0.png", "-d", "in/1.png", "-o", "pair.png"])
+    with Image.open("pair.png") as picture:
+        assert picture.size == (32, 32)
+    infer.main(["-d", "v.mp4"])
+    infer.main(["-s", "in/0.png", "-d", "v.mp4", "-o", "moved.mp4"])
+    for name, size in (("out", (48, 64)), ("out_mask", (48, 64)), ("moved", (32, 32))):
+        made = open_video(f"{name}.mp4")
+        assert made.size == size and made.fps == pytest.approx(12.5)
+        assert len(list(made)) == 20
+    capsys.readouterr()
+    for arguments, message in (
+        (["-s", "v.mp4", "-d", "in/0.png"], "the appearance comes from a picture"),
+        (["-s", "in", "-d", "v.mp4"], "give one video, and one picture"),
+        (["-d", "v.mp4", "-o", "x.gif"], "a video is written as"),
+        (["-d", "in/0.png", "in/1.png"], "several need -s"),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            infer.main(arguments)
+        assert ended.value.code == 2 and message in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_two_ranks_equal_one_with_twice_the_batch(tmp_path):
+    def run(folder, batch, ranks):
+        start = [sys.executable]
+        if ranks > 1:
+            start += ["-m", "torch.distributed.run", f"--nproc_per_node={ranks}",
+                      "--rdzv_backend=c10d", "--rdzv_endpoint=localhost:0"]  # fmt: skip
+        done = subprocess.run(
+            [*start, ROOT / "train_landmarks.py", *SMOKE, "--use_gan", "--ndf", "4", "--use_DDP",
+             "--no_grad_clip", "--batch_size", str(batch), "--run_dir", folder, "--name", "a"],
+            cwd=tmp_path, capture_output=True, text=True, timeout=600,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        return tmp_path / folder / "a"
+
+    two, one = run("two", 4, 2), run("one", 8, 1)
+    # Adam's first steps are signs of gradients: where those are near 0, sums in another order
+    # turn some of them.
+    for part in ("model", "discriminator"):
+        ours, theirs = weights(two, 4, part), weights(one, 4, part)
+        off = torch.cat([(ours[k] - theirs[k]).abs().flatten() for k in ours])
+        assert (off > 2e-3).float().mean() < 0.02
+    assert (two / "log.txt").read_text().count("training 4 landmarks") == 1

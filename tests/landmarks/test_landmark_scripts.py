@@ -223,7 +223,7 @@ def test_checkpoints_of_other_networks(tmp_path, monkeypatch, capsys):
     other = ["--resume", "auto", "--n_landmarks", "5"]
     with pytest.raises(SystemExit):
         train(tmp_path, *other, monkeypatch=monkeypatch)
-    assert "it was trained with" in capsys.readouterr().err
+    assert "not the model of these options" in capsys.readouterr().err
 
 
 def test_the_learning_rate_rises_and_falls():

@@ -26,6 +26,7 @@ from nets.run import checkpoints  # noqa: E402
 TRAIN = {
     "vunet": ("train_vunet.py", "demo.yaml", ("--images", "0")),
     "dcign": ("train_dcign.py", "demo_dcign.yaml", ()),
+    "landmarks": ("train_landmarks.py", "demo_landmarks.yaml", ()),
 }
 
 
@@ -52,7 +53,17 @@ def dcign(report: dict) -> list[tuple[str, float, str, float]]:
     return bars
 
 
-BARS = {"vunet": vunet, "dcign": dcign}
+def landmarks(report: dict) -> list[tuple[str, float, str, float]]:
+    """The same, on held-out clips."""
+    joints, behind = report["regression"], report["background"]
+    return [
+        ("error of joints over the mean pose's", joints["ratio_to_mean_pose"], "<=", 0.5),
+        ("mask IoU", report["mask"]["iou"]["mean"], ">=", 0.5),
+        ("background error over the mean image's", behind["ratio_to_mean_image"], "<=", 0.5),
+    ]
+
+
+BARS = {"vunet": vunet, "dcign": dcign, "landmarks": landmarks}
 
 
 def main() -> None:

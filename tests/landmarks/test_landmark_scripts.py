@@ -302,3 +302,16 @@ def test_two_ranks_equal_one_with_twice_the_batch(tmp_path):
         off = torch.cat([(ours[k] - theirs[k]).abs().flatten() for k in ours])
         assert (off > 2e-3).float().mean() < 0.02
     assert (two / "log.txt").read_text().count("training 4 landmarks") == 1
+
+
+@pytest.mark.slow
+def test_a_minute_of_the_demo_beats_what_needs_no_learning(tmp_path, monkeypatch):
+    """150 of its 1600 steps. The bars of the whole demo are in benchmarks/learning.py."""
+    monkeypatch.chdir(tmp_path)
+    train_landmarks.main(["--config", "demo_landmarks.yaml", "--num_steps", "150", "--name", "a",
+                          "--lr_decay_begin", "100", "--test_freq", "150"])  # fmt: skip
+    evaluate.main(["--held_out", "200", "--workers", "0", "--out", "scores.json"])
+    scores = json.loads((tmp_path / "scores.json").read_text())
+    assert scores["regression"]["ratio_to_mean_pose"] < 0.7
+    assert scores["mask"]["iou"]["mean"] > 0.35  # half the picture as a mask would have 0.25
+    assert scores["background"]["ratio_to_mean_image"] < 0.9

@@ -96,9 +96,9 @@ def transfer(args: options.Namespace, net: LandmarkModel, size: int, device: tor
     if any(is_video(file) for file in args.driving):
         if len(args.driving) > 1 or len(looks) > 1:
             raise UserError("-d with a video: give one video, and one picture with -s")
-        frames = Frames(args.driving[0])
+        frames = Frames(args.driving[0], args.start, args.end, args.fps)
         out = video_file(args.out)
-        with VideoWriter(out, frames.fps, audio_from=args.driving[0]) as video:
+        with VideoWriter(out, frames.fps, args.driving[0], frames.start) as video:
             for some in batches(frames):
                 pose = net.landmarks(squashed(some, size, device))
                 made = to_uint8(net.render(pose, looks[0]).reconstruction).cpu()
@@ -140,14 +140,14 @@ def annotate_video(
     args: options.Namespace, net: LandmarkModel, size: int, given: str, device: torch.device
 ) -> None:
     """Landmarks on a video's frames; masks and backgrounds as videos beside it."""
-    frames, out = Frames(given), video_file(args.out)
+    frames, out = Frames(given, args.start, args.end, args.fps), video_file(args.out)
     with contextlib.ExitStack() as stack:
         videos: dict[str, VideoWriter] = {}
         for some in batches(frames):
             for frame, drawn in zip(some, annotated(net, some, size, device), strict=True):
                 for name, picture in drawn.items():
                     if name not in videos:
-                        writer = VideoWriter(beside(out, name), frames.fps, audio_from=given)
+                        writer = VideoWriter(beside(out, name), frames.fps, given, frames.start)
                         videos[name] = stack.enter_context(writer)
                     videos[name].write(picture, frame.seconds)
     print("written: " + ", ".join(str(beside(out, name)) for name in videos))

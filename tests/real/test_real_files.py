@@ -1,0 +1,171 @@
+"""Photos and clips of real people, from detection to a picture.
+
+GUISE_REAL_FILES names a folder of them, no part of the project: talking_a.mp4 (one face, 512 x 512,
+with sound), fullbody.mp4 (one person, 720 x 1080, with sound), street.avi (several people walking),
+person_*.jpg, face_*.jpg. Without it, or without mediapipe, these tests are skipped.
+"""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import extract
+import infer
+import train_bilayer
+import train_landmarks
+import train_vunet
+from nets.data.avatars import AvatarFolder, read_frame, sample_of
+from nets.data.index import IndexDataset, read_index
+from nets.data.pictures import read_picture
+from nets.data.video import open_video
+from nets.skeletons import JOINTS_15
+
+REAL = Path(os.environ.get("GUISE_REAL_FILES", ""))
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(2400),
+    pytest.mark.skipif(not os.environ.get("GUISE_REAL_FILES"), reason="no GUISE_REAL_FILES"),
+]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def mediapipe():
+    pytest.importorskip("mediapipe", reason="is installed by the extra `extract`")
+
+
+@pytest.fixture(scope="module")
+def people(tmp_path_factory, mediapipe):
+    folder = tmp_path_factory.mktemp("people")
+    photos = sorted(REAL.glob("*.jpg"))
+    extract.main(["people", *map(str, photos), str(REAL / "fullbody.mp4"),
+                  str(REAL / "street.avi"), "-o", str(folder), "--workers", "1"])  # fmt: skip
+    return folder
+
+
+def heads(folder, phase, *given):
+    extract.main(["heads", str(REAL / "talking_a.mp4"), "-o", str(folder), "--phase", phase,
+                  "--image_size", "128", "--workers", "1", *given])  # fmt: skip
+
+
+def test_people_of_photos_and_videos_are_found_and_train_a_vunet(people, tmp_path, capsys):
+    index = read_index(people / "index.p")
+    names = [name.decode() for name in index["imgs"]]
+    whole = [i for i, name in enumerate(names) if "fullbody" in name]
+    assert len(whole) == 9 and sum("street" in name for name in names) >= 12
+    assert sum("person_" in name for name in names) >= 3
+    at = {name: index["joints"][whole, i] for i, name in enumerate(JOINTS_15)}
+    assert (at["cnose"][:, 1] < at["lhip"][:, 1]).all()  # nobody stands on the head
+    assert (at["lhip"][:, 1] < at["lankle"][:, 1]).all()
+    assert "face_" in (people / "left_out.txt").read_text()  # a face is no usable person
+    assert len(IndexDataset(people, "train", 64)) > 20
+    with pytest.raises(SystemExit, match="0"):
+        extract.main(["check", str(people), "-o", str(tmp_path / "check.png")])
+    train_vunet.main([
+        "--config", "smoke.yaml", "--data_index", str(people / "index.p"), "--num_steps", "2",
+        "--name", "a", "--run_dir", str(tmp_path / "runs"),
+    ])  # fmt: skip
+    infer.main([
+        "--checkpoint", str(tmp_path / "runs/a"), "-s", str(REAL / "person_field.jpg"), "-d",
+        str(REAL / "fullbody.mp4"), "--start", "1", "--end", "2", "--paste", "--concat", "-o",
+        str(tmp_path / "out"),
+    ])  # fmt: skip
+    made = open_video(tmp_path / "out/person_field--fullbody.mp4")
+    assert made.size == (1080, 720) and made.frames == 25 and made.has_audio
+    frames = list(zip(made, open_video(REAL / "fullbody.mp4", start=1, end=2), strict=True))
+    for (shown, pasted), (second, frame) in frames:
+        assert shown == pytest.approx(second - 1, abs=0.01)
+        x, y = 360, 450  # on the dress, in every frame
+        part = (slice(None), slice(y - 50, y + 50), slice(x - 50, x + 50))
+        assert (pasted[part].float() - frame[part].float()).abs().mean() > 8
+    assert (tmp_path / "out/person_field--fullbody_concat.mp4").exists()
+
+
+def test_heads_are_found_in_every_frame_and_lie_well(tmp_path):
+    heads(tmp_path, "test", "--sampling_rate", "30")
+    data = AvatarFolder(tmp_path, "test", 128)
+    names = data.frames("talking_a/talking_a")
+    assert len(names) == 15
+    for name in names:
+        frame = read_frame(tmp_path, "test", name, 128)
+        points = (frame.pose.reshape(68, 2) + 1) / 2
+        eyes, mouth = points[36:48].mean(0), points[48:60].mean(0)
+        assert 0.25 < points.min() < points.max() < 1 and eyes[1] < mouth[1] - 0.1
+        inside = frame.mask[0, (points[30] * 128).int()[1], (points[30] * 128).int()[0]]
+        assert inside > 200 and frame.mask[0, :8, :8].float().mean() < 60
+
+
+def test_clips_train_landmarks(tmp_path):
+    extract.main(["clips", str(REAL / "fullbody.mp4"), "-o", str(tmp_path / "clips"), "--fps",
+                  "5", "--size", "64", "--workers", "1"])  # fmt: skip
+    assert len(list((tmp_path / "clips/fullbody").iterdir())) == 21
+    train_landmarks.main([
+        "--config", "smoke_landmarks.yaml", "--dataset", "clips", "--dataset_path",
+        str(tmp_path / "clips"), "--num_steps", "2", "--name", "a", "--run_dir",
+        str(tmp_path / "runs"),
+    ])  # fmt: skip
+    infer.main(["--checkpoint", str(tmp_path / "runs/a"), "-d", str(REAL / "fullbody.mp4"),
+                "--end", "1", "-o", str(tmp_path / "landmarks.mp4")])  # fmt: skip
+    made = open_video(tmp_path / "landmarks.mp4")
+    assert made.has_audio and made.frames == 25
+
+
+def test_a_few_minutes_on_one_video_beat_copying_the_source(tmp_path):
+    """An avatar trained on the first 12 seconds follows the held-out rest of the clip."""
+    from nets.bilayer import fold
+    from nets.bilayer.avatar import create_avatar
+    from nets.bilayer.driver import Driver
+    from nets.run import checkpoints
+    from nets.run.images import to_uint8
+    from nets.run.precision import Precision
+    from nets.systems.bilayer import load_model
+    from nets.systems.bilayer.inputs import prepare
+
+    data = tmp_path / "heads"
+    heads(data, "train", "--end", "12", "--sampling_rate", "3")
+    heads(data, "test", "--start", "12", "--sampling_rate", "3")
+    train_bilayer.main([
+        "--config", "demo_bilayer.yaml", "--data_root", str(data), "--batch_size", "8",
+        "--num_steps", "600", "--lr_decay_begin", "300", "--test_freq", "100000",
+        "--checkpoint_freq", "100000", "--name", "a", "--run_dir", str(tmp_path / "runs"),
+    ])  # fmt: skip
+    path = checkpoints.find(tmp_path / "runs/a")
+    cpu = Precision("fp32", torch.device("cpu"), False)
+    model = load_model(checkpoints.read(path), path, cpu)
+    fold(model.net)
+    size = model.options["image_size"]
+    source = read_frame(data, "train", "talking_a/talking_a/talking_a/0", size)
+    names = AvatarFolder(data, "test", size).frames("talking_a/talking_a")
+    frames = [read_frame(data, "test", name, size) for name in names]
+    batch = {key: value[None] for key, value in sample_of([source], [], 0).items()}
+    with torch.no_grad():
+        given = prepare(batch, model.options)
+        avatar = create_avatar(model.net, given["source_imgs"], given["source_poses"],
+                               given.get("source_stickmen"), given.get("source_segs"))  # fmt: skip
+        driver = Driver(model.net, avatar, model.precision.dtype)
+        made, _ = driver(torch.stack([frame.pose for frame in frames]))
+    truth = torch.stack([frame.picture for frame in frames]).float()
+    mask = (torch.stack([frame.mask for frame in frames]) > 127).float()
+
+    def error(pictures):
+        return ((pictures.float() - truth).abs() * mask).sum((1, 2, 3)) / mask.sum((1, 2, 3))
+
+    made, copied = error(to_uint8(made)), error(source.picture[None].expand_as(truth))
+    print(
+        f"masked error {made.mean() / 382.5:.4f}, of the source copied {copied.mean() / 382.5:.4f}"
+    )
+    assert made.mean() < copied.mean()
+
+
+def test_several_people_are_told_apart(tmp_path):
+    from nets.data.detectors import open_detector
+
+    frame = next(iter(open_video(REAL / "street.avi", start=3.9)))[1]
+    found = open_detector().people(frame)
+    assert len(found) >= 3
+    extents = np.array([person.extent for person in found])
+    assert (np.diff(extents) <= 0).all() and extents[0] > 400
+    nobody = read_picture(REAL / "far_people.jpg", None)[:, :100]
+    assert open_detector().faces(nobody) == []

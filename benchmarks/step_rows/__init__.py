@@ -11,5 +11,5 @@ A row has `name`, `batch` (pictures of a step), `size` (their side) and `contend
 
 import importlib
 
-SYSTEMS = ("vunet", "dcign", "bilayer")
+SYSTEMS = ("vunet", "dcign", "bilayer", "landmarks")
 ROWS = [row for system in SYSTEMS for row in importlib.import_module(f"{__name__}.{system}").ROWS]

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from nets.landmarks.spade import HIDDEN, Generator
 from nets.landmarks.unet import UNet
 from nets.ops import gaussian_heatmaps, heatmap_moments
-from nets.spectral import Spectral, settle
+from nets.spectral import Spectral, full_precision, settle
 
 POOLINGS = ("mean", "sum")
 SPREAD = 0.02  # the least spread of a colour, in [-1, 1]
@@ -228,7 +228,7 @@ def pool(features: Tensor, heatmaps: Tensor, pooling: str = "mean") -> Tensor:
     "sum" is the weighted mean of the features; "mean" is that divided by H W, what the published
     weights were trained with.
     """
-    with torch.autocast(features.device.type, enabled=False):
+    with full_precision(features):
         columns = features.to(heatmaps.dtype).flatten(2).transpose(1, 2)
         total = heatmaps.flatten(2) @ columns
     return total / heatmaps[0, 0].numel() if pooling == "mean" else total

@@ -1,31 +1,185 @@
-"""Instance norm without parameters, with what follows it."""
+"""Instance norm without parameters, modulation by maps, and the convolution between them.
+
+The norm and the modulation have gradients of their own: what torch composes keeps more tensors for
+the backward pass, and its instance norm copies pictures that are channels_last. A modulation keeps
+none of the layers between the maps and its scale; its backward pass makes them again.
+"""
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from nets.ops import conv3x3, conv3x3_backward
+from nets.spectral import full_precision
+
+LANES = 16  # channels come in multiples of this where convolutions are fastest
 
 
 def instance_norm(x: Tensor, slope: float = 1.0, eps: float = 1e-5) -> Tensor:
     """Each channel of each picture with mean 0 and variance 1 (biased), then leaky ReLU.
 
     slope  of the leaky ReLU; 1: none, 0: ReLU
-    Raises ValueError where a channel is a single pixel: its variance says nothing.
+    Statistics are in float32. Raises ValueError where a channel is a single pixel: its variance
+    says nothing.
     """
     if x.shape[2] * x.shape[3] == 1:
         raise ValueError(
             f"instance_norm: x must have more than one pixel a channel, got {list(x.shape)}"
         )
-    return activate(F.instance_norm(x, eps=eps), slope)
+    return _Norm.apply(x, slope, eps)
 
 
-def modulate(x: Tensor, scale: Tensor, shift: Tensor, slope: float = 1.0) -> Tensor:
-    """leaky_relu(x (1 + scale) + shift), all of one shape. SPADE (Park et al. 2019, eq. 1)."""
-    return activate(x * (1 + scale) + shift, slope)
+class Layers(NamedTuple):
+    """Two 3x3 convolutions with a ReLU between: maps -> hidden -> scale and shift, stacked."""
+
+    weight: Tensor  # (hidden, K, 3, 3)
+    bias: Tensor
+    last: Tensor  # (C + shift's channels, hidden, 3, 3)
+    last_bias: Tensor
 
 
-def activate(x: Tensor, slope: float) -> Tensor:
-    """Leaky ReLU in place; slope 1 leaves x as it is."""
-    if slope == 1:
-        return x
-    return F.relu(x, inplace=True) if slope == 0 else F.leaky_relu(x, slope, inplace=True)
+def modulate(x: Tensor, maps: Tensor, layers: Layers, slope: float) -> Tensor:
+    """leaky_relu(x (1 + scale) + shift), slope > 0. SPADE (Park et al. 2019, eq. 1).
+
+    x     (N, C, H, W), normalised
+    maps  (N, K or more, H, W), from which `layers` make C channels of scale, C of shift; what they
+          have more than K channels is zeros
+    """
+    return _apply(_Modulate, x, maps, layers, slope)
+
+
+def modulate_through(x: Tensor, maps: Tensor, layers: Layers, weight: Tensor) -> Tensor:
+    """W (x (1 + scale)) + shift, W (O, C, 1, 1): `layers` make C channels of scale, O of shift."""
+    return _apply(_Through, x, maps, layers, weight)
+
+
+def _apply(function: type, x: Tensor, maps: Tensor, layers: Layers, last: Any) -> Tensor:
+    """In autocast's type, and with the channels of the maps."""
+    weight = layers.weight
+    if maps.shape[1] > weight.shape[1]:
+        weight = F.pad(weight, (0, 0, 0, 0, 0, maps.shape[1] - weight.shape[1]))
+    tensors = [x, maps, weight, *layers[1:], last]
+    device = x.device.type
+    if not x.is_meta and torch.is_autocast_enabled(device):
+        dtype = torch.get_autocast_dtype(device)
+        tensors = [t.to(dtype) if isinstance(t, Tensor) else t for t in tensors]
+    with full_precision(x):
+        return function.apply(*tensors)
+
+
+def conv(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """3x3 convolution of stride 1 and padding 1; some zero channels make it a faster one."""
+    outputs, inputs = weight.shape[:2]
+    slow = x.device.type != "cpu" or x.dtype != torch.float32 or torch.is_autocast_enabled("cpu")
+    if slow or min(inputs, outputs) < LANES:
+        return F.conv2d(x, weight, bias, padding=1)
+    more, beyond = -inputs % LANES, -outputs % LANES
+    if more:
+        x = F.pad(x, (0, 0, 0, 0, 0, more))
+    if more or beyond:
+        weight = F.pad(weight, (0, 0, 0, 0, 0, more, 0, beyond))
+        bias = None if bias is None else F.pad(bias, (0, beyond))
+    y = conv3x3(x, weight, bias)
+    return y[:, :outputs] if beyond else y
+
+
+class _Norm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor, slope: float, eps: float) -> Tensor:
+        real = x if x.dtype == torch.float64 else x.float()
+        mean = real.mean((2, 3), keepdim=True)
+        y = real - mean
+        scale = y.square().mean((2, 3), keepdim=True).add_(eps).rsqrt_()
+        y.mul_(scale)
+        y = (y if slope == 1 else F.leaky_relu_(y, slope)).to(x.dtype)
+        ctx.slope = slope
+        # A leaky ReLU can be undone; behind a ReLU the input has to be kept.
+        ctx.save_for_backward(y, scale, *((x, mean) if slope == 0 else ()))
+        return y
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+        y, scale, *given = ctx.saved_tensors
+        slope, dtype = ctx.slope, grad.dtype
+        g = grad if slope == 1 else torch.ops.aten.leaky_relu_backward(grad, y, slope, True)
+        g = g if g.dtype == torch.float64 else g.float()
+        if given:
+            normal = (given[0] - given[1]).mul_(scale)
+        else:
+            normal = y.to(g.dtype) if slope == 1 else F.leaky_relu(y.to(g.dtype), 1 / slope)
+        along = (g * normal).mean((2, 3), keepdim=True)
+        result = (g - g.mean((2, 3), keepdim=True)).addcmul_(normal, along, value=-1).mul_(scale)
+        return result.to(dtype), None, None
+
+
+def _hidden(maps: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    return F.relu_(conv3x3(maps, weight, bias).detach())
+
+
+def _layers_backward(
+    grad: Tensor, maps: Tensor, weight: Tensor, bias: Tensor, last: Tensor
+) -> tuple[Tensor, ...]:
+    """Gradients of maps, weight, bias, last and its bias, from that of scale and shift."""
+    hidden = _hidden(maps, weight, bias)
+    by_hidden, *by_last = conv3x3_backward(grad, hidden, last)
+    by_hidden = torch.ops.aten.threshold_backward(by_hidden, hidden, 0)
+    del hidden
+    return *conv3x3_backward(by_hidden, maps, weight), *by_last
+
+
+class _Modulate(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, maps, weight, bias, last, last_bias, slope):
+        both = conv3x3(_hidden(maps, weight, bias), last, last_bias)
+        scale, shift = both.chunk(2, dim=1)
+        y = F.leaky_relu_(torch.addcmul(x + shift, x, scale), slope)
+        ctx.slope = slope
+        scale = scale.contiguous(memory_format=torch.channels_last)
+        ctx.save_for_backward(x, maps, weight, bias, last, scale, y)
+        return y
+
+    @staticmethod
+    def backward(ctx, grad):
+        x, maps, weight, bias, last, scale, y = ctx.saved_tensors
+        g = torch.ops.aten.leaky_relu_backward(grad, y, ctx.slope, True)
+        c = x.shape[1]
+        both = _like(x, 2 * c)
+        torch.mul(g, x, out=both[:, :c])
+        both[:, c:] = g
+        by_layers = _layers_backward(both, maps, weight, bias, last)
+        return torch.addcmul(g, g, scale), *by_layers, None
+
+
+class _Through(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, maps, weight, bias, last, last_bias, matrix):
+        both = conv3x3(_hidden(maps, weight, bias), last, last_bias)
+        c = x.shape[1]
+        scale = both[:, :c].contiguous(memory_format=torch.channels_last)
+        ctx.save_for_backward(x, maps, weight, bias, last, scale, matrix)
+        return F.conv2d(torch.addcmul(x, x, scale), matrix) + both[:, c:]
+
+    @staticmethod
+    def backward(ctx, grad):
+        x, maps, weight, bias, last, scale, matrix = ctx.saved_tensors
+        given, c = torch.addcmul(x, x, scale), x.shape[1]
+        g, by_matrix, _ = torch.ops.aten.convolution_backward(
+            grad, given, matrix, None, (1, 1), (0, 0), (1, 1), False, (0, 0), 1, (True, True, False)
+        )
+        del given
+        both = _like(x, last.shape[0])
+        torch.mul(g, x, out=both[:, :c])
+        both[:, c:] = grad
+        by_layers = _layers_backward(both, maps, weight, bias, last)
+        return torch.addcmul(g, g, scale), *by_layers, by_matrix
+
+
+def _like(x: Tensor, channels: int) -> Tensor:
+    n, _, h, w = x.shape
+    return torch.empty(
+        (n, channels, h, w), dtype=x.dtype, device=x.device, memory_format=torch.channels_last
+    )

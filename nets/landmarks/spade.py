@@ -9,8 +9,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nets.landmarks.norm import instance_norm, modulate
-from nets.spectral import Conv
+from nets.landmarks.norm import (
+    LANES,
+    Layers,
+    conv,
+    instance_norm,
+    modulate,
+    modulate_through,
+)
+from nets.spectral import Conv, full_precision
 
 HIDDEN = 128  # channels between the maps and a modulation's scale and shift
 SLOPE = 0.2
@@ -26,13 +33,9 @@ class Spade(nn.Module):
         self.mlp_gamma = nn.Conv2d(hidden, channels, 3, padding=1)
         self.mlp_beta = nn.Conv2d(hidden, channels, 3, padding=1)
 
-    def hidden(self, maps: Tensor) -> Tensor:
-        return F.relu(self.mlp_shared[0](maps), inplace=True)
-
     def forward(self, x: Tensor, maps: Tensor) -> Tensor:
         """leaky_relu of the modulated x, which is normalised; maps of its height and width."""
-        hidden = self.hidden(maps)
-        return modulate(x, self.mlp_gamma(hidden), self.mlp_beta(hidden), SLOPE)
+        return modulate(x, maps, self._layers(self.mlp_beta.weight, self.mlp_beta.bias), SLOPE)
 
     def through(self, x: Tensor, maps: Tensor, weight: Tensor) -> Tensor:
         """The modulated x through a 1x1 convolution without bias, and without activation between.
@@ -40,10 +43,16 @@ class Spade(nn.Module):
         Shift and convolution are both linear in the hidden layer, so they are one convolution, to
         the channels behind it.
         """
-        hidden, matrix = self.hidden(maps), weight[:, :, 0, 0]
-        shift = torch.einsum("oc,cikl->oikl", matrix, self.mlp_beta.weight)
-        shift = F.conv2d(hidden, shift, matrix @ self.mlp_beta.bias, padding=1)
-        return F.conv2d(x * (1 + self.mlp_gamma(hidden)), weight) + shift
+        matrix = weight[:, :, 0, 0]
+        with full_precision(weight):
+            shift = torch.einsum("oc,cikl->oikl", matrix, self.mlp_beta.weight)
+            layers = self._layers(shift, matrix @ self.mlp_beta.bias)
+        return modulate_through(x, maps, layers, weight)
+
+    def _layers(self, shift: Tensor, constant: Tensor) -> Layers:
+        first = self.mlp_shared[0]
+        last = torch.cat([self.mlp_gamma.weight, shift])
+        return Layers(first.weight, first.bias, last, torch.cat([self.mlp_gamma.bias, constant]))
 
 
 class SpadeBlock(nn.Module):
@@ -64,11 +73,15 @@ class SpadeBlock(nn.Module):
 
     def forward(self, x: Tensor, maps: Tensor) -> Tensor:
         normal = instance_norm(x)
-        y = self.conv_0(self.norm_0(normal, maps))
-        y = self.conv_1(self.norm_1(instance_norm(y), maps))
+        y = self._conv(self.conv_0, self.norm_0(normal, maps))
+        y = self._conv(self.conv_1, self.norm_1(instance_norm(y), maps))
         if not self.learned:
             return x + y
         return y + self.norm_s.through(normal, maps, self.conv_s.effective_weight())
+
+    @staticmethod
+    def _conv(layer: Conv, x: Tensor) -> Tensor:
+        return conv(x, layer.effective_weight(), layer.bias)
 
 
 def project(vectors: Tensor, maps: Tensor) -> Tensor:
@@ -104,6 +117,8 @@ class Generator(nn.Module):
         # The projection is resized by nearest neighbour, that is, looked at in every 8th pixel of
         # every 8th row, or every 16th: it is computed there only.
         style = project(vectors, maps[:, :, ::8, ::8])
+        maps = F.pad(maps, (0, 0, 0, 0, 0, -maps.shape[1] % LANES))  # which is faster, not other
+        maps = maps.contiguous(memory_format=torch.channels_last)
         s2, s4, s8, s16 = (halve(maps, times) for times in range(1, 5))
         coarse = self.head_0(self.fc(style[:, :, ::2, ::2]), s16)
         fine = self.head_0(self.fc(style), s8)

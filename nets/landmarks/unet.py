@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nets.landmarks.norm import instance_norm
+from nets.landmarks.norm import conv, instance_norm
 
 
 class ConvNorm(nn.Sequential):
@@ -21,7 +21,10 @@ class ConvNorm(nn.Sequential):
         super().__init__(nn.Conv2d(channels_in, channels_out, kernel, stride, kernel // 2))
 
     def forward(self, x: Tensor) -> Tensor:
-        return instance_norm(self[0](x), slope=0.0)
+        layer = self[0]
+        fast = layer.stride == (1, 1) and layer.kernel_size == (3, 3)
+        x = conv(x, layer.weight, layer.bias) if fast else layer(x)
+        return instance_norm(x, slope=0.0)
 
 
 class Skip(nn.Sequential):

@@ -5,7 +5,7 @@ Importing compiles and loads nothing; the first call of an operator does, and sa
 """
 
 from nets.ops._library import NAMES, kernel
-from nets.ops.conv3x3 import conv3x3
+from nets.ops.conv3x3 import conv3x3, conv3x3_backward
 from nets.ops.crops import perspective_crops
 from nets.ops.gaussian_heatmaps import gaussian_heatmaps
 from nets.ops.heatmap_moments import heatmap_moments
@@ -16,6 +16,7 @@ from nets.ops.uv import uv_sample
 __all__ = [
     "NAMES",
     "conv3x3",
+    "conv3x3_backward",
     "draw_skeleton",
     "gaussian_heatmaps",
     "heatmap_moments",

@@ -33,6 +33,19 @@ def conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None = None, added: Tensor
     return _conv(_last(x), _last(weight), bias, None if added is None else _last(added))
 
 
+def conv3x3_backward(grad: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of x, weight and bias of `conv3x3(x, weight, bias)`, from that of its result.
+
+    For the backward pass of a function that computes convolutions itself.
+    """
+    if _serves(x, weight, None, None) and grad.dtype == torch.float32:
+        grad, x, weight = _last(grad), _last(x), _last(weight)
+        return _input_backward(grad, weight), _weight_backward(grad, x), grad.sum((0, 2, 3))
+    return torch.ops.aten.convolution_backward(
+        grad, x, weight, [len(weight)], (1, 1), (1, 1), (1, 1), False, (0, 0), 1, (True, True, True)
+    )
+
+
 def _serves(x: Tensor, weight: Tensor, bias: Tensor | None, added: Tensor | None) -> bool:
     if x.device.type != "cpu" or torch.is_autocast_enabled("cpu") or x.ndim != 4:
         return False

@@ -1,0 +1,101 @@
+"""Instance norm and modulation: their own gradients against those of the formulas."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from nets.landmarks.norm import Layers, conv, instance_norm, modulate, modulate_through
+
+
+def drawn(*shapes, dtype=torch.float64):
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randn(s, generator=generator, dtype=dtype).requires_grad_() for s in shapes]
+
+
+def agree(got, expected, inputs, rtol=1e-7, atol=1e-7):
+    """Values, and gradients of a weighted sum."""
+    torch.testing.assert_close(got, expected, rtol=rtol, atol=atol)
+    weight = torch.randn(got.shape, dtype=got.dtype, generator=torch.Generator().manual_seed(1))
+    ours = torch.autograd.grad((got * weight).sum(), inputs)
+    theirs = torch.autograd.grad((expected * weight).sum(), inputs)
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one, other, rtol=rtol, atol=atol)
+
+
+@pytest.mark.parametrize("slope", [0.0, 0.2, 1.0])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+def test_instance_norm(slope, layout):
+    (x,) = drawn((2, 5, 6, 4))
+    placed = (3 * x + 7).to(memory_format=layout)
+    agree(instance_norm(placed, slope), F.leaky_relu(F.instance_norm(3 * x + 7), slope), [x])
+
+
+def test_instance_norm_of_an_offset_keeps_its_digits():
+    """The second pass is over what is left when the mean is off: no cancellation."""
+    (x,) = drawn((1, 3, 64, 64), dtype=torch.float32)
+    exact = F.instance_norm((x.double() + 100).float().double())
+    assert (instance_norm(x + 100) - exact).abs().max() < 1e-4
+
+
+def test_instance_norm_of_one_pixel_is_refused():
+    with pytest.raises(ValueError, match="more than one pixel"):
+        instance_norm(torch.zeros(2, 3, 1, 1))
+
+
+def layers(maps, hidden, outputs, dtype=torch.float64):
+    made = drawn((hidden, maps, 3, 3), (hidden,), (outputs, hidden, 3, 3), (outputs,), dtype=dtype)
+    return Layers(*made)
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_modulation(padded):
+    x, maps = drawn((2, 4, 6, 6), (2, 3, 6, 6))
+    made = layers(3, 5, 8)
+    scale, shift = F.conv2d(
+        F.relu(F.conv2d(maps, made.weight, made.bias, padding=1)),
+        made.last,
+        made.last_bias,
+        padding=1,
+    ).chunk(2, dim=1)
+    expected = F.leaky_relu(x * (1 + scale) + shift, 0.2)
+    given = F.pad(maps, (0, 0, 0, 0, 0, 2)) if padded else maps
+    agree(modulate(x, given, made, 0.2), expected, [x, maps, *made])
+
+
+def test_modulation_through_a_1x1_convolution():
+    x, maps, weight = drawn((2, 4, 6, 6), (2, 3, 6, 6), (3, 4, 1, 1))
+    made = layers(3, 5, 7)
+    both = F.conv2d(
+        F.relu(F.conv2d(maps, made.weight, made.bias, padding=1)),
+        made.last,
+        made.last_bias,
+        padding=1,
+    )
+    expected = F.conv2d(x * (1 + both[:, :4]), weight) + both[:, 4:]
+    agree(modulate_through(x, maps, made, weight), expected, [x, maps, weight, *made])
+
+
+def test_modulation_by_the_fast_convolution():
+    """float32, multiples of 16 channels, 512 pixels: the sizes that a compiled kernel takes."""
+    x, maps = drawn((2, 16, 16, 16), (2, 32, 16, 16), dtype=torch.float32)
+    made = layers(32, 16, 32, torch.float32)
+    with torch.no_grad():
+        made.last.mul_(0.1)
+    scale, shift = F.conv2d(
+        F.relu(F.conv2d(maps, made.weight, made.bias, padding=1)),
+        made.last,
+        made.last_bias,
+        padding=1,
+    ).chunk(2, dim=1)
+    expected = F.leaky_relu(x * (1 + scale) + shift, 0.2)
+    agree(modulate(x, maps, made, 0.2), expected, [x, maps, *made], rtol=1e-3, atol=2e-2)
+
+
+@pytest.mark.parametrize("channels", [(6, 12), (30, 32), (32, 30), (24, 40)], ids=str)
+def test_convolution_of_any_channels(channels):
+    inputs, outputs = channels
+    x, weight, bias = drawn(
+        (2, inputs, 16, 16), (outputs, inputs, 3, 3), (outputs,), dtype=torch.float32
+    )
+    expected = F.conv2d(x, weight, bias, padding=1)
+    agree(conv(x, weight, bias), expected, [x, weight, bias], rtol=1e-4, atol=1e-2)

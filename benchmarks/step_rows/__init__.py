@@ -7,6 +7,8 @@ A row has `name`, `batch` (pictures of a step), `size` (their side) and `contend
     step()                  one training step
     forward()               the forward pass that users wait for: a transfer, a frame, a picture
     forward(random=False)   its result, a Tensor, without noise: what contenders must agree on
+
+bf16 may be off by 0.05 of the result's mean magnitude, or by `row.bf16_error`.
 """
 
 import importlib

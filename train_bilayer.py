@@ -218,7 +218,7 @@ def train(run: Run, args: options.Namespace, precision: Precision) -> None:
             with t.averaged():
                 validate(t, step)
         if saving and not run.stopping():
-            networks = {name: getattr(net, name) for name in t.optimizers}
+            networks = {name: getattr(net, name) for name in args.networks_to_train}
             experiment.save_networks(experiment.epoch(step), networks, t.optimizers)
         experiment.flush()
         run.save(step)

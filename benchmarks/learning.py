@@ -27,6 +27,7 @@ TRAIN = {
     "vunet": ("train_vunet.py", "demo.yaml", ("--images", "0")),
     "dcign": ("train_dcign.py", "demo_dcign.yaml", ()),
     "landmarks": ("train_landmarks.py", "demo_landmarks.yaml", ()),
+    "bilayer": ("train_bilayer.py", "demo_bilayer.yaml", ()),
 }
 
 
@@ -63,7 +64,17 @@ def landmarks(report: dict) -> list[tuple[str, float, str, float]]:
     ]
 
 
-BARS = {"vunet": vunet, "dcign": dcign, "landmarks": landmarks}
+def bilayer(report: dict) -> list[tuple[str, float, str, float]]:
+    """The same, on held-out persons and poses."""
+    heads, turned = report["heads"], report["azimuth"]
+    return [
+        ("masked L1 over copying the source", heads["ratio_to_copy_source"], "<=", 0.6),
+        ("IoU of the mask", heads["mask_iou"]["mean"], ">=", 0.8),
+        ("error of the azimuth over copying's", turned["ratio_to_copy_source"], "<=", 0.5),
+    ]
+
+
+BARS = {"vunet": vunet, "dcign": dcign, "landmarks": landmarks, "bilayer": bilayer}
 
 
 def main() -> None:

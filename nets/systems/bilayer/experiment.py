@@ -165,7 +165,7 @@ class Experiment:
         if not self.run.is_main:
             return
         folder = self.folder / "checkpoints"
-        parts = {name: networks[name].state_dict() for name in optimizers}
+        parts = {name: net.state_dict() for name, net in networks.items()}
         parts |= {f"opt_{name}": optimizer.state_dict() for name, optimizer in optimizers.items()}
         for name, state in parts.items():
             state = to_cpu(state)

@@ -60,6 +60,7 @@ class Training:
         self.closures = [
             n for n in self.optimizers if args.use_closure or args.optims[n] == "lbfgs"
         ]
+        self.clock = (run.step, time.perf_counter())
         self.step_epoch, self.total = schedule(args, len(self.data))
         self.experiment = Experiment(run, args, self.step_epoch)
         decay = {"running_average": args.wgv_momentum, "average": None}.get(args.wgv_mode, args.ema)
@@ -141,6 +142,8 @@ def tell_step(t: Training, step: int, data: dict[str, Tensor], terms: dict[str, 
         with torch.no_grad(), t.precision.autocast():
             scores = t.scores(data)
         numbers |= {f"metrics/{SHOWN[k]}": float(v) for k, v in scores.items()}
+        (last, since), t.clock = t.clock, (step, time.perf_counter())
+        numbers["timing/seconds_per_step"] = (t.clock[1] - since) / max(1, step - last)
         experiment.scalars(step, numbers)
     if step % args.images_log_rate == 0:
         shown = {"source_image": "source_imgs", "target_image": "target_imgs",

@@ -88,7 +88,9 @@ def test_event_folders_hold_what_they_should(folder):
     tags = single.Tags()
     assert {f"images/{n}_image" for n in ("source", "target", "generated")} == set(tags["images"])
     assert {f"lrs/{name}" for name in NETWORKS} <= set(tags["scalars"])
-    assert {"loss/train_loss", "losses/G_L1", "metrics/PSNR"} <= set(tags["scalars"])
+    assert {"loss/train_loss", "losses/G_L1", "metrics/PSNR", "timing/seconds_per_step"} <= set(
+        tags["scalars"]
+    )
     assert [event.step for event in single.Scalars("losses/G_L1")] == [1, 3, 5, 7]
     rates = [event.value for event in single.Scalars("lrs/discriminator")]
     np.testing.assert_allclose(rates[:2], [2e-4 / (1 - 0.5), 2e-4 / (1 - 0.5**3)], rtol=1e-5)

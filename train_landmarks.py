@@ -188,6 +188,8 @@ def train(run: Run, args: options.Namespace, precision: Precision) -> None:
                     precision.backward(loss_D / args.accumulate)
         norm = precision.gradient_norm(*optimizers)
         finite = finite and run.check({"gradient_norm": norm}, batch)
+        norm = precision.gradient_norm(*optimizers)
+        finite = finite and run.check({"gradient_norm": norm}, batch)
         if finite:
             if not args.no_grad_clip:
                 precision.unscale(*optimizers)

@@ -136,7 +136,7 @@ class DCIGN(nn.Module):
                 f"encode: image must be [N, 1, {self.image_size}, {self.image_size}], "
                 f"got {list(image.shape)}"
             )
-        h = image
+        h = _one_channel_last(image) if _is_channels_last(self.encoder[1].weight) else image
         for layer in self.encoder:
             h = threshold(F.max_pool2d(layer(h), 2))
         with _exact(h):
@@ -202,6 +202,15 @@ def build(options: Mapping[str, Any]) -> DCIGN:
 def _exact(x: Tensor):
     """The layers at the code run in float32: its latents reach 20, where bf16 has steps of 0.1."""
     return torch.autocast(x.device.type, enabled=False)
+
+
+def _one_channel_last(image: Tensor) -> Tensor:
+    """The picture with strides that say NHWC. With one channel they say nothing by themselves, and
+    the first convolution and its pooling would run as NCHW, at a third of the speed.
+    """
+    _, c, h, w = image.shape
+    image = image.contiguous()
+    return image.as_strided(image.shape, (c * h * w, 1, w * c, c))
 
 
 def _is_channels_last(x: Tensor) -> bool:

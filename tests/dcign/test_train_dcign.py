@@ -329,3 +329,22 @@ def test_the_log_is_json(trained):
     for line in (trained[0] / "log.txt").read_text().splitlines():
         if line.startswith("{"):
             json.loads(line)
+
+
+@pytest.mark.slow
+def test_a_minute_of_training_gives_each_factor_its_latent(tmp_path):
+    """The demo, cut short, on unseen heads: against codes that know nothing, pictures that are all
+    the mean (error 0.037), and copied inputs.
+    """
+    done = script(
+        "train_dcign.py", "--config", "demo_dcign.yaml", "--name", "a", "--num_steps", 800,
+        "--warm_down", 250, "--num_train_batches_per_type", 60, cwd=tmp_path, timeout=1200,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    line = next(t for t in done.stdout.splitlines() if t.startswith("test_lower_bound"))
+    words = line.split()
+    found = dict(zip(words[::2], map(float, words[1::2]), strict=True))
+    for factor in ("azimuth", "elevation", "light"):
+        assert found[f"within_{factor}"] > 0.8, found
+    assert found["pooled_azimuth"] > 0.7 and found["rerender_azimuth"] < 0.8, found
+    assert found["test_mse"] < 0.7 * 0.037, found

@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 FREE_PORT = ["--rdzv_backend=c10d", "--rdzv_endpoint=localhost:0"]
 
 
-def script(name, *arguments, cwd, ranks=0, **environment):
+def script(name, *arguments, cwd, ranks=0, timeout=300, **environment):
     """Run a script in a process of its own; returns it with stdout and stderr."""
     start = [sys.executable]
     if ranks:
@@ -26,7 +26,7 @@ def script(name, *arguments, cwd, ranks=0, **environment):
         cwd=cwd,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=timeout,
         env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
     )
 

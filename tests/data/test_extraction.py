@@ -277,6 +277,23 @@ def test_check_says_what_is_wrong_with_any_format(boxes, tmp_path, capsys):
         assert text in line
 
 
+def test_check_reads_batches_and_tables(tmp_path, capsys, monkeypatch):
+    from nets.data.batches import write_batch
+
+    monkeypatch.chdir(tmp_path)
+    for i, name in enumerate(("batch1.npz", "batch2", "batch3.npz")):
+        image = torch.full((6 - (i == 2), 1, 16, 16), 90, dtype=torch.uint8)
+        write_batch(tmp_path / "set/th_AZ_VARIED/FT_training" / name, image)
+    write_picture(tmp_path / "faces/a.png", scene())
+    (tmp_path / "faces/factors.csv").write_text("file,azimuth\na.png,0.1\nb.png,0.2\n")
+    for data, text in (("set", "batch3.npz: must be a batch of [6, 1, 16, 16]"),
+                       ("faces", "b.png: is missing")):  # fmt: skip
+        with pytest.raises(SystemExit, match="1"):
+            extract.main(["check", data])
+        said = capsys.readouterr().out
+        assert text in said and "1 problems" in said
+
+
 def refused_check(capsys, data):
     with pytest.raises(SystemExit, match="2"):
         extract.main(["check", data])

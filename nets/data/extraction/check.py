@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
@@ -34,18 +35,17 @@ class Checked:
 
 
 def check(path: str | Path, sheet: str | Path | None = None) -> Checked:
-    """Reads every sample of an index, an avatar folder, a prjoti folder, or a folder of clips or
-    pictures; draws a contact sheet of it. Raises UserError where it is none of these.
+    """Reads every sample of a dataset in any of the forms that training takes, and draws a contact
+    sheet of it. Raises UserError where it is none of them.
     """
     path = Path(path)
     if not path.exists():
         raise UserError(f"{path}: no such file or folder")
-    for fits, look in ((_is_index, _index), (_is_avatars, _avatars), (_is_meta, _meta)):
-        if fits(path):
-            checked, read = look(path)
-            break
+    if path.is_file() and path.suffix in (".p", ".pkl", ".pickle", ".json", ".npz"):
+        look = _index
     else:
-        checked, read = _clips(path)
+        look = next((look for sign, look in SIGNS.items() if any(path.glob(sign))), _clips)
+    checked, read = look(path)
     good = []
     for i in tqdm(range(checked.count), unit="file", disable=None):
         try:
@@ -56,20 +56,6 @@ def check(path: str | Path, sheet: str | Path | None = None) -> Checked:
     if good and sheet is not None:
         contact_sheet(Path(sheet), len(good), lambda i: read(good[i]))
     return checked
-
-
-def _is_index(path: Path) -> bool:
-    if path.is_file():
-        return path.suffix in (".p", ".pkl", ".pickle", ".json", ".npz")
-    return any((path / name).is_file() for name in INDICES)
-
-
-def _is_avatars(path: Path) -> bool:
-    return (path / "imgs").is_dir()
-
-
-def _is_meta(path: Path) -> bool:
-    return (path / "meta.yaml").is_file()
 
 
 def _index(path: Path) -> tuple[Checked, Read]:
@@ -160,6 +146,66 @@ def _meta(path: Path) -> tuple[Checked, Read]:
     return checked, read
 
 
+def _bbc(path: Path) -> tuple[Checked, Read]:
+    from nets.data.bbc import BBCPose
+
+    parts = [BBCPose(path, split, strict=False) for split in ("train", "val")]
+    every = [
+        (part, clip, frame)
+        for part in parts
+        for clip, count in enumerate(part.counts)
+        for frame in range(count)
+    ]
+    checked = Checked(f"BBC Pose, {len(every)} annotated frames", len(every))
+
+    def read(i: int) -> tuple[Tensor, Tensor, str]:
+        part, clip, frame = every[i]
+        box = part.box(clip, frame)
+        picture = part.read(clip, frame, box, 128)
+        return picture, part.joints(clip, frame, box, 128), part.file(clip, frame)
+
+    return checked, read
+
+
+def _table(path: Path) -> tuple[Checked, Read]:
+    from nets.data.factors import read_table
+
+    rows = read_table(path / "factors.csv")
+    checked = Checked(f"pictures with a table of factors, {len(rows)} rows", len(rows))
+    checked.remarks.append(f"columns {', '.join(rows[0])}")
+
+    def read(i: int) -> tuple[Tensor, None, str]:
+        return read_picture(path / rows[i]["file"], None), None, rows[i]["file"]
+
+    return checked, read
+
+
+def _batches(path: Path) -> tuple[Checked, Read]:
+    from nets.data.batches import FILE, read_batch
+    from nets.originals import torch7
+
+    files = sorted(file for file in path.glob("th_*/**/batch*") if FILE.fullmatch(file.name))
+    checked = Checked(f"batches of one changing factor, {len(files)} batches", len(files))
+    if not files:
+        raise UserError(f"{path}: holds folders th_..., but no batches (batch1, batch2, ...)")
+    shapes: list[tuple[int, int]] = []
+
+    def read(i: int) -> tuple[Tensor, None, str]:
+        file = files[i]
+        if not shapes:  # all must be as the first
+            if file.suffix == ".npz":
+                with np.load(file, allow_pickle=False) as arrays:
+                    shape = arrays["image"].shape
+            else:
+                shape = torch7.read(file).shape
+            shapes.append((shape[0], shape[-1]))
+        image = read_batch(file, *shapes[0])["image"]
+        row = image[:4] if image.dtype == torch.uint8 else (image[:4] * 255).round().byte()
+        return torch.cat(list(row), 2).expand(3, -1, -1), None, f"{file.parent.parent.name}"
+
+    return checked, read
+
+
 def _clips(path: Path) -> tuple[Checked, Read]:
     """Folders of frames, videos, or pictures."""
     if path.is_file():
@@ -193,3 +239,13 @@ def _clips(path: Path) -> tuple[Checked, Read]:
         return first, None, file.name
 
     return checked, read
+
+
+SIGNS = {  # what lies in a folder of each form
+    **dict.fromkeys(INDICES, _index),
+    "imgs": _avatars,
+    "meta.yaml": _meta,
+    "code/bbcpose.mat": _bbc,
+    "factors.csv": _table,
+    "th_*": _batches,
+}

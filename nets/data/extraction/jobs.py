@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import signal
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
@@ -23,7 +24,7 @@ from nets.data.video import is_video
 from nets.errors import BadSample, UserError
 
 RECORDS = "extraction"  # folder of the records below a dataset
-_done = None  # in a worker process: frames done, shared by all
+_done = _stop = None  # shared by all processes: frames done, and whether to leave
 
 
 @lru_cache(maxsize=2)
@@ -78,9 +79,15 @@ def write_record(path: Path, record: dict[str, Any]) -> None:
 
 def tick(frames: int = 1) -> None:
     """Tell the bar of progress that so many frames are done."""
+    if _stop is not None and _stop.is_set():
+        raise Stopped("another job ended the extraction")
     if _done is not None:
         with _done.get_lock():
             _done.value += frames
+
+
+class Stopped(RuntimeError):
+    """The extraction was interrupted, or another job cannot go on; what is written stays."""
 
 
 def run(
@@ -107,13 +114,16 @@ def run(
                 results.append(_safely(work, job))
                 bar.update(min(counter.value, frames) - bar.n)
             return results
-        with ProcessPoolExecutor(workers, context, _begin, (counter,)) as pool:
+        stop = context.Event()
+        with ProcessPoolExecutor(workers, context, _begin, (counter, stop)) as pool:
             try:
                 futures = [pool.submit(_safely, work, job) for job in jobs]
                 waiting = set(futures)
                 while waiting:
-                    _, waiting = wait(waiting, 0.5, FIRST_COMPLETED)
+                    done, waiting = wait(waiting, 0.5, FIRST_COMPLETED)
                     bar.update(min(counter.value, frames) - bar.n)
+                    for future in done:
+                        future.result()  # a full disk ends all, now
                 return [future.result() for future in futures]
             except BrokenProcessPool as error:
                 raise UserError(
@@ -121,6 +131,7 @@ def run(
                     "--workers 1 needs less memory"
                 ) from error
             except BaseException:
+                stop.set()  # the others leave at their next frame
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
     finally:
@@ -128,9 +139,10 @@ def run(
         bar.close()
 
 
-def _begin(counter: Any) -> None:
-    global _done
-    _done = counter
+def _begin(counter: Any, stop: Any) -> None:
+    global _done, _stop
+    _done, _stop = counter, stop
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process says when to leave
     torch.set_num_threads(1)  # the processes share the processor's cores
 
 

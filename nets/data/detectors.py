@@ -168,11 +168,10 @@ class MediaPipe:
         return [place for _, place in sorted(found, key=lambda pair: -pair[0])]
 
     def _run(self, what: str, picture: Tensor) -> Any:
-        if what not in self._made:
-            with _quiet():
-                self._made[what] = self._make(what)
         pixels = np.ascontiguousarray(picture.permute(1, 2, 0).numpy())
-        with _quiet():  # it notes what it runs on when it first does
+        with _quiet():  # its threads note what they run on when a network first does
+            if what not in self._made:
+                self._made[what] = self._make(what)
             if what == "detect":
                 return self._made[what].process({"image": pixels})
             return self._made[what].process(pixels)

@@ -272,3 +272,14 @@ def test_splits_share_nothing():
     assert not torch.equal(train, test)
     with pytest.raises(IndexError, match="index must be 0 to"):
         ClipsWorld("train", 32, clips=1)[0, FRAMES]
+
+
+def test_extract_check_reads_bbc_pose(tmp_path):
+    from nets.data.extraction.check import check
+
+    bbc_folder(tmp_path / "bbc")
+    victim = sorted((tmp_path / "bbc/3").iterdir())[0]
+    victim.write_text("no picture")
+    checked = check(tmp_path / "bbc", tmp_path / "sheet.png")
+    assert checked.format.startswith("BBC Pose, 45") and (tmp_path / "sheet.png").exists()
+    assert len(checked.problems) == 1 and str(victim) in checked.problems[0]

@@ -14,6 +14,7 @@ from nets.data.avatars import KINDS, PHASES, frame_path, read_frame, write_frame
 from nets.data.extraction import jobs
 from nets.data.extraction.sheet import contact_sheet
 from nets.data.faces import crop_square, face_crop_box, points_in_crop
+from nets.data.pictures import read_picture
 from nets.data.video import is_video, open_video
 from nets.errors import UserError
 
@@ -115,6 +116,7 @@ def _heads_of(
         frame = f"{name}/{number}"
         if kept and _there(out, phase, frame, options):
             names.append(frame)
+            border += _black_edge(read_picture(frame_path(out, "imgs", phase, frame), None))
             continue
         faces = finder.faces(picture)
         if not faces:
@@ -139,6 +141,12 @@ def _heads_of(
     jobs.write_record(path, record)
     begun.unlink(missing_ok=True)
     return record
+
+
+def _black_edge(head: Tensor) -> bool:
+    """Whether a head that was cut out reaches over the border of its frame."""
+    edges = (head[:, 0], head[:, -1], head[:, :, 0], head[:, :, -1])
+    return any(bool((edge < 8).all()) for edge in edges)
 
 
 def _there(out: Path, phase: str, name: str, options: HeadOptions) -> bool:

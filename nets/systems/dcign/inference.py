@@ -117,7 +117,9 @@ def to_face(picture: Tensor, size: int) -> Tensor:
 
 
 def own_faces(args: options.Namespace, latents: Latents) -> list[Face]:
-    """Test pictures: the first batch of each type to reconstruct, else two different heads."""
+    """Test pictures: the first batch of each type to reconstruct, else two different heads, or
+    one that moves.
+    """
     if not latents.has_data:
         raise UserError("-s: a face is needed, a published network's data is not here")
     data = open_batches(latents.trained, sets(latents.trained), "test")
@@ -126,7 +128,8 @@ def own_faces(args: options.Namespace, latents: Latents) -> list[Face]:
     for kind in kinds:
         image = unit(data.read(kind, 0)["image"])
         if not args.reconstruct:
-            image = image[:SHOWN] if args.generalize else image[:2]
+            several = SHOWN if args.generalize else 1 if Path(args.out).suffix in MOVIES else 2
+            image = image[:several]
         faces += [(f"{kind} {i + 1}", face) for i, face in enumerate(image)]
     return faces
 
@@ -245,8 +248,8 @@ def write_sheet(
 
 def write_movie(out: str, frames: Iterator[Tensor], fps: float) -> None:
     """Write pictures (3, H, W) uint8 as a GIF or, by its ending, as a video."""
-    if Path(out).suffix.lower() == ".gif":
-        write_gif(out, frames, min(fps, 50))
+    if Path(out).suffix.lower() == ".gif":  # 64 levels of grey are half the file of 256
+        write_gif(out, (frame // 4 * 4 + (frame >> 6) for frame in frames), min(fps, 50))
     else:
         with VideoWriter(out, fps) as video:
             for frame in frames:

@@ -16,6 +16,7 @@ from torch import Tensor
 from nets.ops import conv3x3, conv3x3_backward
 from nets.spectral import full_precision
 
+PIXELS = 1 << 14  # of the pictures that a modulation works on at once
 LANES = 16  # channels come in multiples of this where convolutions are fastest
 
 
@@ -89,29 +90,33 @@ def conv(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 class _Norm(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x: Tensor, slope: float, eps: float) -> Tensor:
+    def forward(ctx, x, slope, eps):
         real = x if x.dtype == torch.float64 else x.float()
-        mean = real.mean((2, 3), keepdim=True)
-        y = real - mean
+        y = real - real.mean((2, 3), keepdim=True)
         scale = y.square().mean((2, 3), keepdim=True).add_(eps).rsqrt_()
         y.mul_(scale)
+        kept = []
+        if slope == 0:
+            # What a ReLU cuts off enters the gradient only times the mean of gradient and output,
+            # a small number: 11 bits of it are enough.
+            kept = [y.clamp(max=0).to(torch.float16 if x.dtype == torch.float32 else x.dtype)]
         y = (y if slope == 1 else F.leaky_relu_(y, slope)).to(x.dtype)
         ctx.slope = slope
-        # A leaky ReLU can be undone; behind a ReLU the input has to be kept.
-        ctx.save_for_backward(y, scale, *((x, mean) if slope == 0 else ()))
+        ctx.save_for_backward(y, scale, *kept)
         return y
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
-        y, scale, *given = ctx.saved_tensors
+    def backward(ctx, grad):
+        y, scale, *kept = ctx.saved_tensors
         slope, dtype = ctx.slope, grad.dtype
         g = grad if slope == 1 else torch.ops.aten.leaky_relu_backward(grad, y, slope, True)
         g = g if g.dtype == torch.float64 else g.float()
-        if given:
-            normal = (given[0] - given[1]).mul_(scale)
-        else:
-            normal = y.to(g.dtype) if slope == 1 else F.leaky_relu(y.to(g.dtype), 1 / slope)
+        normal = y.to(g.dtype)
+        if slope not in (0, 1):
+            normal = F.leaky_relu(normal, 1 / slope)
         along = (g * normal).mean((2, 3), keepdim=True)
+        if kept:
+            normal = normal + kept[0]
         result = (g - g.mean((2, 3), keepdim=True)).addcmul_(normal, along, value=-1).mul_(scale)
         return result.to(dtype), None, None
 
@@ -120,25 +125,16 @@ def _hidden(maps: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return F.relu_(conv3x3(maps, weight, bias).detach())
 
 
-def _layers_backward(
-    grad: Tensor, maps: Tensor, weight: Tensor, bias: Tensor, last: Tensor
-) -> tuple[Tensor, ...]:
-    """Gradients of maps, weight, bias, last and its bias, from that of scale and shift."""
-    hidden = _hidden(maps, weight, bias)
-    by_hidden, *by_last = conv3x3_backward(grad, hidden, last)
-    by_hidden = torch.ops.aten.threshold_backward(by_hidden, hidden, 0)
-    del hidden
-    return *conv3x3_backward(by_hidden, maps, weight), *by_last
-
-
 class _Modulate(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, maps, weight, bias, last, last_bias, slope):
-        both = conv3x3(_hidden(maps, weight, bias), last, last_bias)
-        scale, shift = both.chunk(2, dim=1)
-        y = F.leaky_relu_(torch.addcmul(x + shift, x, scale), slope)
+        y, scale = torch.empty_like(x), torch.empty_like(x)
+        for rows in _parts(x):
+            both = conv3x3(_hidden(maps[rows], weight, bias), last, last_bias)
+            factor, shift = both.chunk(2, dim=1)
+            scale[rows] = factor
+            y[rows] = F.leaky_relu_(torch.addcmul(x[rows] + shift, x[rows], factor), slope)
         ctx.slope = slope
-        scale = scale.contiguous(memory_format=torch.channels_last)
         ctx.save_for_backward(x, maps, weight, bias, last, scale, y)
         return y
 
@@ -146,36 +142,64 @@ class _Modulate(torch.autograd.Function):
     def backward(ctx, grad):
         x, maps, weight, bias, last, scale, y = ctx.saved_tensors
         g = torch.ops.aten.leaky_relu_backward(grad, y, ctx.slope, True)
-        c = x.shape[1]
-        both = _like(x, 2 * c)
-        torch.mul(g, x, out=both[:, :c])
-        both[:, c:] = g
-        by_layers = _layers_backward(both, maps, weight, bias, last)
+        by_layers = _layers_backward(g, g, x, maps, weight, bias, last)
         return torch.addcmul(g, g, scale), *by_layers, None
 
 
 class _Through(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, maps, weight, bias, last, last_bias, matrix):
-        both = conv3x3(_hidden(maps, weight, bias), last, last_bias)
         c = x.shape[1]
-        scale = both[:, :c].contiguous(memory_format=torch.channels_last)
+        y, scale = _like(x, len(matrix)), torch.empty_like(x)
+        for rows in _parts(x):
+            both = conv3x3(_hidden(maps[rows], weight, bias), last, last_bias)
+            factor, shift = both[:, :c], both[:, c:]
+            scale[rows] = factor
+            y[rows] = F.conv2d(torch.addcmul(x[rows], x[rows], factor), matrix) + shift
         ctx.save_for_backward(x, maps, weight, bias, last, scale, matrix)
-        return F.conv2d(torch.addcmul(x, x, scale), matrix) + both[:, c:]
+        return y
 
     @staticmethod
     def backward(ctx, grad):
         x, maps, weight, bias, last, scale, matrix = ctx.saved_tensors
-        given, c = torch.addcmul(x, x, scale), x.shape[1]
         g, by_matrix, _ = torch.ops.aten.convolution_backward(
-            grad, given, matrix, None, (1, 1), (0, 0), (1, 1), False, (0, 0), 1, (True, True, False)
-        )
-        del given
-        both = _like(x, last.shape[0])
-        torch.mul(g, x, out=both[:, :c])
-        both[:, c:] = grad
-        by_layers = _layers_backward(both, maps, weight, bias, last)
+            grad, torch.addcmul(x, x, scale), matrix, None,
+            (1, 1), (0, 0), (1, 1), False, (0, 0), 1, (True, True, False),
+        )  # fmt: skip
+        by_layers = _layers_backward(g, grad, x, maps, weight, bias, last)
         return torch.addcmul(g, g, scale), *by_layers, by_matrix
+
+
+def _layers_backward(
+    grad: Tensor,
+    by_shift: Tensor,
+    x: Tensor,
+    maps: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    last: Tensor,
+) -> list[Tensor]:
+    """Gradients of maps, weight, bias, last and its bias; `grad` is that of x (1 + scale)."""
+    c, by_maps, sums = x.shape[1], torch.empty_like(maps), None
+    for rows in _parts(x):
+        both = _like(x[rows], len(last))
+        torch.mul(grad[rows], x[rows], out=both[:, :c])
+        both[:, c:] = by_shift[rows]
+        hidden = _hidden(maps[rows], weight, bias)
+        by_hidden, *by_last = conv3x3_backward(both, hidden, last)
+        del both
+        by_hidden = torch.ops.aten.threshold_backward(by_hidden, hidden, 0)
+        del hidden
+        by_maps[rows], *by_first = conv3x3_backward(by_hidden, maps[rows], weight)
+        parts = [*by_first, *by_last]
+        sums = parts if sums is None else [a.add_(b) for a, b in zip(sums, parts, strict=True)]
+    return [by_maps, *sums]
+
+
+def _parts(x: Tensor) -> list[slice]:
+    """The pictures, so many at once as keep the hidden layer small."""
+    step = max(1, PIXELS // (x.shape[2] * x.shape[3])) if x.device.type == "cpu" else len(x)
+    return [slice(i, i + step) for i in range(0, len(x), step)]
 
 
 def _like(x: Tensor, channels: int) -> Tensor:

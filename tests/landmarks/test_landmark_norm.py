@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from nets.landmarks import norm
 from nets.landmarks.norm import Layers, conv, instance_norm, modulate, modulate_through
 
 
@@ -35,6 +36,13 @@ def test_instance_norm_of_an_offset_keeps_its_digits():
     (x,) = drawn((1, 3, 64, 64), dtype=torch.float32)
     exact = F.instance_norm((x.double() + 100).float().double())
     assert (instance_norm(x + 100) - exact).abs().max() < 1e-4
+
+
+def test_instance_norm_in_float32_has_the_gradient_of_the_formula():
+    """Also behind a ReLU, of whose negative side only 11 bits are kept."""
+    (x,) = drawn((2, 5, 16, 16), dtype=torch.float32)
+    expected = F.relu(F.instance_norm(x))
+    agree(instance_norm(x, 0.0), expected, [x], rtol=1e-3, atol=2e-4)
 
 
 def test_instance_norm_of_one_pixel_is_refused():
@@ -73,6 +81,20 @@ def test_modulation_through_a_1x1_convolution():
     )
     expected = F.conv2d(x * (1 + both[:, :4]), weight) + both[:, 4:]
     agree(modulate_through(x, maps, made, weight), expected, [x, maps, weight, *made])
+
+
+def test_modulation_a_few_pictures_at_once(monkeypatch):
+    monkeypatch.setattr(norm, "PIXELS", 100)
+    for inputs in [(5, 4, 6, 6), (3, 4, 12, 12)]:  # two at once, and larger than the limit
+        x, maps = drawn(inputs, (inputs[0], 3, *inputs[2:]))
+        made = layers(3, 5, 8)
+        got = modulate(x, maps, made, 0.2)
+        ours = torch.autograd.grad(got.square().sum(), [x, maps, *made])
+        monkeypatch.setattr(norm, "PIXELS", 1 << 14)
+        expected = modulate(x, maps, made, 0.2)
+        theirs = torch.autograd.grad(expected.square().sum(), [x, maps, *made])
+        monkeypatch.setattr(norm, "PIXELS", 100)
+        torch.testing.assert_close([got, *ours], [expected, *theirs])
 
 
 def test_modulation_by_the_fast_convolution():

@@ -27,6 +27,7 @@ from nets.data.avatars import open_avatars
 from nets.run import options
 from nets.run.ema import EMA
 from nets.run.loader import Loader, in_order, loader
+from nets.run.log import Window
 from nets.run.precision import Precision
 from nets.run.ranks import Ranks, closing, hold_gradients
 from nets.run.run import Run
@@ -188,7 +189,7 @@ def train(run: Run, args: options.Namespace, precision: Precision) -> None:
             for group in opt.param_groups:
                 group["lr"] = args.lrs[name] * learning_rate(args, step, t.total)
             opt.zero_grad(set_to_none=True)
-        finite = True
+        finite, told = True, Window()  # of all batches of the step
         for part, batch in enumerate(batches.batches(step)):
             if args.save_dataset_filenames:
                 experiment.append("train", itertools.chain(*run.ranks.gather(batch["files"])))
@@ -197,6 +198,7 @@ def train(run: Run, args: options.Namespace, precision: Precision) -> None:
                 data = model(prepare(batch, args), args.networks_train)
                 terms = t.losses(data)
             finite = finite and run.check(terms, batch)
+            told.add(terms)
             if finite:
                 precision.backward(sum(terms.values()) / args.accumulate)
         if finite:
@@ -208,7 +210,7 @@ def train(run: Run, args: options.Namespace, precision: Precision) -> None:
                 t.optimizers[name].step(lambda batch=batch: t.objective(model, batch))
             if t.ema:
                 t.ema.update()
-        means = run.log(step, terms if finite else {}, every=every)
+        means = run.log(step, told.means() if finite else {}, every=every)
         tell_step(t, step, data, terms)
         if means and run.due(step, every):
             experiment.losses(step, "train", means, time.perf_counter() - begun)

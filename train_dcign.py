@@ -31,6 +31,7 @@ from nets.dcign import (
 from nets.run import options
 from nets.run.ema import EMA
 from nets.run.loader import loader
+from nets.run.log import Window
 from nets.run.precision import Precision
 from nets.run.ranks import Ranks, closing, hold_gradients
 from nets.run.run import Run
@@ -168,13 +169,14 @@ def train(run: Run, args: options.Namespace, precision: Precision) -> None:
             group["lr"] = lr
         optimizer.zero_grad(set_to_none=True)
         noise = torch.randn(images, net.latents, device=run.device, generator=run.generator(step))
-        finite = True
+        finite, told = True, Window()  # of all batches of the step
         for part, batch in enumerate(batches.batches(step)):
             first = (part * run.world_size + run.rank) * args.bsize
             mine = noise[first : first + args.bsize]
             with hold_gradients(model, part + 1 < args.accumulate), precision.autocast():
                 loss, terms = model(unit(batch["image"][0]), batch["kind"], mine)
             finite = finite and run.check(terms, batch)
+            told.add(terms)
             if finite:
                 precision.backward(loss / args.accumulate)
                 types.add(batch["kind"], terms["lower_bound"])
@@ -183,7 +185,7 @@ def train(run: Run, args: options.Namespace, precision: Precision) -> None:
             precision.step(optimizer)
             if ema:
                 ema.update()
-        run.log(step, terms if finite else {}, lr=lr)
+        run.log(step, told.means() if finite else {}, lr=lr)
         if run.due(step, args.log_freq):
             run.record(step, types.take())
 

@@ -33,6 +33,7 @@ from nets.run import options
 from nets.run.ema import EMA
 from nets.run.images import labelled_grid, tile
 from nets.run.loader import in_order, loader
+from nets.run.log import Window
 from nets.run.precision import Precision
 from nets.run.ranks import Ranks, closing, hold_gradients
 from nets.run.run import Run
@@ -156,7 +157,7 @@ def train(run: Run, args: options.Namespace, precision: Precision) -> None:
             for group in optimiser.param_groups:
                 group["lr"] = lr
             optimiser.zero_grad(set_to_none=True)
-        finite = True
+        finite, told = True, Window()  # of all batches of the step
         for part, batch in enumerate(batches.batches(step)):
             pictures = inputs(batch, args.use_temporal, args.use_warped)
             held = part + 1 < args.accumulate
@@ -182,6 +183,7 @@ def train(run: Run, args: options.Namespace, precision: Precision) -> None:
                     loss_D, scores = discriminator_loss(judge, made, target, not args.no_lsgan)
                 terms |= {f"{name}.loss": value for name, value in scores.items()}
             finite = finite and run.check(terms, batch)
+            told.add(terms)
             if finite:
                 precision.backward(loss / args.accumulate)
                 if critic:
@@ -198,7 +200,7 @@ def train(run: Run, args: options.Namespace, precision: Precision) -> None:
             precision.step(*optimizers)
             if ema:
                 ema.update()
-        run.log(step, terms if finite else {}, learning_rate=lr)
+        run.log(step, told.means() if finite else {}, learning_rate=lr)
 
         showing = step == 0 or run.due(step, args.log_freq)
         scoring = run.due(step, args.test_freq or args.val_freq * an_epoch)

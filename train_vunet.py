@@ -26,6 +26,7 @@ from nets.layers import initialise_from_data
 from nets.run import checkpoints, options
 from nets.run.ema import EMA
 from nets.run.loader import in_order, loader
+from nets.run.log import Window
 from nets.run.precision import Precision
 from nets.run.ranks import Ranks, closing, hold_gradients
 from nets.run.run import Run
@@ -183,7 +184,7 @@ def train(run: Run, args: options.Namespace, precision: Precision) -> None:
             group["lr"] = lr
         optimizer.zero_grad(set_to_none=True)
         noise = net.noise(images, run.device, run.generator(step))  # of all ranks
-        finite = True
+        finite, told = True, Window()  # of all batches of the step
         for part, batch in enumerate(batches.batches(step)):
             target = signed(batch["target"]).contiguous(memory_format=precision.memory_format)
             first = (part * run.world_size + run.rank) * args.batch_size
@@ -194,6 +195,7 @@ def train(run: Run, args: options.Namespace, precision: Precision) -> None:
                     args, features, out, target, batch.get("mask"), step, end or total
                 )
             finite = finite and run.check(terms, batch)
+            told.add(terms)
             if finite:
                 precision.backward(loss / args.accumulate)
         finite = finite and run.check({"gradient_norm": precision.gradient_norm(optimizer)}, batch)
@@ -201,7 +203,8 @@ def train(run: Run, args: options.Namespace, precision: Precision) -> None:
             precision.step(optimizer)
             if ema:
                 ema.update()
-        run.log(step, terms if finite else {}, lr=lr, kl_weight=kl_factor(args, step, end or total))
+        kl_weight = kl_factor(args, step, end or total)
+        run.log(step, told.means() if finite else {}, lr=lr, kl_weight=kl_weight)
 
         pictures = step == 0 or run.due(step, args.log_freq)
         scoring, score = run.due(step, args.test_freq), None

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from nets.data.files import read_arrays, whole_file
-from nets.data.pairs import Pairs
+from nets.data.pairs import Paired, Pairs
 from nets.data.pickles import read_pickle
 from nets.data.pictures import read_letterboxed, read_picture
 from nets.errors import UserError
@@ -25,7 +25,7 @@ TRUNK = ("lshoulder", "rshoulder", "lhip", "rhip")
 FARTHEST = 10.0  # widths or heights of a picture; beyond it joints are no fractions
 
 
-class IndexDataset:
+class IndexDataset(Paired):
     """Pictures of people with their 15 joints, listed in an `index.p`.
 
     path       a pickle (.p, .pkl, .pickle), .json or .npz file with the keys `joint_order` (names),
@@ -76,15 +76,6 @@ class IndexDataset:
 
     def __len__(self) -> int:
         return len(self.files)
-
-    def __getitem__(self, place: tuple[int, int]) -> dict[str, Any]:
-        epoch, index = place
-        target, joints = self._read(index)
-        sample = {"target": target, "joints": joints, "index": index}
-        other = self._pairs.other(epoch, index)
-        if other is not None:
-            sample["appearance"], sample["appearance_joints"] = self._read(other)
-        return sample
 
     def file(self, index: int) -> Path:
         """The picture of a sample."""

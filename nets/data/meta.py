@@ -20,7 +20,7 @@ import torch
 import yaml
 
 from nets.data.files import read_arrays
-from nets.data.pairs import Pairs
+from nets.data.pairs import Paired, Pairs
 from nets.data.pictures import read_picture
 from nets.errors import BadSample, UserError
 from nets.skeletons import OPENPOSE_18
@@ -109,7 +109,7 @@ class MetaDataset:
         return pixels if high == 255 else (pixels / 255 * (high - low) + low).astype(np.float32)
 
 
-class PrjotiDataset:
+class PrjotiDataset(Paired):
     """One person in many poses: crop i is the target, another crop of the split the appearance.
 
     root   folder with meta.yaml and the labels crop_ (paths) and kps_rel (N, 18, 2), fractions of
@@ -161,15 +161,6 @@ class PrjotiDataset:
 
     def __len__(self) -> int:
         return len(self.joints)
-
-    def __getitem__(self, place: tuple[int, int]) -> dict[str, Any]:
-        epoch, index = place
-        target, joints = self._read(index)
-        sample = {"target": target, "joints": joints, "index": index}
-        other = self._pairs.other(epoch, index)
-        if other is not None:
-            sample["appearance"], sample["appearance_joints"] = self._read(other)
-        return sample
 
     def file(self, index: int) -> Path:
         """The picture of a sample."""

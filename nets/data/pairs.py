@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+from torch import Tensor
 
 from nets.errors import UserError
 
@@ -52,3 +55,24 @@ class Pairs:
         drawn = int(np.random.default_rng([self._seed, epoch, index]).integers(count - 1))
         drawn += drawn >= here
         return drawn if self._pairing == "any" else int(self._order[first + drawn])
+
+
+class Paired:
+    """Samples of a target and what lends it its appearance: a dataset's `[(epoch, index)]`.
+
+    A subclass sets `_pairs`, and `_read(index)` gives the picture and the joints of one index.
+    """
+
+    _pairs: Pairs
+
+    def __getitem__(self, place: tuple[int, int]) -> dict[str, Any]:
+        epoch, index = place
+        target, joints = self._read(index)
+        sample = {"target": target, "joints": joints, "index": index}
+        other = self._pairs.other(epoch, index)
+        if other is not None:
+            sample["appearance"], sample["appearance_joints"] = self._read(other)
+        return sample
+
+    def _read(self, index: int) -> tuple[Tensor, Tensor]:
+        raise NotImplementedError

@@ -120,6 +120,11 @@ def test_gradients_add_up_over_accumulated_batches(tmp_path, monkeypatch):
           monkeypatch=monkeypatch)  # fmt: skip
     runs = tmp_path / "runs/vunet"
     assert_same(weights(runs / "whole", 2), weights(runs / "parts", 2), rtol=1e-3, atol=2e-4)
+    told = []  # the losses of the whole step, not of its last part
+    for name in ("whole", "parts"):
+        lines = (runs / name / "log.txt").read_text().splitlines()
+        told.append(json.loads(next(line for line in lines if line[0] == "{"))["total"])
+    assert told[0] == pytest.approx(told[1], rel=1e-3)
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])

@@ -14,7 +14,6 @@ import argparse
 import contextlib
 import ctypes
 import json
-import platform
 import statistics
 import sys
 from collections.abc import Callable
@@ -24,8 +23,8 @@ import torch
 from torch.utils.benchmark import Timer
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from op_rows import ROWS, Row
-
+from benchmarks.machine import facts
+from benchmarks.op_rows import ROWS, Row
 from nets import ops
 from nets.ops import _build
 
@@ -151,16 +150,14 @@ def main() -> None:
     if output is None:
         return
     output.parent.mkdir(exist_ok=True)
-    facts = {
-        "device": torch.cuda.get_device_name() if args.device == "cuda" else _processor(),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "cuda": torch.version.cuda,
-        "python": platform.python_version(),
+    content = {
+        "unit": "ms, medians",
+        "machine": facts(),
         "library": _build.library().build_info(),
         "kernels": {name: ops.kernel(name, args.device) for name in ops.NAMES},
+        "rows": results,
     }
-    output.write_text(json.dumps({"unit": "ms, medians", **facts, "rows": results}, indent=1))
+    output.write_text(json.dumps(content, indent=1) + "\n")
     print(f"wrote {output}")
     try:
         plot(results, output.with_suffix(".png"))
@@ -176,13 +173,6 @@ def _keep_memory() -> None:
         libc.mallopt(-4, 0)  # M_MMAP_MAX: no block is mapped on its own
         libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: nothing goes back
         torch.ones(1 << 28)  # 1 GiB that is there from now on
-
-
-def _processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.split(":")[1].strip()
-    return platform.processor()
 
 
 if __name__ == "__main__":

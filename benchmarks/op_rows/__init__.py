@@ -1,7 +1,7 @@
 """The rows of benchmarks/ops.py, one file an operator family, each with a list of Row: ROWS."""
 
-from op_rows import heatmaps, moments, skeletons, warps
-from op_rows.row import Row
+from benchmarks.op_rows import heatmaps, moments, skeletons, warps
+from benchmarks.op_rows.row import Row
 
 ROWS = [*heatmaps.ROWS, *moments.ROWS, *skeletons.ROWS, *warps.ROWS]
 

@@ -2,8 +2,8 @@
 
 import torch
 
+from benchmarks.op_rows.row import Row
 from nets import ops
-from op_rows.row import Row
 
 N, K, H, W = 16, 30, 128, 128
 

@@ -2,9 +2,9 @@
 
 import torch
 
+from benchmarks.op_rows.row import Row
 from nets import ops
 from nets.ops.heatmap_moments import heatmap_moments_reference
-from op_rows.row import Row
 
 N, K, H, W = 16, 30, 128, 128
 

@@ -4,9 +4,9 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
+from benchmarks.op_rows.row import Row
 from nets import ops, skeletons
 from nets.ops.strokes import KINDS, draw_skeleton_reference
-from op_rows.row import Row
 
 N, S = 16, 256
 

@@ -5,8 +5,8 @@ import numpy as np
 import torch
 from torch.nn.functional import grid_sample, interpolate
 
+from benchmarks.op_rows.row import Row
 from nets import ops
-from op_rows.row import Row
 
 PERSPECTIVE = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
 

@@ -184,7 +184,7 @@ class Residual(nn.Module):
             r = F.elu(h)
         else:
             skip = self.pre(F.elu(skip) if self.skip_activation else skip)
-            r = F.elu(torch.cat([h, skip], dim=1), inplace=True)
+            r = ops.elu_cat(h, skip)
         if self.dropout:
             r = F.dropout(r, self.dropout, self.training)
         return self.conv(r, h)

@@ -7,6 +7,7 @@ Importing compiles and loads nothing; the first call of an operator does, and sa
 from nets.ops._library import NAMES, kernel
 from nets.ops.conv3x3 import conv3x3, conv3x3_backward
 from nets.ops.crops import perspective_crops
+from nets.ops.elu_cat import elu_cat
 from nets.ops.gaussian_heatmaps import gaussian_heatmaps
 from nets.ops.heatmap_moments import heatmap_moments
 from nets.ops.skeleton import draw_skeleton
@@ -18,6 +19,7 @@ __all__ = [
     "conv3x3",
     "conv3x3_backward",
     "draw_skeleton",
+    "elu_cat",
     "gaussian_heatmaps",
     "heatmap_moments",
     "kernel",

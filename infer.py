@@ -16,9 +16,13 @@ from typing import Literal
 from nets import systems
 from nets.data.detectors import BACKENDS
 from nets.data.frames import ON_MISSING
+from nets.errors import UserError
 from nets.run import checkpoints, options
 from nets.run.options import NonNegativeFloat, PositiveFloat, PositiveInt, add_flag
 from nets.run.ranks import Ranks
+
+FINDERS = ("vunet", "bilayer")  # systems that look for people or faces in pictures
+FINDING = ("concat", "paste", "detector", "person", "on_missing")  # options of theirs
 
 
 # fmt: off
@@ -65,6 +69,13 @@ def main(argv: list[str] | None = None) -> None:
     content = checkpoints.read(path)
     print(checkpoints.describe(content, path))
     systems.refuse_foreign(args, p, owners, content["system"])
+    if content["system"] not in FINDERS:
+        for name in FINDING:
+            if args[name] != p.get_default(name):
+                raise UserError(
+                    f"--{name}: an option of {' and '.join(FINDERS)}; this is a checkpoint of "
+                    f"{content['system']}"
+                )
     systems.call(content["system"], "inference", "infer", args, content, path, Ranks(args.device))
 
 

@@ -150,3 +150,14 @@ def test_without_a_detector_the_way_out_is_named(folder, monkeypatch, capsys):
     line = capsys.readouterr().err.strip().splitlines()[-1]
     assert "me.png: where are the joints? give --source_joints" in line
     assert "pip install -e .[extract]" in line
+
+
+def test_what_a_system_does_not_search_for_is_refused(run, folder, tmp_path, capsys):
+    from nets.run import checkpoints
+
+    content = checkpoints.read(checkpoints.find(folder / "runs/a"))
+    checkpoints.write(tmp_path / "other.pt", {**content, "system": "landmarks"})
+    with pytest.raises(SystemExit, match="2"):
+        infer.main(["--checkpoint", str(tmp_path / "other.pt"), "-d", "dance.mp4", "--paste"])
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "--paste: an option of vunet and bilayer" in line

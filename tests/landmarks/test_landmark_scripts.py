@@ -280,27 +280,29 @@ def test_inference_draws_masks_and_transfers(tmp_path, monkeypatch, capsys):
 
 @pytest.mark.slow
 def test_two_ranks_equal_one_with_twice_the_batch(tmp_path):
-    def run(folder, batch, ranks):
+    def started(folder, batch, ranks):
         start = [sys.executable]
         if ranks > 1:
             start += ["-m", "torch.distributed.run", f"--nproc_per_node={ranks}",
                       "--rdzv_backend=c10d", "--rdzv_endpoint=localhost:0"]  # fmt: skip
         done = subprocess.run(
             [*start, ROOT / "train_landmarks.py", *SMOKE, "--use_gan", "--ndf", "4", "--use_DDP",
-             "--no_grad_clip", "--batch_size", str(batch), "--run_dir", folder, "--name", "a"],
+             "--no_grad_clip", "--num_steps", "1", "--batch_size", str(batch),
+             "--run_dir", folder, "--name", "a"],
             cwd=tmp_path, capture_output=True, text=True, timeout=600,
             env={**os.environ, "OMP_NUM_THREADS": "1"},
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         return tmp_path / folder / "a"
 
-    two, one = run("two", 4, 2), run("one", 8, 1)
-    # Adam's first steps are signs of gradients: where those are near 0, sums in another order
-    # turn some of them.
-    for part in ("model", "discriminator"):
-        ours, theirs = weights(two, 4, part), weights(one, 4, part)
-        off = torch.cat([(ours[k] - theirs[k]).abs().flatten() for k in ours])
-        assert (off > 2e-3).float().mean() < 0.02
+    two, one = started("two", 4, 2), started("one", 8, 1)
+    # Gradients rather than weights: Adam's first step is their sign, also of those that are but
+    # rounding, as of biases before an instance norm. At 32 pixels the norms of 2 x 2 maps make
+    # 4 % of a sum in another order; gradients that were not averaged would differ by half.
+    for part in ("optimizer", "optimizer_D"):
+        states = (weights(run, 1, part)["state"].values() for run in (two, one))
+        ours, theirs = (torch.cat([s["exp_avg"].flatten() for s in some]) for some in states)
+        assert (ours - theirs).norm() < 0.15 * theirs.norm()
     assert (two / "log.txt").read_text().count("training 4 landmarks") == 1
 
 

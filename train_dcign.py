@@ -16,7 +16,7 @@ import contextlib
 import torch
 from torch import Tensor, nn
 
-from nets.data.batches import Drawn, open_batches, unit
+from nets.data.batches import Drawn, Source, open_batches, unit
 from nets.dcign import (
     DCIGN,
     LIKELIHOODS,
@@ -204,7 +204,16 @@ def train(run: Run, args: options.Namespace, precision: Precision) -> None:
 
 
 @torch.no_grad()
-def finish(run, args, net, optimizer, ema, precision, source, unseen) -> None:
+def finish(
+    run: Run,
+    args: options.Namespace,
+    net: DCIGN,
+    optimizer: torch.optim.Optimizer,
+    ema: EMA | None,
+    precision: Precision,
+    source: Source,
+    unseen: Source,
+) -> None:
     """What was learnt, in one line, and a picture of it."""
     net.eval()
     with ema.swapped() if ema else contextlib.nullcontext(), precision.autocast():

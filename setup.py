@@ -94,6 +94,10 @@ setup(
         "setuptools",
     ],
     extras_require={
+        # MediaPipe in the release whose networks lie in its package; it wants NumPy before 2, on
+        # which everything else runs as well.
+        "extract": ["mediapipe==0.10.21; python_version < '3.13'", "numpy<2"],
+        "face-alignment": ["face-alignment==1.5.0"],
         "test": [
             "pytest==9.2.0",
             "pytest-timeout==2.4.0",
@@ -101,6 +105,9 @@ setup(
             "h5py==3.16.0",
             "hypothesis==6.170.15",
             "opencv-python-headless==5.0.0.93",
+            "nbclient==0.11.0",
+            "nbformat==5.11.1",
+            "ipykernel==7.4.0",
             "ruff==0.17.5",
         ],
         "benchmark": ["kornia", "opencv-python-headless", "matplotlib", "psutil"],

@@ -19,7 +19,7 @@ from nets.run.images import labelled_grid
 from nets.systems.bilayer.grid import cells, columns_of
 from nets.systems.bilayer.inputs import stickmen
 
-FRAMES, EVERY, FPS = 28, 4, 12.5  # of the animation: every fourth frame of a motion of 25 a second
+FRAMES, EVERY, FPS = 16, 6, 8.0  # of the animation: every sixth frame of a motion of 25 a second
 
 
 def layers(stem: Path, passes: Sequence[dict[str, Tensor]], networks: Sequence[str]) -> None:
@@ -52,12 +52,16 @@ def animation(
     drawn = ((stickmen(poses[None], world.size)[0] + 1) * 127.5).round().byte()
     lines = []
     for render, sample in zip(renderers, samples, strict=True):
-        source = sample["source_imgs"][:1].expand(FRAMES, -1, -1, -1)
-        lines.append(
-            torch.cat([source, drawn, render(poses), _shown(world, sample, scene)["image"]], 3)
-        )
+        source = _on_white(sample["source_imgs"][:1], sample["source_segs"][:1, 0] > 127)
+        truth = _shown(world, sample, scene)
+        row = [source.expand(FRAMES, -1, -1, -1), drawn, render(poses)]
+        lines.append(torch.cat([*row, _on_white(truth["image"], truth["mask"])], 3))
     write_gif(path, torch.cat(lines, 2), FPS)
     print(f"written: {path}: source, driver, avatar, truth")
+
+
+def _on_white(picture: Tensor, mask: Tensor) -> Tensor:
+    return torch.where(mask[:, None], picture, 255)
 
 
 def _shown(

@@ -254,8 +254,10 @@ def own_data(args: options.Namespace, model: Loaded) -> None:
     data = open_avatars({**model.options, "num_target_frames": 1}, "test")
     samples = [data[0, i] for i in range(min(4, len(data)))]
     if Path(args.out).suffix.lower() == ".gif":
-        demo.animation(Path(args.out), data, [renderer(args, model, make_avatar(args, model, s))
-                                              for s in samples[:3]], samples[:3])  # fmt: skip
+        cut = options.Namespace(**{**args.as_dict(), "masks": True, "background": "white"})
+        some = samples[:3]
+        renderers = [renderer(cut, model, make_avatar(args, model, sample)) for sample in some]
+        demo.animation(Path(args.out), data, renderers, some)
     else:
         poses = torch.cat([sample["target_poses"][:1] for sample in samples])
         made = [renderer(args, model, make_avatar(args, model, s))(poses) for s in samples]

@@ -175,6 +175,8 @@ def _sizes(state: Mapping[str, Tensor]) -> dict[str, Any]:
 
 def _state(path: Path, start: str, what: str) -> Mapping[str, Tensor]:
     state = read_plain(path)
+    if isinstance(state, Mapping):
+        state = {str(name).removeprefix("module."): value for name, value in state.items()}
     if not isinstance(state, Mapping) or not any(str(name).startswith(start) for name in state):
         held = list(state) if isinstance(state, Mapping) else [f"a {type(state).__name__}"]
         first = ", ".join(map(str, held[:3])) or "nothing"

@@ -5,13 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from torch.nn.utils import spectral_norm
 
 from nets.landmarks import Discriminator, LandmarkModel, Landmarks, build, build_discriminator
 from nets.landmarks.model import invertible, pool
-from nets.landmarks.spade import SpadeBlock, halve, project
-from nets.landmarks.unet import UNet
-from nets.spectral import Conv, Spectral, fold
+from nets.landmarks.spade import halve, project
+from nets.spectral import Spectral, fold
 
 BBC = {
     "n_landmarks": 30,
@@ -171,75 +169,6 @@ def test_every_convolution_starts_from_xavier():
             bound = (6 / (area * (weight.shape[0] + weight.shape[1]))) ** 0.5
             assert weight.abs().max() <= bound and weight.std() > bound / 4
             assert module.bias is None or (module.bias == 0.1).all()
-
-
-def test_unet_by_hand():
-    """Two halvings, one doubling: the wiring written out."""
-    torch.manual_seed(0)
-    net = UNet(2, [5, 3], 2, 4)
-    x = torch.randn(2, 2, 16, 16)
-
-    def cir(layer, x):
-        return F.relu(F.instance_norm(layer[0](x)))
-
-    first, second = net.encoder_layers
-    e0 = cir(first[2][1], cir(first[2][0], cir(first[1], cir(first[0], x))))
-    e1 = cir(second[1], cir(second[0], e0))
-    y = cir(net.decoder_layers[0], e1) + F.relu(net.skip_convs[0][0](e1))
-    double, last = net.decoder_layers[1]
-    y = F.interpolate(cir(double[0], y), scale_factor=2, mode="bilinear", align_corners=True)
-    y = last(cir(double[2], y))
-    made, features = net(x)
-    assert features.shape == (2, 16, 8, 8) and made.shape == (2, 3, 8, 8)
-    torch.testing.assert_close(features, e0)
-    torch.testing.assert_close(made, y)
-
-
-def test_unet_without_a_width_starts_at_twice_its_input():
-    assert UNet(7, [8, 3], 1, 0).encoder_layers[0][0][0].weight.shape[:2] == (14, 7)
-
-
-def test_spectral_convolution_trains_like_the_one_in_torch():
-    """torch's older spectral norm has the published order of iterations and names."""
-    torch.manual_seed(0)
-    ours = Conv(3, 4, eps=1e-12)
-    torch.nn.init.normal_(ours.weight_orig)
-    torch.nn.init.normal_(ours.bias)
-    theirs = spectral_norm(torch.nn.Conv2d(3, 4, 3, padding=1))
-    theirs.load_state_dict(ours.state_dict())
-    assert list(theirs.state_dict()) == list(ours.state_dict())
-    x = torch.randn(2, 3, 8, 8)
-    for _ in range(2):  # called twice before the backward pass, as the generator's head is
-        expected, got = theirs(x), ours(x)
-        torch.testing.assert_close(got, expected)
-    torch.testing.assert_close(ours.weight_u, theirs.weight_u)
-    torch.testing.assert_close(ours.weight_v, theirs.weight_v)
-    expected.square().sum().backward()
-    got.square().sum().backward()
-    torch.testing.assert_close(ours.weight_orig.grad, theirs.weight_orig.grad)
-    torch.testing.assert_close(ours.bias.grad, theirs.bias.grad)
-    before = ours.weight_u.clone()
-    torch.testing.assert_close(ours.eval()(x), theirs.eval()(x))
-    assert torch.equal(ours.weight_u, before)
-
-
-def spade(norm, x, maps):
-    """Scale and shift one after the other, as the paper writes them."""
-    hidden = F.relu(norm.mlp_shared[0](maps))
-    return F.instance_norm(x) * (1 + norm.mlp_gamma(hidden)) + norm.mlp_beta(hidden)
-
-
-@pytest.mark.parametrize("channels", [(6, 6), (6, 4)])
-def test_spade_block_by_hand(channels):
-    torch.manual_seed(0)
-    block = SpadeBlock(*channels, maps=3).eval()
-    for name, parameter in block.named_parameters():
-        torch.nn.init.normal_(parameter, std=0.3 if "bias" in name else 0.1)
-    x, maps = torch.randn(2, channels[0], 8, 8), torch.rand(2, 3, 8, 8)
-    y = block.conv_0(F.leaky_relu(spade(block.norm_0, x, maps), 0.2))
-    y = block.conv_1(F.leaky_relu(spade(block.norm_1, y, maps), 0.2))
-    shortcut = x if channels[0] == channels[1] else block.conv_s(spade(block.norm_s, x, maps))
-    torch.testing.assert_close(block(x, maps), shortcut + y, rtol=1e-4, atol=1e-5)
 
 
 def test_projection_by_hand():

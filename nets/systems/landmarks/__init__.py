@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from nets.errors import UserError
-from nets.landmarks import LandmarkModel, build
+from nets.landmarks import LandmarkModel, build, fold
 from nets.run import checkpoints
 from nets.run.precision import Precision
 
@@ -26,4 +26,4 @@ def load_network(
         )
     net = build(trained)
     checkpoints.load_weights(content, net, path)
-    return precision.place(net.eval()), dict(trained)
+    return precision.place(fold(net.eval())), dict(trained)

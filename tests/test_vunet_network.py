@@ -208,3 +208,21 @@ def test_output_is_bounded_with_tanh():
 def test_bad_arguments(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["parts", "image"])
+def test_a_training_step_compiles_as_one_graph(form):
+    """Traced ahead of time, forward and backward, without a break; code generation is torch's."""
+    net, pose, appearance = small(form)
+    noise = net.noise(2)
+
+    def gradients(forward):
+        out = forward(pose, appearance, "train", noise)
+        loss = out.image.square().mean() + kl_unit_gaussians(out.posterior, out.prior).mean()
+        return torch.autograd.grad(loss, list(net.parameters()))
+
+    want = gradients(net)
+    got = gradients(torch.compile(net, backend="aot_eager", fullgraph=True))
+    for mine, theirs in zip(got, want, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5)

@@ -117,7 +117,13 @@ def parser(system: str, description: str) -> ArgumentParser:
         help="minutes after which to save and end; 0: none")  # fmt: skip
     add("--accumulate", type=PositiveInt, default=1,
         help="batches whose gradients are averaged into one step")  # fmt: skip
-    add_flag(loop, "--compile", False, "compile the networks with torch.compile")
+    add_flag(
+        loop,
+        "--compile",
+        False,
+        "compile the networks with torch.compile; needs a C++ compiler, and "
+        "the first pass of each kind (training, validation) waits for it",
+    )
     add("--ema", type=Fraction, default=0.0,
         help="decay per step of an exponential average of the weights; 0: none")  # fmt: skip
     add("--nan", type=Literal["stop", "skip"], default="stop",

@@ -13,6 +13,8 @@ Checked against the published numbers: parameters of the parts form 46,042,118 (
 gradient and are not built here; of the image form 19,457,859 (256 px, tanh),
 19,510,860 (256 px, normalised), 17,358,915 and 17,406,540 (128 px), 4,367,660
 (128 px, normalised, widths 32 and 64).
+With weights of the published programs (`nets.originals.vunet`) picture and means of both forms
+agree with tests/originals/published_vunet.py, which computes them from their description alone.
 """
 
 from __future__ import annotations
@@ -299,7 +301,9 @@ class VUNet(nn.Module):
         mode: str = "train",
         noise: Noise | None = None,
     ) -> Output:
-        """One pass. Tensors in [-1, 1]; see `encode` and `decode` for their shapes.
+        """One pass: the picture, the posterior's means and the prior's, each coarse and fine.
+
+        Tensors in [-1, 1]; see `encode` and `decode` for their shapes.
 
         mode "train"     latents are posterior samples: means plus `noise` (drawn when None)
         mode "transfer"  latents are the posterior means; deterministic. With `noise` given, the

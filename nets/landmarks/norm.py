@@ -35,12 +35,14 @@ def instance_norm(x: Tensor, slope: float = 1.0, eps: float = 1e-5) -> Tensor:
 
 
 class Layers(NamedTuple):
-    """Two 3x3 convolutions with a ReLU between: maps -> hidden -> scale and shift, stacked."""
+    """3x3 convolutions with a ReLU between: maps -> hidden -> scale and shift."""
 
     weight: Tensor  # (hidden, K, 3, 3)
     bias: Tensor
-    last: Tensor  # (C + shift's channels, hidden, 3, 3)
-    last_bias: Tensor
+    scale: Tensor  # (C, hidden, 3, 3)
+    scale_bias: Tensor
+    shift: Tensor  # (channels of the shift, hidden, 3, 3)
+    shift_bias: Tensor
 
 
 def modulate(x: Tensor, maps: Tensor, layers: Layers, slope: float) -> Tensor:
@@ -127,7 +129,8 @@ def _hidden(maps: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 class _Modulate(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x, maps, weight, bias, last, last_bias, slope):
+    def forward(ctx, x, maps, weight, bias, to_scale, scale_bias, to_shift, shift_bias, slope):
+        last, last_bias = torch.cat([to_scale, to_shift]), torch.cat([scale_bias, shift_bias])
         y, scale = torch.empty_like(x), torch.empty_like(x)
         for rows in _parts(x):
             both = conv3x3(_hidden(maps[rows], weight, bias), last, last_bias)
@@ -135,20 +138,22 @@ class _Modulate(torch.autograd.Function):
             scale[rows] = factor
             y[rows] = F.leaky_relu_(torch.addcmul(x[rows] + shift, x[rows], factor), slope)
         ctx.slope = slope
-        ctx.save_for_backward(x, maps, weight, bias, last, scale, y)
+        ctx.save_for_backward(x, maps, weight, bias, to_scale, to_shift, scale, y)
         return y
 
     @staticmethod
     def backward(ctx, grad):
-        x, maps, weight, bias, last, scale, y = ctx.saved_tensors
+        x, maps, weight, bias, to_scale, to_shift, scale, y = ctx.saved_tensors
         g = torch.ops.aten.leaky_relu_backward(grad, y, ctx.slope, True)
+        last = torch.cat([to_scale, to_shift])
         by_layers = _layers_backward(g, g, x, maps, weight, bias, last)
         return torch.addcmul(g, g, scale), *by_layers, None
 
 
 class _Through(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x, maps, weight, bias, last, last_bias, matrix):
+    def forward(ctx, x, maps, weight, bias, to_scale, scale_bias, to_shift, shift_bias, matrix):
+        last, last_bias = torch.cat([to_scale, to_shift]), torch.cat([scale_bias, shift_bias])
         c = x.shape[1]
         y, scale = _like(x, len(matrix)), torch.empty_like(x)
         for rows in _parts(x):
@@ -156,16 +161,17 @@ class _Through(torch.autograd.Function):
             factor, shift = both[:, :c], both[:, c:]
             scale[rows] = factor
             y[rows] = F.conv2d(torch.addcmul(x[rows], x[rows], factor), matrix) + shift
-        ctx.save_for_backward(x, maps, weight, bias, last, scale, matrix)
+        ctx.save_for_backward(x, maps, weight, bias, to_scale, to_shift, scale, matrix)
         return y
 
     @staticmethod
     def backward(ctx, grad):
-        x, maps, weight, bias, last, scale, matrix = ctx.saved_tensors
+        x, maps, weight, bias, to_scale, to_shift, scale, matrix = ctx.saved_tensors
         g, by_matrix, _ = torch.ops.aten.convolution_backward(
             grad, torch.addcmul(x, x, scale), matrix, None,
             (1, 1), (0, 0), (1, 1), False, (0, 0), 1, (True, True, False),
         )  # fmt: skip
+        last = torch.cat([to_scale, to_shift])
         by_layers = _layers_backward(g, grad, x, maps, weight, bias, last)
         return torch.addcmul(g, g, scale), *by_layers, by_matrix
 
@@ -179,7 +185,7 @@ def _layers_backward(
     bias: Tensor,
     last: Tensor,
 ) -> list[Tensor]:
-    """Gradients of maps, weight, bias, last and its bias; `grad` is that of x (1 + scale)."""
+    """Gradients of the maps and of all `Layers`; `grad` is that of x (1 + scale)."""
     c, by_maps, sums = x.shape[1], torch.empty_like(maps), None
     for rows in _parts(x):
         both = _like(x[rows], len(last))
@@ -193,7 +199,8 @@ def _layers_backward(
         by_maps[rows], *by_first = conv3x3_backward(by_hidden, maps[rows], weight)
         parts = [*by_first, *by_last]
         sums = parts if sums is None else [a.add_(b) for a, b in zip(sums, parts, strict=True)]
-    return [by_maps, *sums]
+    *first, by_last, by_last_bias = sums
+    return [by_maps, *first, by_last[:c], by_last_bias[:c], by_last[c:], by_last_bias[c:]]
 
 
 def _parts(x: Tensor) -> list[slice]:

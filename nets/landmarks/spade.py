@@ -50,9 +50,8 @@ class Spade(nn.Module):
         return modulate_through(x, maps, layers, weight)
 
     def _layers(self, shift: Tensor, constant: Tensor) -> Layers:
-        first = self.mlp_shared[0]
-        last = torch.cat([self.mlp_gamma.weight, shift])
-        return Layers(first.weight, first.bias, last, torch.cat([self.mlp_gamma.bias, constant]))
+        first, scale = self.mlp_shared[0], self.mlp_gamma
+        return Layers(first.weight, first.bias, scale.weight, scale.bias, shift, constant)
 
 
 class SpadeBlock(nn.Module):

@@ -55,20 +55,23 @@ def test_instance_norm_of_one_pixel_is_refused():
 
 
 def layers(maps, hidden, outputs, dtype=torch.float64):
-    made = drawn((hidden, maps, 3, 3), (hidden,), (outputs, hidden, 3, 3), (outputs,), dtype=dtype)
-    return Layers(*made)
+    half = (outputs + 1) // 2
+    last = [(n, *rest) for n in (half, outputs - half) for rest in ((hidden, 3, 3), ())]
+    return Layers(*drawn((hidden, maps, 3, 3), (hidden,), *last, dtype=dtype))
+
+
+def written_out(made, maps):
+    """Scale and shift, stacked, one convolution after the other."""
+    hidden = F.relu(F.conv2d(maps, made.weight, made.bias, padding=1))
+    scale = F.conv2d(hidden, made.scale, made.scale_bias, padding=1)
+    return torch.cat([scale, F.conv2d(hidden, made.shift, made.shift_bias, padding=1)], 1)
 
 
 @pytest.mark.parametrize("padded", [False, True])
 def test_modulation(padded):
     x, maps = drawn((2, 4, 6, 6), (2, 3, 6, 6))
     made = layers(3, 5, 8)
-    scale, shift = F.conv2d(
-        F.relu(F.conv2d(maps, made.weight, made.bias, padding=1)),
-        made.last,
-        made.last_bias,
-        padding=1,
-    ).chunk(2, dim=1)
+    scale, shift = written_out(made, maps).chunk(2, dim=1)
     expected = F.leaky_relu(x * (1 + scale) + shift, 0.2)
     given = F.pad(maps, (0, 0, 0, 0, 0, 2)) if padded else maps
     agree(modulate(x, given, made, 0.2), expected, [x, maps, *made])
@@ -77,12 +80,7 @@ def test_modulation(padded):
 def test_modulation_through_a_1x1_convolution():
     x, maps, weight = drawn((2, 4, 6, 6), (2, 3, 6, 6), (3, 4, 1, 1))
     made = layers(3, 5, 7)
-    both = F.conv2d(
-        F.relu(F.conv2d(maps, made.weight, made.bias, padding=1)),
-        made.last,
-        made.last_bias,
-        padding=1,
-    )
+    both = written_out(made, maps)
     expected = F.conv2d(x * (1 + both[:, :4]), weight) + both[:, 4:]
     agree(modulate_through(x, maps, made, weight), expected, [x, maps, weight, *made])
 
@@ -106,13 +104,9 @@ def test_modulation_by_the_fast_convolution():
     x, maps = drawn((2, 16, 16, 16), (2, 32, 16, 16), dtype=torch.float32)
     made = layers(32, 16, 32, torch.float32)
     with torch.no_grad():
-        made.last.mul_(0.1)
-    scale, shift = F.conv2d(
-        F.relu(F.conv2d(maps, made.weight, made.bias, padding=1)),
-        made.last,
-        made.last_bias,
-        padding=1,
-    ).chunk(2, dim=1)
+        made.scale.mul_(0.1)
+        made.shift.mul_(0.1)
+    scale, shift = written_out(made, maps).chunk(2, dim=1)
     expected = F.leaky_relu(x * (1 + scale) + shift, 0.2)
     agree(modulate(x, maps, made, 0.2), expected, [x, maps, *made], rtol=1e-3, atol=2e-2)
 

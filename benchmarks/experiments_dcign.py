@@ -27,6 +27,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 from benchmarks.machine import facts  # noqa: E402
 
+PLAIN = ("--clamp", "first", "--force_invariance", "false", "--invariance_strength", "0")
 BIASED = ("--shape_bias", "true", "--shape_bias_amount", "9")
 EXPERIMENTS = {
     "a": ("--regime", "entangled"),
@@ -55,7 +56,7 @@ ROWS = (
 
 def train(name: str, config: str, steps: int | None, folder: Path, more: list[str]) -> Path:
     """The run folder of an experiment, trained as far as it is not yet."""
-    command = [sys.executable, ROOT / "train_dcign.py", "--config", config, "--clamp", "first"]
+    command = [sys.executable, ROOT / "train_dcign.py", "--config", config, *PLAIN]
     command += [*EXPERIMENTS[name], "--run_dir", folder, "--name", name, *more]
     if steps:
         command += ["--num_steps", steps]

@@ -289,7 +289,7 @@ def test_a_checkpoint_without_data_of_its_own_asks_for_some(run, tmp_path, capsy
 
 @pytest.mark.parametrize("name", sorted(experiments_dcign.EXPERIMENTS))
 def test_experiments_are_what_they_say(name, tmp_path):
-    options = ["--config", "demo_dcign.yaml", "--clamp", "first"]
+    options = ["--config", "demo_dcign.yaml", *experiments_dcign.PLAIN]
     if name == "f":  # goes on from a network of the demo's size
         other = write_run(tmp_path / "a", regime="entangled")
         sizes = ["--dim_hidden", str(LATENTS), "--feature_maps", "8", "--image_size", str(SIZE)]

@@ -144,7 +144,7 @@ def test_a_checkpoint_of_another_size_or_system_is_one_line(train, capsys, monke
     run = train("--steps", 3)
     train("--width", 4, code=2)
     error = capsys.readouterr().err.splitlines()[-1]
-    assert "model: 0.weight is [8, 3, 3, 3] there, [4, 3, 3, 3] here" in error
+    assert "0.weight must be [4, 3, 3, 3], is [8, 3, 3, 3]" in error
     assert not json.loads((run / "environment.json").read_text())["finished"]
     path = checkpoints.path_of(run / "checkpoints", 3)
     checkpoints.write(path, {**checkpoints.read(path), "system": "vunet"})

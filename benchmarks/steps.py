@@ -92,7 +92,7 @@ def table(results: list[dict[str, Any]]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("rows", nargs="?", default="", help="part of the rows' names")
+    parser.add_argument("rows", nargs="?", default="", help="a row's name, or part of several'")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--quick", action="store_true", help="1 s a number instead of 8 s")
     parser.add_argument("--compile", action="store_true", help="with torch.compile")
@@ -102,7 +102,8 @@ def main() -> None:
     results = {}
     if args.rows and output.is_file():
         results = {r["row"]: r for r in json.loads(output.read_text())["rows"]}
-    for row in (r for r in ROWS if args.rows in r.name):
+    chosen = [r for r in ROWS if r.name == args.rows] or [r for r in ROWS if args.rows in r.name]
+    for row in chosen:
         device = torch.device(args.device)
         results[row.name] = measure(row, device, 1.0 if args.quick else 8.0, args.compile)
         print(table([results[row.name]]), flush=True)

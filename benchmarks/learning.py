@@ -104,6 +104,7 @@ def main() -> None:
         met = (value - bar if relation == "<=" else bar - value) <= args.slack
         missed += not met
         print(f"{what}: {value:.3f}, bar {relation} {bar}: {'met' if met else 'MISSED'}")
+    report["checkpoint"] = "/".join(path.parts[-3:])  # without the folders of this machine
     report = {"machine": facts(), "training_seconds": seconds, **report, "bars_missed": missed}
     result = args.output
     if args.run is None:

@@ -30,7 +30,8 @@ def facts() -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "platform": platform.platform(),
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        # Names of files without the folders of this machine.
+        "command": [Path(word).name if "/" in word else word for word in sys.argv],
     }
 
 

@@ -24,6 +24,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from nets.errors import BadSample, UserError
 from nets.run.ranks import Ranks
 from nets.run.seeds import generator
+from nets.run.stop import SIGNALS
 
 Place = tuple[int, int]  # (epoch, index) of a sample
 ATTEMPTS = 20  # replacements that are tried for one bad sample
@@ -258,7 +259,12 @@ def _stream(reader: _Reader, places: Any, workers: int, ranks: Ranks) -> Iterato
             # Its own: else making the iterator, as after a restart, would draw from the global one.
             generator=torch.Generator(),
         )
-        return iter(source)
+        # A signal that comes while workers start finds them as `_follow_the_parent` leaves them.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        try:
+            return iter(source)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _next(stream: Iterator[Any]) -> Any:
@@ -291,7 +297,7 @@ def _follow_the_parent(worker: int) -> None:
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
     for number in (signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    signal.pthread_sigmask(signal.SIG_SETMASK, {signal.SIGTERM})
     threading.Thread(target=_obey_the_parent_only, daemon=True).start()
 
 

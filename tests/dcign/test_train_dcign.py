@@ -333,9 +333,9 @@ def test_the_log_is_json(trained):
 
 @pytest.mark.slow
 def test_a_minute_of_training_learns_to_draw_and_to_turn(tmp_path):
-    """The demo, cut short, on unseen heads: against codes that know nothing, pictures that are all
-    the mean (error 0.037), and copied inputs. So early, which latents follow the azimuth within a
-    batch still depends on the draw of the batches.
+    """The demo, cut short, on unseen heads: against pictures that are all
+    the mean (error 0.037), and copied inputs. So early, which latents follow which factor within a
+    batch still depends on the draw of the batches: nothing is asked of them.
     """
     done = script(
         "train_dcign.py", "--config", "demo_dcign.yaml", "--name", "a", "--num_steps", 800,
@@ -345,5 +345,4 @@ def test_a_minute_of_training_learns_to_draw_and_to_turn(tmp_path):
     line = next(t for t in done.stdout.splitlines() if t.startswith("test_lower_bound"))
     words = line.split()
     found = dict(zip(words[::2], map(float, words[1::2]), strict=True))
-    assert found["within_elevation"] > 0.7 and found["within_light"] > 0.7, found
-    assert found["rerender_azimuth"] < 0.9 and found["test_mse"] < 0.8 * 0.037, found
+    assert found["rerender_azimuth"] < 0.9 and found["test_mse"] < 0.65 * 0.037, found

@@ -14,6 +14,11 @@ from nets import ops
 NORMS = ("none", "weight", "weight_affine")
 
 
+def signed(picture: Tensor) -> Tensor:
+    """uint8 in [0, 255] to float32 in [-1, 1], as the networks take pictures: x / 127.5 - 1."""
+    return picture.float() / 127.5 - 1
+
+
 def space_to_depth(x: Tensor) -> Tensor:
     """(N, C, H, W) -> (N, 4C, H/2, W/2); depth channel = (row * 2 + column) * C + c.
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
 from nets.errors import UserError
 
@@ -73,6 +72,3 @@ class Paired:
         if other is not None:
             sample["appearance"], sample["appearance_joints"] = self._read(other)
         return sample
-
-    def _read(self, index: int) -> tuple[Tensor, Tensor]:
-        raise NotImplementedError

@@ -9,11 +9,7 @@ import torch
 from torch import Tensor
 
 from nets import ops, skeletons
-
-
-def signed(picture: Tensor) -> Tensor:
-    """uint8 in [0, 255] to float32 in [-1, 1]: x / 127.5 - 1."""
-    return picture.float() / 127.5 - 1
+from nets.layers import signed
 
 
 class Inputs:

@@ -4,9 +4,7 @@ import numpy as np
 import torch
 from scipy.io import savemat
 
-from nets.data.index import write_index
 from nets.data.pictures import write_picture
-from nets.data.worlds.people import PeopleWorld
 from nets.landmarks import build
 from nets.run import checkpoints
 from nets.run.options import plain
@@ -45,19 +43,6 @@ def bbc_folder(path, frames=(3, 8, 12), videos=20, picture=(160, 200)):
 def frame(value, height=40, width=60):
     """A picture that says which one it is."""
     return torch.full((3, height, width), value, dtype=torch.uint8)
-
-
-def people_index(folder, count, size=32):
-    """An index.p of the people world, every third picture for testing."""
-    world = PeopleWorld("train", size, length=count)
-    samples = world.__getitems__([(0, i) for i in range(count)])
-    names = [f"{i}.png" for i in range(count)]
-    for name, sample in zip(names, samples, strict=True):
-        write_picture(folder / name, sample["target"])
-    joints = torch.stack([s["joints"] for s in samples]) / size
-    train = [i % 3 != 0 for i in range(count)]
-    write_index(folder / "index.p", list(world.joint_order), names, joints.numpy(), train)
-    return folder / "index.p"
 
 
 def untrained(folder, *arguments):

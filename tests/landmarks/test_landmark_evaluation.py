@@ -5,8 +5,9 @@ import pickle
 
 import numpy as np
 import pytest
-from landmark_files import bbc_folder, joints_of, people_index, untrained
+from landmark_files import bbc_folder, joints_of, untrained
 from scipy.io import loadmat, savemat
+from small_data import index_folder
 
 import evaluate
 from nets.data import bbc
@@ -168,7 +169,7 @@ def test_the_pickle_serves_the_regression_too(tmp_path, monkeypatch):
 
 def test_the_demo_world_and_an_index(tmp_path, monkeypatch):
     run = untrained(tmp_path)
-    index = people_index(tmp_path / "people", 9)
+    index = index_folder(tmp_path / "people", 9, size=32)
     monkeypatch.chdir(tmp_path)
     shared = ["--checkpoint", str(run), "--workers", "0", "--labelled", "12", "--held_out", "6"]
     evaluate.main([*shared, "--out", "world.json"])

@@ -7,8 +7,9 @@ import subprocess
 import numpy as np
 import pytest
 import torch
-from helpers import index_folder, script
+from helpers import script
 from PIL import Image
+from small_data import index_folder
 
 import evaluate
 import infer

@@ -9,8 +9,9 @@ import time
 
 import pytest
 import torch
-from helpers import FREE_PORT, ROOT, index_folder, last_line, script
+from helpers import FREE_PORT, ROOT, last_line, script
 from PIL import Image
+from small_data import index_folder
 
 import evaluate
 import infer

@@ -15,6 +15,7 @@ from nets.bilayer.avatar import Avatar, create_avatar, drive, enhance
 from nets.data.avatars import open_avatars
 from nets.data.worlds.head_videos import HeadVideos
 from nets.errors import UserError
+from nets.layers import signed
 from nets.run import options
 from nets.run.images import to_uint8
 from nets.run.loader import in_order, to_device
@@ -23,7 +24,7 @@ from nets.run.precision import Precision
 from nets.run.ranks import Ranks
 from nets.systems.bilayer import Loaded, load_model
 from nets.systems.bilayer.azimuth import cut_out, train_reader
-from nets.systems.bilayer.inputs import prepare, signed
+from nets.systems.bilayer.inputs import prepare
 
 PROTOCOL = {
     "heads": (

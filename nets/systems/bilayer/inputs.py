@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from nets.data.faces import pose_points
+from nets.layers import signed
 from nets.ops import draw_skeleton
 from nets.skeletons import FACE_68
 
@@ -36,11 +37,6 @@ def prepare(batch: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, T
     if "indices" in batch:
         data["indices"] = batch["indices"]
     return data
-
-
-def signed(pictures: Tensor) -> Tensor:
-    """uint8 pictures as float32 in [-1, 1]."""
-    return pictures.float() / 127.5 - 1
 
 
 def stickmen(poses: Tensor, size: int, thickness: int = 2) -> Tensor:

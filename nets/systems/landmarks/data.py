@@ -12,7 +12,7 @@ from nets.data import augment
 from nets.data.clips import Clips, Folders, Stills
 from nets.data.people import First
 from nets.errors import UserError
-from nets.vunet.inputs import signed
+from nets.layers import signed
 
 
 def open_clips(options: Mapping[str, Any], split: str, pairs: bool) -> Any:

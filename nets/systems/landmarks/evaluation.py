@@ -16,13 +16,13 @@ from nets import metrics
 from nets.data import bbc
 from nets.errors import UserError
 from nets.landmarks import LandmarkModel
+from nets.layers import signed
 from nets.run import options
 from nets.run.images import to_uint8
 from nets.run.loader import in_order
 from nets.run.options import PositiveInt, add_flag
 from nets.run.precision import Precision
 from nets.run.ranks import Ranks
-from nets.vunet.inputs import signed
 
 from . import dumps, load_network, regression
 from .data import Every

@@ -19,13 +19,13 @@ from nets.data.pictures import list_pictures, read_picture, squash, write_pictur
 from nets.data.video import FORMATS, VideoWriter, is_video
 from nets.errors import UserError
 from nets.landmarks import LandmarkModel
+from nets.layers import signed
 from nets.run import options
 from nets.run.images import labelled_grid, to_uint8
 from nets.run.loader import in_order
 from nets.run.precision import Precision
 from nets.run.ranks import Ranks
 from nets.systems.output import write_grid
-from nets.vunet.inputs import signed
 
 from . import load_network
 from .data import Every, Inputs, open_clips

@@ -1,5 +1,6 @@
 """Scores of head avatars, and that a minute of training beats copying the source."""
 
+import functools
 import json
 
 import pytest
@@ -11,7 +12,7 @@ import train_bilayer
 from nets.data.worlds.head_videos import HeadVideos
 from nets.run.loader import in_order
 from nets.run.ranks import Ranks
-from nets.systems.bilayer import azimuth
+from nets.systems.bilayer import azimuth, evaluation
 from nets.systems.bilayer.evaluation import iou, rendered_as
 
 CPU = torch.device("cpu")
@@ -80,6 +81,24 @@ def test_report_of_a_dataset(run, tmp_path):
     assert report["videos"] == 2 and report["test"]["psnr"]["count"] == 2
     assert report["test"]["psnr"]["mean"] < report["test"]["psnr_copy_source"]["mean"]
     assert "23.6" in report["protocol"]["test"]
+
+
+@pytest.fixture
+def no_weights(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "empty"))
+
+
+def test_published_metrics_are_measured_or_named(run, tmp_path, monkeypatch, capsys, no_weights):
+    write_folder(tmp_path / "d", people=2)
+    report = scores(run, "--data_root", tmp_path / "d")
+    left_out = " ".join(report["left_out"])
+    assert "lpips is left out" in left_out and "csim is left out" in left_out
+    assert "lpips" not in report["test"] and report["left_out"][0] in capsys.readouterr().out
+    untrained = functools.partial(evaluation.Metrics, source="random")
+    monkeypatch.setattr(evaluation, "Metrics", untrained)
+    report = scores(run, "--data_root", tmp_path / "d")
+    assert report["test"]["lpips"]["count"] == report["test"]["csim"]["count"] == 2
+    assert report["test"]["lpips"]["mean"] > 0 and report["test"]["csim"]["mean"] < 1
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ from torch import Tensor
 from nets import metrics
 from nets.bilayer import fold
 from nets.bilayer.avatar import Avatar, create_avatar, drive, enhance
+from nets.bilayer.metrics import Metrics
 from nets.data.avatars import open_avatars
 from nets.data.worlds.head_videos import HeadVideos
 from nets.errors import UserError
@@ -25,6 +26,7 @@ from nets.run.ranks import Ranks
 from nets.systems.bilayer import Loaded, load_model
 from nets.systems.bilayer.azimuth import cut_out, train_reader
 from nets.systems.bilayer.inputs import prepare
+from nets.systems.bilayer.objective import point_finder, weights_folders
 
 PROTOCOL = {
     "heads": (
@@ -54,6 +56,11 @@ DATA_PROTOCOL = {
     "psnr": metrics.PROTOCOL["psnr"],
     "ssim": metrics.PROTOCOL["ssim"],
     "copy_source": "the source picture in the prediction's place",
+    "published": (
+        "lpips (VGG16), csim (IR-SE50) and pme of the same pictures, one by one; what cannot be "
+        "measured for want of weights or a detector is listed under left_out. pme is the "
+    )
+    + metrics.PROTOCOL["pose_error"],
     "summary": metrics.PROTOCOL["summary"],
 }
 
@@ -194,6 +201,14 @@ class _Scores:
 def on_data(model: Loaded, batches: Iterator[dict[str, Any]]) -> dict[str, Any]:
     """Scores of the test phase of a dataset: prediction against the target frame."""
     scores = _Scores()
+    published = Metrics(
+        ("lpips", "csim", "pose_matching"),
+        lambda part: weights_folders(model.options, part),
+        point_finder(print),
+        device=model.precision.device,
+    )
+    for line in published.absent + published.descriptions:
+        print(line)
     for batch in batches:
         data = prepare(batch, model.options)
         with model.precision.autocast():
@@ -210,7 +225,15 @@ def on_data(model: Loaded, batches: Iterator[dict[str, Any]]) -> dict[str, Any]:
             psnr_copy_source=metrics.psnr(cut[2], cut[1]),
             ssim_copy_source=metrics.ssim(cut[2], cut[1]),
         )
+        shown = {
+            "pred_target_imgs": signed(cut[0])[:, None],
+            "target_imgs": signed(cut[1])[:, None],
+            "target_poses": data["target_poses"],
+        }
+        for i in range(len(cut[0])):
+            found = published({name: value[i : i + 1] for name, value in shown.items()})
+            scores.add(**{name[2:].lower(): value.reshape(1) for name, value in found.items()})
     report = scores.report()
     if not report:
         raise UserError("no frame of the test phase can be read")
-    return {"test": report, "protocol": DATA_PROTOCOL}
+    return {"test": report, "left_out": published.absent, "protocol": DATA_PROTOCOL}

@@ -76,7 +76,7 @@ class Scores:
         settings: dict[str, Any] = {"device": run.device}
         settings["folders"] = lambda part: weights_folders(plain, part)
         if "pose_matching" in names:
-            settings["detect"] = _detector(run)
+            settings["detect"] = point_finder(run.print)
         psnr = tuple(part.strip() for part in args.psnr_loss_apply_to.split(","))
         pairs = [(["PSNR"] if "PSNR" in names else [], psnr)]
         pairs.append(([name for name in names if name != "PSNR"], (fake, "target_imgs")))
@@ -94,13 +94,14 @@ class Scores:
         return scores
 
 
-def _detector(run: Run) -> Callable[[Tensor], Tensor | None] | None:
+def point_finder(say: Callable[[str], Any]) -> Callable[[Tensor], Tensor | None] | None:
+    """What finds the 68 points of a picture, for pose_matching; None, and a line why, without."""
     from nets.data.detectors import open_detector
 
     try:
         detector = open_detector()
     except UserError as error:
-        run.print(f"pose_matching: {error}")
+        say(f"pose_matching: {error}")
         return None
 
     def points(picture: Tensor) -> Tensor | None:

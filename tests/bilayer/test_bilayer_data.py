@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 import torch
-from avatar_folder import face_points, write_folder
 
+from avatar_folder import face_points, write_folder
 from nets.data.avatars import (
     AvatarFolder,
     AvatarList,

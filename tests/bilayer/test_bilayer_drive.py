@@ -3,9 +3,9 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from bilayer_tiny import ENHANCED, batch, model
 from torch import nn
 
+from bilayer_tiny import ENHANCED, batch, model
 from nets.bilayer import NETWORKS, Driver, Graph
 from nets.bilayer.driver import four_pixels
 

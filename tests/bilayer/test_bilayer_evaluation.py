@@ -5,10 +5,10 @@ import json
 
 import pytest
 import torch
-from avatar_folder import write_folder
 
 import evaluate
 import train_bilayer
+from avatar_folder import write_folder
 from nets.data.worlds.head_videos import HeadVideos
 from nets.run.loader import in_order
 from nets.run.ranks import Ranks

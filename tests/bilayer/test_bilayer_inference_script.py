@@ -5,10 +5,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from avatar_folder import face_points, write_folder
 
 import infer
 import train_bilayer
+from avatar_folder import face_points, write_folder
 from nets.data import detectors
 from nets.data.avatars import frame_path
 from nets.data.faces import write_keypoints

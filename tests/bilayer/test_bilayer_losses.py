@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from bilayer_tiny import batch, model
 
+from bilayer_tiny import batch, model
 from nets.bilayer.losses import (
     Losses,
     WarpingWeight,

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from bilayer_tiny import ENHANCED, OPTIONS, batch, model, parameters
 from torch import nn
 
+from bilayer_tiny import ENHANCED, OPTIONS, batch, model, parameters
 from nets.bilayer import NETWORKS, build, fold
 from nets.bilayer.layers import AdaptiveNorm2d, Residual, adaptive_conv
 from nets.spectral import Conv, Linear, spectral_layers

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from bilayer_tiny import ENHANCED, OPTIONS, batch, model
 
+from bilayer_tiny import ENHANCED, OPTIONS, batch, model
 from nets import originals
 from nets.bilayer import DEFAULTS, NETWORKS, fold
 from nets.errors import UserError

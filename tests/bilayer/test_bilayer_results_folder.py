@@ -5,11 +5,11 @@ import json
 import numpy as np
 import pytest
 import torch
-from avatar_folder import write_folder
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import train_bilayer
+from avatar_folder import write_folder
 from nets import originals
 from nets.bilayer import build
 from nets.data.avatars import AvatarList

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from avatar_folder import write_folder
 
 import train_bilayer
+from avatar_folder import write_folder
 from nets.errors import UserError
 from nets.run import checkpoints
 from nets.systems.bilayer.options import parse

@@ -3,8 +3,8 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from bilayer_tiny import ENHANCED, batch, model
 
+from bilayer_tiny import ENHANCED, batch, model
 from nets.bilayer import NETWORKS, standing_statistics
 
 

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from plain_heads import ray_traced
 
 from nets.data.worlds import ellipsoids, heads
 from nets.data.worlds.heads import RANGES, SPLITS, HeadsWorld, identities, render, scenes
 from nets.data.worlds.heads_folder import motion, write_data_root
 from nets.data.worlds.heads_shape import PARTS, head, in_camera
 from nets.errors import UserError
+from plain_heads import ray_traced
 
 SIZE = 150
 LIGHT = RANGES["light"]

@@ -7,11 +7,11 @@ import math
 
 import pytest
 import torch
-from dcign_tiny import LATENTS, SIZE, network, write_run
 from PIL import Image
 
 import evaluate
 from benchmarks import experiments_dcign, learning
+from dcign_tiny import LATENTS, SIZE, network, write_run
 from nets.data.batches import unit, write_batch
 from nets.data.head_batches import HeadBatches
 from nets.data.worlds.heads import RANGES, SPLITS

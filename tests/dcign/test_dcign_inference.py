@@ -7,10 +7,10 @@ import math
 import numpy as np
 import pytest
 import torch
-from dcign_tiny import LATENTS, SIZE, network, write_run
 from PIL import Image
 
 import infer
+from dcign_tiny import LATENTS, SIZE, network, write_run
 from nets.data.pictures import read_picture, write_picture
 from nets.data.video import open_video
 from nets.dcign import FACES

@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
+
 from runs import assert_equal, logged, newest, scalars, stored
 
 ROOT = Path(__file__).parents[2]

@@ -5,10 +5,10 @@ import json
 import numpy as np
 import pytest
 import torch
-from landmark_files import FIELDS, bbc_folder, frame, joints_of
 from PIL import Image
 from scipy.io import savemat
 
+from landmark_files import FIELDS, bbc_folder, frame, joints_of
 from nets.data import bbc
 from nets.data.bbc import BBCEvaluation, BBCPose
 from nets.data.clips import Clips, Folders, Stills

@@ -5,14 +5,14 @@ import pickle
 
 import numpy as np
 import pytest
-from landmark_files import bbc_folder, joints_of, untrained
 from scipy.io import loadmat, savemat
-from small_data import index_folder
 
 import evaluate
+from landmark_files import bbc_folder, joints_of, untrained
 from nets.data import bbc
 from nets.errors import UserError
 from nets.systems.landmarks import dumps, regression
+from small_data import index_folder
 
 
 def test_the_map_is_least_squares_without_intercept():

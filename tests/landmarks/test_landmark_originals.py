@@ -4,12 +4,12 @@ import pickle
 
 import pytest
 import torch
-from test_landmark_network import SMALL, pictures
 
 from nets import originals
 from nets.errors import UserError
 from nets.landmarks import Discriminator, build
 from nets.originals import landmarks
+from test_landmark_network import SMALL, pictures
 
 OPT = """\
 dataset_path: None

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from landmark_files import SMOKE, bbc_folder, frame, untrained
 from PIL import Image
 
 import evaluate
 import infer
 import train_landmarks
+from landmark_files import SMOKE, bbc_folder, frame, untrained
 from nets.data.pictures import write_picture
 from nets.data.video import VideoWriter, open_video
 from nets.landmarks import build, build_discriminator

@@ -8,11 +8,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 from torch.utils.data import Dataset
-from toy import Numbers
 
 from nets.errors import BadSample, UserError
 from nets.run.loader import in_order, loader
 from nets.run.options import user_errors
+from toy import Numbers
 
 
 def ranks(rank=0, world_size=1):

@@ -6,13 +6,13 @@ import os
 import numpy as np
 import pytest
 import torch
-import toy
 import yaml
 from PIL import Image
-from runs import assert_equal, newest, scalars, steps, stored
 
+import toy
 from nets.run import checkpoints, seeds
 from nets.run.log import records
+from runs import assert_equal, newest, scalars, steps, stored
 
 
 @pytest.fixture

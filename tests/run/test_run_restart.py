@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from runs import assert_equal, newest, scalars, stored
 
 from nets.run.log import records
+from runs import assert_equal, newest, scalars, stored
 
 TOY = Path(__file__).with_name("toy.py")
 ROOT = Path(__file__).parents[2]

@@ -7,18 +7,18 @@ import subprocess
 import numpy as np
 import pytest
 import torch
-from helpers import script
 from PIL import Image
-from small_data import index_folder
 
 import evaluate
 import infer
 import train_vunet
+from helpers import script
 from nets.data.index import read_index
 from nets.data.meta import PrjotiDataset, write_meta
 from nets.errors import UserError
 from nets.run import checkpoints
 from nets.systems.vunet import options as settings
+from small_data import index_folder
 
 IMAGE = ["--variant", "image", "--losses.color_L1.weight", "1"]
 

@@ -9,16 +9,16 @@ import time
 
 import pytest
 import torch
-from helpers import FREE_PORT, ROOT, last_line, script
 from PIL import Image
-from small_data import index_folder
 
 import evaluate
 import infer
 import train_vunet
+from helpers import FREE_PORT, ROOT, last_line, script
 from nets.data.index import read_index
 from nets.run import checkpoints
 from nets.skeletons import JOINTS_15
+from small_data import index_folder
 
 
 @pytest.fixture(scope="module")

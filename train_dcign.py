@@ -35,9 +35,12 @@ from nets.run.log import Window
 from nets.run.precision import Precision
 from nets.run.ranks import Ranks, closing, hold_gradients
 from nets.run.run import Run
-from nets.systems.dcign import pictures, validation
+from nets.systems.dcign import pictures, truth, validation
+from nets.systems.dcign.latents import Latents
 from nets.systems.dcign.networks import export, start_from
 from nets.systems.dcign.options import groups, parse, sets
+
+TURNED = 160  # test pictures that are re-rendered at the end
 
 
 class Objective(nn.Module):
@@ -220,7 +223,10 @@ def finish(
         rows = validation.evaluate(run, args, net, unseen, run.step - 1)
         scores = validation.summary(rows, list(unseen.counts), groups(args))
         if hasattr(unseen, "draw") and args.regime == "disentangled" and run.is_main:
-            scores |= validation.rerendering(net, groups(args), source, unseen)
+            latents = Latents(net, options.plain(args), known=source)
+            scene = truth.test_scene(unseen, max(unseen.counts.values()), TURNED)
+            for name, part in truth.rerendering(latents, unseen, scene).items():
+                scores[f"rerender_{name}"] = part["ratio_to_copy"]
         run.print(" ".join(f"{name} {value:.4g}" for name, value in scores.items()))
         if args.export_torch7:
             run.ranks.on_main(lambda: export(run, net, optimizer))

@@ -44,7 +44,10 @@ ROWS = (
     *((f"|r| within batches, {n}", "correlation", f"{n}_within") for n in FACTORS),
     *((f"|r| over all, {n}", "correlation", f"{n}_pooled") for n in FACTORS),
     *((f"share of own latents, {n}", "leakage", f"{n}_active") for n in (*FACTORS, "shape")),
-    *((f"re-rendering {n} over copying", f"rerender {n}", "ratio_to_copy") for n in FACTORS),
+    *(
+        (f"re-rendering {n} over copying", f"rerender {n}", "ratio_to_copy")
+        for n in (*FACTORS, "azimuth+light")
+    ),
     ("swap over copying", "swap", "ratio_to_copy"),
     *((f"R^2 of {n} from its own latent", "decoding", f"{n}_own") for n in FACTORS),
     *((f"R^2 of {n} from all others", "decoding", f"{n}_others") for n in FACTORS),

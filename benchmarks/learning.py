@@ -48,8 +48,9 @@ def dcign(report: dict) -> list[tuple[str, float, str, float]]:
         for name in ("azimuth", "elevation", "light")
     ]
     for name in ("azimuth", "light"):
-        ratio = report[f"rerender {name}"]["ratio_to_copy"]
         bars.append((f"|r| of {name}'s latent over all", known[f"{name}_pooled"], ">=", 0.7))
+    for name in ("azimuth", "light", "azimuth+light"):
+        ratio = report[f"rerender {name}"]["ratio_to_copy"]
         bars.append((f"re-rendering to another {name} over copying", ratio, "<=", 0.6))
     return bars
 

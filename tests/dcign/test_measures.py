@@ -61,12 +61,12 @@ def test_a_map_of_one_value():
         measures.fit_map(torch.ones(3), torch.ones(2))
 
 
-def test_rerendering_sets_one_latent_only():
+def test_one_latent_is_set_and_errors_are_a_picture_each():
     code = torch.arange(6.0).view(2, 3)
     latent_map = measures.LatentMap(
         torch.tensor([0.0, 1.0]).double(), torch.tensor([10.0, 20.0]).double()
     )
-    seen = measures.rerender(lambda z: z, code, 1, latent_map, torch.tensor([0.5, 1.0]))
+    seen = measures.set_latent(code, 1, latent_map(torch.tensor([0.5, 1.0])))
     assert seen.tolist() == [[0, 15, 2], [3, 20, 5]]
     assert code[0, 1] == 1
     a, b = torch.zeros(2, 1, 2, 2), torch.tensor([0.5, 1.0]).view(2, 1, 1, 1).expand(2, 1, 2, 2)

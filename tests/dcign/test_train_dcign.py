@@ -68,7 +68,7 @@ def test_a_run_tells_what_it_does_and_ends_with_a_picture(trained):
     final = done.stdout.strip().splitlines()[-1].rsplit(": ", 1)[1]
     with Image.open(run.parents[2] / final) as picture:  # 2 heads x 3 latents, 2 + 3 cells a row
         assert picture.width > 5 * 48 and picture.height > 6 * 48
-    assert "rerender_light" in done.stdout and "pooled_azimuth" in done.stdout
+    assert "rerender_azimuth+light" in done.stdout and "pooled_azimuth" in done.stdout
     names = {p.name for p in (run / "images").iterdir()}
     assert {"sweeps_0000002.png", "sweeps_0000004.png", "reconstructions_0000004.png"} <= names
     lines = records(run / "log.txt")

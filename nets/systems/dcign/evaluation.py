@@ -40,7 +40,8 @@ PROTOCOL = {
     "rerender": (
         "the own latent set to the value that stands for another factor (piecewise linear map "
         "through medians in 20 bins, of training pictures), against the exact picture; MSE of grey "
-        "values in [0, 1]; copy: the picture as it was; own: reconstruction of the exact picture"
+        "values in [0, 1]; copy: the picture as it was; own: reconstruction of the exact picture; "
+        "azimuth+light: both set at once"
     ),
     "swap": "pose and light latents of one head with the shape latents of another, likewise",
     "curves": (
@@ -123,7 +124,7 @@ def measure(
         report["correlation"] = correlation(latents, codes, labels)
         if not hasattr(unseen, "draw"):
             return report
-        scene = test_scene(unseen, each)
+        scene = truth.test_scene(unseen, each)
         for name, part in truth.rerendering(latents, unseen, scene).items():
             report[f"rerender {name}"] = part
         report["swap"] = truth.swaps(latents, unseen, scene)
@@ -152,13 +153,6 @@ def reconstruction(net: Any, unseen: Any, each: int) -> float:
             image = unit(unseen.read(kind, number)["image"])
             errors.append(measures.mean_squared_error(decode(net, encode(net, image)), image))
     return torch.cat(errors).mean().item()
-
-
-def test_scene(unseen: Any, each: int) -> dict[str, Tensor]:
-    """The labels of the test pictures, one after the other."""
-    batches = [unseen.scene(k, n) for k, count in unseen.counts.items()
-               for n in range(min(count, each))]  # fmt: skip
-    return {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
 
 
 def leakage(latents: Latents, codes: dict[str, Tensor]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -40,8 +41,16 @@ class Latents:
     batches in which only that factor does.
     """
 
-    def __init__(self, net: DCIGN, trained: dict[str, Any], has_data: bool = True):
+    def __init__(
+        self,
+        net: DCIGN,
+        trained: Mapping[str, Any],  # options of its training
+        has_data: bool = True,  # its training data can be read
+        known: Source | None = None,  # that data, where it is open already
+    ):
         self.net, self.trained, self.has_data = net, trained, has_data
+        if known is not None:
+            self.known = known
         self.groups = parse_groups(trained["groups"])
         self.entangled = trained["regime"] == "entangled"
         self.factors = [g.name for g in self.groups if g.latents == 1]

@@ -6,7 +6,7 @@ one factor varies. Codes are the means mu, without clamp, (..., D). All in float
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -137,18 +137,6 @@ def set_latent(code: Tensor, index: int, value: Tensor) -> Tensor:
     result = code.clone()
     result[:, index] = value.to(code)
     return result
-
-
-@torch.no_grad()
-def rerender(
-    decode: Callable[[Tensor], Tensor],
-    code: Tensor,
-    index: int,
-    latent_map: LatentMap,
-    wanted: Tensor,
-) -> Tensor:
-    """The pictures that `decode` makes of codes (N, D) whose latent says the wanted factor (N,)."""
-    return decode(set_latent(code, index, latent_map(wanted)))
 
 
 def mean_squared_error(pictures: Tensor, truth: Tensor) -> Tensor:

@@ -23,6 +23,7 @@ GRIDS = {"azimuth": 31, "elevation": 17, "light": 41}
 NEAR_FRONT = {"azimuth": 0.3, "elevation": 0.15, "light": 0.4}  # radians, of known pictures
 SSIM_OF = 64  # pictures
 FACES = 20  # of the grids
+BOTH = ("azimuth", "light")  # set at once, as well as alone
 READ = (40, 20)  # persons, and pictures of each, that codes are read off
 RECOGNISED = 50  # persons
 Scene = dict[str, Tensor]
@@ -50,22 +51,38 @@ def score(made: Tensor, truth: Tensor) -> dict[str, float]:
     }
 
 
+def test_scene(world: Any, each: int, pictures: int | None = None) -> Scene:
+    """The labels of the test pictures, of `each` batches a type at most, one after the other; of
+    about so many `pictures`, evenly among them.
+    """
+    batches = [world.scene(k, n) for k, count in world.counts.items()
+               for n in range(min(count, each))]  # fmt: skip
+    scene = {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
+    step = max(1, len(scene["person"]) // pictures) if pictures else 1
+    return {name: value[::step] for name, value in scene.items()}
+
+
 def rerendering(latents: Latents, world: Any, scene: Scene, seed: int = 0) -> dict[str, Any]:
-    """For each factor: pictures of `scene` with its latent set to what stands for another value,
-    against the truth at that value, and the errors of copying the picture and of the network's own
-    reconstruction of the truth.
+    """Pictures of `scene` with latents set to what stands for other values of their factors,
+    against the truth at those values, and the errors of copying the picture and of the network's
+    own reconstruction of the truth: by factor, and, as "azimuth+light", for both at once.
     """
     image = unit(world.draw(scene))
     code = encode(latents.net, image)
-    result = {}
+    wanted = {}
     for place, (name, found) in enumerate(latents.maps.items()):
         low, high = found.factor[0].item(), found.factor[-1].item()
         draw = uniform(seed, f"rerender {place}", torch.arange(len(image)), 1)[:, 0].float()
-        wanted = low + (high - low) * draw
-        truth = unit(world.draw({**scene, name: wanted}))
-        index = latents.owners[name].start
-        set_code = measures.set_latent(code, index, found(wanted))
-        result[name] = _against(latents, set_code, truth, {"copy": image})
+        wanted[name] = low + (high - low) * draw
+    asked = [(name,) for name in wanted] + [BOTH] * (set(BOTH) <= wanted.keys())
+    result = {}
+    for names in asked:
+        truth = unit(world.draw({**scene, **{name: wanted[name] for name in names}}))
+        set_code = code
+        for name in names:
+            value = latents.maps[name](wanted[name])
+            set_code = measures.set_latent(set_code, latents.owners[name].start, value)
+        result["+".join(names)] = _against(latents, set_code, truth, {"copy": image})
     return result
 
 

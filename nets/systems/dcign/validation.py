@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nets.data.batches import FACTORS, Source, in_file_order, unit
+from nets.data.batches import FACTORS, in_file_order, unit
 from nets.dcign import DCIGN, LIKELIHOODS, Group, factor_slice, kl_divergence
 from nets.run.loader import in_order
 from nets.run.options import Namespace
@@ -104,51 +104,3 @@ def summary(
         truth = torch.cat([row["labels"][group.name] for row in rows])
         result[f"pooled_{group.name}"] = measures.pooled(codes, truth)["pearson"]
     return result
-
-
-@torch.no_grad()
-def rerendering(
-    net: DCIGN,
-    groups: Sequence[Group],
-    known: Source,
-    unseen: Any,
-    pictures: int = 160,
-    seed: int = 0,
-) -> dict[str, float]:
-    """Error of setting a factor of unseen heads to another value, over that of copying the input.
-
-    known   training batches with labels: where the maps from factors to latents come from
-    unseen  test batches that can `draw` the truth, pictures that many of them at most
-    returns  rerender_FACTOR for each factor that owns a latent
-    """
-    device = next(net.parameters()).device
-    owners = {g.name: factor_slice(groups, g.name, net.latents).start
-              for g in groups if g.latents == 1 and g.name in FACTORS}  # fmt: skip
-    kinds = list(known.counts)
-    codes, labels = [], {name: [] for name in owners}
-    for kind in kinds:
-        for number in range(min(known.counts[kind], 12)):
-            batch = known.read(kind, number)
-            codes.append(net.encode(unit(batch["image"]).to(device))[0].cpu())
-            for name in owners:
-                labels[name].append(batch[name])
-    code = torch.cat(codes)
-    maps = {n: measures.fit_map(torch.cat(labels[n]), code[:, i]) for n, i in owners.items()}
-    sums = {name: torch.zeros(2, dtype=torch.float64) for name in owners}
-    generator = torch.Generator().manual_seed(seed)
-    for kind in kinds:
-        batches = [unseen.read(kind, n) for n in range(unseen.counts[kind])]
-        step = max(1, len(batches) * len(batches[0]["image"]) * len(kinds) // pictures)
-        scene = {name: torch.cat([b[name] for b in batches])[::step] for name in batches[0]}
-        image = unit(scene["image"])
-        mu = net.encode(image.to(device))[0]
-        for name, index in owners.items():
-            low, high = maps[name].factor[0].item(), maps[name].factor[-1].item()
-            wanted = low + (high - low) * torch.rand(len(image), generator=generator)
-            truth = unit(unseen.draw({**scene, name: wanted}))
-            made = measures.rerender(net.decode, mu, index, maps[name], wanted).cpu()
-            errors = [
-                measures.mean_squared_error(picture, truth).sum() for picture in (made, image)
-            ]
-            sums[name] += torch.stack(errors)
-    return {f"rerender_{name}": (made / copied).item() for name, (made, copied) in sums.items()}

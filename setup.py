@@ -94,9 +94,12 @@ setup(
         "setuptools",
     ],
     extras_require={
-        # MediaPipe in the release whose networks lie in its package; it wants NumPy before 2, on
-        # which everything else runs as well.
-        "extract": ["mediapipe==0.10.21; python_version < '3.13'", "numpy<2"],
+        # MediaPipe in the release whose networks lie in its package, which there is up to Python
+        # 3.12. It wants NumPy before 2, on which everything else runs as well.
+        "extract": [
+            "mediapipe==0.10.21; python_version < '3.13'",
+            "numpy<2; python_version < '3.13'",
+        ],
         "face-alignment": ["face-alignment==1.5.0"],
         "test": [
             "pytest==9.2.0",
@@ -104,7 +107,8 @@ setup(
             "pytest-xdist==3.8.0",
             "h5py==3.16.0",
             "hypothesis==6.170.15",
-            "opencv-python-headless==5.0.0.93",
+            # The older is the last one for NumPy 1, which `extract` asks for.
+            "opencv-python-headless>=4.11.0.86,<=5.0.0.93",
             "nbclient==0.11.0",
             "nbformat==5.11.1",
             "ipykernel==7.4.0",

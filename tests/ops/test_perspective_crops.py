@@ -52,8 +52,10 @@ def test_is_opencvs_warp_perspective(device):
                 flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
                 borderMode=cv2.BORDER_REPLICATE,
             )
-            # float32 positions near 50 round by 4e-6, times the projection's few roundings
-            np.testing.assert_allclose(crops[n, p].permute(1, 2, 0), want, atol=2e-4)
+            # float32 positions near 50 round by 4e-6, times the projection's few roundings; before
+            # its version 5, OpenCV rounds positions to 1/32 of a pixel, in both directions
+            rounding = 2e-4 if int(cv2.__version__.partition(".")[0]) >= 5 else 2 / 64
+            np.testing.assert_allclose(crops[n, p].permute(1, 2, 0), want, atol=rounding, rtol=0)
 
 
 def test_is_grid_sample(device):

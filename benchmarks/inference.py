@@ -1,4 +1,4 @@
-"""What a driven frame of a head avatar costs, and what an identity costs, at 256 pixels.
+"""What a driven frame of a head avatar costs, an identity, and a whole video, at 256 pixels.
 
 python benchmarks/inference.py                 writes benchmarks/results/inference-cpu.json
 python benchmarks/inference.py --device cuda   with a CUDA graph
@@ -11,11 +11,18 @@ Detection, decoding, encoding and the folding of a driver are not in it; `fold` 
 
     published   the published program's operations one after another (benchmarks/step_rows/bilayer)
     drive       nets.bilayer.Bilayer.drive: all layers of a frame, one identity or many
-    driver      nets.bilayer.Driver: everything constant folded in; `compiled`, by torch.compile
+    driver      nets.bilayer.Driver: everything constant folded in
+    compiled    either, by torch.compile; `compile_s` is what the first frame then takes. Not with
+                --quick: about half a minute a contender
     graph       Driver in a CUDA graph
 
 Before anything is timed, all are asserted to give the published result: in float32 within 1e-4
 everywhere, in bfloat16 within 0.01 of the range on average. Medians, contenders interleaved.
+
+In the clock of the video (benchmarks/driven_video.py): all that `infer.py -d video` does from the
+first frame to the last, with given points: reading, poses, networks, writing. Apart: what comes
+before the first frame, and, where a detector is installed, looking for faces. Every frame is
+asserted to come out as the network painted it, but for what H.264 changes.
 """
 
 from __future__ import annotations
@@ -32,6 +39,7 @@ import torch
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from benchmarks import driven_video
 from benchmarks.machine import facts
 from benchmarks.step_rows.bilayer import (
     TEST,
@@ -80,39 +88,51 @@ def frames(
     peer, ours = as_published(network(device)), network(device, last=True)
     ways: dict[str, Callable[[], tuple[Tensor, Tensor]]] = {
         "published fp32": lambda: published_frame(peer, avatar, poses),
-        "drive fp32": lambda: tuple(ours.drive(avatar, poses)[:2]),
     }
     for name, dtype in (("fp32", torch.float32), ("bf16", HALF)):
         driver = Driver(ours, avatar, dtype)
-        ways[f"driver {name}"] = lambda driver=driver: driver(poses)
-        if compiled:
-            fast = torch.compile(Driver(ours, avatar, dtype))
-            ways[f"driver compiled {name}"] = lambda fast=fast: fast(poses)
+        half = torch.autocast(device.type, HALF, enabled=dtype == HALF)
+
+        def drive(half: torch.autocast = half) -> tuple[Tensor, Tensor]:
+            with half:
+                return tuple(ours.drive(avatar, poses)[:2])
+
+        for kind, way in (("drive", drive), ("driver", lambda driver=driver: driver(poses))):
+            ways[f"{kind} {name}"] = way
+            if compiled:
+                ways[f"{kind} compiled {name}"] = torch.compile(way)
         if device.type == "cuda":
             graph = Graph(driver, len(poses))
             ways[f"graph {name}"] = lambda graph=graph: graph(poses)
     return ways
 
 
-def agree(row: str, ways: dict[str, Callable], outputs: Callable) -> dict[str, float]:
-    """Largest difference from the published result; raises where it is beyond the tolerance."""
+def agree(
+    row: str, ways: dict[str, Callable], outputs: Callable
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Largest difference from the published result; raises where it is beyond the tolerance. And
+    the seconds of each way's first call.
+    """
     expected = outputs(ways["published fp32"]())
-    errors = {}
+    errors, first = {}, {}
     for name, way in ways.items():
-        pairs = zip(outputs(way()), expected, strict=True)
+        start = time.perf_counter()
+        made = way()
+        first[name] = time.perf_counter() - start
+        pairs = zip(outputs(made), expected, strict=True)
         differences = torch.cat([(a.float() - b).abs().flatten() for a, b in pairs])
         errors[name] = differences.max().item()
         kind = name.rpartition(" ")[2]
         error = errors[name] if kind == "fp32" else differences.mean().item()
         if not error <= TOLERANCE[kind]:
             raise AssertionError(f"{row}: {name} is off by {error:g}")
-    return errors
+    return errors, first
 
 
 def measure(
     row: str, ways: dict[str, Callable], outputs: Callable, n: int, seconds: float, sync: Callable
 ) -> dict[str, Any]:
-    errors = agree(row, ways, outputs)
+    errors, first = agree(row, ways, outputs)
     times = medians(ways, seconds, sync)
     result: dict[str, Any] = {"row": row, "batch": n, "ways": {}}
     for name, took in times.items():
@@ -121,6 +141,8 @@ def measure(
             "times_published": times["published fp32"] / took,
             "largest_difference": errors[name],
         }
+        if "compiled" in name:
+            result["ways"][name]["compile_s"] = first[name]
     print(f"{row:32}{'ms each':>9}{'of published':>14}{'differs by':>12}")
     for name, r in result["ways"].items():
         print(
@@ -132,7 +154,9 @@ def measure(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    parser.add_argument("--quick", action="store_true", help="1 s a number instead of 8 s")
+    parser.add_argument(
+        "--quick", action="store_true", help="1 s a number instead of 8 s, and nothing is compiled"
+    )
     parser.add_argument("--no-compile", action="store_true", help="without torch.compile")
     parser.add_argument("--output", type=Path, help="JSON")
     args = parser.parse_args()
@@ -148,8 +172,9 @@ def main() -> None:
     fold_ms = 1e3 * (time.perf_counter() - start)
     for n in (1, 8):
         poses = batch_of(SIZE, n, device, seed=n)["target_poses"][:, 0]
-        ways = frames(device, avatar, poses, not args.no_compile)
+        ways = frames(device, avatar, poses, not (args.quick or args.no_compile))
         rows.append(measure(f"frame, batch {n}", ways, list, n, seconds, sync))
+    rows.append(driven_video.row(lambda: network(device, last=True), device, args.quick))
     output = args.output or Path(__file__).parent / f"results/inference-{args.device}.json"
     output.parent.mkdir(exist_ok=True)
     content = {"machine": facts(), "fold_ms": fold_ms, "rows": rows}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -34,7 +34,7 @@ def build(options: Mapping[str, Any], networks: Sequence[str] | None = None) -> 
     else:
         networks = network_names({"networks": networks}, "networks")
     # In alphabetical order, as the published program draws its random numbers.
-    built = {name: _MAKERS[name](given) for name in sorted(set(networks))}
+    built = {name: _make(name, given) for name in sorted(set(networks))}
     for name, net in built.items():
         _leave_plain(name, net, given)
         if not next(net.parameters()).is_meta:
@@ -64,10 +64,6 @@ def _kind(layer: nn.Module) -> str:
     return "conv2d" if isinstance(layer, Conv) else "linear"
 
 
-def _common(o: Mapping[str, Any]) -> dict[str, Any]:
-    return {"eps": o["eps"], "momentum": o["bn_momentum"]}
-
-
 def _texture_widths(o: Mapping[str, Any]) -> list[int]:
     """Channels of the embeddings, one a block of the texture generator."""
     names = "image_size / tex_input_tensor_size"
@@ -75,107 +71,88 @@ def _texture_widths(o: Mapping[str, Any]) -> list[int]:
     return [min(o["tex_num_channels"] * 2**i, o["tex_max_channels"]) for i in range(count)][::-1]
 
 
-def _identity_embedder(o: Mapping[str, Any]) -> IdentityEmbedder:
-    return IdentityEmbedder(
-        size=o["image_size"],
-        channels=o["emb_num_channels"],
-        max_channels=o["emb_max_channels"],
-        output_size=o["emb_output_tensor_size"],
-        embeds=_texture_widths(o),
-        stickman=not o["emb_no_stickman"],
-        norm=o["emb_norm_layer_type"],
-        act=o["emb_activation_type"],
-        down=o["emb_downsampling_type"],
-        **_common(o),
-    )
+def _make(name: str, o: Mapping[str, Any]) -> nn.Module:
+    network, prefix, alike, others = _MAKERS[name]
+    arguments = {"eps": o["eps"], "momentum": o["bn_momentum"]}
+    arguments |= {key: o[f"{prefix}_{_OPTIONS[key]}"] for key in alike.split()}
+    return network(**arguments, **others(o))
 
 
-def _keypoints_embedder(o: Mapping[str, Any]) -> KeypointsEmbedder:
-    return KeypointsEmbedder(
-        inputs=o["pse_in_channels"],
-        channels=o["pse_num_channels"],
-        blocks=o["pse_num_blocks"],
-        output_channels=o["inf_max_channels"],
-        output_size=o["inf_input_tensor_size"],
-        harmonics=o["pse_num_harmonics"] if o["pse_use_harmonic_enc"] else 0,
-        norm=o["pse_norm_layer_type"],
-        act=o["pse_activation_type"],
-        **_common(o),
-    )
+# What options of the same meaning end in, after the prefix of their network.
+_OPTIONS = {
+    "channels": "num_channels",
+    "max_channels": "max_channels",
+    "blocks": "num_blocks",
+    "input_size": "input_tensor_size",
+    "output_size": "output_tensor_size",
+    "norm": "norm_layer_type",
+    "act": "activation_type",
+    "down": "downsampling_type",
+    "up": "upsampling_type",
+    "skip": "skip_layer_type",
+}
 
-
-def _texture_generator(o: Mapping[str, Any]) -> TextureGenerator:
-    return TextureGenerator(
-        size=o["image_size"],
-        channels=o["tex_num_channels"],
-        max_channels=o["tex_max_channels"],
-        input_size=o["tex_input_tensor_size"],
-        norm=o["tex_norm_layer_type"],
-        pixel_bias=o["tex_pixelwise_bias_type"],
-        act=o["tex_activation_type"],
-        up=o["tex_upsampling_type"],
-        skip=o["tex_skip_layer_type"],
-        embed_channels=o["emb_num_channels"],
-        embed_max_channels=o["emb_max_channels"],
-        **_common(o),
-    )
-
-
-def _inference_generator(o: Mapping[str, Any]) -> InferenceGenerator:
-    return InferenceGenerator(
-        size=o["image_size"],
-        channels=o["inf_num_channels"],
-        max_channels=o["inf_max_channels"],
-        input_size=o["inf_input_tensor_size"],
-        norm=o["inf_norm_layer_type"],
-        act=o["inf_activation_type"],
-        up=o["inf_upsampling_type"],
-        skip=o["inf_skip_layer_type"],
-        segmentation=o["inf_pred_segmentation"],
-        embeds=_texture_widths(o),
-        embed_channels=o["emb_num_channels"],
-        embed_max_channels=o["emb_max_channels"],
-        **_common(o),
-    )
-
-
-def _discriminator(o: Mapping[str, Any]) -> Discriminator:
-    return Discriminator(
-        size=o["image_size"],
-        channels=o["dis_num_channels"],
-        max_channels=o["dis_max_channels"],
-        blocks=o["dis_num_blocks"],
-        output_size=o["dis_output_tensor_size"],
-        stickman=not o["dis_no_stickman"],
-        norm=o["dis_norm_layer_type"],
-        act=o["dis_activation_type"],
-        down=o["dis_downsampling_type"],
-        **_common(o),
-    )
-
-
-def _texture_enhancer(o: Mapping[str, Any]) -> TextureEnhancer:
-    return TextureEnhancer(
-        size=o["image_size"],
-        channels=o["enh_num_channels"],
-        max_channels=o["enh_max_channels"],
-        bottleneck_size=o["enh_bottleneck_tensor_size"],
-        blocks=o["enh_num_blocks"],
-        steps=o["enh_unrolling_depth"],
-        guide=o["enh_guiding_rgb_loss_type"],
-        norm=o["enh_norm_layer_type"],
-        act=o["enh_activation_type"],
-        down=o["enh_downsampling_type"],
-        up=o["enh_upsampling_type"],
-        **_common(o),
-    )
-
-
-_MAKERS = {
-    "identity_embedder": _identity_embedder,
-    "keypoints_embedder": _keypoints_embedder,
-    "texture_generator": _texture_generator,
-    "inference_generator": _inference_generator,
-    "discriminator": _discriminator,
-    "texture_enhancer": _texture_enhancer,
+# Class, prefix of its options, arguments by those of the same meaning, and the other arguments.
+_MAKERS: dict[str, tuple[type[nn.Module], str, str, Callable[[Mapping[str, Any]], dict]]] = {
+    "identity_embedder": (
+        IdentityEmbedder,
+        "emb",
+        "channels max_channels output_size norm act down",
+        lambda o: {
+            "size": o["image_size"],
+            "embeds": _texture_widths(o),
+            "stickman": not o["emb_no_stickman"],
+        },
+    ),
+    "keypoints_embedder": (
+        KeypointsEmbedder,
+        "pse",
+        "channels blocks norm act",
+        lambda o: {
+            "inputs": o["pse_in_channels"],
+            "output_channels": o["inf_max_channels"],
+            "output_size": o["inf_input_tensor_size"],
+            "harmonics": o["pse_num_harmonics"] if o["pse_use_harmonic_enc"] else 0,
+        },
+    ),
+    "texture_generator": (
+        TextureGenerator,
+        "tex",
+        "channels max_channels input_size norm act up skip",
+        lambda o: {
+            "size": o["image_size"],
+            "pixel_bias": o["tex_pixelwise_bias_type"],
+            "embed_channels": o["emb_num_channels"],
+            "embed_max_channels": o["emb_max_channels"],
+        },
+    ),
+    "inference_generator": (
+        InferenceGenerator,
+        "inf",
+        "channels max_channels input_size norm act up skip",
+        lambda o: {
+            "size": o["image_size"],
+            "segmentation": o["inf_pred_segmentation"],
+            "embeds": _texture_widths(o),
+            "embed_channels": o["emb_num_channels"],
+            "embed_max_channels": o["emb_max_channels"],
+        },
+    ),
+    "discriminator": (
+        Discriminator,
+        "dis",
+        "channels max_channels blocks output_size norm act down",
+        lambda o: {"size": o["image_size"], "stickman": not o["dis_no_stickman"]},
+    ),
+    "texture_enhancer": (
+        TextureEnhancer,
+        "enh",
+        "channels max_channels blocks norm act down up",
+        lambda o: {
+            "size": o["image_size"],
+            "bottleneck_size": o["enh_bottleneck_tensor_size"],
+            "steps": o["enh_unrolling_depth"],
+            "guide": o["enh_guiding_rgb_loss_type"],
+        },
+    ),
 }

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from nets.spectral import Conv, Linear
 
-from .layers import Residual, activation, average_frames, doublings
+from .layers import Residual, activation, average_frames, doublings, halving, through
 
 EMBEDS = (512, 512, 512, 256, 128, 64)
 
@@ -46,10 +46,8 @@ class IdentityEmbedder(nn.Module):
         common = {"act": act, "eps": eps, "momentum": momentum}
         widths = [min(channels * 2**i, max_channels) for i in range(halvings + 1)]
         net = nn.Module()
-        net.enc = nn.Sequential(Conv(6 if stickman else 3, channels, 3, eps))
-        for i, (a, b) in enumerate(pairwise(widths)):
-            norms = (norm, norm)
-            net.enc.append(Residual(a, b, norms, down=down, side=size >> i, **common))
+        first = Conv(6 if stickman else 3, channels, 3, eps)
+        net.enc = nn.Sequential(first, *halving(widths, size, norm, down, **common))
         net.dec_blocks = nn.ModuleList()
         inputs = widths[-1]
         for outputs in embeds:
@@ -85,10 +83,7 @@ class IdentityEmbedder(nn.Module):
             if stickmen is None:
                 raise ValueError("bilayer: this identity embedder needs stickmen beside the images")
             x = torch.cat([x, stickmen], dim=2)
-        x = x.flatten(0, 1)
-        for layer in self.net.enc:
-            x = layer(x)[0] if isinstance(layer, Residual) else layer(x)
-        x = average_frames(x, frames)
+        x = average_frames(through(self.net.enc, x.flatten(0, 1)), frames)
         embeds = []
         for place, block in enumerate(self.net.dec_blocks, start=1):
             if place < len(self.net.dec_blocks):

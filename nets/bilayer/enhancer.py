@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from nets.ops import uv_sample
 from nets.spectral import Conv, full_precision
 
-from .layers import Residual, activation, average_frames, doublings, norm2d
+from .layers import Residual, activation, average_frames, doublings, halving, norm2d, through
 
 
 class TextureEnhancer(nn.Module):
@@ -40,12 +40,10 @@ class TextureEnhancer(nn.Module):
         common = {"act": act, "eps": eps, "momentum": momentum}
         norms = (norm, norm)
         layers: list[nn.Module] = [Conv(6, channels, 3, eps)]
-        for i in range(count):
-            side = size >> i
-            layers.append(Residual(widths[i], widths[i + 1], norms, down=down, side=side, **common))
+        layers += halving(widths, size, norm, down, **common)
         for _ in range(blocks):
             layers.append(Residual(widths[-1], widths[-1], norms, side=bottleneck_size, **common))
-        self.averaged = len(layers) - 1  # behind this one the frames become one
+        self.apart = len(layers)  # so many see the frames apart, the others their average
         for i in reversed(range(count)):
             side = size >> (i + 1)
             layers.append(Residual(widths[i + 1], widths[i], norms, up=up, side=side, **common))
@@ -57,12 +55,9 @@ class TextureEnhancer(nn.Module):
 
     def change(self, texture: Tensor, gradient: Tensor, frames: int) -> Tensor:
         """One step's change of the texture, (b, 3, S, S) in [-1, 1], from (b * n, 3, S, S)."""
-        x = torch.cat([texture, gradient], dim=1)
-        for place, layer in enumerate(self.net.blocks):
-            x = layer(x)[0] if isinstance(layer, Residual) else layer(x)
-            if place == self.averaged:
-                x = average_frames(x, frames)
-        return x.tanh()
+        each, one = self.net.blocks[: self.apart], self.net.blocks[self.apart :]
+        x = through(each, torch.cat([texture, gradient], dim=1))
+        return through(one, average_frames(x, frames)).tanh()
 
     def forward(
         self,

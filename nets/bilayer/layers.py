@@ -11,7 +11,9 @@ consecutive ones.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -247,6 +249,23 @@ class Residual(nn.Module):
         for layer in layers:
             x = layer(x, pairs) if getattr(layer, "sets", 0) else layer(x)
         return y + x, feats
+
+
+def halving(
+    widths: Sequence[int], side: int, norm: str, down: str, **settings: Any
+) -> list[Residual]:
+    """Residual blocks from each width to the next, each halving its maps, of `side` at first."""
+    return [
+        Residual(a, b, (norm, norm), down=down, side=side >> i, **settings)
+        for i, (a, b) in enumerate(pairwise(widths))
+    ]
+
+
+def through(layers: Iterable[nn.Module], x: Tensor) -> Tensor:
+    """x after all layers; of residual blocks their output, not their features."""
+    for layer in layers:
+        x = layer(x)[0] if isinstance(layer, Residual) else layer(x)
+    return x
 
 
 def average_frames(x: Tensor, frames: int) -> Tensor:

@@ -18,8 +18,9 @@ from nets.losses import feature_distances
 from nets.vgg import VGG19, layer_name
 
 from .options import words
+from .warping import KeypointPlaces, WarpingWeight
 
-LOSSES = (
+PUBLISHED = (
     "adversarial",
     "feature_matching",
     "perceptual",
@@ -27,6 +28,7 @@ LOSSES = (
     "segmentation",
     "warping_regularizer",
 )
+LOSSES = (*PUBLISHED, "keypoint_correspondence")  # the last is ours: `KeypointPlaces`
 EXTRACTORS = {  # published name -> family of `nets.vgg`
     "vgg19_imagenet_pytorch": "torchvision",
     "vgg16_face_caffe": "face",
@@ -34,7 +36,7 @@ EXTRACTORS = {  # published name -> family of `nets.vgg`
 
 # The published defaults, but for the pair of the segmentation, where they name no tensor.
 DEFAULTS: dict[str, Any] = {
-    "losses_train": list(LOSSES),
+    "losses_train": list(PUBLISHED),
     "adv_pred_type": "ragan",
     "adv_loss_weight": 0.5,
     "fem_loss_type": "l1",
@@ -52,7 +54,7 @@ DEFAULTS: dict[str, Any] = {
     "pix_loss_apply_to": "pred_target_delta_lf_rgbs, target_imgs",
     "pix_loss_names": "L1",
     "seg_loss_type": "bce",
-    "seg_loss_weights": 10.0,
+    "seg_loss_weights": "10.0",
     "seg_loss_apply_to": "pred_target_segs_logits, target_segs",
     "seg_loss_names": "BCE",
     "wpr_loss_type": "l1",
@@ -60,6 +62,7 @@ DEFAULTS: dict[str, Any] = {
     "wpr_loss_weight_decay": 0.9,
     "wpr_loss_decay_schedule": 50,
     "wpr_loss_apply_to": "pred_target_delta_uvs",
+    "kpc_loss_weight": 10.0,
     "eps": 1e-7,
 }
 
@@ -141,7 +144,8 @@ class Losses(nn.Module):
     options     flags by their published names; `DEFAULTS` for those that are absent
     extractors  the frozen networks of the perceptual loss by their published names, those that
                 `needed_extractors` lists
-    The warping regulariser's weight decays; `state_dict` holds where it stands.
+    The warping regulariser's weight decays and the keypoints' places are averaged over the steps;
+    `state_dict` holds where they stand.
     """
 
     def __init__(self, options: Mapping[str, Any], extractors: Mapping[str, VGG19] | None = None):
@@ -165,6 +169,7 @@ class Losses(nn.Module):
         self.warping = WarpingWeight(
             o["wpr_loss_weight"], o["wpr_loss_weight_decay"], o["wpr_loss_decay_schedule"], o["eps"]
         )
+        self.places = KeypointPlaces()
 
     def train(self, mode: bool = True) -> Losses:
         """The extractors stay as they are."""
@@ -180,10 +185,11 @@ class Losses(nn.Module):
         return out
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        return self.warping.state_dict()
+        return {**self.warping.state_dict(), **self.places.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any], *args: Any, **kwargs: Any) -> None:
         self.warping.load_state_dict(state)
+        self.places.load_state_dict(state)
 
     def _adversarial(self, data: Mapping[str, Any], out: dict[str, Tensor]) -> None:
         scores = (_need(data, n) for n in ("real_scores", "fake_scores_dis", "fake_scores_gen"))
@@ -235,28 +241,12 @@ class Losses(nn.Module):
         sizes = [(d.square() if squared else d.abs()).mean() for d in deltas]
         out["G_WPR"] = weight * torch.stack(sizes).mean()
 
-
-class WarpingWeight:
-    """The weight of the warping regulariser: times `decay` after every `schedule` calls, not below
-    `eps`. A decay of 1 or a schedule below 1 leave it as it is."""
-
-    def __init__(self, weight: float, decay: float, schedule: int, eps: float):
-        self.weight, self.calls = float(weight), 0
-        self.decay, self.schedule, self.eps = decay, schedule, eps
-
-    def next(self) -> float:
-        """The weight of this training call."""
-        weight = self.weight
-        self.calls += 1
-        if self.decay != 1 and self.schedule > 0 and self.calls % self.schedule == 0:
-            self.weight = max(self.weight * self.decay, self.eps)
-        return weight
-
-    def state_dict(self) -> dict[str, float | int]:
-        return {"wpr_weight": self.weight, "wpr_calls": self.calls}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.weight, self.calls = float(state["wpr_weight"]), int(state["wpr_calls"])
+    def _keypoint_correspondence(self, data: Mapping[str, Any], out: dict[str, Tensor]) -> None:
+        poses = _need(data, "target_poses")
+        if torch.is_grad_enabled():
+            self.places.add(poses)
+        value = self.places.distance(_need(data, "pred_target_uvs"), poses)
+        out["G_KPC"] = self.options["kpc_loss_weight"] * value
 
 
 def needed_extractors(options: Mapping[str, Any]) -> list[str]:

@@ -9,13 +9,13 @@ import torch.nn.functional as F
 from bilayer_tiny import batch, model
 from nets.bilayer.losses import (
     Losses,
-    WarpingWeight,
     adversarial_losses,
     dice,
     feature_matching,
     needed_extractors,
     perceptual,
 )
+from nets.bilayer.warping import KeypointPlaces, WarpingWeight
 from nets.vgg import load_vgg
 
 NO_VGG = "adversarial, feature_matching, pixelwise, segmentation, warping_regularizer"
@@ -143,6 +143,50 @@ def test_warping_loss_ends_at_its_floor_and_goes_on_after_a_restart():
         assert all(len(fresh(data)) == 1 for _ in range(5))
     zero = Losses({**o, "wpr_loss_weight": 0.0})
     assert zero(data)["G_WPR"].item() == 0
+
+
+def grid(size, shift=0.0):
+    """UVs (1, size, size, 2): every pixel reads its own place, moved to the right."""
+    centres = (torch.arange(size) * 2 + 1) / size - 1
+    plane = torch.stack(torch.meshgrid(centres, centres, indexing="xy"), -1)
+    return plane[None] + torch.tensor([shift, 0.0])
+
+
+def test_keypoints_are_read_from_one_place_of_the_texture():
+    poses = torch.rand(4, 1, 136, generator=torch.Generator().manual_seed(0)) - 0.5
+    poses[1:] = poses[:1] + torch.tensor([0.0, 0.1, 0.3])[:, None, None]  # moved as a whole
+    middle = torch.tensor(0.1)
+    places = KeypointPlaces()
+    for pose in poses:  # four steps of one picture: their mean is that of all
+        places.add(pose[None])
+    still = torch.stack([grid(64)] * 4)
+    moves = (torch.tensor([0.0, 0.0, 0.1, 0.3]) - middle).abs().mean()
+    torch.testing.assert_close(places.distance(still, poses), moves)
+    back = torch.stack([grid(64) - (m - middle) for m in (0.0, 0.0, 0.1, 0.3)])
+    assert places.distance(back, poses) < 1e-6
+    aside = torch.stack([g + torch.tensor([0.2, 0.0]) for g in back])
+    torch.testing.assert_close(places.distance(aside, poses), torch.tensor(0.1))  # of x and y
+    again = KeypointPlaces()
+    again.load_state_dict(places.state_dict())
+    places.add(poses[:1]), again.add(poses[:1])
+    assert torch.equal(again.places, places.places)
+
+
+def test_correspondence_trains_the_offsets_whatever_the_texture():
+    net = model()
+    losses = Losses({"losses_train": "keypoint_correspondence", "kpc_loss_weight": 2.0})
+    data = net(batch(b=4))
+    losses(data)["G_KPC"].backward()
+    gradient = net.inference_generator.gen_inf.heads[0][0].weight_orig.grad
+    assert gradient.abs().sum() > 0
+    assert net.texture_generator.gen_tex_input.grad is None
+    with torch.no_grad():  # a test pass does not count
+        before = losses.places.calls
+        torch.testing.assert_close(
+            losses(data)["G_KPC"],
+            2 * losses.places.distance(data["pred_target_uvs"], data["target_poses"]),
+        )
+    assert losses.places.calls == before == 1
 
 
 def test_pairs_and_names_follow_the_options(extractors):

@@ -1,4 +1,4 @@
-"""The options of train_bilayer.py: the names, types and defaults of the published scripts."""
+"""What the options of train_bilayer.py mean: lists, locations, optimisers, what contradicts."""
 
 from __future__ import annotations
 
@@ -6,268 +6,23 @@ import difflib
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
 from nets.bilayer.losses import LOSSES
 from nets.bilayer.metrics import ALIASES, METRICS
-from nets.bilayer.options import NETWORKS
+from nets.bilayer.options import NETWORKS, words
 from nets.errors import UserError
 from nets.run import options
-from nets.run.options import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, add_flag
-
-BASE = "identity_embedder, texture_generator, keypoints_embedder, inference_generator"
-ALL = f"{BASE}, discriminator"
-OPTIMIZERS = ["adam", "fusedadam", "sgd", "fusedsgd", "lbfgs"]
-WITHOUT_EFFECT = {  # of the published scripts: flags that never had one, or that the program sets
-    "dataset_name": str, "tex_pred_segmentation": str, "pse_input_tensor": str, "local_rank": int,
-    "rank": int, "world_size": int, "train_size": int, "folder_postfix": str,
-}  # fmt: skip
-Names = str | list[str]
-Numbers = str | float | list[float]
-Epoch = str | int
-
-
-# fmt: off
-def parser(description: str) -> options.ArgumentParser:
-    p = options.parser("bilayer", description)
-    g = p.add_argument_group("where (the run folder is experiment_dir/runs/experiment_name)")
-    add = g.add_argument
-    add("--experiment_dir", type=str | None, default=None,
-        help="parent of runs/; default: the current folder; without this and --experiment_name the "
-        "run folder is run_dir/name")
-    add("--experiment_name", type=str | None, default=None,
-        help="name of the run folder; default: test")
-    add("--project_dir", type=str | None, default=None,
-        help="what experiment_dir and pretrained_weights_dir are if they are not given")
-    add("--pretrained_weights_dir", type=str | None, default=None,
-        help="folder that holds pretrained_weights/, with the weights of losses and metrics")
-    add("--torch_home", type=str, default="", help="torch's folder of downloaded weights")
-    add_flag(g, "--no_disk_write_ops", False, "leave nothing on the disk")
-    add_flag(g, "--redirect_print_to_file", False, "print to logs/stdout_RANK.txt")
-    add("--images_log_rate", type=PositiveInt, default=100,
-        help="steps between pictures in metrics/")
-    add("--metrics_log_rate", type=PositiveInt, default=2, help="steps between numbers in metrics/")
-    add("--visual_freq", type=int, default=-1,
-        help="steps between lines and grids of training; -1: once an epoch")
-    add("--num_visuals", type=PositiveInt, default=32, help="rows of a grid")
-    g = p.add_argument_group("data (no data_root and no list: the demo world of heads)")
-    add = g.add_argument
-    add("--data_root", type=str | None, default=None,
-        help="folder with imgs/, keypoints/ and segs/: all people, one person or one video")
-    add("--dataloader_name", type=Literal["voxceleb2"], default="voxceleb2",
-        help="form of the folder")
-    add_flag(g, "--save_dataset_filenames", False,
-        "write the frames that are used to train_filenames.txt and test_filenames.txt")
-    add_flag(g, "--dataset_load_from_txt", False, "take the frames from such lists")
-    add("--train_load_from_filename", type=str, default="train_filenames.txt",
-        help="list of training frames")
-    add("--test_load_from_filename", type=str, default="test_filenames.txt",
-        help="list of test frames")
-    add_flag(g, "--frame_num_from_paper", False,
-        "draw frames by the paper's rule, spread over a video; else each uniformly")
-    add("--num_source_frames", type=NonNegativeInt, default=1, help="sources of a sample")
-    add("--num_target_frames", type=PositiveInt, default=1, help="targets of a sample")
-    add("--image_size", type=PositiveInt, default=256, help="side of the pictures, pixels")
-    add("--num_keypoints", type=PositiveInt, default=68, help="points of a face")
-    add_flag(g, "--output_segmentation", True, "read masks")
-    add_flag(g, "--output_stickmen", True, "draw stick figures of the points")
-    add("--stickmen_thickness", type=PositiveInt, default=2, help="of their lines, pixels")
-    add("--batch_size", type=PositiveInt, default=1, help="samples a step, of all ranks together")
-    add("--num_workers_per_process", type=NonNegativeInt | None, default=None,
-        help="another name of --workers")
-    add("--random_seed", type=NonNegativeInt | None, default=None, help="another name of --seed")
-    add("--demo_train", type=NonNegativeInt, default=0,
-        help="people of the demo world to train on; 0: 2000")
-    add("--demo_test", type=NonNegativeInt, default=0, help="and to test on; 0: 64")
-    g = p.add_argument_group("start")
-    add = g.add_argument
-    add("--which_epoch", type=Epoch, default="none",
-        help="epoch of this experiment's checkpoints/EPOCH_NETWORK.pth to go on from, where there "
-        "is no whole checkpoint of ours")
-    add("--init_experiment_dir", type=str, default="",
-        help="experiment folder to take networks from (it holds checkpoints/)")
-    add("--init_networks", type=Names, default="", help="which networks")
-    add("--init_which_epoch", type=Epoch, default="none", help="of which epoch")
-    add("--frozen_networks", type=Names, default="", help="networks that do not learn")
-    add_flag(g, "--unfreeze_texture_generator_last_layers", True,
-        "a frozen texture generator's projector and last layers learn all the same")
-    add_flag(g, "--unfreeze_inference_generator_last_layers", False,
-        "and a frozen inference generator's")
-    g = p.add_argument_group("schedule")
-    add = g.add_argument
-    add("--num_epochs", type=PositiveInt, default=1000, help="last epoch, counted from 1")
-    add("--num_steps", type=PositiveInt | None, default=None, help="steps, instead of epochs")
-    add("--checkpoint_freq", type=PositiveInt, default=25,
-        help="epochs between two EPOCH_NETWORK.pth")
-    add("--test_freq", type=PositiveInt, default=5, help="epochs between two tests")
-    add_flag(g, "--skip_test", False, "do not test")
-    add_flag(g, "--save_initial_test_before_training", True, "test once before the first epoch")
-    add_flag(g, "--calc_stats", False, "standing statistics of BatchNorm before a test")
-    add("--stats_calc_iters", type=PositiveInt, default=100, help="batches of standing statistics")
-    add("--optims", type=str | dict[str, str], default=", ".join(f"{n}: adam" for n in NETWORKS),
-        help=f"network: one of {', '.join(OPTIMIZERS)}")
-    add("--lrs", type=str | dict[str, float], default=", ".join(f"{n}: 2e-4" for n in NETWORKS),
-        help="network: learning rate")
-    add("--adam_beta1", type=options.Fraction, default=0.5, help="of Adam")
-    add("--adam_beta2", type=options.Fraction, default=0.999, help="of Adam")
-    add("--lr_decay_begin", type=NonNegativeInt | None, default=None,
-        help="step from which learning rates fall linearly to 0 at the end; default: never")
-    add("--eps", type=PositiveFloat, default=1e-7, help="of norms, spectral norm and Adam")
-    add("--bn_momentum", type=PositiveFloat, default=1.0, help="of BatchNorm")
-    add("--wgv_mode", type=Literal["none", "running_average", "average"], default="none",
-        help="average the weights for tests and inference")
-    add("--wgv_momentum", type=options.Fraction, default=0.999, help="of running_average")
-    add_flag(g, "--debug", False, "one batch an epoch, anomaly detection")
-    add("--num_gpus", type=NonNegativeInt, default=1,
-        help="0: CPU; more than one: start so many ranks with torchrun")
-    for name, text in (("use_half", "as --precision fp16"), ("use_apex", "mixed precision"),
-                       ("use_closure", "give the optimisers a closure")):
-        add_flag(g, f"--{name}", False, text)
-    add("--amp_opt_level", type=Literal["O0", "O1", "O2", "O3"], default="O0",
-        help="with use_apex: O0 is fp32, the others are --precision fp16")
-    add("--amp_loss_scale", type=str, default="dynamic", help="of fp16: always dynamic")
-    g = p.add_argument_group("which networks, losses and metrics")
-    add = g.add_argument
-    add("--runner_name", type=Literal["default"], default="default", help="the order below")
-    add("--networks_train", type=Names, default=ALL, help="networks run in training")
-    add("--networks_test", type=Names, default=BASE, help="networks run in tests and inference")
-    add("--networks_calc_stats", type=Names, default=BASE, help="networks with calc_stats")
-    add("--networks_to_train", type=Names, default=ALL, help="networks that learn")
-    add("--losses_train", type=Names, default=", ".join(LOSSES), help=f"of {', '.join(LOSSES)}")
-    add("--losses_test", type=Names, default="lpips, csim", help=f"of {', '.join(METRICS)}")
-    add("--metrics", type=Names, default="PSNR, lpips, pose_matching",
-        help="metrics in training and tests")
-    add("--spn_networks", type=Names, default=", ".join(NETWORKS),
-        help="networks with spectral norm")
-    add("--spn_exceptions", type=Names, default="", help="modules without, network.module.name")
-    add("--spn_layers", type=Names, default="conv2d, linear", help="kinds of layers with it")
-    _networks(p)
-    _losses(p)
-    g = p.add_argument_group("without effect, taken for the published command lines' sake")
-    for name, kind in WITHOUT_EFFECT.items():
-        g.add_argument(f"--{name}", type=kind | None, default=None, help="no effect")
-    return p
-
-
-def _networks(p: options.ArgumentParser) -> None:
-    g = p.add_argument_group("networks")
-    add = g.add_argument
-    act = {"type": Literal["leakyrelu", "relu"], "default": "leakyrelu", "help": "activation"}
-    down = {"type": Literal["avgpool", "maxpool", "pixelunshuffle"], "default": "avgpool",
-            "help": "halving"}
-    up = {"type": Literal["nearest", "bilinear", "pixelshuffle"], "default": "nearest",
-          "help": "doubling"}
-    skip = {"type": Literal["ada_conv", "conv"], "default": "ada_conv", "help": "skip convolution"}
-    ints = {
-        "emb_num_channels": 64, "emb_max_channels": 512, "emb_output_tensor_size": 8,
-        "pse_num_channels": 256, "pse_num_blocks": 4, "pse_in_channels": 136,
-        "pse_num_harmonics": 4,
-        "tex_num_channels": 64, "tex_max_channels": 512, "tex_input_tensor_size": 4,
-        "inf_num_channels": 32, "inf_max_channels": 256, "inf_input_tensor_size": 4,
-        "dis_num_channels": 64, "dis_max_channels": 512, "dis_num_blocks": 6,
-        "dis_output_tensor_size": 8,
-        "enh_num_channels": 64, "enh_max_channels": 128, "enh_bottleneck_tensor_size": 128,
-        "enh_num_blocks": 8, "enh_unrolling_depth": 4,
-    }
-    for name, value in ints.items():
-        add(f"--{name}", type=PositiveInt, default=value, help=_words(name))
-    norms = {"emb": "none", "pse": "none", "tex": "ada_spade_bn", "inf": "ada_bn", "dis": "bn",
-             "enh": "none"}
-    for part, value in norms.items():
-        add(f"--{part}_norm_layer_type", type=str, default=value, help="norm")
-        add(f"--{part}_activation_type", **act)
-    for part in ("emb", "dis", "enh"):
-        add(f"--{part}_downsampling_type", **down)
-    for part in ("tex", "inf", "enh"):
-        add(f"--{part}_upsampling_type", **up)
-    for part in ("tex", "inf"):
-        add(f"--{part}_skip_layer_type", **skip)
-    add("--tex_pixelwise_bias_type", type=Literal["none", "fixed", "adaptive", "stochastic"],
-        default="none", help="bias a pixel")
-    add_flag(g, "--emb_no_stickman", False, "the embedder sees the picture alone")
-    add_flag(g, "--emb_apply_masks", True, "the embedder sees the person alone")
-    add_flag(g, "--pse_emb_source_pose", False, "embed the source's pose as well")
-    add_flag(g, "--pse_use_harmonic_enc", False, "sines and cosines of the points")
-    add_flag(g, "--inf_pred_segmentation", True, "predict masks")
-    add_flag(g, "--inf_pred_source_data", False, "render the source as well")
-    add_flag(g, "--inf_calc_grad", False, "gradients through a network that does not learn")
-    add_flag(g, "--inf_apply_masks", True, "cut pictures out by the predicted mask")
-    add_flag(g, "--dis_no_stickman", False, "the discriminator sees pictures alone")
-    add("--dis_fake_imgs_name", type=str, default="pred_target_imgs", help="the fake")
-    add("--enh_guiding_rgb_loss_type", type=Literal["sse", "l1"], default="sse",
-        help="whose gradient guides the enhancer")
-    add_flag(g, "--enh_detach_inputs", True, "no gradient from the enhancer to the others")
-    add_flag(g, "--enh_apply_masks", True, "cut the enhanced picture out")
-
-
-def _losses(p: options.ArgumentParser) -> None:
-    g = p.add_argument_group("losses and metrics")
-    add = g.add_argument
-    add("--adv_pred_type", type=Literal["gan", "rgan", "ragan"], default="ragan",
-        help="(relativistic) hinge")
-    add("--adv_loss_weight", type=NonNegativeFloat, default=0.5, help="factor")
-    add("--fem_loss_type", type=Literal["l1", "mse"], default="l1", help="distance")
-    add("--fem_loss_weight", type=NonNegativeFloat, default=10.0, help="factor")
-    add("--per_full_net_names", type=Names, default="vgg19_imagenet_pytorch, vgg16_face_caffe",
-        help="feature networks")
-    add("--per_net_layers", type=str, default="1,6,11,20,29; 1,6,11,18,25",
-        help="their layers, a ; between networks")
-    add("--per_pooling", type=Literal["avgpool", "maxpool"], default="avgpool",
-        help="their pooling")
-    add("--per_loss_apply_to", type=str, default="pred_target_imgs_lf_detached, target_imgs",
-        help="prediction, target; more of them after a ;")
-    add("--per_loss_type", type=Literal["l1", "mse"], default="l1", help="distance")
-    add("--per_loss_weights", type=Numbers, default="10.0, 0.01", help="a factor a network")
-    add("--per_layer_weights", type=Numbers, default="0.03125, 0.0625, 0.125, 0.25, 1.0",
-        help="a factor a layer")
-    add("--per_loss_names", type=str, default="VGG19, VGGFace", help="names in the log")
-    add("--perceptual", type=Literal["pretrained", "random"], default="pretrained",
-        help="random: seeded random feature networks where there are no weights")
-    add_flag(g, "--vgg_download", False, "fetch ImageNet weights when they are not there")
-    add("--pix_loss_type", type=Literal["l1", "mse", "ce"], default="l1", help="distance")
-    add("--pix_loss_weights", type=Numbers, default="10.0", help="a factor a pair")
-    add("--pix_loss_apply_to", type=str, default="pred_target_delta_lf_rgbs, target_imgs",
-        help="prediction, target; more of them after a ;")
-    add("--pix_loss_names", type=Names, default="L1", help="names in the log")
-    add("--seg_loss_type", type=Literal["bce", "dice"], default="bce", help="distance")
-    add("--seg_loss_weights", type=Numbers, default="10.0", help="factor")
-    add("--seg_loss_apply_to", type=str, default="pred_target_segs_logits, target_segs",
-        help="prediction, target")
-    add("--seg_loss_names", type=Names, default="BCE", help="name in the log")
-    add("--wpr_loss_type", type=Literal["l1", "mse"], default="l1", help="distance from 0")
-    add("--wpr_loss_weight", type=NonNegativeFloat, default=10.0, help="first factor")
-    add("--wpr_loss_weight_decay", type=PositiveFloat, default=0.9, help="of the factor")
-    add("--wpr_loss_decay_schedule", type=int, default=50, help="steps between decays; -1: none")
-    add("--wpr_loss_apply_to", type=str, default="pred_target_delta_uvs", help="offsets")
-    add("--psnr_loss_apply_to", type=str, default="pred_target_imgs, target_imgs",
-        help="prediction, target")
-    add("--csm_model", type=Literal["insight_face"], default="insight_face", help="of csim")
-    add("--lps_model", type=Literal["net-lin"], default="net-lin", help="of lpips")
-    add("--lps_net", type=Literal["vgg"], default="vgg", help="of lpips")
-    add("--nme_num_threads", type=PositiveInt, default=1, help="no effect: one detector serves")
-    for name in ("lps_calc_grad", "ssm_use_masks", "ssm_calc_grad"):
-        add_flag(g, f"--{name}", False, "gradients of the metric" if "grad" in name else
-                 "the person only")
-# fmt: on
-
-
-def _words(name: str) -> str:
-    return name.partition("_")[2].replace("_", " ")
-
-
-def split_names(value: str | list[str]) -> list[str]:
-    """["a", "b"] from "a, b" or a list."""
-    parts = value.split(",") if isinstance(value, str) else value
-    return [part.strip() for part in parts if part.strip()]
+from nets.systems.bilayer.flags import OPTIMIZERS, parser
 
 
 def split_pairs(value: str | dict[str, Any], name: str) -> dict[str, str]:
     """{"a": "x", "b": "y"} from "a: x, b: y" or a dict."""
     if isinstance(value, dict):
         return {key: str(item) for key, item in value.items()}
-    parts = [part.partition(":") for part in split_names(value)]
+    parts = [part.partition(":") for part in words(value)]
     for key, colon, item in parts:
         if not colon or not item.strip():
             raise UserError(f"{name}: must be `network: value, ...`, got `{key}`")
@@ -293,13 +48,13 @@ def parse(description: str, argv: list[str] | None = None) -> options.Namespace:
     _location(args)
     for name in ("networks_train", "networks_test", "networks_calc_stats", "networks_to_train",
                  "spn_networks", "init_networks", "frozen_networks"):  # fmt: skip
-        args[name] = known_names(split_names(args[name]), NETWORKS, name, "network")
-    args.losses_train = known_names(split_names(args.losses_train), LOSSES, "losses_train", "loss")
+        args[name] = known_names(words(args[name]), NETWORKS, name, "network")
+    args.losses_train = known_names(words(args.losses_train), LOSSES, "losses_train", "loss")
     for name in ("losses_test", "metrics"):
-        args[name] = known_names(split_names(args[name]), METRICS, name, "metric")
+        args[name] = known_names(words(args[name]), METRICS, name, "metric")
     for name in ("spn_exceptions", "spn_layers", "per_full_net_names", "pix_loss_names",
                  "seg_loss_names"):  # fmt: skip
-        args[name] = split_names(args[name])
+        args[name] = words(args[name])
     for name in ("per_loss_weights", "per_layer_weights", "pix_loss_weights", "seg_loss_weights"):
         args[name] = _numbers(args[name], name)
     _optimizers(args)
@@ -323,8 +78,8 @@ def _location(args: options.Namespace) -> None:
 
 def _numbers(value: str | float | list[float], name: str) -> list[float]:
     try:
-        parts = split_names(value) if isinstance(value, str) else value
-        return [float(part) for part in (parts if isinstance(parts, list) else [parts])]
+        parts = [value] if isinstance(value, int | float) else words(value)
+        return [float(part) for part in parts]
     except ValueError as error:
         raise UserError(f"{name}: must be numbers with commas between, got {value}") from error
 

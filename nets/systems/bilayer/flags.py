@@ -1,0 +1,243 @@
+"""The options of train_bilayer.py: the names, types and defaults of the published scripts."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from nets.bilayer.losses import DEFAULTS as LOSS
+from nets.bilayer.losses import LOSSES, PUBLISHED
+from nets.bilayer.metrics import METRICS
+from nets.bilayer.options import DEFAULTS as NET
+from nets.bilayer.options import NETWORKS
+from nets.run import options
+from nets.run.options import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, add_flag
+
+BASE = "identity_embedder, texture_generator, keypoints_embedder, inference_generator"
+ALL = f"{BASE}, discriminator"
+OPTIMIZERS = ["adam", "fusedadam", "sgd", "fusedsgd", "lbfgs"]
+WITHOUT_EFFECT = {  # of the published scripts: flags that never had one, or that the program sets
+    "dataset_name": str, "tex_pred_segmentation": str, "pse_input_tensor": str, "local_rank": int,
+    "rank": int, "world_size": int, "train_size": int, "folder_postfix": str,
+}  # fmt: skip
+SIZES = (
+    "emb_num_channels", "emb_max_channels", "emb_output_tensor_size",
+    "pse_num_channels", "pse_num_blocks", "pse_in_channels", "pse_num_harmonics",
+    "tex_num_channels", "tex_max_channels", "tex_input_tensor_size",
+    "inf_num_channels", "inf_max_channels", "inf_input_tensor_size",
+    "dis_num_channels", "dis_max_channels", "dis_num_blocks", "dis_output_tensor_size",
+    "enh_num_channels", "enh_max_channels", "enh_bottleneck_tensor_size",
+    "enh_num_blocks", "enh_unrolling_depth",
+)  # fmt: skip
+Names = str | list[str]
+Numbers = str | float | list[float]
+Epoch = str | int
+
+
+# fmt: off
+def parser(description: str) -> options.ArgumentParser:
+    p = options.parser("bilayer", description)
+    g = p.add_argument_group("where (the run folder is experiment_dir/runs/experiment_name)")
+    add = g.add_argument
+    add("--experiment_dir", type=str | None, default=None,
+        help="parent of runs/; default: the current folder; without this and --experiment_name the "
+        "run folder is run_dir/name")
+    add("--experiment_name", type=str | None, default=None,
+        help="name of the run folder; default: test")
+    add("--project_dir", type=str | None, default=None,
+        help="what experiment_dir and pretrained_weights_dir are if they are not given")
+    add("--pretrained_weights_dir", type=str | None, default=None,
+        help="folder that holds pretrained_weights/, with the weights of losses and metrics")
+    add("--torch_home", type=str, default="", help="torch's folder of downloaded weights")
+    add_flag(g, "--no_disk_write_ops", False, "leave nothing on the disk")
+    add_flag(g, "--redirect_print_to_file", False, "print to logs/stdout_RANK.txt")
+    add("--images_log_rate", type=PositiveInt, default=100,
+        help="steps between pictures in metrics/")
+    add("--metrics_log_rate", type=PositiveInt, default=2, help="steps between numbers in metrics/")
+    add("--visual_freq", type=int, default=-1,
+        help="steps between lines and grids of training; -1: once an epoch")
+    add("--num_visuals", type=PositiveInt, default=32, help="rows of a grid")
+    g = p.add_argument_group("data (no data_root and no list: the demo world of heads)")
+    add = g.add_argument
+    add("--data_root", type=str | None, default=None,
+        help="folder with imgs/, keypoints/ and segs/: all people, one person or one video")
+    add("--dataloader_name", type=Literal["voxceleb2"], default="voxceleb2",
+        help="form of the folder")
+    add_flag(g, "--save_dataset_filenames", False,
+        "write the frames that are used to train_filenames.txt and test_filenames.txt")
+    add_flag(g, "--dataset_load_from_txt", False, "take the frames from such lists")
+    add("--train_load_from_filename", type=str, default="train_filenames.txt",
+        help="list of training frames")
+    add("--test_load_from_filename", type=str, default="test_filenames.txt",
+        help="list of test frames")
+    add_flag(g, "--frame_num_from_paper", False,
+        "draw frames by the paper's rule, spread over a video; else each uniformly")
+    add("--num_source_frames", type=NonNegativeInt, default=1, help="sources of a sample")
+    add("--num_target_frames", type=PositiveInt, default=1, help="targets of a sample")
+    add("--image_size", type=PositiveInt, default=256, help="side of the pictures, pixels")
+    add("--num_keypoints", type=PositiveInt, default=68, help="points of a face")
+    add_flag(g, "--output_segmentation", True, "read masks")
+    add_flag(g, "--output_stickmen", True, "draw stick figures of the points")
+    add("--stickmen_thickness", type=PositiveInt, default=2, help="of their lines, pixels")
+    add("--batch_size", type=PositiveInt, default=1, help="samples a step, of all ranks together")
+    add("--num_workers_per_process", type=NonNegativeInt | None, default=None,
+        help="another name of --workers")
+    add("--random_seed", type=NonNegativeInt | None, default=None, help="another name of --seed")
+    add("--demo_train", type=NonNegativeInt, default=0,
+        help="people of the demo world to train on; 0: 2000")
+    add("--demo_test", type=NonNegativeInt, default=0, help="and to test on; 0: 64")
+    g = p.add_argument_group("start")
+    add = g.add_argument
+    add("--which_epoch", type=Epoch, default="none",
+        help="epoch of this experiment's checkpoints/EPOCH_NETWORK.pth to go on from, where there "
+        "is no whole checkpoint of ours")
+    add("--init_experiment_dir", type=str, default="",
+        help="experiment folder to take networks from (it holds checkpoints/)")
+    add("--init_networks", type=Names, default="", help="which networks")
+    add("--init_which_epoch", type=Epoch, default="none", help="of which epoch")
+    add("--frozen_networks", type=Names, default="", help="networks that do not learn")
+    add_flag(g, "--unfreeze_texture_generator_last_layers", True,
+        "a frozen texture generator's projector and last layers learn all the same")
+    add_flag(g, "--unfreeze_inference_generator_last_layers", False,
+        "and a frozen inference generator's")
+    g = p.add_argument_group("schedule")
+    add = g.add_argument
+    add("--num_epochs", type=PositiveInt, default=1000, help="last epoch, counted from 1")
+    add("--num_steps", type=PositiveInt | None, default=None, help="steps, instead of epochs")
+    add("--checkpoint_freq", type=PositiveInt, default=25,
+        help="epochs between two EPOCH_NETWORK.pth")
+    add("--test_freq", type=PositiveInt, default=5, help="epochs between two tests")
+    add_flag(g, "--skip_test", False, "do not test")
+    add_flag(g, "--save_initial_test_before_training", True, "test once before the first epoch")
+    add_flag(g, "--calc_stats", False, "standing statistics of BatchNorm before a test")
+    add("--stats_calc_iters", type=PositiveInt, default=100, help="batches of standing statistics")
+    add("--optims", type=str | dict[str, str], default=", ".join(f"{n}: adam" for n in NETWORKS),
+        help=f"network: one of {', '.join(OPTIMIZERS)}")
+    add("--lrs", type=str | dict[str, float], default=", ".join(f"{n}: 2e-4" for n in NETWORKS),
+        help="network: learning rate")
+    add("--adam_beta1", type=options.Fraction, default=0.5, help="of Adam")
+    add("--adam_beta2", type=options.Fraction, default=0.999, help="of Adam")
+    add("--lr_decay_begin", type=NonNegativeInt | None, default=None,
+        help="step from which learning rates fall linearly to 0 at the end; default: never")
+    add("--eps", type=PositiveFloat, default=1e-7, help="of norms, spectral norm and Adam")
+    add("--bn_momentum", type=PositiveFloat, default=1.0, help="of BatchNorm")
+    add("--wgv_mode", type=Literal["none", "running_average", "average"], default="none",
+        help="average the weights for tests and inference")
+    add("--wgv_momentum", type=options.Fraction, default=0.999, help="of running_average")
+    add_flag(g, "--debug", False, "one batch an epoch, anomaly detection")
+    add("--num_gpus", type=NonNegativeInt, default=1,
+        help="0: CPU; more than one: start so many ranks with torchrun")
+    for name, text in (("use_half", "as --precision fp16"), ("use_apex", "mixed precision"),
+                       ("use_closure", "give the optimisers a closure")):
+        add_flag(g, f"--{name}", False, text)
+    add("--amp_opt_level", type=Literal["O0", "O1", "O2", "O3"], default="O0",
+        help="with use_apex: O0 is fp32, the others are --precision fp16")
+    add("--amp_loss_scale", type=str, default="dynamic", help="of fp16: always dynamic")
+    g = p.add_argument_group("which networks, losses and metrics")
+    add = g.add_argument
+    add("--runner_name", type=Literal["default"], default="default", help="the order below")
+    add("--networks_train", type=Names, default=ALL, help="networks run in training")
+    add("--networks_test", type=Names, default=BASE, help="networks run in tests and inference")
+    add("--networks_calc_stats", type=Names, default=BASE, help="networks with calc_stats")
+    add("--networks_to_train", type=Names, default=ALL, help="networks that learn")
+    add("--losses_train", type=Names, default=", ".join(PUBLISHED), help=f"of {', '.join(LOSSES)}")
+    add("--losses_test", type=Names, default="lpips, csim", help=f"of {', '.join(METRICS)}")
+    add("--metrics", type=Names, default="PSNR, lpips, pose_matching",
+        help="metrics in training and tests")
+    add("--spn_networks", type=Names, default=", ".join(NETWORKS),
+        help="networks with spectral norm")
+    add("--spn_exceptions", type=Names, default="", help="modules without, network.module.name")
+    add("--spn_layers", type=Names, default="conv2d, linear", help="kinds of layers with it")
+    _networks(p)
+    _losses(p)
+    g = p.add_argument_group("without effect, taken for the published command lines' sake")
+    for name, kind in WITHOUT_EFFECT.items():
+        g.add_argument(f"--{name}", type=kind | None, default=None, help="no effect")
+    return p
+
+
+def _networks(p: options.ArgumentParser) -> None:
+    g = p.add_argument_group("networks")
+
+    def add(name: str, kind: Any, text: str) -> None:
+        g.add_argument(f"--{name}", type=kind, default=NET[name], help=text)
+
+    def switch(name: str, text: str) -> None:
+        add_flag(g, f"--{name}", NET[name], text)
+
+    for name in SIZES:
+        add(name, PositiveInt, name.partition("_")[2].replace("_", " "))
+    for part in ("emb", "pse", "tex", "inf", "dis", "enh"):
+        add(f"{part}_norm_layer_type", str, "norm")
+        add(f"{part}_activation_type", Literal["leakyrelu", "relu"], "activation")
+    for part in ("emb", "dis", "enh"):
+        add(f"{part}_downsampling_type", Literal["avgpool", "maxpool", "pixelunshuffle"], "halving")
+    for part in ("tex", "inf", "enh"):
+        add(f"{part}_upsampling_type", Literal["nearest", "bilinear", "pixelshuffle"], "doubling")
+    for part in ("tex", "inf"):
+        add(f"{part}_skip_layer_type", Literal["ada_conv", "conv"], "skip convolution")
+    add("tex_pixelwise_bias_type", Literal["none", "fixed", "adaptive", "stochastic"],
+        "bias a pixel")
+    switch("emb_no_stickman", "the embedder sees the picture alone")
+    switch("emb_apply_masks", "the embedder sees the person alone")
+    switch("pse_emb_source_pose", "embed the source's pose as well")
+    switch("pse_use_harmonic_enc", "sines and cosines of the points")
+    switch("inf_pred_segmentation", "predict masks")
+    switch("inf_pred_source_data", "render the source as well")
+    switch("inf_calc_grad", "gradients through a network that does not learn")
+    switch("inf_apply_masks", "cut pictures out by the predicted mask")
+    switch("dis_no_stickman", "the discriminator sees pictures alone")
+    add("dis_fake_imgs_name", str, "the fake")
+    add("enh_guiding_rgb_loss_type", Literal["sse", "l1"], "whose gradient guides the enhancer")
+    switch("enh_detach_inputs", "no gradient from the enhancer to the others")
+    switch("enh_apply_masks", "cut the enhanced picture out")
+
+
+def _losses(p: options.ArgumentParser) -> None:
+    g = p.add_argument_group("losses and metrics")
+
+    def add(name: str, kind: Any, text: str) -> None:
+        g.add_argument(f"--{name}", type=kind, default=LOSS[name], help=text)
+
+    one, many = "prediction, target", "prediction, target; more of them after a ;"
+    add("adv_pred_type", Literal["gan", "rgan", "ragan"], "(relativistic) hinge")
+    add("adv_loss_weight", NonNegativeFloat, "factor")
+    add("fem_loss_type", Literal["l1", "mse"], "distance")
+    add("fem_loss_weight", NonNegativeFloat, "factor")
+    add("per_full_net_names", Names, "feature networks")
+    add("per_net_layers", str, "their layers, a ; between networks")
+    add("per_pooling", Literal["avgpool", "maxpool"], "their pooling")
+    add("per_loss_apply_to", str, many)
+    add("per_loss_type", Literal["l1", "mse"], "distance")
+    add("per_loss_weights", Numbers, "a factor a network")
+    add("per_layer_weights", Numbers, "a factor a layer")
+    add("per_loss_names", str, "names in the log")
+    g.add_argument("--perceptual", type=Literal["pretrained", "random"], default="pretrained",
+        help="random: seeded random feature networks where there are no weights")
+    add_flag(g, "--vgg_download", False, "fetch ImageNet weights when they are not there")
+    add("pix_loss_type", Literal["l1", "mse", "ce"], "distance")
+    add("pix_loss_weights", Numbers, "a factor a pair")
+    add("pix_loss_apply_to", str, many)
+    add("pix_loss_names", Names, "names in the log")
+    add("seg_loss_type", Literal["bce", "dice"], "distance")
+    add("seg_loss_weights", Numbers, "factor")
+    add("seg_loss_apply_to", str, one)
+    add("seg_loss_names", Names, "name in the log")
+    add("wpr_loss_type", Literal["l1", "mse"], "distance from 0")
+    add("wpr_loss_weight", NonNegativeFloat, "first factor")
+    add("wpr_loss_weight_decay", PositiveFloat, "of the factor")
+    add("wpr_loss_decay_schedule", int, "steps between decays; -1: none")
+    add("wpr_loss_apply_to", str, "offsets")
+    add("kpc_loss_weight", NonNegativeFloat, "factor of keypoint_correspondence")
+    for name, kind, value, text in (
+        ("psnr_loss_apply_to", str, "pred_target_imgs, target_imgs", one),
+        ("csm_model", Literal["insight_face"], "insight_face", "of csim"),
+        ("lps_model", Literal["net-lin"], "net-lin", "of lpips"),
+        ("lps_net", Literal["vgg"], "vgg", "of lpips"),
+        ("nme_num_threads", PositiveInt, 1, "no effect: one detector serves"),
+    ):
+        g.add_argument(f"--{name}", type=kind, default=value, help=text)
+    for name, text in (("lps_calc_grad", "gradients of the metric"),
+                       ("ssm_use_masks", "the person only"),
+                       ("ssm_calc_grad", "gradients of the metric")):
+        add_flag(g, f"--{name}", False, text)
+# fmt: on

@@ -21,7 +21,8 @@ from torch import Tensor
 from nets.data.detectors import open_detector
 from nets.data.faces import crop_square
 from nets.data.persons import person_square
-from nets.data.video import VideoWriter, open_video
+from nets.data.video import open_video
+from nets.data.video_writer import VideoWriter
 from nets.data.worlds.people import PeopleWorld
 from nets.errors import UserError
 

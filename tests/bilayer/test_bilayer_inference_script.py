@@ -13,7 +13,8 @@ from nets.data import detectors
 from nets.data.avatars import frame_path
 from nets.data.faces import write_keypoints
 from nets.data.pictures import read_picture, write_picture
-from nets.data.video import VideoWriter, open_video
+from nets.data.video import open_video
+from nets.data.video_writer import VideoWriter
 from nets.errors import UserError
 
 

@@ -14,7 +14,7 @@ from nets.data.extraction import jobs
 from nets.data.extraction.people import split
 from nets.data.index import IndexDataset, read_index
 from nets.data.pictures import read_picture, write_picture
-from nets.data.video import VideoWriter
+from nets.data.video_writer import VideoWriter
 from nets.skeletons import JOINTS_15, OPENPOSE_18
 
 # Where the joints are in a box, (x, y) as fractions of it.

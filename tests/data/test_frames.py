@@ -5,7 +5,7 @@ import torch
 
 from nets.data.frames import Finder, Frames, pair_name
 from nets.data.pictures import write_picture
-from nets.data.video import VideoWriter
+from nets.data.video_writer import VideoWriter
 from nets.errors import UserError
 
 

@@ -12,8 +12,9 @@ import pytest
 import torch
 from PIL import Image
 
-from nets.data import video
-from nets.data.video import VideoWriter, is_video, open_video, write_gif
+from nets.data import video_writer
+from nets.data.video import is_video, open_video
+from nets.data.video_writer import VideoWriter, write_gif
 from nets.errors import UserError
 
 
@@ -289,7 +290,7 @@ def test_a_video_that_breaks_off_keeps_its_beginning_and_names_the_second(tmp_pa
 
 
 def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, monkeypatch):
-    real = video.whole_file
+    real = video_writer.whole_file
 
     class Full:
         def __init__(self, file):
@@ -308,7 +309,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, monkeypatch):
         with real(path) as file:
             yield Full(file)
 
-    monkeypatch.setattr(video, "whole_file", full)
+    monkeypatch.setattr(video_writer, "whole_file", full)
     noise = [torch.randint(0, 255, (3, 48, 64), dtype=torch.uint8) for _ in range(80)]
     with (
         pytest.raises(UserError, match=r"out\.mp4: cannot be written: no space left"),

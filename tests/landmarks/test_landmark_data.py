@@ -14,7 +14,7 @@ from nets.data.bbc import BBCEvaluation, BBCPose
 from nets.data.clips import Clips, Folders, Stills
 from nets.data.pictures import write_picture
 from nets.data.temporal import temporal_offset
-from nets.data.video import VideoWriter
+from nets.data.video_writer import VideoWriter
 from nets.data.worlds.clips import FRAMES, ClipsWorld, render
 from nets.data.worlds.people import SPLITS
 from nets.errors import BadSample, UserError

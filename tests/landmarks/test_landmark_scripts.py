@@ -15,7 +15,8 @@ import infer
 import train_landmarks
 from landmark_files import SMOKE, bbc_folder, frame, untrained
 from nets.data.pictures import write_picture
-from nets.data.video import VideoWriter, open_video
+from nets.data.video import open_video
+from nets.data.video_writer import VideoWriter
 from nets.landmarks import build, build_discriminator
 from nets.run import checkpoints
 from nets.systems.landmarks.options import learning_rate, parse

@@ -14,7 +14,8 @@ import infer
 import train_vunet
 from nets.data.detectors import Person, person_box
 from nets.data.pictures import read_picture, write_picture
-from nets.data.video import VideoWriter, open_video
+from nets.data.video import open_video
+from nets.data.video_writer import VideoWriter
 from nets.data.worlds.people import PeopleWorld
 
 SIZE, SIDE = 192, 32  # of the world, and of the network in smoke.yaml

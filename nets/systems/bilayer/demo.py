@@ -11,7 +11,7 @@ from torch import Tensor
 
 from nets.data.faces import normalised_pose
 from nets.data.pictures import write_picture
-from nets.data.video import write_gif
+from nets.data.video_writer import write_gif
 from nets.data.worlds.head_videos import RANGES, HeadVideos
 from nets.data.worlds.heads_folder import motion
 from nets.errors import UserError

@@ -23,7 +23,8 @@ from nets.data.avatars import open_avatars, sample_of
 from nets.data.faces import paste_square, read_mask
 from nets.data.frames import Finder, Frame, Frames, pair_name
 from nets.data.pictures import list_pictures, read_picture, write_picture
-from nets.data.video import FORMATS, VideoWriter, is_video
+from nets.data.video import is_video
+from nets.data.video_writer import FORMATS, VideoWriter
 from nets.errors import BadSample, UserError
 from nets.run import options
 from nets.run.images import to_uint8

@@ -16,7 +16,8 @@ from torch import Tensor
 from nets.data.batches import open_batches, unit
 from nets.data.frames import Frames
 from nets.data.pictures import list_pictures, read_picture, write_picture
-from nets.data.video import FORMATS, VideoWriter, is_video, write_gif
+from nets.data.video import is_video
+from nets.data.video_writer import FORMATS, VideoWriter, write_gif
 from nets.errors import UserError
 from nets.run import options
 from nets.run.images import labelled_grid

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from nets.data.frames import Frame, Frames
 from nets.data.pictures import list_pictures, read_picture, squash, write_picture
-from nets.data.video import FORMATS, VideoWriter, is_video
+from nets.data.video import is_video
+from nets.data.video_writer import FORMATS, VideoWriter
 from nets.errors import UserError
 from nets.landmarks import LandmarkModel
 from nets.layers import signed

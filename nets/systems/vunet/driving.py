@@ -18,7 +18,7 @@ from nets.data.frames import Finder, Frame, Frames, pair_name
 from nets.data.joints import read_joints
 from nets.data.persons import Follow, person_square
 from nets.data.pictures import picture_size, read_letterboxed, read_picture
-from nets.data.video import FORMATS, VideoWriter
+from nets.data.video_writer import FORMATS, VideoWriter
 from nets.errors import UserError
 from nets.run import options
 from nets.run.images import to_uint8

@@ -92,7 +92,7 @@ class Projector(nn.Module):
 def _set_sizes(norm: str, skip: str, pixel_bias: str, a: int, b: int) -> list[int]:
     """Columns of the sets of one stage, in the order of `Residual`: the number of inputs + 1."""
     norms = ([b + 1] * 2 if "spade" in norm else [2]) if norm.startswith("ada") else []
-    bias = [b + 1] if pixel_bias == "adaptive" else []
+    bias = [b + 1] if pixel_bias.startswith("adaptive") else []
     return bias + norms + bias + ([a + 1] if skip == "ada_conv" else []) + norms
 
 

@@ -23,7 +23,7 @@ from nets.spectral import Conv
 
 Pair = tuple[Tensor, Tensor]
 NORMS = ("none", "bn", "in")
-PIXEL_BIASES = ("none", "fixed", "adaptive", "stochastic")
+PIXEL_BIASES = ("none", "fixed", "adaptive", "adaptive_original", "stochastic")
 SLOPE = 0.2
 
 
@@ -148,11 +148,12 @@ def norm2d(kind: str, channels: int, side: int, eps: float, momentum: float) -> 
 
 class PixelBias(nn.Module):
     """What is added after a convolution: `fixed` a learned (1, C, s, s); `adaptive` that through
-    a predicted 1x1 convolution; `stochastic` a learned scale a channel times normal noise."""
+    a predicted 1x1 convolution; `adaptive_original` the same prediction, but not used, as the
+    published program does; `stochastic` a learned scale a channel times normal noise."""
 
     def __init__(self, kind: str, channels: int, side: int, fan_in: int):
         super().__init__()
-        self.kind, self.sets = kind, int(kind == "adaptive")
+        self.kind, self.sets = kind, int(kind.startswith("adaptive"))
         if kind == "stochastic":
             start = torch.zeros(1, channels, 1, 1)
         else:
@@ -165,6 +166,8 @@ class PixelBias(nn.Module):
         if self.kind == "fixed":
             return x + self.bias
         weight, bias = next(pairs)
+        if self.kind == "adaptive_original":
+            return x + self.bias
         added = adaptive_conv(self.bias.expand(len(weight), -1, -1, -1), weight, bias)
         return x + added.repeat_interleave(len(x) // len(added), 0)
 

@@ -1,9 +1,12 @@
 """Landmarks that nobody annotated: pose from one picture, appearance from another, both drawn.
 
 Dundar, Shih, Garg, Pottorf, Tao, Catanzaro: Unsupervised Disentanglement of Pose, Appearance and
-Background from Images and Videos, arXiv 2001.09518. The numbers of parameters, the names and the
-shapes of the state dict are those of the published program (20,589,881 parameters with 30 landmarks
-and its BBC widths; 31,636,957 with masks; 31,587,613 with masks at low resolution).
+Background from Images and Videos, arXiv 2001.09518.
+
+Checked against the published numbers: 20,589,881 parameters with 30 landmarks and the BBC widths,
+31,636,957 with masks, 31,587,613 with masks at low resolution, and the counts of every part; names,
+order and shapes of the state dict. Whole passes agree with tests/originals/published_landmarks.py,
+which computes them from their description alone.
 """
 
 from __future__ import annotations

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from nets.bilayer import DEFAULTS, NETWORKS, Bilayer, build
+from nets.bilayer.layers import PixelBias
 from nets.bilayer.options import words
 from nets.errors import UserError
 from nets.originals.bilayer_options import read_args, sizes
@@ -71,6 +72,9 @@ def read(path: str | Path, **options: Any) -> dict[str, Any]:
     states = {name: _state(file, name) for name, file in files.items()}
     settings = {**DEFAULTS, **said}
     settings |= sizes(states, settings)
+    ours = folder is not None and (folder / "config.yaml").is_file()
+    if settings["tex_pixelwise_bias_type"] == "adaptive" and not ours:
+        settings["tex_pixelwise_bias_type"] = "adaptive_original"
     if "texture_enhancer" in states:  # which works on renderings of the sources
         settings |= {"pse_emb_source_pose": True, "inf_pred_source_data": True}
     settings |= options
@@ -119,6 +123,11 @@ def take(net: nn.Module, path: str | Path, name: str) -> None:
 def fitted(state: Mapping[str, Tensor], net: nn.Module, path: Path, name: str) -> dict[str, Tensor]:
     """The state in float32, checked against the network, with what follows from its sizes."""
     state, wanted = dict(state), net.state_dict()
+    for place, module in net.named_modules():
+        there = [key for key in state if key.startswith(f"{place}.")]
+        if isinstance(module, PixelBias) and len(there) == 1:  # known by its place, not by its name
+            value, shape = state.pop(there[0]), module.bias.shape
+            state[f"{place}.bias"] = value.view(shape) if value.numel() == shape.numel() else value
     for key, one in wanted.items():
         if key.endswith("num_batches_tracked"):
             state.setdefault(key, torch.zeros((), dtype=torch.int64))

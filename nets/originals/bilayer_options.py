@@ -98,6 +98,8 @@ def sizes(
     for short, network in (("inf", "inference_generator"), ("tex", "texture_generator")):
         if network in shapes:
             told |= _generator(short, shapes[network])
+    if "texture_generator" in shapes:
+        told["tex_pixelwise_bias_type"] = _pixel_bias(shapes["texture_generator"], settings)
     outputs = told.pop("outputs", 0)
     channels = told.get("inf_max_channels", settings["inf_max_channels"])
     side = round((outputs / channels) ** 0.5)
@@ -156,11 +158,25 @@ def _keypoints(one: Shapes, state: Mapping[str, Tensor]) -> dict[str, Any]:
     return told | ({"pse_num_channels": layers[0]} if len(layers) > 1 else {})
 
 
+def _pixel_bias(one: Shapes, settings: Mapping[str, Any]) -> str:
+    """What the texture generator adds behind its convolutions, told by what stands there."""
+    conv, bias = "gen_tex.blocks.0.block.0.", "gen_tex.blocks.0.block.1."
+    shape = next((shape for key, shape in one.of.items() if key.startswith(bias)), None)
+    if shape is None or conv + "weight" not in one.of:
+        return "none"
+    if shape.numel() == one.size(conv + "weight", 0):
+        return "stochastic"
+    norm, skip = settings["tex_norm_layer_type"], settings["tex_skip_layer_type"]
+    sets = len(one.lengths(r"prj_tex\.fc_blocks\.0\.(\d+)\.0\.bias"))
+    others = 2 * ((1 + ("spade" in norm)) if norm.startswith("ada") else 0) + (skip == "ada_conv")
+    return "adaptive" if sets > others else "fixed"
+
+
 def _generator(short: str, one: Shapes) -> dict[str, Any]:
     """Of a generator and its projector, whose widths tell those of the embedder."""
-    after = one.lengths(rf"gen_{short}\.blocks\.(\d+)\.block\.\d+\.bias")
-    place = 3 if short == "tex" else 2  # of the first convolution in a block
-    first = one.size(f"gen_{short}.blocks.0.block_feats.{place}.weight", 1)
+    places = (3, 0) if short == "tex" else (2, 1)  # of the two convolutions in a block
+    after = one.lengths(rf"gen_{short}\.blocks\.(\d+)\.block\.{places[1]}\.weight")
+    first = one.size(f"gen_{short}.blocks.0.block_feats.{places[0]}.weight", 1)
     if not after or not first:
         return {}
     told = {f"{short}_num_channels": after[-1], f"{short}_max_channels": first}

@@ -2,29 +2,44 @@
 
 from __future__ import annotations
 
+import json
+import math
 import pickle
+import warnings
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
+from torch import Tensor
 
 from nets.errors import UserError
 
+SAFE = {
+    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
+    "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8,
+    "U8": torch.uint8, "BOOL": torch.bool,
+}  # fmt: skip
+
 
 def read_plain(path: str | Path) -> Any:
-    """What a file of torch.save (old or new) or an .npz holds: tensors and plain values only.
+    """What a file of torch.save (old or new), an .npz or a .safetensors holds: tensors and plain
+    values only.
 
     NumPy arrays of an .npz come as tensors, on the CPU like all. Raises UserError that names the
     file where it is not there, is damaged, or holds anything else: code is refused, not run.
     """
     path = Path(path)
+    if path.suffix == ".safetensors":
+        return read_safetensors(path)[0]
     archive = zipfile.is_zipfile(path)
     try:
         if archive and path.suffix == ".npz":
             return _read_npz(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():  # that a pickle is of another program: it is refused below
+            warnings.filterwarnings("ignore", "Detected pickle protocol", UserWarning)
+            return torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise UserError(f"{path}: {error.strerror or error}") from error
     except pickle.UnpicklingError as error:  # whose text advises to run what is in it
@@ -40,6 +55,61 @@ def _read_npz(path: Path) -> dict[str, Any]:
 
     with np.load(path, allow_pickle=False) as arrays:
         return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
+
+
+def write_safetensors(file: IO[bytes], state: Mapping[str, Tensor], about: dict[str, str]) -> None:
+    """Write tensors in the safetensors format: 8 bytes of the header's length, the header in JSON,
+    the tensors one after another. `about` is its `__metadata__`.
+    """
+    names = {dtype: name for name, dtype in SAFE.items()}
+    header: dict[str, Any] = {"__metadata__": about}
+    start = 0
+    for name, tensor in state.items():
+        end = start + tensor.numel() * tensor.element_size()
+        header[name] = {
+            "dtype": names[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [start, end],
+        }
+        start = end
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    file.write(len(text).to_bytes(8, "little"))
+    file.write(text)
+    for tensor in state.values():
+        file.write(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+
+
+def read_safetensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors of a .safetensors file, and its `__metadata__`. Raises UserError as `read_plain`
+    does.
+    """
+    try:
+        data = bytearray(Path(path).read_bytes())
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror or error}") from error
+    try:
+        size = int.from_bytes(data[:8], "little")
+        header = json.loads(bytes(data[8 : 8 + size]))
+        about = {str(k): str(v) for k, v in header.pop("__metadata__", {}).items()}
+        return {name: _safe_tensor(data, 8 + size, one) for name, one in header.items()}, about
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise UserError(f"{path}: not a whole file of safetensors") from error
+
+
+def _safe_tensor(data: bytearray, start: int, entry: Mapping[str, Any]) -> Tensor:
+    """A tensor of the file. ValueError where the entry does not fit."""
+    dtype, shape = SAFE[entry["dtype"]], [int(n) for n in entry["shape"]]
+    low, high = entry["data_offsets"]
+    count = math.prod(shape)
+    if min(shape, default=0) < 0 or not 0 <= low <= high <= len(data) - start:
+        raise ValueError("outside of the file")
+    if high - low != count * dtype.itemsize:
+        raise ValueError("not of its shape's size")
+    if not count:
+        return torch.empty(shape, dtype=dtype)
+    part = torch.frombuffer(data, dtype=torch.uint8, count=high - low, offset=start + low)
+    return part.clone().view(dtype).view(shape)  # a clone is aligned, and lets go of the file
 
 
 def require(

@@ -6,17 +6,20 @@ that describe it. A module whose files also say where training stood has `read(p
 a checkpoint's content as `nets.run.checkpoints` has it; `load` then builds on that.
 
     python -m nets.originals IN OUT     writes OUT, a checkpoint (.pt) or OUT.safetensors
+
+A .safetensors that this made is read back as what it was made of.
 """
 
 from __future__ import annotations
 
 import importlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from nets.errors import UserError
-from nets.states import read_plain
+from nets.states import read_plain, read_safetensors
 
 SYSTEMS = ("vunet", "landmarks", "bilayer", "dcign")
 
@@ -48,10 +51,9 @@ def recognise(path: str | Path, held: Any = None) -> str | None:
     held = read_plain(path) if held is None else held
     if not isinstance(held, Mapping):
         return None
-    names = [str(name).removeprefix("module.") for name in held]  # as a parallel model saves it
     inner = held.get("model")
-    if isinstance(inner, Mapping):
-        names = [str(name) for name in inner]
+    names = inner if isinstance(inner, Mapping) else held
+    names = [str(name).removeprefix("module.") for name in names]  # as a parallel model saves it
     for system, starts in {
         "vunet": ("f_phi.", "e_theta.", "enc_up/", "dec_down/"),
         "landmarks": ("shape_encoder.", "appearance_encoder."),
@@ -68,6 +70,9 @@ def read(path: str | Path, held: Any = None) -> dict[str, Any] | None:
     held     see `recognise`
     returns  {"system", "step", "options", "parts": {"model", ...}, "kind": one line for people}
     """
+    converted = _converted(Path(path))
+    if converted is not None:
+        return converted
     system = recognise(path, held)
     if system is None:
         return None
@@ -83,6 +88,23 @@ def read(path: str | Path, held: Any = None) -> dict[str, Any] | None:
         "parts": {"model": model.state_dict()},
         "kind": options.pop("kind", "of the published program"),
     }
+
+
+def _converted(path: Path) -> dict[str, Any] | None:
+    """The content of a .safetensors that `python -m nets.originals` made; None for other files."""
+    if path.suffix != ".safetensors" or path.is_dir():
+        return None
+    tensors, about = read_safetensors(path)
+    if "guise" not in about:
+        return None
+    try:
+        said = json.loads(about["guise"])
+        system, step, options = said["system"], int(said["step"]), dict(said["options"])
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{path}: its header does not say which network it is of") from error
+    model = {"model": tensors}
+    kind = "weights alone"
+    return {"system": system, "step": step, "options": options, "parts": model, "kind": kind}
 
 
 def _module(system: str) -> Any:

@@ -63,6 +63,7 @@ def read(path: str | Path, **options: Any) -> dict[str, Any]:
     state = held.get("model", held) if isinstance(held, Mapping) else {}
     if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
         raise UserError(f"{path}: not weights of a VUNet: must map names to tensors")
+    state = {str(name).removeprefix("module."): value for name, value in state.items()}
     if any(name.startswith(("f_phi.", "e_theta.")) for name in state):
         return _port(path, state, held.get("optimizer"), options)
     if any(name.startswith(("enc_up/", "dec_down/")) for name in state):

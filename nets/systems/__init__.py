@@ -14,9 +14,8 @@ from types import ModuleType
 from typing import Any
 
 from nets.errors import UserError
+from nets.originals import SYSTEMS
 from nets.run import options
-
-SYSTEMS = ("vunet", "landmarks", "bilayer", "dcign")
 
 
 def module(system: str, part: str) -> ModuleType:

@@ -17,6 +17,7 @@ from nets.data.pickles import read_pickle
 from nets.errors import BadSample, UserError
 from nets.originals import torch7
 from nets.run import checkpoints, options
+from nets.states import read_safetensors, write_safetensors
 
 ROOT = Path(__file__).parents[2]
 JOINTS = {name: [0.5, 0.25] for name in skeletons.JOINTS_15}
@@ -48,6 +49,11 @@ def make_checkpoint(path):
     checkpoints.write(path, {"system": "toy", "options": {}, "step": 1, "parts": parts})
 
 
+def make_safetensors(path):
+    with path.open("wb") as file:
+        write_safetensors(file, {"a": torch.ones(2, 3), "b": torch.ones(1).half()}, {"guise": "{}"})
+
+
 def make_torch7(path):
     path.write_bytes(torch7.dumps({"weights": torch.zeros(2, 3), "names": ["a", "b"], "n": 1.0}))
 
@@ -70,6 +76,7 @@ READERS = {  # file name: (write a good one, read it)
     "meta.yaml": (make_meta, lambda p: meta.MetaDataset(p.parent)),
     "config.yaml": (lambda p: p.write_text("lr: [1, 2]\nname: {a: b}\n"), options.read_yaml),
     "step_00000001.pt": (make_checkpoint, checkpoints.read),
+    "weights.safetensors": (make_safetensors, read_safetensors),
     "joints.json": (
         lambda p: p.write_text(json.dumps(JOINTS)),
         lambda p: joints.read_joints(str(p), p.with_name("a.png"), (9, 7)),

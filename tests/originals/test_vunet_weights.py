@@ -14,6 +14,7 @@ from nets import originals
 from nets.errors import UserError
 from nets.originals.__main__ import main as convert
 from nets.run import checkpoints
+from nets.states import write_safetensors
 
 sys.path.insert(0, str(Path(__file__).parent))
 from published_vunet import Port, TensorFlow
@@ -194,9 +195,44 @@ def test_a_checkpoint_and_safetensors_are_made_of_it(tmp_path, capsys):
         held = np.frombuffer(data[start + low : start + high], np.float32)
         assert header[name]["dtype"] == "F32"
         assert np.array_equal(held.reshape(header[name]["shape"]), tensor.numpy())
+    back = checkpoints.read(tmp_path / "out.safetensors", "vunet")
+    assert back["step"] == 1500 and back["options"] == content["options"]
+    assert list(back["parts"]["model"]) == list(content["parts"]["model"])
+    for name, tensor in content["parts"]["model"].items():
+        assert torch.equal(back["parts"]["model"][name], tensor)
+    convert([str(tmp_path / "out.safetensors"), str(tmp_path / "again.pt")])
+    assert "vunet weights alone, step 1500" in capsys.readouterr().out
     with pytest.raises(SystemExit, match="2"):
         convert([str(path), str(tmp_path / "out.pt")])
     assert "is there already" in capsys.readouterr().err
+
+
+def test_an_originals_weights_may_be_safetensors(tmp_path):
+    theirs, path = port(tmp_path, affine=False)
+    other = tmp_path / "weights.safetensors"
+    parallel = {f"module.{name}": value for name, value in theirs.p.items()}  # as DDP names them
+    with other.open("wb") as file:
+        write_safetensors(file, parallel, {"format": "pt"})
+    assert originals.recognise(other) == "vunet"
+    one, two = originals.load("vunet", path)[0], originals.load("vunet", other)[0]
+    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
+    whole = other.read_bytes()
+    other.write_bytes(whole[:-1])
+    refused(other, "not a whole file of safetensors")
+    other.write_bytes(whole.replace(b'"F32"', b'"F64"', 1))
+    refused(other, "not a whole file of safetensors")
+
+
+def test_averages_are_what_a_run_is_made_into(tmp_path):
+    parts = {
+        "model": {"a": torch.zeros(2), "b": torch.zeros(1)},
+        "ema": {"decay": 0.9, "steps": 1, "average": {"a": torch.ones(2)}},
+    }
+    content = {"system": "vunet", "options": {}, "step": 3, "parts": parts}
+    checkpoints.write(tmp_path / "run.pt", content)
+    convert([str(tmp_path / "run.pt"), str(tmp_path / "run.safetensors")])
+    model = checkpoints.read(tmp_path / "run.safetensors")["parts"]["model"]
+    assert model["a"].tolist() == [1, 1] and model["b"].tolist() == [0]
 
 
 def test_the_scripts_take_the_file_as_it_is(tmp_path):

@@ -175,8 +175,9 @@ def _networks(p: options.ArgumentParser) -> None:
         add(f"{part}_upsampling_type", Literal["nearest", "bilinear", "pixelshuffle"], "doubling")
     for part in ("tex", "inf"):
         add(f"{part}_skip_layer_type", Literal["ada_conv", "conv"], "skip convolution")
-    add("tex_pixelwise_bias_type", Literal["none", "fixed", "adaptive", "stochastic"],
-        "bias a pixel")
+    add("tex_pixelwise_bias_type",
+        Literal["none", "fixed", "adaptive", "adaptive_original", "stochastic"],
+        "bias a pixel; adaptive_original: predicted and not used, as published")
     switch("emb_no_stickman", "the embedder sees the picture alone")
     switch("emb_apply_masks", "the embedder sees the person alone")
     switch("pse_emb_source_pose", "embed the source's pose as well")

@@ -9,11 +9,12 @@ import torch
 import evaluate
 import train_bilayer
 from avatar_folder import write_folder
+from nets.data.faces import normalised_pose
 from nets.data.worlds.head_videos import HeadVideos
 from nets.run.loader import in_order
 from nets.run.ranks import Ranks
 from nets.systems.bilayer import azimuth, evaluation
-from nets.systems.bilayer.evaluation import iou, rendered_as
+from nets.systems.bilayer.evaluation import feature_boxes, iou, rendered_as
 
 CPU = torch.device("cpu")
 
@@ -36,6 +37,16 @@ def test_iou_by_hand():
     other = one.clone()
     one[0, :2], other[0, 1:3] = True, True  # 8 and 8 pixels, 4 in both
     assert iou(one, other).tolist() == [4 / 12, 0]
+
+
+def test_boxes_of_eyes_and_mouth_by_hand():
+    points = torch.full((1, 68, 2), 8.0)  # those of no eye and no mouth count for nothing
+    points[:, 36:42], points[:, 42:48] = torch.tensor([2.0, 3.0]), torch.tensor([12.0, 3.0])
+    points[:, 48:58], points[:, 58:] = torch.tensor([5.0, 12.0]), torch.tensor([9.0, 12.5])
+    (found,) = feature_boxes(normalised_pose(points, 16), 16)
+    wanted = torch.zeros(16, 16, dtype=torch.bool)
+    wanted[2:5, 1:4] = wanted[2:5, 11:14] = wanted[11:14, 4:11] = True
+    assert torch.equal(found, wanted)
 
 
 def test_truth_of_a_driven_person_is_rendered_in_the_own_light():
@@ -72,6 +83,8 @@ def test_report_of_the_demo_world(run, monkeypatch):
     assert heads["masked_l1"]["count"] == 4 and 0 <= heads["mask_iou"]["mean"] <= 1
     assert {"true", "driven", "copy_source", "ratio_to_copy_source"} == report["azimuth"].keys()
     assert report["cross"]["masked_l1"]["count"] == 4
+    low = heads["masked_l1_low_frequency"]["mean"]
+    assert 0 < low != heads["masked_l1"]["mean"] and heads["features_ratio_to_copy_source"] > 0
     assert {"masked_l1", "mask_iou", "azimuth", "cross"} <= report["protocol"].keys()
 
 

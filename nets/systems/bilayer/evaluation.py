@@ -14,6 +14,7 @@ from nets.bilayer import fold
 from nets.bilayer.avatar import Avatar, create_avatar, drive, enhance
 from nets.bilayer.metrics import Metrics
 from nets.data.avatars import open_avatars
+from nets.data.faces import pose_points
 from nets.data.worlds.head_videos import HeadVideos
 from nets.errors import UserError
 from nets.layers import signed
@@ -35,6 +36,11 @@ PROTOCOL = {
     ),
     "masked_l1": metrics.PROTOCOL["masked_l1"] + "; the mask is the true one of the target",
     "masked_l1_copy_source": "the source picture in the prediction's place",
+    "masked_l1_low_frequency": "the low frequency layer alone in the prediction's place",
+    "features_l1": (
+        "the same differences over the true mask's pixels in the boxes around the points of each "
+        "eye and of the mouth, a pixel wider"
+    ),
     "mask_iou": "intersection over union of the predicted mask above 0.5 and the true one",
     "cross": (
         "person i driven by the points of person i + 1 of its batch, against person i rendered in "
@@ -131,10 +137,12 @@ def on_heads(model: Loaded, world: HeadVideos, batches: Iterator[dict[str, Any]]
             other = drive(model.net, avatar, data["target_poses"].roll(-1, 0))
         source, target = batch["source_imgs"][:, 0], batch["target_imgs"][:, 0]
         mask = batch["target_segs"][:, 0, 0] > 127
-        own.add(
-            masked_l1=metrics.masked_l1(to_uint8(same.image[:, 0]), target, mask),
-            masked_l1_copy_source=metrics.masked_l1(source, target, mask),
-        )
+        shown = {"": to_uint8(same.image[:, 0]), "_copy_source": source,
+                 "_low_frequency": to_uint8(same.low_frequency[:, 0])}  # fmt: skip
+        features = mask & feature_boxes(data["target_poses"][:, 0], world.size)
+        for name, picture in shown.items():
+            own.add(**{f"masked_l1{name}": metrics.masked_l1(picture, target, mask)})
+            own.add(**{f"features_l1{name}": metrics.masked_l1(picture, target, features)})
         if same.mask is not None:
             own.add(mask_iou=iou(same.mask[:, 0, 0] > 0.5, mask))
         azimuth = batch["target_scene"]["azimuth"][:, 0].float()
@@ -160,6 +168,9 @@ def on_heads(model: Loaded, world: HeadVideos, batches: Iterator[dict[str, Any]]
             scores = report[part]
             ratio = scores["masked_l1"]["mean"] / scores["masked_l1_copy_source"]["mean"]
             scores["ratio_to_copy_source"] = ratio
+    heads = report["heads"]
+    ratio = heads["features_l1"]["mean"] / heads["features_l1_copy_source"]["mean"]
+    heads["features_ratio_to_copy_source"] = ratio
     turn = report["azimuth"]
     if "driven" in turn:
         turn["ratio_to_copy_source"] = turn["driven"]["mean"] / turn["copy_source"]["mean"]
@@ -176,6 +187,20 @@ def rendered_as(
     }
     truth = world.truth(batch["person"][:, 0].cpu(), batch["background"][:, 0].cpu(), driven)
     return to_device(truth, device)
+
+
+def feature_boxes(poses: Tensor, size: int) -> Tensor:
+    """Where eyes and mouth are: (N, size, size) bool, the boxes around their points in poses
+    (N, 136), a pixel wider.
+    """
+    at = torch.arange(size, device=poses.device)
+    inside = torch.zeros(len(poses), size, size, dtype=torch.bool, device=poses.device)
+    for part in (slice(36, 42), slice(42, 48), slice(48, 68)):
+        points = pose_points(poses, size)[:, part]
+        low, high = points.amin(1)[..., None] - 1, points.amax(1)[..., None] + 1
+        column, line = ((at >= low) & (at <= high)).unbind(1)
+        inside |= line[:, :, None] & column[:, None]
+    return inside
 
 
 def iou(one: Tensor, other: Tensor) -> Tensor:

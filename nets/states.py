@@ -33,8 +33,9 @@ def read_plain(path: str | Path) -> Any:
     path = Path(path)
     if path.suffix == ".safetensors":
         return read_safetensors(path)[0]
-    archive = zipfile.is_zipfile(path)
+    archive = False
     try:
+        archive = zipfile.is_zipfile(path)
         if archive and path.suffix == ".npz":
             return _read_npz(path)
         with warnings.catch_warnings():  # that a pickle is of another program: it is refused below

@@ -109,6 +109,7 @@ def read_keras(file: Path, instead: str) -> dict[str, Tensor]:
     try:
         with h5py.File(file, "r") as root:
             root.visititems(collect)
-    except OSError as error:
-        raise UserError(f"{file}: cannot be read as HDF5 ({error})") from error
+    except Exception as error:  # damage is reported with several exception types
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{file}: cannot be read as HDF5 ({reason})") from error
     return state

@@ -26,6 +26,7 @@ from nets.data.faces import (
     resize_square,
     write_keypoints,
 )
+from nets.data.files import below
 from nets.data.pictures import read_picture, write_picture
 from nets.errors import BadSample, UserError
 
@@ -325,6 +326,10 @@ class AvatarList:
             raise UserError(
                 f"{self.file}, line {number}: a relative path, and neither a line `data-root: "
                 "ROOT` above it nor --data_root"
+            )
+        if not below(path.as_posix()):
+            raise UserError(
+                f"{self.file}, line {number}: must lie below ROOT/imgs/{phase}, is {value}"
             )
         name = path.with_suffix("").as_posix()
         for kind in KINDS:

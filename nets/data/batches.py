@@ -11,7 +11,6 @@ our own .npz: `image` uint8, and labels by name, (B, ...), where they are known.
 from __future__ import annotations
 
 import re
-import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nets.data.files import whole_file
+from nets.data.files import read_arrays, whole_file
 from nets.data.worlds.counted import uniform
 from nets.errors import BadSample, UserError
 from nets.originals import torch7
@@ -76,11 +75,11 @@ def read_batch(path: Path, count: int, size: int) -> dict[str, Tensor]:
 
 def _read_npz(path: Path) -> dict[str, Tensor]:
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            return {name: torch.from_numpy(archive[name]) for name in archive.files}
+        arrays = read_arrays(path)
+        return {name: torch.from_numpy(array) for name, array in dict(arrays).items()}
     except FileNotFoundError as error:
         raise BadSample(path, "is missing") from error
-    except (OSError, ValueError, TypeError, EOFError, KeyError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, TypeError) as error:  # also one array, or one of texts
         raise BadSample(path, f"is no whole .npz of numbers ({error})") from error
 
 
@@ -131,9 +130,8 @@ class BatchFolder:
             names: set[str] = set()
             if files[0].suffix == ".npz":
                 try:
-                    with np.load(files[0], allow_pickle=False) as archive:
-                        names = set(archive.files) - {"image"}
-                except (OSError, ValueError, zipfile.BadZipFile):
+                    names = set(dict(read_arrays(files[0]))) - {"image"}
+                except (OSError, ValueError, TypeError):
                     names = set()  # reading it will say what is wrong
             found.append(names)
         return tuple(sorted(set.intersection(*found)))

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from nets.data.batches import FACTORS, MIXED
+from nets.data.files import below
 from nets.data.pictures import read_grey
 from nets.data.worlds.counted import uniform
 from nets.errors import UserError
@@ -41,6 +42,10 @@ def read_table(path: str | Path) -> list[dict[str, str]]:
     for number, row in enumerate(rows, 2):
         if None in row or None in row.values() or not row["file"]:
             raise UserError(f"{path}, line {number}: must have {len(rows[0])} values")
+        if not below(row["file"]):
+            raise UserError(
+                f"{path}, line {number}: file must lie below the table's folder, is {row['file']}"
+            )
     return rows
 
 

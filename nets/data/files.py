@@ -51,6 +51,12 @@ def read_arrays(path: str | Path) -> np.ndarray | dict[str, np.ndarray]:
             raise ValueError(f"not a whole file of NumPy arrays: {text}") from error
 
 
+def below(name: str) -> bool:
+    """Whether a name stays below the folder that it is relative to, on every system."""
+    parts = name.replace("\\", "/").split("/")
+    return bool(parts[0]) and parts[0][1:2] != ":" and ".." not in parts and "\0" not in name
+
+
 def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 import yaml
 
-from nets.data.files import read_arrays
+from nets.data.files import below, read_arrays
 from nets.data.pairs import Paired, Pairs
 from nets.data.pictures import read_picture
 from nets.errors import BadSample, UserError
@@ -78,18 +78,18 @@ class MetaDataset:
 
     def file(self, name: str, index: int) -> Path:
         """The file that entry `index` of label `name` points to, inside the dataset's folder."""
-        below = PurePosixPath(str(self._kwargs.get(name, {}).get("root") or "."))
-        if below.is_absolute():  # older tools wrote the place of the folder itself
-            inside = below.is_relative_to(self.root.resolve())
-            below = below.relative_to(self.root.resolve()) if inside else below
+        base = PurePosixPath(str(self._kwargs.get(name, {}).get("root") or "."))
+        if base.is_absolute():  # older tools wrote the place of the folder itself
+            inside = base.is_relative_to(self.root.resolve())
+            base = base.relative_to(self.root.resolve()) if inside else base
         entry = PurePosixPath(str(self.labels[f"{name}_"][index]))
-        for path, where in ((below, "meta.yaml"), (entry, "labels")):
-            if path.is_absolute() or ".." in path.parts:
+        for path, where in ((base, "meta.yaml"), (entry, "labels")):
+            if not below(str(path)):
                 raise UserError(
                     f"{self.root}: {where}: {name} must point below the dataset's folder, "
                     f"points to {path}"
                 )
-        return self.root / below / entry
+        return self.root / base / entry
 
     def load(self, name: str, index: int) -> Any:
         """What the loader of label `name` makes of entry `index`; an image is (H, W, 3)."""

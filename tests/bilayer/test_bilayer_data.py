@@ -201,6 +201,8 @@ def test_samples_come_from_a_list_in_its_order(folder, tmp_path):
         (["source1:"], r"line 2: must be `source1: PATH`"),
         ([], r"names no sample"),
         (["source1: /elsewhere/0.jpg"], r"line 2: .* lies below no folder imgs"),
+        (["source1: id0/../../0.jpg"], r"line 2: must lie below ROOT/imgs/train, is id0/\.\./"),
+        (["source1: /x/imgs/train/../../0.jpg"], r"line 2: must lie below ROOT/imgs/train"),
     ],
 )
 def test_a_wrong_line_is_named(folder, tmp_path, lines, why):

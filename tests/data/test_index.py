@@ -2,7 +2,9 @@
 
 import json
 import pickle
-import time
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from nets.data.pictures import write_picture
 from nets.errors import BadSample, UserError
 from nets.skeletons import JOINTS_15, OPENPOSE_18
 
+ROOT = Path(__file__).parents[2]
 N = 8
 ORDER = ["cneck", *reversed(JOINTS_15), "lear"]
 
@@ -249,8 +252,21 @@ def test_300_000_entries_load_fast_and_lean(tmp_path):
     big["imgs"] = [f"train/{i % 1501:04d}_c{i % 6}s{i % 4}_{i:06d}.jpg" for i in range(n)]
     big["joints"] = list(np.full((n, 15, 2), 0.5))
     (tmp_path / "index.p").write_bytes(pickle.dumps(big, 2))
-    start = time.process_time()
-    data = IndexDataset(tmp_path / "index.p")
-    took = time.process_time() - start
-    assert len(data) == n and data.files.nbytes + data.joints.nbytes < 60e6
+    size = (tmp_path / "index.p").stat().st_size
+    del big
+    load = """if True:
+        import re, sys, time
+        from nets.data.index import IndexDataset
+
+        def resident():
+            return 1024 * int(re.search(r"VmRSS:\\s*(\\d+)", open("/proc/self/status").read())[1])
+
+        before, start = resident(), time.process_time()
+        data = IndexDataset(sys.argv[1])
+        print(len(data), time.process_time() - start, resident() - before)
+    """
+    command = [sys.executable, "-c", load, str(tmp_path / "index.p")]
+    told = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    count, took, kept = map(float, told.split())
+    assert count == n and kept < 1.5 * size, kept / size
     assert took < 10, took  # seconds of one processor; about 4 on an idle one

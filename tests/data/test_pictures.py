@@ -2,6 +2,9 @@
 
 import io
 import os
+import resource
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -96,6 +99,20 @@ def test_letterbox_keeps_the_aspect(tmp_path):
     assert out[:, 8:24].flatten(1).unique(dim=1).tolist() == [[c] for c in RED]
 
 
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "BMP", "TIFF"])
+def test_the_content_counts_not_the_ending(tmp_path, kind):
+    picture().save(tmp_path / "a.jpg", kind, **({"lossless": True} if kind == "WEBP" else {}))
+    out = read_picture(tmp_path / "a.jpg", 8)
+    assert out.flatten(1).unique(dim=1).tolist() == [[c] for c in RED]
+
+
+def test_one_pixel_is_a_picture(tmp_path):
+    picture(1, 1).save(tmp_path / "a.png")
+    for out in (read_picture(tmp_path / "a.png", 8), read_letterboxed(tmp_path / "a.png", 8)[0]):
+        assert out.flatten(1).unique(dim=1).tolist() == [[c] for c in RED]
+    assert read_picture(tmp_path / "a.png", None).shape == (3, 1, 1)
+
+
 def encoded(kind, **settings):
     buffer = io.BytesIO()
     photo(60, 60).save(buffer, kind, **settings)
@@ -134,6 +151,21 @@ def test_a_picture_that_would_fill_the_memory_is_refused(tmp_path, monkeypatch, 
     picture().save(tmp_path / "a.png")
     with pytest.raises(BadSample, match="is too large for a picture"):
         read_picture(tmp_path / "a.png", 8)
+
+
+def test_a_decompression_bomb_costs_nothing(tmp_path):
+    """60,000 x 60,000 pixels in some bytes: as RGB they would be 10.8 GB."""
+    header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(bytes(10_000_000))), (b"IEND", b""))
+    data = b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        for kind, body in chunks
+    )
+    (tmp_path / "a.png").write_bytes(data)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(BadSample, match=r"a\.png: is too large for a picture \(more than"):
+        read_picture(tmp_path / "a.png", 8)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000  # kilobytes
 
 
 def test_floating_point_pixels_are_refused(tmp_path):

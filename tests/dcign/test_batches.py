@@ -275,6 +275,15 @@ def test_a_table_of_factors_gives_batches(pictures):
             FactorTable(folder / "factors.csv", split, None, 1, 8)
 
 
+@pytest.mark.parametrize("name", ["/etc/0.png", "../0.png", "a\\..\\..\\0.png", "c:/0.png"])
+def test_a_table_names_pictures_below_its_folder_only(pictures, name):
+    folder, rows = pictures
+    rows[2]["file"] = name
+    write_table(folder / "factors.csv", rows)
+    with pytest.raises(UserError, match=r"factors\.csv, line 4: file must lie below the table's"):
+        FactorTable(folder / "factors.csv", "train", None, 3, 8)
+
+
 def test_grey_has_the_published_weights(tmp_path):
     picture = torch.tensor([100, 200, 50]).view(3, 1, 1).expand(3, 4, 4).byte()
     write_picture(tmp_path / "x.png", picture)

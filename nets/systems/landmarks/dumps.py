@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nets.data.files import whole_file
+from nets.data.files import read_arrays, whole_file
 from nets.data.pickles import read_pickle
 from nets.errors import UserError
 
@@ -46,12 +46,8 @@ def read(folder: Path) -> dict[str, np.ndarray]:
         raise UserError(f"{folder}: holds no {SAFE} and no {ORIGINAL}; --stage dump writes one")
     path = max(found, key=lambda file: file.stat().st_mtime_ns)
     try:
-        if path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as arrays:
-                content = {key: arrays[key] for key in arrays.files}
-        else:
-            content = read_pickle(path)
-        lacking = [key for key in KEYS if key not in content]
+        content = read_arrays(path) if path.suffix == ".npz" else read_pickle(path)
+        lacking = [key for key in KEYS if not isinstance(content, dict) or key not in content]
         if lacking:
             raise UserError(f"{path}: lacks {', '.join(lacking)}")
         result = {key: np.asarray(content[key]) for key in KEYS}

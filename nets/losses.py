@@ -7,12 +7,12 @@ which receive a gradient stay the same while its weight is ramped up from zero.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from nets.vgg import preprocess_caffe
+from nets.preprocess import preprocess_caffe
 
 PARTS_LAYERS = ("input_1", *(f"block{block}_conv2" for block in range(1, 6)))
 IMAGE_LAYERS = ("image", *(f"relu{block}_2" for block in range(1, 6)))
@@ -88,7 +88,6 @@ def feature_distances(
     layers: Sequence[str],
     gram_layers: Sequence[str] = (),
     vgg: nn.Module | None = None,
-    preprocess: Callable[[Tensor], Tensor] = preprocess_caffe,
     squared: bool = False,
 ) -> dict[str, Tensor]:
     """L1 between the activations of two pictures, and between their Gram matrices.
@@ -98,8 +97,8 @@ def feature_distances(
     layers       mean |F(y) - F(t)| is taken in these: names of `nets.vgg`, or `image` for the
                  picture as it is. Gradients of the target are never recorded
     gram_layers  mean |G(y) - G(t)| is taken in these, G = `gram_matrix` of the same activations
-    vgg          a `nets.vgg.VGG19`; may be None if only `image` and `input_1` are asked for
-    preprocess   makes `input_1` where there is no vgg
+    vgg          a `nets.vgg.VGG19`; may be None if only `image` and `input_1` are asked for, the
+                 latter then as the caffe family takes it
     squared      mean (F(y) - F(t))^2 in place of the L1 of activations
     returns      {"feature_<layer>": (N,), ..., "gram_<layer>": (N,), ...}
     """
@@ -114,7 +113,7 @@ def feature_distances(
         if vgg is not None and names != ["image"]:
             found.update(vgg(image, [name for name in names if name != "image"]))
         elif "input_1" in names:
-            found["input_1"] = preprocess(image)
+            found["input_1"] = preprocess_caffe(image)
         return found
 
     # Two passes rather than one over both pictures, for the target's keeps nothing for the backward

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from nets import vgg
+from nets import preprocess, vgg
 from nets.errors import UserError
 
 ALL = ["input_1", "relu1_2", "relu2_2", "relu3_2", "relu4_2", "relu5_2"]
@@ -110,14 +110,16 @@ def test_stops_at_the_last_needed_layer(net):
 def test_preprocessing_by_hand_and_without_clamping():
     x = torch.tensor([-1.0, 0.0, 3.0]).view(1, 3, 1, 1)  # R black, G middle, B beyond white
     torchvision = [(0 - 0.485) / 0.229, (0.5 - 0.456) / 0.224, (2 - 0.406) / 0.225]
-    torch.testing.assert_close(vgg.preprocess_torchvision(x).flatten(), torch.tensor(torchvision))
+    torch.testing.assert_close(
+        preprocess.preprocess_torchvision(x).flatten(), torch.tensor(torchvision)
+    )
     caffe = [510 - 103.939, 127.5 - 116.779, 0 - 123.68]  # B, G, R
-    torch.testing.assert_close(vgg.preprocess_caffe(x).flatten(), torch.tensor(caffe))
-    half = vgg.preprocess_caffe(x.bfloat16())
-    assert half.dtype == torch.float32 and torch.equal(half, vgg.preprocess_caffe(x))
+    torch.testing.assert_close(preprocess.preprocess_caffe(x).flatten(), torch.tensor(caffe))
+    half = preprocess.preprocess_caffe(x.bfloat16())
+    assert half.dtype == torch.float32 and torch.equal(half, preprocess.preprocess_caffe(x))
     for bad in (torch.zeros(1, 3, 4, 4, dtype=torch.uint8), torch.zeros(3, 4, 4)):
         with pytest.raises(ValueError, match="image must be a floating-point"):
-            vgg.preprocess_caffe(bad)
+            preprocess.preprocess_caffe(bad)
 
 
 def test_gradients_reach_the_picture_and_not_the_parameters(net):

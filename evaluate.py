@@ -66,7 +66,8 @@ def main(argv: list[str] | None = None) -> None:
     system = content["system"]
     print(checkpoints.describe(content, path))
     systems.refuse_foreign(args, p, owners, system)
-    folder = path.parent.parent if path.parent.name == "checkpoints" else path.parent
+    folder = path if path.is_dir() else path.parent
+    folder = folder.parent if folder.name == "checkpoints" else folder
     args.out = args.out or str(folder / "evaluation.json")
     report = systems.call(system, "evaluation", "evaluate", args, content, path, Ranks(args.device))
     report = {"checkpoint": str(path), "step": content["step"], **report}

@@ -248,7 +248,10 @@ def of_world(
     mean = (mean / len(some[0])).round().to(torch.uint8)
     scores = pictures(args, net, some[1], ranks, mean)
     report |= {part: values for part, values in scores.items() if values}
-    report["protocol"] |= metrics.PROTOCOL | {
+    report["protocol"] |= {
+        name: metrics.PROTOCOL[name] for name in ("ssim", "masked_l1", "summary")
+    }
+    report["protocol"] |= {
         "mask": "mask IoU: of the mask above one half with the person's pixels, mean over frames",
         "background": (
             "background: masked L1 under the person between the reconstructed background of a "

@@ -23,6 +23,7 @@ from nets.vunet import Inputs, VUNet
 
 from . import load_network
 
+SCORES = ("ssim", "psnr", "masked_l1", "nearest_outfit", "summary")
 CANDIDATES = 16  # outfits to choose from, the right one among them
 
 
@@ -43,7 +44,7 @@ def evaluate(args: options.Namespace, content: dict[str, Any], path: Path, ranks
     inputs = Inputs(trained, data.joint_order)
     print(f"{len(data)} test pictures of {data.name}, {trained['spatial_size']} px")
     report: dict[str, Any] = {"data": data.name, "images": len(data)}
-    report["protocol"] = metrics.PROTOCOL
+    report["protocol"] = {name: metrics.PROTOCOL[name] for name in SCORES}
     with torch.no_grad(), precision.autocast():
         source = in_order(data, args.batch_size, ranks, args.workers, args.on_bad_sample)
         report["reconstruction"] = reconstruction(net, inputs, source)

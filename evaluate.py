@@ -71,8 +71,8 @@ def main(argv: list[str] | None = None) -> None:
     args.out = args.out or str(folder / "evaluation.json")
     report = systems.call(system, "evaluation", "evaluate", args, content, path, Ranks(args.device))
     report = {"checkpoint": str(path), "step": content["step"], **report}
+    write_text(Path(args.out), json.dumps(report, indent=1) + "\n")  # first: `| head` may end this
     tell(report)
-    write_text(Path(args.out), json.dumps(report, indent=1) + "\n")
     print(f"written: {args.out}")
 
 

@@ -211,7 +211,7 @@ def test_evaluate_reports_every_measure_and_the_entangled_run(run, few, tmp_path
     said = capsys.readouterr().out
     report = json.loads(out.read_text())
     assert report["regime"] == "disentangled" and report["entangled regime"] == "entangled"
-    assert report["images"] == 16 and "report_scatter.png" in said
+    assert report["images"] == 80 and "report_scatter.png" in said  # batches of 20, not of 4
     parts = (
         *("reconstruction", "leakage", "correlation", "rerender azimuth"),
         *("rerender light", "rerender azimuth+light"),
@@ -224,7 +224,7 @@ def test_evaluate_reports_every_measure_and_the_entangled_run(run, few, tmp_path
     assert report["recognition"]["chance"] == 0.1
     assert len(report["leakage"]["tables"]["variance"]["light"]) == LATENTS
     assert set(report["correlation"]["matrix"]["light"]) == set(RANGES)
-    net, labels = network(), HeadBatches("test", dict.fromkeys([*RANGES, "shape"], ""), 4, SIZE, 2)
+    net, labels = network(), HeadBatches("test", dict.fromkeys([*RANGES, "shape"], ""), 20, SIZE, 1)
     with torch.no_grad():
         batch = labels.read("light", 0)
         latent = net.encode(unit(batch["image"]))[0][:, 2]

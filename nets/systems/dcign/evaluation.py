@@ -25,6 +25,9 @@ from nets.systems.dcign.options import sets
 
 from . import load_network
 
+# Pictures in a test batch of the demo world, as published, whatever the training took: within
+# batches of few pictures |r| is large by chance.
+BATCH = 20
 PROTOCOL = {
     "code": "codes are posterior means, without clamp or noise, of persons never trained on",
     "correlation": (
@@ -109,7 +112,12 @@ def measure(
     elif "kind" in content:
         raise UserError(f"{path}: a published network; --data_root, a folder of batches, is needed")
     latents = Latents(net, trained)
-    unseen = open_batches({**trained, "regime": "disentangled"}, sets(trained), "test")
+    asked = {**trained, "regime": "disentangled"}
+    if trained["datasetdir"] is None:
+        count = trained["num_test_batches_per_type"]
+        asked |= {"bsize": BATCH, "num_test_batches_per_type":
+                  count and -(-count * trained["bsize"] // BATCH)}  # fmt: skip
+    unseen = open_batches(asked, sets(trained), "test")
     each = args.test_batches or max(unseen.counts.values())
     with precision.autocast():
         codes, labels = encode_batches(net, unseen, each)

@@ -16,7 +16,7 @@ from nets.systems.dcign import measures
 from nets.systems.dcign.options import sets
 from nets.systems.dcign.pictures import bounds
 
-BATCHES = 12  # of each type, that ranges and maps are taken from
+PICTURES = 240  # of each type of batch, that ranges and maps are taken from
 PUBLISHED = (-20.0, 20.0)  # range of a sweep where there is no data to take it from
 
 
@@ -68,7 +68,7 @@ class Latents:
     @functools.cached_property
     def seen(self) -> tuple[dict[str, Tensor], dict[str, dict[str, Tensor]]]:
         """Codes {type: (B, N, D)} and labels {type: {name: (B, N, ...)}} of training batches."""
-        return encode_batches(self.net, self.known, BATCHES)
+        return encode_batches(self.net, self.known, -(-PICTURES // self.trained["bsize"]))
 
     @functools.cached_property
     def owners(self) -> dict[str, slice]:

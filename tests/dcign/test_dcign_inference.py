@@ -172,6 +172,9 @@ def test_the_published_generalisation_sheet(run, faces, tmp_path, capsys):
     assert "azimuth: -4 to 5" in said and "elevation: 0.5 to 6" in said
     assert "light: -1.5 to 4" in said
     tiles(out, 9, 6)
+    at = command.index("-s")  # without: eight test faces, of more than one batch of six
+    infer.main([*command[:at], *command[at + 2 :], "--steps", "1"])
+    tiles(out, 3 * 8, 2 + 1)
 
 
 def test_a_face_in_the_pose_and_light_of_another(run, faces, tmp_path):

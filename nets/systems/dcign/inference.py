@@ -130,6 +130,9 @@ def own_faces(args: options.Namespace, latents: Latents) -> list[Face]:
         image = unit(data.read(kind, 0)["image"])
         if not args.reconstruct:
             several = SHOWN if args.generalize else 1 if Path(args.out).suffix in MOVIES else 2
+            for number in range(1, data.counts[kind]):
+                if len(image) < several:
+                    image = torch.cat([image, unit(data.read(kind, number)["image"])])
             image = image[:several]
         faces += [(f"{kind} {i + 1}", face) for i, face in enumerate(image)]
     return faces

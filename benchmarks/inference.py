@@ -100,7 +100,7 @@ def frames(
         for kind, way in (("drive", drive), ("driver", lambda driver=driver: driver(poses))):
             ways[f"{kind} {name}"] = way
             if compiled:
-                ways[f"{kind} compiled {name}"] = torch.compile(way)
+                ways[f"{kind} compiled {name}"] = torch.compile(way, fullgraph=True)
         if device.type == "cuda":
             graph = Graph(driver, len(poses))
             ways[f"graph {name}"] = lambda graph=graph: graph(poses)

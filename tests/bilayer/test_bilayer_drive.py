@@ -185,3 +185,11 @@ def test_driver_is_built_as_one_module_of_tensors():
     names = {name.partition(".")[0] for name, _ in driver.named_buffers()}
     assert names == {"texture", "blocks", "heads", "heads_bias", "frequencies"}
     assert not any(p.requires_grad for p in driver.parameters())
+
+
+def test_driver_compiles_as_one_graph():
+    net = trained_like(model(**BASE))
+    driver = Driver(net, avatar_of(net, batch(b=1)))
+    poses = batch(b=3)["target_poses"][:, 0]
+    traced = torch.compile(driver, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(traced(poses), driver(poses), atol=1e-6, rtol=1e-6)

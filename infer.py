@@ -50,7 +50,7 @@ def parser() -> options.ArgumentParser:
         "also write SOURCE--DRIVING_concat.mp4: source, driving and result side by side")
     add_flag(g, "--paste", False, "put the result back into the driving picture or frame")
     add("--detector", type=Literal[BACKENDS], default="mediapipe",
-        help="finds joints and faces where none are given: pip install -e .[extract]")
+        help="finds joints and faces where none are given: pip install -e '.[extract]'")
     add("--person", type=PositiveInt, default=1,
         help="which person of the driving picture, or of the video's first frame; 1: the largest")
     add("--on_missing", type=Literal[ON_MISSING], default="fail",

@@ -16,6 +16,9 @@ from setuptools.command.build_py import build_py
 ROOT = Path(__file__).resolve().parent
 BUILD = runpy.run_path(str(ROOT / "nets" / "ops" / "_build.py"))
 CHOICE = os.environ.get("GUISE_OPS", "auto")
+# MediaPipe in the release whose networks lie in its package, which there is up to Python 3.12. It
+# wants NumPy before 2, on which everything else runs as well.
+EXTRACT = ["mediapipe==0.10.21; python_version < '3.13'", "numpy<2; python_version < '3.13'"]
 
 
 def extension():
@@ -94,13 +97,8 @@ setup(
         "setuptools",
     ],
     extras_require={
-        # MediaPipe in the release whose networks lie in its package, which there is up to Python
-        # 3.12. It wants NumPy before 2, on which everything else runs as well.
-        "extract": [
-            "mediapipe==0.10.21; python_version < '3.13'",
-            "numpy<2; python_version < '3.13'",
-        ],
-        "face-alignment": ["face-alignment==1.5.0"],
+        "extract": EXTRACT,
+        "face-alignment": [*EXTRACT, "face-alignment==1.5.0"],  # joints and masks are MediaPipe's
         "test": [
             "pytest==9.2.0",
             "pytest-timeout==2.4.0",

@@ -2,8 +2,8 @@
 
 The video is the demo world's people at 512x512, 25 pictures a second; the long one is the same
 packets over and over for ten minutes, read and written again frame by frame. Detectors are timed
-where they are installed (pip install -e .[extract]). Asserted first: frames come out at their times
-and look like what was written.
+where they are installed (the extra `extract`). Asserted first: frames come out at their times and
+look like what was written.
 """
 
 from __future__ import annotations

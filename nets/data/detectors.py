@@ -9,10 +9,13 @@ import contextlib
 import importlib
 import math
 import os
+import pickle
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -23,7 +26,8 @@ from nets.errors import UserError
 from nets.skeletons import JOINTS_15, MEDIAPIPE_33, convert_joints, mesh_to_68
 
 BACKENDS = ("mediapipe", "face-alignment")
-INSTALL = "pip install -e .[extract]"
+INSTALL = "pip install -e '.[{}]'"
+FACE_WEIGHTS = ("s3fd-619a316812.pth", "2DFAN4-11f355bf06.pth.tar")  # of face-alignment
 SURE = 0.5  # a joint that its network holds for less likely to be visible is missing
 SAME = 0.15  # of a person's extent: joints nearer than that on average are the same person twice
 SMALLEST = 32  # pixels; what is smaller is a hand or a shadow more often than a person
@@ -84,11 +88,11 @@ class MediaPipe:
         # It writes a page of notes on stderr; what matters comes as exceptions.
         os.environ.setdefault("GLOG_minloglevel", "3")
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-        mediapipe = _import("mediapipe", "mediapipe==0.10.21")
+        mediapipe = _import("mediapipe", "mediapipe==0.10.21", "extract")
         if not hasattr(mediapipe, "solutions"):
             raise UserError(
                 f"mediapipe {mediapipe.__version__}: lacks the networks that come inside of its "
-                f"package; {INSTALL} installs 0.10.21, which has them"
+                f"package; {INSTALL.format('extract')} installs 0.10.21, which has them"
             )
         self._solutions, self._made = mediapipe.solutions, {}
 
@@ -211,30 +215,35 @@ class FaceAlignment:
     """
 
     def __init__(self) -> None:
-        package = _import("face_alignment", "face-alignment")
-        print(
-            "face-alignment: loads its weights from the internet when it has none yet "
-            f"(into {torch.hub.get_dir()})",
-            file=sys.stderr,
-            flush=True,
-        )
-        kinds = package.LandmarksType
-        kind = kinds.TWO_D if hasattr(kinds, "TWO_D") else kinds._2D
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        try:
-            self._net = package.FaceAlignment(kind, flip_input=True, device=device)
-        except OSError as error:
-            raise UserError(
-                f"face-alignment: its weights cannot be loaded ({error}); --detector mediapipe "
-                "works without internet"
-            ) from error
+        package = _import("face_alignment", "face-alignment==1.5.0", "face-alignment")
         self._rest = MediaPipe()
+        folder = Path(torch.hub.get_dir()) / "checkpoints"
+        lacking = [name for name in FACE_WEIGHTS if not (folder / name).is_file()]
+        if lacking:
+            print(
+                f"face-alignment: loads {' and '.join(lacking)} from the internet into {folder}",
+                file=sys.stderr,
+                flush=True,
+            )
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        try:  # compiled, it would take minutes to begin, in each process
+            self._net = package.FaceAlignment(
+                package.LandmarksType.TWO_D, device=device, flip_input=True, compile=False
+            )
+        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+            why = " ".join(str(error).split())[:200]
+            raise UserError(
+                f"face-alignment: its weights cannot be loaded ({why}); they are "
+                f"{' and '.join(FACE_WEIGHTS)} in {folder}. --detector mediapipe works without"
+            ) from error
 
     def people(self, picture: Tensor, near: Person | None = None) -> list[Person]:
         return self._rest.people(picture, near)
 
     def faces(self, picture: Tensor) -> list[Tensor]:
-        seen = self._net.get_landmarks_from_image(picture.permute(1, 2, 0).numpy()) or []
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "No faces were detected")
+            seen = self._net.get_landmarks_from_image(picture.permute(1, 2, 0).numpy()) or []
         return _largest_first([torch.from_numpy(np.asarray(p, np.float32))[:, :2] for p in seen])
 
     def mask(self, picture: Tensor) -> Tensor:
@@ -303,13 +312,13 @@ def _square(picture: Tensor, x: float, y: float, side: float) -> tuple[Tensor, t
     return picture[:, top : max(bottom, top + 1), left : max(right, left + 1)], (left, top)
 
 
-def _import(name: str, package: str) -> Any:
+def _import(name: str, package: str, extra: str) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError as error:
         raise UserError(
             f"{package} is needed to find people and faces, but cannot be imported ({error}): "
-            f"{INSTALL}"
+            f"{INSTALL.format(extra)}, with Python up to 3.12"
         ) from error
 
 

@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from nets.data.detectors import Person, open_detector, person_box
+from nets.data.detectors import FACE_WEIGHTS, Person, open_detector, person_box
 from nets.data.worlds.people import PeopleWorld
 from nets.errors import UserError
 from nets.skeletons import JOINTS_15, MESH_68, mesh_to_68
@@ -58,12 +58,67 @@ def test_masks_and_nothing_found(mediapipe):
 def test_missing_packages_are_one_line_with_the_remedy(monkeypatch):
     for name in ("mediapipe", "face_alignment"):
         monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(UserError, match=r"mediapipe==0\.10\.21 is needed .*\[extract\]"):
+    with pytest.raises(UserError, match=r"mediapipe==0\.10\.21 is needed .*'\.\[extract\]'"):
         open_detector()
-    with pytest.raises(UserError, match=r"face-alignment is needed"):
+    with pytest.raises(UserError, match=r"face-alignment==1\.5\.0 is needed .*\.\[face-al"):
         open_detector("face-alignment")
     with pytest.raises(UserError, match="must be one of mediapipe, face-alignment"):
         open_detector("magic")
+
+
+@pytest.fixture
+def face_alignment(tmp_path, monkeypatch):
+    """Its package, which looks for weights in a folder of the test and has no internet."""
+    pytest.importorskip("mediapipe", reason="is installed by the extra `extract`")
+    package = pytest.importorskip("face_alignment", reason="is installed by `face-alignment`")
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setenv("https_proxy", "http://localhost:1")  # where nobody answers
+    return package
+
+
+def test_weights_of_face_alignment_that_are_not_there_are_named(face_alignment, tmp_path, capsys):
+    with pytest.raises(UserError, match=r"its weights cannot be loaded .*urlopen error") as refused:
+        open_detector("face-alignment")
+    told = capsys.readouterr().err.splitlines()[0]
+    for name in FACE_WEIGHTS:
+        assert name in told and name in str(refused.value)
+    folder = tmp_path / "hub" / "checkpoints"
+    assert str(folder) in told and "mediapipe works without" in str(refused.value)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / FACE_WEIGHTS[0]).write_bytes(b"half a file")
+    with pytest.raises(UserError, match="its weights cannot be loaded"):
+        open_detector("face-alignment")
+
+
+def test_face_alignment_gives_68_points_in_pixels(face_alignment, tmp_path, capsys):
+    """With weights of its format that see a face of 128 pixels, and points at random in it."""
+    from face_alignment.detection.sfd.net_s3fd import s3fd
+    from face_alignment.models import FAN
+
+    torch.manual_seed(0)
+    faces, points = s3fd(), FAN(4)
+    with torch.no_grad():
+        for name, values in faces.named_parameters():
+            if "_mbox_" in name:
+                values.zero_()
+            if name.endswith("_mbox_conf.bias"):  # sure of no face, but at one scale
+                values.copy_(torch.tensor([9.0] * (len(values) - 1) + [-9.0]))
+        faces.fc7_mbox_conf.bias.copy_(torch.tensor([-9.0, 9.0]))
+    folder = tmp_path / "hub" / "checkpoints"
+    folder.mkdir(parents=True)
+    for name, net in zip(FACE_WEIGHTS, (faces, points), strict=True):
+        torch.save(net.state_dict(), folder / name)
+    detector = open_detector("face-alignment")
+    assert "internet" not in capsys.readouterr().err
+    picture = torch.randint(0, 255, (3, 64, 96), dtype=torch.uint8)
+    found = detector.faces(picture)
+    assert len(found) > 0
+    for face in found:
+        assert face.shape == (68, 2) and face.dtype == torch.float32
+    extents = [(face.amax(0) - face.amin(0)).max().item() for face in found]
+    assert extents == sorted(extents, reverse=True)
+    assert min(extents) > 100 and max(extents) < 264  # points are looked for in 200 / 195 * 256
+    assert detector.mask(picture).shape == (64, 96) and detector.people(picture) == []
 
 
 def test_nothing_is_imported_before_it_is_asked_for():

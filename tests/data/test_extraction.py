@@ -2,6 +2,10 @@
 
 import json
 import os
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -140,6 +144,29 @@ def test_a_second_time_only_what_is_new_is_worked_on(boxes, tmp_path, capsys):
     run(*given)
     assert boxes.asked == first  # what shows nobody is known, too
     assert (tmp_path / "data/index.p").read_bytes() == before
+
+
+def test_workers_end_with_a_process_that_is_killed(tmp_path):
+    work = "echo $PPID > worker; exec sleep 20"
+    code = f"import os, nets.data.extraction.jobs as j; j.run(os.system, [({work!r},)], 1, 1)"
+    root = Path(__file__).parents[2]
+    main = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(root)}
+    )
+    told = tmp_path / "worker"
+    wait_until(lambda: told.is_file() and told.read_text().strip())
+    worker = Path("/proc") / told.read_text().strip() / "cmdline"  # empty: ended, not yet noticed
+    assert worker.read_bytes()
+    main.kill()
+    main.wait()
+    wait_until(lambda: not worker.is_file() or not worker.read_bytes())
+
+
+def wait_until(condition):
+    end = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.05)
 
 
 def test_known_joints_need_no_detector(tmp_path, monkeypatch, capsys):

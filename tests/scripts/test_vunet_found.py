@@ -150,7 +150,7 @@ def test_without_a_detector_the_way_out_is_named(folder, monkeypatch, capsys):
         infer.main(["--checkpoint", "runs/a", "-s", "me.png", "-d", "dancer.png"])
     line = capsys.readouterr().err.strip().splitlines()[-1]
     assert "me.png: where are the joints? give --source_joints" in line
-    assert "pip install -e .[extract]" in line
+    assert "pip install -e '.[extract]'" in line
 
 
 def test_what_a_system_does_not_search_for_is_refused(run, folder, tmp_path, capsys):

@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
@@ -143,7 +144,14 @@ def _begin(counter: Any, stop: Any) -> None:
     global _done, _stop
     _done, _stop = counter, stop
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process says when to leave
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)  # the processes share the processor's cores
+
+
+def _end_with_parent() -> None:
+    """A process that is killed tells its workers nothing: they would work on, then wait forever."""
+    multiprocessing.parent_process().join()
+    os._exit(1)
 
 
 def _safely(work: Callable[..., dict[str, Any]], job: tuple) -> dict[str, Any]:

@@ -45,7 +45,7 @@ T elu(T x) {
   return x > 0 ? x : expm1_nonpositive(x);  // NaN takes the second branch and stays
 }
 
-// Values as bits that the compiler turns into lanes: the 16-bit classes' own conversions branch.
+// Values as bits that the compiler turns into lanes: the 16-bit class's own conversions branch.
 template <class S>
 struct Lane {
   using Bits = S;
@@ -85,16 +85,28 @@ void slope_row(const S* grad, const S* value, int64_t n, S* to) {
   }
 }
 
+// bfloat16, in which residual blocks train, is read and written as it is; half becomes float first.
+template <class F>
+void dispatch_lanes(ScalarType type, const F& body) {
+  if (type == ScalarType::BFloat16) return body(torch::headeronly::BFloat16{});
+  dispatch(type, "elu_cat", body);
+}
+
+Tensor without_half(const Tensor& t) {
+  return t.scalar_type() == ScalarType::Half ? computed(t) : t;
+}
+
 int64_t grain_of(const Sides& s) { return 1 + 32768 / (s.a + s.b + 1); }
 
-Tensor elu_cat_cpu(const Tensor& a, const Tensor& b, bool last) {
+Tensor elu_cat_cpu(const Tensor& a_, const Tensor& b_, bool last) {
+  const Tensor a = without_half(a_), b = without_half(b_);
   const Sides s = sides_of(a, b, last);
   STD_TORCH_CHECK(lies(a, last) && lies(b, last), "a and b must lie in the layout that is named");
-  Tensor out = empty(a, a.size(1) + b.size(1), last);
-  GUISE_DISPATCH(a.scalar_type(), "elu_cat", {
-    const scalar_t *const left = a.const_data_ptr<scalar_t>(), *const right =
-                                                                   b.const_data_ptr<scalar_t>();
-    scalar_t* const to = out.mutable_data_ptr<scalar_t>();
+  const Tensor out = empty(a, a.size(1) + b.size(1), last);
+  dispatch_lanes(a.scalar_type(), [&](auto zero) {
+    using S = decltype(zero);
+    const S *const left = a.const_data_ptr<S>(), *const right = b.const_data_ptr<S>();
+    S* const to = out.mutable_data_ptr<S>();
     torch::stable::parallel_for(0, s.rows, grain_of(s), [&](int64_t lo, int64_t hi) {
       for (int64_t r = lo; r < hi; ++r) {
         elu_row(left + r * s.a, s.a, to + r * (s.a + s.b));
@@ -102,23 +114,23 @@ Tensor elu_cat_cpu(const Tensor& a, const Tensor& b, bool last) {
       }
     });
   });
-  return out;
+  return as_type(out, a_.scalar_type());
 }
 
-std::tuple<Tensor, Tensor> elu_cat_backward_cpu(const Tensor& grad, const Tensor& value,
+std::tuple<Tensor, Tensor> elu_cat_backward_cpu(const Tensor& grad_, const Tensor& value_,
                                                 int64_t channels, bool last) {
+  const Tensor grad = without_half(grad_), value = without_half(value_);
   const int64_t all = value.size(1);
   STD_TORCH_CHECK(grad.size(1) == all && channels >= 0 && channels <= all,
                   "grad must be of value's shape, got ", shape_str(grad));
   sides_of(grad, value, last);
   STD_TORCH_CHECK(lies(grad, last) && lies(value, last), "grad and value must lie in the layout");
-  Tensor by_a = empty(value, channels, last), by_b = empty(value, all - channels, last);
+  const Tensor by_a = empty(value, channels, last), by_b = empty(value, all - channels, last);
   const Sides s = sides_of(by_a, by_b, last);
-  GUISE_DISPATCH(value.scalar_type(), "elu_cat_backward", {
-    const scalar_t *const from = grad.const_data_ptr<scalar_t>(),
-                          *const of = value.const_data_ptr<scalar_t>();
-    scalar_t *const left = by_a.mutable_data_ptr<scalar_t>(), *const right =
-                                                                  by_b.mutable_data_ptr<scalar_t>();
+  dispatch_lanes(value.scalar_type(), [&](auto zero) {
+    using S = decltype(zero);
+    const S *const from = grad.const_data_ptr<S>(), *const of = value.const_data_ptr<S>();
+    S *const left = by_a.mutable_data_ptr<S>(), *const right = by_b.mutable_data_ptr<S>();
     torch::stable::parallel_for(0, s.rows, grain_of(s), [&](int64_t lo, int64_t hi) {
       for (int64_t r = lo; r < hi; ++r) {
         const int64_t at = r * (s.a + s.b);
@@ -127,7 +139,7 @@ std::tuple<Tensor, Tensor> elu_cat_backward_cpu(const Tensor& grad, const Tensor
       }
     });
   });
-  return {by_a, by_b};
+  return {as_type(by_a, value_.scalar_type()), as_type(by_b, value_.scalar_type())};
 }
 
 }  // namespace

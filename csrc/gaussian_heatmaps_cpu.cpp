@@ -6,26 +6,24 @@
 namespace guise {
 namespace {
 
-template <GaussianKind kind, class S, class T>
-void fill_rows(const GaussianArgs<S>& a, S* heat, const T* grid, int64_t lo, int64_t hi) {
-  std::vector<T> line(std::is_same_v<S, T> ? 0 : a.w);
+template <GaussianKind kind, class T>
+void fill_rows(const GaussianArgs<T>& a, T* heat, const T* grid, int64_t lo, int64_t hi) {
   Gaussian<T> g{};
   for (int64_t r = lo; r < hi; ++r) {
     if (r == lo || r % a.h == 0) g = a.gaussian(r / a.h);
     const T dy = grid_at<T>(int32_t(r % a.h), a.h) - g.my, offset = g.offset(dy),
             rest = g.py * dy * dy;
-    T* const out = std::is_same_v<S, T> ? reinterpret_cast<T*>(heat + r * a.w) : line.data();
+    T* const out = heat + r * a.w;
 #pragma omp simd
     for (int64_t x = 0; x < a.w; ++x) {
       out[x] = gaussian_value<kind>(grid[x] - offset, g.px, rest);
     }
-    if constexpr (!std::is_same_v<S, T>) std::copy(line.begin(), line.end(), heat + r * a.w);
   }
 }
 
 // A row is summed in lanes of the compute type, the rows of a map in double.
-template <GaussianKind kind, class S, class T>
-GaussianSums<T> sums_of(const GaussianArgs<S>& a, const Gaussian<T>& g, const S* grad,
+template <GaussianKind kind, class T>
+GaussianSums<T> sums_of(const GaussianArgs<T>& a, const Gaussian<T>& g, const T* grad,
                         const T* grid) {
   GaussianSums<double> all{};
   for (int32_t y = 0; y < a.h; ++y, grad += a.w) {
@@ -33,7 +31,7 @@ GaussianSums<T> sums_of(const GaussianArgs<S>& a, const Gaussian<T>& g, const S*
     T s0 = 0, s1 = 0, s2 = 0;
 #pragma omp simd reduction(+ : s0, s1, s2)
     for (int64_t x = 0; x < a.w; ++x) {
-      const T u = grid[x] - offset, s = T(grad[x]) * gaussian_slope<kind>(u, g.px, rest);
+      const T u = grid[x] - offset, s = grad[x] * gaussian_slope<kind>(u, g.px, rest);
       s0 += s;
       s1 += s * u;
       s2 += s * u * u;
@@ -51,12 +49,12 @@ GaussianSums<T> sums_of(const GaussianArgs<S>& a, const Gaussian<T>& g, const S*
 Tensor gaussian_heatmaps_cpu(const Tensor& mean_, const Tensor& covariance_, int64_t h, int64_t w,
                              int64_t kind) {
   check_gaussians(mean_, covariance_, h, w, kind);
-  const Tensor mean = torch::stable::contiguous(mean_);
-  const Tensor covariance = torch::stable::contiguous(covariance_);
-  Tensor heat = torch::stable::new_empty(mean, {mean.size(0), mean.size(1), h, w});
+  const Tensor mean = torch::stable::contiguous(computed(mean_));
+  const Tensor covariance = torch::stable::contiguous(computed(covariance_));
+  const Tensor heat = torch::stable::new_empty(mean, {mean.size(0), mean.size(1), h, w});
   GUISE_DISPATCH(mean.scalar_type(), "gaussian_heatmaps", {
     const auto a = gaussian_args<scalar_t>(mean, covariance, h, w);
-    const auto grid = grid_of<compute_t<scalar_t>>(a.w);
+    const auto grid = grid_of<scalar_t>(a.w);
     scalar_t* const out = heat.mutable_data_ptr<scalar_t>();
     const int64_t grain = std::max<int64_t>(1, 32768 / std::max<int64_t>(w, 1));
     torch::stable::parallel_for(0, a.maps * h, grain, [&](int64_t lo, int64_t hi) {
@@ -64,7 +62,7 @@ Tensor gaussian_heatmaps_cpu(const Tensor& mean_, const Tensor& covariance_, int
                         : fill_rows<kExponential>(a, out, grid.data(), lo, hi);
     });
   });
-  return heat;
+  return as_type(heat, mean_.scalar_type());
 }
 
 std::tuple<Tensor, Tensor> gaussian_heatmaps_backward_cpu(const Tensor& grad_, const Tensor& mean_,
@@ -72,33 +70,30 @@ std::tuple<Tensor, Tensor> gaussian_heatmaps_backward_cpu(const Tensor& grad_, c
   check_gaussian_grad(grad_, mean_);
   const int64_t h = grad_.size(2), w = grad_.size(3);
   check_gaussians(mean_, covariance_, h, w, kind);
-  const Tensor grad = torch::stable::contiguous(grad_), mean = torch::stable::contiguous(mean_);
-  const Tensor covariance = torch::stable::contiguous(covariance_);
-  Tensor grad_mean = torch::stable::new_empty(mean, {mean.size(0), mean.size(1), 2});
-  Tensor grad_covariance = torch::stable::new_empty(mean, {mean.size(0), mean.size(1), 2, 2});
+  const Tensor grad = torch::stable::contiguous(computed(grad_));
+  const Tensor mean = torch::stable::contiguous(computed(mean_));
+  const Tensor covariance = torch::stable::contiguous(computed(covariance_));
+  const Tensor by_mean = torch::stable::new_empty(mean, {mean.size(0), mean.size(1), 2});
+  const Tensor by_covariance = torch::stable::new_empty(mean, {mean.size(0), mean.size(1), 2, 2});
   GUISE_DISPATCH(mean.scalar_type(), "gaussian_heatmaps_backward", {
-    using T = compute_t<scalar_t>;
     const auto a = gaussian_args<scalar_t>(mean, covariance, h, w);
-    const auto grid = grid_of<T>(a.w);
+    const auto grid = grid_of<scalar_t>(a.w);
     const scalar_t* const from = grad.const_data_ptr<scalar_t>();
-    scalar_t* const to_mean = grad_mean.mutable_data_ptr<scalar_t>();
-    scalar_t* const to_covariance = grad_covariance.mutable_data_ptr<scalar_t>();
+    scalar_t* const to_mean = by_mean.mutable_data_ptr<scalar_t>();
+    scalar_t* const to_covariance = by_covariance.mutable_data_ptr<scalar_t>();
     // A map belongs to one thread, so the sums do not depend on their number.
     torch::stable::parallel_for(0, a.maps, 1, [&](int64_t lo, int64_t hi) {
       for (int64_t m = lo; m < hi; ++m) {
-        const Gaussian<T> g = a.gaussian(m);
+        const auto g = a.gaussian(m);
         const scalar_t* const map = from + m * h * w;
-        T by_mean[2], by_covariance[4];
-        gaussian_gradients(g,
-                           kind == kRational ? sums_of<kRational>(a, g, map, grid.data())
-                                             : sums_of<kExponential>(a, g, map, grid.data()),
-                           by_mean, by_covariance);
-        std::copy(by_mean, by_mean + 2, to_mean + 2 * m);
-        std::copy(by_covariance, by_covariance + 4, to_covariance + 4 * m);
+        const auto sums = kind == kRational ? sums_of<kRational>(a, g, map, grid.data())
+                                            : sums_of<kExponential>(a, g, map, grid.data());
+        gaussian_gradients(g, sums, to_mean + 2 * m, to_covariance + 4 * m);
       }
     });
   });
-  return {grad_mean, grad_covariance};
+  const auto type = mean_.scalar_type();
+  return {as_type(by_mean, type), as_type(by_covariance, type)};
 }
 
 }  // namespace

@@ -16,11 +16,6 @@ inline void check_image(const Tensor& image, const char* name) {
   check_plane(image.size(2), image.size(3), name);
 }
 
-// The type of what says where to read, beside an image of the given type.
-inline ScalarType compute_type(ScalarType type) {
-  return type == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
-}
-
 // An image where it lies: any strides, so that channels_last and expanded ones need no copy.
 template <class S>
 struct Image {

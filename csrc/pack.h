@@ -1,4 +1,4 @@
-// From an image of any layout and type to packed planes (packed.h), and back.
+// From an image of any layout to packed planes (packed.h), and back.
 #pragma once
 #include <memory>
 
@@ -14,31 +14,30 @@ inline int64_t grain_of(int64_t pixels_each) {
 }
 
 // The first `channels` rows to planes that lie `apart` from each other, and back.
-template <class S, class T>
-void put(const Rows<T>& rows, int n, int64_t channels, int64_t apart, S* out) {
-  for (int64_t c = 0; c < channels; ++c)
-    for (int i = 0; i < n; ++i) out[c * apart + i] = S(rows[c][i]);
+template <class T>
+void put(const Rows<T>& rows, int n, int64_t channels, int64_t apart, T* out) {
+  for (int64_t c = 0; c < channels; ++c) std::copy_n(rows[c], n, out + c * apart);
 }
 
-template <class S, class T>
-void get(const S* in, int n, int64_t channels, int64_t apart, Rows<T>& rows) {
+template <class T>
+void get(const T* in, int n, int64_t channels, int64_t apart, Rows<T>& rows) {
   for (int64_t c = 0; c < kLanes; ++c)
-    for (int i = 0; i < n; ++i) rows[c][i] = c < channels ? T(in[c * apart + i]) : T(0);
+    c < channels ? std::copy_n(in + c * apart, n, rows[c]) : std::fill_n(rows[c], n, T(0));
 }
 
 // One row of a group of channels, packed, with its frame.
-template <class S, class T>
-void pack_channels(const S* const* channel, int64_t step, int64_t w, int64_t padding, T* out) {
-  const S *p = channel[0], *q = channel[1], *r = channel[2], *s = channel[3];
+template <class T>
+void pack_channels(const T* const* channel, int64_t step, int64_t w, int64_t padding, T* out) {
+  const T *p = channel[0], *q = channel[1], *r = channel[2], *s = channel[3];
   T* row = out + kFrame * kLanes;
   if (step == 1) {
     for (int64_t x = 0; x < w; ++x) {
-      row[kLanes * x] = T(p[x]), row[kLanes * x + 1] = T(q[x]);
-      row[kLanes * x + 2] = T(r[x]), row[kLanes * x + 3] = T(s[x]);
+      row[kLanes * x] = p[x], row[kLanes * x + 1] = q[x];
+      row[kLanes * x + 2] = r[x], row[kLanes * x + 3] = s[x];
     }
   } else {
     for (int64_t x = 0; x < w; ++x)
-      for (int c = 0; c < kLanes; ++c) row[kLanes * x + c] = T(channel[c][x * step]);
+      for (int c = 0; c < kLanes; ++c) row[kLanes * x + c] = channel[c][x * step];
   }
   for (int64_t i = 0; i < kFrame * kLanes; ++i) {
     out[i] = padding == kZeros ? T(0) : row[i % kLanes];
@@ -47,15 +46,15 @@ void pack_channels(const S* const* channel, int64_t step, int64_t w, int64_t pad
 }
 
 // Row `i` of image `n` of the packed form [N, groups, H + 2 kFrame, W + 2 kFrame, kLanes].
-template <class S, class T>
-void pack_row(const Image<S>& a, int64_t padding, int64_t n, int64_t i, const S* zeros, T* out) {
+template <class T>
+void pack_row(const Image<T>& a, int64_t padding, int64_t n, int64_t i, const T* zeros, T* out) {
   const int64_t high = a.h + 2 * kFrame, wide = (a.w + 2 * kFrame) * kLanes;
   const int64_t y = i % high - kFrame, inside = std::clamp<int64_t>(y, 0, a.h - 1);
   if (padding == kZeros && y != inside) {
     std::fill_n(out, wide, T(0));
     return;
   }
-  const S* channel[kLanes];
+  const T* channel[kLanes];
   for (int64_t l = 0; l < kLanes; ++l) {
     const int64_t c = i / high * kLanes + l;
     channel[l] = c < a.c ? a.data + n * a.sn + c * a.sc + inside * a.sy : zeros;
@@ -63,9 +62,9 @@ void pack_row(const Image<S>& a, int64_t padding, int64_t n, int64_t i, const S*
   pack_channels(channel, a.sx, a.w, padding, out);
 }
 
-template <class S, class T>
-void pack_image(const Image<S>& a, int64_t padding, int64_t n, T* planes) {
-  const std::vector<S> zeros((a.w - 1) * a.sx + 1, S(0));  // the lanes beyond the last channel
+template <class T>
+void pack_image(const Image<T>& a, int64_t padding, int64_t n, T* planes) {
+  const std::vector<T> zeros((a.w - 1) * a.sx + 1, T(0));  // the lanes beyond the last channel
   for (int64_t i = 0; i < groups_of(a.c) * (a.h + 2 * kFrame); ++i)
     pack_row(a, padding, n, i, zeros.data(), planes + i * (a.w + 2 * kFrame) * kLanes);
 }
@@ -73,11 +72,11 @@ void pack_image(const Image<S>& a, int64_t padding, int64_t n, T* planes) {
 // Packs `block` images at a time and, while they still lie in the cache, calls
 // body(first, count, their packed planes, from, to) for rows of the output, `rows` an image, each
 // `width` wide.
-template <class S, class Body, class T = compute_t<S>>
-void for_each_packed(const Image<S>& a, int64_t padding, int64_t rows, int64_t width, int64_t block,
+template <class T, class Body>
+void for_each_packed(const Image<T>& a, int64_t padding, int64_t rows, int64_t width, int64_t block,
                      Body body) {
   const int64_t high = groups_of(a.c) * (a.h + 2 * kFrame), wide = (a.w + 2 * kFrame) * kLanes;
-  const std::vector<S> zeros((a.w - 1) * a.sx + 1, S(0));  // the lanes beyond the last channel
+  const std::vector<T> zeros((a.w - 1) * a.sx + 1, T(0));  // the lanes beyond the last channel
   const auto count = [&](int64_t n, int64_t end) { return std::min(block, end - n); };
   const int64_t threads = torch::stable::get_num_threads();
   if (a.n % threads == 0 || a.n > 4 * threads) {  // every thread its own images
@@ -105,14 +104,14 @@ void for_each_packed(const Image<S>& a, int64_t padding, int64_t rows, int64_t w
 }
 
 // All groups of one image, without their frames -> a contiguous [C, H, W].
-template <class S, class T>
-void unpack(const Plane<T>& p, const T* packed, int64_t channels, S* out) {
+template <class T>
+void unpack(const Plane<T>& p, const T* packed, int64_t channels, T* out) {
   for (int64_t c = 0; c < channels; ++c)
     for (int64_t y = 0; y < p.h; ++y) {
       const T* row = packed + c / kLanes * p.size() + c % kLanes;
       row += ((y + kFrame) * p.stride() + kFrame) * kLanes;
-      S* to = out + (c * p.h + y) * p.w;
-      for (int64_t x = 0; x < p.w; ++x) to[x] = S(row[x * kLanes]);
+      T* to = out + (c * p.h + y) * p.w;
+      for (int64_t x = 0; x < p.w; ++x) to[x] = row[x * kLanes];
     }
 }
 

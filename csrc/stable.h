@@ -1,6 +1,12 @@
 // The only file that includes torch: its stable ABI, which one build shares with every torch
 // >= 2.10.
 #pragma once
+#ifndef __CUDACC__
+// Where it is set, Half.h takes all vector intrinsics in, a third of what every file here costs to
+// compile, for conversions that none of them makes.
+#pragma push_macro("__F16C__")
+#undef __F16C__
+#endif
 #include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/macros.h>
@@ -9,6 +15,9 @@
 #include <torch/headeronly/core/ScalarType.h>
 #include <torch/headeronly/util/BFloat16.h>
 #include <torch/headeronly/util/Half.h>
+#ifndef __CUDACC__
+#pragma pop_macro("__F16C__")
+#endif
 
 #include <cstdint>
 #include <string>
@@ -44,6 +53,23 @@ inline void check_map_size(int64_t h, int64_t w) {
                   "a map must have fewer than 2^31 pixels, got ", h, " x ", w);
 }
 
+// The same as a dtype.
+inline ScalarType compute_type(ScalarType type) {
+  return type == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+}
+
+inline Tensor as_type(const Tensor& t, ScalarType type) {
+  return t.scalar_type() == type ? t : torch::stable::to(t, type);
+}
+
+// The CPU's kernels know float and double alone. 16-bit tensors become float before and 16-bit
+// again after: torch's conversions run in vectors, and half the kernels need not be compiled.
+inline Tensor computed(const Tensor& t) {
+  const auto type = t.scalar_type();
+  const bool small = type == ScalarType::Half || type == ScalarType::BFloat16;
+  return small ? torch::stable::to(t, ScalarType::Float) : t;
+}
+
 template <class F>
 void dispatch(ScalarType dtype, const char* name, const F& body) {
   switch (dtype) {
@@ -51,10 +77,12 @@ void dispatch(ScalarType dtype, const char* name, const F& body) {
       return body(float{});
     case ScalarType::Double:
       return body(double{});
+#ifdef __CUDACC__
     case ScalarType::Half:
       return body(torch::headeronly::Half{});
     case ScalarType::BFloat16:
       return body(torch::headeronly::BFloat16{});
+#endif
     default:
       STD_TORCH_CHECK(false, name, ": dtype must be a floating type of 16, 32 or 64 bits");
   }
@@ -71,7 +99,7 @@ inline cudaStream_t stream_of(const Tensor& t) {
 
 }  // namespace guise
 
-// GUISE_DISPATCH(dtype, "op", { ... scalar_t ... }) over the four floating types of every operator.
+// GUISE_DISPATCH(dtype, "op", { ... scalar_t ... }) over the floating types that a kernel knows.
 // A function with a generic lambda: THO_DISPATCH_V2 would split its body at every comma.
 #define GUISE_DISPATCH(dtype, name, ...)              \
   ::guise::dispatch(dtype, name, [&](auto zero) {     \

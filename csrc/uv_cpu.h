@@ -5,29 +5,32 @@
 
 namespace guise {
 
-template <class S, class T = compute_t<S>>
+// Contiguous, and of a type that the CPU computes in.
+inline MaybeTensor computed(const MaybeTensor& t) {
+  return t ? MaybeTensor(torch::stable::contiguous(computed(*t))) : t;
+}
+
+template <class T>
 struct Chunk {
-  const UvArgs<S, T>& a;
+  const UvArgs<T, T>& a;
   const Plane<T> plane;
   alignas(64) T x[kChunk], y[kChunk], mask[kChunk];
   alignas(64) Rows<T> values;
   Footprints<T> taps;
 
-  explicit Chunk(const UvArgs<S, T>& a) : a(a), plane(a.high, a.wide, a.padding) {}
+  explicit Chunk(const UvArgs<T, T>& a) : a(a), plane(a.high, a.wide, a.padding) {}
 
   // Where `n` pixels from column `left` of row `top` of picture i read, and how much of them shows.
   void place(int64_t i, int64_t top, int64_t left, int n) {
-    const S* dx = a.delta + (2 * i * a.h + top) * a.w + left;
-    const S* dy = dx + a.h * a.w;
+    const T* dx = a.delta + (2 * i * a.h + top) * a.w + left;
+    const T* dy = dx + a.h * a.w;
 #pragma omp simd
     for (int k = 0; k < n; ++k) {
-      x[k] = a.x.at(T(left + k), T(dx[k]));
-      y[k] = a.y.at(T(top), T(dy[k]));
+      x[k] = a.x.at(T(left + k), dx[k]);
+      y[k] = a.y.at(T(top), dy[k]);
     }
     taps.set(plane, x, y, n);
-    const S* m = a.mask + (i * a.h + top) * a.w + left;
-    if (a.mask)
-      for (int k = 0; k < n; ++k) mask[k] = T(m[k]);
+    if (a.mask) std::copy_n(a.mask + (i * a.h + top) * a.w + left, n, mask);
   }
 };
 

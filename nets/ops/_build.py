@@ -210,7 +210,8 @@ def _compile(file: Path, cuda: bool) -> ModuleType:
     from torch.utils.cpp_extension import load
 
     names = sources(cuda)
-    say(f"compiling {len(names)} files for this machine, once (some 15 s on two cores, more with CUDA), into {file.parent}")
+    many = f"{len(names)} files for this machine, once"
+    say(f"compiling {many} (some 15 s on two cores, more with CUDA), into {file.parent}")
     scratch = Path(tempfile.mkdtemp(dir=file.parent))
     path = os.environ.get("PATH", "")
     try:

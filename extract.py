@@ -4,6 +4,7 @@
     python extract.py heads VIDEO_ROOT -o data/heads --phase train  heads, for train_bilayer.py
     python extract.py clips VIDEOS/ -o data/clips                   clips, for train_landmarks.py
     python extract.py check data/mine                               reads everything of a dataset
+    python extract.py look me.jpg -o look.png                       what is found in a picture
 
 Each takes --help. The same command goes on where it was stopped.
 """
@@ -13,6 +14,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Literal
 
 from nets.data.avatars import PHASES
@@ -20,6 +22,7 @@ from nets.data.detectors import BACKENDS
 from nets.data.extraction.check import check
 from nets.data.extraction.clips import CLIP_CROPS, ClipOptions, extract_clips
 from nets.data.extraction.heads import HeadOptions, extract_heads
+from nets.data.extraction.look import look
 from nets.data.extraction.people import CROPS, IDENTITIES, PeopleOptions, extract_people
 from nets.data.persons import MARGIN
 from nets.errors import UserError
@@ -129,6 +132,16 @@ def check_data(argv: list[str]) -> None:
         wrong += len(checked.problems)
         print(f"  {len(checked.problems)} problems; look at {a.out}")
     raise SystemExit(1 if wrong else 0)
+
+
+def look_at(argv: list[str]) -> None:
+    """Draws what is found in pictures: joints, 68 points, mask, and the squares cut out."""
+    p, add = parser("look", look_at.__doc__)
+    add("given", type=str, nargs="*", default=[], metavar="PICTURE", help="pictures, folders")
+    add("-o", "--out", type=str, default="look.png", help="the picture to draw")
+    add("--detector", type=Literal[BACKENDS], default="mediapipe", help="what finds people, faces")
+    a = options.parse(p, argv)
+    print(look(needed(a.given, "PICTURE"), Path(a.out), a.detector))
 # fmt: on
 
 
@@ -138,7 +151,7 @@ def needed(given: list[str], what: str) -> list[str]:
     return given
 
 
-COMMANDS = {"people": people, "heads": heads, "clips": clips, "check": check_data}
+COMMANDS = {"people": people, "heads": heads, "clips": clips, "check": check_data, "look": look_at}
 
 
 @options.user_errors()

@@ -2,109 +2,19 @@
 
 import json
 import os
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 import extract
+from boxes import STANDING, photos, refused, run, scene, video
 from nets.data.avatars import AvatarFolder
-from nets.data.detectors import Person, person_box
 from nets.data.extraction import jobs
 from nets.data.extraction.people import split
 from nets.data.index import IndexDataset, read_index
 from nets.data.pictures import read_picture, write_picture
-from nets.data.video_writer import VideoWriter
 from nets.skeletons import JOINTS_15, OPENPOSE_18
-
-# Where the joints are in a box, (x, y) as fractions of it.
-STANDING = dict(
-    rankle=(0.3, 1), rknee=(0.3, 0.75), rhip=(0.35, 0.5), rshoulder=(0.2, 0.2), relbow=(0, 0.35),
-    rwrist=(0, 0.5), reye=(0.45, 0.05), lankle=(0.7, 1), lknee=(0.7, 0.75), lhip=(0.65, 0.5),
-    lshoulder=(0.8, 0.2), lelbow=(1, 0.35), lwrist=(1, 0.5), leye=(0.55, 0.05), cnose=(0.5, 0.1),
-)  # fmt: skip
-JOINTS = torch.tensor([STANDING[name] for name in JOINTS_15])
-FACE = torch.rand(68, 2, generator=torch.Generator().manual_seed(0))
-FACE[0], FACE[1] = 0, 1  # the corners of the box
-
-
-def scene(*boxes, size=(120, 160)):
-    """A dark picture with boxes (x, y, w, h), the first white, the second grey."""
-    picture = torch.full((3, *size), 20, dtype=torch.uint8)
-    for level, (x, y, w, h) in zip((250, 180), boxes, strict=False):
-        picture[:, y : y + h, x : x + w] = level
-    return picture
-
-
-class Boxes:
-    def __init__(self):
-        self.asked = 0
-
-    def _boxes(self, picture):
-        self.asked += 1
-        found = []
-        for level in (250, 180):
-            at = ((picture.float() - level).abs() < 30).all(0).nonzero()
-            if len(at) > 60:
-                (y0, x0), (y1, x1) = at.amin(0).tolist(), at.amax(0).tolist()
-                found.append(torch.tensor([[x0, y0], [x1 - x0, y1 - y0]]))
-        return sorted(found, key=lambda box: -box[1].max())
-
-    def people(self, picture, near=None):
-        people = []
-        for corner, sides in self._boxes(picture):
-            joints = JOINTS * sides + corner
-            if sides[1] < 1.5 * sides[0]:  # not as tall as people are: cut off below
-                joints[[JOINTS_15.index("lhip"), JOINTS_15.index("rhip")]] = torch.nan
-            people.append(Person(joints.float(), person_box(joints)))
-        if near is None:
-            return people
-        return [p for p in people if abs(p.box[0] - near.box[0]) < 25]
-
-    def faces(self, picture):
-        return [FACE * sides + corner for corner, sides in self._boxes(picture)]
-
-    def mask(self, picture):
-        return (picture[0] > 100).float()
-
-
-@pytest.fixture
-def boxes(monkeypatch, tmp_path):
-    detector = Boxes()
-    monkeypatch.setattr(jobs, "detector", lambda backend: detector)
-    monkeypatch.chdir(tmp_path)
-    return detector
-
-
-def run(*arguments):
-    extract.main([*map(str, arguments), "--workers", "0"])
-
-
-def refused(capsys, *arguments):
-    with pytest.raises(SystemExit, match="2"):
-        extract.main([*map(str, arguments), "--workers", "0"])
-    return capsys.readouterr().err.strip().splitlines()[-1]
-
-
-def video(path, frames, fps=4):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with VideoWriter(path, fps) as out:
-        for frame in frames:
-            out.write(frame)
-
-
-def photos(folder):
-    write_picture(folder / "a/two.png", scene((20, 20, 30, 80), (90, 30, 30, 76)))
-    write_picture(folder / "a/small.png", scene((20, 20, 10, 30)))
-    write_picture(folder / "b/cut.png", scene((20, 20, 70, 70)))
-    write_picture(folder / "b/one.jpg", scene((100, 10, 36, 90)))
-    (folder / "b/broken.jpg").write_text("no picture")
-    write_picture(folder / "b/nobody.png", scene())
-    video(folder / "walk.mp4", [scene((10 + 8 * i, 20, 30, 80)) for i in range(8)])
 
 
 def test_people_of_photos_and_videos_become_an_index(boxes, tmp_path, capsys):
@@ -144,29 +54,6 @@ def test_a_second_time_only_what_is_new_is_worked_on(boxes, tmp_path, capsys):
     run(*given)
     assert boxes.asked == first  # what shows nobody is known, too
     assert (tmp_path / "data/index.p").read_bytes() == before
-
-
-def test_workers_end_with_a_process_that_is_killed(tmp_path):
-    work = "echo $PPID > worker; exec sleep 20"
-    code = f"import os, nets.data.extraction.jobs as j; j.run(os.system, [({work!r},)], 1, 1)"
-    root = Path(__file__).parents[2]
-    main = subprocess.Popen(
-        [sys.executable, "-c", code], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(root)}
-    )
-    told = tmp_path / "worker"
-    wait_until(lambda: told.is_file() and told.read_text().strip())
-    worker = Path("/proc") / told.read_text().strip() / "cmdline"  # empty: ended, not yet noticed
-    assert worker.read_bytes()
-    main.kill()
-    main.wait()
-    wait_until(lambda: not worker.is_file() or not worker.read_bytes())
-
-
-def wait_until(condition):
-    end = time.monotonic() + 120
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.05)
 
 
 def test_known_joints_need_no_detector(tmp_path, monkeypatch, capsys):
@@ -302,6 +189,22 @@ def test_check_says_what_is_wrong_with_any_format(boxes, tmp_path, capsys):
     for data, text in (("nowhere", "no such file"), ("mine/extraction", "no dataset")):
         line = refused_check(capsys, data)
         assert text in line
+
+
+def test_look_draws_what_is_found(boxes, tmp_path, capsys):
+    photos(tmp_path / "photos")
+    extract.main(["look", "photos/a", "photos/b/nobody.png", "-o", "look.png"])
+    said = capsys.readouterr().out
+    assert "two.png: 2 persons, 2 faces" in said and "nobody.png: 0 persons, 0 faces" in said
+    small, two, nobody = read_picture(tmp_path / "look.png", None).split(324, 1)  # by name
+    assert (two[1].int() - two[0] > 100).sum() > 40  # green joints, on white and grey
+    assert not (nobody[1].int() - nobody[0] > 100).any()
+    square = two[:, :, 648:968].float()  # the larger person's, a box of 30 x 80 in a square of 104
+    assert 0.15 < (square[0] > 200).float().mean() < 0.3
+    assert small.shape == two.shape
+    with pytest.raises(SystemExit, match="2"):
+        extract.main(["look", "nowhere.png"])
+    assert "nowhere.png: is missing" in capsys.readouterr().err
 
 
 def test_check_reads_batches_and_tables(tmp_path, capsys, monkeypatch):

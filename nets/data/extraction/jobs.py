@@ -37,12 +37,18 @@ def detector(backend: str) -> Detector:
 def list_files(given: Iterable[str | Path]) -> list[Path]:
     """Pictures and videos: the files themselves, and those anywhere below folders, sorted.
 
-    Raises UserError where one is missing or a folder holds none.
+    Raises UserError where one is missing or a folder holds none, OSError where one may not be read.
     """
+
+    def refuse(error: OSError) -> None:
+        raise error
+
     files: list[Path] = []
     for path in map(Path, given):
         if path.is_dir():
-            below = (Path(at) / name for at, _, names in os.walk(path) for name in names)
+            below = (
+                Path(at) / name for at, _, names in os.walk(path, onerror=refuse) for name in names
+            )
             found = sorted(p for p in below if p.suffix.lower() in SUFFIXES or is_video(p))
             found = [p for p in found if not p.name.startswith(".")]
             if not found:

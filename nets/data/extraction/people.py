@@ -23,7 +23,7 @@ from nets.data.faces import crop_square, points_in_crop
 from nets.data.index import TRUNK, write_index
 from nets.data.persons import MARGIN, person_square
 from nets.data.pictures import read_picture, write_picture
-from nets.data.video import is_video, open_video
+from nets.data.video import VideoReader, is_video, open_video
 from nets.errors import UserError
 from nets.skeletons import JOINTS_15
 
@@ -130,7 +130,8 @@ def _people_of(
     left: list[str] = []
     followed: list[tuple[int, Person]] = []  # the persons of the frame before, with their numbers
     many = 0
-    for where, stem, picture in _pictures(file, name, options.fps):
+    source = open_video(file, fps=options.fps) if is_video(file) else None
+    for where, stem, picture in _pictures(file, name, source):
         if known is None:
             people = jobs.detector(options.detector).people(picture)
         else:
@@ -158,6 +159,8 @@ def _people_of(
             entries.append({"file": target, "joints": fractions.tolist(), "identity": who})
         followed = numbered
         jobs.tick()
+    if source is not None and source.damage:
+        left.append(f"{file}, {source.damage}")
     record = {"key": key, "entries": entries, "left_out": left}
     jobs.write_record(path, record)
     return record
@@ -195,12 +198,14 @@ def _cut(picture: Tensor, joints: Tensor, options: PeopleOptions) -> tuple[Tenso
     return shown, (joints - torch.tensor([x0, y0])) * stretch
 
 
-def _pictures(file: Path, name: str, fps: float) -> Iterator[tuple[str, str, Tensor]]:
+def _pictures(
+    file: Path, name: str, video: VideoReader | None
+) -> Iterator[tuple[str, str, Tensor]]:
     """(how messages call it, name of the file to write, picture) of a photo or of a video."""
-    if not is_video(file):
+    if video is None:
         yield str(file), name, read_picture(file, None)
         return
-    for number, (seconds, picture) in enumerate(open_video(file, fps=fps)):
+    for number, (seconds, picture) in enumerate(video):
         yield f"{file}, second {seconds:.2f}", f"{name}_{number:05d}", picture
 
 

@@ -41,16 +41,24 @@ def contact_sheet(path: Path, count: int, read: Callable[[int], Drawn]) -> None:
     write_picture(path, pixels.reshape(sheet.height, sheet.width, 3).permute(2, 0, 1))
 
 
-def _cell(picture: Tensor, points: Tensor | None, caption: str) -> Image.Image:
+def fitted(picture: Tensor, drawn: Sequence[Tensor], side: int) -> Image.Image:
+    """A picture (3, H, W) uint8 in the middle of a square, with points in its pixels drawn in."""
     image = Image.fromarray(picture.permute(1, 2, 0).contiguous().numpy())
-    scale = (CELL - 2) / max(image.size)
-    w, h = (max(1, round(side * scale)) for side in image.size)
-    cell = Image.new("RGB", (CELL, CELL), (30, 30, 30))
-    left, top = (CELL - w) // 2, (CELL - h) // 2
-    cell.paste(image.resize((w, h)), (left, top))
-    draw = ImageDraw.Draw(cell)
-    if points is not None:
+    scale = side / max(image.size)
+    w, h = (max(1, round(length * scale)) for length in image.size)
+    square = Image.new("RGB", (side, side), (30, 30, 30))
+    left, top = (side - w) // 2, (side - h) // 2
+    square.paste(image.resize((w, h)), (left, top))
+    draw = ImageDraw.Draw(square)
+    for points in drawn:
         _draw(draw, (points * scale + torch.tensor([left, top])).tolist())
+    return square
+
+
+def _cell(picture: Tensor, points: Tensor | None, caption: str) -> Image.Image:
+    cell = Image.new("RGB", (CELL, CELL), (30, 30, 30))
+    cell.paste(fitted(picture, [] if points is None else [points], CELL - 2), (1, 1))
+    draw = ImageDraw.Draw(cell)
     draw.text((3, CELL - 13), caption[:24], fill=(255, 255, 255), stroke_width=1, stroke_fill=0)
     return cell
 

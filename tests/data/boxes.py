@@ -1,0 +1,87 @@
+"""A detector that sees white and grey boxes, scenes for it, and starting extract.py."""
+
+import pytest
+import torch
+
+import extract
+from nets.data.detectors import Person, person_box
+from nets.data.pictures import write_picture
+from nets.data.video_writer import VideoWriter
+from nets.skeletons import JOINTS_15
+
+# Where the joints are in a box, (x, y) as fractions of it.
+STANDING = dict(
+    rankle=(0.3, 1), rknee=(0.3, 0.75), rhip=(0.35, 0.5), rshoulder=(0.2, 0.2), relbow=(0, 0.35),
+    rwrist=(0, 0.5), reye=(0.45, 0.05), lankle=(0.7, 1), lknee=(0.7, 0.75), lhip=(0.65, 0.5),
+    lshoulder=(0.8, 0.2), lelbow=(1, 0.35), lwrist=(1, 0.5), leye=(0.55, 0.05), cnose=(0.5, 0.1),
+)  # fmt: skip
+JOINTS = torch.tensor([STANDING[name] for name in JOINTS_15])
+FACE = torch.rand(68, 2, generator=torch.Generator().manual_seed(0))
+FACE[0], FACE[1] = 0, 1  # the corners of the box
+
+
+def scene(*boxes, size=(120, 160)):
+    """A dark picture with boxes (x, y, w, h), the first white, the second grey."""
+    picture = torch.full((3, *size), 20, dtype=torch.uint8)
+    for level, (x, y, w, h) in zip((250, 180), boxes, strict=False):
+        picture[:, y : y + h, x : x + w] = level
+    return picture
+
+
+class Boxes:
+    def __init__(self):
+        self.asked = 0
+
+    def _boxes(self, picture):
+        self.asked += 1
+        found = []
+        for level in (250, 180):
+            at = ((picture.float() - level).abs() < 30).all(0).nonzero()
+            if len(at) > 60:
+                (y0, x0), (y1, x1) = at.amin(0).tolist(), at.amax(0).tolist()
+                found.append(torch.tensor([[x0, y0], [x1 - x0, y1 - y0]]))
+        return sorted(found, key=lambda box: -box[1].max())
+
+    def people(self, picture, near=None):
+        people = []
+        for corner, sides in self._boxes(picture):
+            joints = JOINTS * sides + corner
+            if sides[1] < 1.5 * sides[0]:  # not as tall as people are: cut off below
+                joints[[JOINTS_15.index("lhip"), JOINTS_15.index("rhip")]] = torch.nan
+            people.append(Person(joints.float(), person_box(joints)))
+        if near is None:
+            return people
+        return [p for p in people if abs(p.box[0] - near.box[0]) < 25]
+
+    def faces(self, picture):
+        return [FACE * sides + corner for corner, sides in self._boxes(picture)]
+
+    def mask(self, picture):
+        return (picture[0] > 100).float()
+
+
+def run(*arguments):
+    extract.main([*map(str, arguments), "--workers", "0"])
+
+
+def refused(capsys, *arguments):
+    with pytest.raises(SystemExit, match="2"):
+        extract.main([*map(str, arguments), "--workers", "0"])
+    return capsys.readouterr().err.strip().splitlines()[-1]
+
+
+def video(path, frames, fps=4):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with VideoWriter(path, fps) as out:
+        for frame in frames:
+            out.write(frame)
+
+
+def photos(folder):
+    write_picture(folder / "a/two.png", scene((20, 20, 30, 80), (90, 30, 30, 76)))
+    write_picture(folder / "a/small.png", scene((20, 20, 10, 30)))
+    write_picture(folder / "b/cut.png", scene((20, 20, 70, 70)))
+    write_picture(folder / "b/one.jpg", scene((100, 10, 36, 90)))
+    (folder / "b/broken.jpg").write_text("no picture")
+    write_picture(folder / "b/nobody.png", scene())
+    video(folder / "walk.mp4", [scene((10 + 8 * i, 20, 30, 80)) for i in range(8)])

@@ -196,10 +196,10 @@ def test_look_draws_what_is_found(boxes, tmp_path, capsys):
     extract.main(["look", "photos/a", "photos/b/nobody.png", "-o", "look.png"])
     said = capsys.readouterr().out
     assert "two.png: 2 persons, 2 faces" in said and "nobody.png: 0 persons, 0 faces" in said
-    small, two, nobody = read_picture(tmp_path / "look.png", None).split(324, 1)  # by name
+    small, two, nobody = read_picture(tmp_path / "look.png", None).split(228, 1)  # by name
     assert (two[1].int() - two[0] > 100).sum() > 40  # green joints, on white and grey
     assert not (nobody[1].int() - nobody[0] > 100).any()
-    square = two[:, :, 648:968].float()  # the larger person's, a box of 30 x 80 in a square of 104
+    square = two[:, :, 456:680].float()  # the larger person's, a box of 30 x 80 in a square of 104
     assert 0.15 < (square[0] > 200).float().mean() < 0.3
     assert small.shape == two.shape
     with pytest.raises(SystemExit, match="2"):

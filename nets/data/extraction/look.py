@@ -16,7 +16,7 @@ from nets.data.faces import crop_square, face_crop_box, points_in_crop
 from nets.data.persons import person_square
 from nets.data.pictures import list_pictures, read_picture, write_picture
 
-SIDE, GAP = 320, 4  # of a panel, pixels
+SIDE, GAP = 224, 4  # of a panel, pixels
 
 
 def look(given: list[str], out: Path, backend: str) -> str:

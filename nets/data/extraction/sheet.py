@@ -51,7 +51,7 @@ def fitted(picture: Tensor, drawn: Sequence[Tensor], side: int) -> Image.Image:
     square.paste(image.resize((w, h)), (left, top))
     draw = ImageDraw.Draw(square)
     for points in drawn:
-        _draw(draw, (points * scale + torch.tensor([left, top])).tolist())
+        _draw(draw, (points * scale + torch.tensor([left, top])).tolist(), max(1, side // CELL))
     return square
 
 
@@ -63,7 +63,7 @@ def _cell(picture: Tensor, points: Tensor | None, caption: str) -> Image.Image:
     return cell
 
 
-def _draw(draw: ImageDraw.ImageDraw, points: Sequence[Sequence[float]]) -> None:
+def _draw(draw: ImageDraw.ImageDraw, points: Sequence[Sequence[float]], radius: int) -> None:
     if len(points) == len(JOINTS_15):
         at = dict(zip(JOINTS_15, points, strict=True))
         chain = ("ankle", "knee", "hip", "shoulder", "elbow", "wrist")
@@ -74,7 +74,7 @@ def _draw(draw: ImageDraw.ImageDraw, points: Sequence[Sequence[float]]) -> None:
             ends = [*at[a], *at[b]]
             colour = {"r": RIGHT, "l": LEFT}.get(a[0] if a[0] == b[0] else "", MIDDLE)
             if all(v == v for v in ends):  # NaN is missing
-                draw.line(ends, colour, 2)
+                draw.line(ends, colour, 2 * radius)
     for x, y in points:
         if x == x and y == y:
-            draw.ellipse([x - 1, y - 1, x + 1, y + 1], fill=MIDDLE)
+            draw.ellipse([x - radius, y - radius, x + radius, y + radius], fill=MIDDLE)

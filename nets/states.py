@@ -113,6 +113,12 @@ def _safe_tensor(data: bytearray, start: int, entry: Mapping[str, Any]) -> Tenso
     return part.clone().view(dtype).view(shape)  # a clone is aligned, and lets go of the file
 
 
+def size_of(found: Mapping[str, Any], name: str, axis: int) -> int:
+    """A size of a tensor among `found`; 1, which fits nothing, where it is not there."""
+    shape = getattr(found.get(name), "shape", ())
+    return shape[axis] if len(shape) > axis else 1
+
+
 def require(
     found: Mapping[str, Any], wanted: Mapping[str, Any], path: str | Path, what: str
 ) -> None:

@@ -94,6 +94,11 @@ class IdentityEmbedder(nn.Module):
         return [average_frames(e, n // frames) for e in embeds]
 
 
+def frequencies(count: int) -> Tensor:
+    """pi 2^k of a harmonic encoding, (1, 1, count)."""
+    return (torch.pi * 2.0 ** torch.arange(count)).view(1, 1, -1)
+
+
 class KeypointsEmbedder(nn.Module):
     """The pose embedding that the inference generator starts from, from keypoints.
 
@@ -120,8 +125,7 @@ class KeypointsEmbedder(nn.Module):
             raise ValueError(f"bilayer: pse_num_blocks must be at least 1, got {blocks}")
         self.inputs, self.output_shape = inputs, (output_channels, output_size, output_size)
         if harmonics:
-            frequencies = torch.pi * 2.0 ** torch.arange(harmonics)
-            self.register_buffer("frequencies", frequencies.view(1, 1, -1))
+            self.register_buffer("frequencies", frequencies(harmonics))
         self.harmonics = harmonics
         widths = [inputs * 2 * harmonics if harmonics else inputs] + [channels] * (blocks - 1)
         layers: list[nn.Module] = []

@@ -212,6 +212,12 @@ class Layers(NamedTuple):
     logits: Tensor | None
 
 
+def identity_grid(size: int) -> Tensor:
+    """Centres (x, y) of the pixels in [-1, 1], (1, size, size, 2)."""
+    centres = (torch.arange(size) * 2 + 1) / size - 1
+    return torch.stack(torch.meshgrid(centres, centres, indexing="xy"), dim=-1)[None]
+
+
 class InferenceGenerator(nn.Module):
     """The layers of a picture, frame by frame. 11,844,068 parameters as published, 256 px."""
 
@@ -238,9 +244,7 @@ class InferenceGenerator(nn.Module):
         count = doublings(size, input_size, "image_size / inf_input_tensor_size")
         widths = [min(channels * 2**i, max_channels) for i in range(count, -1, -1)]
         hidden = [min(embed_channels * 2**i, embed_max_channels) for i in range(count, 0, -1)]
-        centres = (torch.arange(size) * 2 + 1) / size - 1
-        grid = torch.stack(torch.meshgrid(centres, centres, indexing="xy"), dim=-1)
-        self.register_buffer("identity_grid", grid[None])
+        self.register_buffer("identity_grid", identity_grid(size))
         heads = [2, 3, 1] if segmentation else [2, 3]
         self.gen_inf = Generator(
             widths, input_size, heads, norm, act, up, skip, True, "none", eps, momentum

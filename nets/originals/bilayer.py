@@ -19,6 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from nets.bilayer import DEFAULTS, NETWORKS, Bilayer, build
+from nets.bilayer.embedders import frequencies
+from nets.bilayer.generators import identity_grid
 from nets.bilayer.layers import PixelBias
 from nets.bilayer.options import words
 from nets.errors import UserError
@@ -132,9 +134,9 @@ def fitted(state: Mapping[str, Tensor], net: nn.Module, path: Path, name: str) -
         if key.endswith("num_batches_tracked"):
             state.setdefault(key, torch.zeros((), dtype=torch.int64))
         elif key == "frequencies":
-            state.setdefault(key, _frequencies(one))
+            state.setdefault(key, frequencies(one.numel()))
         elif key == "identity_grid" and (key not in state or state[key].shape != one.shape):
-            state[key] = _grid(one.shape[1])
+            state[key] = identity_grid(one.shape[1])
     require(state, wanted, path, f"a bilayer {name.replace('_', ' ')} of these options")
     return {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
 
@@ -235,12 +237,3 @@ def _plain_layers(state: Mapping[str, Tensor]) -> list[str]:
         for key, value in state.items()
         if key.endswith(".weight") and value.ndim > 1
     ]
-
-
-def _grid(size: int) -> Tensor:
-    centres = (torch.arange(size) * 2 + 1) / size - 1
-    return torch.stack(torch.meshgrid(centres, centres, indexing="xy"), dim=-1)[None]
-
-
-def _frequencies(like: Tensor) -> Tensor:
-    return (torch.pi * 2.0 ** torch.arange(like.numel())).view(1, 1, -1)

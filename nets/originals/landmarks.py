@@ -12,7 +12,7 @@ the pictures and the kind of covariance, comes from the opt.yaml beside them or 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from nets.errors import UserError
 from nets.landmarks import LandmarkModel, build, build_discriminator
-from nets.states import read_plain, require
+from nets.states import read_plain, require, size_of
 
 UNSAID = {"img_size": 128, "use_identity_covariance": False, "fixed_covar": 0.05}
 AVERAGES = ("exp_avg", "exp_avg_sq")
@@ -75,7 +75,7 @@ def read_discriminator(path: str | Path) -> tuple[dict[str, Tensor], dict[str, i
     state = _state(path, "layer0.", "a discriminator")
     places = [int(m[1]) for m in (re.match(r"layer0\.(\d+)\.", name) for name in state) if m]
     sizes = {
-        "ndf": _size(state, "layer0.0.weight", 0),
+        "ndf": size_of(state, "layer0.0.weight", 0),
         "n_layers_D": max(1, (max(places) - 2) // 3),
         "num_D": len({name.split(".")[0] for name in state}),
     }
@@ -158,15 +158,15 @@ def translate(keys: Mapping[str, Any], source: str = "") -> dict[str, Any]:
 
 def _sizes(state: Mapping[str, Tensor]) -> dict[str, Any]:
     """The options that the shapes of the weights say."""
-    landmarks = _size(state, "shape_encoder.decoder_layers.3.1.weight", 0)
-    nsf = _size(state, "shape_encoder.encoder_layers.0.0.0.weight", 0)
-    naf = _size(state, "appearance_encoder.encoder_layers.0.0.0.weight", 0)
+    landmarks = size_of(state, "shape_encoder.decoder_layers.3.1.weight", 0)
+    nsf = size_of(state, "shape_encoder.encoder_layers.0.0.0.weight", 0)
+    naf = size_of(state, "appearance_encoder.encoder_layers.0.0.0.weight", 0)
     return {
         "n_landmarks": landmarks,
         "nsf": nsf,
         "naf": 0 if naf == 2 * (landmarks + 4 * nsf) else naf,
-        "n_filters": _size(state, "appearance_encoder.decoder_layers.1.1.weight", 0),
-        "ngc": max(1, _size(state, "image_decoder.fc.weight", 0) // 4),
+        "n_filters": size_of(state, "appearance_encoder.decoder_layers.1.1.weight", 0),
+        "ngc": max(1, size_of(state, "image_decoder.fc.weight", 0) // 4),
         "use_fg_bg_mask": any(name.startswith("bg_net.") for name in state),
         "low_res_mask": any(name.startswith("fg_mask_net.0.encoder") for name in state),
         "pooling": "mean",
@@ -193,9 +193,3 @@ def _taken(state: Mapping[str, Tensor], make: Any, path: Path, what: str) -> dic
         raise UserError(f"{path}: {error}") from error
     require(state, wanted, path, what)
     return {name: state[name].float() for name in wanted}
-
-
-def _size(state: Mapping[str, Sequence], name: str, axis: int) -> int:
-    """A size of a tensor; 1, which fits nothing, where it is not there."""
-    shape = getattr(state.get(name), "shape", ())
-    return shape[axis] if len(shape) > axis else 1

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from nets.errors import UserError
 from nets.layers import Conv
-from nets.states import read_plain, require
+from nets.states import read_plain, require, size_of
 from nets.vunet import VUNet, build
 
 # How the two programs prepare what their networks see; neither keeps it with the weights.
@@ -88,10 +88,10 @@ def _port(
         "spatial_size": 2 ** (scales - 1),
         "conv": "weight_affine" if affine else "none",  # one switch, `final_act`, chose both
         "tanh": not affine,
-        "nf_start": _size(state, f"e_theta.in_op.{kernel}", 0),
-        "nf_max": _size(state, f"e_theta.blocks.s{scales}_1.conv2d.{kernel}", 0),
-        "img_channels": _size(state, f"f_phi.in_op.{kernel}", 1),
-        "pose_channels": _size(state, f"e_theta.in_op.{kernel}", 1),
+        "nf_start": size_of(state, f"e_theta.in_op.{kernel}", 0),
+        "nf_max": size_of(state, f"e_theta.blocks.s{scales}_1.conv2d.{kernel}", 0),
+        "img_channels": size_of(state, f"f_phi.in_op.{kernel}", 1),
+        "pose_channels": size_of(state, f"e_theta.in_op.{kernel}", 1),
     }
     leaves = {"weight": "weight", "bias": "bias"}
     if affine:
@@ -122,7 +122,7 @@ def _tensorflow(path: Path, state: Mapping[str, Tensor], options: dict[str, Any]
     step = state.get("global_step")
     state = {name: value for name, value in state.items() if not BESIDE.fullmatch(name)}
     scales = [_highest(rf"{net}/conv2d_(\d+)/V", state) // 3 + 1 for net in ("dec_up", "enc_up")]
-    channels = _size(state, "enc_up/dense_0/V", 0)
+    channels = size_of(state, "enc_up/dense_0/V", 0)
     crops, box = channels % 24 == 0, scales[0] - scales[1]
     # The sizes are not in the weights: 128 and 2 go with a box factor of 1, 256 and 4 with 2.
     ratio = 2 ** (scales[0] - 1)
@@ -134,11 +134,11 @@ def _tensorflow(path: Path, state: Mapping[str, Tensor], options: dict[str, Any]
         "spatial_size": size,
         "bottleneck_factor": max(size // ratio, 1).bit_length() - 1,
         "box_factor": box,
-        "nf_start": _size(state, "dec_up/dense_0/V", 1),
-        "nf_max": _size(state, "dec_down/dense_0/V", 1),
+        "nf_start": size_of(state, "dec_up/dense_0/V", 1),
+        "nf_max": size_of(state, "dec_down/dense_0/V", 1),
         "img_channels": channels // 8 if crops else channels,
-        "pose_channels": _size(state, "dec_up/dense_0/V", 0),
-        "out_channels": _size(state, "dec_params/conv2d_0/V", 3),
+        "pose_channels": size_of(state, "dec_up/dense_0/V", 0),
+        "out_channels": size_of(state, "dec_params/conv2d_0/V", 3),
     }
 
     def there(conv: Conv, leaf: str) -> tuple[list[int], Callable[[Tensor], Tensor]]:
@@ -298,8 +298,3 @@ def _highest(pattern: str, state: Mapping[str, Tensor]) -> int:
     """The highest number in the names of a kind; 1 where there is none."""
     found = (re.fullmatch(pattern, name) for name in state)
     return max((int(match[1]) for match in found if match), default=1)
-
-
-def _size(state: Mapping[str, Tensor], name: str, axis: int) -> int:
-    """A size of a tensor; 1, which fits nothing, where it is not there."""
-    return state[name].shape[axis] if name in state and state[name].ndim > axis else 1

@@ -32,20 +32,20 @@ def forward(net, names=BASE):
 
 def test_an_experiments_folder(tmp_path):
     net = model(**ARGS).eval()
-    folder = write(tmp_path / "run", net, [*BASE, "discriminator"])
-    write(folder, model(5, **ARGS), BASE, epoch=3)
+    folder = write(tmp_path / "run", net, [*BASE, "discriminator"], epoch=10)
+    write(folder, model(5, **ARGS), BASE, epoch=9)
     made, options = load(folder)
     assert made.names == list(BASE) and not made.training
     assert torch.equal(forward(made), forward(net))
     assert options["image_size"] == 32 and options["inf_apply_masks"] is False
     assert options["experiment_name"] == "007" and options["lrs"] == "a: 1e-4"
-    older, _ = load(folder, which_epoch=3)
+    older, _ = load(folder, which_epoch=9)
     assert not torch.equal(forward(older), forward(net))
     with_critic, _ = load(folder, networks="keypoints_embedder, discriminator")
     assert with_critic.names == ["keypoints_embedder", "discriminator"]
     assert originals.recognise(folder) == "bilayer"
     content = originals.read(folder)
-    assert content["system"] == "bilayer" and "7_texture_generator.pth" in content["kind"]
+    assert content["system"] == "bilayer" and "10_texture_generator.pth" in content["kind"]
 
 
 def parametrised(state):

@@ -21,6 +21,7 @@ rank: 0
 resume_ckpt: None
 resume_ckpt_D:
 save_path: {folder}
+torch_home:
 use_identity_covariance: True
 weight_decay: 5e-06
 world_size: 1
@@ -83,6 +84,7 @@ def test_opt_yaml_means_what_its_writer_meant(tmp_path):
         "resume_ckpt": None,
         "resume_ckpt_D": None,
         "save_path": str(tmp_path),
+        "torch_home": "",
         "use_identity_covariance": True,
         "weight_decay": 5e-6,
     }

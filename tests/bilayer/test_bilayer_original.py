@@ -111,6 +111,14 @@ def test_sizes_come_from_the_weights(tmp_path):
     assert options["tex_max_channels"] == 16 and options["emb_max_channels"] == 16
 
 
+def test_what_networks_see_and_give_is_told_by_the_weights(tmp_path):
+    said = {"emb_no_stickman": True, "dis_no_stickman": True, "inf_pred_segmentation": False}
+    folder = write(tmp_path, model(**said), [*BASE, "discriminator"])
+    (folder / "args.txt").unlink()
+    _, options = load(folder, networks=[*BASE, "discriminator"])
+    assert {key: options[key] for key in said} == said
+
+
 def test_harmonic_encoding_is_told_by_the_shape(tmp_path):
     """Published argument files say that it is on, published weights are without."""
     net = model(**ARGS).eval()

@@ -138,6 +138,8 @@ def test_what_cannot_be_done_with_pictures_and_people(run, tmp_path, capsys):
     assert "dancer.png: no person 2 found" in line
     line = refused(capsys, run, "-d", "dance.mp4", "--samples", "2")
     assert "--samples: for driving pictures" in line
+    line = refused(capsys, run, "-s", "dance.mp4", "-d", "dancer.png")
+    assert "-s dance.mp4: the appearance comes from a picture, not from a video" in line
     (tmp_path / "text.mp4").write_text("no video")
     line = refused(capsys, run, "-s", "me.png", "-d", tmp_path / "text.mp4")
     assert "text.mp4: is not a video" in line

@@ -110,6 +110,9 @@ def people(
         raise UserError("-s and --samples: give one of them")
     if not args.source and not args.samples:
         raise UserError("-s: a picture whose appearance to take is needed, or --samples")
+    for file in args.source:
+        if is_video(file) and not Path(file).is_dir():
+            raise UserError(f"-s {file}: the appearance comes from a picture, not from a video")
     videos = [file for file in map(Path, args.driving) if is_video(file) and not file.is_dir()]
     if videos and (args.samples or args.driving_joints):
         option = "samples" if args.samples else "driving_joints"

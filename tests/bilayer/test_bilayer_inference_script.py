@@ -107,6 +107,9 @@ def test_a_video_is_as_long_as_its_driver_and_can_lie_beside_it(home, drive, tmp
     assert open_video("v_concat.mp4").size == (32, 96)
     drive("-d", video, "--driving_keypoints", points, "-o", "p.mp4", "--paste")
     assert open_video("p.mp4").size == (96, 96)
+    drive("-d", video, "--driving_keypoints", points, "-o", "videos", "--concat")
+    assert sorted(p.name for p in (tmp_path / "videos").iterdir()) == [
+        "0--video.mp4", "0--video_concat.mp4"]  # fmt: skip
 
 
 def test_batches_of_frames_change_nothing(home, drive):

@@ -174,7 +174,7 @@ def drive_video(
     frames = Frames(video, args.start, args.end, args.fps)
     out = Path(args.out)
     if out.suffix.lower() not in FORMATS:
-        out = out.with_suffix("") / pair_name(args.source[0], video, ".mp4")
+        out = out.with_suffix("") / pair_name(Path(args.source[0]).stem, video.stem, ".mp4")
     beside = out.with_name(f"{out.stem}_concat{out.suffix}")
     moving = driving_points(args, faces, frames, points)
     count = 0

@@ -23,6 +23,7 @@ JOINTS_15 = _names(
     "rankle rknee rhip rshoulder relbow rwrist reye",
     "lankle lknee lhip lshoulder lelbow lwrist leye cnose",
 )
+JOINTS_17 = (*JOINTS_15, "rear", "lear")  # what datasets and detectors hand over, ears if known
 # Also the column order of the key-point files that come with Market-1501 and DeepFashion.
 OPENPOSE_18 = _names(
     "cnose cneck rshoulder relbow rwrist lshoulder lelbow lwrist",

@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 
 from nets.errors import UserError
-from nets.skeletons import COCO_17, JOINTS_15, OPENPOSE_18, OPENPOSE_25, ORDERS, convert_joints
+from nets.skeletons import COCO_17, JOINTS_17, OPENPOSE_18, OPENPOSE_25, ORDERS, convert_joints
 
 NAMES = {name for order in ORDERS.values() for name in order}
 
 
 def read_annotations(path: str | Path) -> dict[str, list[Tensor]]:
-    """{file name: [the joints (15, 2) in pixels of each person]}, NaN where missing.
+    """{file name: [the joints (17, 2) in pixels of each person]}, NaN where missing.
 
     path  one of
           a .csv `name:keypoints_y:keypoints_x` of lists of 18, -1 missing (the annotations that
@@ -77,7 +77,7 @@ def _patn(path: Path) -> dict[str, list[Tensor]]:
             if points.shape != (18, 2):
                 raise UserError(f"{where}: must hold 18 joints, holds {len(x)} x and {len(y)} y")
             name = Path(row[0].strip()).name
-            people.setdefault(name, []).append(_fifteen(points, OPENPOSE_18))
+            people.setdefault(name, []).append(_joints(points, OPENPOSE_18))
     return people
 
 
@@ -91,9 +91,7 @@ def _coco(path: Path, content: dict[str, Any]) -> dict[str, list[Tensor]]:
                 continue
             points = points.reshape(17, 3)
             points[points[:, 2] <= 0] = math.nan
-            people.setdefault(names[person["image_id"]], []).append(
-                _fifteen(points[:, :2], COCO_17)
-            )
+            people.setdefault(names[person["image_id"]], []).append(_joints(points[:, :2], COCO_17))
         return people
     except (KeyError, TypeError, RuntimeError, ValueError) as error:
         raise UserError(f"{path}: is not COCO's person_keypoints ({error})") from error
@@ -107,7 +105,7 @@ def _openpose(path: Path, content: dict[str, Any]) -> list[Tensor]:
             raise UserError(f"{path}: pose_keypoints_2d must hold 18 or 25 joints x, y, score")
         points = points.reshape(-1, 3)
         points[points[:, 2] <= 0] = math.nan
-        people.append(_fifteen(points[:, :2], OPENPOSE_18 if len(points) == 18 else OPENPOSE_25))
+        people.append(_joints(points[:, :2], OPENPOSE_18 if len(points) == 18 else OPENPOSE_25))
     return people
 
 
@@ -118,11 +116,11 @@ def _named(path: Path, file: str, joints: dict[str, Any]) -> Tensor:
         raise UserError(f"{path}: {file}: {what}")
     try:
         points = [(math.nan,) * 2 if at is None else at[:2] for at in joints.values()]
-        return _fifteen(torch.tensor(points, dtype=torch.float32), tuple(joints))
+        return _joints(torch.tensor(points, dtype=torch.float32), tuple(joints))
     except (ValueError, TypeError) as error:
         raise UserError(f"{path}: {file}: joints must be [x, y] or null") from error
 
 
-def _fifteen(points: Tensor, order: tuple[str, ...]) -> Tensor:
+def _joints(points: Tensor, order: tuple[str, ...]) -> Tensor:
     points = torch.where((points >= 0).all(-1, keepdim=True), points, torch.nan)
-    return convert_joints(points, order, JOINTS_15)
+    return convert_joints(points, order, JOINTS_17)

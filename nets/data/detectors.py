@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from nets.errors import UserError
-from nets.skeletons import JOINTS_15, MEDIAPIPE_33, convert_joints, mesh_to_68
+from nets.skeletons import JOINTS_17, MEDIAPIPE_33, convert_joints, mesh_to_68
 
 BACKENDS = ("mediapipe", "face-alignment")
 INSTALL = "pip install -e '.[{}]'"
@@ -37,7 +37,7 @@ SMALLEST = 32  # pixels; what is smaller is a hand or a shadow more often than a
 class Person:
     """A person in a picture.
 
-    joints  (15, 2) float32, pixels, in the order of JOINTS_15; NaN where not to be seen
+    joints  (17, 2) float32, pixels, in the order of JOINTS_17; NaN where not to be seen
     box     x0, y0, x1, y1 in pixels: around the joints, with a head's height above the eyes
     """
 
@@ -147,7 +147,7 @@ class MediaPipe:
         h, w = picture.shape[1:]
         inside = (points >= 0).all(-1) & (points < torch.tensor([w, h])).all(-1)
         points[~(sure & inside)] = math.nan
-        joints = convert_joints(points, MEDIAPIPE_33, JOINTS_15) + torch.tensor(corner)
+        joints = convert_joints(points, MEDIAPIPE_33, JOINTS_17) + torch.tensor(corner)
         if joints.isnan().all():
             return None
         person = Person(joints, person_box(joints))
@@ -251,12 +251,12 @@ class FaceAlignment:
 
 
 def person_box(joints: Tensor) -> tuple[float, float, float, float]:
-    """x0, y0, x1, y1 round the joints (15, 2) that are there, and up to the top of the head."""
+    """x0, y0, x1, y1 round the joints (17, 2) that are there, and up to the top of the head."""
     there = joints[~joints.isnan().any(-1)]
     (x0, y0), (x1, y1) = there.amin(0).tolist(), there.amax(0).tolist()
-    at = {name: joints[i] for i, name in enumerate(JOINTS_15)}
-    neck = (at["lshoulder"] + at["rshoulder"]) / 2
-    top = (neck + 2 * (at["cnose"] - neck)).tolist()  # as high above the nose as the neck below
+    left, right, nose = (joints[JOINTS_17.index(n)] for n in ("lshoulder", "rshoulder", "cnose"))
+    neck = (left + right) / 2
+    top = (neck + 2 * (nose - neck)).tolist()  # as high above the nose as the neck below
     if not any(map(math.isnan, top)):
         x0, y0, x1, y1 = min(x0, top[0]), min(y0, top[1]), max(x1, top[0]), max(y1, top[1])
     return x0, y0, x1, y1

@@ -17,7 +17,7 @@ from nets.data.pairs import Paired, Pairs
 from nets.data.pickles import read_pickle
 from nets.data.pictures import read_letterboxed, read_picture
 from nets.errors import UserError
-from nets.skeletons import JOINTS_15
+from nets.skeletons import JOINTS_15, JOINTS_17
 
 KEYS = ("joint_order", "imgs", "train", "joints")
 SPLITS = {"train": True, "test": False}
@@ -26,11 +26,12 @@ FARTHEST = 10.0  # widths or heights of a picture; beyond it joints are no fract
 
 
 class IndexDataset(Paired):
-    """Pictures of people with their 15 joints, listed in an `index.p`.
+    """Pictures of people with their joints, listed in an `index.p`.
 
     path       a pickle (.p, .pkl, .pickle), .json or .npz file with the keys `joint_order` (names),
                `imgs` (paths relative to the file's folder), `train` (booleans: the split) and
                `joints` (x, y as fractions of width and height; negative or NaN = missing);
+               `joint_order` names the 15 of JOINTS_15, may name the ears (JOINTS_17) and others;
                optionally `identities` (who is to be seen). Or the folder that holds an index.p.
     split      "train" or "test": entries whose flag is true or false. Entries without both
                shoulders and both hips are left out, as the original does.
@@ -39,12 +40,12 @@ class IndexDataset(Paired):
                or "any" other of the split, drawn from (seed, epoch, index)
     letterbox  keep the aspect ratio with black borders instead of squashing; joints move along
 
-    [(epoch, index)] gives target (3, S, S) uint8, joints (15, 2) float32 in pixels with NaN where
+    [(epoch, index)] gives target (3, S, S) uint8, joints (17, 2) float32 in pixels with NaN where
     missing, index; and appearance, appearance_joints alike unless the pairing is "same". Raises
     UserError where the index is unusable, BadSample where a picture is.
     """
 
-    joint_order = JOINTS_15
+    joint_order = JOINTS_17
 
     def __init__(
         self,
@@ -90,7 +91,7 @@ class IndexDataset(Paired):
 
 
 def read_index(path: Path) -> dict[str, Any]:
-    """All entries of an index: imgs (N) bytes, train (N) bool, joints (N, 15, 2) float32 with NaN
+    """All entries of an index: imgs (N) bytes, train (N) bool, joints (N, 17, 2) float32 with NaN
     where missing, identities (N) int64 or None. Raises UserError.
     """
     raw = _load(path)
@@ -205,13 +206,14 @@ def _joints(path: Path, joints: Any, order: list[str]) -> np.ndarray:
         joints = np.empty(0)
     if joints.shape[1:] != want:
         raise UserError(f"{path}: joints must be {want[0]} pairs x, y for every entry")
-    joints = joints[:, [order.index(name) for name in JOINTS_15]]
+    place = [order.index(name) if name in order else len(order) for name in JOINTS_17]
+    joints = np.pad(joints, ((0, 0), (0, 1), (0, 0)), constant_values=np.nan)[:, place]
     far = joints > FARTHEST  # how negative a missing joint is does not matter
     if far.any():
         i, j, _ = np.argwhere(far)[0]
         x, y = joints[i, j]
         raise UserError(
             f"{path}: joints must be fractions of width and height, entry {i} has "
-            f"{JOINTS_15[j]} at ({x:g}, {y:g})"
+            f"{JOINTS_17[j]} at ({x:g}, {y:g})"
         )
     return np.where((joints >= 0).all(-1, keepdims=True), joints, np.float32("nan"))

@@ -12,16 +12,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nets.data.index import JOINTS_15, read_index
+from nets.data.index import read_index
 from nets.errors import UserError
-from nets.skeletons import ORDERS, convert_joints
+from nets.skeletons import JOINTS_17, ORDERS, convert_joints
 
 NAMES = {name for order in ORDERS.values() for name in order}
 FLAGS = ("normalised", "normalized")
 
 
 def read_joints(where: str | Path, picture: str | Path, size: tuple[int, int]) -> Tensor:
-    """The 15 joints of a picture as fractions of its width and height: (15, 2) float32.
+    """The joints of a picture as fractions of its width and height: (17, 2) float32, JOINTS_17.
 
     where    a JSON file {name: [x, y]}, or {file: {name: [x, y]}} for several pictures; or
              "index.p:PATH" or "index.p:NUMBER", an entry of an index (.p, .json, .npz)
@@ -83,7 +83,7 @@ def _parse(where: str, content: dict[str, Any], size: tuple[int, int]) -> Tensor
     fractions = bool((joints.nan_to_num(0) <= 1).all()) if flag is None else bool(flag)
     if not fractions:
         joints = joints / torch.tensor(size, dtype=torch.float32)
-    return convert_joints(joints, names, JOINTS_15)
+    return convert_joints(joints, names, JOINTS_17)
 
 
 def _point(where: str, name: str, value: Any) -> tuple[float, float]:

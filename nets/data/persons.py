@@ -17,7 +17,7 @@ MARGIN = 0.15  # around a person, of the longer side of its box
 def person_square(joints: Tensor, margin: float = MARGIN) -> FaceBox:
     """The square that is cut out around a person: its centre and half of its side, whole pixels.
 
-    joints  (15, 2) pixels, in the order of JOINTS_15, NaN where missing but not all
+    joints  (17, 2) pixels, in the order of JOINTS_17, NaN where missing but not all
     margin  on each side, as a fraction of the longer side of the box around the joints and head
     """
     x0, y0, x1, y1 = person_box(joints)

@@ -7,15 +7,16 @@ import extract
 from nets.data.detectors import Person, person_box
 from nets.data.pictures import write_picture
 from nets.data.video_writer import VideoWriter
-from nets.skeletons import JOINTS_15
+from nets.skeletons import JOINTS_17
 
 # Where the joints are in a box, (x, y) as fractions of it.
 STANDING = dict(
     rankle=(0.3, 1), rknee=(0.3, 0.75), rhip=(0.35, 0.5), rshoulder=(0.2, 0.2), relbow=(0, 0.35),
     rwrist=(0, 0.5), reye=(0.45, 0.05), lankle=(0.7, 1), lknee=(0.7, 0.75), lhip=(0.65, 0.5),
     lshoulder=(0.8, 0.2), lelbow=(1, 0.35), lwrist=(1, 0.5), leye=(0.55, 0.05), cnose=(0.5, 0.1),
+    rear=(0.4, 0.07), lear=(0.6, 0.07),
 )  # fmt: skip
-JOINTS = torch.tensor([STANDING[name] for name in JOINTS_15])
+JOINTS = torch.tensor([STANDING[name] for name in JOINTS_17])
 FACE = torch.rand(68, 2, generator=torch.Generator().manual_seed(0))
 FACE[0], FACE[1] = 0, 1  # the corners of the box
 
@@ -47,7 +48,7 @@ class Boxes:
         for corner, sides in self._boxes(picture):
             joints = JOINTS * sides + corner
             if sides[1] < 1.5 * sides[0]:  # not as tall as people are: cut off below
-                joints[[JOINTS_15.index("lhip"), JOINTS_15.index("rhip")]] = torch.nan
+                joints[[JOINTS_17.index("lhip"), JOINTS_17.index("rhip")]] = torch.nan
             people.append(Person(joints.float(), person_box(joints)))
         if near is None:
             return people

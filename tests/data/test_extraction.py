@@ -69,7 +69,7 @@ def test_known_joints_need_no_detector(tmp_path, monkeypatch, capsys):
     (tmp_path / "market.csv").write_text("\n".join(lines))
     run("people", "market", "--joints", "market.csv", "-o", "data", "--size", "160")
     index = read_index(tmp_path / "data/index.p")
-    assert index["joints"].shape == (3, 15, 2)
+    assert index["joints"].shape == (3, 17, 2) and not np.isnan(index["joints"]).any()  # ears, too
     nose = index["joints"][0][JOINTS_15.index("cnose")] * (160, 120)
     assert nose.tolist() == pytest.approx([35, 28])
     lines[2] = "1.png: [1, 2]: [3]"
@@ -90,14 +90,14 @@ def test_coco_openpose_and_named_joints(tmp_path):
     }
     (tmp_path / "coco.json").write_text(json.dumps(coco))
     (joints,) = read_annotations(tmp_path / "coco.json")["000007.jpg"]
-    assert joints[JOINTS_15.index("cnose")].tolist() == [10, 20] and joints.isnan().sum() == 28
+    assert joints[JOINTS_15.index("cnose")].tolist() == [10, 20] and joints.isnan().sum() == 32
     one = {"people": [{"pose_keypoints_2d": [3, 4, 0.9, *[0, 0, 0] * 24]}]}
     (tmp_path / "p_keypoints.json").write_text(json.dumps(one))
     (joints,) = read_annotations(tmp_path)["p.jpg"]
     assert joints[JOINTS_15.index("cnose")].tolist() == [3, 4]
     (tmp_path / "own.json").write_text(json.dumps({"a.jpg": {"cnose": [5, 6], "lhip": None}}))
     (joints,) = read_annotations(tmp_path / "own.json")["a.jpg"]
-    assert joints[JOINTS_15.index("cnose")].tolist() == [5, 6] and joints.isnan().sum() == 28
+    assert joints[JOINTS_15.index("cnose")].tolist() == [5, 6] and joints.isnan().sum() == 32
 
 
 def test_splits_keep_identities_together():

@@ -13,7 +13,8 @@ import torch
 from nets.data.index import IndexDataset, write_index
 from nets.data.pictures import write_picture
 from nets.errors import BadSample, UserError
-from nets.skeletons import JOINTS_15, OPENPOSE_18
+from nets.skeletons import JOINTS_15, JOINTS_17, OPENPOSE_18, stickman
+from nets.vunet import Inputs
 
 ROOT = Path(__file__).parents[2]
 N = 8
@@ -58,14 +59,15 @@ def test_samples_of_every_kind_of_index(tmp_path, index, name, form):
             form, joints.tolist()
         )
     data = IndexDataset(saved(tmp_path, index, name), "train", 16)
-    assert len(data) == 6 and data.joint_order == JOINTS_15
+    assert len(data) == 6 and data.joint_order == JOINTS_17
     assert data.identities.tolist() == [0, 1, 0, 0, 1, 0]
     sample = data[0, 3]  # the fourth of training is entry 4
     assert set(sample) == {"target", "joints", "index"} and sample["index"] == 3
     assert sample["target"].shape == (3, 16, 16) and (sample["target"] == 40).all()
-    for i, joint in enumerate(JOINTS_15):
-        expected = torch.tensor(joints[4, ORDER.index(joint)] * 16)
-        torch.testing.assert_close(sample["joints"][i], expected)
+    for i, joint in enumerate(JOINTS_17):
+        known = joint in ORDER  # an index may name one ear, both or none
+        expected = torch.tensor(joints[4, ORDER.index(joint)] * 16 if known else [np.nan] * 2)
+        torch.testing.assert_close(sample["joints"][i], expected, equal_nan=True)
     test = IndexDataset(tmp_path, "test", 16)  # the folder will do
     assert len(test) == 2 and (test[0, 0]["target"] == 30).all()
     assert test.file(1) == tmp_path / "images/7.png"
@@ -270,3 +272,20 @@ def test_300_000_entries_load_fast_and_lean(tmp_path):
     count, took, kept = map(float, told.split())
     assert count == n and kept < 1.5 * size, kept / size
     assert took < 10, took  # seconds of one processor; about 4 on an idle one
+
+
+@pytest.mark.parametrize("ears", [("rear", "lear"), ("lear",), ()], ids=str)
+def test_a_figure_of_the_image_style_has_the_ears_that_the_index_has(tmp_path, index, ears):
+    order = [*JOINTS_15, *ears]
+    index["joint_order"], index["joints"] = order, index["joints"][:, : len(order)]
+    data = IndexDataset(saved(tmp_path, index), "train", 64)
+    batch = {"joints": data[0, 0]["joints"][None]}
+    options = {"spatial_size": 64, "box_factor": 0, "stickman": "image", "missing_part": 0.0}
+    drawn = Inputs(options | {"appearance": "picture"}, data.joint_order).pose(batch["joints"])
+    points = torch.full((18, 2), torch.nan)
+    for i, name in enumerate(OPENPOSE_18):
+        if name in order:
+            points[i] = torch.tensor(index["joints"][0, order.index(name)] * 64)
+    points[1] = (points[2] + points[5]) / 2  # the neck
+    expected = stickman(points[None], 64, "image", OPENPOSE_18) / 127.5 - 1
+    assert torch.equal(drawn, expected)

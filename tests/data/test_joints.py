@@ -10,7 +10,7 @@ import torch
 
 from nets.data.joints import read_joints
 from nets.errors import UserError
-from nets.skeletons import JOINTS_15
+from nets.skeletons import JOINTS_15, JOINTS_17
 
 SIZE = (200, 100)
 
@@ -22,7 +22,7 @@ def written(tmp_path, content, name="a.json"):
 
 
 def at(joints, name):
-    return joints[JOINTS_15.index(name)].tolist()
+    return joints[JOINTS_17.index(name)].tolist()
 
 
 def read(tmp_path, content, picture="me.jpg"):
@@ -31,9 +31,10 @@ def read(tmp_path, content, picture="me.jpg"):
 
 def test_pixels_become_fractions_and_the_rest_is_missing(tmp_path):
     joints = read(tmp_path, {"cnose": [100, 25], "rwrist": [50.0, 150], "lear": [1, 1]})
-    assert joints.shape == (15, 2) and joints.dtype == torch.float32
+    assert joints.shape == (17, 2) and joints.dtype == torch.float32
     assert at(joints, "cnose") == [0.5, 0.25] and at(joints, "rwrist") == [0.25, 1.5]
-    assert joints.isnan().all(1).sum() == 13
+    assert at(joints, "lear") == pytest.approx([0.005, 0.01])
+    assert joints.isnan().all(1).sum() == 14
 
 
 @pytest.mark.parametrize(
@@ -76,10 +77,11 @@ def index(tmp_path):
 def test_an_entry_of_an_index(index, tmp_path):
     file, joints = index
     for where in (f"{file}:1", f"{file}:photos/b.jpg", f"{file}:{tmp_path}/photos/b.jpg"):
-        assert torch.equal(read_joints(where, "x.jpg", SIZE), joints[1])
-    assert torch.equal(read_joints(file, tmp_path / "photos" / "b.jpg", SIZE), joints[1])
+        found = read_joints(where, "x.jpg", SIZE)
+        assert torch.equal(found[:15], joints[1]) and found[15:].isnan().all()  # it has no ears
+    assert torch.equal(read_joints(file, tmp_path / "photos" / "b.jpg", SIZE)[:15], joints[1])
     last = read_joints(f"{file}:2", "x.jpg", SIZE)
-    assert last[0].isnan().all() and torch.equal(last[1:], joints[2, 1:])
+    assert last[0].isnan().all() and torch.equal(last[1:15], joints[2, 1:])
     with pytest.raises(UserError, match=r"index\.p: has 3 entries, none with number 3"):
         read_joints(f"{file}:3", "x.jpg", SIZE)
     with pytest.raises(UserError, match=r"index\.p: lists no picture d\.jpg"):

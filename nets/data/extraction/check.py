@@ -18,7 +18,7 @@ from nets.data.index import TRUNK, read_index
 from nets.data.pictures import SUFFIXES, read_picture
 from nets.data.video import is_video, open_video
 from nets.errors import BadSample, UserError
-from nets.skeletons import JOINTS_15, convert_joints
+from nets.skeletons import JOINTS_17, convert_joints
 
 INDICES = ("index.p", "index.json", "index.npz")
 Read = Callable[[int], tuple[Tensor, Tensor | None, str]]
@@ -62,7 +62,7 @@ def _index(path: Path) -> tuple[Checked, Read]:
     file = path if path.is_file() else next(path / n for n in INDICES if (path / n).is_file())
     index = read_index(file)
     joints = torch.from_numpy(index["joints"])
-    trunk = joints[:, [JOINTS_15.index(name) for name in TRUNK]]
+    trunk = joints[:, [JOINTS_17.index(name) for name in TRUNK]]
     usable = ~trunk.isnan().any(-1).any(-1)
     train = torch.from_numpy(index["train"])
     count = len(joints)
@@ -140,7 +140,7 @@ def _meta(path: Path) -> tuple[Checked, Read]:
     def read(i: int) -> tuple[Tensor, Tensor, str]:
         data, place = parts[i]
         sample = data[(0, place)]
-        joints = convert_joints(sample["joints"], data.joint_order, JOINTS_15)
+        joints = convert_joints(sample["joints"], data.joint_order, JOINTS_17)
         return sample["target"], joints, str(place)
 
     return checked, read

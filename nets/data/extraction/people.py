@@ -25,7 +25,7 @@ from nets.data.persons import MARGIN, person_square
 from nets.data.pictures import read_picture, write_picture
 from nets.data.video import VideoReader, is_video, open_video
 from nets.errors import UserError
-from nets.skeletons import JOINTS_15
+from nets.skeletons import JOINTS_17
 
 CROPS = ("square", "aspect", "none")
 IDENTITIES = ("file", "folder")
@@ -88,7 +88,7 @@ def extract_people(
     train = split([entry["identity"] for entry in entries], test)
     joints = np.array([entry["joints"] for entry in entries], np.float32)
     imgs, people = ([entry[key] for entry in entries] for key in ("file", "identity"))
-    write_index(out / "index.p", JOINTS_15, imgs, joints, train, people)
+    write_index(out / "index.p", JOINTS_17, imgs, joints, train, people)
     contact_sheet(out / "contact_sheet.png", len(entries), lambda i: _shown(out, entries[i]))
     reasons = Counter(line.rpartition(": ")[2].partition(",")[0] for line in left)
     said = "; ".join(f"{count} {why}" for why, count in reasons.most_common(5))
@@ -120,7 +120,7 @@ def _people_of(
     file: Path, name: str, out: Path, options: PeopleOptions, known: list | None
 ) -> dict[str, Any]:
     """The persons of one photo or video, written; the record of it."""
-    key = jobs.record_key(file, {**asdict(options), "known": known})
+    key = jobs.record_key(file, {**asdict(options), "known": known, "order": [*JOINTS_17]})
     path = out / jobs.RECORDS / f"{name}.json"
     done = jobs.read_record(path, key)
     if done is not None and all((out / e["file"]).is_file() for e in done["entries"]):
@@ -169,7 +169,7 @@ def _people_of(
 def _unusable(person: Person, options: PeopleOptions) -> str | None:
     if person.extent < options.min_size:
         return f"too small, {person.extent:.0f} pixels"
-    lacking = [n for n in TRUNK if person.joints[JOINTS_15.index(n)].isnan().any()]
+    lacking = [n for n in TRUNK if person.joints[JOINTS_17.index(n)].isnan().any()]
     if lacking:
         return f"truncated or hidden, without {' and '.join(lacking)}"
     return None

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from nets.data.pictures import write_picture
-from nets.skeletons import JOINTS_15
+from nets.skeletons import JOINTS_17
 
 CELL, COLUMNS, MOST = 160, 8, 64
 RIGHT, LEFT, MIDDLE = (255, 60, 60), (70, 130, 255), (60, 220, 60)
@@ -64,12 +64,13 @@ def _cell(picture: Tensor, points: Tensor | None, caption: str) -> Image.Image:
 
 
 def _draw(draw: ImageDraw.ImageDraw, points: Sequence[Sequence[float]], radius: int) -> None:
-    if len(points) == len(JOINTS_15):
-        at = dict(zip(JOINTS_15, points, strict=True))
+    if len(points) == len(JOINTS_17):
+        at = dict(zip(JOINTS_17, points, strict=True))
         chain = ("ankle", "knee", "hip", "shoulder", "elbow", "wrist")
-        lines = [("lshoulder", "rshoulder"), ("lhip", "rhip"), ("cnose", "reye"), ("cnose", "leye")]
+        lines = [("lshoulder", "rshoulder"), ("lhip", "rhip")]
         for side in "rl":
             lines += [(side + a, side + b) for a, b in pairwise(chain)]
+            lines += [("cnose", f"{side}eye"), (f"{side}eye", f"{side}ear")]
         for a, b in lines:
             ends = [*at[a], *at[b]]
             colour = {"r": RIGHT, "l": LEFT}.get(a[0] if a[0] == b[0] else "", MIDDLE)

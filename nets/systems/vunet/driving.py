@@ -31,7 +31,7 @@ class Seen(NamedTuple):
 
     name: str
     picture: Tensor  # (3, S, S) uint8
-    joints: Tensor | None  # (15, 2) pixels of it
+    joints: Tensor | None  # (J, 2) pixels of it: 17, or as the demo world has them
     whole: Tensor | None = None  # (3, H, W) uint8
     box: FaceBox | None = None  # of the square in `whole`; None: all of it
 
@@ -91,7 +91,7 @@ def drive(
 ) -> None:
     """Write a video of every source in the poses of a video, frame by frame.
 
-    transfer  joints (N, 15, 2) in pixels -> pictures (sources, N, 3, S, S) in [-1, 1]
+    transfer  joints (N, 17, 2) in pixels -> pictures (sources, N, 3, S, S) in [-1, 1]
     """
     frames = Frames(video, args.start, args.end, args.fps)
     finder = Finder(Follow(find, args.person), _called(args.person), args.on_missing)

@@ -18,7 +18,7 @@ from nets.run.loader import in_order, to_device
 from nets.run.options import NonNegativeFloat, NonNegativeInt
 from nets.run.precision import Precision
 from nets.run.ranks import Ranks
-from nets.skeletons import JOINTS_15
+from nets.skeletons import JOINTS_17
 from nets.systems.output import distinct, write_grid
 from nets.vunet import Inputs, VUNet, transfers
 
@@ -47,7 +47,7 @@ def infer(args: options.Namespace, content: dict[str, Any], path: Path, ranks: R
     precision = Precision(args.precision, ranks.device, args.channels_last)
     net, trained = load_network(content, path, precision)
     if args.source or args.driving:
-        inputs = Inputs(trained, JOINTS_15)
+        inputs = Inputs(trained, JOINTS_17)
         sources, drivings, videos = people(args, trained, inputs, ranks)
     else:
         print("no -s and no -d: pictures of the run's own test data")

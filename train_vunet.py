@@ -110,7 +110,8 @@ def validate(run: Run, args: options.Namespace, net: VUNet, inputs: Inputs, data
     l1, kl, count = torch.stack(run.ranks.gather(sums)).sum(0).tolist()
     if not count:
         raise UserError(f"{data.name}: no picture of the test split can be read")
-    return {"valid_L1": l1 / count, "valid_KL": kl / count}
+    kl_name = "KL_valid" if args.variant == "image" else "kl_loss_valid"
+    return {"L1_valid": l1 / count, kl_name: kl / count}
 
 
 def prepare(run: Run, args: options.Namespace, net: VUNet, inputs: Inputs, data: Any) -> None:
@@ -206,7 +207,7 @@ def train(run: Run, args: options.Namespace, precision: Precision) -> None:
         kl_weight = kl_factor(args, step, end or total)
         run.log(step, told.means() if finite else {}, lr=lr, kl_weight=kl_weight)
 
-        pictures = step == 0 or run.due(step, args.log_freq)
+        pictures = step % args.log_freq == 0 or step + 1 == total  # 1, 251, 501, ... and the last
         scoring, score = run.due(step, args.test_freq), None
         if pictures or scoring:
             net.eval()
@@ -220,7 +221,7 @@ def train(run: Run, args: options.Namespace, precision: Precision) -> None:
                     show_samples(run, step, net, inputs, batch)
                     scores = validate(run, args, net, inputs, test)
                     run.record(step, scores)
-                    score = scores.get("valid_L1")
+                    score = scores.get("L1_valid")
         run.save(step, score)
     net.eval()
     with ema.swapped() if ema else contextlib.nullcontext(), precision.autocast():

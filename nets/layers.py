@@ -98,7 +98,11 @@ class Conv(nn.Module):
         gain, bias = self.gain, self.bias
         if self.norm == "weight_affine":
             gain, bias = gain * self.gamma, bias * self.gamma + self.beta
-        return self.weight * (gain / self._length()).view(-1, 1, 1, 1), bias
+        # torch's own operator: one pass there and one back, over V as it lies in memory.
+        last = self.weight.is_contiguous(memory_format=torch.channels_last)
+        v = self.weight.permute(0, 2, 3, 1) if last else self.weight
+        v = torch._weight_norm(v, gain.view(-1, 1, 1, 1), 0)
+        return v.permute(0, 3, 1, 2) if last else v, bias
 
     @torch.no_grad()
     def fold(self) -> None:

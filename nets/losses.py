@@ -148,8 +148,9 @@ def parts_losses(
     P = sum_i feature_weights_i mean|F_i(y) - F_i(t)| + sum_i gram_weights_i mean|G_i(y) - G_i(t)|
     over `layers`; the published weights belong to the caffe family of VGG19 weights.
     posteriors, priors  means of the latents at the two coarsest scales
-    returns             total (scalar), {"feature_<layer>", "gram_<layer>", "likelihood" = 5 P,
-                        "KL", "total"}
+    returns             total (scalar), {"feature_<layer>", "gram_<layer>", "likelihood_loss" = 5 P,
+                        "kl_loss", "loss"}: as published, but for the terms of P, which
+                        have the names of their layers instead of numbers
     """
     for name, weights in (("feature_weights", feature_weights), ("gram_weights", gram_weights)):
         _check_weights("parts_losses", name, weights, len(layers))
@@ -162,10 +163,10 @@ def parts_losses(
         [name for name in layers if weight_of[f"gram_{name}"]],
         vgg,
     )
-    terms["likelihood"] = 5.0 * _weighted_sum(terms, weight_of, prediction)
-    terms["KL"] = kl_unit_gaussians(posteriors, priors)
-    terms["total"] = terms["likelihood"] + kl_weight * terms["KL"]
-    return _batch_means(terms)
+    terms["likelihood_loss"] = 5.0 * _weighted_sum(terms, weight_of, prediction)
+    terms["kl_loss"] = kl_unit_gaussians(posteriors, priors)
+    terms["loss"] = terms["likelihood_loss"] + kl_weight * terms["kl_loss"]
+    return _batch_means(terms, "loss")
 
 
 def image_losses(
@@ -214,7 +215,7 @@ def image_losses(
     if not terms:
         raise ValueError(f"image_losses: weights must not all be zero, got {dict(weights)}")
     terms["total"] = _weighted_sum(terms, weights, prediction)
-    return _batch_means(terms)
+    return _batch_means(terms, "total")
 
 
 def _weighted_sum(
@@ -225,9 +226,9 @@ def _weighted_sum(
     return torch.stack([weights[name] * value for name, value in terms.items()]).sum(0)
 
 
-def _batch_means(terms: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+def _batch_means(terms: Mapping[str, Tensor], whole: str) -> tuple[Tensor, dict[str, Tensor]]:
     means = {name: value.mean() for name, value in terms.items()}
-    return means["total"], {name: value.detach() for name, value in means.items()}
+    return means[whole], {name: value.detach() for name, value in means.items()}
 
 
 def _check_weights(function: str, name: str, weights: Sequence[float], count: int) -> None:

@@ -47,6 +47,27 @@ def test_weight_normalised_convolution_is_its_formula():
     torch.testing.assert_close(conv(x), expected)
 
 
+@pytest.mark.parametrize("form", [torch.channels_last, torch.contiguous_format], ids=str)
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_normalised_weights_and_their_gradients_lie_as_the_parameter_does(form, kernel):
+    torch.manual_seed(0)
+    conv = Conv(6, 5, kernel, norm="weight").to(memory_format=form)
+    with torch.no_grad():
+        conv.gain.uniform_(0.5, 2)
+    weight, _ = conv.effective()
+    length = conv.weight.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+    expected = conv.weight / length * conv.gain.view(-1, 1, 1, 1)
+    torch.testing.assert_close(weight, expected)
+    grad = torch.randn(weight.shape).contiguous(memory_format=form)
+    ours, theirs = (
+        torch.autograd.grad(w, [conv.weight, conv.gain], grad, retain_graph=True)
+        for w in (weight, expected)
+    )
+    torch.testing.assert_close(ours, theirs)
+    for made in (weight, ours[0]):
+        assert made.is_contiguous(memory_format=form)
+
+
 def test_affine_weight_norm_is_its_formula_and_starts_as_the_plain_convolution():
     conv = Conv(3, 5, norm="weight_affine")
     x = torch.randn(2, 3, 6, 6)

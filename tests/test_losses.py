@@ -99,15 +99,15 @@ def test_parts_losses_are_the_published_sum(nets):
     likelihood = likelihood + 5 * sum(w * v for w, v in zip(gram_weights, gram, strict=True))
     kl = sum(0.5 * (a - b).square().sum((1, 2, 3)).mean() for a, b in zip(q, p, strict=True))
     close = torch.testing.assert_close
-    close(terms["likelihood"], likelihood, rtol=1e-4, atol=0)  # Gram sums in another order
-    close(terms["KL"], kl)
+    close(terms["likelihood_loss"], likelihood, rtol=1e-4, atol=0)  # Gram sums in another order
+    close(terms["kl_loss"], kl)
     close(total, likelihood + 0.25 * kl, rtol=1e-4, atol=0)
     close(terms["feature_block3_conv2"], feature[3])
     close(terms["gram_block2_conv2"], gram[2], rtol=1e-4, atol=0)
     assert set(terms) == {
         *(f"feature_{name}" for i, name in enumerate(losses.PARTS_LAYERS) if i != 2),
         *(f"gram_block{b}_conv2" for b in (1, 2, 5)),
-        *("likelihood", "KL", "total"),
+        *("likelihood_loss", "kl_loss", "loss"),
     }
     assert not any(value.requires_grad or value.ndim for value in terms.values())
 
@@ -179,7 +179,8 @@ def test_unused_terms_cost_nothing(nets):
     some = (1.0, 1.0, 0.0, 0.0, 0.0, 0.0)
     _, terms = losses.parts_losses(y, t, z, z, 1.0, net, feature_weights=some)
     assert len(ran) == 2 * 2  # two convolutions, target and prediction
-    assert list(terms) == ["feature_input_1", "feature_block1_conv2", "likelihood", "KL", "total"]
+    features = ["feature_input_1", "feature_block1_conv2"]
+    assert list(terms) == [*features, "likelihood_loss", "kl_loss", "loss"]
     for hook in hooks:
         hook.remove()
     pixels = (1.0, 0.0, 0.0, 0.0, 0.0, 0.0)

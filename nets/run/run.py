@@ -264,17 +264,20 @@ class Run:
         if self.is_main and numbers:
             self._log.record(step + 1, numbers)
 
-    def image(self, name: str, step: int, pictures: Tensor | np.ndarray) -> Path:
+    def image(self, name: str, step: int | None, pictures: Tensor | np.ndarray) -> Path:
         """Write images/<name>_<step>.png and show it in TensorBoard; from rank 0.
 
+        step      None: of no step, images/<name>.png
         pictures  (N, C, H, W) in [-1, 1] or uint8, tiled; or one finished (H, W, 3) uint8 array
         """
-        path = self.folder / "images" / f"{name}_{step + 1:07d}.png"
+        number = 0 if step is None else step + 1
+        file = f"{name}.png" if step is None else f"{name}_{number:07d}.png"
+        path = self.folder / "images" / file
         if self.is_main:
             done = isinstance(pictures, np.ndarray)
             picture = pictures if done else images.tile(pictures)
             images.save_png(path, picture)
-            self._log.picture(name, step + 1, picture)
+            self._log.picture(name, number, picture)
         return path
 
     def check(self, losses: dict[str, Tensor], batch: Any) -> bool:

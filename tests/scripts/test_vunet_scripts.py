@@ -57,11 +57,15 @@ def test_a_run_tells_what_it_does_and_ends_with_a_picture(trained):
     for name in ("config.yaml", "log.txt", "environment.json", "checkpoints/step_00000004.pt"):
         assert (run / name).is_file()
     names = {p.name for p in (run / "images").iterdir()}
-    for name in ("x", "c", "sample", "test_sample", "valid_x", "valid_sample", "transfer"):
-        assert f"{name}_0000002.png" in names
+    for name in ("x", "c", "sample", "test_sample", "valid_x", "valid_sample"):
+        assert {n for n in names if n.startswith(f"{name}_0")} == {
+            f"{name}_{step:07d}.png"
+            for step in (1, 3, 4)  # every 2 steps from the first, the last
+        }
+    assert {"transfer_0000002.png", "transfer_0000004.png"} <= names
     lines = [json.loads(t) for t in (run / "log.txt").read_text().splitlines() if t[0] == "{"]
-    assert [t["step"] for t in lines if "valid_L1" in t] == [2, 4]
-    assert {"likelihood", "KL", "total", "lr", "kl_weight"} <= lines[0].keys()
+    assert [t["step"] for t in lines if "L1_valid" in t] == [2, 4]
+    assert {"likelihood_loss", "kl_loss", "loss", "lr", "kl_weight"} <= lines[0].keys()
 
 
 def test_the_transfer_grid_has_poses_above_and_sources_to_the_left(trained):
@@ -124,7 +128,7 @@ def test_gradients_add_up_over_accumulated_batches(tmp_path, monkeypatch):
     told = []  # the losses of the whole step, not of its last part
     for name in ("whole", "parts"):
         lines = (runs / name / "log.txt").read_text().splitlines()
-        told.append(json.loads(next(line for line in lines if line[0] == "{"))["total"])
+        told.append(json.loads(next(line for line in lines if line[0] == "{"))["loss"])
     assert told[0] == pytest.approx(told[1], rel=1e-3)
 
 
@@ -168,7 +172,7 @@ def test_modes_without_training(trained, monkeypatch, mode, names):
     train_vunet.main(["--mode", mode, "--checkpoint", "runs/vunet/a", "--name", mode,
                       "--batch_size", "3", "--workers", "0"])  # fmt: skip
     made = {p.name for p in (trained[0] / "runs/vunet" / mode / "images").iterdir()}
-    assert {f"{n}_{i:07d}.png" for n in names for i in range(10)} <= made
+    assert {f"{n}_{i}.png" for n in names for i in range(10)} == made
 
 
 def test_retraining_begins_at_step_0_with_the_weights_and_moments(trained, tmp_path, monkeypatch):

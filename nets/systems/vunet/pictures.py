@@ -16,24 +16,44 @@ from nets.vunet import Inputs, VUNet, reconstructions, signed, transfer_grid, tr
 
 from . import load_network
 
+IMAGE_NAMES = {  # what the program of the image form calls what `reconstructions` does
+    "x": "target", "c": "pose", "sample": "images_prediction",
+    "test_sample": "images_prediction_sample",
+}  # fmt: skip
+
 
 def show(run: Run, step: int, net: VUNet, inputs: Inputs, batch: Any, prefix: str) -> None:
+    """Reconstructions and samples of a batch, under the names of the form's published program."""
     noise = net.noise(len(batch["target"]), run.device, run.generator(step, "show"))
-    for name, pictures in reconstructions(net, inputs, batch, noise).items():
+    made = reconstructions(net, inputs, batch, noise)
+    if run.args.variant == "image":
+        made = {IMAGE_NAMES[name]: pictures for name, pictures in made.items()}
+        made["appearance"] = inputs.source(batch)[0]
+    for name, pictures in made.items():
         run.image(prefix + name, step, pictures)
 
 
-def show_transfer(run: Run, step: int, net: VUNet, inputs: Inputs, batch: Any) -> None:
-    cells = transfer_grid(net, inputs, batch)
-    run.image("transfer", step, tile(cells, columns=len(batch["target"]) + 1))
+def show_transfer(
+    run: Run, step: int, net: VUNet, inputs: Inputs, batch: Any, alone: bool = False
+) -> None:
+    """The transfer grid of a batch; `alone`: of no training step, the file is transfer_<step>."""
+    cells = tile(transfer_grid(net, inputs, batch), columns=len(batch["target"]) + 1)
+    run.image(*_called("transfer", step, alone), cells)
 
 
-def show_samples(run: Run, step: int, net: VUNet, inputs: Inputs, batch: Any) -> None:
+def show_samples(
+    run: Run, step: int, net: VUNet, inputs: Inputs, batch: Any, alone: bool = False
+) -> None:
     """Poses, and pictures drawn from the prior for them."""
     noise = net.noise(len(batch["target"]), run.device, run.generator(step, "show"))
     pose = inputs.pose(batch["joints"])
-    run.image("testing_cond", step, pose)
-    run.image("testing_test_sample", step, net(pose, mode="sample", noise=noise).image)
+    run.image(*_called("testing_cond", step, alone), pose)
+    made = net(pose, mode="sample", noise=noise).image
+    run.image(*_called("testing_test_sample", step, alone), made)
+
+
+def _called(name: str, step: int, alone: bool) -> tuple[str, int | None]:
+    return (f"{name}_{step}", None) if alone else (name, step)
 
 
 @torch.no_grad()
@@ -87,5 +107,5 @@ def without_training(run: Run, args: options.Namespace, precision: Precision) ->
     for number in range(10):
         batch = batches.batch(number)
         with precision.autocast():
-            pictures(run, number - 1, net, inputs, batch)
+            pictures(run, number, net, inputs, batch, alone=True)
     run.print(f"pictures: {run.folder / 'images'}")

@@ -52,7 +52,7 @@ def common(add: Callable[..., Any], given: str) -> None:
 
 
 def people(argv: list[str]) -> None:
-    """Persons with 15 joints, cut out of photos and videos."""
+    """Persons with their joints, cut out of photos and videos."""
     p, add = parser("people", people.__doc__)
     common(add, "PHOTO_OR_VIDEO")
     add("-o", "--out", type=str, default="data/people", help="folder of the dataset")

@@ -1,4 +1,4 @@
-"""Pictures of persons with 15 joints, cut out of photos and videos: an `index.p` for VUNet."""
+"""Pictures of persons with their joints, cut out of photos and videos: an `index.p` for VUNet."""
 
 from __future__ import annotations
 

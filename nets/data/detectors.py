@@ -30,6 +30,7 @@ INSTALL = "pip install -e '.[{}]'"
 FACE_WEIGHTS = ("s3fd-619a316812.pth", "2DFAN4-11f355bf06.pth.tar")  # of face-alignment
 SURE = 0.5  # a joint that its network holds for less likely to be visible is missing
 SAME = 0.15  # of a person's extent: joints nearer than that on average are the same person twice
+PART = 0.4  # of another's extent: what is smaller than that and on top of it is a part of it
 SMALLEST = 32  # pixels; what is smaller is a hand or a shadow more often than a person
 
 
@@ -287,7 +288,7 @@ def _part(small: Person, large: Person) -> bool:
     room = 0.15 * large.extent
     around = (x0 - room, y0 - room, x1 + room, y1 + room)
     w, h = small.box[2] - small.box[0], small.box[3] - small.box[1]
-    return small.extent < 0.4 * large.extent and overlap(small.box, around) > 0.5 * w * h
+    return small.extent < PART * large.extent and overlap(small.box, around) > 0.5 * w * h
 
 
 def _points(marks: Any, picture: Tensor) -> Tensor:

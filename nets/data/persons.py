@@ -8,7 +8,7 @@ import math
 
 from torch import Tensor
 
-from nets.data.detectors import Detector, Person, overlap, person_box
+from nets.data.detectors import PART, Detector, Person, overlap, person_box
 from nets.data.faces import FaceBox
 
 MARGIN = 0.15  # around a person, of the longer side of its box
@@ -37,16 +37,21 @@ class Follow:
         self._last: Person | None = None
 
     def __call__(self, picture: Tensor) -> Person | None:
-        if self._last is not None:
-            near = self.detector.people(picture, near=self._last)
-            if near:
-                self._last = near[0]
-                return near[0]
-        everybody = self.detector.people(picture)
-        if self._last is not None:  # lost: whoever is where it was, else nobody
-            found = next((p for p in everybody if overlap(p.box, self._last.box)), None)
-        else:
+        last = self._last
+        if last is None:
+            everybody = self.detector.people(picture)
             found = everybody[self.number - 1] if len(everybody) >= self.number else None
+        else:  # first where it was; lost, whoever is there of all
+            near = self.detector.people(picture, near=last)
+            found = self._again(near) or self._again(self.detector.people(picture))
         if self.videos and found is not None:
             self._last = found
         return found
+
+    def _again(self, people: list[Person]) -> Person | None:
+        """Of those whoever is where the last one was, and no mere part of it, or nobody."""
+        last = self._last
+        for person in people:
+            if overlap(person.box, last.box) and person.extent >= PART * last.extent:
+                return person
+        return None

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from nets.data.detectors import FACE_WEIGHTS, Person, open_detector, person_box
+from nets.data.persons import Follow
 from nets.data.worlds.people import PeopleWorld
 from nets.errors import UserError
 from nets.skeletons import JOINTS_15, MESH_68, mesh_to_68
@@ -138,6 +139,29 @@ def test_a_box_reaches_over_the_head_and_leaves_out_what_is_missing():
         joints[JOINTS_15.index(name)] = torch.tensor(at, dtype=torch.float32)
     assert person_box(joints) == (10, 30, 30, 90)
     assert Person(joints, person_box(joints)).extent == 60
+
+
+def test_a_person_is_followed_and_not_exchanged_for_a_part_of_it():
+    """A detector whose look near the person finds a hand: all of the picture is searched then."""
+    joints = torch.zeros(15, 2)
+    small, large, gone = (
+        Person(joints, (float(x), 20.0, x + side / 3, 20.0 + side))
+        for x, side in ((30, 25), (28, 100), (300, 100))
+    )
+
+    class Scripted:
+        def people(self, picture, near=None):
+            return [small] if near else everybody
+
+    follow, picture = Follow(Scripted(), 2), torch.zeros(3, 8, 8, dtype=torch.uint8)
+    everybody = [gone]
+    assert follow(picture) is None  # no second person yet
+    everybody = [gone, large]
+    assert follow(picture) is large
+    everybody = [gone, small, large]
+    assert follow(picture) is large
+    everybody = [gone, small]
+    assert follow(picture) is None
 
 
 def test_the_mesh_gives_68_points_left_and_right_alike():

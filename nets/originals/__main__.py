@@ -18,11 +18,13 @@ from nets.run.files import write_atomic
 from nets.run.options import user_errors
 from nets.states import write_safetensors
 
+PROG = "python -m nets.originals"
 
-@user_errors()
+
+@user_errors(PROG)
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m nets.originals",
+        prog=PROG,
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

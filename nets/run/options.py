@@ -209,9 +209,12 @@ def find_config(name: str) -> Path:
 
 
 @contextlib.contextmanager
-def user_errors() -> Iterator[None]:
-    """Turn errors that the user can repair into one line and an exit code; also a decorator."""
-    prog = Path(sys.argv[0]).name
+def user_errors(prog: str | None = None) -> Iterator[None]:
+    """Turn errors that the user can repair into one line and an exit code; also a decorator.
+
+    prog  what begins the line; default: the script's name
+    """
+    prog = prog or Path(sys.argv[0]).name
     try:
         yield
         return

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from nets.data.worlds.head_videos import HeadVideos
 
 SIDE = 32  # pixels of what the regressor sees
+DRAWN = 64  # pixels at most of what it learns from; larger ones would only take longer to draw
 STEPS, BATCH, RATE = 400, 64, 2e-3
 
 
@@ -36,7 +37,7 @@ def train_reader(size: int, device: torch.device, seed: int = 0) -> AzimuthReade
     """A reader that has seen `STEPS` batches of true renderings of training persons, in
     evaluation mode; the same on every call.
     """
-    world = HeadVideos("train", size, sources=0, seed=seed + 1)
+    world = HeadVideos("train", min(size, DRAWN), sources=0, seed=seed + 1)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         reader = AzimuthReader()

@@ -60,13 +60,13 @@ def rows(folder: Path, quick: bool) -> list[dict[str, Any]]:
         some = pictures[:10] if quick else pictures[:40]
         people = [find.people(picture) for picture in some]
         seen = [(p, found[0]) for p, found in zip(some, people, strict=True) if found]
-        for name, look in (
-            ("people, the whole picture searched", lambda: [find.people(p) for p in some]),
-            ("people, followed", lambda: [find.people(p, near=one) for p, one in seen]),
-            ("faces", lambda: [find.faces(p) for p in some]),
-            ("mask", lambda: [find.mask(p) for p in some]),
+        for name, look, frames in (
+            ("people, the whole picture searched", lambda: [find.people(p) for p in some], some),
+            ("people, followed", lambda: [find.people(p, near=one) for p, one in seen], seen),
+            ("faces", lambda: [find.faces(p) for p in some], some),
+            ("mask", lambda: [find.mask(p) for p in some], some),
         ):
-            measured.append((f"detect: {name}", rate(look, len(some))))
+            measured.append((f"detect: {name}", rate(look, len(frames))))
     result = [{"video": name, "frames_per_s": value} for name, value in measured]
     for row in result:
         print(f"{row['video']}: {row['frames_per_s']:.1f} frames/s")

@@ -23,7 +23,7 @@ from nets.data.avatars import AvatarFolder, read_frame, sample_of
 from nets.data.index import IndexDataset, read_index, write_index
 from nets.data.pictures import read_picture
 from nets.data.video import open_video
-from nets.skeletons import JOINTS_15
+from nets.skeletons import JOINTS_17
 
 REAL = Path(os.environ.get("GUISE_REAL_FILES", ""))
 pytestmark = [
@@ -70,7 +70,7 @@ def test_people_of_photos_and_videos_are_found_and_train_a_vunet(people, tmp_pat
     whole = [i for i, name in enumerate(names) if "fullbody" in name]
     assert len(whole) == 33 and sum("street" in name for name in names) >= 50
     assert sum("person_" in name for name in names) >= 3
-    at = {name: index["joints"][whole, i] for i, name in enumerate(JOINTS_15)}
+    at = {name: index["joints"][whole, i] for i, name in enumerate(JOINTS_17)}
     assert (at["cnose"][:, 1] < at["lhip"][:, 1]).all()  # nobody stands on the head
     assert (at["lhip"][:, 1] < at["lankle"][:, 1]).all()
     assert "face_" in (people / "left_out.txt").read_text()  # a face is no usable person
@@ -113,7 +113,7 @@ def test_a_person_in_poses_of_the_held_out_rest_of_a_clip(people, tmp_path):
     names = [name.decode() for name in index["imgs"]]
     dance = sorted(name for name in names if "fullbody" in name)
     held = dance[-len(dance) // 4 :]
-    write_index(people / "tail.p", JOINTS_15, names, np.nan_to_num(index["joints"], nan=-1.0),
+    write_index(people / "tail.p", JOINTS_17, names, np.nan_to_num(index["joints"], nan=-1.0),
                 [name not in held for name in names], index["identities"].tolist())  # fmt: skip
     train_vunet.main([
         "--config", "demo.yaml", "--data_index", str(people / "tail.p"), "--batch_size", "8",
@@ -132,7 +132,7 @@ def test_a_person_in_poses_of_the_held_out_rest_of_a_clip(people, tmp_path):
     for i in range(len(rest)):
         mask = detector.mask(read_picture(rest.file(i), None))[None, None]
         masks.append(torch.nn.functional.interpolate(mask, (64, 64), mode="area")[0, 0] > 0.5)
-    inputs = Inputs(trained, JOINTS_15)
+    inputs = Inputs(trained, seen.joint_order)
     with torch.no_grad():
         poses = inputs.pose(torch.stack([driver["joints"] for driver in drivers]))
         look = inputs.appearance(clip[0]["target"][None], clip[0]["joints"][None])

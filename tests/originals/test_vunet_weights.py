@@ -221,6 +221,12 @@ def test_an_originals_weights_may_be_safetensors(tmp_path):
     refused(other, "not a whole file of safetensors")
     other.write_bytes(whole.replace(b'"F32"', b'"F64"', 1))
     refused(other, "not a whole file of safetensors")
+    with other.open("wb") as file:
+        write_safetensors(file, {"a": torch.ones(12, 10)}, {})
+    for wrong in ((b"[12, 10]", b"[-8,-15]"), (b"[0, 480]", b"[8, 488]")):
+        spoilt = other.with_name("spoilt.safetensors")
+        spoilt.write_bytes(other.read_bytes().replace(*wrong))
+        refused(spoilt, "not a whole file of safetensors")
 
 
 def test_averages_are_what_a_run_is_made_into(tmp_path):

@@ -11,11 +11,12 @@ from torch import Tensor
 from nets.errors import UserError
 
 
-def open_people(options: Mapping[str, Any], split: str, length: int = 0):
+def open_people(options: Mapping[str, Any], split: str, length: int = 0, world: int = 0):
     """The dataset that a run's options describe: `data_index`, `data_root`, or the demo world.
 
     split    "train" or "test"
     length   the first so many samples; 0: all
+    world    seed of the demo world: another one has other people, poses and backgrounds
     returns  a dataset: len(), [(epoch, index)] -> {"target", "joints", "index", ...}, `joint_order`
     Raises UserError where there is nothing, or nothing usable.
     """
@@ -38,7 +39,7 @@ def open_people(options: Mapping[str, Any], split: str, length: int = 0):
 
         if size < 16:
             raise UserError(f"spatial_size: must be 16 or more for the demo world, got {size}")
-        data = PeopleWorld(split, size, pairing="same" if pairing == "same" else "identity")
+        data = PeopleWorld(split, size, world, pairing="same" if pairing == "same" else "identity")
     return First(data, length) if 0 < length < len(data) else data
 
 

@@ -148,7 +148,7 @@ def test_the_image_form_trains_with_a_random_vgg(tmp_path, monkeypatch, capsys):
     assert "perceptual loss: random VGG19" in capsys.readouterr().out
 
 
-def test_own_data_from_an_index(tmp_path, monkeypatch):
+def test_own_data_from_an_index(tmp_path, monkeypatch, capsys):
     index = index_folder(tmp_path / "data")
     train(tmp_path, "--data_index", index, "--name", "a", "--pairing", "same",
           monkeypatch=monkeypatch)  # fmt: skip
@@ -162,6 +162,10 @@ def test_own_data_from_an_index(tmp_path, monkeypatch):
     scores = json.loads((tmp_path / "scores.json").read_text())
     assert scores["images"] == 4 and "transfer" not in scores
     assert 0 < scores["reconstruction"]["l1"]["mean"] < 1
+    with pytest.raises(SystemExit, match="2"):
+        evaluate.main(["--data_index", str(index), "--world_seed", "1", "--checkpoint",
+                       "runs/vunet/a"])  # fmt: skip
+    assert "--world_seed: of the demo world, this is" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -257,6 +261,12 @@ def test_evaluation_reports_transfer_against_the_truth(trained, monkeypatch, cap
     assert transfer["ratio_to_best_baseline"] == pytest.approx(transfer["masked_l1"]["mean"] / best)
     assert 0 <= transfer["nearest_outfit"] <= 1
     assert "Gaussian window 11x11" in capsys.readouterr().out
+    evaluate.main(["--checkpoint", "runs/vunet/a", "--images", "8", "--workers", "0",
+                   "--world_seed", "1", "--out", "others.json"])  # fmt: skip
+    others = json.loads((trained[0] / "others.json").read_text())
+    assert others["world_seed"] == 1 and scores["world_seed"] == 0
+    copied = [s["transfer"]["masked_l1_copy_source"]["mean"] for s in (scores, others)]
+    assert copied[0] != copied[1]  # of other people, whatever the network makes of them
 
 
 @pytest.mark.slow  # tests/run has the same of a toy

@@ -31,6 +31,8 @@ CANDIDATES = 16  # outfits to choose from, the right one among them
 def add_options(p: options.ArgumentParser) -> None:
     add = p.add_argument_group("VUNet").add_argument
     add("--images", type=NonNegativeInt, default=256, help="test pictures to look at; 0: all")
+    add("--world_seed", type=NonNegativeInt, default=0,
+        help="seed of the demo world's test people; choose settings by another one's, and report 0")
 # fmt: on
 
 
@@ -40,16 +42,19 @@ def evaluate(args: options.Namespace, content: dict[str, Any], path: Path, ranks
     net, trained = load_network(content, path, precision)
     if args.data_index or args.data_root:
         trained = {**trained, "data_index": args.data_index, "data_root": args.data_root}
-    data = open_people({**trained, "pairing": "same"}, "test", args.images)
+    world = args.world_seed
+    data = open_people({**trained, "pairing": "same"}, "test", args.images, world)
+    if world and not hasattr(data, "transfer_truth"):
+        raise UserError(f"--world_seed: of the demo world, this is {data.name}")
     inputs = Inputs(trained, data.joint_order)
     print(f"{len(data)} test pictures of {data.name}, {trained['spatial_size']} px")
-    report: dict[str, Any] = {"data": data.name, "images": len(data)}
+    report: dict[str, Any] = {"data": data.name, "images": len(data), "world_seed": world}
     report["protocol"] = {name: metrics.PROTOCOL[name] for name in SCORES}
     with torch.no_grad(), precision.autocast():
         source = in_order(data, args.batch_size, ranks, args.workers, args.on_bad_sample)
         report["reconstruction"] = reconstruction(net, inputs, source)
         if hasattr(data, "transfer_truth") and len(data) > 1:
-            data = open_people(trained, "test", args.images)
+            data = open_people(trained, "test", args.images, world)
             mean = mean_picture(open_people(trained, "train", 512), ranks)
             source = in_order(data, max(2, args.batch_size), ranks, args.workers)
             report["transfer"] = transfer_scores(net, inputs, data, source, mean)

@@ -8,6 +8,7 @@ Exit codes of every script, also where `user_errors` is what turns an error into
     3    the numbers went bad: losses that are not finite
     4    another rank died or cannot be reached
     130  SIGINT (Ctrl-C), 143 SIGTERM, 138 SIGUSR1: the step was finished and saved before
+         (130 also at once, for a second Ctrl-C)
 """
 
 from __future__ import annotations
@@ -126,8 +127,10 @@ def parser(system: str, description: str) -> ArgumentParser:
     )
     add("--ema", type=Fraction, default=0.0,
         help="decay per step of an exponential average of the weights; 0: none")  # fmt: skip
-    add("--nan", type=Literal["stop", "skip"], default="stop",
-        help="a loss that is not finite: stop, or leave the step out, at most 20")  # fmt: skip
+    add("--nan", type=Literal["stop", "skip", "halve"], default="stop",
+        help="a loss or gradient that is not finite: stop; leave the step out; or, in fp16 only, "
+        "leave it out and halve the loss scale, as an overflow of gradients always does there. "
+        "The 20th step in a row stops")  # fmt: skip
     return result
 
 

@@ -14,39 +14,57 @@ class Stop:
     """Notes SIGTERM, SIGINT and SIGUSR1 instead of dying of them.
 
     number  the signal that came first, or 0
-    A second Ctrl-C ends the process at once. Under torchrun, which passes a Ctrl-C on that the
-    terminal has sent already, it must come a second later to count as one.
+    A second Ctrl-C ends the process at once, with status 130. Under torchrun, which passes a Ctrl-C
+    on that the terminal has sent already, it must come a second later to count as one.
+
+    A thread of its own takes the signals, so that they are noted while the main one waits or
+    computes. The main one blocks them, and with it all threads and processes that it starts: a
+    terminal's Ctrl-C goes to all of them, and a compiler must not die of it.
     """
 
     def __init__(self) -> None:
         self.number = 0
         self._since = 0.0
         self._before: dict[int, object] = {}
+        self._fd = self._former_fd = -1
         self._torchrun = "TORCHELASTIC_RUN_ID" in os.environ
 
     def install(self) -> None:
         """Start to listen; only a main thread can."""
-        if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
+        if threading.current_thread() is not threading.main_thread():
+            return
+        ear, self._fd = os.pipe()
+        os.set_blocking(self._fd, False)
+        self._former_fd = signal.set_wakeup_fd(self._fd)  # there Python writes what came
+        self._before = {number: signal.signal(number, lambda *_: None) for number in SIGNALS}
+        threading.Thread(target=self._listen, args=(ear,), daemon=True).start()
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
 
     def remove(self) -> None:
         """Give the signals back their former meaning."""
+        if not self._before:
+            return
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        signal.set_wakeup_fd(self._former_fd)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+        os.close(self._fd)
         self._before = {}
 
-    def _note(self, number: int, frame: object) -> None:
-        if self.number == signal.SIGINT == number and time.monotonic() - self._since > 1:
+    def _listen(self, ear: int) -> None:
+        while came := os.read(ear, 1):
+            if came[0] in SIGNALS:
+                self._note(came[0])
+        os.close(ear)
+
+    def _note(self, number: int) -> None:
+        late = not self._torchrun or time.monotonic() - self._since > 1
+        if self.number == signal.SIGINT == number and late:
             os._exit(128 + number)
         if self.number:
             return
         self.number = number
         self._since = time.monotonic()
-        again = ""
-        if number == signal.SIGINT:
-            again = "; Ctrl-C again leaves at once"
-            if not self._torchrun:
-                # The default action ends the process also inside a long native call.
-                signal.signal(number, signal.SIG_DFL)
+        again = "; Ctrl-C again leaves at once" if number == signal.SIGINT else ""
         text = f"\n{signal.Signals(number).name}: finishing the step, saving{again}\n"
         os.write(2, text.encode())

@@ -152,8 +152,8 @@ def tell_step(t: Training, step: int, data: dict[str, Tensor], terms: dict[str, 
         experiment.pictures(step, {k: data[v][0, 0] for k, v in shown.items() if v in data})
 
 
-def train(run: Run, args: options.Namespace, precision: Precision) -> None:
-    t = Training(run, args, precision)
+def train(t: Training) -> None:
+    run, args, precision = t.run, t.args, t.precision
     net, experiment, step_epoch = t.net, t.experiment, t.step_epoch
     size = sum(p.numel() for opt in t.optimizers.values() for p in opt.param_groups[0]["params"])
     run.print(
@@ -225,9 +225,7 @@ def train(run: Run, args: options.Namespace, precision: Precision) -> None:
         if saving and not run.stopping():
             networks = {name: getattr(net, name) for name in args.networks_to_train}
             experiment.save_networks(experiment.epoch(step), networks, t.optimizers)
-        experiment.flush()
         run.save(step)
-    experiment.close()
 
 
 @options.user_errors()
@@ -241,7 +239,9 @@ def main(argv: list[str] | None = None) -> None:
             stack.enter_context(printing_to(run.folder / "logs", run.rank))
         if args.debug:
             stack.enter_context(torch.autograd.detect_anomaly(check_nan=False))
-        train(run, args, Precision(args.precision, run.device, args.channels_last))
+        t = Training(run, args, Precision(args.precision, run.device, args.channels_last))
+        stack.enter_context(contextlib.closing(t.experiment))
+        train(t)
 
 
 if __name__ == "__main__":

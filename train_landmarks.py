@@ -188,13 +188,11 @@ def train(run: Run, args: options.Namespace, precision: Precision) -> None:
                 precision.backward(loss / args.accumulate)
                 if critic:
                     precision.backward(loss_D / args.accumulate)
-        norm = precision.gradient_norm(*optimizers)
-        finite = finite and run.check({"gradient_norm": norm}, batch)
-        norm = precision.gradient_norm(*optimizers)
-        finite = finite and run.check({"gradient_norm": norm}, batch)
+        if finite:
+            norm = precision.gradient_norm(*optimizers)
+            finite = run.check({"gradient_norm": norm}, batch)
         if finite:
             if not args.no_grad_clip:
-                precision.unscale(*optimizers)
                 for trained in (net, critic) if critic else (net,):
                     torch.nn.utils.clip_grad_norm_(trained.parameters(), 1.0)
             precision.step(*optimizers)

@@ -60,6 +60,30 @@ def write_atomic(path: Path, write: Callable[[IO[bytes]], object], durable: bool
         sync_folder(path.parent)
 
 
+class Appending:
+    """A file that only grows. Each piece is in it at once and whole, or OSError names the file."""
+
+    def __init__(self, path: Path):
+        self.path = Path(path)
+        self._file = open(path, "ab", buffering=0)  # noqa: SIM115  open for the run
+
+    def write(self, data: bytes) -> None:
+        try:
+            while data:  # the last bytes of a full disk are written without an error
+                data = data[self._file.write(data) :]
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self.path)) from error
+
+    def close(self) -> None:
+        self._file.close()
+
+    def __enter__(self) -> Appending:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
 def write_text(path: Path, text: str) -> None:
     """`path` holds `text` as UTF-8, written atomically."""
     write_atomic(path, lambda file: file.write(text.encode()))

@@ -1,39 +1,65 @@
-"""Numbers that are not finite: stop or leave the step out, and keep the batch that did it."""
+"""Numbers that are not finite: stop or leave the step out, and keep the batch that did it.
+
+In fp16 a gradient that overflows says that the loss scale is too large, which is how the scale is
+found: whatever was chosen for other numbers, the step is left out and the scale halved.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from nets.run.files import write_atomic
 from nets.run.options import NonFinite
 from nets.run.ranks import Ranks
 
 IN_A_ROW = 20
+GRADIENT = "gradient_norm"  # the name under which a step's gradients are looked at
 
 
 class Guard:
-    """Looks at the losses of every step before they are used."""
+    """Looks at the losses and gradients of every step before they are used."""
 
-    def __init__(self, folder: Path, ranks: Ranks, skip: bool, report: Callable[[str], None]):
+    def __init__(
+        self,
+        folder: Path,
+        ranks: Ranks,
+        policy: str,
+        report: Callable[[str], None],
+        halve: Callable[[], float] | None = None,
+    ):
+        """policy  "stop", "skip": leave the step out, "halve": and halve the loss scale
+        report  takes a line for every step that is left out
+        halve   halves the loss scale and returns it; None where there is none
+        """
         self.folder = folder
         self.ranks = ranks
-        self.skip = skip
+        self.policy = policy
         self.report = report
+        self.halve = halve
         self.count = 0
         self._last = -1
         self._row = 0
+        self._buffers: list[tuple[Tensor, Tensor]] = []
+
+    def begin(self, models: Iterable[nn.Module]) -> None:
+        """A step begins: if it is left out, the models' buffers are what they are now, e.g. the
+        averages of a BatchNorm, which a forward pass moves before its loss is known.
+        """
+        if self.policy != "stop" or self.halve is not None:
+            there = [buffer for model in models for buffer in model.buffers()]
+            self._buffers = [(buffer, buffer.clone()) for buffer in there]
 
     def check(self, step: int, losses: dict[str, Tensor], batch: Any) -> bool:
         """Whether step number `step` may go on: the losses of all ranks are finite.
 
-        Saves the batch of a loss that is not. Raises NonFinite if such steps are not to be skipped,
-        or at the 20th in a row. Waits for the device.
+        Saves the batch of a loss that is not. Raises NonFinite if such steps are not to be left
+        out, or at the 20th in a row. Waits for the device.
         """
         values = floats(losses)
         bad = {name: value for name, value in values.items() if not math.isfinite(value)}
@@ -43,14 +69,19 @@ class Guard:
         if bad:
             named = ", ".join(f"{name} is {value}" for name, value in bad.items())
             text = f"step {step}: {named}; its batch is in {self._keep(step, values, batch)}"
-        if not self.skip:
+        scale = self.halve is not None and (GRADIENT in losses or self.policy == "halve")
+        if self.policy == "stop" and not scale:
             raise NonFinite(f"{text}; --nan skip would leave such steps out")
         self.count += 1
         self._row = self._row + 1 if step == self._last + 1 else 1
         self._last = step
         if self._row >= IN_A_ROW:
             raise NonFinite(f"{text}; {self._row} steps in a row")
-        self.report(f"{text}; step left out, {self.count} so far")
+        with torch.no_grad():
+            for buffer, before in self._buffers:
+                buffer.copy_(before)
+        halved = f", loss scale halved to {self.halve():g}" if scale else ""
+        self.report(f"{text}; step left out{halved}, {self.count} so far")
         return False
 
     def _keep(self, step: int, losses: dict[str, float], batch: Any) -> Path:

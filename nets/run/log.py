@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import socket
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nets.run.files import write_atomic
+from nets.run.files import Appending, write_atomic
 
 
 class Window:
@@ -50,6 +53,48 @@ class Window:
         }
 
 
+class Board:
+    """TensorBoard's events of one folder.
+
+    Each is in the file before the call returns, so that none is lost with the process, and a disk
+    that takes no more is met here, as an OSError that names the file. (torch's SummaryWriter writes
+    from a thread of its own, which tells of such an error by a traceback, and later.)
+    """
+
+    def __init__(self, folder: Path, step: int):
+        """step  finished steps to go on from: later events of earlier attempts are declared void"""
+        from tensorboard.compat.proto.event_pb2 import SessionLog  # a second, so not above
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        folder.mkdir(parents=True, exist_ok=True)
+        now = f"{time.time():017.6f}"  # the order of the names is the order of the attempts
+        name = f"events.out.tfevents.{now}.{socket.gethostname()}.{os.getpid()}"
+        self._file = Appending(folder / name)
+        self._records = RecordWriter(self._file)
+        self._write(file_version="brain.Event:2")
+        start = SessionLog(status=SessionLog.START)
+        self._write(step=step + 1, session_log=start)
+
+    def scalar(self, name: str, value: float, step: int) -> None:
+        from torch.utils.tensorboard import summary
+
+        self._write(step=step, summary=summary.scalar(name, value))
+
+    def picture(self, name: str, picture: np.ndarray, step: int) -> None:
+        """An (H, W, 3) uint8 picture."""
+        from torch.utils.tensorboard import summary
+
+        self._write(step=step, summary=summary.image(name, picture, dataformats="HWC"))
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _write(self, **event: Any) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event
+
+        self._records.write(Event(wall_time=time.time(), **event).SerializeToString())
+
+
 class Log:
     """log.txt and tensorboard/ of a run folder. Only the main rank has one."""
 
@@ -58,52 +103,38 @@ class Log:
         self.folder = Path(folder)
         self.path = self.folder / "log.txt"
         self._file = None
-        self._writer = None
+        self._board = None
         self._step = step or 0
         forget_later(self.path, self._step)
 
     def line(self, text: str) -> None:
         """Append one line, at once."""
         if self._file is None:
-            self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115  open for the run
-        try:
-            self._file.write(text.encode() + b"\n")
-        except OSError as error:
-            raise OSError(error.errno, error.strerror, str(self.path)) from error
+            self._file = Appending(self.path)
+        self._file.write(text.encode() + b"\n")
 
     def record(self, step: int, numbers: dict[str, Any]) -> None:
         """One JSON line and one TensorBoard scalar a number."""
         self.line(json.dumps({"step": step, **{k: _jsonable(v) for k, v in numbers.items()}}))
         for name, value in numbers.items():
             if isinstance(value, int | float):
-                self.writer.add_scalar(name, value, step)
+                self.board.scalar(name, value, step)
 
     def picture(self, name: str, step: int, picture: np.ndarray) -> None:
         """An (H, W, 3) uint8 picture for TensorBoard."""
-        self.writer.add_image(name, picture, step, dataformats="HWC")
+        self.board.picture(name, picture, step)
 
     @property
-    def writer(self):
-        """TensorBoard's writer; its import takes a second and waits for the first use.
-
-        Events of earlier attempts that are later than the step to go on from are declared void.
-        """
-        if self._writer is None:
-            from torch.utils.tensorboard import SummaryWriter
-
-            folder = self.folder / "tensorboard"
-            self._writer = SummaryWriter(str(folder), purge_step=self._step + 1)
-        return self._writer
-
-    def flush(self) -> None:
-        """Hand all events to the file: what a checkpoint is written after is not logged again."""
-        if self._writer is not None:
-            self._writer.flush()
+    def board(self) -> Board:
+        """The events of tensorboard/, begun at the first use."""
+        if self._board is None:
+            self._board = Board(self.folder / "tensorboard", self._step)
+        return self._board
 
     def close(self) -> None:
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
+        if self._board is not None:
+            self._board.close()
+            self._board = None
         if self._file is not None:
             self._file.close()
             self._file = None

@@ -42,8 +42,9 @@ class Precision:
 
     name           fp32, bf16 or fp16 (resolved from auto); `reason` says why
     memory_format  of pictures and weights
-    Weights stay float32. In fp16 the loss is scaled, and a step whose gradients overflowed is left
-    out; the scale is part of a checkpoint (state_dict).
+    Weights stay float32. In fp16 the loss is scaled; `gradient_norm` tells a step whose gradients
+    overflowed, which must be left out and the scale halved (`Run.check` does both). After 2000 good
+    steps the scale doubles. It is part of a checkpoint (state_dict).
     """
 
     def __init__(self, name: str, device: torch.device, channels_last: bool = True):
@@ -70,17 +71,14 @@ class Precision:
         """Gradients of the loss, scaled in fp16."""
         self.scaler.scale(loss).backward()
 
-    def unscale(self, *optimizers: torch.optim.Optimizer) -> None:
-        """True gradients, for clipping; once a step, before `step`."""
-        for optimizer in optimizers:
-            self.scaler.unscale_(optimizer)
-
     def gradient_norm(self, *optimizers: torch.optim.Optimizer) -> Tensor:
         """The 2-norm of all gradients that the optimisers hold, a scalar, for `Run.check`: a step
-        whose gradients are not finite must not be taken. 0 in fp16, whose scaler looks itself.
+        whose gradients are not finite must not be taken. Once a step: in fp16 the gradients are
+        divided by the loss scale, and are the true ones afterwards.
         """
         if self.scaler.is_enabled():
-            return torch.zeros((), device=self.device)
+            for optimizer in optimizers:
+                self.scaler.unscale_(optimizer)
         groups = (group["params"] for optimizer in optimizers for group in optimizer.param_groups)
         gradients = [p.grad for group in groups for p in group if p.grad is not None]
         return nn.utils.get_total_norm(gradients)
@@ -90,6 +88,12 @@ class Precision:
         for optimizer in optimizers:
             self.scaler.step(optimizer)
         self.scaler.update()
+
+    def halve(self) -> float:
+        """The loss scale, after it was halved for a step that is left out; only in fp16."""
+        scale = self.scaler.get_scale() / 2
+        self.scaler = torch.amp.GradScaler(self.device.type, scale)
+        return scale
 
     def state_dict(self) -> dict[str, Any]:
         return self.scaler.state_dict()

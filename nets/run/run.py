@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import math
 import signal
 import sys
 import time
@@ -11,9 +13,10 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
+from nets.errors import UserError
 from nets.run import checkpoints, images, options, seeds
 from nets.run.folder import describe, open_folder
 from nets.run.guard import Guard, floats
@@ -22,6 +25,7 @@ from nets.run.ranks import Ranks, bare
 from nets.run.stop import Stop
 
 Item = TypeVar("Item")
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no room, quota, or limit of a file's size
 TIME_IS_UP = 1  # no signal that is listened to has this number
 
 
@@ -44,6 +48,11 @@ class Run:
     """
 
     def __init__(self, system: str, args: Any, ranks: Ranks):
+        if args.nan == "halve" and args.precision != "fp16":
+            raise UserError(
+                f"--nan halve: only fp16 has a loss scale to halve, --precision is "
+                f"{args.precision}; --nan skip leaves such steps out"
+            )
         self.system = system
         self.args = args
         self.ranks = ranks
@@ -63,14 +72,21 @@ class Run:
         self._lock = None
         self.folder, self._found, notes = ranks.on_main(self._open)
         self._log = Log(self.folder, self._found) if self.is_main else None
-        self._guard = Guard(self.folder, ranks, args.nan == "skip", self.print)
+        halve = (lambda: self._parts["precision"].halve()) if args.precision == "fp16" else None
+        self._guard = Guard(self.folder, ranks, args.nan, self.print, halve)
         for note in notes:
             self.print(note)
 
     def _open(self) -> tuple[Path, int | None, list[str]]:
         """Folder, step of the newest whole checkpoint if any, what there is to say. On rank 0."""
-        folder, self._lock = open_folder(self.args)
-        describe(folder, self.device, self.world_size, finished=False)
+        try:
+            folder, self._lock = open_folder(self.args)
+            describe(folder, self.device, self.world_size, finished=False)
+        except OSError as error:
+            raise UserError(
+                f"{error.filename}: {error.strerror}; a run needs a folder that it can write to, "
+                "which --run_dir names"
+            ) from error
         step, broken = checkpoints.newest_whole(folder / "checkpoints")
         return folder, step, [f"{path}: not whole; using the one before" for path in broken]
 
@@ -78,16 +94,25 @@ class Run:
         self._stop.install()
         return self
 
-    def __exit__(self, error: object, *_: object) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        """Raises UserError instead of an OSError of a disk that takes no more."""
         self._stop.remove()
         self._close_bar()
         if self.is_main:
-            if error is None:
-                # An unfinished run is what the same command, without a name, goes on with.
-                finished = self.step >= self.total
-                describe(self.folder, self.device, self.world_size, finished)
-            self._log.close()
-            self._lock.release()
+            try:
+                if error is None:
+                    # An unfinished run is what the same command, without a name, goes on with.
+                    finished = self.step >= self.total
+                    describe(self.folder, self.device, self.world_size, finished)
+            finally:
+                self._log.close()
+                self._lock.release()
+        if isinstance(error, OSError) and error.errno in FULL:
+            file = error.filename or self.folder
+            raise UserError(
+                f"{file}: {error.strerror}, in step {self.step + 1}; the last checkpoint is of "
+                f"step {self._saved}; with more room the same command goes on"
+            ) from error
 
     # Steps
 
@@ -108,6 +133,7 @@ class Run:
             )
         while self.step < total and not self._leave():
             seeds.seed_everything(self.args.seed, "step", self.step, self.rank)
+            self._guard.begin(p for p in self._parts.values() if isinstance(p, nn.Module))
             yield self.step
             self.step += 1
             if self._bar is not None:
@@ -208,7 +234,8 @@ class Run:
             self._save(self.step)
 
     def _save(self, step: int, score: float | None = None) -> None:
-        if score is not None and (self._best is None or score < self._best["score"]):
+        best = math.inf if self._best is None else self._best["score"]
+        if score is not None and score < best:  # NaN is not
             self._best = {"step": step, "score": float(score)}
         windows = self.ranks.gather(self._window.state())
         self.ranks.on_main(lambda: self._write(step, windows))
@@ -216,7 +243,6 @@ class Run:
 
     def _write(self, step: int, windows: list[dict[str, Any]]) -> None:
         """The checkpoint, after all events that it comes after; then the old ones go. On rank 0."""
-        self._log.flush()
         content = {
             "system": self.system,
             "options": options.plain(self.args),
@@ -283,10 +309,11 @@ class Run:
     def check(self, losses: dict[str, Tensor], batch: Any) -> bool:
         """Whether the step may go on: these numbers are finite on all ranks. Waits for the device.
 
-        losses  scalars by name: the losses before their gradients, the gradient's norm before the
-                optimiser's step
+        losses  scalars by name: the losses before their gradients; the norm of the gradients, as
+                gradient_norm, before the optimiser's step
         The batch of a number that is not is saved as bad_batch.pt. --nan stop raises NonFinite
-        then; --nan skip returns False on all ranks, and raises at the 20th step in a row.
+        then; --nan skip and halve return False on all ranks, and raise at the 20th step in a row;
+        so does every gradient that overflows in fp16, which halves the loss scale.
         """
         return self._guard.check(self.step + 1, losses, batch)
 

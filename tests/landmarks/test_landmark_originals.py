@@ -5,7 +5,6 @@ import pickle
 import pytest
 import torch
 
-import infer
 from nets import originals
 from nets.errors import UserError
 from nets.landmarks import Discriminator, build
@@ -183,11 +182,3 @@ def test_moments_of_another_network_are_refused(tmp_path):
     torch.save({"a": 1}, tmp_path / "x.ckpt")
     with pytest.raises(UserError, match="not the state of an optimiser"):
         landmarks.read_optimizer(tmp_path / "x.ckpt", optimizer, ours)
-
-
-def test_inference_shows_frames_of_the_demo_world(tmp_path):
-    path, _ = written(tmp_path / "run")
-    (path.parent / "opt.yaml").write_text("img_size: 32\nuse_identity_covariance: False\n")
-    out = tmp_path / "a.png"
-    infer.main(["--checkpoint", str(path), "-o", str(out), "--device", "cpu"])
-    assert out.is_file()

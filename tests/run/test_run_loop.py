@@ -8,10 +8,12 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from torch import nn
 
 import toy
 from nets.run import checkpoints, seeds
 from nets.run.log import records
+from nets.run.run import Run
 from runs import assert_equal, newest, scalars, steps, stored
 
 
@@ -67,6 +69,13 @@ def test_log_and_tensorboard_tell_the_mean_since_the_last_line(train):
 def test_checkpoints_come_when_due_and_at_the_end(train):
     assert stored(train("--steps", 20)) == [20, 18, 12]
     assert stored(train("--steps", 20, "--keep_last", 1, "--keep_every", 12, name="b")) == [20, 12]
+
+
+def test_a_score_that_is_not_finite_is_never_the_best(train, monkeypatch):
+    save, scores = Run.save, {5: float("nan"), 11: 2.0, 17: float("nan")}
+    monkeypatch.setattr(Run, "save", lambda run, step: save(run, step, scores.get(step)))
+    run = train("--steps", 24, "--keep_last", 1)
+    assert newest(run)["best"] == {"step": 12, "score": 2.0} and stored(run) == [24, 12]
 
 
 def test_the_same_name_goes_on_and_ends_as_if_never_stopped(train):
@@ -155,7 +164,7 @@ def test_a_checkpoint_of_another_size_or_system_is_one_line(train, capsys, monke
 def test_the_time_limit_saves_and_ends_well(train):
     run = train("--steps", 1000, "--time_limit", 1e-9)
     assert stored(run) == [] and "time limit reached after step 0" in (run / "log.txt").read_text()
-    run = train("--steps", 10_000, "--time_limit", 0.005, name="b")
+    run = train("--steps", 10_000, "--time_limit", 0.03, name="b")
     done = stored(run)[0]
     assert 0 < done < 10_000 and f"done {done}" in (run / "log.txt").read_text()
     assert not json.loads((run / "environment.json").read_text())["finished"]
@@ -178,6 +187,65 @@ def test_a_gradient_that_is_not_finite_never_reaches_the_weights(train, capsys, 
     run = train("--bad_gradient_at", "[8]", "--nan", "skip", *given, name="b")
     assert "step left out, 1 so far" in (run / "log.txt").read_text()
     assert all(t.isfinite().all() for t in newest(run)["parts"]["model"].values())
+
+
+def test_only_fp16_has_a_scale_to_halve(train, capsys, tmp_path):
+    train("--nan", "halve", "--precision", "bf16", code=2)
+    error = capsys.readouterr().err
+    assert "--nan halve: only fp16 has a loss scale to halve, --precision is bf16" in error
+    assert "--nan skip leaves such steps out" in error and not (tmp_path / "runs").exists()
+
+
+def scale(run):
+    return newest(run)["parts"]["precision"]["scale"]
+
+
+@pytest.mark.parametrize("nan", ["stop", "skip", "halve"])
+def test_in_fp16_a_gradient_that_overflows_halves_the_scale(train, capsys, nan):
+    given = ["--precision", "fp16", "--nan", nan]
+    before = scale(train(*given, name="whole"))
+    run = train("--bad_gradient_at", "[8, 9]", *given)
+    said = (run / "log.txt").read_text()
+    assert f"step left out, loss scale halved to {before / 4:g}, 2 so far" in said
+    assert scale(run) == before / 4 and (run / "bad_batch.pt").exists()
+    assert all(t.isfinite().all() for t in newest(run)["parts"]["model"].values())
+    train("--bad_gradient_at", list(range(3, 60)), "--steps", 90, *given, name="b", code=3)
+    assert "20 steps in a row" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("nan, share", [("stop", None), ("skip", 1), ("halve", 2)])
+@pytest.mark.parametrize("at", [0, 8])
+def test_in_fp16_a_loss_halves_the_scale_if_asked_to(train, nan, share, at):
+    given = ["--precision", "fp16", "--nan", nan]
+    if share is None:
+        train("--nan_at", f"[{at}]", *given, code=3)
+        return
+    before = scale(train(*given, name="whole"))
+    assert scale(train("--nan_at", f"[{at}]", *given)) == before / share
+
+
+def test_what_a_left_out_step_did_to_buffers_is_undone(train, monkeypatch):
+    make = toy.Net
+
+    def with_average(*layers):
+        return make(layers[0], nn.BatchNorm2d(8, momentum=0.1), *layers[1:])
+
+    monkeypatch.setattr(toy, "Net", with_average)
+    monkeypatch.setattr(toy, "Numbers", Poisoned)
+    run = train("--nan", "skip", "--on_bad_sample", "skip", "--steps", 12)
+    assert "step left out" in (run / "log.txt").read_text()
+    state = newest(run)["parts"]["model"]
+    assert "1.running_mean" in state and all(t.isfinite().all() for t in state.values())
+
+
+class Poisoned(toy.Numbers):
+    """One picture has a NaN."""
+
+    def __getitem__(self, place):
+        sample = super().__getitem__(place)
+        if place[1] == 3:
+            sample["x"][0, 0, 0] = float("nan")
+        return sample
 
 
 def test_such_steps_can_be_skipped_but_not_without_end(train, capsys):

@@ -52,14 +52,19 @@ def test_networks_compute_in_the_precision_and_learn(name, device):
     assert losses[-1] < losses[0] / 2 and net.weight.dtype == torch.float32
 
 
-def test_fp16_leaves_out_overflowing_steps_and_keeps_its_scale():
+def test_fp16_halves_its_scale_and_keeps_it():
     precision = Precision("fp16", CPU)
     weight = nn.Parameter(torch.ones(1))
     optimizer = torch.optim.SGD([weight], lr=1.0)
     scale = precision.scaler.get_scale()
     precision.backward((weight * float("inf")).sum())
+    assert not precision.gradient_norm(optimizer).isfinite()
+    assert precision.halve() == precision.scaler.get_scale() == scale / 2
+    optimizer.zero_grad()
+    precision.backward(2 * weight.sum())  # and the step after it is as any other
+    assert precision.gradient_norm(optimizer).item() == 2
     precision.step(optimizer)
-    assert weight.item() == 1 and precision.scaler.get_scale() == scale / 2
+    assert weight.item() == -1 and precision.scaler.get_scale() == scale / 2
     again = Precision("fp16", CPU)
     again.load_state_dict(precision.state_dict())
     assert again.scaler.get_scale() == scale / 2
@@ -67,13 +72,16 @@ def test_fp16_leaves_out_overflowing_steps_and_keeps_its_scale():
     assert again.scaler.get_scale() == scale / 2
 
 
-def test_unscale_gives_true_gradients():
-    precision = Precision("fp16", CPU)
-    weight = nn.Parameter(torch.ones(1))
-    optimizer = torch.optim.SGD([weight], lr=1.0)
-    precision.backward((3 * weight).sum())
-    precision.unscale(optimizer)
-    assert weight.grad.item() == 3
+@pytest.mark.parametrize("name", ["fp32", "fp16"])
+def test_the_norm_is_that_of_the_true_gradients_which_stay(name):
+    precision = Precision(name, CPU)
+    weights = [nn.Parameter(torch.ones(1)) for _ in range(2)]
+    optimizers = [torch.optim.SGD([weight], lr=1.0) for weight in weights]
+    precision.backward((3 * weights[0] + 4 * weights[1]).sum())
+    assert precision.gradient_norm(*optimizers).item() == 5
+    assert [weight.grad.item() for weight in weights] == [3, 4]
+    precision.step(*optimizers)
+    assert [weight.item() for weight in weights] == [-2, -3]
 
 
 def test_average_follows_the_formula_and_swaps_in_and_out():

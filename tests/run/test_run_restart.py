@@ -13,11 +13,13 @@ import pytest
 import torch
 
 from nets.run.log import records
-from runs import assert_equal, newest, scalars, stored
+from runs import assert_equal, fill, logged, newest, scalars, stored
 
 TOY = Path(__file__).with_name("toy.py")
 ROOT = Path(__file__).parents[2]
 SETTINGS = ["--log_freq", "5", "--ckpt_freq", "6", "--precision", "fp32", "--workers", "0"]
+
+LOGGING = ["--width", 64, "--log_freq", 1, "--keep_last", 1]
 
 
 def environment():
@@ -42,16 +44,17 @@ def finish(folder, name, *given, ranks=1):
 
 
 @contextmanager
-def running(folder, name, *given, ranks=1, logged=1):
-    """A process that has written `logged` lines of its log."""
+def running(folder, name, *given, ranks=1, logged=1, ready=None):
+    """A process that has written `logged` lines of its log, or that is `ready`."""
     process = subprocess.Popen(
         command(name, *given, ranks=ranks), cwd=folder, env=environment(), text=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
     )  # fmt: skip
     log = folder / "runs/toy" / name / "log.txt"
-    deadline = time.monotonic() + 90
+    ready = ready or (lambda: log.exists() and len(records(log)) >= logged)
+    deadline = time.monotonic() + 300
     try:
-        while not log.exists() or len(records(log)) < logged:
+        while not ready():
             assert process.poll() is None and time.monotonic() < deadline, process.stdout.read()
             time.sleep(0.02)
         yield process
@@ -67,8 +70,8 @@ def test_killed_anywhere_it_ends_as_if_never_killed(tmp_path):
     whole, expected = finish(tmp_path, "whole", *given)
     assert whole.returncode == 0, whole.stderr
     draw = random.Random(0)
-    for logged in (1, 2, 4):
-        with running(tmp_path, "killed", *given, logged=logged) as process:
+    for lines in (1, 2, 4):
+        with running(tmp_path, "killed", *given, logged=lines) as process:
             time.sleep(draw.random() * 0.2)
             process.kill()
     done, run = finish(tmp_path, "killed", *given)
@@ -92,11 +95,37 @@ def test_a_signal_saves_after_the_step_and_leaves(tmp_path, name, code):
     given = ["--steps", 5000, "--sleep", 0.02, "--workers", 1]
     with running(tmp_path, "a", *given) as process:
         os.killpg(process.pid, getattr(signal, name))  # the workers get it too
-        said = process.communicate(timeout=60)[0]
+        said = process.communicate(timeout=120)[0]
     assert process.returncode == code
     (step,) = stored(tmp_path / "runs/toy/a")
     assert f"{name}: stopped after step {step}; the same command goes on" in said
     assert "Traceback" not in said
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_signal_while_data_are_read_saves_and_leaves(tmp_path, workers):
+    given = ["--steps", 50, "--read_seconds", 0.4, "--workers", workers]
+    with running(tmp_path, "a", *given) as process:  # 1.6 s a step, of which all is reading
+        os.killpg(process.pid, signal.SIGTERM)
+        said = process.communicate(timeout=120)[0]
+    assert process.returncode == 143 and "Traceback" not in said
+    assert f"stopped after step {stored(tmp_path / 'runs/toy/a')[0]};" in said
+
+
+@pytest.mark.slow
+def test_a_ctrl_c_while_networks_are_compiled_saves_and_leaves(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))  # compiles anew
+    compiler = ["pgrep", "-f", f"cc1plus.*{tmp_path}/cache.*main.cpp"]
+
+    def compiles():
+        return not subprocess.run(compiler, capture_output=True).returncode
+
+    with running(tmp_path, "a", "--compile", "--steps", 50, ready=compiles) as process:
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: the compiler gets it too
+        said = process.communicate(timeout=300)[0]
+    assert process.returncode == 130 and "Traceback" not in said, said
+    (step,) = stored(tmp_path / "runs/toy/a")
+    assert f"SIGINT: stopped after step {step}; the same command goes on" in said
 
 
 def test_a_second_interrupt_leaves_at_once(tmp_path):
@@ -105,7 +134,7 @@ def test_a_second_interrupt_leaves_at_once(tmp_path):
         time.sleep(0.5)
         assert process.poll() is None
         process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=10) == -signal.SIGINT
+        assert process.wait(timeout=10) == 130
 
 
 def test_two_runs_do_not_share_a_folder(tmp_path):
@@ -136,7 +165,7 @@ def test_two_ranks_stop_together_and_go_on_bit_for_bit(tmp_path):
     assert whole.returncode == 0, whole.stderr
     with running(tmp_path, "a", *given, ranks=2, logged=3) as process:
         process.terminate()
-        said = process.communicate(timeout=60)[0]
+        said = process.communicate(timeout=120)[0]
     assert "SIGTERM: stopped after step" in said
     run = tmp_path / "runs/toy/a"
     assert 10 <= stored(run)[0] < 60
@@ -145,6 +174,17 @@ def test_two_ranks_stop_together_and_go_on_bit_for_bit(tmp_path):
     assert [line["mse"] for line in records(run / "log.txt")] == [
         line["mse"] for line in records(expected / "log.txt")
     ]
+
+
+@pytest.mark.slow
+def test_all_ranks_leave_a_step_out_that_is_bad_on_one(tmp_path):
+    given = ["--steps", 20, "--nan", "skip", "--nan_at", "[8]"]
+    done, run = finish(tmp_path, "a", *given, ranks=2)
+    assert done.returncode == 0, done.stderr
+    said = (run / "log.txt").read_text()
+    assert "step 9: a loss or gradient is not finite on another rank; step left out, 1" in said
+    assert torch.load(run / "bad_batch_rank1.pt", weights_only=True)["step"] == 9
+    assert stored(run)[0] == 20 and not (run / "bad_batch.pt").exists()
 
 
 def test_a_dead_rank_ends_the_run_with_a_message_within_a_minute(tmp_path):
@@ -171,30 +211,44 @@ def test_bad_input_is_one_line_on_every_rank(tmp_path):
     assert f'File "{TOY}"' not in done.stderr
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    """A disk of 200 kB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", str(folder)]
-    if os.geteuid() or subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("cannot mount a small disk")
-    yield folder
-    subprocess.run(["umount", "-l", folder], check=True)
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    done, run = finish(tmp_path_factory.mktemp("whole"), "whole", *LOGGING, "--steps", 60)
+    assert done.returncode == 0, done.stderr
+    return run
 
 
-def test_a_full_disk_stops_with_the_file_and_loses_nothing(small_disk):
-    given = ["--steps", 30, "--keep_last", 1, "--width", 64]
-    first, run = finish(small_disk, "a", *given[2:], "--steps", 6)
+@pytest.mark.parametrize("place", ["checkpoints", "log.txt", "tensorboard", "images"])
+def test_a_full_disk_stops_with_the_file_and_loses_nothing(
+    tmp_path, small_disk, undisturbed, place
+):
+    given, run = LOGGING, tmp_path / "runs/toy/a"
+    run.mkdir(parents=True)
+    (run / place).symlink_to(small_disk / place)
+    (small_disk / place).touch() if place == "log.txt" else (small_disk / place).mkdir()
+    first, _ = finish(tmp_path, "a", *given, "--steps", 6)
     assert first.returncode == 0, first.stderr
-    room = os.statvfs(small_disk)
-    filler = small_disk / "filler"
-    filler.write_bytes(b"x" * (room.f_bavail * room.f_frsize - 4096 * 5))
-    full, _ = finish(small_disk, "a", *given)
+    filler = fill(small_disk, 4096 * (5 if place == "checkpoints" else 0))
+    full, _ = finish(tmp_path, "a", *given, "--steps", 60)
     assert full.returncode == 2
-    error = full.stderr.splitlines()[-1]
-    assert "step_00000012.pt: No space left on device" in error and "Traceback" not in full.stderr
-    assert stored(run) == [6] and newest(run)["step"] == 6
+    error = [line for line in full.stderr.splitlines() if "step/s" not in line and line]
+    assert len(error) == 1 and "Traceback" not in full.stdout, full.stderr
+    assert f"/a/{place}" in error[0] and "No space left on device, in step" in error[0]
+    assert "with more room the same command goes on" in error[0]
+    (step,) = stored(run)
+    assert newest(run)["step"] == step and f"the last checkpoint is of step {step};" in error[0]
     filler.unlink()
-    again, _ = finish(small_disk, "a", *given)
-    assert again.returncode == 0 and stored(run) == [30]
+    again, _ = finish(tmp_path, "a", *given, "--steps", 60)
+    assert again.returncode == 0 and stored(run) == [60], again.stderr
+    assert_equal(newest(run)["parts"], newest(undisturbed)["parts"])
+    assert logged(run) == logged(undisturbed) and scalars(run) == scalars(undisturbed)
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_folder_that_cannot_be_written_is_one_line(small_disk, begun):
+    if begun:
+        assert finish(small_disk, "a", "--steps", 6)[0].returncode == 0
+    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+    done, _ = finish(small_disk, "a")
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1, done.stderr
+    assert "runs" in done.stderr and "Read-only file system; a run needs a folder" in done.stderr

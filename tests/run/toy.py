@@ -19,8 +19,8 @@ from nets.run.run import Run
 class Numbers(torch.utils.data.Dataset):
     """23 pictures that depend on (epoch, index) only."""
 
-    def __init__(self, bad: int = -1):
-        self.bad = bad
+    def __init__(self, bad: int = -1, seconds: float = 0.0):
+        self.bad, self.seconds = bad, seconds
 
     def __len__(self):
         return 23
@@ -29,8 +29,16 @@ class Numbers(torch.utils.data.Dataset):
         epoch, index = place
         if index == self.bad:
             raise BadSample(f"picture_{index}.png", "truncated")
+        time.sleep(self.seconds)
         generator = torch.Generator().manual_seed(1000 * epoch + index)
         return {"x": torch.randn(3, 8, 8, generator=generator), "index": index}
+
+
+class Net(nn.Sequential):
+    """A forward of its own: torch.compile passes over torch's."""
+
+    def forward(self, x):
+        return super().forward(x)
 
 
 def make_parser():
@@ -39,9 +47,10 @@ def make_parser():
     parser.add_argument("--batch_size", type=options.PositiveInt, default=4, help="a rank")
     parser.add_argument("--dropout", type=options.Fraction, default=0.5, help="probability")
     parser.add_argument("--sleep", type=float, default=0.0, help="seconds a step")
+    parser.add_argument("--read_seconds", type=float, default=0.0, help="to read a sample")
     parser.add_argument("--width", type=int, default=8, help="channels")
     parser.add_argument("--bad", type=int, default=-1, help="index that cannot be read")
-    parser.add_argument("--nan_at", type=list[int], default=[], help="steps with a NaN loss")
+    parser.add_argument("--nan_at", type=list[int], default=[], help="steps of a NaN, last rank")
     parser.add_argument("--hang_at", type=int, default=-1, help="step at which the last one hangs")
     parser.add_argument(
         "--bad_gradient_at", type=list[int], default=[], help="steps of a NaN there"
@@ -60,14 +69,17 @@ def main(argv=None):
 def train(args, ranks, run):
     precision = Precision(args.precision, run.device, args.channels_last)
     data = loader(
-        Numbers(args.bad), args.batch_size, ranks, workers=args.workers, seed=args.seed,
-        on_bad_sample=args.on_bad_sample, accumulate=args.accumulate, report=run.print,
+        Numbers(args.bad, args.read_seconds), args.batch_size, ranks, workers=args.workers,
+        seed=args.seed, on_bad_sample=args.on_bad_sample, accumulate=args.accumulate,
+        report=run.print,
     )  # fmt: skip
     torch.manual_seed(args.seed)
-    net = nn.Sequential(
+    net = Net(
         nn.Conv2d(3, args.width, 3, padding=1), nn.Dropout(args.dropout), nn.ELU(),
         nn.Conv2d(args.width, 3, 1),
     )  # fmt: skip
+    if args.compile:
+        net.compile()
     model = ranks.wrap(precision.place(net))
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
     ema = EMA(model, args.ema) if args.ema else None
@@ -78,7 +90,7 @@ def train(args, ranks, run):
             with hold_gradients(model, i + 1 < args.accumulate):
                 with precision.autocast():
                     loss = F.mse_loss(model(batch["x"]), batch["x"].flip(-1))
-                if step in args.nan_at:
+                if step in args.nan_at and ranks.rank == ranks.world_size - 1:
                     loss = loss * float("nan")
                 if not run.check({"mse": loss}, batch):
                     break

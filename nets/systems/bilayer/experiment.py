@@ -30,8 +30,9 @@ from torch import Tensor, nn
 
 from nets.errors import UserError
 from nets.run import options
-from nets.run.files import write_atomic, write_text
-from nets.run.log import forget_later
+from nets.run.files import Appending, write_atomic, write_text
+from nets.run.images import tile
+from nets.run.log import Board, forget_later
 from nets.run.run import Run
 
 BOARDS = ("metrics", "tensorboard_paper")
@@ -47,7 +48,7 @@ class Experiment:
     def __init__(self, run: Run, args: Mapping[str, Any], step_epoch: int):
         self.run, self.args, self.step_epoch = run, args, step_epoch
         self.folder = run.folder
-        self._boards: dict[str, Any] = {}
+        self._boards: dict[str, Board] = {}
         self._listed: dict[str, bool] = {}
         self._start = 0
 
@@ -82,10 +83,10 @@ class Experiment:
         named = ", ".join(f"{name}: {value:.3f}" for name, value in means.items())
         self.run.print(f"epoch {self.epoch(step)} {phase}: {named}, {seconds:.1f} s")
         line = {"step": step + 1, "epoch": self.epoch(step), "phase": phase, **means}
-        with open(self.folder / "losses.jsonl", "ab") as file:
+        with Appending(self.folder / "losses.jsonl") as file:
             file.write(json.dumps(line).encode() + b"\n")
         for name, value in means.items():
-            self.board("tensorboard_paper").add_scalar(f"{name}_{phase}", value, step + 1)
+            self.board("tensorboard_paper").scalar(f"{name}_{phase}", value, step + 1)
 
     def grid(self, step: int, phase: str, number: int, picture: np.ndarray) -> None:
         """A grid as images/PHASE/NUMBER_RANK.jpg, the first rank's in tensorboard_paper/ too."""
@@ -94,33 +95,25 @@ class Experiment:
         write_atomic(path, lambda file: image.save(file, format="JPEG", quality=95), durable=False)
         if self.run.is_main:
             board = self.board("tensorboard_paper")
-            board.add_image(f"results_{phase}", picture, step + 1, dataformats="HWC")
+            board.picture(f"results_{phase}", picture, step + 1)
 
     def scalars(self, step: int, numbers: Mapping[str, float]) -> None:
         """Numbers of one step in metrics/."""
         if self.run.is_main:
             for name, value in numbers.items():
-                self.board("metrics").add_scalar(name, value, step + 1)
+                self.board("metrics").scalar(name, value, step + 1)
 
     def pictures(self, step: int, pictures: Mapping[str, Tensor]) -> None:
         """(3, S, S) pictures in [-1, 1] of one step in metrics/."""
         if self.run.is_main:
             for name, picture in pictures.items():
-                shown = ((picture.detach().float() + 1) / 2).clamp(0, 1).cpu()
-                self.board("metrics").add_image(f"images/{name}", shown, step + 1)
+                self.board("metrics").picture(f"images/{name}", tile(picture[None]), step + 1)
 
-    def board(self, name: str) -> Any:
-        """The writer of an events' folder; events later than the start are declared void."""
+    def board(self, name: str) -> Board:
+        """The events of a folder; those later than the start are declared void."""
         if name not in self._boards:
-            from torch.utils.tensorboard import SummaryWriter
-
-            folder, purge = str(self.folder / name), self._start + 1
-            self._boards[name] = SummaryWriter(folder, purge_step=purge)
+            self._boards[name] = Board(self.folder / name, self._start)
         return self._boards[name]
-
-    def flush(self) -> None:
-        for board in self._boards.values():
-            board.flush()
 
     def close(self) -> None:
         for board in self._boards.values():
@@ -145,8 +138,8 @@ class Experiment:
         if not self.run.is_main:
             return
         text = "".join(f"{sample}\n" for sample in samples)
-        with open(self.folder / f"{phase}_filenames.txt", "a", encoding="utf-8") as file:
-            file.write(text)
+        with Appending(self.folder / f"{phase}_filenames.txt") as file:
+            file.write(text.encode())
 
     def append_tests(self, samples: list[list[str]]) -> None:
         """The frames of a test pass, the ranks' lists; every pass has the same, so only once."""

@@ -71,8 +71,7 @@ def demo(
     known |= {"frame_cache": None, "on_bad_sample": "fail", "flip_probability": 0.0, "tps": "clean"}
     known |= {"rot_lb": 0.0, "rot_ub": 0.0, "scale_lb": 1.0, "scale_ub": 1.0}
     known |= {"trans_lb": 0.0, "trans_ub": 0.0, "use_temporal": True}
-    plain = {"color_jitter": False, "color_jitter_targets": False, "val_frac": 1.0}
-    trained = known | trained | plain
+    trained = known | trained | {"color_jitter": False, "val_frac": 1.0}
     temporal = trained["use_temporal"]
     data = Every(open_clips(trained, "val", temporal), 8)
     (batch,) = in_order(data, 8, ranks)

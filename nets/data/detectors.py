@@ -28,6 +28,7 @@ from nets.skeletons import JOINTS_17, MEDIAPIPE_33, convert_joints, mesh_to_68
 BACKENDS = ("mediapipe", "face-alignment")
 INSTALL = "pip install -e '.[{}]'"
 FACE_WEIGHTS = ("s3fd-619a316812.pth", "2DFAN4-11f355bf06.pth.tar")  # of face-alignment
+HEAD = ("cnose", "leye", "reye", "lear", "rear")
 SURE = 0.5  # a joint that its network holds for less likely to be visible is missing
 SAME = 0.15  # of a person's extent: joints nearer than that on average are the same person twice
 PART = 0.4  # of another's extent: what is smaller than that and on top of it is a part of it
@@ -252,15 +253,21 @@ class FaceAlignment:
 
 
 def person_box(joints: Tensor) -> tuple[float, float, float, float]:
-    """x0, y0, x1, y1 round the joints (17, 2) that are there, and up to the top of the head."""
-    there = joints[~joints.isnan().any(-1)]
-    (x0, y0), (x1, y1) = there.amin(0).tolist(), there.amax(0).tolist()
-    left, right, nose = (joints[JOINTS_17.index(n)] for n in ("lshoulder", "rshoulder", "cnose"))
-    neck = (left + right) / 2
-    top = (neck + 2 * (nose - neck)).tolist()  # as high above the nose as the neck below
-    if not any(map(math.isnan, top)):
-        x0, y0, x1, y1 = min(x0, top[0]), min(y0, top[1]), max(x1, top[0]), max(y1, top[1])
-    return x0, y0, x1, y1
+    """x0, y0, x1, y1 round the joints (17, 2) that are there, and up to the top of the head; where
+    a shoulder is missing, round all of the head. Without the ears (15, 2) it does, too.
+    """
+    at = dict(zip(JOINTS_17, joints, strict=False))
+    neck = (at["lshoulder"] + at["rshoulder"]) / 2
+    reach = [neck + 2 * (at["cnose"] - neck)]  # as high above the nose as the neck below
+    if reach[0].isnan().any():
+        head = torch.stack([at[name] for name in HEAD if name in at])
+        head = head[~head.isnan().any(-1)]
+        if len(head) > 1:  # of one seen from the front, an ear's distance from the other one
+            away = torch.pdist(head).max()
+            reach = [head.mean(0) - away, head.mean(0) + away]
+    there = torch.stack([*joints, *reach])
+    there = there[~there.isnan().any(-1)]
+    return (*there.amin(0).tolist(), *there.amax(0).tolist())
 
 
 def _same(one: Person, other: Person) -> bool:

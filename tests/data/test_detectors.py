@@ -10,7 +10,7 @@ from nets.data.detectors import FACE_WEIGHTS, Person, open_detector, person_box
 from nets.data.persons import Follow
 from nets.data.worlds.people import PeopleWorld
 from nets.errors import UserError
-from nets.skeletons import JOINTS_15, MESH_68, mesh_to_68
+from nets.skeletons import JOINTS_15, JOINTS_17, MESH_68, mesh_to_68
 
 
 @pytest.fixture(scope="module")
@@ -139,6 +139,10 @@ def test_a_box_reaches_over_the_head_and_leaves_out_what_is_missing():
         joints[JOINTS_15.index(name)] = torch.tensor(at, dtype=torch.float32)
     assert person_box(joints) == (10, 30, 30, 90)
     assert Person(joints, person_box(joints)).extent == 60
+    joints = torch.full((17, 2), torch.nan)
+    for name, at in {"lear": (40, 50), "rear": (20, 50), "cnose": (30, 56)}.items():
+        joints[JOINTS_17.index(name)] = torch.tensor(at, dtype=torch.float32)
+    assert person_box(joints) == (10, 32, 50, 72)  # a head alone, whole
 
 
 def test_a_person_is_followed_and_not_exchanged_for_a_part_of_it():

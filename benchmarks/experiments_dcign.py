@@ -104,7 +104,8 @@ def main() -> None:
         numbers = " ".join(f"{report[part][key]:7.3f}" for report in reports.values())
         print(f"{label:{width}} {numbers}")
     args.output.parent.mkdir(parents=True, exist_ok=True)
-    result = {"machine": facts(), "config": args.config, "options": more, "experiments": reports}
+    asked = {"config": args.config, "steps": args.steps, "options": more}
+    result = {"machine": facts(), **asked, "experiments": reports}
     args.output.write_text(json.dumps(result, indent=1) + "\n")
     print(f"written: {args.output}")
 

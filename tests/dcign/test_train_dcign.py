@@ -333,16 +333,19 @@ def test_the_log_is_json(trained):
 
 @pytest.mark.slow
 def test_a_minute_of_training_learns_to_draw_and_to_turn(tmp_path):
-    """The demo, cut short, on unseen heads: against pictures that are all
-    the mean (error 0.037), and copied inputs. So early, which latents follow which factor within a
-    batch still depends on the draw of the batches: nothing is asked of them.
+    """The demo, smaller and cut short, on unseen heads: against copied inputs and against pictures
+    that are all the mean (error 0.037). Seed 0 gave 0.99, 0.97, 0.46 and 0.72 of the mean's error;
+    with steps of one batch of 20 it was 0.87, 0.65, 0.65 and 1.01. So early, elevation and light
+    depend on the draw of the batches: nothing is asked of them.
     """
     done = script(
-        "train_dcign.py", "--config", "demo_dcign.yaml", "--name", "a", "--num_steps", 800,
-        "--warm_down", 250, "--num_train_batches_per_type", 60, cwd=tmp_path, timeout=1200,
+        "train_dcign.py", "--config", "demo_dcign.yaml", "--name", "a", "--image_size", 80,
+        "--num_steps", 900, "--warm_down", 400, "--num_train_batches_per_type", 240,
+        "--test_freq", 900, cwd=tmp_path, timeout=1200,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     line = next(t for t in done.stdout.splitlines() if t.startswith("test_lower_bound"))
     words = line.split()
     found = dict(zip(words[::2], map(float, words[1::2]), strict=True))
-    assert found["rerender_azimuth"] < 0.9 and found["test_mse"] < 0.65 * 0.037, found
+    assert found["within_azimuth"] > 0.9 and found["pooled_azimuth"] > 0.8, found
+    assert found["rerender_azimuth+light"] < 0.75 and found["test_mse"] < 0.9 * 0.037, found

@@ -105,6 +105,26 @@ def table(results: list[dict]) -> str:
     return "\n".join(lines)
 
 
+def bars(rows: list[Row], results: list[dict]) -> list[dict]:
+    """The bars of the rows that were timed: what was asked, what was reached, whether it is met."""
+    out = []
+    for row, result in zip(rows, results, strict=True):
+        for bar, asked in row.bars.items():
+            if bar == "floor":
+                reached = result["forward"]["ours"] / result["floor"]
+            else:
+                direction, name = bar.split()
+                times = result[direction]
+                if name not in times:  # a quick run may leave torch.compile out
+                    continue
+                reached = times[name] / times["ours"]
+            met = reached <= asked if bar == "floor" else reached >= asked
+            out.append(
+                {"row": row.name, "bar": bar, "asked": asked, "reached": reached, "met": met}
+            )
+    return out
+
+
 def plot(results: list[dict], file: Path) -> None:
     """Bars of times over ours, forward."""
     import matplotlib
@@ -138,12 +158,19 @@ def main() -> None:
     if _build.library() is None:
         sys.exit("benchmarks/ops.py: the operators are not compiled: nothing to compare")
     _keep_memory()
-    results = []
-    for row in (r for r in ROWS if args.rows in r.name):
+    results, rows = [], [r for r in ROWS if args.rows in r.name]
+    for row in rows:
         results.append(measure(row, args.device, 0.2 if args.quick else 1.5, not args.no_compile))
         print(table(results[-1:]), flush=True)
     if not results:
         sys.exit(f"benchmarks/ops.py: no row is named like {args.rows}")
+    reached = bars(rows, results)
+    for bar in reached:
+        sign = "at most" if bar["bar"] == "floor" else "at least"
+        print(
+            f"{'met   ' if bar['met'] else 'MISSED'} {bar['row']}, {bar['bar']}: "
+            f"{bar['reached']:.2f} times, asked {sign} {bar['asked']}"
+        )
     default = Path(__file__).parent / "results" / f"ops-{args.device}.json"
     # Part of the table, or short runs, do not replace the whole.
     output = args.output or (None if args.quick or args.rows else default)
@@ -156,6 +183,7 @@ def main() -> None:
         "library": _build.library().build_info(),
         "kernels": {name: ops.kernel(name, args.device) for name in ops.NAMES},
         "rows": results,
+        "bars": reached,
     }
     output.write_text(json.dumps(content, indent=1) + "\n")
     print(f"wrote {output}")

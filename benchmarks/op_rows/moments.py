@@ -33,5 +33,6 @@ ROWS = [
         writes=N * K * H * W * 4,
         grads=(0,),
         tolerance=2e-6,
+        bars={"forward formula": 4},
     )
 ]

@@ -16,7 +16,7 @@ inline void check_views(const Tensor& views, const Tensor& image) {
 inline void check_crops(const Tensor& image, const Tensor& views, int64_t h, int64_t w) {
   check_image(image, "image");
   check_views(views, image);
-  STD_TORCH_CHECK(h >= 1 && w >= 1, "size must be at least 1");
+  check_plane(h, w, "a crop");
 }
 
 inline void check_crops_backward(const Tensor& grad, const Tensor& views, int64_t height,
@@ -24,6 +24,7 @@ inline void check_crops_backward(const Tensor& grad, const Tensor& views, int64_
   STD_TORCH_CHECK(grad.dim() == 5 && grad.size(1) == views.size(1),
                   "grad must be [N, P, C, h, w], got ", shape_str(grad));
   check_views(views, grad);
+  check_plane(grad.size(3), grad.size(4), "a crop");
   check_plane(height, width, "image");
 }
 

@@ -19,12 +19,11 @@ GUISE_HD T difference_of_products(T a, T b, T c, T d) {
 }
 
 // q as a sum of squares, which no rounding makes negative: q = px u^2 + py dy^2 with
-// u = dx - skew dy, which is covariance = L D L^T written backwards.
+// u = dx - skew dy, which is covariance = L D L^T written backwards. Distances are taken from the
+// mean first: near it they lose no digits, however narrow the map is.
 template <class T>
 struct Gaussian {
   T mx, my, skew, px, py;
-
-  GUISE_HD T offset(T dy) const { return skew * dy + mx; }  // u = x - offset
 };
 
 template <class T>

@@ -23,11 +23,11 @@ __global__ void __launch_bounds__(kThreads) fill_kernel(const GaussianArgs<S> a,
     S* const map = heat + m * area;
     for (uint32_t i = begin + threadIdx.x * V; i < uint32_t(end); i += kThreads * V) {
       const int32_t y = i / a.w, x = i - y * a.w;  // a pack stays within its row
-      const T dy = grid_at<T>(y, a.h) - g.my, offset = g.offset(dy), rest = g.py * dy * dy;
+      const T dy = grid_at<T>(y, a.h) - g.my, shift = g.skew * dy, rest = g.py * dy * dy;
       Pack<S, V> out;
 #pragma unroll
       for (int k = 0; k < V; ++k) {
-        out.v[k] = S(gaussian_value<kind>(grid_at<T>(x + k, a.w) - offset, g.px, rest));
+        out.v[k] = S(gaussian_value<kind>(grid_at<T>(x + k, a.w) - g.mx - shift, g.px, rest));
       }
       *reinterpret_cast<Pack<S, V>*>(map + i) = out;
     }
@@ -48,11 +48,11 @@ __global__ void __launch_bounds__(kThreads)
     GaussianSums<T> s{};
     for (uint32_t i = threadIdx.x * V; i < uint32_t(area); i += kThreads * V) {
       const int32_t y = i / a.w, x = i - y * a.w;
-      const T dy = grid_at<T>(y, a.h) - g.my, offset = g.offset(dy), rest = g.py * dy * dy;
+      const T dy = grid_at<T>(y, a.h) - g.my, shift = g.skew * dy, rest = g.py * dy * dy;
       const auto in = *reinterpret_cast<const Pack<S, V>*>(map + i);
 #pragma unroll
       for (int k = 0; k < V; ++k) {
-        const T u = grid_at<T>(x + k, a.w) - offset;
+        const T u = grid_at<T>(x + k, a.w) - g.mx - shift;
         const T v = T(in.v[k]) * gaussian_slope<kind>(u, g.px, rest);
         s.u += v * u;
         s.y += v * dy;

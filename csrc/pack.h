@@ -69,9 +69,9 @@ void pack_image(const Image<T>& a, int64_t padding, int64_t n, T* planes) {
     pack_row(a, padding, n, i, zeros.data(), planes + i * (a.w + 2 * kFrame) * kLanes);
 }
 
-// Packs `block` images at a time and, while they still lie in the cache, calls
-// body(first, count, their packed planes, from, to) for rows of the output, `rows` an image, each
-// `width` wide.
+// Packs `block` images at a time and calls body(first, count, their packed planes, from, to) for
+// rows of the output, `rows` an image, each `width` wide. A thread takes images of its own, one by
+// one while they lie in its cache, or where several travel together, rows of them all.
 template <class T, class Body>
 void for_each_packed(const Image<T>& a, int64_t padding, int64_t rows, int64_t width, int64_t block,
                      Body body) {
@@ -79,13 +79,12 @@ void for_each_packed(const Image<T>& a, int64_t padding, int64_t rows, int64_t w
   const std::vector<T> zeros((a.w - 1) * a.sx + 1, T(0));  // the lanes beyond the last channel
   const auto count = [&](int64_t n, int64_t end) { return std::min(block, end - n); };
   const int64_t threads = torch::stable::get_num_threads();
-  if (a.n % threads == 0 || a.n > 4 * threads) {  // every thread its own images
+  if (block == 1 && (a.n % threads == 0 || a.n > 4 * threads)) {
     torch::stable::parallel_for(0, a.n, 1, [&](int64_t lo, int64_t hi) {
-      std::unique_ptr<T[]> planes(new T[count(lo, hi) * high * wide]);
-      for (int64_t n = lo; n < hi; n += block) {
-        for (int64_t i = 0; i < count(n, hi); ++i)
-          pack_image(a, padding, n + i, planes.get() + i * high * wide);
-        body(n, count(n, hi), planes.get(), 0, rows);
+      std::unique_ptr<T[]> planes(new T[high * wide]);
+      for (int64_t n = lo; n < hi; ++n) {
+        pack_image(a, padding, n, planes.get());
+        body(n, 1, planes.get(), 0, rows);
       }
     });
     return;

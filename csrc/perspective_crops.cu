@@ -14,12 +14,16 @@ __global__ void __launch_bounds__(kThreads)
   const int64_t plane = a.h * a.w, packs = plane / V, total = a.n * a.p * packs;
   const int64_t step = int64_t(gridDim.x) * blockDim.x;
   for (int64_t i = int64_t(blockIdx.x) * blockDim.x + threadIdx.x; i < total; i += step) {
-    const int64_t crop = i / packs, first = i % packs * V;
+    const int64_t crop = i / packs, first = (i - crop * packs) * V;
     const Homography<T> view = a.views[crop];
     const bool missing = view.missing();
     T u[V], v[V];
 #pragma unroll
-    for (int k = 0; k < V; ++k) view.at(T((first + k) % a.w), T((first + k) / a.w), u[k], v[k]);
+    for (int k = 0; k < V; ++k) {
+      T x, y;
+      position_of(uint32_t(first) + k, a.w, x, y);
+      view.at(x, y, u[k], v[k]);
+    }
     for (int64_t c = 0; c < a.c; ++c) {
       const S* from = image.data + crop / a.p * image.sn + c * image.sc;
       Pack<S, V> out;
@@ -40,11 +44,12 @@ __global__ void __launch_bounds__(kThreads)
   const int64_t plane = a.h * a.w, total = a.n * a.p * plane;
   const int64_t step = int64_t(gridDim.x) * blockDim.x;
   for (int64_t i = int64_t(blockIdx.x) * blockDim.x + threadIdx.x; i < total; i += step) {
-    const int64_t crop = i / plane, pixel = i % plane;
+    const int64_t crop = i / plane, pixel = i - crop * plane;
     const Homography<T> view = a.views[crop];
     if (view.missing()) continue;
-    T u, v;
-    view.at(T(pixel % a.w), T(pixel / a.w), u, v);
+    T x, y, u, v;
+    position_of(uint32_t(pixel), a.w, x, y);
+    view.at(x, y, u, v);
     const Taps<T> taps(u, v, a.height, a.width, kBorder);
     for (int64_t c = 0; c < a.c; ++c)
       taps.add(grad_image + (crop / a.p * a.c + c) * a.height * a.width, a.width,

@@ -28,10 +28,14 @@ __global__ void __launch_bounds__(kThreads) warp_kernel(SplineArgs<T> a, Image<S
   const int64_t area = a.h * a.w, packs = area / V, total = a.n * packs;
   const int64_t step = int64_t(gridDim.x) * blockDim.x;
   for (int64_t j = int64_t(blockIdx.x) * blockDim.x + threadIdx.x; j < total; j += step) {
-    const int64_t n = j / packs, first = j % packs * V;
+    const int64_t n = j / packs, first = (j - n * packs) * V;
     T x[V], y[V];
 #pragma unroll
-    for (int i = 0; i < V; ++i) place(a, n, T((first + i) % a.w), T((first + i) / a.w), x[i], y[i]);
+    for (int i = 0; i < V; ++i) {
+      T px, py;
+      position_of(uint32_t(first) + i, a.w, px, py);
+      place(a, n, px, py, x[i], y[i]);
+    }
     for (int64_t c = 0; c < a.c; ++c) {
       const S* from = image.data + n * image.sn + c * image.sc;
       Pack<S, V> result;
@@ -48,14 +52,15 @@ template <class S, class T>
 __global__ void __launch_bounds__(kThreads)
     warp_backward_kernel(SplineArgs<T> a, Image<S> image, const S* grad, T* grad_image,
                          T* grad_coefficients, int64_t blocks) {
-  extern __shared__ unsigned char memory[];
+  extern __shared__ __align__(16) unsigned char memory[];
   T* sums = reinterpret_cast<T*>(memory);
   const int64_t area = a.h * a.w, n = blockIdx.x / blocks, m = n / a.share, terms = a.k + 3;
   for (int64_t j = threadIdx.x; j < 2 * terms; j += blockDim.x) sums[j] = 0;
   __syncthreads();
   for (int64_t base = blockIdx.x % blocks * blockDim.x; base < area; base += blocks * blockDim.x) {
     const int64_t pixel = base + threadIdx.x;
-    const T px = T(pixel % a.w), py = T(pixel / a.w);
+    T px, py;
+    position_of(uint32_t(pixel), a.w, px, py);
     T dx = 0, dy = 0;
     if (pixel < area) {
       T x, y;

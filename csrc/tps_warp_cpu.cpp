@@ -3,8 +3,9 @@
 namespace guise {
 namespace {
 
-// Images that share nodes are warped a few at a time: as many as the cache holds.
-constexpr int64_t kCacheBytes = 768 * 1024;
+// Images that share nodes are warped together, so that the functions of the nodes are evaluated
+// once for all of them: as many as a share of the last cache holds.
+constexpr int64_t kCacheBytes = 8 * 1024 * 1024;
 
 template <class T>
 void warp(const Image<T>& image, const SplineArgs<T>& a, T* out) {

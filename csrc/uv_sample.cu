@@ -18,11 +18,17 @@ __global__ void __launch_bounds__(kThreads) uv_kernel(UvArgs<S, T> a, Image<S> t
   const int64_t area = a.h * a.w, packs = area / V, total = a.n * packs;
   const int64_t step = int64_t(gridDim.x) * blockDim.x;
   for (int64_t j = int64_t(blockIdx.x) * blockDim.x + threadIdx.x; j < total; j += step) {
-    const int64_t i = j / packs, first = j % packs * V;
+    const int64_t i = j / packs, first = (j - i * packs) * V;
     const auto dx = load<V>(a.delta + 2 * i * area + first);
     const auto dy = load<V>(a.delta + (2 * i + 1) * area + first);
     Pack<S, V> mask = {};
     if (a.mask) mask = load<V>(a.mask + i * area + first);
+    T x[V], y[V];
+#pragma unroll
+    for (int k = 0; k < V; ++k) {
+      position_of(uint32_t(first) + k, a.w, x[k], y[k]);
+      x[k] = a.x.at(x[k], T(dx.v[k])), y[k] = a.y.at(y[k], T(dy.v[k]));
+    }
     for (int64_t c = 0; c < a.c; ++c) {
       const S* texture = textures.data + i / a.share * textures.sn + c * textures.sc;
       const int64_t at = (i * a.c + c) * area + first;
@@ -30,9 +36,7 @@ __global__ void __launch_bounds__(kThreads) uv_kernel(UvArgs<S, T> a, Image<S> t
       if (a.low_frequency) low = load<V>(a.low_frequency + at);
 #pragma unroll
       for (int k = 0; k < V; ++k) {
-        const T x = a.x.at(T((first + k) % a.w), T(dx.v[k]));
-        const T y = a.y.at(T((first + k) / a.w), T(dy.v[k]));
-        const Taps<T> taps(x, y, a.high, a.wide, a.padding);
+        const Taps<T> taps(x[k], y[k], a.high, a.wide, a.padding);
         const T value = taps.read(texture, textures.sy, textures.sx) + T(low.v[k]);
         result.v[k] = S(a.mask ? uv_blend(value, T(mask.v[k]), a.background) : value);
       }
@@ -47,10 +51,12 @@ __global__ void __launch_bounds__(kThreads)
   const int64_t area = a.h * a.w, total = a.n * area;
   const int64_t step = int64_t(gridDim.x) * blockDim.x;
   for (int64_t j = int64_t(blockIdx.x) * blockDim.x + threadIdx.x; j < total; j += step) {
-    const int64_t i = j / area, pixel = j % area;
+    const int64_t i = j / area, pixel = j - i * area;
     const S* delta = a.delta + 2 * i * area + pixel;
-    const Taps<T> taps(a.x.at(T(pixel % a.w), T(delta[0])), a.y.at(T(pixel / a.w), T(delta[area])),
-                       a.high, a.wide, a.padding);
+    T x, y;
+    position_of(uint32_t(pixel), a.w, x, y);
+    const Taps<T> taps(a.x.at(x, T(delta[0])), a.y.at(y, T(delta[area])), a.high, a.wide,
+                       a.padding);
     const T mask = a.mask ? T(a.mask[i * area + pixel]) : T(1);
     T dx = 0, dy = 0, shown = 0;
     for (int64_t c = 0; c < a.c; ++c) {

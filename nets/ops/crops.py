@@ -7,6 +7,8 @@ from torch import Tensor
 
 from nets.ops._library import define
 from nets.ops.sampling import (
+    MAX_PLANE,
+    MAX_SIDE,
     check_beside,
     check_image,
     computed,
@@ -53,9 +55,10 @@ def _check(image, homographies, size):
             "got requires_grad=True (detach them)"
         )
     pair = (size, size) if isinstance(size, int) else tuple(size)
-    if len(pair) != 2 or min(pair) < 1:
+    if len(pair) != 2 or min(pair) < 1 or max(pair) >= MAX_SIDE or pair[0] * pair[1] >= MAX_PLANE:
         raise ValueError(
-            f"perspective_crops: size must be a side or (h, w), at least 1, got {size}"
+            "perspective_crops: size must be a side or (h, w), at least 1 and fewer than 2^30 "
+            f"pixels, got {size}"
         )
     return pair
 

@@ -107,7 +107,8 @@ def test_no_position_reads_outside(device, value):
         (dict(homographies=torch.zeros(2, 4, 3, 3).int()), "homographies must be a floating"),
         (dict(homographies=torch.zeros(2, 4, 3, 3, device="meta")), "homographies must be on cpu"),
         (dict(homographies=torch.zeros(2, 4, 3, 3, requires_grad=True)), "detach them"),
-        (dict(size=(4, 0)), r"size must be a side or \(h, w\), at least 1, got \(4, 0\)"),
+        (dict(size=(4, 0)), r"size must be a side or \(h, w\), at least 1 .*, got \(4, 0\)"),
+        (dict(size=(2**15, 2**15)), r"fewer than 2\^30 pixels, got \(32768, 32768\)"),
         (dict(size=(4, 4, 4)), r"size must be a side"),
     ],
 )

@@ -1,6 +1,15 @@
-// Products of small matrices of floats, in lanes that the compiler maps to the processor's vectors.
+// Products of small matrices, in lanes that the compiler maps to the processor's vectors.
+//
+// Their factors are floats, or, where the processor has instructions for them, pairs of bfloat16:
+// two numbers that are neighbours along the sum. Sums are floats.
 #pragma once
+#include <algorithm>
 #include <cstdint>
+#include <cstring>
+
+#ifdef __AVX512BF16__
+#include <immintrin.h>
+#endif
 
 namespace guise {
 
@@ -11,55 +20,151 @@ constexpr int kWide = 8;
 #endif
 // Aligned as a float is: pixels and rows of a matrix begin anywhere.
 typedef float Wide __attribute__((vector_size(kWide * 4), aligned(4)));
+typedef uint32_t WideBits __attribute__((vector_size(kWide * 4), aligned(4)));
+typedef uint16_t WideHalf __attribute__((vector_size(kWide * 2), aligned(2)));
+
+struct Brain {  // a bfloat16: the upper half of a float
+  uint16_t bits;
+};
 
 inline Wide& wide(float* p) { return *reinterpret_cast<Wide*>(p); }
 inline const Wide& wide(const float* p) { return *reinterpret_cast<const Wide*>(p); }
 
+inline Wide read(const float* p) { return wide(p); }
+inline Wide read(const Brain* p) {
+  return (Wide)(__builtin_convertvector(*reinterpret_cast<const WideHalf*>(p), WideBits) << 16);
+}
+
+// To the nearest, ties to even; NaN stays NaN.
+inline WideHalf rounded(Wide x) {
+#ifdef __AVX512BF16__
+  return (WideHalf)_mm512_cvtneps_pbh((__m512)x);
+#else
+  const WideBits bits = (WideBits)x;
+  const WideBits nearest = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+  return __builtin_convertvector(x == x ? nearest : (bits >> 16 | 0x40), WideHalf);
+#endif
+}
+
+inline void write(float* p, Wide x) { wide(p) = x; }
+inline void write(Brain* p, Wide x) { *reinterpret_cast<WideHalf*>(p) = rounded(x); }
+
+struct Pair {
+  uint32_t bits;  // the first number in the lower half
+};
+
+template <class Factor>
+constexpr int kJoined = 1;  // numbers in a factor
+template <>
+constexpr int kJoined<Pair> = 2;
+
+// What numbers of a type are multiplied as, and what the products of factors are added to.
+template <class Number>
+struct FactorOf {
+  using type = float;
+};
+template <class Factor>
+struct SumOf {
+  using type = Wide;
+};
+#ifdef __AVX512BF16__
+template <>
+struct FactorOf<Brain> {
+  using type = Pair;
+};
+template <>
+struct SumOf<Pair> {
+  using type = __m512;
+};
+
+inline __m512bh load(const Pair* p) { return (__m512bh)_mm512_loadu_si512(p); }
+inline __m512 plus_product(__m512 sum, Pair x, __m512bh line) {
+  return _mm512_dpbf16_ps(sum, line, (__m512bh)_mm512_set1_epi32(x.bits));
+}
+#endif
+
+inline Wide load(const float* p) { return wide(p); }
+inline Wide plus_product(Wide sum, float x, Wide line) { return sum + x * line; }
+
 // c (+)= a b for `Rows` rows and `Vectors` * kWide columns, held in registers; a(r, k) lies at
 // a[r * row + k * column], b and c are row by row.
-template <int Rows, int Vectors, bool add>
-inline void product_block(const float* a, int64_t row, int64_t column, const float* b, int64_t ldb,
-                          float* c, int64_t ldc, int64_t depth) {
-  Wide sum[Rows][Vectors];
+template <int Rows, int Vectors, class Factor>
+inline void product_block(const Factor* a, int64_t row, int64_t column, const Factor* b,
+                          int64_t ldb, float* c, int64_t ldc, int64_t depth, bool add) {
+  using Sum = typename SumOf<Factor>::type;
+  Sum sum[Rows][Vectors];
+#pragma GCC unroll 8
   for (int r = 0; r < Rows; ++r)
-    for (int v = 0; v < Vectors; ++v) sum[r][v] = add ? wide(c + r * ldc + v * kWide) : Wide{};
+#pragma GCC unroll 4
+    for (int v = 0; v < Vectors; ++v)
+      sum[r][v] = add ? (Sum)wide(c + r * ldc + v * kWide) : Sum{};
   for (int64_t k = 0; k < depth; ++k) {
-    Wide line[Vectors];
-    for (int v = 0; v < Vectors; ++v) line[v] = wide(b + k * ldb + v * kWide);
+    decltype(load(b)) line[Vectors];
+#pragma GCC unroll 4
+    for (int v = 0; v < Vectors; ++v) line[v] = load(b + k * ldb + v * kWide);
+#pragma GCC unroll 8
     for (int r = 0; r < Rows; ++r) {
-      const float x = a[r * row + k * column];
-      for (int v = 0; v < Vectors; ++v) sum[r][v] += x * line[v];
+      const Factor x = a[r * row + k * column];
+#pragma GCC unroll 4
+      for (int v = 0; v < Vectors; ++v) sum[r][v] = plus_product(sum[r][v], x, line[v]);
     }
   }
+#pragma GCC unroll 8
   for (int r = 0; r < Rows; ++r)
-    for (int v = 0; v < Vectors; ++v) wide(c + r * ldc + v * kWide) = sum[r][v];
+#pragma GCC unroll 4
+    for (int v = 0; v < Vectors; ++v) wide(c + r * ldc + v * kWide) = (Wide)sum[r][v];
 }
 
-template <int Vectors, bool add>
-inline void product_columns(const float* a, int64_t row, int64_t column, const float* b,
-                            int64_t ldb, float* c, int64_t ldc, int64_t rows, int64_t depth) {
-  constexpr int kRows = Vectors == 1 ? 8 : kWide == 16 ? (Vectors == 4 ? 6 : 8) : 6;
-  int64_t r = 0;
-  for (; r + kRows <= rows; r += kRows)
-    product_block<kRows, Vectors, add>(a + r * row, row, column, b, ldb, c + r * ldc, ldc, depth);
-  for (; r + 2 <= rows; r += 2)
-    product_block<2, Vectors, add>(a + r * row, row, column, b, ldb, c + r * ldc, ldc, depth);
-  for (; r < rows; ++r)
-    product_block<1, Vectors, add>(a + r * row, row, column, b, ldb, c + r * ldc, ldc, depth);
+constexpr int kMost = kWide == 16 ? 4 : 2;  // vectors of a row of c that registers hold
+constexpr int kPanel = kMost * kWide;       // columns of b at once
+constexpr int64_t kDeep = 96;               // rows of b at once: with a panel, 24 KiB
+
+template <int Vectors, class Factor>
+void product_panel(const Factor* a, int64_t row, int64_t column, const Factor* b, int64_t ldb,
+                   float* c, int64_t ldc, int64_t rows, int64_t depth, bool add) {
+  constexpr int kRows = kWide == 8 ? (Vectors == 1 ? 8 : 6) : Vectors == 4 ? 6 : 8;
+  for (int64_t k = 0; k < depth; k += kDeep, add = true) {
+    const int64_t deep = std::min(kDeep, depth - k);
+    const Factor *from = a + k * column, *line = b + k * ldb;
+    int64_t r = 0;
+    for (; r + kRows <= rows; r += kRows)
+      product_block<kRows, Vectors>(from + r * row, row, column, line, ldb, c + r * ldc, ldc, deep,
+                                    add);
+    for (; r + 2 <= rows; r += 2)
+      product_block<2, Vectors>(from + r * row, row, column, line, ldb, c + r * ldc, ldc, deep,
+                                add);
+    for (; r < rows; ++r)
+      product_block<1, Vectors>(from + r * row, row, column, line, ldb, c + r * ldc, ldc, deep,
+                                add);
+  }
 }
 
-// The whole product; `columns` is a multiple of kWide.
-template <bool add>
-void product(const float* a, int64_t row, int64_t column, const float* b, float* c, int64_t rows,
-             int64_t columns, int64_t depth) {
-  constexpr int kMost = kWide == 16 ? 4 : 2;
-  int64_t n = 0;
-  for (; n + kMost * kWide <= columns; n += kMost * kWide)
-    product_columns<kMost, add>(a, row, column, b + n, columns, c + n, columns, rows, depth);
-  for (; n + 2 * kWide <= columns; n += 2 * kWide)
-    product_columns<2, add>(a, row, column, b + n, columns, c + n, columns, rows, depth);
-  for (; n < columns; n += kWide)
-    product_columns<1, add>(a, row, column, b + n, columns, c + n, columns, rows, depth);
+// The whole product; `columns` is a multiple of kWide. b is row by row or, if it is packed, panel
+// by panel of kPanel columns and, last, of those that remain, each row by row.
+template <bool packed, class Factor>
+void product(const Factor* a, int64_t row, int64_t column, const Factor* b, float* c, int64_t rows,
+             int64_t columns, int64_t depth, bool add) {
+  for (int64_t n = 0; n < columns; n += kPanel) {
+    const int64_t width = std::min<int64_t>(kPanel, columns - n);
+    const Factor* const panel = b + (packed ? n * depth : n);
+    const int64_t ldb = packed ? width : columns;
+    const auto run = [&](auto call) {
+      call(a, row, column, panel, ldb, c + n, columns, rows, depth, add);
+    };
+    switch (width / kWide) {
+      case 1:
+        run(product_panel<1, Factor>);
+        break;
+      case 2:
+        run(product_panel<2, Factor>);
+        break;
+      case 3:
+        run(product_panel<3, Factor>);
+        break;
+      default:
+        run(product_panel<kMost, Factor>);
+    }
+  }
 }
 
 }  // namespace guise

@@ -1,6 +1,5 @@
 // Pictures whose channels lie innermost, cut into tiles of 2x2 pixels, for winograd.h.
 #pragma once
-#include <algorithm>
 #include <vector>
 
 #include "product.h"
@@ -17,12 +16,13 @@ struct Map {  // [N, H, W, C]
   int64_t tiles() const { return n * rows() * columns(); }
 };
 
-inline Map map_of(const Tensor& t, const char* name) {
-  STD_TORCH_CHECK(t.dim() == 4 && t.scalar_type() == ScalarType::Float, name,
-                  " must be a float [N, C, H, W], got ", shape_str(t));
+inline Map map_of(const Tensor& t, ScalarType type, const char* name) {
+  STD_TORCH_CHECK(t.dim() == 4 && t.scalar_type() == type, name, " must be a ",
+                  type == ScalarType::Float ? "float" : "bfloat16", " [N, C, H, W], got ",
+                  shape_str(t));
   const Map m{t.size(0), t.size(1), t.size(2), t.size(3)};
-  STD_TORCH_CHECK(m.c > 0 && m.c % kWide == 0, name, " must have a multiple of ", kWide,
-                  " channels, got ", m.c);
+  STD_TORCH_CHECK(m.c > 0 && m.c % 16 == 0, name, " must have a multiple of 16 channels, got ",
+                  m.c);
   const bool packed = m.tiles() == 0 || (t.stride(1) == 1 && (m.w == 1 || t.stride(3) == m.c) &&
                                          (m.h == 1 || t.stride(2) == m.w * m.c) &&
                                          (m.n == 1 || t.stride(0) == m.h * m.w * m.c));
@@ -31,54 +31,101 @@ inline Map map_of(const Tensor& t, const char* name) {
 }
 
 // A new tensor of this shape: a view of [N, H, W, C].
-inline Tensor channels_last(const Tensor& like, int64_t n, int64_t c, int64_t h, int64_t w) {
-  const Tensor flat = torch::stable::new_empty(like, {n, h, w, c});
+inline Tensor channels_last(const Tensor& like, int64_t n, int64_t c, int64_t h, int64_t w,
+                            std::optional<ScalarType> type = std::nullopt) {
+  const Tensor flat = torch::stable::new_empty(like, {n, h, w, c}, type);
   return torch::stable::transpose(torch::stable::transpose(flat, 2, 3), 1, 2);
 }
 
-// How many tiles at once, so that their 16 matrices stay in a second-level cache of half a MiB.
-inline int64_t tiles_at_once(int64_t inputs, int64_t outputs) {
-  return std::clamp<int64_t>(6400 / (inputs + outputs) / 6 * 6, 24, 96);
+// How many tiles at once: as many for every thread as for the others, about `most`, multiples of 6.
+inline int64_t even_block(int64_t tiles, int64_t most) {
+  const int64_t threads = torch::stable::get_num_threads();
+  const int64_t rounds = (tiles + threads * most - 1) / (threads * most);
+  const int64_t each = (tiles + threads * rounds - 1) / (threads * rounds);
+  return (each + 5) / 6 * 6;
 }
 
+template <class T>
 class Matrices {  // 16, of `rows` x `columns`
  public:
   Matrices(int64_t rows, int64_t columns)
       : apart_(rows * columns + 16), data_(16 * apart_) {}  // 16: not all on the same cache sets
-  float* operator[](int place) { return data_.data() + place * apart_; }
+  T* operator[](int place) { return data_.data() + place * apart_; }
 
  private:
   int64_t apart_;
-  std::vector<float> data_;
+  std::vector<T> data_;
 };
 
-// Tiles lo to hi, Side x Side pixels from `from` before their corner, through `transform` to the
-// rows of the matrices. What lies outside of the map is read from `zeros`.
-template <int Side, class Transform>
-void gather(const Map& m, const float* pixels, const float* zeros, int64_t from, int64_t lo,
-            int64_t hi, Matrices& out, Transform transform) {
+// Where the Side x Side pixels of tile i lie, from `from` before its corner; `zeros` if outside.
+template <int Side, class S>
+void tile_at(const Map& m, const S* pixels, const S* zeros, int64_t from, int64_t i,
+             const S* (&at)[Side * Side]) {
+  const int64_t x0 = 2 * (i % m.columns()) - from, row = i / m.columns();
+  const int64_t y0 = 2 * (row % m.rows()) - from, n = row / m.rows();
+  for (int y = 0; y < Side; ++y)
+    for (int x = 0; x < Side; ++x) {
+      const bool inside = y0 + y >= 0 && y0 + y < m.h && x0 + x >= 0 && x0 + x < m.w;
+      at[y * Side + x] = inside ? pixels + ((n * m.h + y0 + y) * m.w + x0 + x) * m.c : zeros;
+    }
+}
+
+// Channels c to c + kWide of a row of factors, which are joined along the channels.
+inline void put(float* row, int64_t c, Wide x) { wide(row + c) = x; }
+inline void put(Pair* row, int64_t c, Wide x) { write(reinterpret_cast<Brain*>(row) + c, x); }
+
+// Channels c to c + kWide of rows that are joined, which lie beside each other.
+inline void put_joined(float* row, int64_t c, const Wide (&x)[1]) { wide(row + c) = x[0]; }
+inline void put_joined(Pair* row, int64_t c, const Wide (&x)[2]) {
+  const auto half = [](Wide v) { return __builtin_convertvector(rounded(v), WideBits); };
+  *reinterpret_cast<WideBits*>(row + c) = half(x[0]) | half(x[1]) << 16;
+}
+
+// Tiles lo to hi through `transform` to the rows of the matrices, joined along the channels.
+template <class S, class Factor>
+void gather(const Map& m, const S* pixels, const S* zeros, int64_t lo, int64_t hi,
+            Matrices<Factor>& out) {
   for (int64_t i = lo; i < hi; ++i) {
-    const int64_t x0 = 2 * (i % m.columns()) - from, row = i / m.columns();
-    const int64_t y0 = 2 * (row % m.rows()) - from, n = row / m.rows();
-    const float* at[Side * Side];
-    for (int y = 0; y < Side; ++y)
-      for (int x = 0; x < Side; ++x) {
-        const bool inside = y0 + y >= 0 && y0 + y < m.h && x0 + x >= 0 && x0 + x < m.w;
-        at[y * Side + x] = inside ? pixels + ((n * m.h + y0 + y) * m.w + x0 + x) * m.c : zeros;
-      }
+    const S* at[16];
+    tile_at<4>(m, pixels, zeros, 1, i, at);
+    const int64_t row = (i - lo) * (m.c / kJoined<Factor>);
     for (int64_t c = 0; c < m.c; c += kWide) {
-      Wide d[Side * Side], t[16];
-      for (int p = 0; p < Side * Side; ++p) d[p] = wide(at[p] + c);
-      transform(d, t);
-      for (int p = 0; p < 16; ++p) wide(out[p] + (i - lo) * m.c + c) = t[p];
+      Wide d[16], t[16];
+      for (int p = 0; p < 16; ++p) d[p] = read(at[p] + c);
+      transform_input(d, t);
+      for (int p = 0; p < 16; ++p) put(out[p] + row, c, t[p]);
     }
   }
 }
 
-inline void gather_inputs(const Map& m, const float* pixels, const float* zeros, int64_t lo,
-                          int64_t hi, Matrices& out) {
-  gather<4>(m, pixels, zeros, 1, lo, hi, out,
-            [](const Wide(&d)[16], Wide(&t)[16]) { transform_input(d, t); });
+// The same, joined along the tiles; after the last tile zeros.
+template <int Side, class S, class Factor, class Transform>
+void gather_joined(const Map& m, const S* pixels, const S* zeros, int64_t from, int64_t lo,
+                   int64_t hi, Matrices<Factor>& out, Transform transform) {
+  constexpr int kTiles = kJoined<Factor>;
+  for (int64_t i = lo; i < hi; i += kTiles) {
+    const S* at[kTiles][Side * Side];
+    for (int j = 0; j < kTiles; ++j) {
+      if (i + j < hi) {
+        tile_at<Side>(m, pixels, zeros, from, i + j, at[j]);
+      } else {
+        std::fill_n(at[j], Side * Side, zeros);
+      }
+    }
+    for (int64_t c = 0; c < m.c; c += kWide) {
+      Wide t[kTiles][16];
+      for (int j = 0; j < kTiles; ++j) {
+        Wide d[Side * Side];
+        for (int p = 0; p < Side * Side; ++p) d[p] = read(at[j][p] + c);
+        transform(d, t[j]);
+      }
+      for (int p = 0; p < 16; ++p) {
+        Wide both[kTiles];
+        for (int j = 0; j < kTiles; ++j) both[j] = t[j][p];
+        put_joined(out[p] + (i - lo) / kTiles * m.c, c, both);
+      }
+    }
+  }
 }
 
 }  // namespace guise

@@ -34,7 +34,7 @@ class PatchDiscriminator(nn.Sequential):
         first, *middle, last = self
         x = F.leaky_relu(first(x), 0.2, inplace=True)
         for convolution in middle:
-            x = instance_norm(convolution(x), slope=0.2)
+            x = instance_norm(convolution(x), slope=0.2, inplace=True)
         return last(x)
 
 

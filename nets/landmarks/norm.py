@@ -17,13 +17,17 @@ from nets.ops import conv3x3, conv3x3_backward
 from nets.spectral import full_precision
 
 PIXELS = 1 << 14  # of the pictures that a modulation works on at once
+VALUES = 1 << 20  # that a norm works on at once: what is temporary stays in the cache
 LANES = 16  # channels come in multiples of this where convolutions are fastest
 
 
-def instance_norm(x: Tensor, slope: float = 1.0, eps: float = 1e-5) -> Tensor:
+def instance_norm(
+    x: Tensor, slope: float = 1.0, eps: float = 1e-5, inplace: bool = False
+) -> Tensor:
     """Each channel of each picture with mean 0 and variance 1 (biased), then leaky ReLU.
 
-    slope  of the leaky ReLU; 1: none, 0: ReLU
+    slope    of the leaky ReLU; 1: none, 0: ReLU
+    inplace  the result may take x's memory: for what a convolution has just made
     Statistics are in float32. Raises ValueError where a channel is a single pixel: its variance
     says nothing.
     """
@@ -31,7 +35,8 @@ def instance_norm(x: Tensor, slope: float = 1.0, eps: float = 1e-5) -> Tensor:
         raise ValueError(
             f"instance_norm: x must have more than one pixel a channel, got {list(x.shape)}"
         )
-    return _Norm.apply(x, slope, eps)
+    inplace = inplace and not x._is_view() and not torch.compiler.is_compiling()
+    return _Norm.apply(x, slope, eps, inplace)
 
 
 class Layers(NamedTuple):
@@ -65,44 +70,58 @@ def _apply(function: type, x: Tensor, maps: Tensor, layers: Layers, last: Any) -
     weight = layers.weight
     if maps.shape[1] > weight.shape[1]:
         weight = F.pad(weight, (0, 0, 0, 0, 0, maps.shape[1] - weight.shape[1]))
-    tensors = [x, maps, weight, *layers[1:], last]
     device = x.device.type
-    if not x.is_meta and torch.is_autocast_enabled(device):
+    if not x.is_meta and torch.is_autocast_enabled(device):  # conv3x3 takes the weights as they are
         dtype = torch.get_autocast_dtype(device)
-        tensors = [t.to(dtype) if isinstance(t, Tensor) else t for t in tensors]
+        x, maps = x.to(dtype), maps.to(dtype)
+        last = last.to(dtype) if isinstance(last, Tensor) else last
     with full_precision(x):
-        return function.apply(*tensors)
+        return function.apply(x, maps, weight, *layers[1:], last)
 
 
-def conv(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """3x3 convolution of stride 1 and padding 1; some zero channels make it a faster one."""
+def conv(x: Tensor, weight: Tensor, bias: Tensor | None, added: Tensor | None = None) -> Tensor:
+    """3x3 convolution of stride 1 and padding 1, plus `added`; some zero channels make it a faster
+    one."""
     outputs, inputs = weight.shape[:2]
-    slow = x.device.type != "cpu" or x.dtype != torch.float32 or torch.is_autocast_enabled("cpu")
-    if slow or min(inputs, outputs) < LANES:
-        return F.conv2d(x, weight, bias, padding=1)
     more, beyond = -inputs % LANES, -outputs % LANES
+    slow = x.device.type != "cpu" or x.dtype == torch.float64 or min(inputs, outputs) < LANES
+    if slow or not (more or beyond):
+        return conv3x3(x, weight, bias, added)
     if more:
         x = F.pad(x, (0, 0, 0, 0, 0, more))
-    if more or beyond:
-        weight = F.pad(weight, (0, 0, 0, 0, 0, more, 0, beyond))
-        bias = None if bias is None else F.pad(bias, (0, beyond))
+    weight = F.pad(weight, (0, 0, 0, 0, 0, more, 0, beyond))
+    bias = None if bias is None else F.pad(bias, (0, beyond))
     y = conv3x3(x, weight, bias)
-    return y[:, :outputs] if beyond else y
+    y = y[:, :outputs] if beyond else y
+    return y if added is None else added + y
 
 
 class _Norm(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x, slope, eps):
-        real = x if x.dtype == torch.float64 else x.float()
-        y = real - real.mean((2, 3), keepdim=True)
-        scale = y.square().mean((2, 3), keepdim=True).add_(eps).rsqrt_()
-        y.mul_(scale)
+    def forward(ctx, x, slope, eps, inplace):
+        y = x if inplace else torch.empty_like(x)
+        wide = torch.float64 if x.dtype == torch.float64 else torch.float32
+        scale = torch.empty((*x.shape[:2], 1, 1), dtype=wide, device=x.device)
         kept = []
         if slope == 0:
             # What a ReLU cuts off enters the gradient only times the mean of gradient and output,
             # a small number: 11 bits of it are enough.
-            kept = [y.clamp(max=0).to(torch.float16 if x.dtype == torch.float32 else x.dtype)]
-        y = (y if slope == 1 else F.leaky_relu_(y, slope)).to(x.dtype)
+            half = torch.float16 if x.dtype == torch.float32 else x.dtype
+            kept = [torch.empty_like(x, dtype=half)]
+        for rows in _parts(x, VALUES // x.shape[1]):
+            real = x[rows].to(wide)
+            mean = real.mean((2, 3), keepdim=True)
+            part = torch.sub(real, mean, out=y[rows] if y.dtype == wide else None)
+            scale[rows] = part.square().mean((2, 3), keepdim=True).add_(eps).rsqrt_()
+            part.mul_(scale[rows])
+            if kept:
+                kept[0][rows] = part.clamp(max=0)
+            if slope != 1:
+                F.leaky_relu_(part, slope)
+            if y.dtype != wide:
+                y[rows] = part
+        if inplace:
+            ctx.mark_dirty(x)
         ctx.slope = slope
         ctx.save_for_backward(y, scale, *kept)
         return y
@@ -110,17 +129,24 @@ class _Norm(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         y, scale, *kept = ctx.saved_tensors
-        slope, dtype = ctx.slope, grad.dtype
-        g = grad if slope == 1 else torch.ops.aten.leaky_relu_backward(grad, y, slope, True)
-        g = g if g.dtype == torch.float64 else g.float()
-        normal = y.to(g.dtype)
-        if slope not in (0, 1):
-            normal = F.leaky_relu(normal, 1 / slope)
-        along = (g * normal).mean((2, 3), keepdim=True)
-        if kept:
-            normal = normal + kept[0]
-        result = (g - g.mean((2, 3), keepdim=True)).addcmul_(normal, along, value=-1).mul_(scale)
-        return result.to(dtype), None, None
+        slope, wide = ctx.slope, scale.dtype
+        result = torch.empty_like(y, dtype=grad.dtype)
+        for rows in _parts(y, VALUES // y.shape[1]):
+            g, normal = grad[rows], y[rows]
+            if slope != 1:
+                g = torch.ops.aten.leaky_relu_backward(g, normal, slope, True)
+            g, normal = g.to(wide), normal.to(wide)
+            if slope not in (0, 1):
+                normal = F.leaky_relu(normal, 1 / slope)
+            along = (g * normal).mean((2, 3), keepdim=True)
+            if kept:
+                normal = normal + kept[0][rows]
+            mean = g.mean((2, 3), keepdim=True)
+            part = torch.sub(g, mean, out=result[rows] if grad.dtype == wide else None)
+            part.addcmul_(normal, along, value=-1).mul_(scale[rows])
+            if grad.dtype != wide:
+                result[rows] = part
+        return result, None, None, None
 
 
 def _hidden(maps: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -136,7 +162,7 @@ class _Modulate(torch.autograd.Function):
             both = conv3x3(_hidden(maps[rows], weight, bias), last, last_bias)
             factor, shift = both.chunk(2, dim=1)
             scale[rows] = factor
-            y[rows] = F.leaky_relu_(torch.addcmul(x[rows] + shift, x[rows], factor), slope)
+            y[rows] = F.leaky_relu_(shift.add_(x[rows]).addcmul_(x[rows], factor), slope)
         ctx.slope = slope
         ctx.save_for_backward(x, maps, weight, bias, to_scale, to_shift, scale, y)
         return y
@@ -147,7 +173,7 @@ class _Modulate(torch.autograd.Function):
         g = torch.ops.aten.leaky_relu_backward(grad, y, ctx.slope, True)
         last = torch.cat([to_scale, to_shift])
         by_layers = _layers_backward(g, g, x, maps, weight, bias, last)
-        return torch.addcmul(g, g, scale), *by_layers, None
+        return g.addcmul_(g, scale), *by_layers, None
 
 
 class _Through(torch.autograd.Function):
@@ -167,13 +193,16 @@ class _Through(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         x, maps, weight, bias, to_scale, to_shift, scale, matrix = ctx.saved_tensors
-        g, by_matrix, _ = torch.ops.aten.convolution_backward(
-            grad, torch.addcmul(x, x, scale), matrix, None,
-            (1, 1), (0, 0), (1, 1), False, (0, 0), 1, (True, True, False),
-        )  # fmt: skip
+        g, by_matrix = torch.empty_like(x), torch.zeros_like(matrix, dtype=to_scale.dtype)
+        for rows in _parts(x):
+            g[rows], by_part, _ = torch.ops.aten.convolution_backward(
+                grad[rows], torch.addcmul(x[rows], x[rows], scale[rows]), matrix, None,
+                (1, 1), (0, 0), (1, 1), False, (0, 0), 1, (True, True, False),
+            )  # fmt: skip
+            by_matrix += by_part
         last = torch.cat([to_scale, to_shift])
         by_layers = _layers_backward(g, grad, x, maps, weight, bias, last)
-        return torch.addcmul(g, g, scale), *by_layers, by_matrix
+        return g.addcmul_(g, scale), *by_layers, by_matrix.to(matrix.dtype)
 
 
 def _layers_backward(
@@ -194,7 +223,7 @@ def _layers_backward(
         hidden = _hidden(maps[rows], weight, bias)
         by_hidden, *by_last = conv3x3_backward(both, hidden, last)
         del both
-        by_hidden = torch.ops.aten.threshold_backward(by_hidden, hidden, 0)
+        torch.ops.aten.threshold_backward.grad_input(by_hidden, hidden, 0, grad_input=by_hidden)
         del hidden
         by_maps[rows], *by_first = conv3x3_backward(by_hidden, maps[rows], weight)
         parts = [*by_first, *by_last]
@@ -203,9 +232,10 @@ def _layers_backward(
     return [by_maps, *first, by_last[:c], by_last_bias[:c], by_last[c:], by_last_bias[c:]]
 
 
-def _parts(x: Tensor) -> list[slice]:
-    """The pictures, so many at once as keep the hidden layer small."""
-    step = max(1, PIXELS // (x.shape[2] * x.shape[3])) if x.device.type == "cpu" else len(x)
+def _parts(x: Tensor, pixels: int | None = None) -> list[slice]:
+    """The pictures, so many at once as have so many pixels; PIXELS keep the hidden layer small."""
+    pixels = PIXELS if pixels is None else pixels
+    step = max(1, pixels // (x.shape[2] * x.shape[3])) if x.device.type == "cpu" else len(x)
     return [slice(i, i + step) for i in range(0, len(x), step)]
 
 

@@ -73,14 +73,14 @@ class SpadeBlock(nn.Module):
     def forward(self, x: Tensor, maps: Tensor) -> Tensor:
         normal = instance_norm(x)
         y = self._conv(self.conv_0, self.norm_0(normal, maps))
-        y = self._conv(self.conv_1, self.norm_1(instance_norm(y), maps))
-        if not self.learned:
-            return x + y
-        return y + self.norm_s.through(normal, maps, self.conv_s.effective_weight())
+        y = self.norm_1(instance_norm(y, inplace=True), maps)
+        if self.learned:
+            x = self.norm_s.through(normal, maps, self.conv_s.effective_weight())
+        return self._conv(self.conv_1, y, x)
 
     @staticmethod
-    def _conv(layer: Conv, x: Tensor) -> Tensor:
-        return conv(x, layer.effective_weight(), layer.bias)
+    def _conv(layer: Conv, x: Tensor, added: Tensor | None = None) -> Tensor:
+        return conv(x, layer.effective_weight(), layer.bias, added)
 
 
 def project(vectors: Tensor, maps: Tensor) -> Tensor:
@@ -115,7 +115,7 @@ class Generator(nn.Module):
     def forward(self, maps: Tensor, vectors: Tensor) -> Tensor:
         # The projection is resized by nearest neighbour, that is, looked at in every 8th pixel of
         # every 8th row, or every 16th: it is computed there only.
-        style = project(vectors, maps[:, :, ::8, ::8])
+        style = project(vectors, maps[:, :, ::8, ::8].contiguous())
         maps = F.pad(maps, (0, 0, 0, 0, 0, -maps.shape[1] % LANES))  # which is faster, not other
         maps = maps.contiguous(memory_format=torch.channels_last)
         s2, s4, s8, s16 = (halve(maps, times) for times in range(1, 5))

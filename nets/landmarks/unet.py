@@ -24,7 +24,7 @@ class ConvNorm(nn.Sequential):
         layer = self[0]
         fast = layer.stride == (1, 1) and layer.kernel_size == (3, 3)
         x = conv(x, layer.weight, layer.bias) if fast else layer(x)
-        return instance_norm(x, slope=0.0)
+        return instance_norm(x, slope=0.0, inplace=True)
 
 
 class Skip(nn.Sequential):

@@ -35,6 +35,23 @@ def test_instance_norm(slope, layout):
     agree(instance_norm(placed, slope), F.leaky_relu(F.instance_norm(3 * x + 7), slope), [x])
 
 
+@pytest.mark.parametrize("slope", [0.0, 0.2, 1.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_instance_norm_in_place_and_a_few_pictures_at_once(slope, dtype, monkeypatch):
+    """The same to the last bit, also where a part is smaller than the batch."""
+    (x,) = drawn((3, 4, 8, 8), dtype=torch.float32)
+    weight = torch.randn(x.shape, generator=torch.Generator().manual_seed(1))
+    results = []
+    for values, inplace in ((1 << 20, False), (600, False), (600, True)):
+        monkeypatch.setattr(norm, "VALUES", values)
+        made = (3 * x + 7).to(dtype)
+        y = instance_norm(made, slope, inplace=inplace)
+        assert (y.data_ptr() == made.data_ptr()) == inplace
+        results.append([y, *torch.autograd.grad((y * weight).sum(), x)])
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+
+
 def test_instance_norm_of_an_offset_keeps_its_digits():
     """The second pass is over what is left when the mean is off: no cancellation."""
     (x,) = drawn((1, 3, 64, 64), dtype=torch.float32)
@@ -117,8 +134,12 @@ def test_convolution_of_any_channels(channels):
     x, weight, bias = drawn(
         (2, inputs, 16, 16), (outputs, inputs, 3, 3), (outputs,), dtype=torch.float32
     )
+    (more,) = drawn((2, outputs, 16, 16), dtype=torch.float32)
     expected = F.conv2d(x, weight, bias, padding=1)
     agree(conv(x, weight, bias), expected, [x, weight, bias], rtol=1e-4, atol=1e-2)
+    expected = F.conv2d(x, weight, bias, padding=1) + more
+    got = conv(x, weight, bias, more)
+    agree(got, expected, [x, weight, bias, more], rtol=1e-4, atol=1e-2)
 
 
 def test_unet_by_hand():

@@ -59,6 +59,33 @@ def test_values_and_gradients_are_as_exact_as_torch_s(size):
 
 
 @needs_kernel
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_bfloat16_is_twice_as_far_off_as_torch_s_at_most(size):
+    """Tiles and filters are rounded after their transforms, which makes their rounding larger."""
+    x, weight, bias, added = inputs(*size)
+    rounded = [x.bfloat16(), weight, bias, added.bfloat16()]
+    exact = [t.double() for t in rounded]
+    grad = torch.randn(added.shape, generator=torch.Generator().manual_seed(1)).bfloat16()
+    got = [ops.conv3x3(*rounded), *gradients(ops.conv3x3, rounded, grad)]
+    brain = [t.bfloat16() for t in rounded]
+    torchs = [plain(*brain), *gradients(plain, brain, grad)]
+    wanted = [plain(*exact), *gradients(plain, exact, grad)]
+    assert [t.dtype for t in got[:4]] == [torch.bfloat16] * 2 + [torch.float32] * 2
+    for mine, theirs, want in zip(got, torchs, wanted, strict=True):
+        # The root of the mean square; a weight's gradient adds up as many roundings as pixels.
+        errors = [(t - want).square().mean().sqrt() for t in (mine, theirs)]
+        assert errors[0] <= 3 * errors[1] + 1e-6
+
+
+@needs_kernel
+def test_bfloat16_keeps_nan_in_its_tile():
+    x, weight, _, _ = inputs(1, 16, 16, 32, 32)
+    x[0, 3, 9, 20] = float("nan")
+    got = ops.conv3x3(x.bfloat16(), weight).isnan()
+    assert got[0, :, 8:11, 19:22].all() and not got[0, :, :6].any() and not got[0, :, 13:].any()
+
+
+@needs_kernel
 def test_hand_computed():
     x, weight = torch.zeros(1, 16, 24, 24), torch.zeros(16, 16, 3, 3)
     x[0, 3, 5, 7], x[0, 3, 0, 0] = 2.0, 1.0
@@ -116,10 +143,13 @@ def test_what_the_kernel_does_not_serve_goes_to_torch(change, monkeypatch):
     assert torch.equal(ops.conv3x3(*tensors), plain(*tensors))
 
 
-def test_autocast_and_reference_go_to_torch(monkeypatch):
+def test_autocast_is_followed_and_the_reference_goes_to_torch(monkeypatch):
     tensors = inputs(2, 16, 32, 20, 18, added=False)
     with torch.autocast("cpu", torch.bfloat16):
-        assert ops.conv3x3(*tensors).dtype == torch.bfloat16
+        got = ops.conv3x3(*tensors)
+        few = ops.conv3x3(tensors[0][:, :3], tensors[1][:, :3])  # not served
+    assert got.dtype == few.dtype == torch.bfloat16
+    torch.testing.assert_close(got.float(), plain(*tensors), rtol=0.05, atol=0.05)
     monkeypatch.setattr(module, "kernel", lambda name, device: "reference")
     assert torch.equal(ops.conv3x3(*tensors), plain(*tensors))
 

@@ -130,7 +130,7 @@ Tensor convolve(const Tensor& x, const Tensor& weight, const float* bias, const 
     STD_TORCH_CHECK(m.n == to.n && m.c == to.c && m.h == to.h && m.w == to.w,
                     "added must be of the result's shape, got ", shape_str(*added));
   }
-  Tensor out = channels_last(x, to.n, to.c, to.h, to.w);
+  Tensor out = channels_last(to.n, to.c, to.h, to.w, type);
   if (to.tiles() == 0) return out;
   for_type(type, [&](auto s) {
     using S = decltype(s);
@@ -186,7 +186,7 @@ Tensor conv3x3_weight_backward_cpu(const Tensor& grad, const Tensor& x) {
   const Map to = map_of(grad, type, "grad"), from = map_of(x, type, "x");
   STD_TORCH_CHECK(to.n == from.n && to.h == from.h && to.w == from.w,
                   "grad must be of x's size, got ", shape_str(grad), " for ", shape_str(x));
-  Tensor out = channels_last(x, to.c, from.c, 3, 3, ScalarType::Float);
+  Tensor out = channels_last(to.c, from.c, 3, 3, ScalarType::Float);
   // A block reads and writes all sums, so the larger they are, the larger are the blocks.
   const int64_t most = std::clamp<int64_t>(from.c * to.c / 1024, 96, 192);
   const int64_t block = even_block(to.tiles(), most), blocks = (to.tiles() + block - 1) / block;

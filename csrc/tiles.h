@@ -30,11 +30,12 @@ inline Map map_of(const Tensor& t, ScalarType type, const char* name) {
   return m;
 }
 
-// A new tensor of this shape: a view of [N, H, W, C].
-inline Tensor channels_last(const Tensor& like, int64_t n, int64_t c, int64_t h, int64_t w,
-                            std::optional<ScalarType> type = std::nullopt) {
-  const Tensor flat = torch::stable::new_empty(like, {n, h, w, c}, type);
-  return torch::stable::transpose(torch::stable::transpose(flat, 2, 3), 1, 2);
+// A new tensor of the CPU. Not a view of another order of axes, which autograd would not let anyone
+// change in place.
+inline Tensor channels_last(int64_t n, int64_t c, int64_t h, int64_t w, ScalarType type) {
+  const auto none = std::nullopt;
+  const auto format = torch::headeronly::MemoryFormat::ChannelsLast;
+  return torch::stable::empty({n, c, h, w}, type, none, none, none, format);
 }
 
 // How many tiles at once: as many for every thread as for the others, about `most`, multiples of 6.

@@ -1,5 +1,7 @@
 """Blocks of the landmarks networks: gradients against the formulas', wiring written out."""
 
+import importlib
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -7,7 +9,7 @@ from torch.nn.utils import spectral_norm
 
 from nets.landmarks import norm
 from nets.landmarks.norm import Layers, conv, instance_norm, modulate, modulate_through
-from nets.landmarks.spade import SpadeBlock
+from nets.landmarks.spade import Generator, SpadeBlock
 from nets.landmarks.unet import UNet
 from nets.spectral import Conv
 
@@ -126,6 +128,22 @@ def test_modulation_by_the_fast_convolution():
     scale, shift = written_out(made, maps).chunk(2, dim=1)
     expected = F.leaky_relu(x * (1 + scale) + shift, 0.2)
     agree(modulate(x, maps, made, 0.2), expected, [x, maps, *made], rtol=1e-3, atol=2e-2)
+
+
+def test_generator_by_the_fast_convolution(monkeypatch):
+    """Widths that the compiled kernel takes, against torch's convolutions; gradients too."""
+    torch.manual_seed(0)
+    net = Generator(16, 16, 32, hidden=16).eval()
+    maps, vectors = torch.rand(2, 16, 32, 32), torch.randn(2, 16, 16)
+    results = []
+    for kernel in ("compiled", "reference"):
+        if kernel == "reference":
+            module = importlib.import_module("nets.ops.conv3x3")
+            monkeypatch.setattr(module, "kernel", lambda name, device: "reference")
+        made = net(maps, vectors)
+        results.append([made, *torch.autograd.grad(made.square().sum(), [*net.parameters()])])
+    for ours, theirs in zip(*results, strict=True):
+        assert (ours - theirs).norm() <= 1e-3 * theirs.norm() + 1e-5
 
 
 @pytest.mark.parametrize("channels", [(6, 12), (30, 32), (32, 30), (24, 40)], ids=str)

@@ -309,7 +309,7 @@ def test_two_ranks_equal_one_with_twice_the_batch(tmp_path):
 
 @pytest.mark.slow
 def test_a_minute_of_the_demo_beats_what_needs_no_learning(tmp_path, monkeypatch):
-    """150 of its 1600 steps. The bars of the whole demo are in benchmarks/learning.py."""
+    """150 of its 1450 steps. The bars of the whole demo are in benchmarks/learning.py."""
     monkeypatch.chdir(tmp_path)
     train_landmarks.main(["--config", "demo_landmarks.yaml", "--num_steps", "150", "--name", "a",
                           "--lr_decay_begin", "100", "--test_freq", "150"])  # fmt: skip

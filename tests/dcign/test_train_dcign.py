@@ -334,9 +334,9 @@ def test_the_log_is_json(trained):
 @pytest.mark.slow
 def test_a_minute_of_training_learns_to_draw_and_to_turn(tmp_path):
     """The demo, smaller and cut short, on unseen heads: against copied inputs and against pictures
-    that are all the mean (error 0.037). Seed 0 gave 0.99, 0.97, 0.46 and 0.72 of the mean's error;
-    with steps of one batch of 20 it was 0.87, 0.65, 0.65 and 1.01. So early, elevation and light
-    depend on the draw of the batches: nothing is asked of them.
+    that are all the mean (error 0.037). In the order of the bars seeds 0 to 2 gave at worst 0.985,
+    0.94, 0.50 and 0.72 of the mean's error; with steps of one batch of 20 it was 0.87, 0.65, 0.65
+    and 1.01. So early, elevation and light depend on the draw of the batches: nothing is asked.
     """
     done = script(
         "train_dcign.py", "--config", "demo_dcign.yaml", "--name", "a", "--image_size", 80,
@@ -348,4 +348,4 @@ def test_a_minute_of_training_learns_to_draw_and_to_turn(tmp_path):
     words = line.split()
     found = dict(zip(words[::2], map(float, words[1::2]), strict=True))
     assert found["within_azimuth"] > 0.9 and found["pooled_azimuth"] > 0.8, found
-    assert found["rerender_azimuth+light"] < 0.75 and found["test_mse"] < 0.9 * 0.037, found
+    assert found["rerender_azimuth+light"] < 0.58 and found["test_mse"] < 0.9 * 0.037, found

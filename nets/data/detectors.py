@@ -29,6 +29,7 @@ BACKENDS = ("mediapipe", "face-alignment")
 INSTALL = "pip install -e '.[{}]'"
 FACE_WEIGHTS = ("s3fd-619a316812.pth", "2DFAN4-11f355bf06.pth.tar")  # of face-alignment
 HEAD = ("cnose", "leye", "reye", "lear", "rear")
+MIRROR = [JOINTS_17.index({"l": "r", "r": "l"}.get(n[0], n[0]) + n[1:]) for n in JOINTS_17]
 SURE = 0.5  # a joint that its network holds for less likely to be visible is missing
 SAME = 0.15  # of a person's extent: joints nearer than that on average are the same person twice
 PART = 0.4  # of another's extent: what is smaller than that and on top of it is a part of it
@@ -271,9 +272,13 @@ def person_box(joints: Tensor) -> tuple[float, float, float, float]:
 
 
 def _same(one: Person, other: Person) -> bool:
-    distance = (one.joints - other.joints).norm(dim=-1)
-    near = distance[~distance.isnan()]
-    return len(near) > 0 and bool(near.mean() < SAME * max(one.extent, other.extent))
+    """Whether two finds are one person, as it is or taken for its mirror image."""
+    for joints in (other.joints, other.joints[MIRROR]):
+        distance = (one.joints - joints).norm(dim=-1)
+        near = distance[~distance.isnan()]
+        if len(near) and near.mean() < SAME * max(one.extent, other.extent):
+            return True
+    return False
 
 
 def _starts(length: int, side: int) -> list[int]:

@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from nets.data.detectors import FACE_WEIGHTS, Person, open_detector, person_box
+from nets.data.detectors import FACE_WEIGHTS, Person, _same, open_detector, person_box
 from nets.data.persons import Follow
 from nets.data.worlds.people import PeopleWorld
 from nets.errors import UserError
@@ -143,6 +143,14 @@ def test_a_box_reaches_over_the_head_and_leaves_out_what_is_missing():
     for name, at in {"lear": (40, 50), "rear": (20, 50), "cnose": (30, 56)}.items():
         joints[JOINTS_17.index(name)] = torch.tensor(at, dtype=torch.float32)
     assert person_box(joints) == (10, 32, 50, 72)  # a head alone, whole
+
+
+def test_a_person_taken_for_its_mirror_image_is_the_same():
+    joints = torch.rand(17, 2, generator=torch.Generator().manual_seed(0)) * 100
+    names = [{"l": "r", "r": "l"}.get(name[0], "c") + name[1:] for name in JOINTS_17]
+    other = torch.stack([joints[JOINTS_17.index(name)] for name in names]) + 3
+    one, mirrored, elsewhere = (Person(j, person_box(j)) for j in (joints, other, joints + 60))
+    assert _same(one, mirrored) and _same(mirrored, one) and not _same(one, elsewhere)
 
 
 def test_a_person_is_followed_and_not_exchanged_for_a_part_of_it():

@@ -119,7 +119,7 @@ def test_a_minute_of_training_beats_copying_the_source(tmp_path):
     argv = ["--config", "demo_bilayer.yaml", "--experiment_dir", tmp_path, "--image_size", 32]
     argv += ["--num_steps", 500, "--lr_decay_begin", 250, "--skip_test"]
     train_bilayer.main([str(a) for a in argv])
-    report = scores(tmp_path / "runs" / "test")  # seen: 0.69, 0.97, 0.12
+    report = scores(tmp_path / "runs" / "test")  # seen: 0.73, 0.96, 0.13
     assert report["heads"]["ratio_to_copy_source"] < 0.8
     assert report["heads"]["mask_iou"]["mean"] > 0.9
     assert report["azimuth"]["ratio_to_copy_source"] < 0.4

@@ -1,6 +1,6 @@
 // The Python module `_C`: importing it registers the kernels; build_info() says how they were
-// built. In Python's own C interface, which compiles in a fraction of a second.
-#include <Python.h>
+// built.
+#include <pybind11/pybind11.h>
 
 #if __has_include("guise_build.h")
 #include "guise_build.h"  // written by nets/ops/_build.py before each build
@@ -23,39 +23,26 @@
 #error "TORCH_TARGET_VERSION must name the oldest torch served: see nets/ops/_build.py"
 #endif
 
-#define GUISE_TEXT_(x) #x
-#define GUISE_TEXT(x) GUISE_TEXT_(x)
-#define GUISE_JOIN_(a, b) a##b
-#define GUISE_JOIN(a, b) GUISE_JOIN_(a, b)
-
 namespace {
 
 // Found in the file's bytes by nets/ops/_build.py, which must know before it loads the library.
 const char* const kStamp = "guise-stamp:" GUISE_STAMP ";";
 
-PyObject* build_info(PyObject*, PyObject*) {
-  constexpr unsigned long long kTarget = TORCH_TARGET_VERSION;
-  PyObject* const target =
-      PyUnicode_FromFormat("%d.%d or later", int(kTarget >> 56), int(kTarget >> 48 & 255));
-  return Py_BuildValue("{s:s,s:s,s:s,s:s,s:s,s:N}", "stamp", kStamp, "compiler", GUISE_COMPILER,
-                       "flags", GUISE_CXX_FLAGS, "cuda_archs", GUISE_CUDA_ARCHS, "torch",
-                       GUISE_TORCH, "torch_target", target);
+pybind11::dict build_info() {
+  pybind11::dict info;
+  info["stamp"] = pybind11::str(kStamp);
+  info["compiler"] = GUISE_COMPILER;
+  info["flags"] = GUISE_CXX_FLAGS;
+  info["cuda_archs"] = GUISE_CUDA_ARCHS;
+  info["torch"] = GUISE_TORCH;
+  const auto target = static_cast<unsigned long long>(TORCH_TARGET_VERSION);
+  info["torch_target"] =
+      std::to_string(target >> 56) + "." + std::to_string(target >> 48 & 255) + " or later";
+  return info;
 }
-
-PyMethodDef methods[] = {{"build_info", build_info, METH_NOARGS,
-                          "How this library was built: compiler, flags, archs, torch."},
-                         {nullptr, nullptr, 0, nullptr}};
-
-PyModuleDef module = {PyModuleDef_HEAD_INIT,
-                      GUISE_TEXT(TORCH_EXTENSION_NAME),
-                      nullptr,
-                      0,
-                      methods,
-                      nullptr,
-                      nullptr,
-                      nullptr,
-                      nullptr};
 
 }  // namespace
 
-PyMODINIT_FUNC GUISE_JOIN(PyInit_, TORCH_EXTENSION_NAME)() { return PyModule_Create(&module); }
+PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
+  m.def("build_info", &build_info, "How this library was built: compiler, flags, archs, torch.");
+}

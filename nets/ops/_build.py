@@ -211,7 +211,7 @@ def _compile(file: Path, cuda: bool) -> ModuleType:
 
     names = sources(cuda)
     many = f"{len(names)} files for this machine, once"
-    say(f"compiling {many} (some 15 s on two cores, more with CUDA), into {file.parent}")
+    say(f"compiling {many} (some 20 s on two cores, more with CUDA), into {file.parent}")
     scratch = Path(tempfile.mkdtemp(dir=file.parent))
     path = os.environ.get("PATH", "")
     try:

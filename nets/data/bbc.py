@@ -10,6 +10,9 @@ evaluation, so that a crop lies one pixel to the right and below.
 
 from __future__ import annotations
 
+import multiprocessing
+import sys
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,9 @@ from nets.data.clips import Box
 from nets.data.files import whole_file
 from nets.data.pictures import picture_size, read_crop
 from nets.errors import UserError
+
+# Forking where it is safe saves the import of everything once more.
+_OF_ITS_OWN = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
 
 JOINTS_7 = ("head", "rwrist", "lwrist", "relbow", "lelbow", "rshoulder", "lshoulder")
 VIDEOS = {"train": range(1, 11), "val": range(11, 16)}
@@ -213,8 +219,9 @@ def _load(file: Path) -> dict[str, Any]:
         raise UserError(f"{file}: no such file; BBC Pose has it beside its videos")
     from scipy.io import loadmat
 
-    try:
-        return loadmat(file)
+    try:  # in a process of its own, since SciPy's reader dies of some damaged files
+        with ProcessPoolExecutor(1, mp_context=_OF_ITS_OWN) as pool:
+            return pool.submit(loadmat, file).result()
     except Exception as error:  # damage is reported with a dozen exception types
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise UserError(f"{file}: cannot be read as a .mat file ({reason})") from error

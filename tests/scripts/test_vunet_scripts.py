@@ -206,7 +206,7 @@ def people(tmp_path):
     index = index_folder(tmp_path / "people", count=3)
     content = read_index(index)
     joints = {
-        f"{i}.png": {n: p.tolist() for n, p in zip(JOINTS_15, row, strict=True)}
+        f"{i}.png": {n: p.tolist() for n, p in zip(JOINTS_15, row[:15], strict=True)}
         for i, row in enumerate(content["joints"])
     }
     (tmp_path / "joints.json").write_text(json.dumps(joints))

@@ -10,9 +10,8 @@ evaluation, so that a crop lies one pixel to the right and below.
 
 from __future__ import annotations
 
-import multiprocessing
+import subprocess
 import sys
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +23,6 @@ from nets.data.clips import Box
 from nets.data.files import whole_file
 from nets.data.pictures import picture_size, read_crop
 from nets.errors import UserError
-
-# Forking where it is safe saves the import of everything once more.
-_OF_ITS_OWN = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
 
 JOINTS_7 = ("head", "rwrist", "lwrist", "relbow", "lelbow", "rshoulder", "lshoulder")
 VIDEOS = {"train": range(1, 11), "val": range(11, 16)}
@@ -217,14 +213,18 @@ def read_mat(file: Path, name: str, fields: int) -> np.ndarray:
 def _load(file: Path) -> dict[str, Any]:
     if not Path(file).is_file():
         raise UserError(f"{file}: no such file; BBC Pose has it beside its videos")
+    # SciPy's reader dies of some damaged files, so that a process of its own reads first.
+    first = subprocess.run(
+        [sys.executable, "-c", "import sys, scipy.io; scipy.io.loadmat(sys.argv[1])", str(file)],
+        capture_output=True, text=True, errors="replace",
+    )  # fmt: skip
+    if first.returncode:
+        said = " ".join(first.stderr.strip().rpartition("\n")[2].split())[:200]
+        reason = said if first.returncode > 0 and said else "SciPy's reader dies of it"
+        raise UserError(f"{file}: cannot be read as a .mat file ({reason})")
     from scipy.io import loadmat
 
-    try:  # in a process of its own, since SciPy's reader dies of some damaged files
-        with ProcessPoolExecutor(1, mp_context=_OF_ITS_OWN) as pool:
-            return pool.submit(loadmat, file).result()
-    except Exception as error:  # damage is reported with a dozen exception types
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise UserError(f"{file}: cannot be read as a .mat file ({reason})") from error
+    return loadmat(file)
 
 
 def _aligned(file: Path, what: str, frames: Any, joints: Any) -> tuple[np.ndarray, np.ndarray]:

@@ -233,7 +233,9 @@ def test_a_spoilt_file_is_read_or_refused_in_one_line(tmp_path, name):
     read(path)  # it is a good one
     good, refused = path.read_bytes(), []
 
-    @settings(max_examples=300, derandomize=True, database=None, deadline=None,
+    some = 30 if name == "bbcpose.mat" else 300  # a process each
+
+    @settings(max_examples=some, derandomize=True, database=None, deadline=None,
               suppress_health_check=list(HealthCheck))  # fmt: skip
     @given(st.lists(EDITS, min_size=1, max_size=3))
     def attack(edits):
@@ -245,7 +247,7 @@ def test_a_spoilt_file_is_read_or_refused_in_one_line(tmp_path, name):
             assert name in str(error) and len(str(error)) < 1000
 
     attack()
-    assert len(refused) > 20  # else nothing was spoilt
+    assert len(refused) > some // 15  # else nothing was spoilt
 
 
 class Calls:

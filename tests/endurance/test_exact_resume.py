@@ -57,7 +57,7 @@ def assert_same_run(run, expected, tag):
     assert scalars(run, tag) == scalars(expected, tag)
 
 
-TAGS = {"vunet": "total", "dcign": "lower_bound", "landmarks": "vgg.loss", "bilayer": "G_L1"}
+TAGS = {"vunet": "loss", "dcign": "lower_bound", "landmarks": "vgg.loss", "bilayer": "G_L1"}
 WAYS = {  # workers, precision
     "no workers": (0, "fp32"),
     "one worker, bf16": (1, "bf16"),

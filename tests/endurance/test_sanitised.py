@@ -12,6 +12,7 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_operators_touch_only_what_is_theirs(tmp_path):
     compiler = shutil.which("g++")
     if compiler is None:

@@ -35,8 +35,6 @@ from nets.run.images import tile
 from nets.run.log import Board, forget_later
 from nets.run.run import Run
 
-BOARDS = ("metrics", "tensorboard_paper")
-
 
 class Experiment:
     """The writers of one run's experiment folder. Every rank has one; grids are written by each

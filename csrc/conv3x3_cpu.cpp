@@ -83,8 +83,7 @@ void convolve(const Map& from, const Map& to, const S* pixels, const float* weig
               const float* bias, const S* added, bool back, S* result) {
   using Factor = typename FactorOf<S>::type;
   constexpr int64_t kJoin = kJoined<Factor>;
-  const auto filters =
-      filters_of<Factor>(weight, back ? from.c : to.c, back ? to.c : from.c, back);
+  const auto filters = filters_of<Factor>(weight, back ? from.c : to.c, back ? to.c : from.c, back);
   const int64_t size = from.c * to.c / kJoin;
   const std::vector<S> zeros(from.c);
   const int64_t block = tiles_at_once(from.c / kJoin, to.c, to.tiles());
@@ -141,16 +140,18 @@ Tensor convolve(const Tensor& x, const Tensor& weight, const float* bias, const 
 }
 
 Tensor conv3x3_cpu(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias,
-                   const std::optional<Tensor>& added) {
+                   const std::optional<Tensor>& added_) {
+  std::optional<Tensor> added;
+  if (added_) added = channels_last(*added_);
   STD_TORCH_CHECK(!bias || (bias->dim() == 1 && bias->size(0) == weight.size(0) &&
                             bias->scalar_type() == ScalarType::Float && bias->is_contiguous()),
                   "bias must be a contiguous float [O]");
-  return convolve(x, weight, bias ? pointer<float>(*bias) : nullptr, added ? &*added : nullptr,
-                  false);
+  return convolve(channels_last(x), channels_last(weight), bias ? pointer<float>(*bias) : nullptr,
+                  added ? &*added : nullptr, false);
 }
 
 Tensor conv3x3_input_backward_cpu(const Tensor& grad, const Tensor& weight) {
-  return convolve(grad, weight, nullptr, nullptr, true);
+  return convolve(channels_last(grad), channels_last(weight), nullptr, nullptr, true);
 }
 
 // The sum over the blocks lo to hi of gradient^T input, 16 matrices outputs x inputs.
@@ -180,7 +181,8 @@ std::vector<float> sum_of(const Map& to, const Map& from, const S* grads, const 
   return sum.empty() ? part : sum;
 }
 
-Tensor conv3x3_weight_backward_cpu(const Tensor& grad, const Tensor& x) {
+Tensor conv3x3_weight_backward_cpu(const Tensor& grad_, const Tensor& x_) {
+  const Tensor grad = channels_last(grad_), x = channels_last(x_);
   const ScalarType type =
       x.scalar_type() == ScalarType::BFloat16 ? ScalarType::BFloat16 : ScalarType::Float;
   const Map to = map_of(grad, type, "grad"), from = map_of(x, type, "x");

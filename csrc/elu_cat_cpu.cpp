@@ -23,14 +23,11 @@ Sides sides_of(const Tensor& a, const Tensor& b, bool last) {
               : Sides{a.size(0), a.size(1) * pixels, b.size(1) * pixels};
 }
 
-// [N, C, H, W] without gaps, in the layout that is asked for.
-bool lies(const Tensor& t, bool last) {
-  if (t.size(0) * t.size(1) * t.size(2) * t.size(3) == 0) return true;
-  const int64_t c = t.size(1), h = t.size(2), w = t.size(3);
-  const int64_t want[4] = {c * h * w, last ? 1 : h * w, last ? w * c : w, last ? c : 1};
-  for (int64_t d = 0; d < 4; ++d)
-    if (t.size(d) > 1 && t.stride(d) != want[d]) return false;
-  return true;
+// Without gaps and in the layout that is asked for: what a tracer promised of the strides may not
+// be what another kernel gave.
+Tensor laid(const Tensor& t, bool last) {
+  using torch::headeronly::MemoryFormat;
+  return torch::stable::contiguous(t, last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
 }
 
 Tensor empty(const Tensor& like, int64_t c, bool last) {
@@ -99,9 +96,8 @@ Tensor without_half(const Tensor& t) {
 int64_t grain_of(const Sides& s) { return 1 + 32768 / (s.a + s.b + 1); }
 
 Tensor elu_cat_cpu(const Tensor& a_, const Tensor& b_, bool last) {
-  const Tensor a = without_half(a_), b = without_half(b_);
-  const Sides s = sides_of(a, b, last);
-  STD_TORCH_CHECK(lies(a, last) && lies(b, last), "a and b must lie in the layout that is named");
+  const Sides s = sides_of(a_, b_, last);
+  const Tensor a = laid(without_half(a_), last), b = laid(without_half(b_), last);
   const Tensor out = empty(a, a.size(1) + b.size(1), last);
   dispatch_lanes(a.scalar_type(), [&](auto zero) {
     using S = decltype(zero);
@@ -119,12 +115,11 @@ Tensor elu_cat_cpu(const Tensor& a_, const Tensor& b_, bool last) {
 
 std::tuple<Tensor, Tensor> elu_cat_backward_cpu(const Tensor& grad_, const Tensor& value_,
                                                 int64_t channels, bool last) {
-  const Tensor grad = without_half(grad_), value = without_half(value_);
-  const int64_t all = value.size(1);
-  STD_TORCH_CHECK(grad.size(1) == all && channels >= 0 && channels <= all,
-                  "grad must be of value's shape, got ", shape_str(grad));
-  sides_of(grad, value, last);
-  STD_TORCH_CHECK(lies(grad, last) && lies(value, last), "grad and value must lie in the layout");
+  sides_of(grad_, value_, last);
+  const int64_t all = value_.size(1);
+  STD_TORCH_CHECK(grad_.size(1) == all && channels >= 0 && channels <= all,
+                  "grad must be of value's shape, got ", shape_str(grad_));
+  const Tensor grad = laid(without_half(grad_), last), value = laid(without_half(value_), last);
   const Tensor by_a = empty(value, channels, last), by_b = empty(value, all - channels, last);
   const Sides s = sides_of(by_a, by_b, last);
   dispatch_lanes(value.scalar_type(), [&](auto zero) {

@@ -30,6 +30,11 @@ inline Map map_of(const Tensor& t, ScalarType type, const char* name) {
   return m;
 }
 
+// What a tracer promised of the strides may not be what another kernel gave.
+inline Tensor channels_last(const Tensor& t) {
+  return torch::stable::contiguous(t, torch::headeronly::MemoryFormat::ChannelsLast);
+}
+
 // A new tensor of the CPU. Not a view of another order of axes, which autograd would not let anyone
 // change in place.
 inline Tensor channels_last(int64_t n, int64_t c, int64_t h, int64_t w, ScalarType type) {

@@ -98,6 +98,10 @@ class Conv(nn.Module):
         gain, bias = self.gain, self.bias
         if self.norm == "weight_affine":
             gain, bias = gain * self.gamma, bias * self.gamma + self.beta
+        # A compiler fuses the formula; its tracer may be wrong about strides, and the backward of
+        # the operator below would believe it: wrong gradients, silently.
+        if torch.compiler.is_compiling():
+            return self.direction() * gain.view(-1, 1, 1, 1), bias
         # torch's own operator: one pass there and one back, over V as it lies in memory.
         last = self.weight.is_contiguous(memory_format=torch.channels_last)
         v = self.weight.permute(0, 2, 3, 1) if last else self.weight

@@ -36,7 +36,7 @@ def elu_cat(a: Tensor, b: Tensor) -> Tensor:
     if a.device.type != "cpu" or small or a.dtype == torch.float16:
         return F.elu(torch.cat([a, b], dim=1), inplace=True)
     last = not a.is_contiguous() and a.is_contiguous(memory_format=torch.channels_last)
-    return _elu_cat(_laid(a, last), _laid(b, last), last)
+    return _elu_cat(a, b, last)
 
 
 def _laid(t: Tensor, last: bool) -> Tensor:
@@ -87,7 +87,7 @@ def _setup(ctx, inputs, output):
 @torch.autograd.function.once_differentiable
 def _backward(ctx, grad):
     (value,) = ctx.saved_tensors
-    return *_backward_of(_laid(grad, ctx.last), value, ctx.channels, ctx.last), None
+    return *_backward_of(grad, value, ctx.channels, ctx.last), None
 
 
 torch.library.register_autograd("guise::elu_cat", _backward, setup_context=_setup)

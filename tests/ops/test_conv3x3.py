@@ -198,3 +198,18 @@ def test_the_number_of_threads_changes_only_rounding():
     for other in results[1:]:
         assert torch.equal(results[0][0], other[0])
         torch.testing.assert_close(results[0][1], other[1], rtol=1e-5, atol=1e-3)
+
+
+@needs_kernel
+def test_the_kernel_takes_other_strides_than_a_tracer_promised():
+    x, weight, bias, added = inputs(*SIZES[0])
+    assert x.is_contiguous() and weight.is_contiguous()
+    exact = plain(x, weight, bias, added)
+    torch.testing.assert_close(torch.ops.guise.conv3x3(x, weight, bias, added), exact)
+    grad = torch.randn_like(exact)
+    want = gradients(lambda x, weight: plain(x, weight, None, None), [x, weight], grad)
+    ours = (
+        torch.ops.guise.conv3x3_input_backward(grad, weight),
+        torch.ops.guise.conv3x3_weight_backward(grad, x),
+    )
+    torch.testing.assert_close(ours, want, rtol=1e-4, atol=1e-4)

@@ -102,3 +102,19 @@ def test_opcheck_and_a_second_derivative():
     (grad,) = torch.autograd.grad(call(a, b).square().sum(), a, create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
         grad.sum().backward()
+
+
+@needs_kernel
+@pytest.mark.parametrize("last", [True, False], ids=["channels_last", "contiguous"])
+def test_the_kernel_takes_other_strides_than_a_tracer_promised(last):
+    """A convolution's fake kernel may name a layout that its real one does not give."""
+    a, b = (t.detach() for t in pictures(6, 10, last=not last))
+    value = torch.ops.guise.elu_cat(a, b, last)
+    torch.testing.assert_close(value, plain(a, b))
+    assert value.is_contiguous(
+        memory_format=torch.channels_last if last else torch.contiguous_format
+    )
+    grad, other = torch.randn_like(plain(a, b)), torch.empty_like(plain(a, b)).copy_(value)
+    ours = torch.ops.guise.elu_cat_backward(grad, other, 6, last)
+    want = module.elu_cat_backward_reference(grad, value, 6, last)
+    torch.testing.assert_close(ours, want)

@@ -69,26 +69,29 @@ void pack_image(const Image<T>& a, int64_t padding, int64_t n, T* planes) {
     pack_row(a, padding, n, i, zeros.data(), planes + i * (a.w + 2 * kFrame) * kLanes);
 }
 
-// Packs `block` images at a time and calls body(first, count, their packed planes, from, to) for
-// rows of the output, `rows` an image, each `width` wide. A thread takes images of its own, one by
-// one while they lie in its cache, or where several travel together, rows of them all.
+// Packs up to `block` images at a time and calls body(first, count, their packed planes, from, to)
+// for rows of the output, `rows` an image, each `width` wide. A thread takes images of its own
+// while there are enough for all, so that what one has packed no other must fetch; else rows of
+// them all.
 template <class T, class Body>
 void for_each_packed(const Image<T>& a, int64_t padding, int64_t rows, int64_t width, int64_t block,
                      Body body) {
   const int64_t high = groups_of(a.c) * (a.h + 2 * kFrame), wide = (a.w + 2 * kFrame) * kLanes;
-  const std::vector<T> zeros((a.w - 1) * a.sx + 1, T(0));  // the lanes beyond the last channel
-  const auto count = [&](int64_t n, int64_t end) { return std::min(block, end - n); };
   const int64_t threads = torch::stable::get_num_threads();
-  if (block == 1 && (a.n % threads == 0 || a.n > 4 * threads)) {
+  const auto count = [&](int64_t n, int64_t end) { return std::min(block, end - n); };
+  if (a.n % threads == 0 || a.n > 4 * threads) {
     torch::stable::parallel_for(0, a.n, 1, [&](int64_t lo, int64_t hi) {
-      std::unique_ptr<T[]> planes(new T[high * wide]);
-      for (int64_t n = lo; n < hi; ++n) {
-        pack_image(a, padding, n, planes.get());
-        body(n, 1, planes.get(), 0, rows);
+      std::unique_ptr<T[]> planes(new T[count(lo, hi) * high * wide]);
+      for (int64_t n = lo; n < hi; n += block) {
+        const int64_t images = count(n, hi);
+        for (int64_t i = 0; i < images; ++i)
+          pack_image(a, padding, n + i, planes.get() + i * high * wide);
+        body(n, images, planes.get(), 0, rows);
       }
     });
     return;
   }
+  const std::vector<T> zeros((a.w - 1) * a.sx + 1, T(0));  // the lanes beyond the last channel
   std::unique_ptr<T[]> planes(new T[count(0, a.n) * high * wide]);
   for (int64_t n = 0; n < a.n; n += block) {
     const int64_t images = count(n, a.n);

@@ -2,6 +2,7 @@
 // brings a whole tap, and a frame of padding around each plane, so that no tap needs a test.
 #pragma once
 #include <algorithm>
+#include <cstring>
 #include <vector>
 
 #include "sampler.h"
@@ -19,6 +20,8 @@ using Rows = T[kLanes][kChunk];  // as everything else has them
 template <class T>
 struct Lanes {
   typedef T type __attribute__((vector_size(kLanes * sizeof(T)), aligned(sizeof(T)), may_alias));
+  typedef T pair
+      __attribute__((vector_size(2 * kLanes * sizeof(T)), aligned(sizeof(T)), may_alias));
 };
 
 // A plane of h x w pixels and its frame: offsets, and which positions it knows.
@@ -71,16 +74,31 @@ void to_tile(const Rows<T>& rows, Tile<T>& tile) {
   }
 }
 
+// Asks for the cache lines that read will want.
+template <class T>
+void fetch(const Plane<T>& p, const T* plane, const Footprints<T>& f, int n) {
+  for (int i = 0; i < n; i += 64 / int(kLanes * sizeof(T))) {
+    const T* s = plane + kLanes * int64_t(f.at[i]);
+    __builtin_prefetch(s);
+    __builtin_prefetch(s + p.stride() * kLanes);
+  }
+}
+
 // What a group of channels is at `n` positions.
 template <class T>
 void read(const Plane<T>& p, const T* plane, const Footprints<T>& f, int n, Rows<T>& out) {
   using V = typename Lanes<T>::type;
-  const int64_t below = p.stride();
+  using P = typename Lanes<T>::pair;
+  const int64_t below = p.stride() * kLanes;
   alignas(64) Tile<T> tile;
   for (int i = 0; i < n; ++i) {
-    const V* s = reinterpret_cast<const V*>(plane) + f.at[i];
-    *reinterpret_cast<V*>(tile[i]) =
-        s[0] * f.a[i] + s[1] * f.b[i] + s[below] * f.c[i] + s[below + 1] * f.d[i];
+    const T* s = plane + kLanes * int64_t(f.at[i]);
+    const P top = *reinterpret_cast<const P*>(s), low = *reinterpret_cast<const P*>(s + below);
+    const P both = top + (low - top) * f.v[i];
+    V first, second;
+    std::memcpy(&first, &both, sizeof first);
+    std::memcpy(&second, reinterpret_cast<const char*>(&both) + sizeof first, sizeof second);
+    *reinterpret_cast<V*>(tile[i]) = first + (second - first) * f.u[i];
   }
   from_tile<T>(tile, out);
 }

@@ -13,7 +13,6 @@ struct SplineChunk {
   int n = 0;
   std::vector<T> basis;  // [K + 3, kChunk]
   alignas(64) T x[kChunk] = {}, y[kChunk] = {};
-  Footprints<T> taps;
 
   explicit SplineChunk(const SplineArgs<T>& a)
       : a(a), plane(a.h, a.w, a.padding), basis((a.k + 3) * kChunk) {}
@@ -40,18 +39,22 @@ struct SplineChunk {
   }
 
   // Where the pixels of one image read.
-  void place(int64_t image) {
+  void place(int64_t image, Footprints<T>& taps) {
     typedef T Block __attribute__((vector_size(64), aligned(sizeof(T)), may_alias));
-    constexpr int kBlock = 64 / sizeof(T);
+    constexpr int kBlock = 64 / sizeof(T), kBlocks = kChunk / kBlock;
+    static_assert(kBlocks % 4 == 0);
     const T* c = a.coefficients + image * (a.k + 3) * 2;
-    for (int i = 0; i < kChunk; i += kBlock) {
-      Block dx = {}, dy = {};
+    for (int i = 0; i < kBlocks; i += 4) {  // eight sums at once hide how long each takes
+      Block dx[4] = {}, dy[4] = {};
       for (int64_t j = 0; j < a.k + 3; ++j) {
-        const Block b = *reinterpret_cast<const Block*>(basis.data() + j * kChunk + i);
-        dx += b * c[2 * j], dy += b * c[2 * j + 1];
+        const Block* b = reinterpret_cast<const Block*>(basis.data() + j * kChunk) + i;
+        const T across = c[2 * j], down = c[2 * j + 1];
+        for (int l = 0; l < 4; ++l) dx[l] += b[l] * across, dy[l] += b[l] * down;
       }
-      *reinterpret_cast<Block*>(x + i) = dx;
-      *reinterpret_cast<Block*>(y + i) = dy;
+      for (int l = 0; l < 4; ++l) {
+        reinterpret_cast<Block*>(x)[i + l] = dx[l];
+        reinterpret_cast<Block*>(y)[i + l] = dy[l];
+      }
     }
     for (int i = 0; i < kChunk; ++i) x[i] += T(left + i), y[i] += T(top);
     taps.set(plane, x, y, n);

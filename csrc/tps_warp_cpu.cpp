@@ -13,14 +13,19 @@ void warp(const Image<T>& image, const SplineArgs<T>& a, T* out) {
   const int64_t fit = std::max<int64_t>(1, kCacheBytes / (size * int64_t(sizeof(T))));
   const auto body = [&](int64_t first, int64_t count, const T* planes, int64_t lo, int64_t hi) {
     SplineChunk<T> chunk(a);
+    Footprints<T> taps[2];
     alignas(64) Rows<T> values;
     for (int64_t y = lo; y < hi; ++y)
       for (int64_t x = 0; x < a.w; x += kChunk) {
         chunk.move(first / a.share, y, x);
+        chunk.place(first, taps[0]);
         for (int64_t i = 0; i < count; ++i) {
-          chunk.place(first + i);
+          if (i + 1 < count) {  // the next image's pixels come while this one's are read
+            chunk.place(first + i + 1, taps[(i + 1) % 2]);
+            fetch(chunk.plane, planes + (i + 1) * size, taps[(i + 1) % 2], chunk.n);
+          }
           for (int64_t c = 0; c < a.c; c += kLanes) {
-            read(chunk.plane, planes + i * size + c / kLanes * chunk.plane.size(), chunk.taps,
+            read(chunk.plane, planes + i * size + c / kLanes * chunk.plane.size(), taps[i % 2],
                  chunk.n, values);
             put(values, chunk.n, std::min<int64_t>(kLanes, a.c - c), a.h * a.w,
                 out + (((first + i) * a.c + c) * a.h + y) * a.w + x);
@@ -54,6 +59,7 @@ void backward(const Image<T>& image, const SplineArgs<T>& a, const T* grad, T* g
               T* grad_coefficients) {
   torch::stable::parallel_for(0, a.n, 1, [&](int64_t lo, int64_t hi) {
     SplineChunk<T> chunk(a);
+    Footprints<T> taps;
     alignas(64) Rows<T> rows = {};
     alignas(64) Tile<T> tile;
     const int64_t plane = chunk.plane.size(), size = groups_of(a.c) * plane;
@@ -66,15 +72,14 @@ void backward(const Image<T>& image, const SplineArgs<T>& a, const T* grad, T* g
       for (int64_t y = 0; y < a.h; ++y)
         for (int64_t x = 0; x < a.w; x += kChunk) {
           chunk.move(n / a.share, y, x);
-          chunk.place(n);
+          chunk.place(n, taps);
           alignas(64) T dx[kChunk] = {}, dy[kChunk] = {};
           for (int64_t c = 0; c < a.c; c += kLanes) {
             get(grad + ((n * a.c + c) * a.h + y) * a.w + x, chunk.n,
                 std::min<int64_t>(kLanes, a.c - c), a.h * a.w, rows);
             to_tile<T>(rows, tile);
-            add(chunk.plane, sum.get() + c / kLanes * plane, chunk.taps, chunk.n, tile);
-            slope(chunk.plane, pixels.get() + c / kLanes * plane, chunk.taps, chunk.n, tile, dx,
-                  dy);
+            add(chunk.plane, sum.get() + c / kLanes * plane, taps, chunk.n, tile);
+            slope(chunk.plane, pixels.get() + c / kLanes * plane, taps, chunk.n, tile, dx, dy);
           }
           for (int i = 0; i < kChunk; ++i) {
             dx[i] = i < chunk.n ? dx[i] * slope_at(chunk.x[i], chunk.plane.x) : T(0);

@@ -1,3 +1,5 @@
+#include <memory>
+
 #include "tiles.h"
 
 namespace guise {
@@ -154,31 +156,110 @@ Tensor conv3x3_input_backward_cpu(const Tensor& grad, const Tensor& weight) {
   return convolve(channels_last(grad), channels_last(weight), nullptr, nullptr, true);
 }
 
-// The sum over the blocks lo to hi of gradient^T input, 16 matrices outputs x inputs.
+// What a layer's weight gradient is made from.
 template <class S>
-std::vector<float> sum_of(const Map& to, const Map& from, const S* grads, const S* inputs,
-                          int64_t block, int64_t lo, int64_t hi) {
-  using Factor = typename FactorOf<S>::type;
-  constexpr int64_t kJoin = kJoined<Factor>;
-  const int64_t size = 16 * from.c * to.c, stage = std::max<int64_t>(1, kStage / block);
-  const std::vector<S> zeros(std::max(from.c, to.c));
-  Matrices<Factor> in((block + 1) / kJoin, from.c), back((block + 1) / kJoin, to.c);
-  std::vector<float> sum, part(size);
-  for (int64_t b = lo; b < hi; ++b) {
-    const int64_t first = b * block, last = std::min(first + block, to.tiles());
-    gather_joined<4>(from, inputs, zeros.data(), 1, first, last, in,
-                     [](const Wide(&d)[16], Wide(&t)[16]) { transform_input(d, t); });
-    gather_joined<2>(to, grads, zeros.data(), 0, first, last, back,
-                     [](const Wide(&g)[4], Wide(&t)[16]) { transform_gradient(g, t); });
-    for (int p = 0; p < 16; ++p)
-      product<false>(back[p], 1, to.c, in[p], part.data() + p * from.c * to.c, to.c, from.c,
-                     (last - first + kJoin - 1) / kJoin, (b - lo) % stage != 0);
-    if (hi - lo > stage && ((b - lo) % stage == stage - 1 || b == hi - 1)) {
-      if (sum.empty()) sum.resize(size);
-      for (int64_t i = 0; i < size; ++i) sum[i] += part[i];
+struct Weighed {
+  Map to, from;
+  const S *grads, *inputs;
+  int64_t block;  // tiles at once
+};
+
+// Gradient^T input, 16 matrices of `width` outputs x inputs, summed over blocks of tiles.
+template <class S>
+class TileSums {
+ public:
+  TileSums(const Weighed<S>& w, int64_t width)
+      : w_(w),
+        width_(width),
+        zeros_(std::max(w.from.c, w.to.c)),
+        in_((w.block + 1) / kJoin, w.from.c),
+        back_((w.block + 1) / kJoin, width),
+        part_(16 * width * w.from.c) {}
+
+  // Of the outputs from o on, over the blocks lo to hi.
+  const float* operator()(int64_t o, int64_t lo, int64_t hi) {
+    const int64_t inputs = w_.from.c, place = width_ * inputs;
+    const int64_t stage = std::max<int64_t>(1, kStage / w_.block);
+    sum_.assign(hi - lo > stage ? part_.size() : 0, 0.f);
+    if (lo >= hi) std::fill(part_.begin(), part_.end(), 0.f);
+    for (int64_t b = lo; b < hi; ++b) {
+      const int64_t first = b * w_.block, last = std::min(first + w_.block, w_.to.tiles());
+      gather_joined<4>(w_.from, inputs, w_.inputs, zeros_.data(), 1, first, last, in_,
+                       [](const Wide(&d)[16], Wide(&t)[16]) { transform_input(d, t); });
+      gather_joined<2>(w_.to, width_, w_.grads + o, zeros_.data(), 0, first, last, back_,
+                       [](const Wide(&g)[4], Wide(&t)[16]) { transform_gradient(g, t); });
+      for (int p = 0; p < 16; ++p)
+        product<false>(back_[p], 1, width_, in_[p], part_.data() + p * place, width_, inputs,
+                       (last - first + kJoin - 1) / kJoin, (b - lo) % stage != 0);
+      if (!sum_.empty() && ((b - lo) % stage == stage - 1 || b == hi - 1))
+        for (size_t i = 0; i < sum_.size(); ++i) sum_[i] += part_[i];
     }
+    return sum_.empty() ? part_.data() : sum_.data();
   }
-  return sum.empty() ? part : sum;
+
+ private:
+  using Factor = typename FactorOf<S>::type;
+  static constexpr int64_t kJoin = kJoined<Factor>;
+  const Weighed<S>& w_;
+  const int64_t width_;
+  const std::vector<S> zeros_;
+  Matrices<Factor> in_, back_;
+  std::vector<float> part_, sum_;
+};
+
+// Rows lo to hi of a matrix of `width` outputs, the sum of all `sums`, to filters [width, 3, 3, I].
+void to_filters(const std::vector<const float*>& sums, int64_t width, int64_t inputs, int64_t lo,
+                int64_t hi, float* filters) {
+  for (int64_t o = lo; o < hi; ++o)
+    for (int64_t i = 0; i < inputs; i += kWide) {
+      Wide u[16] = {}, g[9];
+      for (const float* sum : sums)
+        for (int p = 0; p < 16; ++p) u[p] += wide(sum + (p * width + o) * inputs + i);
+      transform_filter_back(u, g);
+      for (int p = 0; p < 9; ++p) wide(filters + (o * 9 + p) * inputs + i) = g[p];
+    }
+}
+
+// Every thread has outputs of its own, in slices; the inputs are transformed again for each of
+// them.
+template <class S>
+void weigh_by_outputs(const Weighed<S>& w, int64_t slices, float* result) {
+  const int64_t inputs = w.from.c, blocks = (w.to.tiles() + w.block - 1) / w.block;
+  const auto start = [&](int64_t slice) { return w.to.c / kWide * slice / slices * kWide; };
+  torch::stable::parallel_for(0, slices, 1, [&](int64_t lo, int64_t hi) {
+    for (int64_t i = lo; i < hi; ++i) {
+      const int64_t o = start(i), width = start(i + 1) - o;
+      TileSums<S> sums(w, width);
+      to_filters({sums(o, 0, blocks)}, width, inputs, 0, width, result + o * 9 * inputs);
+    }
+  });
+}
+
+// Every thread sums its own share of the tiles, then all are added.
+template <class S>
+void weigh_by_tiles(const Weighed<S>& w, float* result) {
+  const int64_t blocks = (w.to.tiles() + w.block - 1) / w.block;
+  const int64_t shares = std::clamp<int64_t>(torch::stable::get_num_threads(), 1, blocks + 1);
+  std::vector<std::unique_ptr<TileSums<S>>> sums(shares);
+  std::vector<const float*> made(shares);
+  torch::stable::parallel_for(0, shares, 1, [&](int64_t lo, int64_t hi) {
+    for (int64_t i = lo; i < hi; ++i) {
+      sums[i] = std::make_unique<TileSums<S>>(w, w.to.c);
+      made[i] = (*sums[i])(0, i * blocks / shares, (i + 1) * blocks / shares);
+    }
+  });
+  torch::stable::parallel_for(0, w.to.c, 16, [&](int64_t lo, int64_t hi) {
+    to_filters(made, w.to.c, w.from.c, lo, hi, result);
+  });
+}
+
+// Slices of the outputs, of about 128; 0 where they would be so narrow that transforming the inputs
+// for each costs more than adding the sums of all threads.
+int64_t slices_of(const Map& to, const Map& from) {
+  const int64_t threads = torch::stable::get_num_threads();
+  const int64_t slices = threads * std::max<int64_t>(1, (to.c + 64 * threads) / (128 * threads));
+  const bool few_tiles = to.tiles() * (to.c + from.c) < 4 * to.c * from.c;
+  return to.c / slices >= (few_tiles ? 32 : 96) ? slices : 0;
 }
 
 Tensor conv3x3_weight_backward_cpu(const Tensor& grad_, const Tensor& x_) {
@@ -189,30 +270,16 @@ Tensor conv3x3_weight_backward_cpu(const Tensor& grad_, const Tensor& x_) {
   STD_TORCH_CHECK(to.n == from.n && to.h == from.h && to.w == from.w,
                   "grad must be of x's size, got ", shape_str(grad), " for ", shape_str(x));
   Tensor out = channels_last(to.c, from.c, 3, 3, ScalarType::Float);
+  float* const result = out.mutable_data_ptr<float>();
+  const int64_t slices = slices_of(to, from);
   // A block reads and writes all sums, so the larger they are, the larger are the blocks.
   const int64_t most = std::clamp<int64_t>(from.c * to.c / 1024, 96, 192);
-  const int64_t block = even_block(to.tiles(), most), blocks = (to.tiles() + block - 1) / block;
-  // Every thread sums its own share of the tiles.
-  const int64_t shares = std::clamp<int64_t>(torch::stable::get_num_threads(), 1, blocks + 1);
-  std::vector<std::vector<float>> sums(shares);
+  const int64_t block =
+      slices ? std::min<int64_t>(192, (to.tiles() + 5) / 6 * 6) : even_block(to.tiles(), most);
   for_type(type, [&](auto s) {
     using S = decltype(s);
-    torch::stable::parallel_for(0, shares, 1, [&](int64_t lo, int64_t hi) {
-      for (int64_t i = lo; i < hi; ++i)
-        sums[i] = sum_of(to, from, pointer<S>(grad), pointer<S>(x), block, i * blocks / shares,
-                         (i + 1) * blocks / shares);
-    });
-  });
-  float* const result = out.mutable_data_ptr<float>();
-  torch::stable::parallel_for(0, to.c, 16, [&](int64_t lo, int64_t hi) {
-    for (int64_t o = lo; o < hi; ++o)
-      for (int64_t i = 0; i < from.c; i += kWide) {
-        Wide u[16] = {}, g[9];
-        for (const auto& sum : sums)
-          for (int p = 0; p < 16; ++p) u[p] += wide(sum.data() + (p * to.c + o) * from.c + i);
-        transform_filter_back(u, g);
-        for (int p = 0; p < 9; ++p) wide(result + (o * 9 + p) * from.c + i) = g[p];
-      }
+    const Weighed<S> w{to, from, pointer<S>(grad), pointer<S>(x), block};
+    slices ? weigh_by_outputs(w, slices, result) : weigh_by_tiles(w, result);
   });
   return out;
 }

@@ -104,10 +104,11 @@ void gather(const Map& m, const S* pixels, const S* zeros, int64_t lo, int64_t h
   }
 }
 
-// The same, joined along the tiles; after the last tile zeros.
+// The first `channels` from `pixels` on likewise, joined along the tiles; after the last tile
+// zeros.
 template <int Side, class S, class Factor, class Transform>
-void gather_joined(const Map& m, const S* pixels, const S* zeros, int64_t from, int64_t lo,
-                   int64_t hi, Matrices<Factor>& out, Transform transform) {
+void gather_joined(const Map& m, int64_t channels, const S* pixels, const S* zeros, int64_t from,
+                   int64_t lo, int64_t hi, Matrices<Factor>& out, Transform transform) {
   constexpr int kTiles = kJoined<Factor>;
   for (int64_t i = lo; i < hi; i += kTiles) {
     const S* at[kTiles][Side * Side];
@@ -118,7 +119,7 @@ void gather_joined(const Map& m, const S* pixels, const S* zeros, int64_t from, 
         std::fill_n(at[j], Side * Side, zeros);
       }
     }
-    for (int64_t c = 0; c < m.c; c += kWide) {
+    for (int64_t c = 0; c < channels; c += kWide) {
       Wide t[kTiles][16];
       for (int j = 0; j < kTiles; ++j) {
         Wide d[Side * Side];
@@ -128,7 +129,7 @@ void gather_joined(const Map& m, const S* pixels, const S* zeros, int64_t from, 
       for (int p = 0; p < 16; ++p) {
         Wide both[kTiles];
         for (int j = 0; j < kTiles; ++j) both[j] = t[j][p];
-        put_joined(out[p] + (i - lo) / kTiles * m.c, c, both);
+        put_joined(out[p] + (i - lo) / kTiles * channels, c, both);
       }
     }
   }

@@ -24,7 +24,8 @@ from nets.bilayer import DEFAULTS, Bilayer
 from nets.data.avatars import sample_of
 from nets.data.detectors import open_detector
 from nets.data.pictures import write_picture
-from nets.data.video import VideoWriter, open_video
+from nets.data.video import open_video
+from nets.data.video_writer import VideoWriter
 from nets.data.worlds.head_videos import RANGES
 from nets.data.worlds.heads import SPLITS, identities, render
 from nets.data.worlds.heads_folder import motion

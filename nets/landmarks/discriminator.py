@@ -9,7 +9,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nets.landmarks.norm import instance_norm
+from nets.ops import instance_norm
 
 
 class PatchDiscriminator(nn.Sequential):

@@ -1,8 +1,7 @@
-"""Instance norm without parameters, modulation by maps, and the convolution between them.
+"""Modulation of normalised pictures by maps, and the convolution beside it.
 
-The norm and the modulation have gradients of their own: what torch composes keeps more tensors for
-the backward pass, and its instance norm copies pictures that are channels_last. A modulation keeps
-none of the layers between the maps and its scale; its backward pass makes them again.
+The modulation has gradients of its own: what torch composes keeps more tensors for the backward
+pass. It keeps none of the layers between the maps and its scale; its backward makes them again.
 """
 
 from __future__ import annotations
@@ -17,26 +16,7 @@ from nets.ops import conv3x3, conv3x3_backward
 from nets.spectral import full_precision
 
 PIXELS = 1 << 14  # of the pictures that a modulation works on at once
-VALUES = 1 << 20  # that a norm works on at once: what is temporary stays in the cache
 LANES = 16  # channels come in multiples of this where convolutions are fastest
-
-
-def instance_norm(
-    x: Tensor, slope: float = 1.0, eps: float = 1e-5, inplace: bool = False
-) -> Tensor:
-    """Each channel of each picture with mean 0 and variance 1 (biased), then leaky ReLU.
-
-    slope    of the leaky ReLU; 1: none, 0: ReLU
-    inplace  the result may take x's memory: for what a convolution has just made
-    Statistics are in float32. Raises ValueError where a channel is a single pixel: its variance
-    says nothing.
-    """
-    if x.shape[2] * x.shape[3] == 1:
-        raise ValueError(
-            f"instance_norm: x must have more than one pixel a channel, got {list(x.shape)}"
-        )
-    inplace = inplace and not x._is_view() and not torch.compiler.is_compiling()
-    return _Norm.apply(x, slope, eps, inplace)
 
 
 class Layers(NamedTuple):
@@ -94,59 +74,6 @@ def conv(x: Tensor, weight: Tensor, bias: Tensor | None, added: Tensor | None = 
     y = conv3x3(x, weight, bias)
     y = y[:, :outputs] if beyond else y
     return y if added is None else added + y
-
-
-class _Norm(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x, slope, eps, inplace):
-        y = x if inplace else torch.empty_like(x)
-        wide = torch.float64 if x.dtype == torch.float64 else torch.float32
-        scale = torch.empty((*x.shape[:2], 1, 1), dtype=wide, device=x.device)
-        kept = []
-        if slope == 0:
-            # What a ReLU cuts off enters the gradient only times the mean of gradient and output,
-            # a small number: 11 bits of it are enough.
-            half = torch.float16 if x.dtype == torch.float32 else x.dtype
-            kept = [torch.empty_like(x, dtype=half)]
-        for rows in _parts(x, VALUES // x.shape[1]):
-            real = x[rows].to(wide)
-            mean = real.mean((2, 3), keepdim=True)
-            part = torch.sub(real, mean, out=y[rows] if y.dtype == wide else None)
-            scale[rows] = part.square().mean((2, 3), keepdim=True).add_(eps).rsqrt_()
-            part.mul_(scale[rows])
-            if kept:
-                kept[0][rows] = part.clamp(max=0)
-            if slope != 1:
-                F.leaky_relu_(part, slope)
-            if y.dtype != wide:
-                y[rows] = part
-        if inplace:
-            ctx.mark_dirty(x)
-        ctx.slope = slope
-        ctx.save_for_backward(y, scale, *kept)
-        return y
-
-    @staticmethod
-    def backward(ctx, grad):
-        y, scale, *kept = ctx.saved_tensors
-        slope, wide = ctx.slope, scale.dtype
-        result = torch.empty_like(y, dtype=grad.dtype)
-        for rows in _parts(y, VALUES // y.shape[1]):
-            g, normal = grad[rows], y[rows]
-            if slope != 1:
-                g = torch.ops.aten.leaky_relu_backward(g, normal, slope, True)
-            g, normal = g.to(wide), normal.to(wide)
-            if slope not in (0, 1):
-                normal = F.leaky_relu(normal, 1 / slope)
-            along = (g * normal).mean((2, 3), keepdim=True)
-            if kept:
-                normal = normal + kept[0][rows]
-            mean = g.mean((2, 3), keepdim=True)
-            part = torch.sub(g, mean, out=result[rows] if grad.dtype == wide else None)
-            part.addcmul_(normal, along, value=-1).mul_(scale[rows])
-            if grad.dtype != wide:
-                result[rows] = part
-        return result, None, None, None
 
 
 def _hidden(maps: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -232,10 +159,9 @@ def _layers_backward(
     return [by_maps, *first, by_last[:c], by_last_bias[:c], by_last[c:], by_last_bias[c:]]
 
 
-def _parts(x: Tensor, pixels: int | None = None) -> list[slice]:
+def _parts(x: Tensor) -> list[slice]:
     """The pictures, so many at once as have so many pixels; PIXELS keep the hidden layer small."""
-    pixels = PIXELS if pixels is None else pixels
-    step = max(1, pixels // (x.shape[2] * x.shape[3])) if x.device.type == "cpu" else len(x)
+    step = max(1, PIXELS // (x.shape[2] * x.shape[3])) if x.device.type == "cpu" else len(x)
     return [slice(i, i + step) for i in range(0, len(x), step)]
 
 

@@ -9,14 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nets.landmarks.norm import (
-    LANES,
-    Layers,
-    conv,
-    instance_norm,
-    modulate,
-    modulate_through,
-)
+from nets.landmarks.norm import LANES, Layers, conv, modulate, modulate_through
+from nets.ops import instance_norm
 from nets.spectral import Conv, full_precision
 
 HIDDEN = 128  # channels between the maps and a modulation's scale and shift

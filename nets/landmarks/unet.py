@@ -11,7 +11,8 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nets.landmarks.norm import conv, instance_norm
+from nets.landmarks.norm import conv
+from nets.ops import instance_norm
 
 
 class ConvNorm(nn.Sequential):

@@ -10,6 +10,7 @@ from nets.ops.crops import perspective_crops
 from nets.ops.elu_cat import elu_cat
 from nets.ops.gaussian_heatmaps import gaussian_heatmaps
 from nets.ops.heatmap_moments import heatmap_moments
+from nets.ops.instance_norm import instance_norm
 from nets.ops.skeleton import draw_skeleton
 from nets.ops.tps import tps_fit, tps_warp
 from nets.ops.uv import uv_sample
@@ -22,6 +23,7 @@ __all__ = [
     "elu_cat",
     "gaussian_heatmaps",
     "heatmap_moments",
+    "instance_norm",
     "kernel",
     "perspective_crops",
     "tps_fit",

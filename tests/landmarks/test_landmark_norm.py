@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch.nn.utils import spectral_norm
 
 from nets.landmarks import norm
-from nets.landmarks.norm import Layers, conv, instance_norm, modulate, modulate_through
+from nets.landmarks.norm import Layers, conv, modulate, modulate_through
 from nets.landmarks.spade import Generator, SpadeBlock
 from nets.landmarks.unet import UNet
 from nets.spectral import Conv
@@ -27,50 +27,6 @@ def agree(got, expected, inputs, rtol=1e-7, atol=1e-7):
     theirs = torch.autograd.grad((expected * weight).sum(), inputs)
     for one, other in zip(ours, theirs, strict=True):
         torch.testing.assert_close(one, other, rtol=rtol, atol=atol)
-
-
-@pytest.mark.parametrize("slope", [0.0, 0.2, 1.0])
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
-def test_instance_norm(slope, layout):
-    (x,) = drawn((2, 5, 6, 4))
-    placed = (3 * x + 7).to(memory_format=layout)
-    agree(instance_norm(placed, slope), F.leaky_relu(F.instance_norm(3 * x + 7), slope), [x])
-
-
-@pytest.mark.parametrize("slope", [0.0, 0.2, 1.0])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_instance_norm_in_place_and_a_few_pictures_at_once(slope, dtype, monkeypatch):
-    """The same to the last bit, also where a part is smaller than the batch."""
-    (x,) = drawn((3, 4, 8, 8), dtype=torch.float32)
-    weight = torch.randn(x.shape, generator=torch.Generator().manual_seed(1))
-    results = []
-    for values, inplace in ((1 << 20, False), (600, False), (600, True)):
-        monkeypatch.setattr(norm, "VALUES", values)
-        made = (3 * x + 7).to(dtype)
-        y = instance_norm(made, slope, inplace=inplace)
-        assert (y.data_ptr() == made.data_ptr()) == inplace
-        results.append([y, *torch.autograd.grad((y * weight).sum(), x)])
-    for other in results[1:]:
-        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
-
-
-def test_instance_norm_of_an_offset_keeps_its_digits():
-    """The second pass is over what is left when the mean is off: no cancellation."""
-    (x,) = drawn((1, 3, 64, 64), dtype=torch.float32)
-    exact = F.instance_norm((x.double() + 100).float().double())
-    assert (instance_norm(x + 100) - exact).abs().max() < 1e-4
-
-
-def test_instance_norm_in_float32_has_the_gradient_of_the_formula():
-    """Also behind a ReLU, of whose negative side only 11 bits are kept."""
-    (x,) = drawn((2, 5, 16, 16), dtype=torch.float32)
-    expected = F.relu(F.instance_norm(x))
-    agree(instance_norm(x, 0.0), expected, [x], rtol=1e-3, atol=2e-4)
-
-
-def test_instance_norm_of_one_pixel_is_refused():
-    with pytest.raises(ValueError, match="more than one pixel"):
-        instance_norm(torch.zeros(2, 3, 1, 1))
 
 
 def layers(maps, hidden, outputs, dtype=torch.float64):

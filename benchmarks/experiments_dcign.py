@@ -1,7 +1,7 @@
 """What the parts of DC-IGN's training do: its regimes side by side, each with all measures.
 
 python benchmarks/experiments_dcign.py                       all, of the demo configuration's length
-python benchmarks/experiments_dcign.py a c --steps 5000 --runs runs/experiments
+python benchmarks/experiments_dcign.py a c --steps 5000 --runs runs/experiments -- --image_size 80
 
     a   the entangled regime
     b   disentangled, types of batches 1:1:1:1
@@ -10,7 +10,7 @@ python benchmarks/experiments_dcign.py a c --steps 5000 --runs runs/experiments
     e   c with the mean clamp
     f   a, then c from its weights
 
-A run that is there is gone on with or, if it is whole, only evaluated. Other options go on to
+A run that is there is gone on with or, if it is whole, only evaluated. What follows "--" goes to
 train_dcign.py. Writes benchmarks/results/experiments-dcign.json, or --output, and prints a table.
 """
 
@@ -78,7 +78,10 @@ def main() -> None:
     parser.add_argument(
         "--output", type=Path, default=ROOT / "benchmarks/results/experiments-dcign.json"
     )
-    args, more = parser.parse_known_args()  # the rest is for train_dcign.py
+    given, more = sys.argv[1:], []
+    if "--" in given:
+        given, more = given[: given.index("--")], given[given.index("--") + 1 :]
+    args = parser.parse_args(given)
     which = args.which or list(EXPERIMENTS)
     unknown = [name for name in which if name not in EXPERIMENTS]
     if unknown:

@@ -10,29 +10,33 @@ namespace {
 
 constexpr int64_t kRun = 128;  // pixels whose sum is one term of the whole: errors grow slower
 
+// take(p), which reads a vector, of no more than its first Lanes numbers; give(p, x), which writes
+// one, likewise.
+template <int Lanes, class N, class Take>
+Wide some(const N* p, Take take) {
+  if constexpr (Lanes == kWide) return take(p);
+  N padded[kWide] = {};
+  std::memcpy(padded, p, Lanes * sizeof(N));
+  return take(padded);
+}
+template <int Lanes, class N, class Give>
+void some(N* p, Wide x, Give give) {
+  if constexpr (Lanes == kWide) return give(p, x);
+  N padded[kWide];
+  give(padded, x);
+  std::memcpy(p, padded, Lanes * sizeof(N));
+}
+
 // Channels of one block, Lanes of them in each of V vectors.
 template <class S, int V, int Lanes>
 struct Block {
-  static constexpr int kChannels = V * Lanes;
   using Values = Wide[V];
 
   static Wide take(const S* p) {
-    if constexpr (Lanes == kWide) {
-      return read(p);
-    } else {
-      S padded[kWide] = {};
-      std::memcpy(padded, p, Lanes * sizeof(S));
-      return read(padded);
-    }
+    return some<Lanes>(p, [](const S* q) { return read(q); });
   }
   static void give(S* p, Wide x) {
-    if constexpr (Lanes == kWide) {
-      write(p, x);
-    } else {
-      S padded[kWide];
-      write(padded, x);
-      std::memcpy(p, padded, Lanes * sizeof(S));
-    }
+    some<Lanes>(p, x, [](S* q, Wide y) { write(q, y); });
   }
 
   // term(pixel, vector, sums) for all pixels, which adds to two sums a channel.
@@ -78,30 +82,6 @@ struct Kept<float> {
   static void give(uint16_t* p, Wide x) { *reinterpret_cast<WideHalf*>(p) = cut_off(x); }
 };
 
-template <class B, class K, int Lanes>
-Wide take_kept(const typename K::type* p) {
-  if constexpr (Lanes == kWide) {
-    return K::take(p);
-  } else {
-    typename K::type padded[kWide] = {};
-    std::memcpy(padded, p, Lanes * sizeof *p);
-    return K::take(padded);
-  }
-}
-
-template <class K, int Lanes>
-void give_kept(typename K::type* p, Wide x) {
-  if constexpr (Lanes == kWide) {
-    K::give(p, x);
-  } else {
-    typename K::type padded[kWide];
-    K::give(padded, x);
-    std::memcpy(p, padded, Lanes * sizeof *p);
-  }
-}
-
-inline Wide all(float x) { return Wide{} + x; }
-
 template <class S>
 struct Forward {
   const S* x;
@@ -134,7 +114,7 @@ struct Forward {
       for (int v = 0; v < V; ++v) {
         const int64_t i = at + p * pitch + v * Lanes;
         const Wide normal = (B::take(x + i) - mean[v]) * factor[v];
-        if (kept) give_kept<Kept<S>, Lanes>(kept + i, normal < 0 ? normal : Wide{});
+        if (kept) some<Lanes>(kept + i, normal < 0 ? normal : Wide{}, Kept<S>::give);
         B::give(y + i, normal > 0 ? normal : normal * slope);
       }
   }
@@ -159,7 +139,7 @@ struct Backward {
       const Wide out = B::take(y + i);
       g = B::take(grad + i);
       g = out > 0 ? g : g * slope;
-      normal = out > 0 ? out : kept ? take_kept<B, Kept<S>, Lanes>(kept + i) : out * back;
+      normal = out > 0 ? out : kept ? some<Lanes>(kept + i, Kept<S>::take) : out * back;
     };
     B::sum(pixels, sums, [&](int64_t p, int v, Wide& sum, Wide& along) {
       Wide g, normal;

@@ -93,7 +93,7 @@ struct Forward {
   template <int V, int Lanes>
   void block(int64_t at, int64_t pixels, int64_t pitch, float* scale) const {
     using B = Block<S, V, Lanes>;
-    typename B::Values mean, factor, sums[2] = {};
+    typename B::Values mean, off, factor, sums[2] = {};
     B::sum(pixels, sums, [&](int64_t p, int v, Wide& sum, Wide&) {
       sum += B::take(x + at + p * pitch + v * Lanes);
     });
@@ -103,9 +103,8 @@ struct Forward {
       sum += d, squares += d * d;
     });
     for (int v = 0; v < V; ++v) {
-      const Wide off = sums[0][v] / float(pixels);  // what rounding left of the mean
-      mean[v] += off;
-      const Wide variance = sums[1][v] / float(pixels) - off * off + eps;
+      off[v] = sums[0][v] / float(pixels);  // what rounding left of the mean
+      const Wide variance = sums[1][v] / float(pixels) - off[v] * off[v] + eps;
       for (int l = 0; l < Lanes; ++l)
         scale[v * Lanes + l] = factor[v][l] = 1 / std::sqrt(variance[l]);
       for (int l = Lanes; l < kWide; ++l) factor[v][l] = 0;
@@ -113,7 +112,7 @@ struct Forward {
     for (int64_t p = 0; p < pixels; ++p)
       for (int v = 0; v < V; ++v) {
         const int64_t i = at + p * pitch + v * Lanes;
-        const Wide normal = (B::take(x + i) - mean[v]) * factor[v];
+        const Wide normal = (B::take(x + i) - mean[v] - off[v]) * factor[v];
         if (kept) some<Lanes>(kept + i, normal < 0 ? normal : Wide{}, Kept<S>::give);
         B::give(y + i, normal > 0 ? normal : normal * slope);
       }

@@ -8,7 +8,8 @@ namespace guise {
 namespace {
 
 // Two pictures whose channels are joined, as rows: in either layout a row of the result is one of
-// a and one of b, a picture's channels or, channels_last, a pixel's.
+// a and one of b, a picture's channels or, channels_last, a pixel's. One picture alone has no
+// seams: its rows may be cut anywhere.
 struct Sides {
   int64_t rows, a, b;
 };
@@ -18,7 +19,9 @@ Sides sides_of(const Tensor& a, const Tensor& b, bool last) {
                       a.size(2) == b.size(2) && a.size(3) == b.size(3) &&
                       a.scalar_type() == b.scalar_type(),
                   "b must be of a's type and size, got ", shape_str(a), " and ", shape_str(b));
-  const int64_t pixels = a.size(2) * a.size(3);
+  const int64_t h = a.size(2), pixels = h * a.size(3);
+  if (a.size(1) == 0 || b.size(1) == 0)
+    return {a.size(0) * h, a.size(1) * a.size(3), b.size(1) * a.size(3)};
   return last ? Sides{a.size(0) * pixels, a.size(1), b.size(1)}
               : Sides{a.size(0), a.size(1) * pixels, b.size(1) * pixels};
 }

@@ -194,9 +194,9 @@ class Residual(nn.Module):
 
     def forward(self, h: Tensor, skip: Tensor | None = None) -> Tensor:
         if self.pre is None:
-            r = F.elu(h)
+            r = ops.elu_cat(h)
         else:
-            skip = self.pre(F.elu(skip) if self.skip_activation else skip)
+            skip = self.pre(ops.elu_cat(skip) if self.skip_activation else skip)
             r = ops.elu_cat(h, skip)
         if self.dropout:
             r = F.dropout(r, self.dropout, self.training)

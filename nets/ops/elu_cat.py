@@ -1,4 +1,4 @@
-"""ELU of joined pictures, as residual blocks with a skip take it, in one pass there and back."""
+"""ELU, of joined pictures too, as residual blocks take it, in one pass there and back."""
 
 from __future__ import annotations
 
@@ -11,17 +11,20 @@ from nets.ops._library import define
 LEAST = 16384  # values below which a call costs more than it saves
 
 
-def elu_cat(a: Tensor, b: Tensor) -> Tensor:
+def elu_cat(a: Tensor, b: Tensor | None = None) -> Tensor:
     """ELU of two pictures side by side: elu(concat[a, b]), the channels of `a` first.
 
-    a, b     [N, A, H, W], [N, B, H, W]  any floating type, one for both
+    a, b     [N, A, H, W], [N, B, H, W]  any floating type, one for both; without `b`: ELU of `a`
     returns  [N, A + B, H, W], channels_last where `a` is; differentiable once in both
 
-    One pass on the CPU; small and float16 pictures and other devices are left to torch's two
+    One pass on the CPU; small and float16 pictures and other devices are left to torch's own
     operators. Neither input is kept for the backward pass: the derivative follows from the value.
     Raises TypeError or ValueError where types, devices or sizes differ. Clevert, Unterthiner,
     Hochreiter 2016, eq. 15, with alpha 1.
     """
+    alone = b is None
+    if b is None:
+        b = a.new_empty((*a.shape[:1], 0, *a.shape[2:]))
     if a.dtype != b.dtype or a.device != b.device or not a.is_floating_point():
         raise TypeError(
             f"elu_cat: a and b must have one floating dtype and device, got {a.dtype} on "
@@ -34,7 +37,7 @@ def elu_cat(a: Tensor, b: Tensor) -> Tensor:
         )
     small = a.numel() + b.numel() < LEAST
     if a.device.type != "cpu" or small or a.dtype == torch.float16:
-        return F.elu(torch.cat([a, b], dim=1), inplace=True)
+        return F.elu(a) if alone else F.elu(torch.cat([a, b], dim=1), inplace=True)
     last = not a.is_contiguous() and a.is_contiguous(memory_format=torch.channels_last)
     return _elu_cat(a, b, last)
 

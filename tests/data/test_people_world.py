@@ -176,7 +176,9 @@ def test_splits_share_nothing():
         assert poses / 4 < len(set(ids[3].tolist())) <= poses and (ids[1] != ids[3]).all()
 
 
-def test_samples_follow_the_agreement():
+@pytest.mark.parametrize("kept", [0, 1 << 15], ids=["drawn for each picture", "drawn once"])
+def test_samples_follow_the_agreement(monkeypatch, kept):
+    monkeypatch.setattr(people, "_KEPT", kept)
     world = PeopleWorld("train", size=64, seed=3, length=50, pairing="identity")
     keys = [(0, 4), (0, 49), (7, 0)]
     samples = world.__getitems__(keys)

@@ -62,6 +62,20 @@ def test_special_values(monkeypatch):
     assert torch.equal(ops.elu_cat(a[:, :0], a)[0, :, 0, 0].isnan(), want.isnan())
 
 
+@pytest.mark.parametrize("last", [True, False], ids=["channels_last", "contiguous"])
+@pytest.mark.parametrize("least", [0, 1 << 30], ids=["kernel", "torch"])
+def test_one_picture_alone(monkeypatch, least, last):
+    monkeypatch.setattr(module, "LEAST", least)
+    a, _ = pictures(6, 10, last=last)
+    got, want = ops.elu_cat(a), F.elu(a)
+    torch.testing.assert_close(got, want)
+    assert got.stride() == a.stride()
+    grad = torch.randn_like(got)
+    ours, theirs = (torch.autograd.grad(y, a, grad)[0] for y in (got, want))
+    torch.testing.assert_close(ours, theirs)
+    assert ours.stride() == a.stride()
+
+
 def test_layouts_that_differ_and_views(monkeypatch):
     monkeypatch.setattr(module, "LEAST", 0)
     a, b = pictures(6, 10)

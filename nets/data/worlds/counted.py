@@ -15,7 +15,7 @@ _LOW = 0xFFFFFFFF
 _GOLDEN = 0x9E3779B9
 
 
-def _mix(x: Tensor) -> Tensor:
+def _mix(x):  # a tensor of int64, or an int
     x = (x ^ (x >> 16)) * 0x21F0AAAD & _LOW
     x = (x ^ (x >> 15)) * 0x735A2D97 & _LOW
     return x ^ (x >> 15)
@@ -31,7 +31,7 @@ def uniform(seed: int, stream: str, ids: Tensor, count: int) -> Tensor:
         raise ValueError(
             f"uniform: ids must be an (N,) int64 tensor, got {list(ids.shape)} {ids.dtype}"
         )
-    key = torch.zeros((), dtype=torch.int64, device=ids.device)
+    key = 0
     for word in (seed & _LOW, seed >> 32 & _LOW, *stream.encode()):
         key = _mix(key * 31 + word + 1 & _LOW)
     key = _mix(key ^ (ids & _LOW))

@@ -6,6 +6,7 @@ A sheet of outfits (columns) in poses (rows): python -m nets.data.worlds.people 
 from __future__ import annotations
 
 import argparse
+import functools
 from collections.abc import Sequence
 
 import torch
@@ -20,6 +21,7 @@ from nets.data.worlds.people_pose import pose_parameters
 from nets.skeletons import JOINTS_15
 
 _AT_ONCE = 1 << 17  # pixels; what is on the way then stays in the processor's caches
+_KEPT = 1 << 15  # outfits or poses of a world whose numbers are drawn once, not for every picture
 SPLITS = {"train": 0, "test": 1 << 32}  # first id of a split's outfits, poses and backgrounds
 
 
@@ -139,6 +141,24 @@ class PeopleWorld:
         other = (pose + 1 + (draw[:, 2] * max(self.poses - 1, 1)).long()) % self.poses
         return outfit + first, pose + first, 2 * index + first, other + first, 2 * index + 1 + first
 
+    @functools.cached_property
+    def _looks(self) -> dict[str, Tensor]:
+        return outfit_parameters(self.seed, torch.arange(self.outfits) + SPLITS[self.split])
+
+    @functools.cached_property
+    def _poses(self) -> Tensor:
+        return pose_parameters(self.seed, torch.arange(self.poses) + SPLITS[self.split])
+
+    def _look(self, outfit: Tensor) -> dict[str, Tensor]:
+        if self.outfits > _KEPT:
+            return outfit_parameters(self.seed, outfit)
+        return {name: x[outfit - SPLITS[self.split]] for name, x in self._looks.items()}
+
+    def _pose(self, pose: Tensor) -> Tensor:
+        if self.poses > _KEPT:
+            return pose_parameters(self.seed, pose)
+        return self._poses[pose - SPLITS[self.split]]
+
     def transfer_truth(self, outfit: Tensor, pose: Tensor, background: Tensor) -> dict[str, Tensor]:
         """What a perfect transfer shows: `render` in this world's size and seed."""
         return render(outfit, pose, background, self.size, self.seed)
@@ -158,7 +178,9 @@ class PeopleWorld:
             outfit = outfit.repeat(2)
             pose = torch.cat([pose, other_pose])
             background = torch.cat([background, other_background])
-        made = render(outfit, pose, background, self.size, self.seed)
+        behind = background_parameters(self.seed, background)
+        look, pose_ = self._look(outfit), self._pose(pose)
+        made = render_parameters(look, pose_, behind, self.size, self.seed)
         samples = []
         for i, (_, number) in enumerate(keys):
             sample = {

@@ -164,7 +164,8 @@ struct Weighed {
   int64_t block;  // tiles at once
 };
 
-// Gradient^T input, 16 matrices of `width` outputs x inputs, summed over blocks of tiles.
+// Gradient^T input, 16 matrices of `width` outputs x inputs, summed over blocks of tiles, and the
+// gradients' own sums, which are the bias's.
 template <class S>
 class TileSums {
  public:
@@ -181,13 +182,19 @@ class TileSums {
     const int64_t inputs = w_.from.c, place = width_ * inputs;
     const int64_t stage = std::max<int64_t>(1, kStage / w_.block);
     sum_.assign(hi - lo > stage ? part_.size() : 0, 0.f);
+    bias_.assign(width_, 0.f);
     if (lo >= hi) std::fill(part_.begin(), part_.end(), 0.f);
     for (int64_t b = lo; b < hi; ++b) {
       const int64_t first = b * w_.block, last = std::min(first + w_.block, w_.to.tiles());
       gather_joined<4>(w_.from, inputs, w_.inputs, zeros_.data(), 1, first, last, in_,
-                       [](const Wide(&d)[16], Wide(&t)[16]) { transform_input(d, t); });
+                       [](const Wide(&d)[16], Wide(&t)[16], int64_t) { transform_input(d, t); });
+      block_bias_.assign(width_, 0.f);
       gather_joined<2>(w_.to, width_, w_.grads + o, zeros_.data(), 0, first, last, back_,
-                       [](const Wide(&g)[4], Wide(&t)[16]) { transform_gradient(g, t); });
+                       [&](const Wide(&g)[4], Wide(&t)[16], int64_t c) {
+                         transform_gradient(g, t);
+                         wide(block_bias_.data() + c) += g[0] + g[1] + g[2] + g[3];
+                       });
+      for (int64_t i = 0; i < width_; ++i) bias_[i] += block_bias_[i];
       for (int p = 0; p < 16; ++p)
         product<false>(back_[p], 1, width_, in_[p], part_.data() + p * place, width_, inputs,
                        (last - first + kJoin - 1) / kJoin, (b - lo) % stage != 0);
@@ -197,6 +204,8 @@ class TileSums {
     return sum_.empty() ? part_.data() : sum_.data();
   }
 
+  const std::vector<float>& bias() const { return bias_; }
+
  private:
   using Factor = typename FactorOf<S>::type;
   static constexpr int64_t kJoin = kJoined<Factor>;
@@ -204,7 +213,7 @@ class TileSums {
   const int64_t width_;
   const std::vector<S> zeros_;
   Matrices<Factor> in_, back_;
-  std::vector<float> part_, sum_;
+  std::vector<float> part_, sum_, bias_, block_bias_;
 };
 
 // Rows lo to hi of a matrix of `width` outputs, the sum of all `sums`, to filters [width, 3, 3, I].
@@ -223,7 +232,7 @@ void to_filters(const std::vector<const float*>& sums, int64_t width, int64_t in
 // Every thread has outputs of its own, in slices; the inputs are transformed again for each of
 // them.
 template <class S>
-void weigh_by_outputs(const Weighed<S>& w, int64_t slices, float* result) {
+void weigh_by_outputs(const Weighed<S>& w, int64_t slices, float* result, float* bias) {
   const int64_t inputs = w.from.c, blocks = (w.to.tiles() + w.block - 1) / w.block;
   const auto start = [&](int64_t slice) { return w.to.c / kWide * slice / slices * kWide; };
   torch::stable::parallel_for(0, slices, 1, [&](int64_t lo, int64_t hi) {
@@ -231,13 +240,14 @@ void weigh_by_outputs(const Weighed<S>& w, int64_t slices, float* result) {
       const int64_t o = start(i), width = start(i + 1) - o;
       TileSums<S> sums(w, width);
       to_filters({sums(o, 0, blocks)}, width, inputs, 0, width, result + o * 9 * inputs);
+      std::copy_n(sums.bias().data(), width, bias + o);
     }
   });
 }
 
 // Every thread sums its own share of the tiles, then all are added.
 template <class S>
-void weigh_by_tiles(const Weighed<S>& w, float* result) {
+void weigh_by_tiles(const Weighed<S>& w, float* result, float* bias) {
   const int64_t blocks = (w.to.tiles() + w.block - 1) / w.block;
   const int64_t shares = std::clamp<int64_t>(torch::stable::get_num_threads(), 1, blocks + 1);
   std::vector<std::unique_ptr<TileSums<S>>> sums(shares);
@@ -251,6 +261,9 @@ void weigh_by_tiles(const Weighed<S>& w, float* result) {
   torch::stable::parallel_for(0, w.to.c, 16, [&](int64_t lo, int64_t hi) {
     to_filters(made, w.to.c, w.from.c, lo, hi, result);
   });
+  std::fill_n(bias, w.to.c, 0.f);
+  for (const auto& share : sums)
+    for (int64_t i = 0; i < w.to.c; ++i) bias[i] += share->bias()[i];
 }
 
 // Slices of the outputs, of about 128; 0 where they would be so narrow that transforming the inputs
@@ -262,7 +275,7 @@ int64_t slices_of(const Map& to, const Map& from) {
   return to.c / slices >= (few_tiles ? 32 : 96) ? slices : 0;
 }
 
-Tensor conv3x3_weight_backward_cpu(const Tensor& grad_, const Tensor& x_) {
+std::tuple<Tensor, Tensor> conv3x3_weight_backward_cpu(const Tensor& grad_, const Tensor& x_) {
   const Tensor grad = channels_last(grad_), x = channels_last(x_);
   const ScalarType type =
       x.scalar_type() == ScalarType::BFloat16 ? ScalarType::BFloat16 : ScalarType::Float;
@@ -270,7 +283,9 @@ Tensor conv3x3_weight_backward_cpu(const Tensor& grad_, const Tensor& x_) {
   STD_TORCH_CHECK(to.n == from.n && to.h == from.h && to.w == from.w,
                   "grad must be of x's size, got ", shape_str(grad), " for ", shape_str(x));
   Tensor out = channels_last(to.c, from.c, 3, 3, ScalarType::Float);
+  Tensor bias = torch::stable::new_empty(out, {to.c});
   float* const result = out.mutable_data_ptr<float>();
+  float* const bias_result = bias.mutable_data_ptr<float>();
   const int64_t slices = slices_of(to, from);
   // A block reads and writes all sums, so the larger they are, the larger are the blocks.
   const int64_t most = std::clamp<int64_t>(from.c * to.c / 1024, 96, 192);
@@ -279,9 +294,10 @@ Tensor conv3x3_weight_backward_cpu(const Tensor& grad_, const Tensor& x_) {
   for_type(type, [&](auto s) {
     using S = decltype(s);
     const Weighed<S> w{to, from, pointer<S>(grad), pointer<S>(x), block};
-    slices ? weigh_by_outputs(w, slices, result) : weigh_by_tiles(w, result);
+    slices ? weigh_by_outputs(w, slices, result, bias_result)
+           : weigh_by_tiles(w, result, bias_result);
   });
-  return out;
+  return {out, bias};
 }
 
 }  // namespace

@@ -186,11 +186,7 @@ void check(const Tensor& t, const Tensor& like, ScalarType type, const char* nam
                       t.size(3) == like.size(3) && t.size(1) % 4 == 0,
                   name, " must be of the picture's shape, type and a multiple of 4 channels, got ",
                   shape_str(t));
-  const int64_t c = t.size(1), h = t.size(2), w = t.size(3);
-  STD_TORCH_CHECK(t.numel() == 0 || ((c == 1 || t.stride(1) == 1) && (w == 1 || t.stride(3) == c) &&
-                                     (h == 1 || t.stride(2) == w * c) &&
-                                     (t.size(0) == 1 || t.stride(0) == h * w * c)),
-                  name, " must be channels_last");
+  STD_TORCH_CHECK(is_channels_last(t), name, " must be channels_last");
 }
 
 void check_scale(const Tensor& scale, const Tensor& x) {

@@ -46,6 +46,15 @@ inline std::string shape_str(const Tensor& t) {
   return s + "]";
 }
 
+// Whether the numbers of a picture lie without gaps, the channels innermost.
+inline bool is_channels_last(const Tensor& t) {
+  if (t.dim() != 4) return false;
+  const int64_t n = t.size(0), c = t.size(1), h = t.size(2), w = t.size(3);
+  return t.numel() == 0 ||
+         ((c == 1 || t.stride(1) == 1) && (w == 1 || t.stride(3) == c) &&
+          (h == 1 || t.stride(2) == w * c) && (n == 1 || t.stride(0) == h * w * c));
+}
+
 // Lets kernels count the pixels of one map in 32 bits; maps are counted in 64.
 inline void check_map_size(int64_t h, int64_t w) {
   constexpr int64_t kSide = int64_t(1) << 30;

@@ -23,10 +23,7 @@ inline Map map_of(const Tensor& t, ScalarType type, const char* name) {
   const Map m{t.size(0), t.size(1), t.size(2), t.size(3)};
   STD_TORCH_CHECK(m.c > 0 && m.c % 16 == 0, name, " must have a multiple of 16 channels, got ",
                   m.c);
-  const bool packed = m.tiles() == 0 || (t.stride(1) == 1 && (m.w == 1 || t.stride(3) == m.c) &&
-                                         (m.h == 1 || t.stride(2) == m.w * m.c) &&
-                                         (m.n == 1 || t.stride(0) == m.h * m.w * m.c));
-  STD_TORCH_CHECK(packed, name, " must be channels_last");
+  STD_TORCH_CHECK(is_channels_last(t), name, " must be channels_last");
   return m;
 }
 
@@ -105,7 +102,7 @@ void gather(const Map& m, const S* pixels, const S* zeros, int64_t lo, int64_t h
 }
 
 // The first `channels` from `pixels` on likewise, joined along the tiles; after the last tile
-// zeros.
+// zeros. transform(pixels of a tile, their 16 places, channel).
 template <int Side, class S, class Factor, class Transform>
 void gather_joined(const Map& m, int64_t channels, const S* pixels, const S* zeros, int64_t from,
                    int64_t lo, int64_t hi, Matrices<Factor>& out, Transform transform) {
@@ -124,7 +121,7 @@ void gather_joined(const Map& m, int64_t channels, const S* pixels, const S* zer
       for (int j = 0; j < kTiles; ++j) {
         Wide d[Side * Side];
         for (int p = 0; p < Side * Side; ++p) d[p] = read(at[j][p] + c);
-        transform(d, t[j]);
+        transform(d, t[j], c);
       }
       for (int p = 0; p < 16; ++p) {
         Wide both[kTiles];

@@ -39,6 +39,33 @@ def make_elu(device):
     return tuple(torch.randn(shape, device=device).contiguous(**lay) for _ in range(2))
 
 
+M, D = 4, 128  # pictures and their sides in the landmarks' finest block
+
+
+def make_norm(device):
+    shape, lay = (M, C, D, D), dict(memory_format=torch.channels_last)
+    return (3 * torch.randn(shape, device=device).contiguous(**lay) + 1,)
+
+
+def make_modulate(device):
+    lay = dict(memory_format=torch.channels_last)
+    shapes = (M, C, D, D), (M, 2 * C, D, D)
+    return tuple(torch.randn(shape, device=device).contiguous(**lay) for shape in shapes)
+
+
+def modulate(x, both):
+    y, scale = torch.empty_like(x), torch.empty_like(x)
+    ops.modulate(x, both, 0.2, y, scale)
+    return y, scale
+
+
+def modulate_formula(x, both):
+    scale, shift = both.chunk(2, dim=1)
+    return F.leaky_relu(x * (1 + scale) + shift, 0.2), scale.contiguous(
+        memory_format=torch.channels_last
+    )
+
+
 ROWS = [
     conv_row(8, 64, 64),
     conv_row(8, 128, 32),
@@ -52,5 +79,26 @@ ROWS = [
         writes=4 * 2 * N * C * S * S,
         grads=(0, 1),
         tolerance=1e-6,
+    ),
+    Row(
+        name="instance_norm",
+        size=f"{M}x{C}x{D}x{D}",
+        make=make_norm,
+        ours=lambda x: ops.instance_norm(x, 0.0),
+        formula=lambda x: F.relu(F.instance_norm(x)),
+        reads=4 * M * C * D * D,
+        writes=4 * M * C * D * D,
+        grads=(0,),
+        tolerance=1e-4,
+    ),
+    Row(
+        name="modulate",
+        size=f"{M}x{C}x{D}x{D}",
+        make=make_modulate,
+        ours=modulate,
+        formula=modulate_formula,
+        reads=4 * 3 * M * C * D * D,
+        writes=4 * 2 * M * C * D * D,
+        tolerance=1e-5,
     ),
 ]

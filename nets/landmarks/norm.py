@@ -1,17 +1,20 @@
 """Modulation of normalised pictures by maps, and the convolution beside it.
 
 The modulation has gradients of its own: what torch composes keeps more tensors for the backward
-pass. It keeps none of the layers between the maps and its scale; its backward makes them again.
+pass. Of the layers between the maps and its scale it keeps the hidden one where that has 16 bits a
+number; else its backward makes it again.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from nets import ops
 from nets.ops import conv3x3, conv3x3_backward
 from nets.spectral import full_precision
 
@@ -80,27 +83,36 @@ def _hidden(maps: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return F.relu_(conv3x3(maps, weight, bias).detach())
 
 
+def _kept(maps: Tensor, weight: Tensor, bias: Tensor) -> Tensor | None:
+    """The hidden layer of all pictures, if it is small enough to be kept."""
+    return _hidden(maps, weight, bias) if maps.dtype.itemsize == 2 else None
+
+
 class _Modulate(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, maps, weight, bias, to_scale, scale_bias, to_shift, shift_bias, slope):
         last, last_bias = torch.cat([to_scale, to_shift]), torch.cat([scale_bias, shift_bias])
         y, scale = torch.empty_like(x), torch.empty_like(x)
+        kept = _kept(maps, weight, bias)
         for rows in _parts(x):
-            both = conv3x3(_hidden(maps[rows], weight, bias), last, last_bias)
-            factor, shift = both.chunk(2, dim=1)
-            scale[rows] = factor
-            y[rows] = F.leaky_relu_(shift.add_(x[rows]).addcmul_(x[rows], factor), slope)
+            hidden = _hidden(maps[rows], weight, bias) if kept is None else kept[rows]
+            both = conv3x3(hidden, last, last_bias)
+            ops.modulate(x[rows], both, slope, y[rows], scale[rows])
         ctx.slope = slope
-        ctx.save_for_backward(x, maps, weight, bias, to_scale, to_shift, scale, y)
+        ctx.save_for_backward(x, maps, weight, bias, to_scale, to_shift, kept, scale, y)
         return y
 
     @staticmethod
     def backward(ctx, grad):
-        x, maps, weight, bias, to_scale, to_shift, scale, y = ctx.saved_tensors
-        g = torch.ops.aten.leaky_relu_backward(grad, y, ctx.slope, True)
-        last = torch.cat([to_scale, to_shift])
-        by_layers = _layers_backward(g, g, x, maps, weight, bias, last)
-        return g.addcmul_(g, scale), *by_layers, None
+        x, *layers, scale, y = ctx.saved_tensors
+        by_x = torch.empty_like(x)
+
+        def both(rows: slice, result: Tensor) -> None:
+            ops.modulate_backward(
+                grad[rows], y[rows], x[rows], scale[rows], ctx.slope, by_x[rows], result
+            )
+
+        return by_x, *_layers_backward(both, x, *layers), None
 
 
 class _Through(torch.autograd.Function):
@@ -109,45 +121,52 @@ class _Through(torch.autograd.Function):
         last, last_bias = torch.cat([to_scale, to_shift]), torch.cat([scale_bias, shift_bias])
         c = x.shape[1]
         y, scale = _like(x, len(matrix)), torch.empty_like(x)
+        kept = _kept(maps, weight, bias)
         for rows in _parts(x):
-            both = conv3x3(_hidden(maps[rows], weight, bias), last, last_bias)
+            hidden = _hidden(maps[rows], weight, bias) if kept is None else kept[rows]
+            both = conv3x3(hidden, last, last_bias)
             factor, shift = both[:, :c], both[:, c:]
             scale[rows] = factor
             y[rows] = F.conv2d(torch.addcmul(x[rows], x[rows], factor), matrix) + shift
-        ctx.save_for_backward(x, maps, weight, bias, to_scale, to_shift, scale, matrix)
+        ctx.save_for_backward(x, maps, weight, bias, to_scale, to_shift, kept, scale, matrix)
         return y
 
     @staticmethod
     def backward(ctx, grad):
-        x, maps, weight, bias, to_scale, to_shift, scale, matrix = ctx.saved_tensors
-        g, by_matrix = torch.empty_like(x), torch.zeros_like(matrix, dtype=to_scale.dtype)
-        for rows in _parts(x):
-            g[rows], by_part, _ = torch.ops.aten.convolution_backward(
+        x, *layers, scale, matrix = ctx.saved_tensors
+        by_x, by_matrix = torch.empty_like(x), torch.zeros_like(matrix, dtype=layers[1].dtype)
+
+        def both(rows: slice, result: Tensor) -> None:
+            c = x.shape[1]
+            g, by_part, _ = torch.ops.aten.convolution_backward(
                 grad[rows], torch.addcmul(x[rows], x[rows], scale[rows]), matrix, None,
                 (1, 1), (0, 0), (1, 1), False, (0, 0), 1, (True, True, False),
             )  # fmt: skip
-            by_matrix += by_part
-        last = torch.cat([to_scale, to_shift])
-        by_layers = _layers_backward(g, grad, x, maps, weight, bias, last)
-        return g.addcmul_(g, scale), *by_layers, by_matrix.to(matrix.dtype)
+            by_matrix.add_(by_part)
+            torch.mul(g, x[rows], out=result[:, :c])
+            result[:, c:] = grad[rows]
+            by_x[rows] = g.addcmul_(g, scale[rows])
+
+        return by_x, *_layers_backward(both, x, *layers), by_matrix.to(matrix.dtype)
 
 
 def _layers_backward(
-    grad: Tensor,
-    by_shift: Tensor,
+    both_at: Callable[[slice, Tensor], None],  # writes their gradients, of scale and shift
     x: Tensor,
     maps: Tensor,
     weight: Tensor,
     bias: Tensor,
-    last: Tensor,
+    to_scale: Tensor,
+    to_shift: Tensor,
+    kept: Tensor | None,
 ) -> list[Tensor]:
-    """Gradients of the maps and of all `Layers`; `grad` is that of x (1 + scale)."""
+    """Gradients of the maps and of all `Layers`."""
+    last = torch.cat([to_scale, to_shift])
     c, by_maps, sums = x.shape[1], torch.empty_like(maps), None
     for rows in _parts(x):
         both = _like(x[rows], len(last))
-        torch.mul(grad[rows], x[rows], out=both[:, :c])
-        both[:, c:] = by_shift[rows]
-        hidden = _hidden(maps[rows], weight, bias)
+        both_at(rows, both)
+        hidden = _hidden(maps[rows], weight, bias) if kept is None else kept[rows]
         by_hidden, *by_last = conv3x3_backward(both, hidden, last)
         del both
         torch.ops.aten.threshold_backward.grad_input(by_hidden, hidden, 0, grad_input=by_hidden)

@@ -11,6 +11,7 @@ from nets.ops.elu_cat import elu_cat
 from nets.ops.gaussian_heatmaps import gaussian_heatmaps
 from nets.ops.heatmap_moments import heatmap_moments
 from nets.ops.instance_norm import instance_norm
+from nets.ops.modulate import modulate, modulate_backward
 from nets.ops.skeleton import draw_skeleton
 from nets.ops.tps import tps_fit, tps_warp
 from nets.ops.uv import uv_sample
@@ -25,6 +26,8 @@ __all__ = [
     "heatmap_moments",
     "instance_norm",
     "kernel",
+    "modulate",
+    "modulate_backward",
     "perspective_crops",
     "tps_fit",
     "tps_warp",

@@ -119,9 +119,11 @@ def conv3x3_input_backward_reference(grad: Tensor, weight: Tensor) -> Tensor:
     return _last(torch.nn.grad.conv2d_input(shape, _like(weight, grad), grad, padding=1))
 
 
-def conv3x3_weight_backward_reference(grad: Tensor, x: Tensor) -> Tensor:
+def conv3x3_weight_backward_reference(grad: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradients of weight and bias, in float32."""
     shape = (grad.shape[1], x.shape[1], 3, 3)
-    return _last(torch.nn.grad.conv2d_weight(x, shape, grad, padding=1).float())
+    weight = _last(torch.nn.grad.conv2d_weight(x, shape, grad, padding=1).float())
+    return weight, grad.sum((0, 2, 3), dtype=torch.float32)
 
 
 def _empty(like: Tensor, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
@@ -143,9 +145,12 @@ _input_backward = define(
     vmap=False,
 )
 _weight_backward = define(
-    "conv3x3_weight_backward(Tensor grad, Tensor x) -> Tensor",
+    "conv3x3_weight_backward(Tensor grad, Tensor x) -> (Tensor, Tensor)",
     conv3x3_weight_backward_reference,
-    lambda grad, x: _empty(grad, grad.shape[1], x.shape[1], 3, 3, dtype=torch.float32),
+    lambda grad, x: (
+        _empty(grad, grad.shape[1], x.shape[1], 3, 3, dtype=torch.float32),
+        grad.new_empty(grad.shape[1], dtype=torch.float32),
+    ),
     autocast=False,
     vmap=False,
 )
@@ -167,11 +172,11 @@ def _backward(ctx, grad):
 def _gradients(
     grad: Tensor, x: Tensor, weight: Tensor, needed: tuple[bool, ...] = (True, True, True)
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    return (
-        _input_backward(grad, weight) if needed[0] else None,
-        _weight_backward(grad, x) if needed[1] else None,
-        grad.sum((0, 2, 3), dtype=torch.float32) if needed[2] else None,
-    )
+    by_x = _input_backward(grad, weight) if needed[0] else None
+    by_weight, by_bias = _weight_backward(grad, x) if needed[1] else (None, None)
+    if needed[2] and not needed[1]:
+        by_bias = grad.sum((0, 2, 3), dtype=torch.float32)
+    return by_x, by_weight, by_bias if needed[2] else None
 
 
 torch.library.register_autograd("guise::conv3x3", _backward, setup_context=_setup)

@@ -74,6 +74,23 @@ def test_modulation_a_few_pictures_at_once(monkeypatch):
         torch.testing.assert_close([got, *ours], [expected, *theirs])
 
 
+@pytest.mark.parametrize("through", [False, True])
+def test_a_hidden_layer_that_is_kept_changes_nothing(monkeypatch, through):
+    monkeypatch.setattr(norm, "PIXELS", 1024)
+    x, maps, weight = drawn((3, 16, 32, 32), (3, 32, 32, 32), (16, 16, 1, 1), dtype=torch.float32)
+    x, maps, weight = (t.detach().bfloat16().requires_grad_() for t in (x, maps, weight))
+    made, results = layers(32, 16, 32, torch.float32), []
+    assert norm._kept(maps, made.weight, made.bias).dtype == torch.bfloat16
+    assert norm._kept(maps.float(), made.weight, made.bias) is None
+    for kept in (norm._kept, lambda *_: None):
+        monkeypatch.setattr(norm, "_kept", kept)
+        last = modulate_through(x, maps, made, weight) if through else modulate(x, maps, made, 0.2)
+        inputs = [x, maps, *made, *([weight] if through else [])]
+        results.append([last, *torch.autograd.grad(last.float().square().sum(), inputs)])
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+    assert results[0][1].abs().sum() > 0
+
+
 def test_modulation_by_the_fast_convolution():
     """float32, multiples of 16 channels, 512 pixels: the sizes that a compiled kernel takes."""
     x, maps = drawn((2, 16, 16, 16), (2, 32, 16, 16), dtype=torch.float32)

@@ -197,7 +197,18 @@ def test_the_number_of_threads_changes_only_rounding():
         torch.set_num_threads(before)
     for other in results[1:]:
         assert torch.equal(results[0][0], other[0])
-        torch.testing.assert_close(results[0][1], other[1], rtol=1e-5, atol=1e-3)
+        torch.testing.assert_close(results[0][1:], other[1:], rtol=1e-5, atol=1e-3)
+
+
+@needs_kernel
+def test_a_frozen_weight_leaves_the_bias_its_gradient():
+    x, weight, bias, _ = inputs(2, 16, 32, 20, 18)
+    grad = torch.randn(2, 32, 20, 18, generator=torch.Generator().manual_seed(1))
+    whole = gradients(ops.conv3x3, [x, weight, bias], grad)
+    bias = bias.detach().requires_grad_()
+    (alone,) = torch.autograd.grad(ops.conv3x3(x, weight.detach(), bias), bias, grad)
+    torch.testing.assert_close(alone, whole[2], rtol=1e-5, atol=1e-4)
+    torch.testing.assert_close(alone, grad.sum((0, 2, 3)), rtol=1e-5, atol=1e-4)
 
 
 @needs_kernel
@@ -210,6 +221,6 @@ def test_the_kernel_takes_other_strides_than_a_tracer_promised():
     want = gradients(lambda x, weight: plain(x, weight, None, None), [x, weight], grad)
     ours = (
         torch.ops.guise.conv3x3_input_backward(grad, weight),
-        torch.ops.guise.conv3x3_weight_backward(grad, x),
+        torch.ops.guise.conv3x3_weight_backward(grad, x)[0],
     )
     torch.testing.assert_close(ours, want, rtol=1e-4, atol=1e-4)

@@ -1,0 +1,79 @@
+"""What modulates normalised pictures, one pass there and one back; the convolutions are others'."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from nets.ops._library import define, kernel
+
+
+def modulate(x: Tensor, both: Tensor, slope: float, y: Tensor, scale: Tensor) -> None:
+    """Writes y = leaky_relu(x (1 + scale) + shift) and, for the backward pass, the scale alone.
+
+    x         [N, C, H, W]   any floating type and layout
+    both      [N, 2C, H, W]  scale, then shift
+    slope     of the leaky ReLU, above 0
+    y, scale  of x's shape, overwritten; parts of a larger batch will do
+
+    For functions with gradients of their own: autograd does not see it. Arithmetic is in float32
+    where the kernel serves: on the CPU float32 and bfloat16, all channels_last, of a multiple of 16
+    channels. Park et al. 2019, eq. 1.
+    """
+    (_modulate if _serves(x, both, y, scale) else modulate_reference)(x, both, y, scale, slope)
+
+
+def modulate_backward(
+    grad: Tensor, y: Tensor, x: Tensor, scale: Tensor, slope: float, by_x: Tensor, both: Tensor
+) -> None:
+    """Writes the gradients of `modulate`: by_x of x's shape, and `both` [N, 2C, H, W]."""
+    serves = _serves(x, grad, y, scale, by_x, both)
+    back = _modulate_backward if serves else modulate_backward_reference
+    back(grad, y, x, scale, slope, by_x, both)
+
+
+def _serves(x: Tensor, *others: Tensor) -> bool:
+    return (
+        not torch.compiler.is_compiling()
+        and x.device.type == "cpu"
+        and x.dtype in (torch.float32, torch.bfloat16)
+        and x.shape[1] % 16 == 0
+        and all(t.dtype == x.dtype for t in others)
+        and all(t.is_contiguous(memory_format=torch.channels_last) for t in (x, *others))
+        and kernel("modulate", "cpu") == "compiled"
+    )
+
+
+def modulate_reference(x: Tensor, both: Tensor, y: Tensor, scale: Tensor, slope: float) -> None:
+    """The definition, in stock torch."""
+    factor, shift = both.chunk(2, dim=1)
+    scale.copy_(factor)
+    y.copy_(F.leaky_relu_(torch.addcmul(shift + x, x, factor), slope))
+
+
+def modulate_backward_reference(
+    grad: Tensor, y: Tensor, x: Tensor, scale: Tensor, slope: float, by_x: Tensor, both: Tensor
+) -> None:
+    c = x.shape[1]
+    g = torch.ops.aten.leaky_relu_backward(grad, y, slope, True)
+    torch.mul(g, x, out=both[:, :c])
+    both[:, c:] = g
+    torch.addcmul(g, g, scale, out=by_x)
+
+
+_modulate = define(
+    "modulate(Tensor x, Tensor both, Tensor(a!) y, Tensor(b!) scale, float slope) -> ()",
+    modulate_reference,
+    lambda x, both, y, scale, slope: None,
+    autocast=False,
+    vmap=False,
+)
+_modulate_backward = define(
+    "modulate_backward(Tensor grad, Tensor y, Tensor x, Tensor scale, float slope, "
+    "Tensor(a!) by_x, Tensor(b!) both) -> ()",
+    modulate_backward_reference,
+    lambda grad, y, x, scale, slope, by_x, both: None,
+    autocast=False,
+    vmap=False,
+)

@@ -208,6 +208,7 @@ def train(run: Run, args: options.Namespace, precision: Precision) -> None:
         run.log(step, told.means() if finite else {}, lr=lr, kl_weight=kl_weight)
 
         pictures = step % args.log_freq == 0 or step + 1 == total  # 1, 251, 501, ... and the last
+        pictures = pictures or run.early(step)
         scoring, score = run.due(step, args.test_freq), None
         if pictures or scoring:
             net.eval()

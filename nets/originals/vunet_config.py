@@ -23,7 +23,6 @@ LEFT_OUT = (
     "integrations",
     "datasets",
     "debug_timing",
-    "start_log_freq",
     "ckpt_zero",
     "max_batches_per_epoch",
     "n_prefetch",
@@ -43,7 +42,7 @@ def translate(keys: dict[str, Any], source: str) -> dict[str, Any]:
     """
     result: dict[str, Any] = {}
     if ("model_pars" in keys or "iterator" in keys) and "variant" not in keys:
-        result["variant"] = "image"
+        result |= {"variant": "image", "log_freq": 1000, "start_log_freq": 1}  # its defaults
     left_out = [key for key in keys if key in LEFT_OUT]
     if left_out:
         print(f"{source}: {', '.join(left_out)}: of another framework, left out")

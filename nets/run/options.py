@@ -108,6 +108,8 @@ def parser(system: str, description: str) -> ArgumentParser:
     add("--resume", type=Literal["auto", "never"], default="auto",
         help="auto: the same command goes on where it was; never: start anew")  # fmt: skip
     add("--log_freq", type=PositiveInt, default=250, help="steps between two log lines")
+    add("--start_log_freq", type=NonNegativeInt, default=0,
+        help="also tell this step and twice, four times it, until log_freq; 0: not")  # fmt: skip
     add("--ckpt_freq", type=PositiveInt, default=1000, help="steps between two checkpoints")
     add("--keep_last", type=PositiveInt, default=3, help="newest checkpoints that are kept")
     add("--keep_every", type=NonNegativeInt, default=0,

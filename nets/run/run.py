@@ -267,7 +267,8 @@ class Run:
     def log(
         self, step: int, losses: dict[str, Tensor], every: int | None = None, **numbers: float
     ) -> dict[str, float] | None:
-        """Count this step's losses; at step 1, every `log_freq` steps and the last, tell the means.
+        """Count this step's losses; at step 1, every `log_freq` steps and the last, and where
+        `early`, tell the means.
 
         losses   scalars by name, of this rank; the line has their mean over ranks and over the
                  steps since the last line. Nothing waits for a GPU in between.
@@ -277,13 +278,19 @@ class Run:
         self._window.add(losses)
         if self.device.type == "cpu":
             self._show(losses)
-        if step != 0 and not self.due(step, every or self.args.log_freq):
+        due = step == 0 or self.due(step, every or self.args.log_freq) or self.early(step)
+        if not due:
             return None
         means = floats(self.ranks.mean(self._window.means()))
         if self.is_main:
             self._log.record(step + 1, {**means, **numbers, **self._speed(step + 1)})
             self._show(means)
         return means
+
+    def early(self, step: int) -> bool:
+        """Whether a step before the first `log_freq` is told: `start_log_freq`, twice it, ..."""
+        times, rest = divmod(step + 1, self.args.start_log_freq or self.args.log_freq)
+        return step + 1 < self.args.log_freq and not rest and times & (times - 1) == 0
 
     def record(self, step: int, numbers: dict[str, float]) -> None:
         """Tell numbers of this step as they are, e.g. of a validation; from rank 0."""

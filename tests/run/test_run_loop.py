@@ -66,6 +66,14 @@ def test_log_and_tensorboard_tell_the_mean_since_the_last_line(train):
     assert "done 10" in (run / "log.txt").read_text()
 
 
+@pytest.mark.parametrize(
+    ("start", "freq", "steps"), [(1, 8, [1, 2, 4, 8, 16, 20]), (3, 10, [1, 3, 6, 10, 20])]
+)
+def test_the_first_lines_come_at_doubling_intervals(train, start, freq, steps):
+    run = train("--steps", 20, "--log_freq", freq, "--start_log_freq", start)
+    assert [line["step"] for line in records(run / "log.txt")] == steps
+
+
 def test_checkpoints_come_when_due_and_at_the_end(train):
     assert stored(train("--steps", 20)) == [20, 18, 12]
     assert stored(train("--steps", 20, "--keep_last", 1, "--keep_every", 12, name="b")) == [20, 12]

@@ -70,6 +70,7 @@ def test_nested_yaml_of_the_image_form(config, capsys, final, conv):
     assert (args.nf_start, args.nf_max, args.spatial_size) == (64, 128, 256)
     assert (args.tanh, args.conv) == (final == "True", conv)
     assert (args.data_root, args.num_epochs, args.lr) == ("X", 100, 1e-4)
+    assert (args.log_freq, args.start_log_freq) == (1000, 1)
     ramp = [settings.weights(args, step)["KL"] for step in (0, 2000, 2750, 3500, 9000)]
     assert ramp == [0, 0, 0.5, 1, 1]
     rest = {k: w for k, w in settings.weights(args, 0).items() if k != "KL"}

@@ -192,8 +192,12 @@ def test_prjoti_folders_train_both_forms_and_know_their_pairing(tmp_path, monkey
     assert "appearance" in PrjotiDataset(tmp_path / "data")[0, 0]
     train("--data_root", "data", "--pairing", "same", "--name", "parts")
     train_vunet.main(["--config", "smoke.yaml", "prjoti.yaml", *IMAGE, "--data_root", "data",
-                      "--num_steps", "1", "--name", "image"])  # fmt: skip
-    assert len(checkpoints.stored(tmp_path / "runs/vunet/image/checkpoints")) == 1
+                      "--num_steps", "5", "--name", "image", "--log_freq", "100",
+                      "--start_log_freq", "1"])  # fmt: skip
+    run = tmp_path / "runs/vunet/image"
+    assert checkpoints.stored(run / "checkpoints")
+    steps = {path.stem.rsplit("_", 1)[1] for path in (run / "images").glob("images_prediction_*")}
+    assert steps == {"0000001", "0000002", "0000004", "0000005"}
 
 
 def test_a_full_disk_names_the_picture(inside, tmp_path, capsys):

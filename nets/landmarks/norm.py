@@ -143,7 +143,7 @@ class _Through(torch.autograd.Function):
                 (1, 1), (0, 0), (1, 1), False, (0, 0), 1, (True, True, False),
             )  # fmt: skip
             by_matrix.add_(by_part)
-            torch.mul(g, x[rows], out=result[:, :c])
+            result[:, :c].copy_(g).mul_(x[rows])
             result[:, c:] = grad[rows]
             by_x[rows] = g.addcmul_(g, scale[rows])
 

@@ -30,7 +30,7 @@ def instance_norm(
         raise ValueError(
             f"instance_norm: x must have more than one pixel a channel, got {list(x.shape)}"
         )
-    inplace = inplace and not x._is_view() and not torch.compiler.is_compiling()
+    inplace = inplace and not torch.compiler.is_compiling() and not x._is_view()
     return _Norm.apply(x, slope, eps, inplace)
 
 
@@ -74,17 +74,20 @@ def norm_reference(
 ) -> None:
     """The definition, in stock torch: writes y, 1 / deviation and, if asked, min(normal, 0)."""
     real = x.to(scale.dtype)
-    part = torch.sub(
-        real, real.mean((2, 3), keepdim=True), out=y if y.dtype == real.dtype else None
-    )
+    part = torch.sub(real, real.mean((2, 3), keepdim=True), out=_room(y, real))
     scale.copy_(part.square().mean((2, 3), keepdim=True).add_(eps).rsqrt_())
     part.mul_(scale)
     if kept is not None:
         kept.copy_(part.clamp(max=0))
     if slope != 1:
         F.leaky_relu_(part, slope)
-    if y.dtype != real.dtype:
+    if part is not y:
         y.copy_(part)
+
+
+def _room(result: Tensor, like: Tensor) -> Tensor | None:
+    """`result`, to compute in, where that may be: a compiler plans its memory itself."""
+    return result if result.dtype == like.dtype and not torch.compiler.is_compiling() else None
 
 
 def norm_backward_reference(
@@ -101,9 +104,9 @@ def norm_backward_reference(
     if kept is not None:
         normal = normal + kept
     mean = g.mean((2, 3), keepdim=True)
-    part = torch.sub(g, mean, out=result if grad.dtype == wide else None)
+    part = torch.sub(g, mean, out=_room(result, g))
     part.addcmul_(normal, along, value=-1).mul_(scale)
-    return result if grad.dtype == wide else result.copy_(part)
+    return part if part is result else result.copy_(part)
 
 
 _norm = define(

@@ -57,9 +57,9 @@ def modulate_backward_reference(
 ) -> None:
     c = x.shape[1]
     g = torch.ops.aten.leaky_relu_backward(grad, y, slope, True)
-    torch.mul(g, x, out=both[:, :c])
+    both[:, :c].copy_(g).mul_(x)
     both[:, c:] = g
-    torch.addcmul(g, g, scale, out=by_x)
+    by_x.copy_(g).addcmul_(g, scale)
 
 
 _modulate = define(

@@ -125,7 +125,7 @@ def parser(system: str, description: str) -> ArgumentParser:
         "--compile",
         False,
         "compile the networks with torch.compile; needs a C++ compiler, and "
-        "the first pass of each kind (training, validation) waits for it",
+        "the first pass of each kind (training, validation) waits for it, minutes on a few cores",
     )
     add("--ema", type=Fraction, default=0.0,
         help="decay per step of an exponential average of the weights; 0: none")  # fmt: skip

@@ -349,6 +349,7 @@ def test_overfits_one_batch():
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated")  # torch's tracer does
 def test_a_training_step_compiles_as_one_graph():
     """Forward and backward traced without a break; in double precision, with fixed u and v."""
     net = small(use_fg_bg_mask=True).double().eval()

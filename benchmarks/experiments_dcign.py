@@ -100,6 +100,8 @@ def main() -> None:
         report["curves"].pop("tables", None)
         report["leakage"].pop("tables", None)
         report.pop("protocol", None)
+        path = Path(report["checkpoint"])
+        report["checkpoint"] = "/".join(path.parts[-3:])  # without the folders of this machine
         reports[name] = {"options": EXPERIMENTS[name], "training_seconds": seconds, **report}
     width = max(len(row[0]) for row in ROWS)
     print(f"{'':{width}} " + " ".join(f"{name:>7}" for name in reports))

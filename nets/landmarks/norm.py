@@ -88,6 +88,13 @@ def _kept(maps: Tensor, weight: Tensor, bias: Tensor) -> Tensor | None:
     return _hidden(maps, weight, bias) if maps.dtype.itemsize == 2 else None
 
 
+def _hidden_of(
+    rows: slice, kept: Tensor | None, maps: Tensor, weight: Tensor, bias: Tensor
+) -> Tensor:
+    """The hidden layer of some pictures, made where it was not kept."""
+    return _hidden(maps[rows], weight, bias) if kept is None else kept[rows]
+
+
 class _Modulate(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, maps, weight, bias, to_scale, scale_bias, to_shift, shift_bias, slope):
@@ -95,8 +102,7 @@ class _Modulate(torch.autograd.Function):
         y, scale = torch.empty_like(x), torch.empty_like(x)
         kept = _kept(maps, weight, bias)
         for rows in _parts(x):
-            hidden = _hidden(maps[rows], weight, bias) if kept is None else kept[rows]
-            both = conv3x3(hidden, last, last_bias)
+            both = conv3x3(_hidden_of(rows, kept, maps, weight, bias), last, last_bias)
             ops.modulate(x[rows], both, slope, y[rows], scale[rows])
         ctx.slope = slope
         ctx.save_for_backward(x, maps, weight, bias, to_scale, to_shift, kept, scale, y)
@@ -123,8 +129,7 @@ class _Through(torch.autograd.Function):
         y, scale = _like(x, len(matrix)), torch.empty_like(x)
         kept = _kept(maps, weight, bias)
         for rows in _parts(x):
-            hidden = _hidden(maps[rows], weight, bias) if kept is None else kept[rows]
-            both = conv3x3(hidden, last, last_bias)
+            both = conv3x3(_hidden_of(rows, kept, maps, weight, bias), last, last_bias)
             factor, shift = both[:, :c], both[:, c:]
             scale[rows] = factor
             y[rows] = F.conv2d(torch.addcmul(x[rows], x[rows], factor), matrix) + shift
@@ -166,7 +171,7 @@ def _layers_backward(
     for rows in _parts(x):
         both = _like(x[rows], len(last))
         both_at(rows, both)
-        hidden = _hidden(maps[rows], weight, bias) if kept is None else kept[rows]
+        hidden = _hidden_of(rows, kept, maps, weight, bias)
         by_hidden, *by_last = conv3x3_backward(both, hidden, last)
         del both
         torch.ops.aten.threshold_backward.grad_input(by_hidden, hidden, 0, grad_input=by_hidden)

@@ -6,7 +6,8 @@ python benchmarks/steps.py --quick image-128  short runs of the rows whose name 
 
 The peer of a row, "published", is the same network computed the way its published program did
 (benchmarks/step_rows says how); it is asserted to give the same picture first. Medians; all
-contenders of a row in one run, interleaved.
+contenders of a row in one run, interleaved. The peak memory of a step is the median of three steps
+in a process of its own: what others left in the heap changes what a step takes from it.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -50,9 +53,10 @@ def measure(row: Any, device: torch.device, seconds: float, compiled: bool) -> d
     sync = torch.cuda.synchronize if device.type == "cuda" else lambda: None
     steps = medians({n: c.step for n, c in contenders.items()}, seconds, sync)
     forwards = medians({n: c.forward for n, c in contenders.items()}, seconds / 2, sync)
-    memory = {name: peak_memory(c.step, device) for name, c in contenders.items()}
+    del contenders
+    memory = {name: apart(peak, row.name, name, str(device), compiled) for name in row.contenders}
     result = {"row": row.name, "batch": row.batch, "size": row.size, "compiled": compiled}
-    for name in contenders:
+    for name in row.contenders:
         result[name] = {
             "step_s": steps[name],
             "step_images_per_s": row.batch / steps[name],
@@ -60,6 +64,20 @@ def measure(row: Any, device: torch.device, seconds: float, compiled: bool) -> d
             "peak_mb_of_a_step": memory[name],
         }
     return result
+
+
+def apart(function: Callable[..., float], *args: Any) -> float:
+    """What a function returns in a fresh process."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(function, *args).result()
+
+
+def peak(row_name: str, name: str, device_name: str, compiled: bool) -> float:
+    """Megabytes that a step of a contender takes at its peak."""
+    (row,) = (r for r in ROWS if r.name == row_name)
+    device = torch.device(device_name)
+    step = row.contender(name, device, compiled).step
+    return statistics.median(peak_memory(step, device) for _ in range(3))
 
 
 def agree(row: Any, contenders: dict[str, Any]) -> None:

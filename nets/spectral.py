@@ -36,16 +36,25 @@ class Spectral:
             if self.training:
                 self.iterate()
             # A second forward before the backward pass moves the buffers: keep these values.
-            u, v = self.weight_u.clone(), self.weight_v.clone()
-            return weight / torch.dot(u, torch.mv(weight.flatten(1), v))
+            u, v = self.weight_u.clone(), self._inner(self.weight_v).flatten().clone()
+            return weight / torch.dot(u, torch.mv(self._inner(weight, 1).flatten(1), v))
 
     @torch.no_grad()
     def iterate(self, times: int = 1) -> None:
         """Power iterations of the stored vectors."""
-        matrix = self.weight_orig.flatten(1)
+        matrix, v = self._inner(self.weight_orig, 1).flatten(1), self._inner(self.weight_v)
         for _ in range(times):
-            self.weight_v.copy_(self._unit(torch.mv(matrix.t(), self.weight_u)))
-            self.weight_u.copy_(self._unit(torch.mv(matrix, self.weight_v)))
+            moved = self._unit(torch.mv(matrix.t(), self.weight_u))
+            v.copy_(moved.view(v.shape))
+            self.weight_u.copy_(self._unit(torch.mv(matrix, moved)))
+
+    def _inner(self, t: Tensor, first: int = 0) -> Tensor:
+        """A view of the weight (first = 1), or of what has its inner shape, in the order in which
+        the weight lies in memory: flattening one that is channels_last would copy it."""
+        inner = self.weight_orig.shape[1:]
+        t = t.view(*t.shape[:first], *inner)
+        last = len(inner) == 3 and self.weight_orig.is_contiguous(memory_format=torch.channels_last)
+        return t.movedim(first, -1) if last else t
 
     def _unit(self, vector: Tensor) -> Tensor:
         return F.normalize(vector, dim=0, eps=self.eps)

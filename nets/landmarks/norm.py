@@ -1,4 +1,4 @@
-"""Modulation of normalised pictures by maps, and the convolution beside it.
+"""Modulation of normalised pictures by maps.
 
 The modulation has gradients of its own: what torch composes keeps more tensors for the backward
 pass. Of the layers between the maps and its scale it keeps the hidden one where that has 16 bits a
@@ -15,11 +15,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nets import ops
+from nets.landmarks.conv import as_autocast
 from nets.ops import conv3x3, conv3x3_backward
 from nets.spectral import full_precision
 
 PIXELS = 1 << 14  # of the pictures that a modulation works on at once
-LANES = 16  # channels come in multiples of this where convolutions are fastest
 
 
 class Layers(NamedTuple):
@@ -53,30 +53,10 @@ def _apply(function: type, x: Tensor, maps: Tensor, layers: Layers, last: Any) -
     weight = layers.weight
     if maps.shape[1] > weight.shape[1]:
         weight = F.pad(weight, (0, 0, 0, 0, 0, maps.shape[1] - weight.shape[1]))
-    device = x.device.type
-    if not x.is_meta and torch.is_autocast_enabled(device):  # conv3x3 takes the weights as they are
-        dtype = torch.get_autocast_dtype(device)
-        x, maps = x.to(dtype), maps.to(dtype)
-        last = last.to(dtype) if isinstance(last, Tensor) else last
+    x, maps = as_autocast(x), as_autocast(maps)  # conv3x3 takes the weights as they are
+    last = as_autocast(last) if isinstance(last, Tensor) else last
     with full_precision(x):
         return function.apply(x, maps, weight, *layers[1:], last)
-
-
-def conv(x: Tensor, weight: Tensor, bias: Tensor | None, added: Tensor | None = None) -> Tensor:
-    """3x3 convolution of stride 1 and padding 1, plus `added`; some zero channels make it a faster
-    one."""
-    outputs, inputs = weight.shape[:2]
-    more, beyond = -inputs % LANES, -outputs % LANES
-    slow = x.device.type != "cpu" or x.dtype == torch.float64 or min(inputs, outputs) < LANES
-    if slow or not (more or beyond):
-        return conv3x3(x, weight, bias, added)
-    if more:
-        x = F.pad(x, (0, 0, 0, 0, 0, more))
-    weight = F.pad(weight, (0, 0, 0, 0, 0, more, 0, beyond))
-    bias = None if bias is None else F.pad(bias, (0, beyond))
-    y = conv3x3(x, weight, bias)
-    y = y[:, :outputs] if beyond else y
-    return y if added is None else added + y
 
 
 def _hidden(maps: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nets.landmarks.norm import LANES, Layers, conv, modulate, modulate_through
+from nets.landmarks.conv import LANES, as_autocast, conv
+from nets.landmarks.norm import Layers, modulate, modulate_through
 from nets.ops import instance_norm
 from nets.spectral import Conv, full_precision
 
@@ -112,7 +113,7 @@ class Generator(nn.Module):
         style = project(vectors, maps[:, :, ::8, ::8].contiguous())
         maps = F.pad(maps, (0, 0, 0, 0, 0, -maps.shape[1] % LANES))  # which is faster, not other
         maps = maps.contiguous(memory_format=torch.channels_last)
-        s2, s4, s8, s16 = (halve(maps, times) for times in range(1, 5))
+        maps, s2, s4, s8, s16 = (as_autocast(halve(maps, times)) for times in range(5))
         coarse = self.head_0(self.fc(style[:, :, ::2, ::2]), s16)
         fine = self.head_0(self.fc(style), s8)
         x = 0.5 * double(coarse) + 0.5 * fine

@@ -11,20 +11,27 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nets.landmarks.norm import conv
+from nets.landmarks.conv import conv, conv_doubled
 from nets.ops import instance_norm
 
 
 class ConvNorm(nn.Sequential):
-    """Convolution (its weights are `0`), instance norm, ReLU."""
+    """Convolution (its weights are `0`), instance norm, ReLU; `doubled`: of twice the size."""
 
-    def __init__(self, channels_in: int, channels_out: int, kernel: int = 3, stride: int = 1):
+    def __init__(
+        self, channels_in: int, channels_out: int, kernel: int = 3, stride: int = 1, doubled=False
+    ):
         super().__init__(nn.Conv2d(channels_in, channels_out, kernel, stride, kernel // 2))
+        self.doubled = doubled
 
     def forward(self, x: Tensor) -> Tensor:
         layer = self[0]
-        fast = layer.stride == (1, 1) and layer.kernel_size == (3, 3)
-        x = conv(x, layer.weight, layer.bias) if fast else layer(x)
+        if self.doubled:
+            x = conv_doubled(x, layer.weight, layer.bias)
+        elif layer.stride == (1, 1) and layer.kernel_size == (3, 3):
+            x = conv(x, layer.weight, layer.bias)
+        else:
+            x = layer(x)
         return instance_norm(x, slope=0.0, inplace=True)
 
 
@@ -38,13 +45,6 @@ class Skip(nn.Sequential):
         return F.relu(self[0](x), inplace=True)
 
 
-class Double(nn.Module):
-    """Twice the size, bilinear; the corners of the pixel grid stay where they are."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=True)
-
-
 def down(channels_in: int, channels_out: int) -> nn.Sequential:
     """Half the size."""
     return nn.Sequential(
@@ -55,7 +55,9 @@ def down(channels_in: int, channels_out: int) -> nn.Sequential:
 def up(channels_in: int, channels_out: int) -> nn.Sequential:
     """Twice the size."""
     return nn.Sequential(
-        ConvNorm(channels_in, channels_out), Double(), ConvNorm(channels_out, channels_out)
+        ConvNorm(channels_in, channels_out),
+        nn.Identity(),  # where the published networks double
+        ConvNorm(channels_out, channels_out, doubled=True),
     )
 
 

@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch.nn.utils import spectral_norm
 
 from nets.landmarks import norm
-from nets.landmarks.norm import Layers, conv, modulate, modulate_through
+from nets.landmarks.conv import conv, conv_doubled
+from nets.landmarks.norm import Layers, modulate, modulate_through
 from nets.landmarks.spade import Generator, SpadeBlock
 from nets.landmarks.unet import UNet
 from nets.spectral import Conv
@@ -134,6 +135,41 @@ def test_convolution_of_any_channels(channels):
     agree(got, expected, [x, weight, bias, more], rtol=1e-4, atol=1e-2)
 
 
+@pytest.mark.parametrize("channels", [(6, 12), (30, 32), (32, 30), (32, 48)], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_convolution_of_a_doubled_picture(channels, dtype):
+    inputs, outputs = channels
+    x, *rest = drawn((2, inputs, 9, 16), (outputs, inputs, 3, 3), (outputs,), dtype=dtype)
+    large = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=True)
+    room = {"rtol": 1e-4, "atol": 1e-2} if dtype == torch.float32 else {}
+    agree(conv_doubled(x, *rest), F.conv2d(large, *rest, padding=1), [x, *rest], **room)
+
+
+def test_what_a_doubling_keeps_is_small():
+    x, *rest = drawn((2, 16, 16, 16), (16, 16, 3, 3), (16,), dtype=torch.float32)
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        made = conv_doubled(x, *rest)
+    assert made.shape == (2, 16, 32, 32)
+    assert kept and max(t.numel() for t in kept) <= x.numel()
+
+
+def test_doubling_follows_autocast():
+    x, *rest = drawn((2, 32, 16, 16), (32, 32, 3, 3), (32,), dtype=torch.float32)
+    exact = conv_doubled(x, *rest)
+    with torch.autocast("cpu", torch.bfloat16):
+        made = conv_doubled(x, *rest)
+    assert made.dtype == torch.bfloat16
+    assert (made - exact).norm() < 0.02 * exact.norm()
+    for got, want in zip(
+        torch.autograd.grad(made.float().square().sum(), [x, *rest]),
+        torch.autograd.grad(exact.square().sum(), [x, *rest]),
+        strict=True,
+    ):
+        assert got.dtype == torch.float32
+        assert (got - want).norm() < 0.02 * want.norm()
+
+
 def test_unet_by_hand():
     """Two halvings, one doubling: the wiring written out."""
     torch.manual_seed(0)
@@ -160,14 +196,16 @@ def test_unet_without_a_width_starts_at_twice_its_input():
     assert UNet(7, [8, 3], 1, 0).encoder_layers[0][0][0].weight.shape[:2] == (14, 7)
 
 
-def test_spectral_convolution_trains_like_the_one_in_torch():
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+def test_spectral_convolution_trains_like_the_one_in_torch(layout):
     """torch's older spectral norm has the published order of iterations and names."""
     torch.manual_seed(0)
-    ours = Conv(3, 4, eps=1e-12)
+    ours = Conv(3, 4, eps=1e-12).to(memory_format=layout)
     torch.nn.init.normal_(ours.weight_orig)
     torch.nn.init.normal_(ours.bias)
     theirs = spectral_norm(torch.nn.Conv2d(3, 4, 3, padding=1))
     theirs.load_state_dict(ours.state_dict())
+    assert ours.weight_orig.is_contiguous(memory_format=layout)
     assert list(theirs.state_dict()) == list(ours.state_dict())
     x = torch.randn(2, 3, 8, 8)
     for _ in range(2):  # called twice before the backward pass, as the generator's head is

@@ -23,11 +23,7 @@ std::vector<Factor> filters_of(const float* weight, int64_t outputs, int64_t inp
   const int64_t size = outputs * inputs / kJoin;
   const int64_t columns = back ? inputs : outputs, depth = size / columns;
   std::vector<Factor> u(16 * size);
-  // Where column n of row k lies, in a matrix that is packed.
-  const auto place = [&](int64_t k, int64_t n) {
-    const int64_t first = n / kPanel * kPanel;
-    return first * depth + k * std::min<int64_t>(kPanel, columns - first) + n - first;
-  };
+  const auto place = [&](int64_t k, int64_t n) { return packed_at(k, n, depth, columns); };
   torch::stable::parallel_for(0, outputs / kJoin, 8, [&](int64_t lo, int64_t hi) {
     for (int64_t o = lo * kJoin; o < hi * kJoin; o += kJoin)
       for (int64_t i = 0; i < inputs; i += kWide) {
@@ -97,8 +93,8 @@ void convolve(const Map& from, const Map& to, const S* pixels, const float* weig
       const int64_t first = b * block, last = std::min(first + block, to.tiles());
       gather(from, pixels, zeros.data(), first, last, in);
       for (int p = 0; p < 16; ++p)
-        product<true>(in[p], from.c / kJoin, 1, filters.data() + p * size, made[p], last - first,
-                      to.c, from.c / kJoin, false);
+        product(in[p], from.c / kJoin, 1, filters.data() + p * size, made[p], last - first, to.c,
+                from.c / kJoin, false);
       scatter(to, made, bias, added, first, last, result);
     }
   });
@@ -186,18 +182,19 @@ class TileSums {
     if (lo >= hi) std::fill(part_.begin(), part_.end(), 0.f);
     for (int64_t b = lo; b < hi; ++b) {
       const int64_t first = b * w_.block, last = std::min(first + w_.block, w_.to.tiles());
-      gather_joined<4>(w_.from, inputs, w_.inputs, zeros_.data(), 1, first, last, in_,
-                       [](const Wide(&d)[16], Wide(&t)[16], int64_t) { transform_input(d, t); });
+      gather_joined<4, true>(
+          w_.from, inputs, w_.inputs, zeros_.data(), 1, first, last, in_,
+          [](const Wide(&d)[16], Wide(&t)[16], int64_t) { transform_input(d, t); });
       block_bias_.assign(width_, 0.f);
-      gather_joined<2>(w_.to, width_, w_.grads + o, zeros_.data(), 0, first, last, back_,
-                       [&](const Wide(&g)[4], Wide(&t)[16], int64_t c) {
-                         transform_gradient(g, t);
-                         wide(block_bias_.data() + c) += g[0] + g[1] + g[2] + g[3];
-                       });
+      gather_joined<2, false>(w_.to, width_, w_.grads + o, zeros_.data(), 0, first, last, back_,
+                              [&](const Wide(&g)[4], Wide(&t)[16], int64_t c) {
+                                transform_gradient(g, t);
+                                wide(block_bias_.data() + c) += g[0] + g[1] + g[2] + g[3];
+                              });
       for (int64_t i = 0; i < width_; ++i) bias_[i] += block_bias_[i];
       for (int p = 0; p < 16; ++p)
-        product<false>(back_[p], 1, width_, in_[p], part_.data() + p * place, width_, inputs,
-                       (last - first + kJoin - 1) / kJoin, (b - lo) % stage != 0);
+        product(back_[p], 1, width_, in_[p], part_.data() + p * place, width_, inputs,
+                (last - first + kJoin - 1) / kJoin, (b - lo) % stage != 0);
       if (!sum_.empty() && ((b - lo) % stage == stage - 1 || b == hi - 1))
         for (size_t i = 0; i < sum_.size(); ++i) sum_[i] += part_[i];
     }

@@ -21,6 +21,7 @@ constexpr int kWide = 8;
 // Aligned as a float is: pixels and rows of a matrix begin anywhere.
 typedef float Wide __attribute__((vector_size(kWide * 4), aligned(4)));
 typedef uint32_t WideBits __attribute__((vector_size(kWide * 4), aligned(4)));
+typedef uint16_t WideWords __attribute__((vector_size(kWide * 4), aligned(4)));
 typedef uint16_t WideHalf __attribute__((vector_size(kWide * 2), aligned(2)));
 
 struct Brain {  // a bfloat16: the upper half of a float
@@ -96,8 +97,7 @@ inline void product_block(const Factor* a, int64_t row, int64_t column, const Fa
 #pragma GCC unroll 8
   for (int r = 0; r < Rows; ++r)
 #pragma GCC unroll 4
-    for (int v = 0; v < Vectors; ++v)
-      sum[r][v] = add ? (Sum)wide(c + r * ldc + v * kWide) : Sum{};
+    for (int v = 0; v < Vectors; ++v) sum[r][v] = add ? (Sum)wide(c + r * ldc + v * kWide) : Sum{};
   for (int64_t k = 0; k < depth; ++k) {
     decltype(load(b)) line[Vectors];
 #pragma GCC unroll 4
@@ -139,17 +139,21 @@ void product_panel(const Factor* a, int64_t row, int64_t column, const Factor* b
   }
 }
 
-// The whole product; `columns` is a multiple of kWide. b is row by row or, if it is packed, panel
-// by panel of kPanel columns and, last, of those that remain, each row by row.
-template <bool packed, class Factor>
+// Where number n of row k lies in a matrix that is packed: panel by panel of kPanel columns and,
+// last, of those that remain, each row by row. So a panel fills whole sets of the cache.
+inline int64_t packed_at(int64_t k, int64_t n, int64_t depth, int64_t columns) {
+  const int64_t first = n / kPanel * kPanel;
+  return first * depth + k * std::min<int64_t>(kPanel, columns - first) + n - first;
+}
+
+// The whole product; `columns` is a multiple of kWide, b is packed.
+template <class Factor>
 void product(const Factor* a, int64_t row, int64_t column, const Factor* b, float* c, int64_t rows,
              int64_t columns, int64_t depth, bool add) {
   for (int64_t n = 0; n < columns; n += kPanel) {
     const int64_t width = std::min<int64_t>(kPanel, columns - n);
-    const Factor* const panel = b + (packed ? n * depth : n);
-    const int64_t ldb = packed ? width : columns;
     const auto run = [&](auto call) {
-      call(a, row, column, panel, ldb, c + n, columns, rows, depth, add);
+      call(a, row, column, b + n * depth, width, c + n, columns, rows, depth, add);
     };
     switch (width / kWide) {
       case 1:

@@ -79,10 +79,14 @@ inline void put(Pair* row, int64_t c, Wide x) { write(reinterpret_cast<Brain*>(r
 
 // Channels c to c + kWide of rows that are joined, which lie beside each other.
 inline void put_joined(float* row, int64_t c, const Wide (&x)[1]) { wide(row + c) = x[0]; }
+#ifdef __AVX512BF16__
 inline void put_joined(Pair* row, int64_t c, const Wide (&x)[2]) {
-  const auto half = [](Wide v) { return __builtin_convertvector(rounded(v), WideBits); };
-  *reinterpret_cast<WideBits*>(row + c) = half(x[0]) | half(x[1]) << 16;
+  const auto halves = (WideWords)_mm512_cvtne2ps_pbh((__m512)x[1], (__m512)x[0]);
+  const WideWords beside = {0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
+                            8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
+  *reinterpret_cast<WideWords*>(row + c) = __builtin_shuffle(halves, beside);
 }
+#endif
 
 // Tiles lo to hi through `transform` to the rows of the matrices, joined along the channels.
 template <class S, class Factor>
@@ -102,12 +106,14 @@ void gather(const Map& m, const S* pixels, const S* zeros, int64_t lo, int64_t h
 }
 
 // The first `channels` from `pixels` on likewise, joined along the tiles; after the last tile
-// zeros. transform(pixels of a tile, their 16 places, channel).
-template <int Side, class S, class Factor, class Transform>
+// zeros. transform(pixels of a tile, their 16 places, channel). Packed, or row by row.
+template <int Side, bool packed, class S, class Factor, class Transform>
 void gather_joined(const Map& m, int64_t channels, const S* pixels, const S* zeros, int64_t from,
                    int64_t lo, int64_t hi, Matrices<Factor>& out, Transform transform) {
   constexpr int kTiles = kJoined<Factor>;
+  const int64_t depth = (hi - lo + kTiles - 1) / kTiles;
   for (int64_t i = lo; i < hi; i += kTiles) {
+    const int64_t row = (i - lo) / kTiles;
     const S* at[kTiles][Side * Side];
     for (int j = 0; j < kTiles; ++j) {
       if (i + j < hi) {
@@ -123,10 +129,11 @@ void gather_joined(const Map& m, int64_t channels, const S* pixels, const S* zer
         for (int p = 0; p < Side * Side; ++p) d[p] = read(at[j][p] + c);
         transform(d, t[j], c);
       }
+      const int64_t place = packed ? packed_at(row, c, depth, channels) : row * channels + c;
       for (int p = 0; p < 16; ++p) {
         Wide both[kTiles];
         for (int j = 0; j < kTiles; ++j) both[j] = t[j][p];
-        put_joined(out[p] + (i - lo) / kTiles * channels, c, both);
+        put_joined(out[p], place, both);
       }
     }
   }

@@ -19,17 +19,35 @@ def conv(x: Tensor, weight: Tensor, bias: Tensor | None, added: Tensor | None = 
     x, weight, bias = _in_lanes(x, weight, bias)
     if len(weight) == outputs:
         return conv3x3(x, weight, bias, added)
-    y = conv3x3(x, weight, bias)[:, :outputs]
+    y = exact(conv3x3(x, weight, bias), outputs)
     return y if added is None else added + y
+
+
+def conv_in_lanes(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """`conv` whose result may have zero channels at its end, and whose picture may: those that
+    make convolutions faster stay from one to the next."""
+    return conv3x3(*_in_lanes(x, weight, bias))
+
+
+def exact(x: Tensor, channels: int) -> Tensor:
+    """Without the zero channels."""
+    return x if x.shape[1] == channels else x[:, :channels]
+
+
+def widened(weight: Tensor, x: Tensor) -> Tensor:
+    """The weight for a picture that has zero channels at its end."""
+    more = x.shape[1] - weight.shape[1]
+    return F.pad(weight, (0, 0, 0, 0, 0, more)) if more else weight
 
 
 def conv_doubled(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """`conv` of the picture at twice the size, bilinear; the corners of the grid stay where they
-    are. Its backward pass keeps the small picture."""
+    are. The picture may have zero channels at its end; the backward pass keeps it as small as
+    it is."""
     outputs, x = len(weight), as_autocast(x)
     with full_precision(x):
         y = _Doubled.apply(*_in_lanes(x, weight, bias))
-    return y if y.shape[1] == outputs else y[:, :outputs]
+    return exact(y, outputs)
 
 
 def as_autocast(t: Tensor) -> Tensor:
@@ -45,8 +63,9 @@ def _in_lanes(
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """All with some zero channels, where that makes the convolution a faster one."""
     outputs, inputs = weight.shape[:2]
-    more, beyond = -inputs % LANES, -outputs % LANES
+    weight = widened(weight, x)
     slow = x.device.type != "cpu" or x.dtype == torch.float64 or min(inputs, outputs) < LANES
+    more, beyond = -x.shape[1] % LANES, -outputs % LANES
     if slow or not (more or beyond):
         return x, weight, bias
     x = F.pad(x, (0, 0, 0, 0, 0, more)) if more else x

@@ -11,12 +11,15 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nets.landmarks.conv import conv, conv_doubled
+from nets.landmarks.conv import conv_doubled, conv_in_lanes, exact, widened
 from nets.ops import instance_norm
 
 
 class ConvNorm(nn.Sequential):
-    """Convolution (its weights are `0`), instance norm, ReLU; `doubled`: of twice the size."""
+    """Convolution (its weights are `0`), instance norm, ReLU; `doubled`: of twice the size.
+
+    The picture may have zero channels at its end, and so may the result of stride 1.
+    """
 
     def __init__(
         self, channels_in: int, channels_out: int, kernel: int = 3, stride: int = 1, doubled=False
@@ -29,9 +32,9 @@ class ConvNorm(nn.Sequential):
         if self.doubled:
             x = conv_doubled(x, layer.weight, layer.bias)
         elif layer.stride == (1, 1) and layer.kernel_size == (3, 3):
-            x = conv(x, layer.weight, layer.bias)
+            x = conv_in_lanes(x, layer.weight, layer.bias)
         else:
-            x = layer(x)
+            x = F.conv2d(x, widened(layer.weight, x), layer.bias, layer.stride, layer.padding)
         return instance_norm(x, slope=0.0, inplace=True)
 
 
@@ -42,7 +45,8 @@ class Skip(nn.Sequential):
         super().__init__(nn.Conv2d(channels_in, channels_out, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.relu(self[0](x), inplace=True)
+        layer = self[0]
+        return F.relu(F.conv2d(x, widened(layer.weight, x), layer.bias), inplace=True)
 
 
 def down(channels_in: int, channels_out: int) -> nn.Sequential:
@@ -80,6 +84,7 @@ class UNet(nn.Module):
             ConvNorm(channels, width), ConvNorm(width, 2 * width), down(2 * width, 4 * width)
         )
         levels = [4 * width << i for i in range(downs)]
+        self.features = levels[0]
         self.encoder_layers = nn.ModuleList(
             [first, *(down(c // 2, c) for c in levels[1:])],
         )
@@ -100,4 +105,4 @@ class UNet(nn.Module):
         steps = zip(self.decoder_layers[1:], self.skip_convs, levels[::-1], strict=False)
         for layer, skip, level in steps:
             y = layer(y + skip(level))
-        return y, levels[0]
+        return y, exact(levels[0], self.features)

@@ -48,7 +48,7 @@ from benchmarks.step_rows.bilayer import (
     published_frame,
     trained_like,
 )
-from benchmarks.steps import medians
+from benchmarks.steps import medians, timed
 from nets.bilayer import Avatar, Bilayer, Driver, Graph, build, fold
 
 SIZE = 256
@@ -130,10 +130,15 @@ def agree(
 
 
 def measure(
-    row: str, ways: dict[str, Callable], outputs: Callable, n: int, seconds: float, sync: Callable
+    row: str,
+    ways: dict[str, Callable],
+    outputs: Callable,
+    n: int,
+    seconds: float,
+    device: torch.device,
 ) -> dict[str, Any]:
     errors, first = agree(row, ways, outputs)
-    times = medians(ways, seconds, sync)
+    times = medians({k: lambda way=way: timed(way, device) for k, way in ways.items()}, seconds)
     result: dict[str, Any] = {"row": row, "batch": n, "ways": {}}
     for name, took in times.items():
         result["ways"][name] = {
@@ -161,19 +166,18 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="JSON")
     args = parser.parse_args()
     device, seconds = torch.device(args.device), 1.0 if args.quick else 8.0
-    sync = torch.cuda.synchronize if device.type == "cuda" else lambda: None
     data = batch_of(SIZE, 1, device)
     ways, avatar = avatars(device, data)
     # The texture, and the pairs of the inference generator.
     made = lambda a: [a.texture, *(part for pair in a.pairs for part in pair)]  # noqa: E731
-    rows = [measure("identity", ways, made, 1, seconds, sync)]
+    rows = [measure("identity", ways, made, 1, seconds, device)]
     start = time.perf_counter()
     Driver(network(device, last=True), avatar)
     fold_ms = 1e3 * (time.perf_counter() - start)
     for n in (1, 8):
         poses = batch_of(SIZE, n, device, seed=n)["target_poses"][:, 0]
         ways = frames(device, avatar, poses, not (args.quick or args.no_compile))
-        rows.append(measure(f"frame, batch {n}", ways, list, n, seconds, sync))
+        rows.append(measure(f"frame, batch {n}", ways, list, n, seconds, device))
     rows.append(driven_video.row(lambda: network(device, last=True), device, args.quick))
     output = args.output or Path(__file__).parent / f"results/inference-{args.device}.json"
     output.parent.mkdir(exist_ok=True)

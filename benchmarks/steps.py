@@ -6,20 +6,21 @@ python benchmarks/steps.py --quick image-128  short runs of the rows whose name 
 
 The peer of a row, "published", is the same network computed the way its published program did
 (benchmarks/step_rows says how); it is asserted to give the same picture first. Medians; all
-contenders of a row in one run, interleaved. The peak memory of a step is the median of three steps
-in a process of its own: what others left in the heap changes what a step takes from it.
+contenders of a row in one run, interleaved, each in a process of its own: what others leave in the
+heap costs a step time and memory that its users do not pay.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import statistics
 import sys
 import time
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -30,59 +31,85 @@ from benchmarks.machine import facts, peak_memory
 from benchmarks.step_rows import ROWS
 
 
-def medians(
-    calls: dict[str, Callable[[], Any]], seconds: float, sync: Callable
-) -> dict[str, float]:
-    """Median seconds of each call, interleaved so that a slow moment of the machine hits all."""
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for call in calls.values():
-        call(), call(), sync()
-    end = time.perf_counter() + seconds * len(calls)
-    while time.perf_counter() < end or len(times[next(iter(calls))]) < 5:
-        for name, call in calls.items():
-            start = time.perf_counter()
-            call()
-            sync()
-            times[name].append(time.perf_counter() - start)
+def timed(call: Callable[[], Any], device: torch.device) -> float:
+    """Seconds that a call takes, with all that it has started."""
+    sync = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    start = time.perf_counter()
+    call()
+    sync()
+    return time.perf_counter() - start
+
+
+def medians(clocks: dict[str, Callable[[], float]], seconds: float) -> dict[str, float]:
+    """Median of the seconds that each tells, interleaved so that a slow moment hits all."""
+    times: dict[str, list[float]] = {name: [] for name in clocks}
+    for clock in clocks.values():
+        clock(), clock()
+    end = time.perf_counter() + seconds * len(clocks)
+    while time.perf_counter() < end or len(times[next(iter(clocks))]) < 5:
+        for name, clock in clocks.items():
+            times[name].append(clock())
     return {name: statistics.median(values) for name, values in times.items()}
 
 
+class Apart:
+    """A contender in a process of its own. Called with "step" or "forward", it tells how many
+    seconds that took; with "peak", the megabytes of a step; with "result", it gives that."""
+
+    def __init__(self, *which: Any):
+        context = get_context("spawn")
+        self.connection, theirs = context.Pipe()
+        self.process = context.Process(target=serve, args=(theirs, *which), daemon=True)
+        self.process.start()
+        theirs.close()  # so that its end is seen here
+
+    def __call__(self, asked: str) -> Any:
+        self.connection.send(asked)
+        return self.connection.recv()
+
+    def stop(self) -> None:
+        self.connection.close()
+        self.process.join()
+
+
+def serve(asks: Connection, row_name: str, name: str, device_name: str, compiled: bool) -> None:
+    """Makes a contender and answers until nobody asks."""
+    (row,) = (r for r in ROWS if r.name == row_name)
+    device = torch.device(device_name)
+    contender = row.contender(name, device, compiled)
+    answers = {
+        "step": lambda: timed(contender.step, device),
+        "forward": lambda: timed(contender.forward, device),
+        "peak": lambda: statistics.median(peak_memory(contender.step, device) for _ in range(3)),
+        "result": lambda: contender.forward(random=False).float().cpu().numpy(),
+    }
+    with contextlib.suppress(EOFError):
+        while True:
+            asks.send(answers[asks.recv()]())
+
+
 def measure(row: Any, device: torch.device, seconds: float, compiled: bool) -> dict[str, Any]:
-    contenders = {name: row.contender(name, device, compiled) for name in row.contenders}
-    agree(row, contenders)
-    sync = torch.cuda.synchronize if device.type == "cuda" else lambda: None
-    steps = medians({n: c.step for n, c in contenders.items()}, seconds, sync)
-    forwards = medians({n: c.forward for n, c in contenders.items()}, seconds / 2, sync)
-    del contenders
-    memory = {name: apart(peak, row.name, name, str(device), compiled) for name in row.contenders}
+    contenders = {name: Apart(row.name, name, str(device), compiled) for name in row.contenders}
+    agree(row, {name: torch.from_numpy(c("result")) for name, c in contenders.items()})
+
+    def interleaved(what: str, seconds: float) -> dict[str, float]:
+        return medians({n: lambda c=c: c(what) for n, c in contenders.items()}, seconds)
+
+    steps, forwards = interleaved("step", seconds), interleaved("forward", seconds / 2)
     result = {"row": row.name, "batch": row.batch, "size": row.size, "compiled": compiled}
-    for name in row.contenders:
+    for name, contender in contenders.items():
         result[name] = {
             "step_s": steps[name],
             "step_images_per_s": row.batch / steps[name],
             "forward_s": forwards[name],
-            "peak_mb_of_a_step": memory[name],
+            "peak_mb_of_a_step": contender("peak"),
         }
+        contender.stop()
     return result
 
 
-def apart(function: Callable[..., float], *args: Any) -> float:
-    """What a function returns in a fresh process."""
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        return pool.submit(function, *args).result()
-
-
-def peak(row_name: str, name: str, device_name: str, compiled: bool) -> float:
-    """Megabytes that a step of a contender takes at its peak."""
-    (row,) = (r for r in ROWS if r.name == row_name)
-    device = torch.device(device_name)
-    step = row.contender(name, device, compiled).step
-    return statistics.median(peak_memory(step, device) for _ in range(3))
-
-
-def agree(row: Any, contenders: dict[str, Any]) -> None:
+def agree(row: Any, results: dict[str, torch.Tensor]) -> None:
     """All contenders give fp32's result: to rounding, or to bf16's 8 bits of mantissa."""
-    results = {name: c.forward(random=False).float() for name, c in contenders.items()}
     scale = results["fp32"].abs().mean()
     for name, result in results.items():
         error = ((result - results["fp32"]).abs().mean() / scale).item()

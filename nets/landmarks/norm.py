@@ -19,7 +19,7 @@ from nets.landmarks.conv import as_autocast
 from nets.ops import conv3x3, conv3x3_backward
 from nets.spectral import full_precision
 
-PIXELS = 1 << 14  # of the pictures that a modulation works on at once
+PIXELS = 1 << 14  # of float32 pictures that a modulation works on at once; of 16 bits, twice that
 
 
 class Layers(NamedTuple):
@@ -165,7 +165,9 @@ def _layers_backward(
 
 def _parts(x: Tensor) -> list[slice]:
     """The pictures, so many at once as have so many pixels; PIXELS keep the hidden layer small."""
-    step = max(1, PIXELS // (x.shape[2] * x.shape[3])) if x.device.type == "cpu" else len(x)
+    if x.device.type != "cpu":
+        return [slice(0, len(x))]
+    step = max(1, PIXELS * 4 // (x.dtype.itemsize * x.shape[2] * x.shape[3]))
     return [slice(i, i + step) for i in range(0, len(x), step)]
 
 

@@ -62,7 +62,7 @@ def test_modulation_through_a_1x1_convolution():
 
 
 def test_modulation_a_few_pictures_at_once(monkeypatch):
-    monkeypatch.setattr(norm, "PIXELS", 100)
+    monkeypatch.setattr(norm, "PIXELS", 200)
     for inputs in [(5, 4, 6, 6), (3, 4, 12, 12)]:  # two at once, and larger than the limit
         x, maps = drawn(inputs, (inputs[0], 3, *inputs[2:]))
         made = layers(3, 5, 8)
@@ -71,7 +71,7 @@ def test_modulation_a_few_pictures_at_once(monkeypatch):
         monkeypatch.setattr(norm, "PIXELS", 1 << 14)
         expected = modulate(x, maps, made, 0.2)
         theirs = torch.autograd.grad(expected.square().sum(), [x, maps, *made])
-        monkeypatch.setattr(norm, "PIXELS", 100)
+        monkeypatch.setattr(norm, "PIXELS", 200)
         torch.testing.assert_close([got, *ours], [expected, *theirs])
 
 

@@ -1,3 +1,4 @@
+#include <atomic>
 #include <memory>
 
 #include "tiles.h"
@@ -86,10 +87,12 @@ void convolve(const Map& from, const Map& to, const S* pixels, const float* weig
   const std::vector<S> zeros(from.c);
   const int64_t block = tiles_at_once(from.c / kJoin, to.c, to.tiles());
   const int64_t blocks = (to.tiles() + block - 1) / block;
-  torch::stable::parallel_for(0, blocks, 1, [&](int64_t lo, int64_t hi) {
+  const int64_t threads = std::min<int64_t>(torch::stable::get_num_threads(), blocks);
+  std::atomic<int64_t> next = 0;  // a thread that is held up leaves its blocks to others
+  torch::stable::parallel_for(0, threads, 1, [&](int64_t, int64_t) {
     Matrices<Factor> in(block, from.c / kJoin);
     Matrices<float> made(block, to.c);
-    for (int64_t b = lo; b < hi; ++b) {
+    for (int64_t b; (b = next++) < blocks;) {
       const int64_t first = b * block, last = std::min(first + block, to.tiles());
       gather(from, pixels, zeros.data(), first, last, in);
       for (int p = 0; p < 16; ++p)

@@ -12,7 +12,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from nets import systems
+from nets import published, systems
 from nets.run import checkpoints, options
 from nets.run.files import write_text
 from nets.run.options import PositiveInt
@@ -59,17 +59,17 @@ def tell(report: dict[str, Any]) -> None:
 @options.user_errors()
 def main(argv: list[str] | None = None) -> None:
     p = parser()
-    owners = systems.add_options(p, "evaluation")
+    owners = systems.add_options(p, "evaluate")
     args = options.parse(p, argv)
-    path = checkpoints.find(args.checkpoint)
-    content = checkpoints.read(path)
+    path = published.find(args.checkpoint)
+    content = published.read_checkpoint(path)
     system = content["system"]
     print(checkpoints.describe(content, path))
     systems.refuse_foreign(args, p, owners, system)
     folder = path if path.is_dir() else path.parent
     folder = folder.parent if folder.name == "checkpoints" else folder
     args.out = args.out or str(folder / "evaluation.json")
-    report = systems.call(system, "evaluation", "evaluate", args, content, path, Ranks(args.device))
+    report = systems.call(system, "evaluate", "evaluate", args, content, path, Ranks(args.device))
     report = {"checkpoint": str(path), "step": content["step"], **report}
     write_text(Path(args.out), json.dumps(report, indent=1) + "\n")  # first: `| head` may end this
     tell(report)

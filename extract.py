@@ -17,17 +17,22 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
-from nets.data.avatars import PHASES
-from nets.data.detectors import BACKENDS
+from nets.data.detectors import BACKENDS, MARGIN
 from nets.data.extraction.check import check
 from nets.data.extraction.clips import CLIP_CROPS, ClipOptions, extract_clips
 from nets.data.extraction.heads import HeadOptions, extract_heads
 from nets.data.extraction.look import look
 from nets.data.extraction.people import CROPS, IDENTITIES, PeopleOptions, extract_people
-from nets.data.persons import MARGIN
+from nets.data.heads.videos import PHASES
 from nets.errors import UserError
 from nets.run import options
-from nets.run.options import Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from nets.run.options import (
+    Fraction,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+)
 
 WORKERS = min(2, os.cpu_count() or 1)
 # Arguments of the published extraction that say nothing here: taken and passed over.

@@ -13,9 +13,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from nets import systems
+from nets import published, systems
 from nets.data.detectors import BACKENDS
-from nets.data.frames import ON_MISSING
+from nets.data.io.frames import ON_MISSING
 from nets.errors import UserError
 from nets.run import checkpoints, options
 from nets.run.options import NonNegativeFloat, PositiveFloat, PositiveInt, add_flag
@@ -62,11 +62,11 @@ def parser() -> options.ArgumentParser:
 @options.user_errors()
 def main(argv: list[str] | None = None) -> None:
     p = parser()
-    owners = systems.add_options(p, "inference")
+    owners = systems.add_options(p, "infer")
     args = options.parse(p, argv)
-    named = systems.call("bilayer", "published", "experiment", args)
-    path = checkpoints.find(args.checkpoint or named)
-    content = checkpoints.read(path)
+    named = systems.call("bilayer", "published_modes", "experiment", args)
+    path = published.find(args.checkpoint or named)
+    content = published.read_checkpoint(path)
     print(checkpoints.describe(content, path))
     systems.refuse_foreign(args, p, owners, content["system"])
     if content["system"] not in FINDERS:
@@ -76,7 +76,7 @@ def main(argv: list[str] | None = None) -> None:
                     f"--{name}: an option of {' and '.join(FINDERS)}; this is a checkpoint of "
                     f"{content['system']}"
                 )
-    systems.call(content["system"], "inference", "infer", args, content, path, Ranks(args.device))
+    systems.call(content["system"], "infer", "infer", args, content, path, Ranks(args.device))
 
 
 if __name__ == "__main__":

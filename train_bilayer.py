@@ -22,8 +22,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nets.bilayer import build, standing_statistics
-from nets.data.avatars import open_avatars
+from nets.bilayer import standing_statistics
+from nets.bilayer.data import open_avatars, prepare
+from nets.bilayer.experiment import Experiment, printing_to
+from nets.bilayer.network import build
+from nets.bilayer.objective import SHOWN, Scores, mean_scores, naming_options, open_losses
+from nets.bilayer.options import learning_rate, optimizer, parse, schedule
+from nets.bilayer.visuals import grid
+from nets.bilayer.warm_start import start
 from nets.run import options
 from nets.run.ema import EMA
 from nets.run.loader import Loader, in_order, loader
@@ -31,13 +37,6 @@ from nets.run.log import Window
 from nets.run.precision import Precision
 from nets.run.ranks import Ranks, closing, hold_gradients
 from nets.run.run import Run
-from nets.systems.bilayer.experiment import Experiment, printing_to
-from nets.systems.bilayer.grid import grid
-from nets.systems.bilayer.inputs import prepare
-from nets.systems.bilayer.objective import SHOWN, Scores, naming_options, open_losses
-from nets.systems.bilayer.options import learning_rate, optimizer, parse, schedule
-from nets.systems.bilayer.start import start
-from nets.systems.bilayer.validation import mean_scores
 
 Optimizers = dict[str, torch.optim.Optimizer]
 

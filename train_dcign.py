@@ -16,18 +16,25 @@ import contextlib
 import torch
 from torch import Tensor, nn
 
-from nets.data.batches import Drawn, Source, open_batches, unit
+from nets.data.scenes.batches import Drawn, Source, unit
 from nets.dcign import (
     DCIGN,
     LIKELIHOODS,
     RMSprop,
     active_mask,
     build,
+    demo_metrics,
     factor_slice,
     hold,
     invariance,
     kl_divergence,
+    visuals,
 )
+from nets.dcign.data import open_batches
+from nets.dcign.evaluate import summary, validate
+from nets.dcign.latents import Latents
+from nets.dcign.options import groups, parse, sets
+from nets.dcign.warm_start import export, start_from
 from nets.run import options
 from nets.run.ema import EMA
 from nets.run.loader import loader
@@ -35,10 +42,6 @@ from nets.run.log import Window
 from nets.run.precision import Precision
 from nets.run.ranks import Ranks, closing, hold_gradients
 from nets.run.run import Run
-from nets.systems.dcign import pictures, truth, validation
-from nets.systems.dcign.latents import Latents
-from nets.systems.dcign.networks import export, start_from
-from nets.systems.dcign.options import groups, parse, sets
 
 TURNED = 160  # test pictures that are re-rendered at the end
 
@@ -196,12 +199,12 @@ def train(run: Run, args: options.Namespace, precision: Precision) -> None:
         if run.due(step, args.test_freq):
             net.eval()
             with ema.swapped() if ema else contextlib.nullcontext(), precision.autocast():
-                rows = validation.evaluate(run, args, net, unseen, step)
+                rows = validate(run, args, net, unseen, step)
                 if rows:
-                    scores = validation.summary(rows, list(unseen.counts), groups(args))
+                    scores = summary(rows, list(unseen.counts), groups(args))
                     run.record(step, scores)
                     score = -scores["test_lower_bound"]
-                    pictures.show(run, args, net, unseen, rows, step)
+                    visuals.show(run, args, net, unseen, rows, step)
         run.save(step, score)
     finish(run, args, net, optimizer, ema, precision, source, unseen)
 
@@ -220,17 +223,17 @@ def finish(
     """What was learnt, in one line, and a picture of it."""
     net.eval()
     with ema.swapped() if ema else contextlib.nullcontext(), precision.autocast():
-        rows = validation.evaluate(run, args, net, unseen, run.step - 1)
-        scores = validation.summary(rows, list(unseen.counts), groups(args))
+        rows = validate(run, args, net, unseen, run.step - 1)
+        scores = summary(rows, list(unseen.counts), groups(args))
         if hasattr(unseen, "draw") and args.regime == "disentangled" and run.is_main:
             latents = Latents(net, options.plain(args), known=source)
-            scene = truth.test_scene(unseen, max(unseen.counts.values()), TURNED)
-            for name, part in truth.rerendering(latents, unseen, scene).items():
+            scene = demo_metrics.test_scene(unseen, max(unseen.counts.values()), TURNED)
+            for name, part in demo_metrics.rerendering(latents, unseen, scene).items():
                 scores[f"rerender_{name}"] = part["ratio_to_copy"]
         run.print(" ".join(f"{name} {value:.4g}" for name, value in scores.items()))
         if args.export_torch7:
             run.ranks.on_main(lambda: export(run, net, optimizer))
-        path = pictures.show(run, args, net, unseen, rows, run.step - 1, "final")
+        path = visuals.show(run, args, net, unseen, rows, run.step - 1, "final")
     run.print(f"sweeps of the latents: {path}")
 
 

@@ -6,7 +6,7 @@
     python train_landmarks.py --dataset images --dataset_path PICTURES --use_warped
     torchrun --nproc_per_node=8 train_landmarks.py --config train_args_bbc_pose.yaml ...
 
-Dundar, Shih, Garg, Pottorf, Tao, Catanzaro, arXiv 2001.09518. configs/defaults.yaml is read first.
+Dundar, Shih, Garg, Pottorf, Tao, Catanzaro, arXiv 2001.09518.
 The same command goes on where it was stopped.
 """
 
@@ -19,9 +19,9 @@ from typing import Any
 
 import torch
 
-from nets import vgg
 from nets.errors import UserError
 from nets.landmarks import LandmarkModel, build, build_discriminator
+from nets.landmarks.data import Inputs, open_clips
 from nets.landmarks.losses import (
     discriminator_loss,
     generator_gan_loss,
@@ -29,6 +29,10 @@ from nets.landmarks.losses import (
     motion_mask_loss,
     perceptual_loss,
 )
+from nets.landmarks.options import learning_rate, parse
+from nets.landmarks.visuals import final_rows, sheets
+from nets.landmarks.warm_start import start_from
+from nets.pretrained import vgg
 from nets.run import options
 from nets.run.ema import EMA
 from nets.run.images import labelled_grid, tile
@@ -37,10 +41,6 @@ from nets.run.log import Window
 from nets.run.precision import Precision
 from nets.run.ranks import Ranks, closing, hold_gradients
 from nets.run.run import Run
-from nets.systems.landmarks.data import Inputs, open_clips
-from nets.systems.landmarks.options import learning_rate, parse
-from nets.systems.landmarks.pictures import final_rows, sheets
-from nets.systems.landmarks.start import start_from
 
 
 def perceptual_net(args: options.Namespace, run: Run, precision: Precision) -> vgg.VGG19 | None:

@@ -19,10 +19,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nets import losses, vgg
-from nets.data.people import open_people
 from nets.errors import UserError
 from nets.layers import initialise_from_data
+from nets.pretrained import vgg
+from nets.published import find, read_checkpoint
 from nets.run import checkpoints, options
 from nets.run.ema import EMA
 from nets.run.loader import in_order, loader
@@ -30,15 +30,16 @@ from nets.run.log import Window
 from nets.run.precision import Precision
 from nets.run.ranks import Ranks, closing, hold_gradients
 from nets.run.run import Run
-from nets.systems.vunet.options import kl_factor, learning_rate, parse, weights
-from nets.systems.vunet.pictures import (
+from nets.vunet import Output, VUNet, build, losses
+from nets.vunet.data import Inputs, open_people, signed
+from nets.vunet.options import kl_factor, learning_rate, parse, weights
+from nets.vunet.visuals import (
     final_picture,
     show,
     show_samples,
     show_transfer,
     without_training,
 )
-from nets.vunet import Inputs, Output, VUNet, build, signed
 
 
 def perceptual_net(args: options.Namespace, run: Run, precision: Precision) -> vgg.VGG19 | None:
@@ -231,8 +232,8 @@ def train(run: Run, args: options.Namespace, precision: Precision) -> None:
 
 def start_from(run: Run, args: options.Namespace, net: VUNet, optimizer: Any) -> None:
     """Begin with the weights, and the moments, of --checkpoint; at its step, or at 0 to retrain."""
-    path = checkpoints.find(args.checkpoint)
-    content = checkpoints.read(path, "vunet")
+    path = find(args.checkpoint)
+    content = read_checkpoint(path, "vunet")
     for name in ("wiring", "tanh", "stickman") if "kind" in content else ():
         if args[name] != content["options"][name]:  # it would fit, and compute something else
             value = str(content["options"][name]).lower()

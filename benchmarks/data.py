@@ -25,12 +25,12 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks import video_rows
 from benchmarks.machine import facts
-from nets.data.index import IndexDataset, write_index
-from nets.data.pictures import write_picture
-from nets.data.worlds.people import PeopleWorld
+from nets.data.io.images import write_picture
+from nets.data.people.index import IndexDataset, write_index
 from nets.run.loader import loader
 from nets.run.ranks import Ranks
-from nets.vunet import Inputs
+from nets.vunet.data import Inputs
+from nets.worlds.people.world import PeopleWorld
 
 SIZE, BATCH = 128, 16
 RESULTS = Path(__file__).parent / "results"

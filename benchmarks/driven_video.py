@@ -21,20 +21,20 @@ import infer
 from benchmarks.video_rows import FPS, SIDE, drain, rate
 from nets import systems
 from nets.bilayer import DEFAULTS, Bilayer
-from nets.data.avatars import sample_of
+from nets.bilayer.infer import drive_video, make_avatar, renderer, source_frames
+from nets.bilayer.sources import Faces, keypoints_of_frames
+from nets.bilayer.warm_start import READING, Loaded
 from nets.data.detectors import open_detector
-from nets.data.pictures import write_picture
-from nets.data.video import open_video
-from nets.data.video_writer import VideoWriter
-from nets.data.worlds.head_videos import RANGES
-from nets.data.worlds.heads import SPLITS, identities, render
-from nets.data.worlds.heads_folder import motion
+from nets.data.heads.videos import sample_of
+from nets.data.io.images import write_picture
+from nets.data.io.video import open_video
+from nets.data.io.video_writer import VideoWriter
 from nets.errors import UserError
 from nets.run import options
 from nets.run.precision import Precision
-from nets.systems.bilayer import READING, Loaded
-from nets.systems.bilayer.faces import Faces, keypoints_of_frames
-from nets.systems.bilayer.inference import drive_video, make_avatar, renderer, source_frames
+from nets.worlds.heads.export import motion
+from nets.worlds.heads.videos import RANGES
+from nets.worlds.heads.world import SPLITS, identities, render
 
 LEVELS = 8.0  # of 255, that H.264 may change a pixel by on average
 

@@ -49,7 +49,8 @@ from benchmarks.step_rows.bilayer import (
     trained_like,
 )
 from benchmarks.steps import medians, timed
-from nets.bilayer import Avatar, Bilayer, Driver, Graph, build, fold
+from nets.bilayer import Avatar, Bilayer, Driver, Graph, fold
+from nets.bilayer.network import build
 
 SIZE = 256
 HALF = torch.bfloat16

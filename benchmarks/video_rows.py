@@ -18,13 +18,12 @@ from typing import Any
 
 from torch import Tensor
 
-from nets.data.detectors import open_detector
-from nets.data.faces import crop_square
-from nets.data.persons import person_square
-from nets.data.video import open_video
-from nets.data.video_writer import VideoWriter
-from nets.data.worlds.people import PeopleWorld
+from nets.data.detectors import open_detector, person_square
+from nets.data.heads.faces import crop_square
+from nets.data.io.video import open_video
+from nets.data.io.video_writer import VideoWriter
 from nets.errors import UserError
+from nets.worlds.people.world import PeopleWorld
 
 FPS, SIDE = 25, 512
 

@@ -2,9 +2,9 @@
 
 import torch
 
-from nets.data.index import write_index
-from nets.data.pictures import write_picture
-from nets.data.worlds.people import PeopleWorld
+from nets.data.io.images import write_picture
+from nets.data.people.index import write_index
+from nets.worlds.people.world import PeopleWorld
 
 
 def index_folder(folder, count=12, size=48):

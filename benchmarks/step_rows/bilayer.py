@@ -16,10 +16,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nets.bilayer import Avatar, Bilayer, Driver, build, fold
-from nets.bilayer.generators import Projector
-from nets.bilayer.layers import Pair, Residual
+from nets.bilayer import Avatar, Bilayer, Driver, fold
 from nets.bilayer.losses import Losses
+from nets.bilayer.network import build
+from nets.bilayer.network.generators import Projector
+from nets.bilayer.network.layers import Pair, Residual
 from nets.run.precision import Precision
 
 NO_VGG = "adversarial, feature_matching, pixelwise, segmentation, warping_regularizer"

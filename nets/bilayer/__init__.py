@@ -2,12 +2,8 @@
 
 from nets.spectral import fold
 
-from .avatar import Avatar, Frames
-from .build import build
-from .driver import Driver, Graph
-from .model import Bilayer
-from .options import DEFAULTS, NETWORKS
-from .statistics import standing_statistics
+from .defaults import DEFAULTS, NETWORKS
+from .network import Avatar, Bilayer, Driver, Frames, Graph, build, standing_statistics
 
 __all__ = [
     "DEFAULTS",

@@ -8,12 +8,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from nets.bilayer.defaults import words
 from nets.errors import UserError
-from nets.lpips import load_lpips
 from nets.metrics import pose_error, signed_psnr, signed_ssim
-from nets.recognition import csim, load_recognition
-
-from .options import words
+from nets.pretrained.arcface import csim, load_recognition
+from nets.pretrained.lpips import load_lpips
 
 METRICS = ("PSNR", "ssim", "lpips", "csim", "pose_matching")
 ALIASES = {"pose_matching_metric": "pose_matching", "psnr": "PSNR"}

@@ -1,9 +1,17 @@
 """DC-IGN: the network, its code, its losses, and its optimiser."""
 
-from .code import FACES, Group, active_mask, factor_slice, hold, invariance, parse_groups
-from .losses import LIKELIHOODS, bernoulli, gaussian, kl_divergence, lower_bound
-from .network import DCIGN, build
-from .rmsprop import RMSprop
+from nets.dcign.code import (
+    FACES,
+    Group,
+    active_mask,
+    factor_slice,
+    hold,
+    invariance,
+    parse_groups,
+)
+from nets.dcign.losses import LIKELIHOODS, bernoulli, gaussian, kl_divergence, lower_bound
+from nets.dcign.network import DCIGN, build
+from nets.dcign.rmsprop import RMSprop
 
 __all__ = [
     "DCIGN",

@@ -18,9 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nets.dcign.losses import LIKELIHOODS
 from nets.layers import depth_to_space
-
-from .losses import LIKELIHOODS
 
 SIDE = 150  # of the published network's pictures
 FLOOR = 1e-6  # what the published threshold leaves of anything not above 0

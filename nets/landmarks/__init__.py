@@ -1,16 +1,15 @@
 """Unsupervised landmarks: the networks and their losses."""
 
-from nets.spectral import fold
-
-from .discriminator import Discriminator, build_discriminator
-from .losses import (
+from nets.landmarks.discriminator import Discriminator, build_discriminator
+from nets.landmarks.losses import (
     discriminator_loss,
     frozen,
     gan_loss,
     generator_gan_loss,
     perceptual_loss,
 )
-from .model import Appearance, LandmarkModel, Landmarks, Output, build
+from nets.landmarks.network import Appearance, LandmarkModel, Landmarks, Output, build
+from nets.spectral import fold
 
 __all__ = [
     "Appearance",

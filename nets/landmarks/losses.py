@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nets.losses import feature_distances
+from nets.perceptual import feature_distances
 
 LAYERS = ("relu1_2", "relu2_2", "relu3_2", "relu4_2", "image")
 REDUCED = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1.0)
@@ -29,7 +29,7 @@ def perceptual_loss(
     """Sum over five layers of the mean squared difference of activations; pixels are the fifth.
 
     prediction, target  (N, 3, H, W) in about [-1, 1]; gradients go to the prediction
-    vgg      a `nets.vgg.VGG19`, loaded with `normalise=False` for the published loss; None: only
+    vgg      a `nets.pretrained.vgg.VGG19`, loaded with `normalise=False` for the published loss; None: only
              the pixels
     reduced  weights 1/32, 1/16, 1/8, 1/4 and 1 (pixels) instead of 1 throughout
     mask     (N, 1 or 3, H, W), zero or false where the prediction counts as 0, as the target should

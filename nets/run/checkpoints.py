@@ -16,17 +16,18 @@ Random states are not among them: step k draws from (seed, k, rank), the order o
 
 from __future__ import annotations
 
+import json
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from nets import originals
 from nets.errors import UserError
 from nets.run.files import write_atomic
-from nets.states import read_plain, require
+from nets.tensor_files import read_plain, read_safetensors, require
 
 FORMAT = 1
 PATTERN = "step_*.pt"
@@ -75,26 +76,50 @@ def newest_whole(folder: Path) -> tuple[int | None, list[Path]]:
     return None, broken
 
 
-def read(path: Path, system: str | None = None) -> dict[str, Any]:
+def read(
+    path: Path,
+    system: str | None = None,
+    published: Callable[[Path, Any], dict[str, Any] | None] | None = None,
+) -> dict[str, Any]:
     """The content of a checkpoint, on the CPU; only plain data is admitted.
 
-    path    also what one of the originals wrote, a file or a folder; its content is then that of a
-            checkpoint and has "kind", which says of what program it is
-    system  raise where the checkpoint is of another one
+    path       a checkpoint, or a .safetensors that `python -m nets.published` wrote
+    system     raise where the checkpoint is of another one
+    published  reads a file or folder of a published program: (path, what read_plain gave) -> its
+               content as of a checkpoint with "kind", or None; None: such files are refused
     Raises UserError that names the file and what is wrong.
     """
     content = None if Path(path).is_dir() else read_plain(path)
     wanted = {"format", "system", "options", "step", "parts"}
     if not isinstance(content, dict) or not wanted <= content.keys():
-        content = originals.read(path, content)
-        if content is None:
+        other = _weights_alone(Path(path))
+        if other is None and published is not None:
+            other = published(path, content)
+        if other is None:
             raise UserError(f"{path}: not a checkpoint of guise, nor of a program that it reads")
-        content = {"format": FORMAT, "best": None, "log": [], **content}
+        content = {"format": FORMAT, "best": None, "log": [], **other}
     if content["format"] > FORMAT:
         raise UserError(f"{path}: format {content['format']}; this version reads up to {FORMAT}")
     if system is not None and content["system"] != system:
         raise UserError(f"{path}: a checkpoint of {content['system']}, not of {system}")
     return content
+
+
+def _weights_alone(path: Path) -> dict[str, Any] | None:
+    """The content of a .safetensors that this project wrote; None for other files."""
+    if path.suffix != ".safetensors" or path.is_dir():
+        return None
+    tensors, about = read_safetensors(path)
+    if "guise" not in about:
+        return None
+    try:
+        header = json.loads(about["guise"])
+        system, step, trained = header["system"], int(header["step"]), dict(header["options"])
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{path}: its header does not say which network it is of") from error
+    model = {"model": tensors}
+    kind = "weights alone"
+    return {"system": system, "step": step, "options": trained, "parts": model, "kind": kind}
 
 
 def describe(content: dict[str, Any], path: str | Path) -> str:
@@ -103,11 +128,15 @@ def describe(content: dict[str, Any], path: str | Path) -> str:
     return f"{path}: {content['system']}{kind}, step {content['step']}"
 
 
-def find(path: str | Path | None = None, root: str | Path = "runs") -> Path:
+def find(
+    path: str | Path | None = None,
+    root: str | Path = "runs",
+    recognise: Callable[[Path], str | None] | None = None,
+) -> Path:
     """The checkpoint that is meant: a file, the newest of a run folder, or of all under `root`.
 
-    A folder that one of the originals wrote is itself what is meant. Raises UserError where there
-    is none.
+    recognise  tells the system of a published program's folder, which is then itself what is meant
+    Raises UserError where there is none.
     """
     if path is not None and Path(path).is_file():
         return Path(path)
@@ -116,7 +145,7 @@ def find(path: str | Path | None = None, root: str | Path = "runs") -> Path:
     folder = Path(root if path is None else path)
     found = [file for file in folder.rglob(PATTERN) if file.parent.name == "checkpoints"]
     if not found:
-        if path is not None and originals.recognise(path):
+        if path is not None and recognise is not None and recognise(Path(path)):
             return Path(path)
         where = f"under {folder}/" if path is None else f"in {folder}"
         raise UserError(f"no checkpoint {where}: train first, or give --checkpoint")

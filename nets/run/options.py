@@ -202,14 +202,22 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def find_config(name: str) -> Path:
-    """The file that `--config name` means: a path, or a name in configs/, with or without .yaml."""
-    candidates = [Path(name)]
+    """The file that `--config name` means: a path, or the name of a file anywhere in configs/, with
+    or without .yaml. Raises UserError where there is none, or two of that name.
+    """
+    if Path(name).is_file():
+        return Path(name)
+    files = sorted(CONFIGS.rglob("*.yaml"))
     if Path(name).name == name:
-        candidates += [CONFIGS / name, CONFIGS / f"{name}.yaml"]
-    for candidate in candidates:
-        if candidate.is_file():
-            return candidate
-    there = [path.name for path in CONFIGS.glob("*.yaml")]
+        named = [path for path in files if name in (path.name, path.stem)]
+        if len(named) > 1:
+            places = ", ".join(str(path.relative_to(CONFIGS)) for path in named)
+            raise UserError(
+                f"--config {name}: the name of {len(named)} files in configs/: {places}"
+            )
+        if named:
+            return named[0]
+    there = [path.name for path in files]
     raise UserError(f"--config {name}: no such file{_nearest(name, there)}")
 
 

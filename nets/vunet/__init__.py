@@ -1,18 +1,5 @@
-"""VUNet: the network, and pictures and joints as it takes them."""
+"""VUNet: a conditional U-Net whose bottleneck is a variational code of the appearance."""
 
-from .inputs import Inputs, signed
-from .network import MODES, Noise, Output, VUNet, build
-from .transfer import reconstructions, transfer_grid, transfers
+from nets.vunet.network import MODES, Noise, Output, VUNet, build
 
-__all__ = [
-    "MODES",
-    "Inputs",
-    "Noise",
-    "Output",
-    "VUNet",
-    "build",
-    "reconstructions",
-    "signed",
-    "transfer_grid",
-    "transfers",
-]
+__all__ = ["MODES", "Noise", "Output", "VUNet", "build"]

@@ -2,7 +2,7 @@
 
 import torch
 
-from nets.data.avatars import write_frame
+from nets.data.heads.videos import write_frame
 
 
 def face_points(size, turn=0.0):

@@ -2,7 +2,8 @@
 
 import torch
 
-from nets.bilayer import NETWORKS, build
+from nets.bilayer import NETWORKS
+from nets.bilayer.network import build
 
 OPTIONS = {
     "image_size": 32,

@@ -7,21 +7,14 @@ import pytest
 import torch
 
 from avatar_folder import face_points, write_folder
-from nets.data.avatars import (
-    AvatarFolder,
-    AvatarList,
-    frame_path,
-    open_avatars,
-    paper_frames,
-    read_frame,
-)
-from nets.data.faces import pose_points, write_keypoints
-from nets.data.pictures import write_picture
-from nets.data.worlds.heads_folder import write_data_root
+from nets.bilayer.data import open_avatars, prepare, stickmen
+from nets.data.heads.faces import pose_points, write_keypoints
+from nets.data.heads.videos import AvatarFolder, AvatarList, frame_path, paper_frames, read_frame
+from nets.data.io.images import write_picture
 from nets.errors import BadSample, UserError
 from nets.run.loader import loader
 from nets.run.ranks import Ranks
-from nets.systems.bilayer.inputs import prepare, stickmen
+from nets.worlds.heads.export import write_data_root
 
 OPTIONS = {
     "image_size": 32,

@@ -7,7 +7,7 @@ from torch import nn
 
 from bilayer_tiny import ENHANCED, batch, model
 from nets.bilayer import NETWORKS, Driver, Graph
-from nets.bilayer.driver import four_pixels
+from nets.bilayer.network.driver import four_pixels
 
 BASE = {"inf_apply_masks": False, "enh_apply_masks": False}
 

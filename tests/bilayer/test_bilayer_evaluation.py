@@ -9,12 +9,13 @@ import torch
 import evaluate
 import train_bilayer
 from avatar_folder import write_folder
-from nets.data.faces import normalised_pose
-from nets.data.worlds.head_videos import HeadVideos
+from nets.bilayer import evaluate as azimuth
+from nets.bilayer import evaluate as evaluation
+from nets.bilayer.evaluate import feature_boxes, iou, rendered_as
+from nets.data.heads.faces import normalised_pose
 from nets.run.loader import in_order
 from nets.run.ranks import Ranks
-from nets.systems.bilayer import azimuth, evaluation
-from nets.systems.bilayer.evaluation import feature_boxes, iou, rendered_as
+from nets.worlds.heads.videos import HeadVideos
 
 CPU = torch.device("cpu")
 

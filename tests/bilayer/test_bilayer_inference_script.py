@@ -10,11 +10,11 @@ import infer
 import train_bilayer
 from avatar_folder import face_points, write_folder
 from nets.data import detectors
-from nets.data.avatars import frame_path
-from nets.data.faces import write_keypoints
-from nets.data.pictures import read_picture, write_picture
-from nets.data.video import open_video
-from nets.data.video_writer import VideoWriter
+from nets.data.heads.faces import write_keypoints
+from nets.data.heads.videos import frame_path
+from nets.data.io.images import read_picture, write_picture
+from nets.data.io.video import open_video
+from nets.data.io.video_writer import VideoWriter
 from nets.errors import UserError
 
 

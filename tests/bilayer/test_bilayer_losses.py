@@ -8,15 +8,16 @@ import torch.nn.functional as F
 
 from bilayer_tiny import batch, model
 from nets.bilayer.losses import (
+    KeypointPlaces,
     Losses,
+    WarpingWeight,
     adversarial_losses,
     dice,
     feature_matching,
     needed_extractors,
     perceptual,
 )
-from nets.bilayer.warping import KeypointPlaces, WarpingWeight
-from nets.vgg import load_vgg
+from nets.pretrained.vgg import load_vgg
 
 NO_VGG = "adversarial, feature_matching, pixelwise, segmentation, warping_regularizer"
 

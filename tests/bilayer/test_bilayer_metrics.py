@@ -9,9 +9,8 @@ import torch.nn.functional as F
 
 from nets.bilayer.metrics import METRICS, Metrics
 from nets.errors import UserError
-from nets.lpips import load_lpips
 from nets.metrics import pose_error, signed_psnr, signed_ssim
-from nets.recognition import (
+from nets.pretrained.arcface import (
     IRSE50,
     TEMPLATE,
     aligned,
@@ -20,6 +19,7 @@ from nets.recognition import (
     load_recognition,
     similarity_transform,
 )
+from nets.pretrained.lpips import load_lpips
 
 
 def pictures(n=2, size=64, seed=0):

@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from bilayer_tiny import ENHANCED, OPTIONS, batch, model, parameters
-from nets.bilayer import NETWORKS, build, fold
-from nets.bilayer.layers import AdaptiveNorm2d, Residual, adaptive_conv
+from nets.bilayer import NETWORKS, fold
+from nets.bilayer.network import build
+from nets.bilayer.network.layers import AdaptiveNorm2d, Residual, adaptive_conv
 from nets.spectral import Conv, Linear, spectral_layers
 
 PUBLISHED = {

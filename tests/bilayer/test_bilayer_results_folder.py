@@ -10,12 +10,12 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import train_bilayer
 from avatar_folder import write_folder
-from nets import originals
-from nets.bilayer import build
-from nets.data.avatars import AvatarList
-from nets.originals.bilayer_options import read_args
+from nets import published as originals
+from nets.bilayer.network import build
+from nets.bilayer.published import read_args
+from nets.bilayer.visuals import columns_of, grid
+from nets.data.heads.videos import AvatarList
 from nets.run import checkpoints
-from nets.systems.bilayer.grid import columns_of, grid
 
 NETWORKS = ["identity_embedder", "texture_generator", "keypoints_embedder", "inference_generator",
             "discriminator"]  # fmt: skip

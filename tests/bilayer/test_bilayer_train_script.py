@@ -8,9 +8,9 @@ import torch
 
 import train_bilayer
 from avatar_folder import write_folder
+from nets.bilayer.options import parse
 from nets.errors import UserError
 from nets.run import checkpoints
-from nets.systems.bilayer.options import parse
 
 SMOKE = ["--config", "smoke_bilayer.yaml"]
 BASE = ["identity_embedder", "texture_generator", "keypoints_embedder", "inference_generator"]

@@ -5,8 +5,8 @@ import torch
 
 import extract
 from nets.data.detectors import Person, person_box
-from nets.data.pictures import write_picture
-from nets.data.video_writer import VideoWriter
+from nets.data.io.images import write_picture
+from nets.data.io.video_writer import VideoWriter
 from nets.skeletons import JOINTS_17
 
 # Where the joints are in a box, (x, y) as fractions of it.

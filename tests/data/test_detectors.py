@@ -6,11 +6,10 @@ import sys
 import pytest
 import torch
 
-from nets.data.detectors import FACE_WEIGHTS, Person, _same, open_detector, person_box
-from nets.data.persons import Follow
-from nets.data.worlds.people import PeopleWorld
+from nets.data.detectors import FACE_WEIGHTS, Follow, Person, _same, open_detector, person_box
 from nets.errors import UserError
 from nets.skeletons import JOINTS_15, JOINTS_17, MESH_68, mesh_to_68
+from nets.worlds.people.world import PeopleWorld
 
 
 @pytest.fixture(scope="module")

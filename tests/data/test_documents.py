@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from nets.data.extraction.check import check
-from nets.data.pictures import write_picture
+from nets.data.io.images import write_picture
 
 TEXT = (Path(__file__).parents[2] / "docs/data.md").read_text(encoding="utf-8")
 

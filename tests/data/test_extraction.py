@@ -9,11 +9,11 @@ import torch
 
 import extract
 from boxes import STANDING, photos, refused, run, scene, video
-from nets.data.avatars import AvatarFolder
 from nets.data.extraction import jobs
 from nets.data.extraction.people import split
-from nets.data.index import IndexDataset, read_index
-from nets.data.pictures import read_picture, write_picture
+from nets.data.heads.videos import AvatarFolder
+from nets.data.io.images import read_picture, write_picture
+from nets.data.people.index import IndexDataset, read_index
 from nets.skeletons import JOINTS_15, OPENPOSE_18
 
 
@@ -79,7 +79,7 @@ def test_known_joints_need_no_detector(tmp_path, monkeypatch, capsys):
 
 
 def test_coco_openpose_and_named_joints(tmp_path):
-    from nets.data.annotations import read_annotations
+    from nets.data.people.annotations import read_annotations
 
     coco = {
         "images": [{"id": 7, "file_name": "x/000007.jpg"}],
@@ -208,7 +208,7 @@ def test_look_draws_what_is_found(boxes, tmp_path, capsys):
 
 
 def test_check_reads_batches_and_tables(tmp_path, capsys, monkeypatch):
-    from nets.data.batches import write_batch
+    from nets.data.scenes.batches import write_batch
 
     monkeypatch.chdir(tmp_path)
     for i, name in enumerate(("batch1.npz", "batch2", "batch3.npz")):

@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 
 from boxes import refused, run, scene, video
-from nets.data.avatars import AvatarFolder, read_frame
-from nets.data.index import read_index
+from nets.data.heads.videos import AvatarFolder, read_frame
+from nets.data.people.index import read_index
 
 
 def test_workers_end_with_a_process_that_is_killed(tmp_path):

@@ -12,13 +12,14 @@ from PIL import Image
 import evaluate
 from benchmarks import experiments_dcign, learning
 from dcign_tiny import LATENTS, SIZE, network, write_run
-from nets.data.batches import unit, write_batch
-from nets.data.head_batches import HeadBatches
-from nets.data.worlds.heads import RANGES, SPLITS
+from nets.data.scenes.batches import unit, write_batch
+from nets.dcign import demo_metrics as truth
+from nets.dcign import metrics as scores
+from nets.dcign.latents import Latents
+from nets.dcign.options import parse
 from nets.run import checkpoints
-from nets.systems.dcign import scores, truth
-from nets.systems.dcign.latents import Latents
-from nets.systems.dcign.options import parse
+from nets.worlds.heads.batches import HeadBatches
+from nets.worlds.heads.world import RANGES, SPLITS
 
 EXACT = ("--precision", "fp32")
 OWNERS = {"a": slice(0, 1), "b": slice(1, 2)}

@@ -11,12 +11,12 @@ from PIL import Image
 
 import infer
 from dcign_tiny import LATENTS, SIZE, network, write_run
-from nets.data.pictures import read_picture, write_picture
-from nets.data.video import open_video
+from nets.data.io.images import read_picture, write_picture
+from nets.data.io.video import open_video
 from nets.dcign import FACES
-from nets.systems.dcign.inference import to_face
-from nets.systems.dcign.latents import Latents, encode
-from nets.systems.dcign.measures import fit_map
+from nets.dcign.infer import to_face
+from nets.dcign.latents import Latents, encode
+from nets.dcign.metrics import fit_map
 
 GAP = 2  # pixels between the tiles of a sheet
 EXACT = ("--precision", "fp32")

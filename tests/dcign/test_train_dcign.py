@@ -1,25 +1,20 @@
 """train_dcign.py from end to end, on runs of seconds."""
 
 import json
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 
 import train_dcign
-from nets.data import convert
-from nets.data.batches import Drawn, open_batches, unit
-from nets.dcign import DCIGN, RMSprop, build
-from nets.originals import dcign as originals
-from nets.originals import torch7
+from helpers import last_line, script
+from nets.data.io import torch7
+from nets.data.scenes.batches import Drawn, unit
+from nets.dcign import DCIGN, RMSprop, build, convert, options
+from nets.dcign import published as originals
+from nets.dcign.data import open_batches
 from nets.run import checkpoints, seeds
 from nets.run.log import records
-from nets.systems.dcign import options
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
-from helpers import last_line, script
 
 TINY = [
     "--image_size", "48", "--feature_maps", "8", "--dim_hidden", "6", "--bsize", "4",

@@ -19,26 +19,22 @@ from hypothesis import strategies as st
 from PIL import Image
 from scipy.io import savemat
 
-from nets import skeletons, weights
-from nets.data import (
-    annotations,
-    batches,
-    bbc,
-    clips,
-    faces,
-    factors,
-    index,
-    joints,
-    meta,
-    pictures,
-)
-from nets.data.avatars import AvatarList
-from nets.data.pickles import read_pickle
+from nets import skeletons
+from nets.bilayer import published as bilayer_options
+from nets.data.clips import bbc_pose, clips
+from nets.data.heads import faces
+from nets.data.heads.videos import AvatarList
+from nets.data.io import images as pictures
+from nets.data.io import torch7
+from nets.data.io.pickles import read_pickle
+from nets.data.people import annotations, index, joints, meta
+from nets.data.scenes import batches, factors
 from nets.errors import BadSample, UserError
-from nets.originals import bilayer_options, landmarks, torch7
+from nets.landmarks import evaluate
+from nets.landmarks import published as landmarks
+from nets.pretrained import weights
 from nets.run import checkpoints, options
-from nets.states import read_safetensors, write_safetensors
-from nets.systems.landmarks import dumps
+from nets.tensor_files import read_safetensors, write_safetensors
 
 ROOT = Path(__file__).parents[2]
 JOINTS = {name: [0.5, 0.25] for name in skeletons.JOINTS_15}
@@ -129,8 +125,10 @@ def make_keras(path):
 
 
 def make_landmarks(path):
-    content = {key: np.zeros((4, 6)) for key in (*dumps.KEYS, "predictions_cov_decomp")}
-    dumps.write(path.parent, {**content, "predictions_cov": np.zeros(0)}, path.suffix != ".npz")
+    content = {key: np.zeros((4, 6)) for key in (*evaluate.DUMP_KEYS, "predictions_cov_decomp")}
+    evaluate.write_dump(
+        path.parent, {**content, "predictions_cov": np.zeros(0)}, path.suffix != ".npz"
+    )
 
 
 def make_list(path):
@@ -186,9 +184,9 @@ READERS = {  # file name: (write a good one, read it)
     "boxes.json": (written('{"a": [0, 0, 5, 6.5]}'), lambda p: clips._read_boxes(p.parent, ["a"])),
     "frames.txt": (make_list, read_list),
     "factors.csv": (make_table, factors.read_table),
-    "bbcpose.mat": (make_mat, lambda p: bbc.read_mat(p, "bbcpose", 3)),
-    "gaussians.npz": (make_landmarks, lambda p: dumps.read(p.parent)),
-    "gaussians.pkl3": (make_landmarks, lambda p: dumps.read(p.parent)),
+    "bbcpose.mat": (make_mat, lambda p: bbc_pose.read_mat(p, "bbcpose", 3)),
+    "gaussians.npz": (make_landmarks, lambda p: evaluate.read_dump(p.parent)),
+    "gaussians.pkl3": (make_landmarks, lambda p: evaluate.read_dump(p.parent)),
     "batch1": (make_torch7, torch7.read),
     "batch2.npz": (lambda p: batches.write_batch(p, torch.zeros(2, 1, 8, 8, dtype=torch.uint8),
                                                  {"azimuth": torch.zeros(2)}),
@@ -300,7 +298,7 @@ def into_array(path, program):
 WAYS_IN = {
     "index.p": (Path.write_bytes, index.read_index),
     "plain.p": (Path.write_bytes, read_pickle),
-    "gaussians.pkl3": (Path.write_bytes, lambda p: dumps.read(p.parent)),
+    "gaussians.pkl3": (Path.write_bytes, lambda p: evaluate.read_dump(p.parent)),
     "old.pth": (Path.write_bytes, checkpoints.read),
     "step_00000001.pt": (into_archive, checkpoints.read),
     "points.npy": (into_array, faces.read_keypoints),
@@ -362,4 +360,4 @@ def test_nothing_is_loaded_in_a_way_that_runs_code():
                 found.append(f"{file.relative_to(ROOT)}:{call.lineno} {name}")
     assert not found
     unpicklers = [f for f in files if re.search(r"\(pickle\.Unpickler\)", f.read_text())]
-    assert [str(f.relative_to(ROOT)) for f in unpicklers] == ["nets/data/pickles.py"]
+    assert [str(f.relative_to(ROOT)) for f in unpicklers] == ["nets/data/io/pickles.py"]

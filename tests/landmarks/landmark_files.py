@@ -4,11 +4,11 @@ import numpy as np
 import torch
 from scipy.io import savemat
 
-from nets.data.pictures import write_picture
+from nets.data.io.images import write_picture
 from nets.landmarks import build
+from nets.landmarks.options import parse
 from nets.run import checkpoints
 from nets.run.options import plain
-from nets.systems.landmarks.options import parse
 
 SMOKE = ["--config", "smoke_landmarks.yaml"]
 RUN = "runs/landmarks/a"

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image, ImageEnhance
 
-from nets.data.augment import (
+from nets.data.clips.augment import (
     Warps,
     colour_jitter,
     flip_joints,
@@ -15,7 +15,7 @@ from nets.data.augment import (
     flips,
     jitter_draws,
 )
-from nets.data.bbc import JOINTS_7
+from nets.data.clips.bbc_pose import JOINTS_7
 
 ENHANCERS = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
 

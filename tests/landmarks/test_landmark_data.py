@@ -9,15 +9,14 @@ from PIL import Image
 from scipy.io import savemat
 
 from landmark_files import FIELDS, bbc_folder, frame, joints_of
-from nets.data import bbc
-from nets.data.bbc import BBCEvaluation, BBCPose
-from nets.data.clips import Clips, Folders, Stills
-from nets.data.pictures import write_picture
-from nets.data.temporal import temporal_offset
-from nets.data.video_writer import VideoWriter
-from nets.data.worlds.clips import FRAMES, ClipsWorld, render
-from nets.data.worlds.people import SPLITS
+from nets.data.clips import bbc_pose
+from nets.data.clips.bbc_pose import BBCEvaluation, BBCPose
+from nets.data.clips.clips import Clips, Folders, Stills, temporal_offset
+from nets.data.io.images import write_picture
+from nets.data.io.video_writer import VideoWriter
 from nets.errors import BadSample, UserError
+from nets.worlds.clips import FRAMES, ClipsWorld, render
+from nets.worlds.people.world import SPLITS
 
 
 def folder_of(path, count, start=0):
@@ -215,14 +214,14 @@ def test_annotations_and_frames_that_disagree(tmp_path):
 
 def test_points_are_written_and_read_in_both_forms(tmp_path):
     bbc_folder(tmp_path)
-    truth = bbc.validation_truth(tmp_path)
+    truth = bbc_pose.validation_truth(tmp_path)
     np.testing.assert_array_equal(truth[:, :, 3:6], joints_of(12, 3))
-    bbc.write_points(tmp_path / "GT.mat", truth)
-    np.testing.assert_array_equal(bbc.read_points(tmp_path / "GT.mat"), truth)
-    assert bbc.read_points(tmp_path / "code/results.mat").shape == (2, 7, 2)
+    bbc_pose.write_points(tmp_path / "GT.mat", truth)
+    np.testing.assert_array_equal(bbc_pose.read_points(tmp_path / "GT.mat"), truth)
+    assert bbc_pose.read_points(tmp_path / "code/results.mat").shape == (2, 7, 2)
     savemat(tmp_path / "other.mat", {"x": 1})
     with pytest.raises(UserError, match="holds neither my_pred nor results"):
-        bbc.read_points(tmp_path / "other.mat")
+        bbc_pose.read_points(tmp_path / "other.mat")
 
 
 # --- the clips world -----------------------------------------------------------------------------

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from scipy.io import loadmat, savemat
 
-import evaluate
+import evaluate as evaluate_script
 from landmark_files import bbc_folder, joints_of, untrained
-from nets.data import bbc
+from nets.data.clips import bbc_pose
 from nets.errors import UserError
-from nets.systems.landmarks import dumps, regression
+from nets.landmarks import evaluate, regression
 from small_data import index_folder
 
 
@@ -48,7 +48,7 @@ def test_twelve_pixels_count_and_a_little_more_does_not():
     predicted[1, 1, 0] += 12.001  # right wrist, first frame
     predicted[:, 2, 1] += 20  # left wrist, second frame
     truth[0, 6, 1] = np.nan  # not marked: counts nowhere
-    found = regression.accuracy(predicted, truth, bbc.JOINTS_7)
+    found = regression.accuracy(predicted, truth, bbc_pose.JOINTS_7)
     assert found["accuracy"] == pytest.approx(11 / 13)
     assert found["per_joint"] == pytest.approx(
         {"head": 1, "rwrist": 0.5, "lwrist": 0.5, "relbow": 1, "lelbow": 1, "rshoulder": 1,
@@ -90,30 +90,30 @@ def gaussians(n=4, k=3, fixed=False):
 @pytest.mark.parametrize("fixed", [False, True])
 def test_dumps_are_read_back_and_the_pickle_is_the_originals(tmp_path, fixed):
     made = gaussians(fixed=fixed)
-    assert dumps.write(tmp_path / "safe", made, original=False).name == "gaussians.npz"
-    found = dumps.read(tmp_path / "safe")
-    assert all(np.array_equal(found[key], made[key]) for key in dumps.KEYS)
-    path = dumps.write(tmp_path / "original", made, original=True)
+    assert evaluate.write_dump(tmp_path / "safe", made, original=False).name == "gaussians.npz"
+    found = evaluate.read_dump(tmp_path / "safe")
+    assert all(np.array_equal(found[key], made[key]) for key in evaluate.DUMP_KEYS)
+    path = evaluate.write_dump(tmp_path / "original", made, original=True)
     with path.open("rb") as file:
         content = pickle.load(file)  # what the test wrote itself
     assert content["predictions_mean"].dtype == np.float16
     assert content["predictions_cov"] == [] if fixed else content["predictions_cov"].shape[1:] == (
         3, 2, 2)  # fmt: skip
     assert content["gt"].dtype == np.float32 and content["bboxes"].dtype == np.float64
-    found = dumps.read(tmp_path / "original")
+    found = evaluate.read_dump(tmp_path / "original")
     np.testing.assert_allclose(found["predictions_mean"], made["predictions_mean"], atol=5e-4)
 
 
 def test_dumps_that_are_none(tmp_path):
     with pytest.raises(UserError, match=r"holds no gaussians.npz and no gaussians.pkl3"):
-        dumps.read(tmp_path)
+        evaluate.read_dump(tmp_path)
     np.savez(tmp_path / "gaussians.npz", vid=np.zeros(2))
     with pytest.raises(UserError, match="lacks predictions_mean"):
-        dumps.read(tmp_path)
+        evaluate.read_dump(tmp_path)
     with (tmp_path / "gaussians.pkl3").open("wb") as file:
         pickle.dump(print, file)
     with pytest.raises(UserError, match=r"refused, it asks for builtins.print"):
-        dumps.read(tmp_path)
+        evaluate.read_dump(tmp_path)
 
 
 def test_bbc_pose_in_three_steps(tmp_path, monkeypatch, capsys):
@@ -122,18 +122,18 @@ def test_bbc_pose_in_three_steps(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     shared = ["--checkpoint", str(run), "--data_root", str(data), "--workers", "0"]
     for stage in ("dump", "regress", "score"):
-        evaluate.main([*shared, "--stage", stage, "--out", f"{stage}.json"])
+        evaluate_script.main([*shared, "--stage", stage, "--out", f"{stage}.json"])
     report = json.loads((tmp_path / "score.json").read_text())
     assert report["test"]["frames"] == 2 and report["val"]["frames"] == 15
     assert f"Test {report['test']['accuracy']:.4f}" in capsys.readouterr().out
 
-    dumped = dumps.read(run / "gaussians/train")
+    dumped = evaluate.read_dump(run / "gaussians/train")
     assert dumped["predictions_mean"].shape == (30, 8) and dumped["gt"].any()
-    assert not dumps.read(run / "gaussians/test")["gt"].any()
+    assert not evaluate.read_dump(run / "gaussians/test")["gt"].any()
     # The whole way by hand, from the files alone.
     x, y = dumped["predictions_mean"].astype(float), dumped["gt"].astype(float)
     mapping = np.linalg.pinv(x, rcond=1e-15) @ y
-    test = dumps.read(run / "gaussians/test")
+    test = evaluate.read_dump(run / "gaussians/test")
     predicted = (test["predictions_mean"].astype(float) @ mapping).reshape(-1, 2, 7)
     box = test["bboxes"]
     side = (box[:, 2:] - box[:, :2])[:, :, None]
@@ -146,14 +146,14 @@ def test_bbc_pose_in_three_steps(tmp_path, monkeypatch, capsys):
     assert report["test"]["accuracy"] == pytest.approx(near.mean())
     assert report["test"]["head"] == pytest.approx(near[0].mean())
 
-    evaluate.main([*shared, "--stage", "val_truth", "--predictions", "p", "--out", "x.json"])
+    evaluate_script.main([*shared, "--stage", "val_truth", "--predictions", "p", "--out", "x.json"])
     np.testing.assert_array_equal(
-        loadmat("p/bbc_val_GT.mat")["my_pred"], bbc.validation_truth(data)
+        loadmat("p/bbc_val_GT.mat")["my_pred"], bbc_pose.validation_truth(data)
     )
     (run / "predictions/preds_val.mat").rename(run / "predictions/kept.mat")
     savemat(run / "predictions/preds_val.mat", {"my_pred": np.zeros((2, 7, 3))})
     with pytest.raises(SystemExit):
-        evaluate.main([*shared, "--stage", "score"])
+        evaluate_script.main([*shared, "--stage", "score"])
     assert "has 3 frames, the truth 15" in capsys.readouterr().err
 
 
@@ -162,7 +162,7 @@ def test_the_pickle_serves_the_regression_too(tmp_path, monkeypatch):
     run = untrained(tmp_path)
     monkeypatch.chdir(tmp_path)
     shared = ["--checkpoint", str(run), "--data_root", str(data), "--workers", "0"]
-    evaluate.main([*shared, "--gaussians_pickle", "--out", "a.json"])
+    evaluate_script.main([*shared, "--gaussians_pickle", "--out", "a.json"])
     assert sorted(p.name for p in (run / "gaussians/val").iterdir()) == ["gaussians.pkl3"]
     assert 0 <= json.loads((tmp_path / "a.json").read_text())["val"]["accuracy"] <= 1
 
@@ -172,7 +172,7 @@ def test_the_demo_world_and_an_index(tmp_path, monkeypatch):
     index = index_folder(tmp_path / "people", 9, size=32)
     monkeypatch.chdir(tmp_path)
     shared = ["--checkpoint", str(run), "--workers", "0", "--labelled", "12", "--held_out", "6"]
-    evaluate.main([*shared, "--out", "world.json"])
+    evaluate_script.main([*shared, "--out", "world.json"])
     world = json.loads((tmp_path / "world.json").read_text())
     assert world["labelled"] == 12 and world["held_out"] == 6
     ratio = world["regression"]["error"] / world["regression"]["error_mean_pose"]
@@ -183,7 +183,7 @@ def test_the_demo_world_and_an_index(tmp_path, monkeypatch):
     assert background["ratio_to_mean_image"] == pytest.approx(
         background["masked_l1"]["mean"] / background["masked_l1_mean_image"]["mean"]
     )
-    evaluate.main([*shared, "--data_index", str(index), "--out", "index.json"])
+    evaluate_script.main([*shared, "--data_index", str(index), "--out", "index.json"])
     found = json.loads((tmp_path / "index.json").read_text())
     assert found["labelled"] == 6 and found["held_out"] == 3 and "mask" not in found
 
@@ -201,5 +201,5 @@ def test_what_cannot_be_evaluated(tmp_path, monkeypatch, capsys, arguments, mess
     run = untrained(tmp_path)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as ended:
-        evaluate.main(["--checkpoint", str(run), *arguments])
+        evaluate_script.main(["--checkpoint", str(run), *arguments])
     assert ended.value.code == 2 and message in capsys.readouterr().err

@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from nets.data.augment import Warps, colour_jitter, flip_joints, jitter_draws
-from nets.data.bbc import JOINTS_7
+from nets.data.clips.augment import Warps, colour_jitter, flip_joints, jitter_draws
+from nets.data.clips.bbc_pose import JOINTS_7
+from nets.landmarks.data import Inputs
 from nets.landmarks.losses import motion_loss, motion_mask_loss
-from nets.systems.landmarks.data import Inputs
-from nets.systems.landmarks.options import parse
+from nets.landmarks.options import parse
 
 
 def inputs(*arguments):

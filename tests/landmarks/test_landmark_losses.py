@@ -6,7 +6,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from nets import vgg
 from nets.landmarks import (
     Discriminator,
     discriminator_loss,
@@ -14,6 +13,7 @@ from nets.landmarks import (
     generator_gan_loss,
     perceptual_loss,
 )
+from nets.pretrained import vgg
 
 
 @pytest.fixture(scope="module")

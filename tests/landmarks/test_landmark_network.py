@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from nets.landmarks import Discriminator, LandmarkModel, Landmarks, build, build_discriminator
-from nets.landmarks.model import invertible, pool
+from nets.landmarks.network import invertible, pool
 from nets.landmarks.spade import halve, project
 from nets.spectral import Spectral, fold
 

@@ -14,13 +14,13 @@ import evaluate
 import infer
 import train_landmarks
 from landmark_files import SMOKE, bbc_folder, frame, untrained
-from nets.data.pictures import write_picture
-from nets.data.video import open_video
-from nets.data.video_writer import VideoWriter
+from nets.data.io.images import write_picture
+from nets.data.io.video import open_video
+from nets.data.io.video_writer import VideoWriter
 from nets.landmarks import build, build_discriminator
+from nets.landmarks.options import learning_rate, parse
+from nets.landmarks.visuals import palette
 from nets.run import checkpoints
-from nets.systems.landmarks.options import learning_rate, parse
-from nets.systems.landmarks.pictures import palette
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -87,10 +87,10 @@ def test_a_stopped_run_goes_on_to_the_same_weights(tmp_path, monkeypatch):
 
 def test_the_discriminator_gets_no_gradient_from_the_networks_step(tmp_path, monkeypatch):
     """One step of both equals the steps written out, with the order of the published program."""
+    from nets.landmarks.data import Inputs, open_clips
     from nets.landmarks.losses import discriminator_loss, gan_loss, perceptual_loss
     from nets.run.loader import loader
     from nets.run.ranks import Ranks
-    from nets.systems.landmarks.data import Inputs, open_clips
 
     options = ["--use_gan", "--ndf", 4, "--num_steps", 1, "--weight_decay", 0]
     run = train(tmp_path, *options, monkeypatch=monkeypatch)
@@ -118,7 +118,7 @@ def test_the_discriminator_gets_no_gradient_from_the_networks_step(tmp_path, mon
         assert (torch.cat(off) > 1e-4).float().mean() < 0.02
 
 
-def test_the_originals_yaml_works_unmodified(tmp_path, monkeypatch):
+def test_the_originals_yaml_works_unmodified(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     args = parse("", ["--config", "train_args_bbc_pose.yaml", "--dataset_path", "D",
                       "--save_path", "some/S", "--use_DDP"])  # fmt: skip
@@ -128,9 +128,20 @@ def test_the_originals_yaml_works_unmodified(tmp_path, monkeypatch):
     assert args.resume_ckpt is None and args.val_freq == 2 and args.save_freq == 2
     (tmp_path / "configs").mkdir()
     (tmp_path / "configs/defaults.yaml").write_text("n_landmarks: 7\nuse_warped: true\n")
-    assert parse("", []).n_landmarks == 7  # its place is the working directory
-    args = parse("", ["--n_landmarks", "8", "--use_warped", "false", "--use_temporal"])
-    assert args.n_landmarks == 8 and not args.use_warped
+    capsys.readouterr()
+    args = parse("", ["--use_temporal"])  # a file in the working directory changes nothing, aloud
+    assert args.n_landmarks == 30 and not args.use_warped
+    assert "configs/defaults.yaml: not read" in capsys.readouterr().out
+    args = parse("", ["--config", "configs/defaults.yaml"])
+    assert args.n_landmarks == 7 and args.use_warped
+    assert not capsys.readouterr().out
+
+
+def test_the_published_defaults_are_ours():
+    ours = options.plain(parse("", ["--use_temporal"]))
+    theirs = options.plain(parse("", ["--config", "defaults.yaml", "--use_temporal"]))
+    differing = {key for key in ours if ours[key] != theirs[key]}
+    assert differing == {"num_workers"} and theirs["workers"] == ours["workers"] == 2
 
 
 @pytest.mark.slow

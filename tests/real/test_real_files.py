@@ -19,10 +19,10 @@ import infer
 import train_bilayer
 import train_landmarks
 import train_vunet
-from nets.data.avatars import AvatarFolder, read_frame, sample_of
-from nets.data.index import IndexDataset, read_index, write_index
-from nets.data.pictures import read_picture
-from nets.data.video import open_video
+from nets.data.heads.videos import AvatarFolder, read_frame, sample_of
+from nets.data.io.images import read_picture
+from nets.data.io.video import open_video
+from nets.data.people.index import IndexDataset, read_index, write_index
 from nets.skeletons import JOINTS_17
 
 REAL = Path(os.environ.get("GUISE_REAL_FILES", ""))
@@ -106,8 +106,8 @@ def test_a_person_in_poses_of_the_held_out_rest_of_a_clip(people, tmp_path):
     from nets.run import checkpoints
     from nets.run.images import to_uint8
     from nets.run.precision import Precision
-    from nets.systems.vunet import load_network
-    from nets.vunet import Inputs
+    from nets.vunet.data import Inputs
+    from nets.vunet.warm_start import load_network
 
     index = read_index(people / "index.p")
     names = [name.decode() for name in index["imgs"]]
@@ -197,13 +197,13 @@ def test_landmarks_of_a_clip_tell_where_the_joints_are(tmp_path):
 def test_a_few_minutes_on_one_video_beat_copying_the_source(tmp_path):
     """An avatar trained on the first 12 seconds follows the held-out rest of the clip."""
     from nets.bilayer import fold
-    from nets.bilayer.avatar import create_avatar
-    from nets.bilayer.driver import Driver
+    from nets.bilayer.data import prepare
+    from nets.bilayer.network.avatar import create_avatar
+    from nets.bilayer.network.driver import Driver
+    from nets.bilayer.warm_start import load_model
     from nets.run import checkpoints
     from nets.run.images import to_uint8
     from nets.run.precision import Precision
-    from nets.systems.bilayer import load_model
-    from nets.systems.bilayer.inputs import prepare
 
     data = tmp_path / "heads"
     heads(data, "train", "--end", "12", "--sampling_rate", "3")

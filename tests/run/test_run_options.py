@@ -53,6 +53,22 @@ def test_a_bare_name_is_looked_up_in_the_configs_folder(config, tmp_path, monkey
         parse("--config", "markt.yaml")
 
 
+def test_configs_lie_in_folders_and_two_of_one_name_are_refused(config, tmp_path, monkeypatch):
+    for folder in ("vunet", "dcign"):
+        (tmp_path / folder).mkdir()
+    config("batch_size: 7", "vunet/market.yaml")
+    monkeypatch.setattr(options, "CONFIGS", tmp_path)
+    assert parse("--config", "market.yaml").batch_size == 7
+    config("batch_size: 8", "dcign/market.yaml")
+    with pytest.raises(UserError, match=r"name of 2 files in configs/: dcign/.*vunet/market.yaml"):
+        parse("--config", "market.yaml")
+
+
+def test_no_two_configs_share_a_name():
+    names = [path.name for path in options.CONFIGS.rglob("*.yaml")]
+    assert names and len(names) == len(set(names))
+
+
 @pytest.mark.parametrize(
     "given, value",
     [

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from nets.data.avatars import PHASES, AvatarFolder, read_frame
 from nets.data.extraction.sheet import contact_sheet
-from nets.data.index import TRUNK, read_index
-from nets.data.pictures import SUFFIXES, read_picture
-from nets.data.video import is_video, open_video
+from nets.data.heads.videos import PHASES, AvatarFolder, read_frame
+from nets.data.io.images import SUFFIXES, read_picture
+from nets.data.io.video import is_video, open_video
+from nets.data.people.index import TRUNK, read_index
 from nets.errors import BadSample, UserError
 from nets.skeletons import JOINTS_17, convert_joints
 
@@ -122,7 +122,7 @@ def _avatars(path: Path) -> tuple[Checked, Read]:
 
 
 def _meta(path: Path) -> tuple[Checked, Read]:
-    from nets.data.meta import PrjotiDataset
+    from nets.data.people.meta import PrjotiDataset
 
     parts: list[tuple[Any, int]] = []
     checked = Checked("", 0)
@@ -147,7 +147,7 @@ def _meta(path: Path) -> tuple[Checked, Read]:
 
 
 def _bbc(path: Path) -> tuple[Checked, Read]:
-    from nets.data.bbc import BBCPose
+    from nets.data.clips.bbc_pose import BBCPose
 
     parts = [BBCPose(path, split, strict=False) for split in ("train", "val")]
     every = [
@@ -168,7 +168,7 @@ def _bbc(path: Path) -> tuple[Checked, Read]:
 
 
 def _table(path: Path) -> tuple[Checked, Read]:
-    from nets.data.factors import read_table
+    from nets.data.scenes.factors import read_table
 
     rows = read_table(path / "factors.csv")
     checked = Checked(f"pictures with a table of factors, {len(rows)} rows", len(rows))
@@ -181,8 +181,8 @@ def _table(path: Path) -> tuple[Checked, Read]:
 
 
 def _batches(path: Path) -> tuple[Checked, Read]:
-    from nets.data.batches import FILE, read_batch
-    from nets.originals import torch7
+    from nets.data.io import torch7
+    from nets.data.scenes.batches import FILE, read_batch
 
     files = sorted(file for file in path.glob("th_*/**/batch*") if FILE.fullmatch(file.name))
     checked = Checked(f"batches of one changing factor, {len(files)} batches", len(files))

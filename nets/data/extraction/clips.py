@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nets.data.detectors import MARGIN, Follow
 from nets.data.extraction import jobs
 from nets.data.extraction.people import _count, _names
 from nets.data.extraction.sheet import contact_sheet
-from nets.data.faces import FaceBox, crop_square
-from nets.data.persons import MARGIN, Follow
-from nets.data.pictures import read_picture, write_picture
-from nets.data.video import is_video, open_video
+from nets.data.heads.faces import FaceBox, crop_square
+from nets.data.io.images import read_picture, write_picture
+from nets.data.io.video import is_video, open_video
 from nets.errors import UserError
 
 CLIP_CROPS = ("person", "centre")

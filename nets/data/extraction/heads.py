@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nets.data.avatars import KINDS, PHASES, frame_path, read_frame, write_frame
 from nets.data.extraction import jobs
 from nets.data.extraction.sheet import contact_sheet
-from nets.data.faces import crop_square, face_crop_box, points_in_crop
-from nets.data.pictures import read_picture
-from nets.data.video import is_video, open_video
+from nets.data.heads.faces import crop_square, face_crop_box, points_in_crop
+from nets.data.heads.videos import KINDS, PHASES, frame_path, read_frame, write_frame
+from nets.data.io.images import read_picture
+from nets.data.io.video import is_video, open_video
 from nets.errors import UserError
 
 

@@ -19,9 +19,9 @@ import torch
 from tqdm import tqdm
 
 from nets.data.detectors import Detector, open_detector
-from nets.data.files import whole_file
-from nets.data.pictures import SUFFIXES
-from nets.data.video import is_video
+from nets.data.io.files import whole_file
+from nets.data.io.images import SUFFIXES
+from nets.data.io.video import is_video
 from nets.errors import BadSample, UserError
 
 RECORDS = "extraction"  # folder of the records below a dataset

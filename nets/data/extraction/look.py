@@ -9,12 +9,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from nets.data.detectors import Detector
+from nets.data.detectors import Detector, person_square
 from nets.data.extraction import jobs
 from nets.data.extraction.sheet import fitted
-from nets.data.faces import crop_square, face_crop_box, points_in_crop
-from nets.data.persons import person_square
-from nets.data.pictures import list_pictures, read_picture, write_picture
+from nets.data.heads.faces import crop_square, face_crop_box, points_in_crop
+from nets.data.io.images import list_pictures, read_picture, write_picture
 
 SIDE, GAP = 224, 4  # of a panel, pixels
 

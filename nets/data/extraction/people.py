@@ -15,15 +15,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from nets.data.annotations import read_annotations
-from nets.data.detectors import Person, overlap, person_box
+from nets.data.detectors import MARGIN, Person, overlap, person_box, person_square
 from nets.data.extraction import jobs
 from nets.data.extraction.sheet import contact_sheet
-from nets.data.faces import crop_square, points_in_crop
-from nets.data.index import TRUNK, write_index
-from nets.data.persons import MARGIN, person_square
-from nets.data.pictures import read_picture, write_picture
-from nets.data.video import VideoReader, is_video, open_video
+from nets.data.heads.faces import crop_square, points_in_crop
+from nets.data.io.images import read_picture, write_picture
+from nets.data.io.video import VideoReader, is_video, open_video
+from nets.data.people.annotations import read_annotations
+from nets.data.people.index import TRUNK, write_index
 from nets.errors import UserError
 from nets.skeletons import JOINTS_17
 

@@ -10,7 +10,7 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from nets.data.pictures import write_picture
+from nets.data.io.images import write_picture
 from nets.skeletons import JOINTS_17
 
 CELL, COLUMNS, MOST = 160, 8, 64

@@ -1,0 +1,270 @@
+"""Avatars driven by pictures, folders and videos.
+
+What is made once of a person (embedding, texture, parameters) is made once; a driving frame costs
+its 68 points and the light generator.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from nets.bilayer import fold, published_modes, visuals
+from nets.bilayer.data import open_avatars, prepare
+from nets.bilayer.network.avatar import Avatar, create_avatar, enhance
+from nets.bilayer.network.driver import Driver
+from nets.bilayer.sources import Faces, Seen, keypoints_of_frames
+from nets.bilayer.visuals import enhancing, full_pass, write_layers
+from nets.bilayer.warm_start import Loaded, load_model
+from nets.data.heads.faces import paste_square, read_mask
+from nets.data.heads.videos import Frame as AvatarFrame
+from nets.data.heads.videos import sample_of
+from nets.data.io.frames import Finder, Frame, Frames, pair_name
+from nets.data.io.images import list_pictures, read_picture, write_picture
+from nets.data.io.video import is_video
+from nets.data.io.video_writer import FORMATS, VideoWriter
+from nets.errors import BadSample, UserError
+from nets.output import write_grid
+from nets.run import options
+from nets.run.images import to_uint8
+from nets.run.loader import to_device
+from nets.run.options import PositiveInt, add_flag
+from nets.run.precision import Precision
+from nets.run.ranks import Ranks
+
+
+# fmt: off
+def add_options(p: options.ArgumentParser) -> None:
+    g = p.add_argument_group("bilayer: -s one person's pictures, -d pictures, folders or a video")
+    add = g.add_argument
+    add("--source_keypoints", type=str, nargs="+", default=[], metavar="FILE",
+        help="68 points of each source, .npy or .json, pixels; default: found by the detector")
+    add("--driving_keypoints", type=str | None, default=None, metavar="FILE",
+        help="of all drivings: .npy or .json (T, 68, 2), or a folder of such files")
+    add("--source_masks", type=str, nargs="+", default=[], metavar="FILE",
+        help="pictures of the sources' size, white is the person; default: the detector's")
+    add_flag(g, "--crop", True, "cut the square around the points out; false: pictures are square")
+    add_flag(g, "--masks", False, "cut the head out by its predicted mask")
+    add("--background", type=Literal["white", "black"], default="white", help="behind it then")
+    add("--enhancer", type=bool | None, default=None,
+        help="fit the texture to the sources; default: if the checkpoint can")
+    add("--frames_at_once", type=PositiveInt, default=8, help="driving frames a pass")
+    add("--experiment_dir", type=str | None, default=None,
+        help="instead of --checkpoint: EXPERIMENT_DIR/runs/EXPERIMENT_NAME")
+    add("--experiment_name", type=str | None, default=None, help="see --experiment_dir")
+    add("--which_epoch", type=str | int | None, default=None,
+        help="its checkpoints/EPOCH_NETWORK.pth; default: the newest")
+    published_modes.add_options(p)
+# fmt: on
+
+
+def infer(args: options.Namespace, content: dict[str, Any], path: Path, ranks: Ranks) -> None:
+    """One picture, a folder or a video of the source person in the driving poses."""
+    precision = Precision(args.precision, ranks.device, args.channels_last)
+    model = load_model(content, path, precision)
+    fold(model.net)
+    if published_modes.asked_for(args):
+        published_modes.published_modes(args, model)
+        return
+    if not args.source and not args.driving:
+        print("no -s and no -d: pictures of the run's own test data")
+        own_data(args, model)
+        return
+    if not args.source or not args.driving:
+        raise UserError("-s and -d: a bilayer avatar needs both")
+    faces = Faces(model.options, args.crop, args.detector)
+    sources = source_frames(args, faces)
+    avatar = make_avatar(args, model, sample_of(sources, [], 0))
+    render = renderer(args, model, avatar)
+    videos = [Path(file) for file in args.driving if is_video(file)]
+    if videos and len(args.driving) > 1:
+        raise UserError(f"-d: one video, or pictures; got {len(args.driving)} with {videos[0]}")
+    if args.paste and not args.crop:
+        raise UserError("--paste: goes with cropped faces only")
+    points = None
+    if args.driving_keypoints:
+        points = keypoints_of_frames(args.driving_keypoints, faces.count)
+    if videos:
+        drive_video(args, videos[0], sources[0], faces, points, render)
+    else:
+        drive_pictures(args, model, sources, faces, points, render)
+
+
+def source_frames(args: options.Namespace, faces: Faces) -> list[AvatarFrame]:
+    """The frames of the pictures of -s, all of one person."""
+    files = list_pictures("-s", args.source)
+    for name in ("source_keypoints", "source_masks"):
+        if args[name] and len(args[name]) != len(files):
+            raise UserError(f"--{name}: must be {len(files)} files, one a source")
+    frames = []
+    for i, file in enumerate(files):
+        points = mask = None
+        if args.source_keypoints:
+            points = keypoints_of_frames(args.source_keypoints[i], faces.count)[0]
+        try:
+            if args.source_masks:
+                mask = read_mask(args.source_masks[i])
+            frames.append(faces.frame(read_picture(file, None), str(file), points, mask))
+        except BadSample as error:
+            raise UserError(str(error)) from error
+    return frames
+
+
+def make_avatar(args: options.Namespace, model: Loaded, sample: dict[str, Tensor]) -> Avatar:
+    """One person's avatar, of the sources of a sample."""
+    batch = {name: value[None] for name, value in sample.items() if isinstance(value, Tensor)}
+    data = prepare(to_device(batch, model.device), model.options)
+    with torch.no_grad():
+        avatar = create_avatar(
+            model.net,
+            data["source_imgs"],
+            data["source_poses"],
+            data.get("source_stickmen"),
+            data.get("source_segs"),
+        )
+        return enhance(model.net, avatar) if enhancing(args, model) else avatar
+
+
+def renderer(args: options.Namespace, model: Loaded, avatar: Avatar) -> Callable[[Tensor], Tensor]:
+    """poses (N, 136) -> pictures (N, 3, S, S) uint8 on the CPU."""
+    driver = Driver(model.net, avatar, model.precision.dtype)
+    if args.masks and not driver.has_mask:
+        raise UserError("--masks: this checkpoint's network predicts no mask")
+    behind = 1.0 if args.background == "white" else -1.0
+
+    def render(poses: Tensor) -> Tensor:
+        picture, mask = driver(poses.to(model.device))
+        if args.masks:
+            picture = picture.clamp(-1, 1) * mask + behind * (1 - mask)
+        return to_uint8(picture).cpu()
+
+    return render
+
+
+def driving_points(
+    args: options.Namespace, faces: Faces, frames: Frames, points: Tensor | None
+) -> Iterator[tuple[Frame, Tensor]]:
+    """The driving frames with their points: those of the file, or of the face that is found."""
+    if points is None:
+        finder = Finder(faces.find(args.person), "face", args.on_missing)
+        yield from finder(frames)
+        finder.report()
+        return
+    for number, frame in enumerate(frames):
+        if number >= len(points):
+            raise UserError(f"{frame.name}: --driving_keypoints has {len(points)} frames only")
+        yield frame, points[number]
+
+
+def drive_video(
+    args: options.Namespace,
+    video: Path,
+    source: AvatarFrame,
+    faces: Faces,
+    points: Tensor | None,
+    render: Callable[[Tensor], Tensor],
+) -> None:
+    """A video of the avatar with the driving one's sound; frames are never all in memory."""
+    frames = Frames(video, args.start, args.end, args.fps)
+    out = Path(args.out)
+    if out.suffix.lower() not in FORMATS:
+        out = out.with_suffix("") / pair_name(Path(args.source[0]).stem, video.stem, ".mp4")
+    beside = out.with_name(f"{out.stem}_concat{out.suffix}")
+    moving = driving_points(args, faces, frames, points)
+    count = 0
+    with contextlib.ExitStack() as stack:
+        writer = stack.enter_context(VideoWriter(out, frames.fps, video, frames.start))
+        three = None
+        if args.concat:
+            three = stack.enter_context(VideoWriter(beside, frames.fps, video, frames.start))
+        while part := list(itertools.islice(moving, args.frames_at_once)):
+            seen = [faces.look(frame.picture, frame.name, at) for frame, at in part]
+            for (frame, _), one, made in zip(part, seen, render(poses_of(seen)), strict=True):
+                writer.write(pasted(args, one, made), frame.seconds)
+                if three is not None:
+                    row = [source.picture, faces.cut(one.whole, one.box), made]
+                    three.write(torch.cat(row, 2), frame.seconds)
+            count += len(part)
+    print(f"written: {out}, {count} frames" + (f"; {beside}" if args.concat else ""))
+
+
+def poses_of(seen: list[Seen]) -> Tensor:
+    return torch.stack([one.pose for one in seen])
+
+
+def pasted(args: options.Namespace, seen: Seen, made: Tensor) -> Tensor:
+    """What was made, with --paste in the driving picture's place of the face."""
+    return paste_square(seen.whole, made, seen.box) if args.paste else made
+
+
+def drive_pictures(
+    args: options.Namespace,
+    model: Loaded,
+    sources: list[AvatarFrame],
+    faces: Faces,
+    points: Tensor | None,
+    render: Callable[[Tensor], Tensor],
+) -> None:
+    """One picture; of several a grid and single ones, or a video where --out is one."""
+    files = list_pictures("-d", args.driving)
+    if points is not None and len(points) != len(files):
+        raise UserError(
+            f"--driving_keypoints: must be of {len(files)} pictures, holds {len(points)}"
+        )
+    names, seen = [], []
+    for i, file in enumerate(files):
+        given = None if points is None else points[i : i + 1]
+        for frame, at in driving_points(args, faces, Frames(file), given):
+            names.append(file.stem)
+            seen.append(faces.look(frame.picture, frame.name, at))
+    parts = (seen[i : i + args.frames_at_once] for i in range(0, len(seen), args.frames_at_once))
+    made = torch.cat([render(poses_of(part)) for part in parts])
+    out = Path(args.out)
+    if out.suffix.lower() in FORMATS:
+        with VideoWriter(out, args.fps or 25.0) as writer:
+            for one, picture in zip(seen, made, strict=True):
+                writer.write(pasted(args, one, picture))
+        print(f"written: {out}, {len(made)} frames")
+        return
+    if args.grid:
+        targets = [AvatarFrame(faces.cut(one.whole, one.box), one.pose, None) for one in seen]
+        data = full_pass(args, model, sample_of(sources, targets, 0))
+        write_layers(out.with_name(f"{out.stem}_layers.png"), data, model)
+    if args.paste:
+        folder = out if len(seen) > 1 else out.parent
+        for name, one, picture in zip(names, seen, made, strict=True):
+            write_picture(folder / f"{name}_pasted.png", pasted(args, one, picture))
+        print(f"written: {len(seen)} pictures *_pasted.png in {folder}/")
+        return
+    cut = torch.stack([faces.cut(one.whole, one.box) for one in seen])
+    plain = options.Namespace(out=args.out, grid=False)
+    source = Path(args.source[0]).stem
+    write_grid(plain, [source], [sources[0].picture], names, cut, made[None])
+
+
+def own_data(args: options.Namespace, model: Loaded) -> None:
+    """Four people of the run's test data, each in the poses of all four, and the layers of the
+    first four pictures. Where --out is a .gif, of the demo world: people who follow a driver.
+    """
+    data = open_avatars({**model.options, "num_target_frames": 1}, "test")
+    samples = [data[0, i] for i in range(min(4, len(data)))]
+    if Path(args.out).suffix.lower() == ".gif":
+        cut = options.Namespace(**{**args.as_dict(), "masks": True, "background": "white"})
+        some = samples[:3]
+        renderers = [renderer(cut, model, make_avatar(args, model, sample)) for sample in some]
+        visuals.animation(Path(args.out), data, renderers, some)
+    else:
+        poses = torch.cat([sample["target_poses"][:1] for sample in samples])
+        made = [renderer(args, model, make_avatar(args, model, s))(poses) for s in samples]
+        numbers = [str(i + 1) for i in range(len(samples))]
+        pictures = [sample["source_imgs"][0] for sample in samples]
+        drivers = torch.stack([sample["target_imgs"][0] for sample in samples])
+        write_grid(args, numbers, pictures, numbers, drivers, torch.stack(made))
+    passes = [full_pass(args, model, sample) for sample in samples]
+    visuals.layers(Path(args.out).with_suffix(""), passes, model.options["networks_test"])

@@ -1,0 +1,291 @@
+"""The bilayer head avatars: six networks, and one pass through those that are asked for.
+
+Zakharov, Ivakhnenko, Shysheya, Lempitsky, "Fast Bi-layer Neural Synthesis of One-Shot Realistic
+Head Avatars", ECCV 2020 (arXiv 2008.10174). An identity's texture is made once; per frame a light
+generator gives a low-frequency picture, offsets into the texture, and a mask:
+
+    image = low frequency + texture(grid + offsets)
+
+Checked against the published parameter counts at 256 px: identity_embedder 31,442,304,
+texture_generator 55,664,993, keypoints_embedder 1,219,328, inference_generator 11,844,068,
+discriminator 19,517,633, texture_enhancer 2,715,331; and against the published checkpoints' keys
+and shapes. Avatars, frames, enhanced textures and scores agree with
+tests/originals/published_bilayer.py, which computes them from their description alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from nets.bilayer.defaults import DEFAULTS, NETWORKS, network_names
+from nets.bilayer.network.avatar import Avatar, Frames, create_avatar, drive, enhance
+from nets.ops import uv_sample
+from nets.spectral import spectral_layers
+
+
+class Bilayer(nn.Module):
+    """The networks by their names, as attributes; `forward` runs a training or test pass.
+
+    `train()` puts only the trained networks into training mode: those of `networks_to_train` that
+    are not frozen. A network that is not listed there runs without gradients; a frozen one lets
+    them through to what comes before it.
+    """
+
+    def __init__(self, networks: Mapping[str, nn.Module], options: Mapping[str, Any]):
+        super().__init__()
+        self.options = {**DEFAULTS, **options}
+        self.names = [name for name in NETWORKS if name in networks]
+        for name in self.names:
+            setattr(self, name, networks[name])
+        self.trained = network_names(self.options, "networks_to_train")
+        self.frozen = network_names(self.options, "frozen_networks")
+        self._freeze()
+        self.train()
+
+    def _freeze(self) -> None:
+        for name in self.names:
+            frozen = name in self.frozen
+            getattr(self, name).requires_grad_(name in self.trained and not frozen)
+            if frozen and name in self.trained:
+                for part in self._released(name):
+                    part.requires_grad_(True)
+
+    def _released(self, name: str) -> list[nn.Module]:
+        """The parts of a frozen generator that are trained all the same."""
+        if not self.options.get(f"unfreeze_{name}_last_layers"):
+            return []
+        net = getattr(self, name)
+        generator, projector = (
+            (net.gen_tex, net.prj_tex) if hasattr(net, "gen_tex") else (net.gen_inf, net.prj_inf)
+        )
+        return [projector, generator.heads, *generator.blocks[-2:]]
+
+    def train(self, mode: bool = True) -> Bilayer:
+        self.training = mode
+        for name in self.names:
+            net = getattr(self, name)
+            net.train(mode and name in self.trained and name not in self.frozen)
+            if mode and name in self.trained and name in self.frozen:
+                for part in self._released(name):
+                    for layer in spectral_layers(part):  # their weights move, so must their norms
+                        layer.train()
+        return self
+
+    def forward(
+        self, batch: Mapping[str, Tensor], networks: Sequence[str] | None = None
+    ) -> dict[str, Tensor]:
+        """The batch and everything that the networks add to it, by the published names.
+
+        batch     source_imgs (b, n, 3, S, S) in [-1, 1], source_poses (b, n, 2 K) in [-1, 1],
+                  source_segs (b, n, 1, S, S) in [0, 1], source_stickmen (b, n, 3, S, S); the same
+                  with target_ and t; what no network reads may be absent
+        networks  to run, in this order; default: all there are, in the order of `NETWORKS`
+        returns   with target_imgs masked if the options say so; target_imgs_unmasked is as given.
+                  With the discriminator: real_scores and fake_scores_dis, to train it by, and
+                  fake_scores_gen, real_feats_gen and fake_feats_gen, whose gradients leave its
+                  parameters alone
+        """
+        data = dict(batch)
+        for name in self.names if networks is None else networks:
+            if name not in self.names:
+                raise ValueError(f"bilayer: the network {name!r} is not part of this model")
+            with self._gradients(name):
+                getattr(self, f"_run_{name}")(data)
+        return data
+
+    def _gradients(self, name: str) -> contextlib.AbstractContextManager:
+        wanted = name in self.trained or (
+            name == "discriminator"  # whose gradients reach what it judges
+            or (name == "inference_generator" and self.options["inf_calc_grad"])
+        )
+        return contextlib.nullcontext() if wanted else torch.no_grad()
+
+    def _run_identity_embedder(self, data: dict[str, Tensor]) -> None:
+        net, options = self.identity_embedder, self.options
+        masks = _need(data, "source_segs") if options["emb_apply_masks"] else None
+        stickmen = _need(data, "source_stickmen") if net.stickman else None
+        images = _need(data, "source_imgs")
+        data["source_idt_embeds"] = net(images, stickmen, masks, self.source_frames(images))
+
+    def source_frames(self, images: Tensor) -> int:
+        """Where embeddings are averaged; see `IdentityEmbedder.forward`."""
+        return 1 if self.options["num_source_frames"] == 1 else images.shape[1]
+
+    def _run_texture_generator(self, data: dict[str, Tensor]) -> None:
+        embeds = _need(data, "source_idt_embeds")
+        data["pred_tex_hf_rgbs"] = self.texture_generator(embeds)[:, None]
+
+    def _run_keypoints_embedder(self, data: dict[str, Tensor]) -> None:
+        data["target_pose_embeds"] = self.keypoints_embedder(_need(data, "target_poses"))
+        if self.options["pse_emb_source_pose"]:
+            data["source_pose_embeds"] = self.keypoints_embedder(_need(data, "source_poses"))
+
+    def _run_inference_generator(self, data: dict[str, Tensor]) -> None:
+        net, options = self.inference_generator, self.options
+        texture = _need(data, "pred_tex_hf_rgbs").flatten(0, 1)
+        poses = _need(data, "target_pose_embeds")
+        pairs = net.prj_inf(_need(data, "source_idt_embeds"))
+        b, t = poses.shape[:2]
+        delta, low, logits = net(poses.flatten(0, 1), pairs)
+        high = uv_sample(texture, delta)
+        made = {
+            "pred_target_uvs": net.uvs(delta),
+            "pred_target_delta_uvs": delta,
+            "pred_target_delta_lf_rgbs": low,
+            "pred_target_delta_hf_rgbs": high,
+            "pred_target_imgs": low + high,
+            "pred_target_imgs_lf_detached": low.detach() + high,
+        }
+        if logits is not None:
+            made["pred_target_segs_logits"] = logits
+            made["pred_target_segs"] = logits.sigmoid()
+        data.update({name: value.unflatten(0, (b, t)) for name, value in made.items()})
+        if "target_imgs" in data:
+            data["target_imgs_unmasked"] = data["target_imgs"]
+        data["pred_target_unmasked_lf_rgbs"] = data["pred_target_delta_lf_rgbs"]
+        if options["inf_apply_masks"] and logits is not None:
+            names = ("target_imgs", "pred_target_imgs", "pred_target_imgs_lf_detached")
+            _mask(data, (*names, "pred_target_delta_lf_rgbs"))
+        if options["inf_pred_source_data"]:
+            sources = _need(data, "source_pose_embeds")
+            b, n = sources.shape[:2]
+            delta, low, logits = net(sources.flatten(0, 1), pairs)
+            data["pred_source_delta_uvs"] = delta.unflatten(0, (b, n))
+            data["pred_source_uvs"] = net.uvs(delta).unflatten(0, (b, n))
+            data["pred_source_delta_lf_rgbs"] = low.unflatten(0, (b, n))
+            if logits is not None:
+                data["pred_source_segs"] = logits.sigmoid().unflatten(0, (b, n))
+
+    def _run_texture_enhancer(self, data: dict[str, Tensor]) -> None:
+        images = _need(data, "source_imgs")
+        texture = _need(data, "pred_tex_hf_rgbs")[:, 0]
+        names = ("pred_source_delta_uvs", "pred_source_delta_lf_rgbs", "pred_target_delta_uvs")
+        delta, low, target_delta = (_need(data, name) for name in names)
+        target_low = _need(data, "pred_target_unmasked_lf_rgbs")
+        masks = data.get("pred_source_segs")
+        if self.options["enh_detach_inputs"]:
+            given = (texture, delta, low, target_delta, target_low)
+            texture, delta, low, target_delta, target_low = (t.detach() for t in given)
+            masks = None if masks is None else masks.detach()
+        frames = self.source_frames(images)
+        texture = self.texture_enhancer(texture, images, delta, low, masks, frames)
+        b, t = target_delta.shape[:2]
+        high = uv_sample(texture, target_delta.flatten(0, 1)).unflatten(0, (b, t))
+        data["pred_enh_tex_hf_rgbs"] = texture[:, None].expand(-1, t, -1, -1, -1)
+        data["pred_enh_target_delta_hf_rgbs"] = high
+        data["pred_enh_target_imgs"] = target_low + high
+        data["pred_enh_target_imgs_lf_detached"] = target_low.detach() + high
+        # Composed of unmasked layers and masked once, whichever of the two flags asks for it.
+        done = self.options["inf_apply_masks"]
+        if "pred_target_segs" in data and (done or self.options["enh_apply_masks"]):
+            _mask(data, ("pred_enh_target_imgs", "pred_enh_target_imgs_lf_detached"))
+            if not done:
+                _mask(data, ("pred_target_imgs", "target_imgs"))
+
+    def _run_discriminator(self, data: dict[str, Tensor]) -> None:
+        net, options = self.discriminator, self.options
+        fake = _need(data, options["dis_fake_imgs_name"]).flatten(0, 1)
+        real = _need(data, "target_imgs").flatten(0, 1).to(fake.dtype)
+        rows = len(real)
+        stickmen = None
+        if not options["dis_no_stickman"]:
+            stickmen = (
+                _need(data, "target_stickmen").flatten(0, 1).to(fake.dtype).repeat(2, 1, 1, 1)
+            )
+
+        def pictures(fake: Tensor) -> Tensor:
+            both = torch.cat([real, fake])
+            return both if stickmen is None else torch.cat([both, stickmen], dim=1)
+
+        trained = "discriminator" in self.trained
+        with contextlib.nullcontext() if trained else torch.no_grad():
+            scores, _ = net(pictures(fake.detach()))
+        data["real_scores"], data["fake_scores_dis"] = scores[:rows], scores[rows:]
+        # The same network with constants for parameters: its losses train what made the fake.
+        constants = {name: p.detach() for name, p in net.named_parameters()}
+        scores, feats = torch.func.functional_call(net, constants, (pictures(fake),))
+        data["fake_scores_gen"] = scores[rows:]
+        data["real_feats_gen"] = [f[:rows] for f in feats]
+        data["fake_feats_gen"] = [f[rows:] for f in feats]
+
+    def create_avatar(
+        self,
+        source_image: Tensor,
+        source_pose: Tensor | None = None,
+        source_stickman: Tensor | None = None,
+        source_mask: Tensor | None = None,
+    ) -> Avatar:
+        """What is made once of an identity: `nets.bilayer.network.avatar.create_avatar`."""
+        return create_avatar(self, source_image, source_pose, source_stickman, source_mask)
+
+    def drive(self, avatar: Avatar, target_pose: Tensor, masked: bool = False) -> Frames:
+        """Frames of it: `nets.bilayer.network.avatar.drive`."""
+        return drive(self, avatar, target_pose, masked)
+
+    def enhance(self, avatar: Avatar) -> Avatar:
+        """It with an enhanced texture: `nets.bilayer.network.avatar.enhance`."""
+        return enhance(self, avatar)
+
+    def trainable(self) -> Iterator[tuple[str, list[nn.Parameter]]]:
+        """Each network that an optimiser serves, and its parameters that are not frozen."""
+        for name in self.names:
+            parameters = [p for p in getattr(self, name).parameters() if p.requires_grad]
+            if parameters:
+                yield name, parameters
+
+
+def _need(data: Mapping[str, Any], name: str) -> Any:
+    if name not in data:
+        raise ValueError(
+            f"bilayer: {name} is missing: neither in the batch nor made by the networks that ran"
+        )
+    return data[name]
+
+
+def _mask(data: dict[str, Tensor], names: Sequence[str]) -> None:
+    """Replace pictures by x m - (1 - m), m the predicted mask as a constant."""
+    mask = data["pred_target_segs"].detach()
+    for name in names:
+        if name in data:
+            data[name] = data[name] * mask - (1 - mask)
+
+
+@torch.no_grad()
+def standing_statistics(
+    model: Bilayer, batches: Iterable[Mapping[str, Tensor]], networks: Sequence[str]
+) -> int:
+    """How many batches there were; running means and variances become the mean over them.
+
+    BatchNorm's momentum is 1 in these networks, so what stands in its buffers is the last batch.
+    Here all else is in evaluation mode, spectral norms included; modes and momenta are as before
+    afterwards. With no batch at all nothing changes.
+
+    networks  to run, in this order, whose statistics are meant
+    """
+    training = model.training
+    model.eval()
+    norms = [
+        m for name in networks for m in getattr(model, name).modules() if isinstance(m, _BatchNorm)
+    ]
+    momenta = [norm.momentum for norm in norms]
+    count = 0
+    try:
+        for batch in batches:
+            if count == 0:
+                for norm in norms:
+                    norm.reset_running_stats()
+                    norm.momentum = None  # the arithmetic mean
+                    nn.Module.train(norm)
+            model(batch, networks)
+            count += 1
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+        model.train(training)
+    return count

@@ -1,0 +1,140 @@
+"""Losses and metrics of a run, with the networks and weight files that they need."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nets.bilayer.losses import EXTRACTORS, Losses, needed_extractors
+from nets.bilayer.metrics import Metrics
+from nets.errors import UserError
+from nets.pretrained import vgg
+from nets.run import options
+from nets.run.precision import Precision
+from nets.run.ranks import Ranks
+from nets.run.run import Run
+
+SHOWN = {  # what metrics/ calls them
+    "G_PSNR": "PSNR", "G_SSIM": "SSIM", "G_SSIM2": "SSIM2", "G_LPIPS": "lpips", "G_CSIM": "CSIM",
+    "G_PME": "pose_matching_metric",
+}  # fmt: skip
+
+
+def weights_folders(args: Mapping[str, Any], part: str) -> list[Path]:
+    """Where the auxiliary weights of a part (perceptual, lpips, csim) may be."""
+    root = args.get("pretrained_weights_dir")
+    return [Path(root) / "pretrained_weights" / part] if root else []
+
+
+def open_losses(args: options.Namespace, run: Run, precision: Precision) -> Losses:
+    """The losses of `losses_train`; says which feature networks the perceptual one uses.
+
+    Raises UserError where weights are missing, with what would help.
+    """
+    plain = options.plain(args)
+    source = "random" if args.perceptual == "random" else "auto"
+    found = {}
+    with naming_options():
+        for name in needed_extractors(plain):
+            settings: dict[str, Any] = {"family": EXTRACTORS[name], "source": source}
+            settings |= {"pooling": args.per_pooling, "option": "--pretrained_weights_dir"}
+            settings["folders"] = weights_folders(plain, "perceptual")
+            download = args.vgg_download and EXTRACTORS[name] == "torchvision"
+            if download:  # by one rank, before the others look
+                run.ranks.on_main(
+                    lambda settings=settings: vgg.load_vgg(download=True, **settings) and None
+                )
+            found[name] = precision.place(vgg.load_vgg(**settings))
+            run.print(f"perceptual loss: {found[name].description}")
+        return Losses(plain, found)
+
+
+@contextlib.contextmanager
+def naming_options() -> Iterator[None]:
+    """Turns what the networks and losses say of options that do not fit into a UserError."""
+    try:
+        yield
+    except ValueError as error:
+        if not str(error).startswith("bilayer: "):
+            raise
+        raise UserError(str(error).removeprefix("bilayer: ")) from error
+
+
+class Scores:
+    """Metrics of what the networks made of a batch, by their published names: `losses_test` and
+    `metrics` together. One that cannot be measured here is named once and left out.
+    """
+
+    def __init__(self, args: options.Namespace, run: Run):
+        names = list(dict.fromkeys([*args.metrics, *args.losses_test]))
+        plain = options.plain(args)
+        enhanced = "texture_enhancer" in args.networks_test
+        fake = args.dis_fake_imgs_name if enhanced else "pred_target_imgs"
+        settings: dict[str, Any] = {"device": run.device}
+        settings["folders"] = lambda part: weights_folders(plain, part)
+        if "pose_matching" in names:
+            settings["detect"] = point_finder(run.print)
+        psnr = tuple(part.strip() for part in args.psnr_loss_apply_to.split(","))
+        pairs = [(["PSNR"] if "PSNR" in names else [], psnr)]
+        pairs.append(([name for name in names if name != "PSNR"], (fake, "target_imgs")))
+        self.parts = [Metrics(some, pair=pair, **settings) for some, pair in pairs if some]
+        for part in self.parts:
+            for line in part.absent + part.descriptions:
+                run.print(line)
+
+    def __call__(self, data: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Means over all pictures, scalars: G_PSNR and so on."""
+        scores: dict[str, Tensor] = {}
+        for part in self.parts:
+            if all(name in data for name in part.pair):
+                scores |= part(data)
+        return scores
+
+
+def point_finder(say: Callable[[str], Any]) -> Callable[[Tensor], Tensor | None] | None:
+    """What finds the 68 points of a picture, for pose_matching; None, and a line why, without."""
+    from nets.data.detectors import open_detector
+
+    try:
+        detector = open_detector()
+    except UserError as error:
+        say(f"pose_matching: {error}")
+        return None
+
+    def points(picture: Tensor) -> Tensor | None:
+        found = detector.faces(picture.cpu())
+        return found[0] if found else None
+
+    return points
+
+
+@torch.no_grad()
+def mean_scores(
+    net: nn.Module,
+    networks: list[str],
+    batches: Iterable[Mapping[str, Any]],
+    scores: Callable[[Mapping[str, Tensor]], dict[str, Tensor]],
+    ranks: Ranks,
+) -> tuple[dict[str, float], dict[str, Tensor]]:
+    """Means of the scores over all batches of all ranks, and this rank's last batch with what the
+    networks made of it. A score that a batch lacks does not count for it.
+    """
+    sums: dict[str, float] = {}
+    counts: dict[str, int] = {}
+    data: dict[str, Tensor] = {}
+    for batch in batches:
+        data = net(batch, networks)
+        for name, value in scores(data).items():
+            sums[name] = sums.get(name, 0.0) + float(value)
+            counts[name] = counts.get(name, 0) + 1
+    gathered = ranks.gather([sums, counts])
+    names = sorted({name for rank_sums, _ in gathered for name in rank_sums})
+    return {
+        name: sum(s.get(name, 0.0) for s, _ in gathered) / sum(c.get(name, 0) for _, c in gathered)
+        for name in names
+    }, data

@@ -1,0 +1,427 @@
+"""Networks of the published head avatars: an experiment's folder, or files of it.
+
+    EXPERIMENT/args.txt                       `name: value` a line, the options
+    EXPERIMENT/checkpoints/EPOCH_NETWORK.pth  a state dict each
+
+Sizes are read off the weights; what they do not say comes from args.txt or is the published
+default. The published enhancer's experiment holds only the enhancer: the other networks come from
+the experiment that its args.txt names as `init_experiment_dir`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nets.bilayer import DEFAULTS, NETWORKS, Bilayer
+from nets.bilayer.defaults import words
+from nets.bilayer.network import build
+from nets.bilayer.network.embedders import frequencies
+from nets.bilayer.network.generators import identity_grid
+from nets.bilayer.network.layers import PixelBias
+from nets.errors import UserError
+from nets.spectral import settle
+from nets.tensor_files import read_plain, require
+
+BEGINNINGS = {  # of the keys, by which a network is told from the others
+    "identity_embedder": "net.enc.",
+    "texture_generator": "gen_tex.",
+    "keypoints_embedder": "net.mlp.",
+    "inference_generator": "gen_inf.",
+    "discriminator": "net.first_conv.",
+    "texture_enhancer": "net.blocks.",
+}
+FILE = re.compile(r"(?P<epoch>[^_/]+)_(?P<network>[a-z]+_?[a-z]+)\.pth")
+PARAMETRISED = {
+    "parametrizations.weight.original": "weight_orig",
+    "parametrizations.weight.0._u": "weight_u",
+    "parametrizations.weight.0._v": "weight_v",
+}
+
+
+def load(path: str | Path, **options: Any) -> tuple[Bilayer, dict[str, Any]]:
+    """The networks of an experiment in eval mode, and the options that describe them.
+
+    path     an experiment's folder; or an EPOCH_NETWORK.pth, which stands for its epoch's files in
+             the same folder
+    options  override what is read off the weights and args.txt. `which_epoch`, `networks`: which
+             ones; default: the newest epoch, and the networks that an avatar needs as far as they
+             are there. `init_experiment_dir`, `init_networks`, `init_which_epoch`: networks from
+             another experiment
+    Raises UserError where a file is not there or does not fit, with the first three differences.
+    """
+    content = read(path, **options)
+    with torch.device("meta"):
+        model = build(content["options"], content["options"]["networks_test"])
+    model.load_state_dict(content["parts"]["model"], assign=True)
+    return model.eval(), content["options"]
+
+
+def read(path: str | Path, **options: Any) -> dict[str, Any]:
+    """The files as a checkpoint's content: "step", "options", "parts", and "kind", a line on it."""
+    path = Path(path)
+    folder, epoch, only = _place(path)
+    epoch = str(options.pop("which_epoch", epoch or "")) or None
+    said = read_args(folder / "args.txt") if folder and (folder / "args.txt").is_file() else {}
+    given = {**said, **options}
+    chosen = options.pop("networks", None)
+    files = _files(path, folder, epoch, given, only if chosen is None else words(chosen))
+    states = {name: _state(file, name) for name, file in files.items()}
+    settings = {**DEFAULTS, **said}
+    settings |= sizes(states, settings)
+    ours = folder is not None and (folder / "config.yaml").is_file()
+    if settings["tex_pixelwise_bias_type"] == "adaptive" and not ours:
+        settings["tex_pixelwise_bias_type"] = "adaptive_original"
+    if "texture_enhancer" in states:  # which works on renderings of the sources
+        settings |= {"pse_emb_source_pose": True, "inf_pred_source_data": True}
+    settings |= options
+    names = [name for name in NETWORKS if name in states]
+    for key in ("networks_train", "networks_test", "networks_calc_stats", "networks_to_train"):
+        settings[key] = list(names)
+    settings["spn_networks"] = [name for name in names if _is_spectral(states[name])]
+    settings["spn_exceptions"] = [
+        f"{name}.{layer}"
+        for name in settings["spn_networks"]
+        for layer in _plain_layers(states[name])
+    ]
+    settings["frozen_networks"] = []
+    try:
+        with torch.device("meta"):
+            wanted = build(settings, names)
+    except ValueError as error:
+        raise UserError(f"{path}: {error}") from error
+    model = {}
+    for name, state in states.items():
+        state = fitted(state, getattr(wanted, name), files[name], name)
+        model |= {f"{name}.{key}": value for key, value in state.items()}
+    where = ", ".join(f"{name} ({files[name].name})" for name in names)
+    kind = f"of the published program, {settings['image_size']} px: {where}"
+    return {"step": 0, "options": settings, "parts": {"model": model}, "kind": kind}
+
+
+def take(net: nn.Module, path: str | Path, name: str) -> None:
+    """Put EPOCH_NETWORK.pth into a network of a run, whichever way its norms are stored.
+
+    name  the network's
+    Raises UserError with the first three differences; then the network is as it was.
+    """
+    state = _state(Path(path), name)
+    folded, here = not _is_spectral(state), net.state_dict()
+    for key in here:  # a folded file: its weights have a norm of about 1, which u and v shall find
+        stem = key.removesuffix("_orig")
+        if key.endswith("weight_orig") and key not in state and stem in state:
+            state[key] = state.pop(stem)
+            state[f"{stem}_u"], state[f"{stem}_v"] = here[f"{stem}_u"], here[f"{stem}_v"]
+    net.load_state_dict(fitted(state, net, Path(path), name))
+    if folded:
+        settle(net, 50)
+
+
+def fitted(state: Mapping[str, Tensor], net: nn.Module, path: Path, name: str) -> dict[str, Tensor]:
+    """The state in float32, checked against the network, with what follows from its sizes."""
+    state, wanted = dict(state), net.state_dict()
+    for place, module in net.named_modules():
+        there = [key for key in state if key.startswith(f"{place}.")]
+        if isinstance(module, PixelBias) and len(there) == 1:  # known by its place, not by its name
+            value, shape = state.pop(there[0]), module.bias.shape
+            state[f"{place}.bias"] = value.view(shape) if value.numel() == shape.numel() else value
+    for key, one in wanted.items():
+        if key.endswith("num_batches_tracked"):
+            state.setdefault(key, torch.zeros((), dtype=torch.int64))
+        elif key == "frequencies":
+            state.setdefault(key, frequencies(one.numel()))
+        elif key == "identity_grid" and (key not in state or state[key].shape != one.shape):
+            state[key] = identity_grid(one.shape[1])
+    require(state, wanted, path, f"a bilayer {name.replace('_', ' ')} of these options")
+    return {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
+
+
+def _place(path: Path) -> tuple[Path | None, str | None, list[str] | None]:
+    """An experiment's folder if there is one, the epoch that a file's name tells, and the networks
+    of that epoch."""
+    if path.is_dir():
+        return (path.parent if path.name == "checkpoints" else path), None, None
+    if not path.is_file():
+        raise UserError(f"{path}: no such file or folder")
+    match = FILE.fullmatch(path.name)
+    if not match or match["network"] not in NETWORKS:
+        return None, None, None
+    experiment = path.parent.parent if path.parent.name == "checkpoints" else None
+    beside = [n for n in NETWORKS if (path.parent / f"{match['epoch']}_{n}.pth").is_file()]
+    return experiment or path.parent, match["epoch"], beside
+
+
+def _files(
+    path: Path, folder: Path | None, epoch: str | None, given: dict, only: list[str] | None
+) -> dict[str, Path]:
+    if folder is None:  # a file of another name: its content says what it is
+        state = _plain(path)
+        for name, start in BEGINNINGS.items():
+            if any(key.startswith(start) for key in state):
+                return {name: path}
+        first = ", ".join(list(state)[:3]) or "nothing"
+        raise UserError(f"{path}: not a network of head avatars: it holds {first}")
+    there = folder / "checkpoints" if (folder / "checkpoints").is_dir() else folder
+    epochs = {}
+    for file in there.glob("*.pth"):
+        match = FILE.fullmatch(file.name)
+        if match and match["network"] in NETWORKS:
+            epochs.setdefault(match["epoch"], []).append(match["network"])
+    if not epochs:
+        raise UserError(f"{there}: no EPOCH_NETWORK.pth there")
+    newest = max(epochs, key=lambda e: (e.isdigit(), int(e) if e.isdigit() else 0, e))
+    epoch = epoch or newest
+    if epoch not in epochs:
+        known = ", ".join(sorted(epochs, key=lambda e: (len(e), e)))
+        raise UserError(f"{there}: no networks of epoch {epoch}; there are those of {known}")
+    found = {name: there / f"{epoch}_{name}.pth" for name in epochs[epoch]}
+    other = _other_experiment(folder, given)
+    for name in words(given.get("init_networks")) if other else []:
+        file = other / "checkpoints" / f"{given.get('init_which_epoch')}_{name}.pth"
+        if name not in found and (file.is_file() or name in (only or NETWORKS[:4])):
+            found[name] = file
+    wanted = only or [name for name in NETWORKS[:5] if name in found] or list(found)
+    for name in wanted:
+        if name not in NETWORKS:
+            raise UserError(f"networks: must be of {', '.join(NETWORKS)}, got {name}")
+        if not found.get(name, there / f"{epoch}_{name}.pth").is_file():
+            raise UserError(f"{found.get(name, there / f'{epoch}_{name}.pth')}: no such file")
+    return {name: found[name] for name in wanted}
+
+
+def _other_experiment(folder: Path, given: dict) -> Path | None:
+    """Where networks come from that were not trained in this one: as named, or beside this one."""
+    named = str(given.get("init_experiment_dir") or "")
+    if not named or named == "none":
+        return None
+    beside = folder.resolve().parent / Path(named).name
+    return Path(named) if Path(named).is_dir() else beside
+
+
+def _plain(path: Path) -> dict[str, Tensor]:
+    held = read_plain(path)
+    if not isinstance(held, Mapping) or not all(isinstance(v, Tensor) for v in held.values()):
+        raise UserError(f"{path}: not a network's state dict: must map names to tensors")
+    state = {}
+    for key, value in held.items():
+        key = str(key).removeprefix("module.")
+        for old, new in PARAMETRISED.items():
+            key = key.replace(old, new)
+        state[key] = value
+    return state
+
+
+def _state(path: Path, name: str) -> dict[str, Tensor]:
+    state = _plain(path)
+    if not any(key.startswith(BEGINNINGS[name]) for key in state):
+        first = ", ".join(list(state)[:3]) or "nothing"
+        raise UserError(f"{path}: not a bilayer {name.replace('_', ' ')}: it holds {first}")
+    if "net.frequencies" in state:
+        state["frequencies"] = state.pop("net.frequencies")
+    return state
+
+
+def _is_spectral(state: Mapping[str, Tensor]) -> bool:
+    return any(key.endswith("weight_orig") for key in state)
+
+
+def _plain_layers(state: Mapping[str, Tensor]) -> list[str]:
+    """Convolutions and fully connected layers without a norm."""
+    return [
+        key.removesuffix(".weight")
+        for key, value in state.items()
+        if key.endswith(".weight") and value.ndim > 1
+    ]
+
+
+LISTS = ("networks_", "frozen_networks", "init_networks", "spn_", "losses_", "metrics")
+TEXT = ("_name", "_names", "_dir", "_root", "_weights", "_which_epoch", "_apply_to", "_home")
+
+
+def read_args(path: Path) -> dict[str, Any]:
+    """The options of an args.txt; those of the networks in their own types, others as they look."""
+    values: dict[str, Any] = {}
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read: {error}") from error
+    for number, line in enumerate(lines, start=1):
+        name, colon, text = line.partition(":")
+        if not line.strip():
+            continue
+        if not colon or not name.strip():
+            raise UserError(f"{path}, line {number}: must be `name: value`, is {line!r}")
+        values[name.strip()] = _value(name.strip(), text.strip(), f"{path}, line {number}")
+    return values
+
+
+def _value(name: str, text: str, where: str) -> Any:
+    known = DEFAULTS.get(name)
+    if isinstance(known, list) or name.startswith(LISTS):
+        return [] if text == "none" else words(text.strip("[]").replace("'", ""))
+    if isinstance(known, bool):
+        if text.lower() in ("true", "false"):
+            return text.lower() == "true"
+        raise UserError(f"{where}: {name} must be True or False, is {text!r}")
+    if isinstance(known, int | float):
+        try:
+            return type(known)(text)
+        except ValueError as error:
+            kind = "a whole number" if isinstance(known, int) else "a number"
+            raise UserError(f"{where}: {name} must be {kind}, is {text!r}") from error
+    if isinstance(known, str):
+        return text
+    if text in ("True", "False"):
+        return text == "True"
+    if name.endswith(TEXT):
+        return text
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+class Shapes:
+    """Sizes of one network's tensors, whichever way the norms are stored."""
+
+    def __init__(self, state: Mapping[str, Tensor]):
+        self.of = {key.replace("weight_orig", "weight"): v.shape for key, v in state.items()}
+
+    def size(self, key: str, axis: int) -> int:
+        """0 where there is no such tensor or axis."""
+        shape = self.of.get(key, ())
+        return shape[axis] if len(shape) > axis else 0
+
+    def lengths(self, pattern: str) -> list[int]:
+        r"""First sizes of the tensors whose keys fit, in the order of the number in them, (\d+)."""
+        found = {}
+        for key, shape in self.of.items():
+            match = re.fullmatch(pattern, key)
+            if match and shape:
+                found[int(match[1])] = shape[0]
+        return [found[number] for number in sorted(found)]
+
+
+def sizes(
+    states: Mapping[str, Mapping[str, Tensor]], settings: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The options that the tensors of an experiment's networks tell.
+
+    states    network -> its state dict
+    settings  what is otherwise assumed: sizes in pixels are not all to be seen
+    """
+    told: dict[str, Any] = {}
+    shapes = {name: Shapes(state) for name, state in states.items()}
+    if "keypoints_embedder" in shapes:
+        told |= _keypoints(shapes["keypoints_embedder"], states["keypoints_embedder"])
+    for short, network in (("inf", "inference_generator"), ("tex", "texture_generator")):
+        if network in shapes:
+            told |= _generator(short, shapes[network])
+    if "texture_generator" in shapes:
+        told["tex_pixelwise_bias_type"] = _pixel_bias(shapes["texture_generator"], settings)
+    outputs = told.pop("outputs", 0)
+    channels = told.get("inf_max_channels", settings["inf_max_channels"])
+    side = round((outputs / channels) ** 0.5)
+    if outputs and side**2 * channels == outputs:
+        told["inf_input_tensor_size"] = side
+    if "image_size" not in told and "blocks" in told:
+        told["image_size"] = (
+            told.get("inf_input_tensor_size", settings["inf_input_tensor_size"])
+            * 2 ** told["blocks"]
+        )
+    told.pop("blocks", None)
+    size = told.get("image_size", settings["image_size"])
+    if "identity_embedder" in shapes:
+        one = shapes["identity_embedder"]
+        coder = one.lengths(r"net\.enc\.(\d+)\.block\.\d+\.bias")
+        decoder = one.lengths(r"net\.dec_blocks\.(\d+)\.block\.\d+\.bias")
+        told["emb_num_channels"] = one.size("net.enc.0.weight", 0)
+        widest = max([told["emb_num_channels"], told.get("emb_max_channels", 0), *coder])
+        told["emb_max_channels"] = widest
+        told["emb_no_stickman"] = one.size("net.enc.0.weight", 1) == 3
+        told["emb_output_tensor_size"] = size >> len(coder)
+        if decoder:
+            told |= {"tex_num_channels": decoder[-1], "tex_max_channels": max(decoder)}
+    if "discriminator" in shapes:
+        one = shapes["discriminator"]
+        blocks = one.lengths(r"net\.blocks\.(\d+)\.block\.\d+\.bias")
+        told["dis_num_channels"] = one.size("net.first_conv.weight", 0)
+        told["dis_max_channels"] = max([told["dis_num_channels"], *blocks])
+        told["dis_no_stickman"] = one.size("net.first_conv.weight", 1) == 3
+        told["dis_num_blocks"] = len(blocks)
+    if "texture_enhancer" in shapes:
+        one = shapes["texture_enhancer"]
+        blocks = one.lengths(r"net\.blocks\.(\d+)\.block\.\d+\.bias")
+        halvings = len(one.lengths(r"net\.blocks\.(\d+)\.skip\.0\.bias"))
+        told["enh_num_channels"] = one.size("net.blocks.0.weight", 0)
+        told["enh_max_channels"] = max([told["enh_num_channels"], *blocks])
+        told["enh_num_blocks"] = len(blocks) - 2 * halvings
+        told["enh_bottleneck_tensor_size"] = size >> halvings
+    return {name: value for name, value in told.items() if value or isinstance(value, bool)}
+
+
+def _keypoints(one: Shapes, state: Mapping[str, Tensor]) -> dict[str, Any]:
+    layers = one.lengths(r"net\.mlp\.(\d+)\.bias")
+    inputs, harmonics = one.size("net.mlp.0.weight", 1), 0
+    if "frequencies" in state:
+        harmonics = state["frequencies"].numel()
+    elif inputs == 8 * DEFAULTS["pse_in_channels"]:  # 1088: sine and cosine of four each
+        harmonics = 4
+    told = {
+        "pse_in_channels": inputs // (2 * harmonics) if harmonics else inputs,
+        "pse_use_harmonic_enc": bool(harmonics),
+        "pse_num_blocks": len(layers),
+        "outputs": layers[-1] if layers else 0,
+    }
+    told |= {"pse_num_harmonics": harmonics} if harmonics else {}
+    return told | ({"pse_num_channels": layers[0]} if len(layers) > 1 else {})
+
+
+def _pixel_bias(one: Shapes, settings: Mapping[str, Any]) -> str:
+    """What the texture generator adds behind its convolutions, told by what stands there."""
+    conv, bias = "gen_tex.blocks.0.block.0.", "gen_tex.blocks.0.block.1."
+    shape = next((shape for key, shape in one.of.items() if key.startswith(bias)), None)
+    if shape is None or conv + "weight" not in one.of:
+        return "none"
+    if shape.numel() == one.size(conv + "weight", 0):
+        return "stochastic"
+    norm, skip = settings["tex_norm_layer_type"], settings["tex_skip_layer_type"]
+    sets = len(one.lengths(r"prj_tex\.fc_blocks\.0\.(\d+)\.0\.bias"))
+    others = 2 * ((1 + ("spade" in norm)) if norm.startswith("ada") else 0) + (skip == "ada_conv")
+    return "adaptive" if sets > others else "fixed"
+
+
+def _generator(short: str, one: Shapes) -> dict[str, Any]:
+    """Of a generator and its projector, whose widths tell those of the embedder."""
+    places = (3, 0) if short == "tex" else (2, 1)  # of the two convolutions in a block
+    after = one.lengths(rf"gen_{short}\.blocks\.(\d+)\.block\.{places[1]}\.weight")
+    first = one.size(f"gen_{short}.blocks.0.block_feats.{places[0]}.weight", 1)
+    if not after or not first:
+        return {}
+    told = {f"{short}_num_channels": after[-1], f"{short}_max_channels": first}
+    told["blocks"] = len(after)
+    if short == "tex":
+        told["tex_input_tensor_size"] = one.size("gen_tex_input", 2)
+        told["image_size"] = told["tex_input_tensor_size"] * 2 ** len(after)
+    else:
+        told["inf_pred_segmentation"] = len(one.lengths(r"gen_inf\.heads\.(\d+)\.0\.bias")) > 2
+    hidden = one.lengths(rf"prj_{short}\.fc_blocks\.(\d+)\.0\.0\.bias")
+    if len(hidden) == len(after):
+        told |= {"emb_num_channels": hidden[-1] // 2, "emb_max_channels": max(hidden)}
+        before = [first, *after[:-1]]
+        inputs = [one.size(f"prj_{short}.fc_blocks.{p}.0.0.weight", 1) for p in range(len(after))]
+        # A row of the projector's input holds that many embedding channels of 32 a / h squared.
+        channels = [
+            round(f * b / (32 * a / h) ** 2)
+            for f, b, a, h in zip(inputs, after, before, hidden, strict=True)
+        ]
+        if short == "inf":
+            told |= {"tex_num_channels": channels[-1], "tex_max_channels": max(channels)}
+    return told

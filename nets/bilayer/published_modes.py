@@ -1,0 +1,165 @@
+"""The modes of the published test program, by its own names:
+
+    preprocess  from_video  source and target
+    true        true        frames source_frame_num and target_frame_num of video_path, cut out
+    true        false       pictures source_img_path and target_img_path, cut out
+    false       true        a notice; as false, false
+    false       false       stored dataset_root/{imgs,keypoints,segs}/REL, REL the two
+                            *_relative_path, e.g. train/id00012/abc/00110/0
+
+Their pictures are results/NAME_{preprocess}_{from_video}.png, or in --out if that is a folder.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch import Tensor
+
+from nets.bilayer import NETWORKS
+from nets.bilayer.experiment import epochs, network_file
+from nets.bilayer.sources import Faces, keypoints_of_frames
+from nets.bilayer.visuals import full_pass
+from nets.bilayer.warm_start import Loaded
+from nets.data.heads.videos import Frame, read_frame, sample_of
+from nets.data.io.images import read_picture, write_picture
+from nets.data.io.video import open_video
+from nets.errors import BadSample, UserError
+from nets.run import options
+from nets.run.images import to_uint8
+from nets.run.options import NonNegativeInt, add_flag
+
+Picture = tuple[str, Tensor]
+ROLES = ("source", "target")
+PATHS = {
+    "source_img_path": "picture", "target_img_path": "picture", "video_path": "video",
+    "dataset_root": "folder with imgs/, keypoints/, segs/",
+    "source_relative_path": "PHASE/PERSON/VIDEO/SEQUENCE/FRAME",
+    "target_relative_path": "PHASE/PERSON/VIDEO/SEQUENCE/FRAME",
+}  # fmt: skip
+
+
+# fmt: off
+def add_options(p: options.ArgumentParser) -> None:
+    g = p.add_argument_group("bilayer, the published test program: writes to results/, or to --out")
+    add = g.add_argument
+    add("--preprocess", type=bool | None, default=None,
+        help="true: cut faces out of pictures or a video; false: take stored frames")
+    add_flag(g, "--from_video", False, "with preprocess: two frames of video_path")
+    for name, text in PATHS.items():
+        add(f"--{name}", type=str | None, default=None, help=text)
+    add("--source_frame_num", type=NonNegativeInt, default=0, help="frame of the video, from 0")
+    add("--target_frame_num", type=NonNegativeInt, default=1, help="frame of the video, from 0")
+# fmt: on
+
+
+def experiment(args: options.Namespace) -> str | None:
+    """The checkpoint that experiment_dir, experiment_name and which_epoch mean, if they are given:
+    the run folder, or a file that stands for its epoch.
+    """
+    if not args.experiment_name:
+        if args.experiment_dir or args.which_epoch is not None:
+            raise UserError("--experiment_dir and --which_epoch: need --experiment_name")
+        return None
+    folder = Path(args.experiment_dir or ".") / "runs" / args.experiment_name
+    if args.which_epoch is None:
+        return str(folder)
+    for name in NETWORKS:
+        if int_or_none(args.which_epoch) in epochs(folder, name):
+            return str(network_file(folder, args.which_epoch, name))
+    raise UserError(f"{folder / 'checkpoints'}: holds no networks of epoch {args.which_epoch}")
+
+
+def int_or_none(value: str | int) -> int | None:
+    return int(value) if str(value).isdigit() else None
+
+
+def asked_for(args: options.Namespace) -> bool:
+    """Whether the options mean one of these modes."""
+    return args.preprocess is not None or any(args[name] for name in PATHS)
+
+
+def published_modes(args: options.Namespace, model: Loaded) -> None:
+    """See the table above."""
+    preprocess = bool(args.preprocess)
+    from_video = args.from_video
+    if from_video and not preprocess:
+        print("from_video needs preprocess: taken as false")
+        from_video = False
+    if not preprocess:
+        source, target = (stored_frame(args, model, role) for role in ("source", "target"))
+    else:
+        faces = Faces(model.options, args.crop, args.detector)
+        if from_video:
+            numbers = (args.source_frame_num, args.target_frame_num)
+            pictures = frames_of_video(needed(args, "video_path"), numbers)
+        else:
+            pictures = [read_named(needed(args, f"{role}_img_path")) for role in ROLES]
+        given = [args.source_keypoints[:1], [args.driving_keypoints]]
+        points = [keypoints_of_frames(g[0], faces.count)[0] if g and g[0] else None for g in given]
+        source, target = (
+            faces.frame(picture, name, at)
+            for (name, picture), at in zip(pictures, points, strict=True)
+        )
+    data = full_pass(args, model, sample_of([source], [target], 0))
+    folder = Path("results" if args.out == "out.png" else args.out)
+    suffix = f"{preprocess}_{from_video}"
+    driven = "pred_enh_target_imgs" if "pred_enh_target_imgs" in data else "pred_target_imgs"
+    shown = {f"pred_target_{suffix}.jpg": data[driven]}
+    for name in ("target_stickmen", "source_stickmen", "source_imgs", "target_imgs"):
+        kept = "target_imgs_unmasked" if name == "target_imgs" else name
+        if name in data:
+            shown[f"{name}_{suffix}.png"] = data.get(kept, data[name])
+    for name in ("source_segs", "target_segs"):
+        if name in data:
+            shown[f"{name}_{suffix}.png"] = data[name] * 2 - 1
+    for name, value in shown.items():
+        write_picture(folder / name, to_uint8(value[0, 0]).cpu())
+    print(f"written: {folder}/: {', '.join(shown)}")
+
+
+def stored_frame(args: options.Namespace, model: Loaded, role: str) -> Frame:
+    """A frame of a dataset folder, by its path below imgs/."""
+    name = needed(args, f"{role}_relative_path")
+    phase, _, rest = name.strip("/").partition("/")
+    o = model.options
+    try:
+        return read_frame(
+            needed(args, "dataset_root"),
+            phase,
+            rest.removesuffix(".jpg"),
+            o["image_size"],
+            o["num_keypoints"],
+            o["emb_apply_masks"],
+        )
+    except BadSample as error:
+        raise UserError(str(error)) from error
+
+
+def frames_of_video(path: str, numbers: tuple[int, int]) -> list[Picture]:
+    """Frames of a video by their numbers. Raises UserError where it ends before."""
+    found: dict[int, Tensor] = {}
+    count = 0
+    for number, (_, picture) in enumerate(open_video(path)):
+        count = number + 1
+        if number in numbers:
+            found[number] = picture
+        if number >= max(numbers):
+            break
+    for role, number in zip(ROLES, numbers, strict=True):
+        if number not in found:
+            raise UserError(f"--{role}_frame_num {number}: {path} has {count} frames")
+    return [(f"{path}, frame {number}", found[number]) for number in numbers]
+
+
+def read_named(path: str) -> Picture:
+    try:
+        return path, read_picture(path, None)
+    except BadSample as error:
+        raise UserError(str(error)) from error
+
+
+def needed(args: options.Namespace, name: str) -> str:
+    if not args[name]:
+        raise UserError(f"--{name}: is needed in this mode")
+    return args[name]

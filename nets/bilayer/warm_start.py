@@ -1,0 +1,99 @@
+"""Where a training run begins: fresh, or from networks that an experiment saved by epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from nets.bilayer import DEFAULTS, Bilayer
+from nets.bilayer.experiment import epochs, network_file
+from nets.bilayer.network import build
+from nets.bilayer.published import take
+from nets.errors import UserError
+from nets.run import checkpoints
+from nets.run.precision import Precision
+from nets.run.run import Run
+from nets.tensor_files import read_plain
+
+
+def start(
+    run: Run,
+    args: Mapping[str, Any],
+    net: Bilayer,
+    optimizers: Mapping[str, torch.optim.Optimizer],
+    step_epoch: int,
+) -> None:
+    """Load `init_networks` from another experiment, then what `which_epoch` means from this one:
+    its trained networks, their optimisers if nothing came from elsewhere, and the step.
+
+    Raises UserError that names the file that is missing or does not fit.
+    """
+    for name in args["init_networks"]:
+        if name not in net.names:
+            raise UserError(f"init_networks: {name} is not among the networks of this run")
+        path = network_file(args["init_experiment_dir"], args["init_which_epoch"], name)
+        take(getattr(net, name), path, name)
+        run.print(f"{name} from {path}")
+    epoch = str(args["which_epoch"])
+    own = [name for name in args["networks_to_train"] if name not in args["init_networks"]]
+    if epoch == "none" or not own:
+        return
+    there = epochs(run.folder, own[0])
+    if epoch == "latest" and there:
+        epoch = str(there[-1])
+    elif epoch in ("1", "latest") and 1 not in there:
+        run.print(f"which_epoch {epoch}: no such checkpoint in {run.folder}; starting from scratch")
+        return
+    if not epoch.isdigit():
+        raise UserError(f"which_epoch: must be a number, none or latest, got {epoch}")
+    for name in own:
+        take(getattr(net, name), network_file(run.folder, epoch, name), name)
+        if not args["init_experiment_dir"] and name in optimizers:
+            _load_optimizer(optimizers[name], network_file(run.folder, epoch, f"opt_{name}"))
+    run.step = int(epoch) * step_epoch
+    run.print(f"going on from epoch {epoch} of {run.folder}: {', '.join(own)}")
+
+
+def _load_optimizer(optimizer: torch.optim.Optimizer, path: Path) -> None:
+    state = read_plain(path)
+    # This run's settings stay, the file's moments and counts come.
+    settings = [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups]
+    try:
+        optimizer.load_state_dict(state)
+    except (ValueError, KeyError) as error:
+        raise UserError(f"{path}: does not fit this run's optimiser: {error}") from error
+    for group, setting in zip(optimizer.param_groups, settings, strict=True):
+        group.update(setting)
+
+
+READING = {  # options that inference asks for beside those of the networks
+    "num_target_frames": 1, "num_keypoints": 68, "output_segmentation": True,
+    "output_stickmen": True, "stickmen_thickness": 2, "data_root": None,
+    "dataset_load_from_txt": False, "train_load_from_filename": "train_filenames.txt",
+    "test_load_from_filename": "test_filenames.txt", "frame_num_from_paper": True, "seed": 0,
+    "demo_train": 0, "demo_test": 0,
+}  # fmt: skip
+
+
+class Loaded(NamedTuple):
+    """A model for inference, in evaluation mode, and the options it was trained with."""
+
+    net: Bilayer
+    options: dict[str, Any]
+    precision: Precision
+
+    @property
+    def device(self) -> torch.device:
+        return self.precision.device
+
+
+def load_model(content: Mapping[str, Any], path: Path, precision: Precision) -> Loaded:
+    """The networks of a checkpoint, with averaged weights where it has them."""
+    trained = {**DEFAULTS, **READING, **content["options"]}
+    names = {key.partition(".")[0] for key in content["parts"]["model"]}
+    net = build(trained, sorted(names))
+    checkpoints.load_weights(content, net, path)
+    return Loaded(precision.place(net.eval()), trained, precision)

@@ -1,0 +1,186 @@
+"""Colour jitter, warps and mirroring of batches on their device, drawn for each sample by number.
+
+Nothing carries a state: what is drawn depends on the seed and on a sample's `draw` alone, a number
+that counts (epoch, index), so neither batches, ranks, workers nor restarts change it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from nets import ops
+from nets.random import uniform
+
+MARGIN = 10.0  # pixels from the border to the outer control points
+POINTS = 10  # control points in a row and in a column
+PUSH = 2.0  # pixels that a control point is moved at most, in x and in y
+BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
+
+
+def flips(seed: int, draw: Tensor, probability: float) -> Tensor:
+    """Which samples are mirrored, (N,) bool; `draw` (N,) int64."""
+    return uniform(seed, "flip", draw, 1)[:, 0] < probability
+
+
+def flip_pictures(picture: Tensor, flipped: Tensor) -> Tensor:
+    """The pictures (N, C, H, W), mirrored left to right where `flipped` (N,) says so."""
+    return torch.where(flipped[:, None, None, None], picture.flip(-1), picture)
+
+
+def flip_joints(joints: Tensor, flipped: Tensor, size: int, order: Sequence[str]) -> Tensor:
+    """Joints (N, J, 2) in pixels of pictures of that size, mirrored; right and left change places.
+
+    order  their names; what starts with r has its counterpart with l
+    """
+    swap = {"r": "l", "l": "r"}
+    other = [swap.get(name[0], "-") + name[1:] for name in order]
+    at = [order.index(name) if name in order else i for i, name in enumerate(other)]
+    mirrored = joints[:, at].clone()
+    mirrored[..., 0] = size - 1 - mirrored[..., 0]
+    return torch.where(flipped[:, None, None], mirrored, joints)
+
+
+def jitter_draws(seed: int, draw: Tensor) -> tuple[Tensor, Tensor]:
+    """Factors (N, 4) float32 of brightness, contrast and saturation in [0.6, 1.4] and of hue in
+    [-0.3, 0.3], and the order (N, 4) in which the four are applied, each order equally likely.
+    """
+    drawn = uniform(seed, "jitter", draw, 8)
+    low = drawn.new_tensor([0.6, 0.6, 0.6, -0.3])
+    high = drawn.new_tensor([1.4, 1.4, 1.4, 0.3])
+    return (low + (high - low) * drawn[:, :4]).float(), drawn[:, 4:].argsort(1)
+
+
+def colour_jitter(picture: Tensor, factors: Tensor, order: Tensor) -> Tensor:
+    """Pictures (N, 3, H, W) uint8 with brightness, contrast, saturation and hue changed.
+
+    factors  (N, 4) float32; order  (N, 4): see `jitter_draws`
+    Bit for bit what Pillow's ImageEnhance and HSV mode make of 8-bit pictures (torchvision's
+    ColorJitter): each of the four results is clipped and truncated to 8 bits before the next.
+    """
+    if picture.dtype != torch.uint8 or picture.ndim != 4 or picture.shape[1] != 3:
+        raise ValueError(
+            "colour_jitter: picture must be uint8 (N, 3, H, W), "
+            f"got {list(picture.shape)} {picture.dtype}"
+        )
+    out, order = picture.float(), order.cpu()
+    for turn in range(4):
+        for kind, change in enumerate((_brightness, _contrast, _saturation, _hue)):
+            rows = (order[:, turn] == kind).nonzero()[:, 0].to(picture.device)
+            if len(rows):
+                out[rows] = change(out[rows], factors[rows, kind][:, None, None, None])
+    return out.to(torch.uint8)
+
+
+def _blend(base: Tensor | float, picture: Tensor, factor: Tensor) -> Tensor:
+    return (base + factor * (picture - base)).clamp_(0, 255).trunc_()
+
+
+def _brightness(picture: Tensor, factor: Tensor) -> Tensor:
+    return _blend(0.0, picture, factor)
+
+
+def _contrast(picture: Tensor, factor: Tensor) -> Tensor:
+    mean = (_grey(picture).mean((1, 2, 3), keepdim=True, dtype=torch.float64) + 0.5).trunc()
+    return _blend(mean.float(), picture, factor)
+
+
+def _saturation(picture: Tensor, factor: Tensor) -> Tensor:
+    return _blend(_grey(picture), picture, factor)
+
+
+def _grey(picture: Tensor) -> Tensor:
+    r, g, b = picture.int().split(1, 1)
+    return (19595 * r + 38470 * g + 7471 * b + 32768 >> 16).float()
+
+
+def _hue(picture: Tensor, shift: Tensor) -> Tensor:
+    """The hue turned by `shift` cycles, by way of 8-bit HSV; rounds where Pillow rounds."""
+    r, g, b = picture.split(1, 1)
+    value, low = picture.amax(1, keepdim=True), picture.amin(1, keepdim=True)
+    span = value - low
+    grey = span == 0
+    safe = torch.where(grey, 1.0, span)
+    rc, gc, bc = ((value - c) / safe for c in (r, g, b))
+    red, green, blue = bc - gc, 2 + rc.double() - bc, 4 + gc.double() - rc
+    hue = torch.where(r == value, red, torch.where(g == value, green, blue).float())
+    hue = torch.fmod(hue.double() / 6 + 1, 1.0).float()
+    hue = torch.where(grey, 0.0, (hue.double() * 255).trunc())
+    saturation = (span / value.clamp(min=1)).double() * 255
+    saturation = saturation.trunc().float() / 255
+    hue = torch.remainder(hue + (shift.double() * 255).trunc(), 256)
+    x = hue * 6 / 255
+    sector = x.floor()
+    f = (x - sector).float()
+    p, q, t = ((value * (1 - saturation * k) + 0.5).floor() for k in (torch.ones_like(f), f, 1 - f))
+    sector = torch.remainder(sector, 6).long()
+    red = torch.cat([value, q, p, p, t, value], 1).gather(1, sector)
+    green = torch.cat([t, value, value, q, p, p], 1).gather(1, sector)
+    blue = torch.cat([p, p, t, value, value, q], 1).gather(1, sector)
+    return torch.cat([red, green, blue], 1).clamp_(0, 255)
+
+
+class Warps:
+    """Random thin-plate-spline warps of square pictures.
+
+    size   side of the pictures, pixels
+    rot    (low, high) in radians; scale  of each axis, above 1 shrinks what is seen; trans  pixels
+    mode   "classic": scales multiply only the cosines, the turn is about half of the largest grid
+           coordinate, and a translation moves only this centre. "clean": scales, then a turn about
+           the picture's middle, then a translation
+    """
+
+    def __init__(
+        self,
+        size: int,
+        rot: tuple[float, float] = (-math.pi / 8, math.pi / 8),
+        scale: tuple[float, float] = (1.05, 1.15),
+        trans: tuple[float, float] = (-10.0, 10.0),
+        mode: str = "classic",
+    ):
+        if size < 3 * MARGIN:
+            raise ValueError(f"Warps: size must be {3 * MARGIN:.0f} pixels or more, got {size}")
+        if mode not in ("classic", "clean"):
+            raise ValueError(f"Warps: mode must be classic or clean, got {mode!r}")
+        self.size, self.mode = size, mode
+        self.ranges = [rot, scale, scale, trans, trans]
+
+    def control(self, device: torch.device | str = "cpu") -> Tensor:
+        """The regular grid of control points, (100, 2) float64 pixels, x fastest."""
+        line = torch.linspace(MARGIN, self.size - MARGIN, POINTS, dtype=torch.float64)
+        y, x = torch.meshgrid(line, line, indexing="ij")
+        return torch.stack([x.flatten(), y.flatten()], 1).to(device)
+
+    def draws(self, seed: int, draw: Tensor) -> tuple[Tensor, Tensor]:
+        """rot, sc_x, sc_y, t_x, t_y as (N, 5), and what each control point is moved by,
+        (N, 100, 2) pixels; float64.
+        """
+        drawn = uniform(seed, "warp", draw, 5 + 2 * POINTS**2)
+        low, high = (drawn.new_tensor([r[i] for r in self.ranges]) for i in (0, 1))
+        push = (2 * drawn[:, 5:] - 1) * PUSH
+        return low + (high - low) * drawn[:, :5], push.reshape(-1, POINTS**2, 2)
+
+    def target(self, parameters: Tensor, push: Tensor) -> Tensor:
+        """Where the control points read from, (N, 100, 2) pixels."""
+        rot, sx, sy, tx, ty = parameters.T[..., None, None]
+        cos, sin, t = rot.cos(), rot.sin(), torch.cat([tx, ty], -1)
+        if self.mode == "classic":
+            rows = [torch.cat([sx * cos, -sin], -1), torch.cat([sin, sy * cos], -1)]
+            centre, move = (self.size - MARGIN) / 2 + t, 0.0
+        else:
+            rows = [torch.cat([sx * cos, -sx * sin], -1), torch.cat([sy * sin, sy * cos], -1)]
+            centre, move = (self.size - 1) / 2, t
+        apart = self.control(push.device) - centre
+        return apart @ torch.cat(rows, 1) + centre + move + push
+
+    def __call__(self, picture: Tensor, seed: int, draw: Tensor) -> Tensor:
+        """Pictures (N, C, S, S), floating, each warped as its `draw` says: bilinear, the border
+        repeated. The spline takes the regular grid to the targets, so it says where each pixel of
+        the result reads from.
+        """
+        control = self.control(picture.device)
+        target = self.target(*self.draws(seed, draw.to(picture.device)))
+        return ops.tps_warp(picture, control, ops.tps_fit(control, target).to(picture.dtype))

@@ -1,0 +1,213 @@
+"""Faces as 68 points: files of them, and the square that is cut out around a face.
+
+Points are (x, y) in pixels, iBUG order: jaw 0-16, brows 17-26, nose 27-35, eyes 36-47, lips 48-67.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+from nets.data.io.files import read_arrays, whole_file
+from nets.errors import BadSample
+
+
+class FaceBox(NamedTuple):
+    """A square around a face: its centre, and half of its side, in whole pixels."""
+
+    cx: int
+    cy: int
+    size: int
+
+
+def face_crop_box(points: Tensor | np.ndarray) -> FaceBox:
+    """The square that is cut out around a face: (cx, cy, size), side 2 * size.
+
+    points  (K, 2) float, pixels
+    The centre is that of the points' bounding box, rounded (half to even) and moved up by a sixth
+    of `size`, which is the longer side of that box, truncated.
+    Raises ValueError where the points are not finite or span less than a pixel.
+    """
+    at = torch.as_tensor(points).double()
+    if at.ndim != 2 or at.shape[1] != 2 or not len(at):
+        raise ValueError(f"face_crop_box: points must be (K, 2), K > 0, got {list(at.shape)}")
+    low, high = at.amin(0), at.amax(0)
+    width, height = (high - low).tolist()
+    if not math.isfinite(width + height) or max(width, height) < 1:
+        raise ValueError("face_crop_box: points must be finite and span a pixel or more")
+    size = int(max(width, height))
+    cx, cy = (round(value) for value in ((low + high) / 2).tolist())
+    return FaceBox(cx, cy - size // 6, size)
+
+
+def crop_square(picture: Tensor, box: FaceBox | tuple[int, int, int], size: int) -> Tensor:
+    """The box cut out of a picture and resized (bicubic): uint8 (C, size, size), black outside.
+
+    picture  uint8 (C, H, W), C = 3, or 1 for a mask
+    box      (cx, cy, half side) in pixels, as `face_crop_box` returns it
+    """
+    cx, cy, half = box
+    image = _to_pillow(picture).crop((cx - half, cy - half, cx + half, cy + half))
+    return _from_pillow(image.resize((size, size), Image.Resampling.BICUBIC))
+
+
+def paste_square(
+    picture: Tensor, made: Tensor, box: FaceBox | tuple[int, int, int], border: float = 0.06
+) -> Tensor:
+    """`picture` with `made` in the place that `crop_square(picture, box, size)` was cut from.
+
+    picture  uint8 (3, H, W), stays as it is
+    made     uint8 (3, size, size)
+    border   width of the soft edge, as a fraction of the square's side
+    """
+    cx, cy, half = box
+    side = 2 * half
+    patch = _to_pillow(made).resize((side, side), Image.Resampling.BICUBIC)
+    ramp = ((torch.arange(side) + 0.5) / max(border * side, 1)).clamp(max=1)
+    ramp = torch.minimum(ramp, ramp.flip(0))
+    alpha = (torch.minimum(ramp[:, None], ramp) * 255).round().byte()
+    whole = _to_pillow(picture)
+    whole.paste(patch, (cx - half, cy - half), Image.fromarray(alpha.numpy()))
+    return _from_pillow(whole)
+
+
+def resize_square(picture: Tensor, size: int) -> Tensor:
+    """A picture squashed to a square (Pillow's bicubic): uint8 (C, size, size).
+
+    picture  uint8 (C, H, W), C = 1 or 3; one of that size passes unchanged
+    """
+    if tuple(picture.shape[1:]) == (size, size):
+        return picture
+    return _from_pillow(_to_pillow(picture).resize((size, size), Image.Resampling.BICUBIC))
+
+
+def points_in_crop(points: Tensor, box: FaceBox | tuple[int, int, int], size: int) -> Tensor:
+    """Points of a picture in pixels of the crop that `crop_square(picture, box, size)` gives."""
+    cx, cy, half = box
+    corner = torch.tensor([cx - half, cy - half], dtype=points.dtype, device=points.device)
+    return (points - corner) * (size / (2 * half))
+
+
+def normalised_pose(points: Tensor, width: float) -> Tensor:
+    """Poses in [-1, 1] as the networks take them, (..., 2 K) float32: x and y by turns.
+
+    points  (..., K, 2) pixels of a square picture; width  its side, pixels
+    """
+    return (points.float() / width * 2 - 1).flatten(-2)
+
+
+def pose_points(pose: Tensor, size: int) -> Tensor:
+    """The points of poses in pixels of a picture of that size: (..., 2 K) -> (..., K, 2)."""
+    return (pose.unflatten(-1, (-1, 2)) + 1) / 2 * size
+
+
+def read_keypoints(path: str | Path, count: int = 68) -> Tensor:
+    """The first `count` points of a file, (count, 2) float32, in its pixels.
+
+    path  .npy (K, 2 or more), (1, 2 K) or (2 K,); or .json, a list of the same form
+    Raises BadSample where the file is missing, no array of numbers, or of another shape.
+    """
+    return points_from_array(read_array(path), path, count)
+
+
+def read_array(path: str | Path) -> np.ndarray:
+    """The array in an .npy or .json. Raises BadSample."""
+    path = Path(path)
+    try:
+        if path.suffix.lower() == ".json":
+            values = np.asarray(json.loads(path.read_text(encoding="utf-8")), dtype=np.float64)
+        else:
+            values = read_arrays(path)
+    except FileNotFoundError as error:
+        raise BadSample(path, "is missing") from error
+    except OSError as error:
+        raise BadSample(
+            path, f"cannot be read: {(error.strerror or str(error)).lower()}"
+        ) from error
+    except (ValueError, TypeError, RecursionError) as error:
+        raise BadSample(path, "is not an array of numbers") from error
+    if isinstance(values, dict):
+        raise BadSample(path, "is not an array of numbers")
+    return values
+
+
+def points_from_array(values: np.ndarray, path: str | Path, count: int = 68) -> Tensor:
+    """An array in one of the shapes that `read_keypoints` takes, as (count, 2) float32."""
+    if values.dtype.kind not in "fiu":
+        raise BadSample(path, f"must hold numbers, holds {values.dtype}")
+    flat = values.ndim == 1 or (values.ndim == 2 and len(values) == 1)
+    if flat and values.size == 2 * count:
+        values = values.reshape(count, 2)
+    if values.ndim != 2 or values.shape[0] < count or values.shape[1] < 2:
+        raise BadSample(
+            path, f"must hold keypoints ({count}, 2) or (1, {2 * count}), holds {values.shape}"
+        )
+    points = torch.from_numpy(np.array(values[:count, :2], dtype=np.float32))
+    if not points.isfinite().all():
+        raise BadSample(path, "holds keypoints that are not finite")
+    return points
+
+
+def write_keypoints(path: str | Path, points: Tensor) -> None:
+    """Write (K, 2) points as a float32 .npy, whole or not at all; makes the folder."""
+    with whole_file(path) as file:
+        np.save(file, points.detach().cpu().numpy().astype(np.float32))
+
+
+def read_mask(path: str | Path) -> Tensor:
+    """A mask as stored, (1, H, W) uint8, white is the person; of three channels the first.
+
+    Raises BadSample.
+    """
+    from nets.data.io.images import read_picture
+
+    return read_picture(path, None)[:1]
+
+
+def hull_mask(points: Tensor, size: int) -> Tensor:
+    """A mask for want of a better one: (1, size, size) uint8, 255 in the convex hull of the points
+    and of the brows moved up by the height of the face below them.
+
+    points  (68, 2) pixels of the picture of that size
+    """
+    at = points.detach().cpu().double()
+    brows = at[17:27].clone()
+    brows[:, 1] -= (at[:17, 1].amax() - brows[:, 1].mean()).clamp_min(0) * 0.8
+    outline = _convex_hull(torch.cat([at, brows]).tolist())
+    image = Image.new("L", (size, size))
+    if len(outline) > 2:
+        ImageDraw.Draw(image).polygon(outline, fill=255)
+    return _from_pillow(image)
+
+
+def _convex_hull(points: list[list[float]]) -> list[tuple[float, float]]:
+    """Corners of the hull in order (Andrew 1979)."""
+    half: list[list[tuple[float, float]]] = [[], []]
+    ordered = sorted(set(map(tuple, points)))
+    for line, corners in ((half[0], ordered), (half[1], ordered[::-1])):
+        for x, y in corners:
+            while len(line) > 1:
+                (ax, ay), (bx, by) = line[-2:]
+                if (bx - ax) * (y - ay) - (by - ay) * (x - ax) > 0:
+                    break
+                line.pop()
+            line.append((x, y))
+    return half[0][:-1] + half[1][:-1]
+
+
+def _to_pillow(picture: Tensor) -> Image.Image:
+    pixels = picture.cpu().permute(1, 2, 0).contiguous().numpy()
+    return Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
+
+
+def _from_pillow(image: Image.Image) -> Tensor:
+    pixels = np.array(image)
+    pixels = pixels[..., None] if pixels.ndim == 2 else pixels
+    return torch.from_numpy(pixels.transpose(2, 0, 1).copy())

@@ -1,0 +1,193 @@
+"""Videos written as H.264 with sound, and GIFs: whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterable, Iterator
+from fractions import Fraction
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from nets.data.io.files import whole_file
+from nets.data.io.video import EXACT, SOUND_RATE, read_sound
+from nets.errors import UserError
+
+FORMATS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska"}
+TICKS = 90_000  # a second on the clock of written videos; MPEG's own
+BT709, LIMITED = 1, 1  # colours, in the numbers of ITU-T H.273
+
+
+class VideoWriter:
+    """Writes H.264 as yuv420p, which every player shows, whole or not at all.
+
+        with VideoWriter("out.mp4", reader.fps, audio_from="in.mp4") as video:
+            video.write(picture)
+
+    path         .mp4, .m4v, .mov or .mkv
+    fps          pictures a second
+    audio_from   a file whose sound is carried over, as far as there are pictures; it may have none
+    audio_start  the second of it that goes with the first picture
+
+    Pictures of an odd width or height get one more column or row, the last one again. Raises
+    UserError where the file cannot be written, a picture's ending is another, or none was written.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        fps: float,
+        audio_from: str | Path | None = None,
+        audio_start: float = 0.0,
+    ):
+        self.path, self.fps = Path(path), fps
+        if self.path.suffix.lower() not in FORMATS:
+            raise UserError(f"{path}: videos are written as {', '.join(FORMATS)}")
+        if not 0 < fps < math.inf:
+            raise UserError(f"{path}: fps must be above 0, got {fps:g}")
+        self._audio_from, self._audio_start = audio_from, audio_start
+        self._size, self._last, self._time = None, -1, 0
+        self._sound = self._voice = None
+
+    def __enter__(self) -> VideoWriter:
+        self._file = self._whole()
+        self._file.__enter__()
+        return self
+
+    def __exit__(self, *error) -> bool | None:
+        return self._file.__exit__(*error)
+
+    @contextlib.contextmanager
+    def _whole(self) -> Iterator[None]:
+        import av
+
+        cause = None
+        with self._errors(), contextlib.suppress(_GivenUp), whole_file(self.path) as file:
+            self._container = av.open(file, "w", format=FORMATS[self.path.suffix.lower()])
+            try:
+                try:
+                    yield
+                except BaseException as error:
+                    cause = error
+                    raise _GivenUp from None  # not an OSError: that would be put on this file
+                self._finish()
+            except BaseException:
+                with contextlib.suppress(Exception):  # it goes away, whatever its end looks like
+                    self._container.close()
+                raise
+        if cause is not None:
+            raise cause
+
+    def write(self, picture: Tensor, seconds: float | None = None) -> None:
+        """Add a picture, (3, H, W) uint8 RGB, all of one size.
+
+        seconds  when it is shown, on the clock of `audio_from`, later than the one before: for
+                 sources whose rate varies. None: 1/fps after the one before
+        """
+        import av
+
+        if picture.dtype != torch.uint8 or picture.ndim != 3 or len(picture) != 3:
+            what = f"{list(picture.shape)} {picture.dtype}"
+            raise ValueError(f"VideoWriter: picture must be (3, H, W) uint8, got {what}")
+        if self._size is None:
+            self._begin(tuple(picture.shape))
+        if tuple(picture.shape) != self._size:
+            raise ValueError(
+                f"VideoWriter: pictures must be of one size, {list(self._size)}, got "
+                f"{list(picture.shape)}"
+            )
+        if seconds is not None:
+            self._time = (seconds - self._audio_start) * TICKS
+        pixels = picture.cpu().permute(1, 2, 0).numpy()
+        pixels = np.pad(pixels, [(0, side % 2) for side in pixels.shape[:2]] + [(0, 0)], "edge")
+        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
+        frame = frame.reformat(
+            format="yuv420p", dst_colorspace="itu709", dst_color_range="MPEG", interpolation=EXACT
+        )
+        frame.pts = self._last = max(round(self._time), self._last + 1)
+        frame.time_base, frame.duration = Fraction(1, TICKS), round(TICKS / self.fps)
+        self._time += TICKS / self.fps
+        with self._errors():
+            self._container.mux(self._video.encode(frame))
+            self._carry_sound(self._time / TICKS)
+
+    def _begin(self, shape: tuple[int, int, int]) -> None:
+        """Set up the streams, when the size is known: all before the first packet."""
+        self._size = shape
+        rate = Fraction(self.fps).limit_denominator(1001)
+        with self._errors():
+            video = self._container.add_stream("libx264", rate=rate, options={"crf": "18"})
+            video.width, video.height = (side + side % 2 for side in shape[:0:-1])
+            video.pix_fmt = "yuv420p"
+            video.codec_context.time_base = Fraction(1, TICKS)
+            video.codec_context.colorspace = video.codec_context.color_primaries = BT709
+            video.codec_context.color_trc, video.codec_context.color_range = BT709, LIMITED
+            self._video = video
+        if self._audio_from is not None:
+            self._sounds = read_sound(Path(self._audio_from), self._audio_start)
+            self._sound = next(self._sounds, None)
+            if self._sound is not None:
+                layout = self._sound.layout.name
+                self._voice = self._container.add_stream("aac", rate=SOUND_RATE, layout=layout)
+                self._voice.bit_rate = 160_000
+
+    def _carry_sound(self, until: float) -> None:
+        """Write the sound up to a second, beside the pictures: neither waits in memory."""
+        while self._sound is not None and self._sound.pts / SOUND_RATE < until:
+            self._container.mux(self._voice.encode(self._sound))
+            self._sound = next(self._sounds, None)
+
+    def _finish(self) -> None:
+        if self._size is None:
+            raise UserError(f"{self.path}: there was no picture to write")
+        self._container.mux(self._video.encode(None))
+        if self._voice is not None:
+            self._container.mux(self._voice.encode(None))
+        self._container.close()
+
+    @contextlib.contextmanager
+    def _errors(self) -> Iterator[None]:
+        import av
+
+        try:
+            yield
+        except (OSError, av.FFmpegError) as error:
+            why = (error.strerror or str(error)).lower()
+            raise UserError(f"{self.path}: cannot be written: {why}") from error
+
+
+class _GivenUp(Exception):
+    """What is being written is not wanted any more."""
+
+
+def write_gif(path: str | Path, pictures: Iterable[Tensor], fps: float) -> None:
+    """Writes (3, H, W) uint8 pictures as a GIF that plays for ever, whole or not at all.
+
+    A GIF counts in hundredths of a second and has 256 colours a picture: it plays at `fps` on
+    average, up to 50. Raises UserError where it cannot be written.
+    """
+    path = Path(path)
+    if path.suffix.lower() != ".gif":
+        raise UserError(f"{path}: a GIF must end in .gif")
+    if not 0 < fps <= 50:
+        raise UserError(f"{path}: fps of a GIF must be above 0 and at most 50, got {fps:g}")
+    frames = [
+        Image.fromarray(picture.cpu().permute(1, 2, 0).numpy()).quantize(256)
+        for picture in pictures
+    ]
+    if not frames:
+        raise UserError(f"{path}: there was no picture to write")
+    times = [round(100 * i / fps) * 10 for i in range(len(frames) + 1)]
+    lasting = [after - before for before, after in pairwise(times)]
+    try:
+        with whole_file(path) as file:
+            frames[0].save(file, "GIF", save_all=True, append_images=frames[1:], loop=0,
+                           duration=lasting)  # fmt: skip
+    except OSError as error:
+        why = (error.strerror or str(error)).lower()
+        raise UserError(f"{path}: cannot be written: {why}") from error

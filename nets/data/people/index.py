@@ -1,0 +1,219 @@
+"""People in pictures: an index of files, joints and a split, as VUNet's datasets come."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import pickle
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from nets.data.io.files import read_arrays, whole_file
+from nets.data.io.images import read_letterboxed, read_picture
+from nets.data.io.pickles import read_pickle
+from nets.data.people.pairs import Paired, Pairs
+from nets.errors import UserError
+from nets.skeletons import JOINTS_15, JOINTS_17
+
+KEYS = ("joint_order", "imgs", "train", "joints")
+SPLITS = {"train": True, "test": False}
+TRUNK = ("lshoulder", "rshoulder", "lhip", "rhip")
+FARTHEST = 10.0  # widths or heights of a picture; beyond it joints are no fractions
+
+
+class IndexDataset(Paired):
+    """Pictures of people with their joints, listed in an `index.p`.
+
+    path       a pickle (.p, .pkl, .pickle), .json or .npz file with the keys `joint_order` (names),
+               `imgs` (paths relative to the file's folder), `train` (booleans: the split) and
+               `joints` (x, y as fractions of width and height; negative or NaN = missing);
+               `joint_order` names the 15 of JOINTS_15, may name the ears (JOINTS_17) and others;
+               optionally `identities` (who is to be seen). Or the folder that holds an index.p.
+    split      "train" or "test": entries whose flag is true or false. Entries without both
+               shoulders and both hips are left out, as the original does.
+    size       side of the square pictures handed out; pictures are squashed to it
+    pairing    where the appearance comes from: "same" picture, another one of the same "identity",
+               or "any" other of the split, drawn from (seed, epoch, index)
+    letterbox  keep the aspect ratio with black borders instead of squashing; joints move along
+
+    [(epoch, index)] gives target (3, S, S) uint8, joints (17, 2) float32 in pixels with NaN where
+    missing, index; and appearance, appearance_joints alike unless the pairing is "same". Raises
+    UserError where the index is unusable, BadSample where a picture is.
+    """
+
+    joint_order = JOINTS_17
+
+    def __init__(
+        self,
+        path: str | Path,
+        split: str = "train",
+        size: int = 256,
+        pairing: str = "same",
+        seed: int = 0,
+        letterbox: bool = False,
+    ):
+        if split not in SPLITS:
+            raise ValueError(f"IndexDataset: split must be train or test, got {split!r}")
+        path = _index_file(Path(path))
+        index = read_index(path)
+        self.name, self.folder = str(path), path.parent
+        self.size, self.letterbox = size, letterbox
+        wanted = index["train"] == SPLITS[split]
+        trunk = index["joints"][:, [JOINTS_15.index(name) for name in TRUNK]]
+        usable = wanted & (trunk >= 0).all((1, 2))
+        if not usable.any():
+            raise UserError(
+                f"{path}: no usable entry for {split!r}: of {len(wanted)} entries {wanted.sum()} "
+                "are of this split, and none of those has both shoulders and both hips"
+            )
+        self.files, self.joints = index["imgs"][usable], index["joints"][usable]
+        people = index["identities"]
+        self.identities = None if people is None else people[usable]
+        self._pairs = Pairs(pairing, len(self.files), self.identities, seed, self.name)
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def file(self, index: int) -> Path:
+        """The picture of a sample."""
+        return self.folder / self.files[index].decode()
+
+    def _read(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        joints = torch.from_numpy(self.joints[index].copy())
+        if self.letterbox:
+            picture, (x, y, w, h) = read_letterboxed(self.file(index), self.size)
+            return picture, joints * torch.tensor([w, h]) + torch.tensor([x, y])
+        return read_picture(self.file(index), self.size), joints * self.size
+
+
+def read_index(path: Path) -> dict[str, Any]:
+    """All entries of an index: imgs (N) bytes, train (N) bool, joints (N, 17, 2) float32 with NaN
+    where missing, identities (N) int64 or None. Raises UserError.
+    """
+    raw = _load(path)
+    lacking = [key for key in KEYS if key not in raw] if isinstance(raw, dict) else list(KEYS)
+    if lacking:
+        raise UserError(f"{path}: is not an index: it lacks {', '.join(lacking)}")
+    for key in (*KEYS, "identities"):
+        if raw.get(key) is not None and not hasattr(raw[key], "__len__"):
+            raise UserError(f"{path}: {key} must be a list, is {raw[key]!r}")
+    lengths = {key: len(raw[key]) for key in ("imgs", "train", "joints")}
+    if raw.get("identities") is not None:
+        lengths["identities"] = len(raw["identities"])
+    if len(set(lengths.values())) != 1:
+        counts = ", ".join(f"{n} {key}" for key, n in lengths.items())
+        raise UserError(f"{path}: must list as many of each, has {counts}")
+    if not lengths["imgs"]:
+        raise UserError(f"{path}: is empty, it lists no pictures")
+    people = raw.get("identities")
+    if people is not None:
+        people = [p.decode("latin1") if isinstance(p, bytes) else p for p in people]
+        if not all(isinstance(p, str | int | np.number) for p in people):
+            raise UserError(f"{path}: identities must be names or numbers, one for every entry")
+        people = np.unique([str(p) for p in people], return_inverse=True)[1]
+    return {
+        "imgs": _paths(path, raw["imgs"]),
+        "train": _flags(path, raw["train"]),
+        "joints": _joints(path, raw["joints"], _order(path, raw["joint_order"])),
+        "identities": people,
+    }
+
+
+def write_index(
+    path: str | Path,
+    joint_order: Sequence[str],
+    imgs: Sequence[str],
+    joints: np.ndarray,
+    train: Sequence[bool],
+    identities: Sequence[int | str] | None = None,
+) -> None:
+    """Writes an index.p, whole or not at all; see IndexDataset for the keys."""
+    index: dict[str, Any] = {"joint_order": list(joint_order), "imgs": list(imgs)}
+    index |= {"joints": np.asarray(joints, np.float32), "train": [bool(t) for t in train]}
+    if identities is not None:
+        index["identities"] = list(identities)
+    with whole_file(path) as file:
+        pickle.dump(index, file, protocol=2)
+
+
+def _index_file(path: Path) -> Path:
+    if path.is_dir():
+        for name in ("index.p", "index.json", "index.npz"):
+            if (path / name).is_file():
+                return path / name
+        raise UserError(f"{path}: holds no index.p, index.json or index.npz")
+    return path
+
+
+def _load(path: Path) -> Any:
+    if not path.is_file():
+        raise UserError(f"{path}: no such index file")
+    if path.stat().st_size == 0:
+        raise UserError(f"{path}: is empty, not an index")
+    try:
+        if path.suffix == ".json":
+            return json.loads(path.read_text(encoding="utf-8"))
+        if path.suffix == ".npz":
+            return read_arrays(path)
+    except (ValueError, OSError, EOFError) as error:
+        raise UserError(f"{path}: cannot be read as an index ({error})") from error
+    return read_pickle(path)
+
+
+def _order(path: Path, names: Any) -> list[str]:
+    names = [n.decode() if isinstance(n, bytes) else str(n) for n in names]
+    if len(set(names)) != len(names):
+        twice = next(n for n in names if names.count(n) > 1)
+        raise UserError(f"{path}: joint_order names {twice} twice")
+    for name in JOINTS_15:
+        if name not in names:
+            near = difflib.get_close_matches(name, set(names) - set(JOINTS_15), 1)
+            hint = f"; is {near[0]} meant?" if near else ""
+            raise UserError(f"{path}: joint_order must name the joint {name}{hint}")
+    return names
+
+
+def _paths(path: Path, files: Any) -> np.ndarray:
+    """As one array of UTF-8: workers share it, where a list of strings would be copied to each."""
+    encoded = []
+    for file in files:
+        file = file if isinstance(file, bytes) else str(file).encode()
+        if file[:1] in (b"/", b"\\", b"") or b".." in file or b"\0" in file or file[1:2] == b":":
+            parts = file.replace(b"\\", b"/").split(b"/")
+            if b".." in parts or not parts[0] or b"\0" in file or file[1:2] == b":":
+                shown = file.decode(errors="replace")
+                raise UserError(f"{path}: imgs must lie below the index's folder, has {shown!r}")
+        encoded.append(file)
+    return np.array(encoded)
+
+
+def _flags(path: Path, flags: Any) -> np.ndarray:
+    flags = np.asarray(flags)
+    if flags.ndim != 1 or flags.dtype.kind not in "biuf" or not np.isin(flags, (0, 1)).all():
+        raise UserError(f"{path}: train must hold true or false for every entry")
+    return flags.astype(bool)
+
+
+def _joints(path: Path, joints: Any, order: list[str]) -> np.ndarray:
+    want = (len(order), 2)
+    try:
+        joints = np.asarray(joints, dtype=np.float32)
+    except (ValueError, TypeError):
+        joints = np.empty(0)
+    if joints.shape[1:] != want:
+        raise UserError(f"{path}: joints must be {want[0]} pairs x, y for every entry")
+    place = [order.index(name) if name in order else len(order) for name in JOINTS_17]
+    joints = np.pad(joints, ((0, 0), (0, 1), (0, 0)), constant_values=np.nan)[:, place]
+    far = joints > FARTHEST  # how negative a missing joint is does not matter
+    if far.any():
+        i, j, _ = np.argwhere(far)[0]
+        x, y = joints[i, j]
+        raise UserError(
+            f"{path}: joints must be fractions of width and height, entry {i} has "
+            f"{JOINTS_17[j]} at ({x:g}, {y:g})"
+        )
+    return np.where((joints >= 0).all(-1, keepdims=True), joints, np.float32("nan"))

@@ -1,0 +1,119 @@
+"""Joints of single pictures, from a JSON file or an entry of an index."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nets.data.people.index import read_index
+from nets.errors import UserError
+from nets.skeletons import JOINTS_17, ORDERS, convert_joints
+
+NAMES = {name for order in ORDERS.values() for name in order}
+FLAGS = ("normalised", "normalized")
+
+
+def read_joints(where: str | Path, picture: str | Path, size: tuple[int, int]) -> Tensor:
+    """The joints of a picture as fractions of its width and height: (17, 2) float32, JOINTS_17.
+
+    where    a JSON file {name: [x, y]}, or {file: {name: [x, y]}} for several pictures; or
+             "index.p:PATH" or "index.p:NUMBER", an entry of an index (.p, .json, .npz)
+    picture  the picture's file, which chooses among several
+    size     (width, height) of the picture, pixels
+
+    In JSON, values are pixels, or fractions if "normalised" is true or, without that key, if none
+    exceeds 1. A joint that is null, negative, not named, or has a third number (its confidence) of
+    0 is missing: NaN. Names of any known joint order are welcome. Raises UserError.
+    """
+    where, picture = str(where), Path(picture)
+    index, _, entry = where.rpartition(":")
+    if index and Path(index).suffix in (".p", ".pkl", ".pickle", ".json", ".npz"):
+        return _index_entry(Path(index), entry)
+    if Path(where).suffix in (".p", ".pkl", ".pickle", ".npz"):
+        return _index_entry(Path(where), str(picture))
+    content = _json(Path(where))
+    if content and all(isinstance(value, dict) for value in content.values()):
+        content = _of_picture(where, content, picture)
+    return _parse(where, content, size)
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file of joints") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: is not JSON ({error})") from error
+    if not isinstance(content, dict) or not content:
+        raise UserError(f"{path}: must be {{name: [x, y]}} or {{file: {{name: [x, y]}}}}")
+    return content
+
+
+def _of_picture(where: str, content: dict[str, Any], picture: Path) -> dict[str, Any]:
+    for match in (str(picture), picture.as_posix(), picture.name, picture.stem):
+        found = [value for file, value in content.items() if file == match]
+        found = found or [value for file, value in content.items() if Path(file).name == match]
+        if len(found) == 1:
+            return found[0]
+    raise UserError(f"{where}: has no joints of {picture.name}, but of {', '.join(content)[:200]}")
+
+
+def _parse(where: str, content: dict[str, Any], size: tuple[int, int]) -> Tensor:
+    flag = next((content[key] for key in FLAGS if key in content), None)
+    names, points = [], []
+    for name, value in content.items():
+        if name in FLAGS:
+            continue
+        if name not in NAMES:
+            near = difflib.get_close_matches(name, NAMES, 1)
+            hint = f"; is {near[0]} meant?" if near else ""
+            raise UserError(f"{where}: no joint is called {name}{hint}")
+        names.append(name)
+        points.append(_point(where, name, value))
+    if not names:
+        raise UserError(f"{where}: names no joint")
+    joints = torch.tensor(points, dtype=torch.float32)
+    fractions = bool((joints.nan_to_num(0) <= 1).all()) if flag is None else bool(flag)
+    if not fractions:
+        joints = joints / torch.tensor(size, dtype=torch.float32)
+    return convert_joints(joints, names, JOINTS_17)
+
+
+def _point(where: str, name: str, value: Any) -> tuple[float, float]:
+    if value is None:
+        return math.nan, math.nan
+    number = isinstance(value, list) and all(
+        isinstance(v, int | float) and not isinstance(v, bool) for v in value
+    )
+    if not number or len(value) not in (2, 3):
+        raise UserError(f"{where}: {name} must be [x, y] or null, is {json.dumps(value)[:80]}")
+    x, y, confidence = (*value, 1)[:3]
+    there = math.isfinite(x) and math.isfinite(y) and x >= 0 and y >= 0 and confidence > 0
+    return (x, y) if there else (math.nan, math.nan)
+
+
+def _index_entry(path: Path, entry: str) -> Tensor:
+    index = read_index(path)
+    if entry.isdecimal():
+        number = int(entry)
+        if number >= len(index["imgs"]):
+            raise UserError(f"{path}: has {len(index['imgs'])} entries, none with number {number}")
+    else:
+        wanted = Path(entry)
+        below = (
+            wanted.resolve().relative_to(path.parent.resolve())
+            if (wanted.resolve().is_relative_to(path.parent.resolve()))
+            else wanted
+        )
+        found = np.flatnonzero(np.isin(index["imgs"], [entry.encode(), str(below).encode()]))
+        if not len(found):
+            raise UserError(f"{path}: lists no picture {entry}")
+        number = int(found[0])
+    return torch.from_numpy(index["joints"][number])

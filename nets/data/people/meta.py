@@ -1,0 +1,252 @@
+"""Folders of labels with a meta.yaml, and the dataset of one moving person that comes as one.
+
+    root/meta.yaml                                   description, loaders, loader_kwargs
+    root/labels/<name>[:<loader>]-*-<shape>-*-<dtype>.npy    raw memory, despite its ending
+
+Label folders may be nested; their names are joined with "/". A label with a loader holds what the
+loader needs (a path, a number); it is kept as <name>_, and <name> is what the loader makes of it.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+
+from nets.data.io.files import below, read_arrays
+from nets.data.io.images import read_picture
+from nets.data.people.pairs import Paired, Pairs
+from nets.errors import BadSample, UserError
+from nets.skeletons import OPENPOSE_18
+
+LOADERS = ("image", "np", "category", "cat")
+BETWEEN = "-*-"
+SHAPE = re.compile(r"\d+(x\d+)*")
+KIND = re.compile(r"[<>|=]?(bool_?|u?int\d+|float\d+|complex\d+|[biufcSU]\d+)")
+SUPPORTS = {"0->255": (0, 255), "0->1": (0, 1), "-1->1": (-1, 1)}
+
+
+class MetaDataset:
+    """The labels of a folder with a meta.yaml, by name; loaded values by `load`.
+
+    labels  name -> array of N entries, read from the disk as it is used
+    Raises UserError where the folder, its meta.yaml or a label file is not as it should be, and on
+    loaders given as import paths: nothing that a yaml names is imported.
+    """
+
+    def __init__(self, root: str | Path):
+        self.root = Path(root)
+        self.meta = _meta(self.root)
+        self.loaders: dict[str, str] = {}
+        self.labels: dict[str, np.ndarray] = {}
+        given = self.meta.get("loader_kwargs") or {}
+        self._kwargs: dict[str, dict] = {name: kwargs or {} for name, kwargs in given.items()}
+        given = self.meta.get("loaders") or {}
+        arrays = {}
+        for file in sorted((self.root / "labels").rglob("*.npy")):
+            name, loader, array = _label(self.root, file)
+            loader = given.get(name, loader)
+            if loader is not None:
+                self.loaders[name] = loader
+                _check_loader(self.root, name, loader, self._kwargs.get(name) or {})
+            arrays[name] = array
+        if not arrays:
+            raise UserError(f"{self.root}: holds no labels/<name>-*-<shape>-*-<dtype>.npy")
+        lengths = {name: len(array) for name, array in arrays.items()}
+        if len(set(lengths.values())) != 1:
+            counts = ", ".join(f"{n} {name}" for name, n in lengths.items())
+            raise UserError(f"{self.root}: labels must be equally many, they are {counts}")
+        for name, array in arrays.items():
+            self.labels[f"{name}_" if name in self.loaders else name] = array
+
+    def __len__(self) -> int:
+        return len(next(iter(self.labels.values())))
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """Every label of entry `index`, loaded, its raw labels as labels_, and index_."""
+        raw = {name: array[index] for name, array in self.labels.items()}
+        hidden = {f"{name}_" for name in self.loaders}
+        plain = {name: value for name, value in raw.items() if name not in hidden}
+        loaded = {name: self.load(name, index) for name in self.loaders}
+        return plain | loaded | {"labels_": raw, "index_": index}
+
+    def file(self, name: str, index: int) -> Path:
+        """The file that entry `index` of label `name` points to, inside the dataset's folder."""
+        base = PurePosixPath(str(self._kwargs.get(name, {}).get("root") or "."))
+        if base.is_absolute():  # older tools wrote the place of the folder itself
+            inside = base.is_relative_to(self.root.resolve())
+            base = base.relative_to(self.root.resolve()) if inside else base
+        entry = PurePosixPath(str(self.labels[f"{name}_"][index]))
+        for path, where in ((base, "meta.yaml"), (entry, "labels")):
+            if not below(str(path)):
+                raise UserError(
+                    f"{self.root}: {where}: {name} must point below the dataset's folder, "
+                    f"points to {path}"
+                )
+        return self.root / base / entry
+
+    def load(self, name: str, index: int) -> Any:
+        """What the loader of label `name` makes of entry `index`; an image is (H, W, 3)."""
+        loader, kwargs = self.loaders[name], self._kwargs.get(name, {})
+        if loader in ("category", "cat"):
+            return kwargs["categories"][int(self.labels[f"{name}_"][index])]
+        file = self.file(name, index)
+        if loader == "np":
+            try:
+                return read_arrays(file)
+            except (OSError, ValueError) as error:
+                raise BadSample(file, f"cannot be read as an array ({error})") from error
+        side = kwargs.get("resize_to")
+        pixels = read_picture(file, side if side is None else tuple(np.resize(side, 2).tolist()))
+        low, high = SUPPORTS[kwargs.get("support", "0->255")]
+        pixels = pixels.permute(1, 2, 0).numpy()
+        return pixels if high == 255 else (pixels / 255 * (high - low) + low).astype(np.float32)
+
+
+class PrjotiDataset(Paired):
+    """One person in many poses: crop i is the target, another crop of the split the appearance.
+
+    root   folder with meta.yaml and the labels crop_ (paths) and kps_rel (N, 18, 2), fractions of
+           the crop's width and height in OpenPose's order; a label `identity` is honoured
+    split  "train": the first 90 % in file order; "test": the rest
+    size   side of the square pictures handed out
+    pairing  "same": the appearance is the target itself; "identity": another crop of the same
+             identity, of the split where identities are not known; "any": any of the split
+
+    [(epoch, index)] gives target and appearance (3, S, S) uint8, joints and appearance_joints
+    (18, 2) float32 in pixels, NaN where missing (a coordinate is negative or both are 0), and
+    index. The appearance is drawn from (seed, epoch, index); it is left out for "same".
+    """
+
+    joint_order = OPENPOSE_18
+
+    def __init__(
+        self,
+        root: str | Path,
+        split: str = "train",
+        size: int = 256,
+        pairing: str = "identity",
+        seed: int = 0,
+    ):
+        if split not in ("train", "test"):
+            raise ValueError(f"PrjotiDataset: split must be train or test, got {split!r}")
+        self._meta = MetaDataset(root)
+        labels = self._meta.labels
+        if self._meta.loaders.get("crop") != "image" or "kps_rel" not in labels:
+            have = ", ".join(labels)
+            raise UserError(f"{root}: needs the labels crop (image) and kps_rel, has {have}")
+        if labels["kps_rel"].shape[1:] != (18, 2):
+            shape = "x".join(map(str, labels["kps_rel"].shape))
+            raise UserError(f"{root}: kps_rel must be Nx18x2, is {shape}")
+        cut = len(self._meta) * 9 // 10
+        rows = slice(cut) if split == "train" else slice(cut, None)
+        self._first = rows.start or 0
+        self.name, self.size = str(root), size
+        points = np.asarray(labels["kps_rel"][rows], np.float32)
+        if not len(points):
+            raise UserError(f"{root}: holds no samples for {split!r}: {len(self._meta)} in all")
+        there = (points >= 0).all(-1, keepdims=True) & (points != 0).any(-1, keepdims=True)
+        self.joints = np.where(there, points, np.float32("nan"))
+        people = labels["identity"][rows] if "identity" in labels else None
+        self.identities = people if people is None else np.unique(people, return_inverse=True)[1]
+        if people is None and pairing == "identity":  # all pictures show one person
+            pairing = "any"
+        self._pairs = Pairs(pairing, len(points), self.identities, seed, self.name)
+
+    def __len__(self) -> int:
+        return len(self.joints)
+
+    def file(self, index: int) -> Path:
+        """The picture of a sample."""
+        return self._meta.file("crop", self._first + index)
+
+    def _read(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        joints = torch.from_numpy(self.joints[index] * np.float32(self.size))
+        return read_picture(self.file(index), self.size), joints
+
+
+def write_label(root: str | Path, name: str, array: np.ndarray) -> Path:
+    """Stores an array of N entries as the label `name`, which may end in ":<loader>"."""
+    if array.dtype.kind not in "biufcSU":
+        raise ValueError(f"write_label: array must hold numbers or strings, got {array.dtype}")
+    shape = "x".join(map(str, array.shape))
+    kind = array.dtype.str.lstrip("<|=") if array.dtype.kind in "SU" else array.dtype.name
+    file = Path(root) / "labels" / f"{name}{BETWEEN}{shape}{BETWEEN}{kind}.npy"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    np.ascontiguousarray(array, array.dtype.newbyteorder("<")).tofile(file)
+    return file
+
+
+def write_meta(
+    root: str | Path,
+    labels: Mapping[str, np.ndarray],
+    description: str = "",
+    loaders: Mapping[str, str] | None = None,
+    loader_kwargs: Mapping[str, dict] | None = None,
+) -> None:
+    """Writes a dataset folder: its labels and its meta.yaml."""
+    for name, array in labels.items():
+        write_label(root, name, np.asarray(array))
+    content = {"description": description, "loaders": dict(loaders or {})}
+    content["loader_kwargs"] = {name: dict(kw) for name, kw in (loader_kwargs or {}).items()}
+    (Path(root) / "meta.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+
+
+def _meta(root: Path) -> dict:
+    file = root / "meta.yaml"
+    if not file.is_file():
+        raise UserError(f"{root}: holds no meta.yaml")
+    try:
+        meta = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"{file}: is not YAML of plain values ({' '.join(str(error).split())})"
+        ) from error
+    for key in ("loaders", "loader_kwargs"):
+        if not isinstance(meta, dict) or not isinstance(meta.get(key) or {}, dict):
+            raise UserError(f"{file}: must be a mapping, and {key} in it too")
+    for name, kwargs in (meta.get("loader_kwargs") or {}).items():
+        if not isinstance(kwargs or {}, dict):
+            raise UserError(f"{file}: loader_kwargs/{name} must be a mapping")
+        side = (kwargs or {}).get("resize_to")
+        sides = side if isinstance(side, list) else [side]
+        if side is not None and not (
+            len(sides) in (1, 2) and all(type(n) is int and 0 < n < 1 << 16 for n in sides)
+        ):
+            raise UserError(f"{file}: loader_kwargs/{name}/resize_to must be one or two sides")
+    return meta
+
+
+def _label(root: Path, file: Path) -> tuple[str, str | None, np.ndarray]:
+    """Name, loader and memory-mapped content of a label file."""
+    name, *rest = file.relative_to(root / "labels").as_posix().removesuffix(".npy").split(BETWEEN)
+    name, _, loader = name.partition(":")
+    if len(rest) != 2 or not SHAPE.fullmatch(rest[0]) or not KIND.fullmatch(rest[1]):
+        raise UserError(f"{file}: a label's name must be <name>-*-<shape>-*-<dtype>.npy")
+    shape, kind = tuple(map(int, rest[0].split("x"))), np.dtype(rest[1])
+    need, has = math.prod(shape) * kind.itemsize, file.stat().st_size
+    if need != has:
+        raise UserError(f"{file}: must be {need} bytes by its name, is {has}")
+    if not need:
+        return name, loader or None, np.empty(shape, kind)
+    return name, loader or None, np.memmap(file, kind, "r", shape=shape)
+
+
+def _check_loader(root: Path, name: str, loader: str, kwargs: dict) -> None:
+    file = root / "meta.yaml"
+    if not isinstance(loader, str) or loader not in LOADERS:
+        raise UserError(
+            f"{file}: loaders/{name} must be one of {', '.join(LOADERS)}, is {loader!r}; "
+            "import paths are not followed"
+        )
+    if loader == "image" and str(kwargs.get("support", "0->255")) not in SUPPORTS:
+        names = ", ".join(SUPPORTS)
+        raise UserError(f"{file}: loader_kwargs/{name}/support must be one of {names}")
+    if loader in ("category", "cat") and not isinstance(kwargs.get("categories"), list | dict):
+        raise UserError(f"{file}: loader_kwargs/{name}/categories must list the categories")

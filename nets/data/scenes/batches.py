@@ -1,0 +1,222 @@
+"""Mini-batches in which one variable of a scene changes: files, folders, and which one comes when.
+
+    ROOT/th_AZ_VARIED/FT_training/batch1 ...    ROOT/th_AZ_VARIED/FT_test/batch1 ...
+    ROOT/th_EL_VARIED/...    ROOT/th_LIGHT_AZ_VARIED/...    ROOT/th_SHAPE_VARIED/...
+    ROOT/th_training/batch1 ...    ROOT/th_test/batch1 ...       everything changes in a batch
+
+A batch is a Torch7 file without ending, or of ending .t7: a float tensor (B, 1, S, S) in [0, 1]; or
+our own .npz: `image` uint8, and labels by name, (B, ...), where they are known.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nets.data.io import torch7
+from nets.data.io.files import read_arrays, whole_file
+from nets.data.scenes.factors import MIXED
+from nets.errors import BadSample, UserError
+from nets.random import uniform
+
+MODES = {"train": "FT_training", "test": "FT_test"}
+MIXED_FOLDERS = {"train": "th_training", "test": "th_test"}
+FILE = re.compile(r"batch(\d+)(|\.t7|\.npz)")
+
+
+class Source(Protocol):
+    """Batches by type and number, counted from 0."""
+
+    name: str
+    counts: dict[str, int]  # batches of each type
+    labels: tuple[str, ...]  # names of what read() gives beside the pictures, for every batch
+
+    def read(self, kind: str, number: int) -> dict[str, Tensor]:
+        """{"image": (B, 1, S, S) uint8, or float32 in [0, 1], and labels (B, ...)}.
+
+        Raises BadSample where the file cannot be used.
+        """
+
+
+def unit(image: Tensor) -> Tensor:
+    """Pictures in [0, 1] as float32, from uint8 or from such."""
+    return image.float() / 255 if image.dtype == torch.uint8 else image.float()
+
+
+def read_batch(path: Path, count: int, size: int) -> dict[str, Tensor]:
+    """The pictures of a batch file, and its labels; see `Source.read`. Raises BadSample."""
+    labels: dict[str, Tensor] = {}
+    if path.suffix == ".npz":
+        labels = _read_npz(path)
+        image = labels.pop("image", None)
+    else:
+        try:
+            image = torch7.read(path)
+        except UserError as error:
+            raise BadSample(path, str(error).removeprefix(f"{path}: ")) from error
+    wanted = (count, 1, size, size)
+    if not isinstance(image, Tensor) or tuple(image.shape) != wanted:
+        what = list(image.shape) if isinstance(image, Tensor) else f"a {type(image).__name__}"
+        raise BadSample(path, f"must be a batch of {list(wanted)}, is {what}")
+    if image.dtype != torch.uint8:
+        image = image.float()
+        if not (image >= 0).all() or not (image <= 1).all():  # "not": NaN is refused
+            low, high = image.min().item(), image.max().item()
+            raise BadSample(path, f"must hold values in [0, 1], holds {low:g} to {high:g}")
+    return {"image": image, **labels}
+
+
+def _read_npz(path: Path) -> dict[str, Tensor]:
+    try:
+        arrays = read_arrays(path)
+        return {name: torch.from_numpy(array) for name, array in dict(arrays).items()}
+    except FileNotFoundError as error:
+        raise BadSample(path, "is missing") from error
+    except (OSError, ValueError, TypeError) as error:  # also one array, or one of texts
+        raise BadSample(path, f"is no whole .npz of numbers ({error})") from error
+
+
+def write_batch(path: Path, image: Tensor, labels: Mapping[str, Tensor] | None = None) -> None:
+    """Write a batch: .npz with labels, or, without ending or with .t7, Torch7 floats without.
+
+    image  (B, 1, S, S) uint8, or float32 in [0, 1]; an .npz has them as uint8
+    """
+    if path.suffix == ".npz":
+        if image.dtype != torch.uint8:
+            image = (image * 255).round().clamp(0, 255).to(torch.uint8)
+        arrays = {name: value.numpy() for name, value in (labels or {}).items()}
+        with whole_file(path) as file:
+            np.savez_compressed(file, image=image.numpy(), **arrays)
+        return
+    with whole_file(path) as file:
+        torch7.write(file, unit(image).contiguous())
+
+
+class BatchFolder:
+    """The batches below a root, in the layout above, numbered as their files are."""
+
+    def __init__(
+        self,
+        root: str | Path,
+        split: str,  # "train" or "test"
+        sets: Mapping[str, str] | None,  # type -> name of its set; None: everything changes
+        count: int,  # pictures in a batch
+        size: int,  # their side in pixels
+        limit: int | None = None,  # batches of a type; there must be so many
+    ):
+        """Raises UserError where the folder of a type is missing, empty, or holds too few."""
+        self.name, self.count, self.size = str(root), count, size
+        if not Path(root).is_dir():
+            raise UserError(f"{root}: no such folder of batches")
+        if sets is None:
+            folders = {MIXED: Path(root) / MIXED_FOLDERS[split]}
+        else:
+            folders = {t: Path(root) / f"th_{s}" / MODES[split] for t, s in sets.items()}
+        self.files = {kind: _files(folder, limit) for kind, folder in folders.items()}
+        self.counts = {kind: len(files) for kind, files in self.files.items()}
+        self.labels = self._common_labels()
+
+    def _common_labels(self) -> tuple[str, ...]:
+        """Labels of the first batch of every type, if all have them."""
+        found = []
+        for files in self.files.values():
+            names: set[str] = set()
+            if files[0].suffix == ".npz":
+                try:
+                    names = set(dict(read_arrays(files[0]))) - {"image"}
+                except (OSError, ValueError, TypeError):
+                    names = set()  # reading it will say what is wrong
+            found.append(names)
+        return tuple(sorted(set.intersection(*found)))
+
+    def read(self, kind: str, number: int) -> dict[str, Tensor]:
+        path = self.files[kind][number]
+        batch = read_batch(path, self.count, self.size)
+        missing = [name for name in self.labels if name not in batch]
+        if missing:
+            raise BadSample(path, f"lacks the labels {', '.join(missing)}")
+        return {name: batch[name] for name in ("image", *self.labels)}
+
+
+def _files(folder: Path, limit: int | None) -> list[Path]:
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder of batches")
+    found = {}
+    for path in folder.iterdir():
+        match = FILE.fullmatch(path.name)
+        if match:
+            if int(match[1]) in found:
+                raise UserError(f"{path}: batch {match[1]} is there twice")
+            found[int(match[1])] = path
+    if not found:
+        raise UserError(f"{folder}: holds no batches (files batch1, batch2, ...)")
+    if limit and len(found) < limit:
+        raise UserError(f"{folder}: holds {len(found)} batches, {limit} are asked for")
+    return [found[number] for number in sorted(found)][:limit]
+
+
+class Drawn:
+    """An epoch of batches to train on, as a dataset: sample (epoch, index) is a whole batch.
+
+    Each is drawn alone, from (seed, epoch, index): a type, then a batch of it, with replacement. So
+    an epoch is a number of draws and some batches may not come. `passes` takes every batch of every
+    type once an epoch instead, and "order" every batch in its order.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        length: int | None = None,  # draws in an epoch; not with passes, which have all batches
+        seed: int = 0,
+        bias: int = 0,  # extra weight of the last type: 1 + bias against 1 of each other one
+        how: str = "draws",  # or "passes", "order"
+        shuffle: bool = True,  # the pictures inside a batch, for the clamp to the first one
+    ):
+        if how not in ("draws", "passes", "order"):
+            raise ValueError(f"Drawn: how must be one of draws, passes, order, got {how!r}")
+        self.source, self.seed, self.how, self.shuffle = source, seed, how, shuffle
+        self.kinds = list(source.counts)
+        self.weights = [1] * (len(self.kinds) - 1) + [1 + bias]
+        self.all = [(i, n) for i, kind in enumerate(self.kinds) for n in range(source.counts[kind])]
+        self.name = source.name
+        self.length = (length or len(self.all)) if how == "draws" else len(self.all)
+
+    def __len__(self) -> int:
+        return self.length
+
+    def place(self, epoch: int, index: int) -> tuple[int, int]:
+        """Which type and which of its batches, both counted from 0, come at this place."""
+        if self.how == "order":
+            return self.all[index]
+        if self.how == "passes":
+            keys = uniform(self.seed, f"pass {epoch}", torch.arange(len(self.all)), 1)[:, 0]
+            return self.all[int(keys.argsort(stable=True)[index])]
+        u, v = uniform(self.seed, f"draw {epoch}", torch.tensor([index]), 2)[0].tolist()
+        drawn = int(u * sum(self.weights))
+        kind = min(drawn, len(self.kinds) - 1)  # what lies beyond the others is the last one's
+        return kind, int(v * self.source.counts[self.kinds[kind]])
+
+    def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
+        """{"image", "kind" (number of the type), "batch", labels}, all for one batch."""
+        epoch, index = key
+        if not 0 <= index < self.length:
+            raise IndexError(f"Drawn: index must be 0 to {self.length - 1}, got {index}")
+        kind, number = self.place(epoch, index)
+        batch = self.source.read(self.kinds[kind], number)
+        if self.shuffle:
+            count = len(batch["image"])
+            keys = uniform(self.seed, f"inside {epoch} {index}", torch.arange(count), 1)[:, 0]
+            order = keys.argsort(stable=True)
+            batch = {name: value[order] for name, value in batch.items()}
+        return {**batch, "kind": kind, "batch": number}
+
+
+def in_file_order(source: Source) -> Drawn:
+    """Every batch once, type after type, as it is: for tests."""
+    return Drawn(source, how="order", shuffle=False)

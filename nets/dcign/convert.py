@@ -1,0 +1,157 @@
+"""Makes batches out of folders of pictures, or out of the demo world of heads.
+
+    python -m nets.dcign.convert --dataset_dir scenes/AZ --set_name AZ_VARIED --output_dir DATASET
+    python -m nets.dcign.convert --heads --output_dir DATASET --torch7
+
+Of folders: each sub-folder is a scene in which one variable changes, and becomes one batch of its
+first pictures, in the order of their names; the first scenes are for testing. A factors.csv in
+--dataset_dir (`file` and numbers) adds labels. Pictures become grey (0.21 R + 0.72 G + 0.07 B) and
+are squashed to a square.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from nets.data.io.images import read_grey
+from nets.data.scenes.batches import MIXED_FOLDERS, MODES, write_batch
+from nets.data.scenes.factors import read_table
+from nets.errors import BadSample, UserError
+from nets.random import uniform
+from nets.worlds.heads.batches import HeadBatches
+
+HEADS = {
+    "azimuth": "AZ_VARIED",
+    "elevation": "EL_VARIED",
+    "light": "LIGHT_AZ_VARIED",
+    "shape": "SHAPE_VARIED",
+}
+
+
+def in_order(names: list[str]) -> list[str]:
+    """Names sorted with the numbers in them as numbers: 2.png before 10.png."""
+    return sorted(
+        names, key=lambda n: [int(t) if t.isdigit() else t for t in re.split(r"(\d+)", n)]
+    )
+
+
+def scene(
+    folder: Path, count: int, size: int, table: dict[str, dict[str, float]], pad: bool
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The pictures of a scene (count, 1, size, size) uint8, and the labels that all of them have.
+
+    pad  fill up with black where there are too few; else that raises UserError
+    """
+    names = in_order([p.name for p in folder.iterdir() if p.suffix.lower() == ".png"])[:count]
+    if not names or (len(names) < count and not pad):
+        raise UserError(f"{folder}: holds {len(names)} PNG files, {count} are needed (or --pad)")
+    image = torch.zeros(count, 1, size, size, dtype=torch.uint8)
+    for i, name in enumerate(names):
+        image[i] = read_grey(folder / name, size)
+    known = [table.get(f"{folder.name}/{name}", {}) for name in names]
+    shared = set.intersection(*(set(k) for k in known)) if len(names) == count else set()
+    return image, {key: torch.tensor([k[key] for k in known]) for key in sorted(shared)}
+
+
+def from_folders(args: argparse.Namespace) -> None:
+    root = Path(args.dataset_dir)
+    if not root.is_dir():
+        raise UserError(f"{root}: no such folder of scenes")
+    names = in_order([p.name for p in root.iterdir() if p.is_dir() and p.name[0] != "."])
+    if args.seed is not None:
+        order = uniform(args.seed, "scenes", torch.arange(len(names)), 1)[:, 0].argsort()
+        names = [names[i] for i in order]
+    tests = 350 if args.num_test_batches is None else args.num_test_batches
+    wanted = tests + (args.num_train_batches or 1)
+    if len(names) < wanted:
+        raise UserError(
+            f"{root}: holds {len(names)} scenes, {wanted} are needed: --num_test_batches and "
+            f"--num_train_batches say how many of them"
+        )
+    trains = args.num_train_batches or len(names) - tests
+    table = labels_of(root / "factors.csv")
+    parts = {"test": names[:tests], "train": names[tests : tests + trains]}
+    for split, chosen in parts.items():
+        folder = Path(args.output_dir) / f"th_{args.set_name}" / MODES[split]
+        for number, name in enumerate(chosen, 1):
+            image, labels = scene(root / name, args.bsize, args.imwidth, table, args.pad)
+            write_batch(folder / f"batch{number}{args.ending}", image, labels)
+        print(f"{folder}: {len(chosen)} batches of {args.bsize}")
+
+
+def labels_of(path: Path) -> dict[str, dict[str, float]]:
+    """file -> {column: number} of a table, its columns of numbers; empty where there is none."""
+    if not path.is_file():
+        return {}
+    rows = read_table(path)
+    columns = [
+        name for name in rows[0] if name != "file" and all(_is_number(r[name]) for r in rows)
+    ]
+    return {row["file"]: {name: float(row[name]) for name in columns} for row in rows}
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def from_heads(args: argparse.Namespace) -> None:
+    limits = {"train": args.num_train_batches, "test": args.num_test_batches}
+    for split, limit in limits.items():
+        for sets in (HEADS, None):
+            world = HeadBatches(split, sets, args.bsize, args.imwidth, limit, args.seed or 0)
+            for kind, count in world.counts.items():
+                folder = Path(args.output_dir) / (
+                    MIXED_FOLDERS[split] if sets is None else f"th_{sets[kind]}/{MODES[split]}"
+                )
+                for number in range(count):
+                    batch = world.read(kind, number)
+                    image = batch.pop("image")
+                    write_batch(folder / f"batch{number + 1}{args.ending}", image, batch)
+                print(f"{folder}: {count} batches of {args.bsize}", flush=True)
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m nets.dcign.convert",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--heads", action="store_true", help="batches of the demo world, of all types, and mixed")
+    add("--dataset_dir", help="folder with a sub-folder a scene")
+    add("--output_dir", required=True, help="the new root of batches")
+    add("--set_name", default="AZ_VARIED", help="of what changes: the folder th_<set_name>")
+    add("--bsize", type=int, default=20, help="pictures in a batch")
+    add("--imwidth", type=int, default=150, help="their side in pixels")
+    add(
+        "--num_train_batches", type=int, help="default: the rest of the scenes; of heads 200 a type"
+    )
+    add("--num_test_batches", type=int, help="default: 350; of heads 8 a type")
+    add("--seed", type=int, help="draw the order of the scenes, instead of that of their names")
+    add("--pad", action="store_true", help="fill up short scenes with black pictures")
+    torch7 = "write Torch7 files, without ending and labels, as the published program reads them"
+    add("--torch7", dest="ending", action="store_const", const="", default=".npz", help=torch7)
+    args = parser.parse_args(argv)
+    if args.heads == bool(args.dataset_dir):
+        parser.error("give either --dataset_dir or --heads")
+    if min(args.bsize, args.imwidth, args.num_train_batches or 1) < 1:
+        parser.error("--bsize, --imwidth and --num_train_batches must be above 0")
+    try:
+        (from_heads if args.heads else from_folders)(args)
+    except (UserError, BadSample, OSError) as error:
+        print(f"convert: error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+if __name__ == "__main__":
+    main()

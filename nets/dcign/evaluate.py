@@ -1,0 +1,308 @@
+"""Scores of a DC-IGN: what its latents stand for, what leaks, and what it draws against the truth.
+
+On batches with labels the first two; on the demo world of heads, where every head can be drawn in
+any pose and light, all of them, and beside those of a network of the entangled regime.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nets import metrics as image_metrics
+from nets.data.scenes.batches import in_file_order, unit
+from nets.data.scenes.factors import FACTORS
+from nets.dcign import (
+    DCIGN,
+    LIKELIHOODS,
+    Group,
+    demo_metrics,
+    factor_slice,
+    kl_divergence,
+    metrics,
+    visuals,
+)
+from nets.dcign.data import open_batches
+from nets.dcign.latents import Latents, decode, encode, encode_batches
+from nets.dcign.options import sets
+from nets.dcign.warm_start import load_network
+from nets.errors import UserError
+from nets.published import find, read_checkpoint
+from nets.run import checkpoints, options
+from nets.run.loader import in_order
+from nets.run.options import Namespace, NonNegativeInt
+from nets.run.precision import Precision
+from nets.run.ranks import Ranks
+from nets.run.run import Run
+
+NUMBERS = ("lower_bound", "reconstruction", "kl", "mse")
+
+
+@torch.no_grad()
+def score_batches(
+    net: DCIGN,
+    likelihood: Callable[[Tensor, Tensor], Tensor],
+    batches: Iterable[dict[str, Any]],
+    noise: Callable[[Tensor], Tensor] | None = None,
+) -> list[dict[str, Any]]:
+    """What each whole batch says, without clamp: its type, sums of NUMBERS, codes, labels.
+
+    batches     of one batch each, as a loader stacks them
+    likelihood  of parameters and pictures, summed
+    noise       for the code, given its mean; None: the code is its mean
+    """
+    rows = []
+    for batch in batches:
+        image = unit(batch["image"][0])
+        mu, log_variance = net.encode(image)
+        z = mu if noise is None else net.sample(mu, log_variance, noise(mu))
+        parameters = net.decode_parameters(z)
+        reconstruction = likelihood(parameters, image)
+        kl = kl_divergence(mu, log_variance)
+        mse = (net.picture(parameters) - image).square().flatten(1).mean(1).sum()
+        rows.append(
+            {
+                "kind": int(batch["kind"]),
+                "batch": int(batch["batch"]),
+                "count": len(image),
+                "sums": torch.stack([-reconstruction - kl, reconstruction, kl, mse]).double().cpu(),
+                "mu": mu.float().cpu(),
+                "labels": {name: batch[name][0].cpu() for name in FACTORS if name in batch},
+            }
+        )
+    return rows
+
+
+def validate(run: Run, args: Namespace, net: DCIGN, source: Any, step: int) -> list[dict]:
+    """Every test batch, on all ranks; see `score_batches`. Empty when asked to stop."""
+    data = in_file_order(source)
+    batches = in_order(data, 1, run.ranks, args.workers, args.on_bad_sample, run.print)
+    generator = run.generator(step, "test")
+
+    def noise(mu: Tensor) -> Tensor:
+        return torch.randn(mu.shape, device=mu.device, generator=generator)
+
+    rows = score_batches(
+        net, LIKELIHOODS[args.likelihood], run.listen(batches), noise if args.sample else None
+    )
+    if run.stopping():
+        return []
+    gathered = [row for of in run.ranks.gather(rows) for row in of]
+    return sorted(gathered, key=lambda row: (row["kind"], row["batch"]))
+
+
+def summary(
+    rows: Sequence[dict[str, Any]], kinds: Sequence[str], groups: Sequence[Group]
+) -> dict[str, float]:
+    """Means a picture over all types and of each, and how the latents follow their factors.
+
+    within_FACTOR  mean over the type's batches of |r| between the factor and its latent
+    pooled_FACTOR  |r| over all pictures of all types
+    The latter only where labels are, for factors that own one latent.
+    """
+    sums = torch.stack([row["sums"] for row in rows])
+    counts = torch.tensor([row["count"] for row in rows], dtype=torch.float64)
+    kind = torch.tensor([row["kind"] for row in rows])
+    means = sums.sum(0) / counts.sum()
+    result = {f"test_{name}": value for name, value in zip(NUMBERS, means.tolist(), strict=True)}
+    if len(kinds) == 1:
+        return result
+    for i, name in enumerate(kinds):
+        here = kind == i
+        if here.any():
+            bound = sums[here, 0].sum() / counts[here].sum()
+            result[f"test_lower_bound_{name}"] = bound.item()
+    for i, group in enumerate(groups):
+        mine = [row for row in rows if row["kind"] == i and group.name in row["labels"]]
+        if group.latents != 1 or not mine:
+            continue
+        latent = factor_slice(groups, group.name, rows[0]["mu"].shape[1]).start
+        codes = torch.stack([row["mu"][:, latent] for row in mine])
+        truth = torch.stack([row["labels"][group.name] for row in mine])
+        result[f"within_{group.name}"] = metrics.within_batch(codes, truth)["pearson"]
+        codes = torch.cat([row["mu"][:, latent] for row in rows])
+        truth = torch.cat([row["labels"][group.name] for row in rows])
+        result[f"pooled_{group.name}"] = metrics.pooled(codes, truth)["pearson"]
+    return result
+
+
+# Pictures in a test batch of the demo world, as published, whatever the training took: within
+# batches of few pictures |r| is large by chance.
+BATCH = 20
+PROTOCOL = {
+    "code": "codes are posterior means, without clamp or noise, of persons never trained on",
+    "correlation": (
+        "absolute Pearson's r (spearman: of ranks) of a factor and its own latent: within batches "
+        "in which only that factor changes, averaged; pooled over all test pictures; of azimuth "
+        "also of each half, with the sign of the whole's r"
+    ),
+    "leakage": (
+        "active: share of the within-batch variance of all latents that the own ones have; own: "
+        "of a latent's within-batch variances, over its variance in all pictures, the share of its "
+        "own type of batch; 1 is best"
+    ),
+    "rerender": (
+        "the own latent set to the value that stands for another factor (piecewise linear map "
+        "through medians in 20 bins, of training pictures), against the exact picture; MSE of grey "
+        "values in [0, 1]; copy: the picture as it was; own: reconstruction of the exact picture; "
+        "azimuth+light: both set at once"
+    ),
+    "swap": "pose and light latents of one head with the shape latents of another, likewise",
+    "curves": (
+        "cosine of the shape latents (minus their mean) to those of the same head at 0, at both "
+        "ends of the factor's range, mean of 20 heads"
+    ),
+    "decoding": (
+        "R^2 on unseen heads, where everything changes, of ridge regression from all latents, the "
+        "own one, or all others"
+    ),
+    "scores": (
+        "DCI by absolute weights of ridge regressions; MIG in 20 bins; SAP by linear R^2; gap of "
+        "best to second latent, _own: of the best own latent to the best of the others"
+    ),
+    "recognition": (
+        "of 50 unseen persons, known from 5 near-frontal pictures, 10 pictures each in any pose "
+        "and light: nearest by cosine, and linear by ridge regression"
+    ),
+    "ssim": f"{image_metrics.PROTOCOL['ssim']}; of the first {demo_metrics.SSIM_OF} pictures",
+}
+
+
+# fmt: off
+def add_options(p: options.ArgumentParser) -> None:
+    add = p.add_argument_group("DC-IGN").add_argument
+    add("--test_batches", type=NonNegativeInt, default=0,
+        help="test batches of each type to look at; 0: all")
+    add("--entangled", type=str | None, default=None, metavar="RUN",
+        help="a run of --regime entangled, or its checkpoint, to compare with")
+    add("--figure", type=str | None, default=None, metavar="PNG",
+        help="the scatter plots; default: beside the report")
+# fmt: on
+
+
+def evaluate(args: options.Namespace, content: dict[str, Any], path: Path, ranks: Ranks) -> dict:
+    """All measures that the data allows; also writes the scatter plots."""
+    out = Path(args.figure or Path(args.out).with_name(f"{Path(args.out).stem}_scatter.png"))
+    if out.suffix.lower() != ".png":
+        raise UserError(f"--figure {out}: must end in .png")
+    if args.data_index:
+        raise UserError("--data_index: not for DC-IGN; give --data_root, a folder of batches")
+    if args.entangled:
+        file = find(args.entangled)
+        other = read_checkpoint(file, "dcign")
+        if other["options"].get("regime") != "entangled":
+            raise UserError(f"--entangled {file}: a run of another regime")
+    precision = Precision(args.precision, ranks.device, args.channels_last)
+    report = measure(args, content, path, precision, out)
+    if args.entangled:
+        print(f"beside it {checkpoints.describe(other, file)}")
+        beside = measure(args, other, file, precision, out.with_stem(f"{out.stem}_entangled"))
+        report |= {f"entangled {name}": part for name, part in beside.items() if name != "data"}
+    return report | {"protocol": PROTOCOL}
+
+
+@torch.no_grad()
+def measure(
+    args: options.Namespace, content: dict[str, Any], path: Path, precision: Precision, out: Path
+) -> dict[str, Any]:
+    """The report's parts for one network."""
+    net, trained = load_network(content, path, precision)
+    if args.data_root:
+        trained |= {"datasetdir": args.data_root, "num_train_batches_per_type": None,
+                    "num_test_batches_per_type": None}  # fmt: skip
+    elif "kind" in content:
+        raise UserError(f"{path}: a published network; --data_root, a folder of batches, is needed")
+    latents = Latents(net, trained)
+    asked = {**trained, "regime": "disentangled"}
+    if trained["datasetdir"] is None:
+        count = trained["num_test_batches_per_type"]
+        asked |= {"bsize": BATCH, "num_test_batches_per_type":
+                  count and -(-count * trained["bsize"] // BATCH)}  # fmt: skip
+    unseen = open_batches(asked, sets(trained), "test")
+    each = args.test_batches or max(unseen.counts.values())
+    with precision.autocast():
+        codes, labels = encode_batches(net, unseen, each)
+        count = sum(c.shape[0] * c.shape[1] for c in codes.values())
+        print(f"{count} test pictures of {unseen.name}, {trained['regime']} regime")
+        report = {"data": unseen.name, "regime": trained["regime"], "images": count}
+        report["reconstruction"] = {"mse": reconstruction(net, unseen, each)}
+        report["leakage"] = leakage(latents, codes)
+        if not all(set(FACTORS) & of.keys() for of in labels.values()):
+            print("no labels: correlations and pictures cannot be judged")
+            return report
+        report["correlation"] = correlation(latents, codes, labels)
+        if not hasattr(unseen, "draw"):
+            return report
+        scene = demo_metrics.test_scene(unseen, each)
+        for name, part in demo_metrics.rerendering(latents, unseen, scene).items():
+            report[f"rerender {name}"] = part
+        report["swap"] = demo_metrics.swaps(latents, unseen, scene)
+        found = demo_metrics.grids(latents, unseen)
+        visuals.scatter(out, found, f"{trained['regime']}, step {content['step']}")
+        print(f"written: {out}")
+        report["curves"] = {
+            f"{name}_{end}": grid["similarity"][place].item()
+            for name, grid in found.items()
+            for end, place in (("low", 0), ("high", -1))
+        }
+        report["curves"]["tables"] = {
+            name: {key: column.tolist() for key, column in grid.items()}
+            for name, grid in found.items()
+        }
+        report |= demo_metrics.readings(latents, unseen)
+        report["recognition"] = demo_metrics.recognitions(latents, unseen)
+    return report
+
+
+def reconstruction(net: Any, unseen: Any, each: int) -> float:
+    """Mean squared error of grey values over the test pictures."""
+    errors = []
+    for kind, count in unseen.counts.items():
+        for number in range(min(count, each)):
+            image = unit(unseen.read(kind, number)["image"])
+            errors.append(metrics.mean_squared_error(decode(net, encode(net, image)), image))
+    return torch.cat(errors).mean().item()
+
+
+def leakage(latents: Latents, codes: dict[str, Tensor]) -> dict[str, Any]:
+    found = metrics.leakage(codes, latents.owners)
+    result: dict[str, Any] = {f"{name}_active": share for name, share in found.active.items()}
+    result |= {f"{name}_own": found.own[name].mean().item() for name in latents.factors}
+    tables = {"variance": found.variance, "relative": found.relative}
+    result["tables"] = {
+        name: {kind: row.tolist() for kind, row in table.items()} for name, table in tables.items()
+    }
+    return result
+
+
+def correlation(
+    latents: Latents, codes: dict[str, Tensor], labels: dict[str, dict[str, Tensor]]
+) -> dict[str, Any]:
+    result: dict[str, Any] = {}
+    matrix: dict[str, dict[str, float]] = {}
+    named = [n for n in latents.factors if all(n in of for of in labels.values())]
+    for name in named:
+        index = latents.owners[name].start
+        latent = torch.cat([code[..., index].flatten() for code in codes.values()])
+        within = metrics.within_batch(codes[name][..., index], labels[name][name])
+        factor = torch.cat([of[name].flatten() for of in labels.values()])
+        pooled = metrics.pooled(latent, factor)
+        result |= {
+            f"{name}_within": within["pearson"],
+            f"{name}_within_spearman": within["spearman"],
+            f"{name}_pooled": pooled["pearson"],
+            f"{name}_pooled_spearman": pooled["spearman"],
+        }
+        if name == "azimuth":
+            result |= {f"azimuth_{h}": pooled[h] for h in ("negative_half", "positive_half")}
+        matrix[name] = {
+            other: metrics.pearson(
+                latent, torch.cat([of[other].flatten() for of in labels.values()])
+            ).item()
+            for other in named
+        }
+    return result | {"matrix": matrix}

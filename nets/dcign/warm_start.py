@@ -1,0 +1,66 @@
+"""Networks that a training starts from, and that it leaves for the published program."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from nets.data.io.files import whole_file
+from nets.dcign import DCIGN, FACES, RMSprop, build
+from nets.dcign import published as originals
+from nets.dcign.options import imported
+from nets.run import checkpoints, options
+from nets.run.log import records
+from nets.run.precision import Precision
+from nets.run.run import Run
+
+
+def start_from(run: Run, args: options.Namespace, net: DCIGN, optimizer: Any) -> None:
+    """Begin with the weights of --import, and with its moments if they are of this optimiser."""
+    path, content = imported(args)
+    checkpoints.load_weights(content, net, path)
+    moments = content["parts"].get("optimizer")
+    if args.reset_optimizer or content["options"].get("optimizer") != args.optimizer:
+        moments = None
+    if moments is not None:
+        optimizer.load_state_dict(moments)
+        for group in optimizer.param_groups:  # what is asked for here wins
+            group["lr"] = args.learning_rate
+            if args.optimizer == "rmsprop":
+                group |= {name: args[name] for name in ("momentum_decay", "update_decay")}
+    what = content.get("kind", f"of step {content['step']}, {content['options']['regime']}")
+    run.print(f"starting from {path} ({what}), {'with' if moments else 'without'} its moments")
+
+
+def export(run: Run, net: DCIGN, optimizer: Any) -> None:
+    """The network as the published program writes it, in the run folder."""
+    folder = run.folder / "torch7"
+
+    def write(name: str, content: Any) -> None:
+        with whole_file(folder / name) as file:
+            content(file)
+
+    history = [line for line in records(run.folder / "log.txt") if "lower_bound" in line]
+    tests = [line for line in records(run.folder / "log.txt") if "test_lower_bound" in line]
+    size = run.args.bsize
+    histories = {
+        "lowerbound": [line["lower_bound"] * size for line in history],
+        "lowerbound_test": [line["test_lower_bound"] * size for line in tests],
+    }
+    moments = optimizer if isinstance(optimizer, RMSprop) else None
+    originals.save(write, net, moments, histories, options.plain(run.args))
+
+
+def load_network(
+    content: dict[str, Any], path: Path, precision: Precision
+) -> tuple[DCIGN, dict[str, Any]]:
+    """The network of a checkpoint in eval mode, with averaged weights where it has them, and the
+    options it was trained with; of a published network those that its files do not say are null.
+    """
+    faces = [f"{g.name}={g.latents or 'rest'}" for g in FACES]
+    absent = {"groups": faces, "regime": "disentangled", "datasetdir": None, "bsize": 20,
+              "num_train_batches_per_type": None, "num_test_batches_per_type": None}  # fmt: skip
+    trained = {**absent, **content["options"]}
+    net = build(trained)
+    checkpoints.load_weights(content, net, path)
+    return precision.place(net.eval()), trained

@@ -1,0 +1,55 @@
+"""What inference writes: one picture, or a grid with the single pictures in a folder beside it."""
+
+from __future__ import annotations
+
+from itertools import product
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from nets.data.io.images import write_picture
+from nets.errors import UserError
+from nets.run import options
+from nets.run.images import labelled_grid, to_uint8
+
+
+def write_grid(
+    args: options.Namespace,
+    rows: list[str],
+    sources: list[Tensor | None],
+    columns: list[str],
+    poses: Tensor,
+    made: Tensor,
+) -> None:
+    """Write one picture to --out, or a grid there and the single pictures in a folder beside it.
+
+    rows     names of the sources; `sources` their pictures (3, S, S) uint8, None: nothing to show
+    columns  names of the drivings; `poses` (P, 3, S, S) in [-1, 1] what stands for them
+    made     (len(rows), len(columns), 3, S, S) in [-1, 1]
+    Raises UserError where --out is no picture and no folder.
+    """
+    out = Path(args.out)
+    rows, columns = distinct(rows), distinct(columns)
+    folder = out.with_suffix("")
+    if not out.suffix or out.is_dir() or args.out.endswith("/"):
+        folder, out = out, out / "grid.png"
+    if out.suffix.lower() not in (".png", ".jpg", ".jpeg"):
+        raise UserError(f"--out {out}: must end in .png or .jpg, or be a folder")
+    made = to_uint8(made).cpu()
+    if made.shape[:2] == (1, 1) and not args.grid:
+        write_picture(out, made[0, 0])
+        print(f"written: {out}")
+        return
+    cells = [[None, *to_uint8(poses).cpu()]]
+    cells += [[s if s is None else s.cpu(), *row] for s, row in zip(sources, made, strict=True)]
+    grid = labelled_grid(cells, ["", *rows], ["", *columns])
+    write_picture(out, torch.from_numpy(grid.copy()).permute(2, 0, 1))
+    for (i, row), (j, column) in product(enumerate(rows), enumerate(columns)):
+        write_picture(folder / f"{row}--{column}.png".replace(" ", "_"), made[i, j])
+    print(f"written: {out} and {len(rows) * len(columns)} pictures in {folder}/")
+
+
+def distinct(names: list[str]) -> list[str]:
+    """The names, numbered where one comes twice: each is that of a file."""
+    return [f"{n}_{i + 1}" if names.count(n) > 1 else n for i, n in enumerate(names)]

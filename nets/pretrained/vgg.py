@@ -1,0 +1,260 @@
+"""VGG19 and VGG16 as fixed feature extractors, and where their weights come from.
+
+Several trainings are in use and are not interchangeable. Each has its own
+preprocessing, here from pictures in [-1, 1] and without any clamping, so that a prediction beyond
+the range keeps its gradient:
+
+torchvision  RGB, ((v + 1) / 2 - mean) / std with the ImageNet mean and standard deviation
+caffe        the network of Simonyan and Zisserman 2014, as Caffe and Keras serve it:
+             BGR, 255 (v + 1) / 2 - (103.939, 116.779, 123.68)
+torchvision16, face  VGG16 for pictures and for faces; see `preprocess_face`
+
+Layers are named `relu3_2` or `block3_conv2`, which are the same: the second convolution of the
+third block, after its ReLU. `input_1` is the preprocessed picture.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nets.errors import UserError
+from nets.perceptual import (  # noqa: F401
+    BLOCKS,
+    BLOCKS16,
+    CONVOLUTIONS,
+    WIDTHS,
+    Convolution,
+    convolutions,
+    layer_name,
+    layer_position,
+    preprocess_caffe,
+    preprocess_face,
+    preprocess_torchvision,
+    unprocessed,
+)
+from nets.pretrained.weights import find, read_keras, read_state, verify
+from nets.tensor_files import require
+
+# What the publishers call their files, and the digest they publish (the start of it, for sha256).
+OFFICIAL = {
+    "torchvision": {
+        "vgg19-dcbb9e9d.pth": (
+            "sha256",
+            "dcbb9e9d",
+            "https://download.pytorch.org/models/vgg19-dcbb9e9d.pth",
+        ),
+    },
+    "caffe": {
+        "vgg19-d01eb7cb.pth": (
+            "sha256",
+            "d01eb7cb",
+            "https://web.eecs.umich.edu/~justincj/models/vgg19-d01eb7cb.pth",
+        ),
+        "vgg19_weights_tf_dim_ordering_tf_kernels_notop.h5": (
+            "md5",
+            "253f8cb515780f3b799900260a226db6",
+            "https://storage.googleapis.com/tensorflow/keras-applications/vgg19/"
+            "vgg19_weights_tf_dim_ordering_tf_kernels_notop.h5",
+        ),
+    },
+    "torchvision16": {
+        "vgg16-397923af.pth": (
+            "sha256",
+            "397923af",
+            "https://download.pytorch.org/models/vgg16-397923af.pth",
+        ),
+    },
+    "face": {"vgg16_face_caffe.pth": ("", "", "")},  # its publishers give no digest or address
+}
+
+
+FAMILIES: dict[str, Callable[[Tensor], Tensor]] = {
+    "torchvision": preprocess_torchvision,
+    "caffe": preprocess_caffe,
+    "torchvision16": preprocess_torchvision,
+    "face": preprocess_face,
+}
+SIXTEEN = ("torchvision16", "face")
+POOLINGS = {"maxpool": F.max_pool2d, "avgpool": F.avg_pool2d}
+
+
+class VGG19(nn.Module):
+    """VGG19 without its classifier, frozen: gradients reach the picture, not the parameters.
+
+    It computes in the type of its parameters (`vgg.to(torch.bfloat16)` halves the time and memory
+    where the device has it; autocast works too but converts all weights in every call).
+    """
+
+    blocks = BLOCKS
+
+    def __init__(
+        self,
+        state: dict[str, Tensor],
+        family: str,
+        description: str,
+        normalise: bool = True,
+        pooling: str = "maxpool",
+    ):
+        super().__init__()
+        self.rows = convolutions(self.blocks)
+        with torch.device("meta"):  # no time and no random numbers spent on values to be replaced
+            self.convolutions = nn.ModuleList(
+                nn.Conv2d(row.inputs, row.outputs, 3, padding=1) for row in self.rows
+            )
+        own = {}
+        for position, row in enumerate(self.rows):
+            for part in ("weight", "bias"):
+                own[f"convolutions.{position}.{part}"] = state[f"features.{row.index}.{part}"]
+        self.load_state_dict(own, assign=True)
+        self.requires_grad_(False)
+        self.family = family
+        self.preprocess = FAMILIES[family] if normalise else unprocessed
+        self.pool = POOLINGS[pooling]
+        self.description = description  # for the log: which weights, from where
+
+    def features(self, image: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
+        """Activations after the ReLU of the named layers; computes no further than the last one.
+
+        image    [N, 3, H, W]  RGB in [-1, 1], any floating type
+        layers   names as in the module's description
+        returns  name -> [N, C, H / 2**(B-1), W / 2**(B-1)] for block B, in the parameters' type,
+                 in the order asked for; `input_1` in float32
+        """
+        wanted = {name: layer_position(name, self.blocks) for name in layers}
+        last = max([0, *wanted.values()])
+        x = self.preprocess(image)
+        outputs = {0: x}
+        if last:
+            smallest = 2 ** (self.rows[last - 1].block - 1)
+            if min(image.shape[-2:]) < smallest:
+                raise ValueError(
+                    f"vgg: image must be at least {smallest} pixels wide and high for these "
+                    f"layers, got {list(image.shape)}"
+                )
+            x = x.to(self.convolutions[0].weight.dtype)
+        for position, convolution in enumerate(self.convolutions[:last], start=1):
+            if position > 1 and self.rows[position - 1].place == 1:
+                x = self.pool(x, 2)
+            x = F.relu(convolution(x), inplace=True)
+            outputs[position] = x
+        return {name: outputs[position] for name, position in wanted.items()}
+
+    def forward(self, image: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
+        """`features`, so that `torch.compile(vgg)` and hooks work."""
+        return self.features(image, layers)
+
+
+class VGG16(VGG19):
+    """The network of thirteen convolutions: three in the last three blocks."""
+
+    blocks = BLOCKS16
+
+
+def load_vgg(
+    path: str | Path | None = None,
+    family: str = "torchvision",
+    source: str = "auto",
+    download: bool = False,
+    normalise: bool = True,
+    pooling: str = "maxpool",
+    option: str = "--vgg_weights",
+    folders: Sequence[Path] = (),
+) -> VGG19:
+    """A frozen VGG19, or VGG16 for the families of such, on the CPU in float32.
+
+    path      a weight file: a state dict with `features.N.weight/bias` (.pth; for family "caffe"
+              the conversion of the Caffe model) or, for "caffe", Keras's HDF5 file (.h5, read with
+              h5py). None looks into the `folders` and torch's hub cache for the official names
+    family    which training it is, hence its preprocessing: of VGG19 "torchvision" or "caffe", of
+              VGG16 "torchvision16" or "face"
+    source    "auto", or "random": seeded random weights, the same on every machine; no file is read
+    download  fetch the official file into the hub cache if no file is found
+    normalise  false: pictures in [-1, 1] go into the network as they are
+    pooling   between the blocks: "maxpool" or "avgpool"
+    option    how the user gives `path`, for the messages
+    returns   the network; its `description` says which weights it holds
+    Raises UserError, in one line that says what to do, when there is no file or it is not right.
+    A file with an official name must have the official digest.
+    """
+    if family not in FAMILIES:
+        raise ValueError(f"load_vgg: family must be {' or '.join(FAMILIES)}, got {family!r}")
+    if source not in ("auto", "random"):
+        raise ValueError(f"load_vgg: source must be auto or random, got {source!r}")
+    if pooling not in POOLINGS:
+        raise ValueError(f"load_vgg: pooling must be {' or '.join(POOLINGS)}, got {pooling!r}")
+    kind = VGG16 if family in SIXTEEN else VGG19
+    settings = {"normalise": normalise, "pooling": pooling}
+    if source == "random":
+        note = f"random {kind.__name__} (seeded, untrained), {family} preprocessing"
+        note = note if normalise else note + " left out"
+        return kind(_random_state(kind.blocks), family, note, **settings)
+    what = f"{family} {kind.__name__} weights"
+    if path is None:
+        path = find(
+            OFFICIAL[family],
+            what,
+            option,
+            download,
+            "about 550 MB, ",
+            folders,
+            "train with --perceptual random",
+        )
+    file = Path(path).expanduser()
+    checked = _verify(file, family, kind.__name__)
+    keras = file.suffix in (".h5", ".hdf5")
+    state = _read_keras(file) if keras else read_state(file, "features.")
+    note = f"{kind.__name__}, {family} weights of {file}{checked}"
+    if not normalise:
+        note += ", pictures not normalised"
+    return kind(_checked(state, file, kind), family, note, **settings)
+
+
+def _verify(file: Path, family: str, name: str) -> str:
+    if not file.is_file():
+        raise UserError(f"{file}: no such {name} weight file")
+    for owner, names in OFFICIAL.items():
+        if file.name in names and owner != family:
+            raise UserError(
+                f"{file} holds {owner} weights, but the {family} family is asked for "
+                f"({', '.join(OFFICIAL[family])})"
+            )
+    if family != "caffe" and file.suffix in (".h5", ".hdf5"):
+        raise UserError(f"{file}: HDF5 files hold caffe weights, {family}'s are .pth files")
+    return verify(file, OFFICIAL[family])
+
+
+def _read_keras(file: Path) -> dict[str, Tensor]:
+    state = {}
+    for name, value in read_keras(file, "vgg19-d01eb7cb.pth").items():
+        layer = name.split("/")[0].replace("block", "").replace("_conv", "_")
+        row = next((r for r in CONVOLUTIONS if f"{r.block}_{r.place}" == layer), None)
+        if row is not None:
+            part = "weight" if value.ndim == 4 else "bias"
+            state[f"features.{row.index}.{part}"] = value
+    return state
+
+
+def _checked(state: dict[str, Tensor], file: Path, kind: type[VGG19]) -> dict[str, Tensor]:
+    """The state dict in float32, if it is that network's; else UserError with the differences."""
+    expected = {}
+    for row in convolutions(kind.blocks):
+        expected[f"features.{row.index}.weight"] = (row.outputs, row.inputs, 3, 3)
+        expected[f"features.{row.index}.bias"] = (row.outputs,)
+    require(state, expected, file, f"a {kind.__name__} state dict")
+    return {key: value.float() for key, value in state.items()}
+
+
+def _random_state(blocks: Sequence[int], seed: int = 19) -> dict[str, Tensor]:
+    """He's variance (2015, eq. 10), drawn uniform: unlike normal draws these are the same bits on
+    every processor."""
+    generator = torch.Generator().manual_seed(seed)
+    state = {}
+    for row in convolutions(blocks):
+        bound = (6 / (9 * row.inputs)) ** 0.5
+        weight = torch.rand(row.outputs, row.inputs, 3, 3, generator=generator)
+        state[f"features.{row.index}.weight"] = weight.mul_(2 * bound).sub_(bound)
+        state[f"features.{row.index}.bias"] = torch.zeros(row.outputs)
+    return state

@@ -1,0 +1,179 @@
+"""Losses of the VUNet variants (Esser, Sutter, Ommer, CVPR 2018, arXiv 1804.04694) and their parts.
+
+Every part returns one value an example, (N,), in float32. The two compositions return the scalar to
+optimise and a dict of what it is made of, for the log: batch means without their weights, detached.
+Terms of weight zero are neither computed nor logged; only the KL always is, so that the parameters
+which receive a gradient stay the same while its weight is ramped up from zero.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from nets.perceptual import as_real, checked_pair, feature_distances, mean_distance
+
+PARTS_LAYERS = ("input_1", *(f"block{block}_conv2" for block in range(1, 6)))
+IMAGE_LAYERS = ("image", *(f"relu{block}_2" for block in range(1, 6)))
+IMAGE_TERMS = ("color_L1", "color_L2", "color_gradient", "KL", "perceptual")
+
+
+def linear_ramp(step: int, start_it: int, start_val: float, end_it: int, end_val: float) -> float:
+    """`start_val` up to step `start_it`, `end_val` from `end_it` on, linear in between."""
+    if end_it < start_it:
+        raise ValueError(
+            f"linear_ramp: end_it must be at least start_it = {start_it}, got {end_it}"
+        )
+    if step >= end_it:
+        return end_val
+    if step <= start_it:
+        return start_val
+    return start_val + (end_val - start_val) * (step - start_it) / (end_it - start_it)
+
+
+def color_l1(prediction: Tensor, target: Tensor) -> Tensor:
+    """Mean |y - t| over C, H, W: (N, C, H, W) twice -> (N,)."""
+    prediction, target = checked_pair("color_l1", prediction, target)
+    return mean_distance(prediction, target)
+
+
+def color_l2(prediction: Tensor, target: Tensor) -> Tensor:
+    """Mean (y - t)^2 over C, H, W: (N, C, H, W) twice -> (N,)."""
+    prediction, target = checked_pair("color_l2", prediction, target)
+    return (prediction - target).square().mean((1, 2, 3))
+
+
+def color_gradient(prediction: Tensor, target: Tensor) -> Tensor:
+    """L1 between the magnitudes of the forward differences, along x plus along y: -> (N,).
+
+    The magnitude is taken before comparing, so the sign of an edge is free.
+    """
+    prediction, target = checked_pair("color_gradient", prediction, target)
+    along_x = mean_distance(prediction.diff(dim=3).abs(), target.diff(dim=3).abs())
+    return along_x + mean_distance(prediction.diff(dim=2).abs(), target.diff(dim=2).abs())
+
+
+def kl_unit_gaussians(posteriors: Sequence[Tensor], priors: Sequence[Tensor]) -> Tensor:
+    """KL between Gaussians of unit variance: 0.5 |q - p|^2, summed over scales and elements.
+
+    posteriors, priors  one mean a scale, (N, ...) each, of the same shapes
+    returns             (N,); a sum over the dimensions of the latents, not a mean
+    """
+    shapes = [[tuple(mean.shape) for mean in means] for means in (posteriors, priors)]
+    if not shapes[0] or shapes[0] != shapes[1]:
+        raise ValueError(
+            "kl_unit_gaussians: priors must have the shapes of posteriors, "
+            f"{shapes[0]}, got {shapes[1]}"
+        )
+    return sum(
+        (as_real(q) - as_real(p)).square().flatten(1).sum(1) * 0.5
+        for q, p in zip(posteriors, priors, strict=True)
+    )
+
+
+def parts_losses(
+    prediction: Tensor,
+    target: Tensor,
+    posteriors: Sequence[Tensor],
+    priors: Sequence[Tensor],
+    kl_weight: float | Tensor,
+    vgg: nn.Module | None = None,
+    layers: Sequence[str] = PARTS_LAYERS,
+    feature_weights: Sequence[float] = (1.0,) * 6,
+    gram_weights: Sequence[float] = (0.0,) * 6,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Loss of the parts variant: 5 P + kl_weight * KL, both means over the batch.
+
+    P = sum_i feature_weights_i mean|F_i(y) - F_i(t)| + sum_i gram_weights_i mean|G_i(y) - G_i(t)|
+    over `layers`; the published weights belong to the caffe family of VGG19 weights.
+    posteriors, priors  means of the latents at the two coarsest scales
+    returns             total (scalar), {"feature_<layer>", "gram_<layer>", "likelihood_loss" = 5 P,
+                        "kl_loss", "loss"}: as published, but for the terms of P, which
+                        have the names of their layers instead of numbers
+    """
+    for name, weights in (("feature_weights", feature_weights), ("gram_weights", gram_weights)):
+        _check_weights("parts_losses", name, weights, len(layers))
+    weight_of = {f"feature_{k}": w for k, w in zip(layers, feature_weights, strict=True)}
+    weight_of |= {f"gram_{k}": w for k, w in zip(layers, gram_weights, strict=True)}
+    terms = feature_distances(
+        prediction,
+        target,
+        [name for name in layers if weight_of[f"feature_{name}"]],
+        [name for name in layers if weight_of[f"gram_{name}"]],
+        vgg,
+    )
+    terms["likelihood_loss"] = 5.0 * _weighted_sum(terms, weight_of, prediction)
+    terms["kl_loss"] = kl_unit_gaussians(posteriors, priors)
+    terms["loss"] = terms["likelihood_loss"] + kl_weight * terms["kl_loss"]
+    return _batch_means(terms, "loss")
+
+
+def image_losses(
+    prediction: Tensor,
+    target: Tensor,
+    posteriors: Sequence[Tensor],
+    priors: Sequence[Tensor],
+    weights: Mapping[str, float | Tensor],
+    vgg: nn.Module | None = None,
+    vgg_feat_weights: Sequence[float] = (1.0,) * 6,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Loss of the image variant: the weighted sum of named terms for each example, batch mean.
+
+    weights           term -> factor, of color_L1, color_L2, color_gradient, KL, perceptual; a term
+                      that is not named is not computed
+    vgg_feat_weights  factors within `perceptual` of the picture itself and relu1_2 .. relu5_2;
+                      the published ones belong to the torchvision family
+    returns           total (scalar), {term: value, ..., "total"}
+    """
+    unknown = [name for name in weights if name not in IMAGE_TERMS]
+    if unknown or not weights:
+        raise ValueError(
+            f"image_losses: weights must name terms of {', '.join(IMAGE_TERMS)}, "
+            f"got {', '.join(unknown) or 'none'}"
+        )
+    _check_weights("image_losses", "vgg_feat_weights", vgg_feat_weights, len(IMAGE_LAYERS))
+    weight_of = {f"feature_{k}": w for k, w in zip(IMAGE_LAYERS, vgg_feat_weights, strict=True)}
+
+    def perceptual() -> Tensor:
+        layers = [name for name in IMAGE_LAYERS if weight_of[f"feature_{name}"]]
+        distances = feature_distances(prediction, target, layers, vgg=vgg)
+        return _weighted_sum(distances, weight_of, prediction)
+
+    compute = {
+        "color_L1": lambda: color_l1(prediction, target),
+        "color_L2": lambda: color_l2(prediction, target),
+        "color_gradient": lambda: color_gradient(prediction, target),
+        "KL": lambda: kl_unit_gaussians(posteriors, priors),
+        "perceptual": perceptual,
+    }
+    terms = {
+        name: compute[name]()
+        for name, weight in weights.items()
+        if name == "KL" or isinstance(weight, Tensor) or weight != 0
+    }
+    if not terms:
+        raise ValueError(f"image_losses: weights must not all be zero, got {dict(weights)}")
+    terms["total"] = _weighted_sum(terms, weights, prediction)
+    return _batch_means(terms, "total")
+
+
+def _weighted_sum(
+    terms: Mapping[str, Tensor], weights: Mapping[str, float | Tensor], images: Tensor
+) -> Tensor:
+    if not terms:
+        return images.new_zeros(len(images), dtype=torch.float32)
+    return torch.stack([weights[name] * value for name, value in terms.items()]).sum(0)
+
+
+def _batch_means(terms: Mapping[str, Tensor], whole: str) -> tuple[Tensor, dict[str, Tensor]]:
+    means = {name: value.mean() for name, value in terms.items()}
+    return means[whole], {name: value.detach() for name, value in means.items()}
+
+
+def _check_weights(function: str, name: str, weights: Sequence[float], count: int) -> None:
+    if len(weights) != count or not all(math.isfinite(w) and w >= 0 for w in weights):
+        raise ValueError(
+            f"{function}: {name} must be {count} finite numbers >= 0, one a layer, "
+            f"got {list(weights)}"
+        )

@@ -1,0 +1,369 @@
+"""Weights of the two published VUNet programs.
+
+The PyTorch program's checkpoints, {"model", "optimizer"}, and the variables of the
+TensorFlow program, name -> array, as an .npz or a file of torch.save. The first are of the
+whole-image form, the second of the form that sees body-part crops.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nets.errors import UserError
+from nets.layers import Conv
+from nets.tensor_files import read_plain, require, size_of
+from nets.vunet import VUNet, build
+
+# How the two programs prepare what their networks see; neither keeps it with the weights.
+COMMON = {
+    "fit": "squash", "missing_part": 0.0, "drop_prob": 0.0, "box_factor": 0, "seed": 0,
+    "bottleneck_factor": 2, "data_index": None, "data_root": None,
+}  # fmt: skip
+PORT = {
+    "variant": "image", "appearance": "picture", "stickman": "image", "pairing": "identity",
+    "wiring": "port", "out_channels": 3,
+}  # fmt: skip
+TENSORFLOW = {
+    "variant": "parts", "stickman": "parts", "pairing": "same", "wiring": "chain",
+    "conv": "weight", "tanh": False,
+}  # fmt: skip
+# Of the TensorFlow program: what it keeps beside the weights, and layers without any gradient.
+BESIDE = re.compile(
+    r"global_step|beta[12]_power|.*/Adam(_1)?|enc_down/(dense_[45]|conv2d_[678])/[Vgb]"
+)
+AVERAGES = ("exp_avg", "exp_avg_sq")
+Names = Iterator[tuple[str, str]]  # prefixes of a convolution: here, there
+
+
+def load(path: str | Path, **options: Any) -> tuple[VUNet, dict[str, Any]]:
+    """The network in eval mode and the options of `train_vunet.py` that describe it.
+
+    options  override what is read off the weights: `spatial_size` where TensorFlow weights of
+             another size than the published ones are meant (a convolutional network does not say)
+    Raises UserError where the file is not of a VUNet, with the first three differences.
+    """
+    content = read(path, **options)
+    net = build(content["options"])
+    net.load_state_dict(content["parts"]["model"])
+    return net.eval(), content["options"]
+
+
+def read(path: str | Path, **options: Any) -> dict[str, Any]:
+    """The file as a checkpoint's content: "step", "options", "parts", and "kind", a line on it.
+
+    "parts" holds the model and, from the PyTorch program, the moments of Adam.
+    """
+    path, held = Path(path), read_plain(path)
+    state = held.get("model", held) if isinstance(held, Mapping) else {}
+    if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise UserError(f"{path}: not weights of a VUNet: must map names to tensors")
+    state = {str(name).removeprefix("module."): value for name, value in state.items()}
+    if any(name.startswith(("f_phi.", "e_theta.")) for name in state):
+        return _port(path, state, held.get("optimizer"), options)
+    if any(name.startswith(("enc_up/", "dec_down/")) for name in state):
+        return _tensorflow(path, state, options)
+    first = ", ".join(list(state)[:3]) or "nothing"
+    raise UserError(f"{path}: not weights of a VUNet: it holds {first}")
+
+
+def _port(
+    path: Path, state: Mapping[str, Tensor], moments: Any, options: dict[str, Any]
+) -> dict[str, Any]:
+    new = {"parametrizations.weight.original0": "weight_g",
+           "parametrizations.weight.original1": "weight_v"}  # fmt: skip
+    for old, name in new.items():
+        state = {key.replace(old, name): value for key, value in state.items()}
+    affine = "f_phi.in_op.gamma" in state
+    kernel = "conv.weight_v" if affine else "weight"
+    scales = _highest(r"e_theta\.blocks\.s(\d+)_1\..*", state)
+    settings = {
+        **COMMON,
+        **PORT,
+        "spatial_size": 2 ** (scales - 1),
+        "conv": "weight_affine" if affine else "none",  # one switch, `final_act`, chose both
+        "tanh": not affine,
+        "nf_start": size_of(state, f"e_theta.in_op.{kernel}", 0),
+        "nf_max": size_of(state, f"e_theta.blocks.s{scales}_1.conv2d.{kernel}", 0),
+        "img_channels": size_of(state, f"f_phi.in_op.{kernel}", 1),
+        "pose_channels": size_of(state, f"e_theta.in_op.{kernel}", 1),
+    }
+    leaves = {"weight": "weight", "bias": "bias"}
+    if affine:
+        leaves = {"weight": "conv.weight_v", "bias": "conv.bias", "gain": "conv.weight_g",
+                  "gamma": "gamma", "beta": "beta"}  # fmt: skip
+
+    def there(conv: Conv, leaf: str) -> tuple[list[int], Callable[[Tensor], Tensor]]:
+        own = getattr(conv, leaf).shape
+        wide = {"gain": (-1, 1, 1, 1), "gamma": (1, -1, 1, 1), "beta": (1, -1, 1, 1)}.get(leaf)
+        shape = [own[0] if n == -1 else n for n in wide] if wide else list(own)
+        return shape, lambda tensor: tensor.reshape(own)
+
+    found = re.search(r"model-(\d+)", path.name)
+    content, taken = _content(
+        path, state, settings, options, _port_names(scales), leaves, there,
+        f"published PyTorch program, {'normalised' if affine else 'plain'} convolutions",
+    )  # fmt: skip
+    content["step"] = int(found[1]) if found else 0
+    if isinstance(moments, Mapping) and moments.get("state"):
+        content["parts"]["optimizer"] = _adam(
+            content["parts"]["model"], taken, moments, state, path
+        )
+    return content
+
+
+def _tensorflow(path: Path, state: Mapping[str, Tensor], options: dict[str, Any]) -> dict[str, Any]:
+    state = {name.removesuffix(":0"): value for name, value in state.items()}
+    step = state.get("global_step")
+    state = {name: value for name, value in state.items() if not BESIDE.fullmatch(name)}
+    scales = [_highest(rf"{net}/conv2d_(\d+)/V", state) // 3 + 1 for net in ("dec_up", "enc_up")]
+    channels = size_of(state, "enc_up/dense_0/V", 0)
+    crops, box = channels % 24 == 0, scales[0] - scales[1]
+    # The sizes are not in the weights: 128 and 2 go with a box factor of 1, 256 and 4 with 2.
+    ratio = 2 ** (scales[0] - 1)
+    size = options.get("spatial_size") or ratio * (2 if box == 1 else 4)
+    settings = {
+        **COMMON,
+        **TENSORFLOW,
+        "appearance": "crops" if crops else "picture",
+        "spatial_size": size,
+        "bottleneck_factor": max(size // ratio, 1).bit_length() - 1,
+        "box_factor": box,
+        "nf_start": size_of(state, "dec_up/dense_0/V", 1),
+        "nf_max": size_of(state, "dec_down/dense_0/V", 1),
+        "img_channels": channels // 8 if crops else channels,
+        "pose_channels": size_of(state, "dec_up/dense_0/V", 0),
+        "out_channels": size_of(state, "dec_params/conv2d_0/V", 3),
+    }
+
+    def there(conv: Conv, leaf: str) -> tuple[list[int], Callable[[Tensor], Tensor]]:
+        outputs, inputs, side, _ = conv.weight.shape
+        if leaf != "weight":
+            return [outputs], lambda tensor: tensor
+        if side == 1:
+            return [inputs, outputs], lambda tensor: tensor.t()[:, :, None, None]
+        return [side, side, inputs, outputs], lambda tensor: tensor.permute(3, 2, 0, 1)
+
+    content, _ = _content(
+        path, state, settings, options, _tensorflow_names(*scales),
+        {"weight": "V", "gain": "g", "bias": "b"}, there, "published TensorFlow program",
+    )  # fmt: skip
+    content["step"] = 0 if step is None else int(step)
+    return content
+
+
+def _content(
+    path: Path,
+    state: Mapping[str, Tensor],
+    settings: dict[str, Any],
+    options: dict[str, Any],
+    names: Names,
+    leaves: dict[str, str],
+    there: Callable,
+    program: str,
+) -> tuple[dict[str, Any], dict[str, tuple[str, Callable]]]:
+    """Checks every tensor against the network that `settings` describe, then takes them over;
+    also, of each, its name there and how it is taken.
+    """
+    unknown = sorted(options.keys() - settings.keys())
+    if unknown:
+        raise ValueError(f"load: {unknown[0]} must be one of {', '.join(sorted(settings))}")
+    settings = {**settings, **options}
+    try:
+        with torch.device("meta"):
+            net = build(settings)
+    except ValueError as error:
+        raise UserError(f"{path}: {error}") from error
+    wanted, taken = {}, {}
+    for here, prefix in names:
+        conv = net.get_submodule(here)
+        for leaf, name in leaves.items():
+            name = f"{prefix}{'/' if '/' in prefix else '.'}{name}"
+            wanted[name], take = there(conv, leaf)
+            taken[f"{here}.{leaf}"] = (name, take)
+    require(state, wanted, path, f"the weights of a VUNet of {settings['spatial_size']} px")
+    model = {k: take(state[name]).float().contiguous() for k, (name, take) in taken.items()}
+    model = {name: model[name] for name in net.state_dict()}
+    size = f"{settings['spatial_size']} px"
+    return {
+        "options": settings,
+        "parts": {"model": model},
+        "kind": f"of the {program}, {size}",
+    }, taken
+
+
+def _adam(
+    model: dict[str, Tensor],
+    taken: dict[str, tuple[str, Callable]],
+    moments: Mapping[str, Any],
+    state: Mapping[str, Tensor],
+    path: Path,
+) -> dict[str, Any]:
+    """The state of an Adam over `model`, from the PyTorch program's, in the order of its keys."""
+    fresh = torch.optim.Adam([nn.Parameter(t) for t in model.values()], fused=True).state_dict()
+    places = {name: place for place, name in enumerate(state)}
+    for place, name in enumerate(model):
+        theirs, take = taken[name]
+        one = moments["state"].get(places[theirs])
+        if one is None:  # a parameter that never had a gradient
+            continue
+        require(one, {"step": None} | dict.fromkeys(AVERAGES, state[theirs]), path,
+                f"the moments of {theirs}")  # fmt: skip
+        averages = {key: take(one[key]).float().clone() for key in AVERAGES}
+        fresh["state"][place] = {"step": torch.tensor(float(one["step"])), **averages}
+    return fresh
+
+
+def _port_names(n: int) -> Names:
+    for here, net in (("appearance", "f_phi"), ("pose", "e_theta")):
+        yield f"{here}.enter", f"{net}.in_op"
+        for k in range(1, n + 1):
+            for i in (1, 2):
+                yield f"{here}.blocks.{k - 1}.{i - 1}.conv", f"{net}.blocks.s{k}_{i}.conv2d"
+            if k > 1:
+                yield f"{here}.downs.{k - 2}", f"{net}.downs.s{k}.down"
+    for i, here in enumerate(("block", "merge", "block_fine")):
+        yield from _pair(f"posterior.{here}", f"zc.blocks.{i}")
+    yield "posterior.enter", "zc.conv1x1"
+    yield "posterior.up.conv", "zc.up.up"
+    yield "posterior.merge_z", "zc.channel_norm"
+    yield "decoder.enter", "bottleneck.conv1x1"
+    for scale in range(n):
+        k = n - scale
+        place = "bottleneck" if scale < 2 else "decoder"
+        for i in (2, 1):
+            yield from _pair(f"decoder.blocks.{scale}.{2 - i}", f"{place}.blocks.s{k}_{i}")
+        if scale < 2:
+            yield f"decoder.merges.{scale}", f"bottleneck.channel_norm.s{k}"
+        if k > 1:
+            up = "bottleneck.up.up" if scale == 0 else f"decoder.ups.s{k}.up"
+            yield f"decoder.ups.{scale}.conv", up
+    yield "decoder.priors.1.blocks.0.conv", "bottleneck.auto_blocks.0.conv2d"
+    for i in (1, 2, 3):
+        yield from _pair(f"decoder.priors.1.blocks.{i}", f"bottleneck.auto_blocks.{i}")
+    yield "decoder.priors.1.reduce", "bottleneck.param_converter"
+    yield "decoder.leave", "decoder.final_layer"
+
+
+def _pair(here: str, there: str) -> Names:
+    yield f"{here}.conv", f"{there}.conv2d"
+    yield f"{here}.pre", f"{there}.pre"
+
+
+def _tensorflow_names(n: int, seen: int) -> Names:
+    """Layers are numbered in the order they run, 1x1 (dense) and 3x3 (conv2d) apart."""
+    for here, net, count in (("appearance", "enc_up", seen), ("pose", "dec_up", n)):
+        yield f"{here}.enter", f"{net}/dense_0"
+        for scale in range(count):
+            for i in range(2):
+                yield f"{here}.blocks.{scale}.{i}.conv", f"{net}/conv2d_{3 * scale + i}"
+            if scale + 1 < count:
+                yield f"{here}.downs.{scale}", f"{net}/conv2d_{3 * scale + 2}"
+    yield from _in_turn("posterior", "enc_down", ["enter", "block", "mean", "merge", "up.conv",
+                                                  "block_fine", "mean_fine"])  # fmt: skip
+    layers = ["enter"]
+    for scale in range(n):
+        layers.append(f"blocks.{scale}.0")
+        if scale < 2:
+            prior = f"priors.{scale}"
+            layers += [f"{prior}.block.conv", f"{prior}.means.0"]
+            for i in range(3):
+                layers += [f"{prior}.feedback.{i}", f"{prior}.means.{i + 1}"]
+            layers.append(f"merges.{scale}")
+        layers += [f"blocks.{scale}.1"] + [f"ups.{scale}.conv"] * (scale + 1 < n)
+    yield from _in_turn("decoder", "dec_down", layers)
+    yield "decoder.leave", "dec_params/conv2d_0"
+
+
+def _in_turn(here: str, net: str, layers: list[str]) -> Names:
+    """Numbers `layers` as they run: a block with a skip is a dense layer, then a convolution."""
+    dense = conv = 0
+    for layer in layers:
+        block = re.fullmatch(r"block(_fine)?|merge|blocks\.\d+\.\d|.*feedback\.\d", layer)
+        if block or layer == "enter" or layer.startswith("merges."):
+            yield f"{here}.{layer}{'.pre' if block else ''}", f"{net}/dense_{dense}"
+            dense += 1
+            if not block:
+                continue
+        yield f"{here}.{layer}{'.conv' if block else ''}", f"{net}/conv2d_{conv}"
+        conv += 1
+
+
+def _highest(pattern: str, state: Mapping[str, Tensor]) -> int:
+    """The highest number in the names of a kind; 1 where there is none."""
+    found = (re.fullmatch(pattern, name) for name in state)
+    return max((int(match[1]) for match in found if match), default=1)
+
+
+RENAMED = {
+    "n_data_processes": "workers",
+    "experiment_name": "name",
+    "dropout_prob": "drop_prob",
+}
+LEFT_OUT = (
+    "iterator",
+    "model",
+    "code_root",
+    "integrations",
+    "datasets",
+    "debug_timing",
+    "ckpt_zero",
+    "max_batches_per_epoch",
+    "n_prefetch",
+    "test_batch_size",
+    "eval_all",
+    "eval_forever",
+)
+SETTINGS = ("weight", "start_ramp_it", "start_ramp_val", "end_ramp_it", "end_ramp_val")
+TERMS = ("color_L1", "color_L2", "color_gradient", "KL", "perceptual")
+
+
+def translate(keys: dict[str, Any], source: str) -> dict[str, Any]:
+    """The keys of a configuration file as `train_vunet.py` knows them; `source` is its name.
+
+    `model_pars` or `iterator` mark the whole-image form. `final_act` chose both the activation of
+    the output and the type of the convolutions; here it sets `tanh` and `conv`.
+    """
+    result: dict[str, Any] = {}
+    if ("model_pars" in keys or "iterator" in keys) and "variant" not in keys:
+        result |= {"variant": "image", "log_freq": 1000, "start_log_freq": 1}  # its defaults
+    left_out = [key for key in keys if key in LEFT_OUT]
+    if left_out:
+        print(f"{source}: {', '.join(left_out)}: of another framework, left out")
+    for key, value in keys.items():
+        if key == "model_pars":
+            result |= _model(value, source)
+        elif key == "losses":
+            result[key] = _losses(value, source, replace=source != "command line")
+        elif key == "ckpt_freq" and value is None:
+            continue  # once an epoch there; the default here
+        elif key not in LEFT_OUT:
+            result[RENAMED.get(key, key)] = value
+    return result
+
+
+def _model(keys: Any, source: str) -> dict[str, Any]:
+    if not isinstance(keys, dict):
+        raise UserError(f"model_pars in {source}: must be a mapping, got {keys!r}")
+    result = {RENAMED.get(key, key): value for key, value in keys.items() if key != "final_act"}
+    if "final_act" in keys:
+        result["tanh"] = keys["final_act"]
+        result["conv"] = "none" if keys["final_act"] else "weight_affine"
+    return result
+
+
+def _losses(terms: Any, source: str, replace: bool) -> dict[str, Any]:
+    if not isinstance(terms, dict) or not all(isinstance(t, dict | None) for t in terms.values()):
+        raise UserError(f"losses in {source}: must map each term to its settings, got {terms!r}")
+    if not replace:
+        return terms
+    # A later file's `losses` replaces an earlier one's: terms it does not name have no weight.
+    unset = dict.fromkeys(SETTINGS)
+    return {
+        name: {**unset, **(terms.get(name) or {})} for name in {**dict.fromkeys(TERMS), **terms}
+    }

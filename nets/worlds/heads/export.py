@@ -1,0 +1,116 @@
+"""Heads in motion, and a folder of them laid out as a few-shot avatar's training data."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from nets.data.heads.videos import write_frame
+from nets.errors import UserError
+from nets.random import uniform
+from nets.worlds.heads.world import RANGES, SPLITS, contact_sheet, identities, render
+
+_AT_ONCE = 16  # frames that are drawn together
+
+
+def motion(clip: int, frames: int, seed: int = 0, ranges: dict[str, float] = RANGES) -> dict:
+    """The scenes of a clip's frames, as `heads.scenes` gives them: smooth, under one light.
+
+    clip  any number of at least 0; a frame is 1/25 s, and frame k is the same in a longer clip
+    """
+    draw = uniform(seed, "heads motion", torch.tensor([clip]), 32)[0]
+    t = torch.arange(frames, dtype=torch.float64) / 25
+
+    def wave(first: int, slowest: float) -> Tensor:
+        """Two sines, of 1x to 2x and 2x to 4x the slowest frequency in Hz, within [-1, 1]."""
+        share, one, two, p, q = draw[first : first + 5]
+        share = 0.6 + 0.3 * share
+        slow = (2 * math.pi * (slowest * (1 + one) * t + p)).sin()
+        return share * slow + (1 - share) * (2 * math.pi * (2 * slowest * (1 + two) * t + q)).sin()
+
+    blinks = (t / (2 + 3 * draw[20]) + draw[21]) % 1 * (2 + 3 * draw[20])  # seconds since the last
+    expression = torch.stack(
+        [
+            wave(10, 1.2).clamp(min=0),
+            wave(15, 0.3),
+            (1 - (blinks / 0.16 - 1).abs()).clamp(min=0),
+        ],
+        1,
+    )
+    return {
+        "azimuth": ranges["azimuth"] * wave(0, 0.15),
+        "elevation": ranges["elevation"] * wave(5, 0.2),
+        "light": ((2 * draw[22] - 1) * ranges["light"]).expand(frames),
+        "expression": expression,
+    }
+
+
+def write_data_root(
+    root: Path,
+    persons: dict[str, int],  # per phase, "train" and "test"
+    videos: int = 2,  # of each person, each before its background and under its light
+    frames: int = 16,  # of each video
+    size: int = 256,
+    seed: int = 0,
+    ranges: dict[str, float] = RANGES,
+) -> int:
+    """Write DATA_ROOT/{imgs,keypoints,segs}/PHASE/PERSON/VIDEO/SEQUENCE/FRAME; how many frames.
+
+    imgs *.jpg; keypoints *.npy, (68, 2) float32 in pixels of the jpg; segs *.png, white is the
+    person. A train person is never a test person. What is there already is written over.
+    """
+    written = 0
+    for phase, count in persons.items():
+        for number in range(count * videos):
+            person, video = divmod(number, videos)
+            clip = 2 * number + (phase == "test")
+            scene = motion(clip, frames, seed, ranges)
+            who = identities(torch.tensor([person + SPLITS[phase]]), seed).expand(frames, -1)
+            behind = torch.full((frames,), number + SPLITS[phase])
+            place = f"person_{person:05d}/video_{video:02d}/00"
+            for start in range(0, frames, _AT_ONCE):
+                part = slice(start, start + _AT_ONCE)
+                some = {name: value[part] for name, value in scene.items()}
+                made = render(who[part], size=size, colour=True, background=behind[part], **some)
+                for i in range(len(made["image"])):
+                    mask = made["mask"][i].byte()[None] * 255
+                    name = f"{place}/{start + i:05d}"
+                    write_frame(root, phase, name, made["image"][i], made["points"][i], mask)
+                    written += 1
+    if not written:
+        raise UserError(f"{root}: nothing to write; persons, videos and frames must be 1 or more")
+    return written
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Write a sheet or a folder of heads.")
+    add = parser.add_argument
+    add("--out", default="heads.png", help="the sheet to write")
+    add("--persons", type=int, default=7, help="columns of the sheet, or persons to train on")
+    add("--poses", type=int, default=4, help="rows of the sheet")
+    add("--size", type=int, default=150, help="pixels a side of one picture")
+    add("--colour", action="store_true", help="in colour, before backgrounds (a folder always)")
+    add("--seed", type=int, default=0, help="another world")
+    add("--data_root", type=Path, help="write a folder of training data instead of a sheet")
+    add("--test_persons", type=int, default=4, help="persons of the folder's test split")
+    add("--videos", type=int, default=2, help="of each person in the folder")
+    add("--frames", type=int, default=16, help="of each video in the folder")
+    args = parser.parse_args()
+    if args.data_root:
+        persons = {"train": args.persons, "test": args.test_persons}
+        sizes = (args.videos, args.frames, args.size, args.seed)
+        print(f"{args.data_root}: {write_data_root(args.data_root, persons, *sizes)} frames")
+        return
+    from PIL import Image  # only the sheet needs it
+
+    sheet = contact_sheet(args.persons, args.poses, args.size, args.colour, args.seed)
+    Image.fromarray(sheet.permute(1, 2, 0).squeeze(-1).numpy()).save(args.out, optimize=True)
+    print(f"{args.out}: {args.persons} persons x {args.poses} poses")
+
+
+if __name__ == "__main__":
+    main()

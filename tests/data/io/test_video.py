@@ -1,0 +1,371 @@
+"""Videos that the tests make, in every kind that people bring, and back again."""
+
+import contextlib
+import errno
+import math
+import re
+from fractions import Fraction
+
+import av
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from nets.data.io import video_writer
+from nets.data.io.video import is_video, open_video
+from nets.data.io.video_writer import VideoWriter, write_gif
+from nets.errors import UserError
+
+
+def picture(height=48, width=64, level=0):
+    """Red top left, green top right, blue below, and how bright tells which frame it is."""
+    made = torch.zeros(3, height, width, dtype=torch.uint8)
+    made[0, : height // 2, : width // 2] = 250
+    made[1, : height // 2, width // 2 :] = 250
+    made[2, height // 2 :] = 200
+    made[:, height // 2 :, : width // 2] = level
+    return made
+
+
+def level(shown):
+    """The brightness of the corner at the lower left."""
+    return shown[:, -shown.shape[1] // 4 :, : shown.shape[2] // 4].float().mean().item()
+
+
+def made(path, codec="libx264", kind="yuv420p", times=None, turn=None, sound=0.0, options=None,
+         array=None, rate=25, aspect=None):  # fmt: skip
+    """A video of ten frames, brighter and brighter by 20 levels; times in seconds."""
+    with av.open(str(path), "w") as out:
+        stream = out.add_stream(codec, rate=rate, options=options or {})
+        array = [picture(level=20 * i).permute(1, 2, 0).numpy() for i in range(10)] \
+            if array is None else array  # fmt: skip
+        stream.height, stream.width = array[0].shape[:2]
+        stream.pix_fmt = kind
+        tick = 1000 if times else rate
+        stream.codec_context.time_base = Fraction(1, tick)
+        if aspect:
+            stream.codec_context.sample_aspect_ratio = aspect
+        if turn:
+            stream.set_display_rotation(*turn)
+        voice = out.add_stream("aac", rate=48000, layout="mono") if sound else None
+        for i, pixels in enumerate(array):
+            form = {2: "gray", 3: "rgb24", 4: "rgba"}[pixels.shape[2] if pixels.ndim == 3 else 2]
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format=form)
+            frame.pts = round(1000 * times[i]) if times else i
+            frame.time_base = Fraction(1, tick)
+            out.mux(stream.encode(frame))
+        out.mux(stream.encode(None))
+        if voice:
+            tone = np.sin(np.arange(int(48000 * sound)) * 0.05).astype(np.float32)[None] * 0.5
+            tone[:, : tone.shape[1] // 2] = 0  # nothing is to be heard in the first half
+            frame = av.AudioFrame.from_ndarray(tone, format="fltp", layout="mono")
+            frame.sample_rate = 48000
+            out.mux(voice.encode(frame))
+            out.mux(voice.encode(None))
+    return path
+
+
+def loudness(path):
+    """(seconds of sound, root mean square of it)."""
+    with av.open(str(path)) as container:
+        if not container.streams.audio:
+            return 0.0, 0.0
+        heard = [f.to_ndarray() for f in container.decode(audio=0)]
+        rate = container.streams.audio[0].rate
+    samples = np.concatenate(heard, 1)
+    return samples.shape[1] / rate, float(np.sqrt((samples.astype(float) ** 2).mean()))
+
+
+def test_frames_come_with_their_times_and_colours(tmp_path):
+    reader = open_video(made(tmp_path / "a.mp4"))
+    assert reader.size == (48, 64) and reader.fps == 25 and reader.frames == 10
+    assert not reader.has_audio
+    for _ in range(2):  # every time anew
+        shown = list(reader)
+        assert [s for s, _ in shown] == pytest.approx([i / 25 for i in range(10)], abs=1e-3)
+        for i, (_, seen) in enumerate(shown):
+            assert seen.shape == (3, 48, 64) and seen.dtype == torch.uint8
+            assert level(seen) == pytest.approx(20 * i, abs=4)
+        middle = shown[5][1][:, 12, 16].tolist()  # colours come as they went, but for the coding
+        assert middle == pytest.approx([250, 0, 0], abs=12)
+
+
+def test_a_range_and_another_rate(tmp_path):
+    path = made(tmp_path / "a.mp4")
+    half = [level(p) for _, p in open_video(path, start=0.08, end=0.28)]
+    assert half == pytest.approx([40, 60, 80, 100, 120], abs=4)
+    reader = open_video(path, start=0.08, end=0.28, fps=12.5)
+    assert reader.frames == len(list(reader))
+    assert [(round(s, 3), round(level(p), -1)) for s, p in reader] == [
+        (0.08, 40), (0.16, 80), (0.24, 120)]  # fmt: skip
+    doubled = [round(level(p), -1) for _, p in open_video(path, end=0.12, fps=50)]
+    assert doubled == [0, 0, 20, 20, 40, 40]
+
+
+def test_a_start_far_in_is_reached_by_a_jump_and_exact(tmp_path):
+    array = [picture(level=i % 200).permute(1, 2, 0).numpy() for i in range(150)]
+    for name in ("a.mp4", "a.avi", "a.mkv", "a.ts"):
+        path = made(tmp_path / name, array=array, options={"g": "12"})
+        reader = open_video(path, start=4.0, end=4.2)
+        shown = list(reader)
+        assert [s for s, _ in shown] == pytest.approx([4 + i / 25 for i in range(5)], abs=2e-3)
+        assert [level(p) for _, p in shown] == pytest.approx([100 + i for i in range(5)], abs=3)
+        assert reader.damage is None
+
+
+def test_a_rate_that_varies_is_kept_or_made_even(tmp_path):
+    times = [0, 0.04, 0.08, 0.5, 0.54, 0.6, 1.0, 1.04, 1.08, 1.2]
+    path = made(tmp_path / "phone.mp4", times=times)
+    assert [s for s, _ in open_video(path)] == pytest.approx(times, abs=2e-3)
+    even = [(round(s, 2), round(level(p), -1)) for s, p in open_video(path, fps=10)]
+    assert even[:7] == [(0, 0), (0.1, 40), (0.2, 40), (0.3, 40), (0.4, 40), (0.5, 60), (0.6, 100)]
+    with VideoWriter(tmp_path / "again.mp4", 25) as out:
+        for seconds, seen in open_video(path):
+            out.write(seen, seconds)
+    again = open_video(tmp_path / "again.mp4")
+    assert [s for s, _ in again] == pytest.approx(times, abs=2e-3)
+
+
+@pytest.mark.parametrize("turn", [(90,), (180,), (-90,), (0, True), (90, True), (0, False, True)])
+def test_turned_and_mirrored_as_the_file_says(tmp_path, turn):
+    degrees, mirror, upside = (*turn, False, False)[:3]
+    reader = open_video(made(tmp_path / "a.mov", turn=turn))
+    (_, seen), truth = next(iter(reader)), picture()
+    truth = torch.rot90(truth, degrees // 90, (1, 2))  # counter-clockwise; mirrored after it
+    truth = truth.flip(2) if mirror else truth
+    truth = truth.flip(1) if upside else truth
+    assert reader.size == tuple(seen.shape[1:]) == tuple(truth.shape[1:])
+    assert (seen.float() - truth.float()).abs().mean() < 6
+
+
+def test_pixels_that_are_not_square_are_made_so(tmp_path):
+    reader = open_video(made(tmp_path / "dv.mp4", aspect=Fraction(3, 2)))
+    assert reader.size == (48, 96) and next(iter(reader))[1].shape == (3, 48, 96)
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "kind"),
+    [
+        ("ten.mp4", "libx264", "yuv420p10le"),
+        ("full.mkv", "ffv1", "yuv444p16le"),
+        ("grey.mkv", "ffv1", "gray"),
+        ("grey16.mkv", "ffv1", "gray16le"),
+        ("clear.mov", "qtrle", "argb"),
+        ("clear.mkv", "ffv1", "yuva420p"),
+        ("vp9.webm", "libvpx-vp9", "yuv420p"),
+        ("old.avi", "mpeg4", "yuv420p"),
+        ("palette.gif", "gif", "rgb8"),
+    ],
+)
+def test_kinds_of_pixels(tmp_path, name, codec, kind):
+    clear = name.startswith("clear")
+    array = [picture(level=20 * i).permute(1, 2, 0).numpy() for i in range(10)]
+    if clear:  # the right half is not there
+        array = [np.concatenate([a, np.full((48, 64, 1), 255, np.uint8)], 2) for a in array]
+        for a in array:
+            a[:, 32:, 3] = 0
+    shown = [p for _, p in open_video(made(tmp_path / name, codec, kind, array=array))]
+    assert len(shown) == 10 and shown[9].shape == (3, 48, 64)
+    assert level(shown[9]) - level(shown[0]) == pytest.approx(180, abs=20)
+    if clear:
+        assert (shown[5][:, 8:40, 40:56] > 240).all()  # shows white
+    if kind.startswith("gray"):
+        assert (shown[5][0] == shown[5][1]).all()
+
+
+def test_odd_sizes_in_and_out(tmp_path):
+    source = made(tmp_path / "odd.mkv", "ffv1", "yuv444p",
+                  array=[picture(35, 51).permute(1, 2, 0).numpy()] * 3)  # fmt: skip
+    reader = open_video(source)
+    assert reader.size == (35, 51)
+    with VideoWriter(tmp_path / "even.mp4", 25) as out:
+        for _, seen in reader:
+            out.write(seen)
+    assert open_video(tmp_path / "even.mp4").size == (36, 52)
+    with av.open(str(tmp_path / "even.mp4")) as container:
+        assert container.streams.video[0].codec_context.pix_fmt == "yuv420p"
+        assert container.streams.video[0].codec_context.name == "h264"
+    last = next(iter(open_video(tmp_path / "even.mp4")))[1]
+    assert (last[:, -1].float() - last[:, -2].float()).abs().mean() < 8  # repeated, not black
+
+
+def test_sound_is_carried_over_for_as_long_as_there_are_pictures(tmp_path):
+    source = made(tmp_path / "loud.mp4", sound=2.0)
+    assert open_video(source).has_audio
+    with VideoWriter(tmp_path / "out.mp4", 25, audio_from=source, audio_start=1.0) as out:
+        for _ in range(25):
+            out.write(picture())
+    seconds, loud = loudness(tmp_path / "out.mp4")
+    assert seconds == pytest.approx(1.0, abs=0.05)
+    assert loud == pytest.approx(0.5 / math.sqrt(2), abs=0.05)
+    with VideoWriter(tmp_path / "first.mp4", 25, audio_from=source) as out:
+        for _ in range(20):
+            out.write(picture())
+    assert loudness(tmp_path / "first.mp4") == pytest.approx((0.8, 0), abs=0.05)
+    silent = made(tmp_path / "silent.mp4")
+    with VideoWriter(tmp_path / "quiet.mp4", 25, audio_from=silent) as out:
+        out.write(picture())
+    assert not open_video(tmp_path / "quiet.mp4").has_audio
+
+
+def test_colours_survive_writing_and_reading(tmp_path):
+    flat = [torch.full((3, 32, 32), v, dtype=torch.uint8) for v in (0, 64, 128, 192, 255)]
+    coloured = torch.zeros(3, 32, 32, dtype=torch.uint8)
+    coloured[0], coloured[1] = 200, 60
+    with VideoWriter(tmp_path / "a.mp4", 10) as out:
+        for one in [*flat, coloured]:
+            out.write(one)
+    seen = [p.float().mean((1, 2)) for _, p in open_video(tmp_path / "a.mp4")]
+    for value, shown in zip((0, 64, 128, 192, 255), seen, strict=False):
+        assert shown.tolist() == pytest.approx([value] * 3, abs=2)
+    assert seen[5].tolist() == pytest.approx([200, 60, 0], abs=4)
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        (None, "no such video"),
+        (b"", "is empty, not a video"),
+        (b"I am only text.\n" * 40, "is not a video"),
+    ],
+)
+def test_what_is_no_video_is_named(tmp_path, content, text):
+    path = tmp_path / "a.mp4"
+    if content is not None:
+        path.write_bytes(content)
+    assert is_video(path)
+    with pytest.raises(UserError, match=f"a.mp4: {text}"):
+        open_video(path)
+
+
+def test_sound_without_pictures_and_ranges_without_frames(tmp_path):
+    with av.open(str(tmp_path / "song.mp4"), "w") as out:
+        voice = out.add_stream("aac", rate=48000, layout="mono")
+        tone = av.AudioFrame.from_ndarray(np.zeros((1, 9600), np.float32), "fltp", "mono")
+        tone.sample_rate = 48000
+        out.mux(voice.encode(tone))
+        out.mux(voice.encode(None))
+    with pytest.raises(UserError, match=r"song.mp4: has no video in it, only sound"):
+        open_video(tmp_path / "song.mp4")
+    path = made(tmp_path / "a.mp4")
+    with pytest.raises(UserError, match=r"no frame .* from second 7 on; it lasts 0\.40 s"):
+        open_video(path, start=7)
+    with pytest.raises(UserError, match="end: must be a second after start"):
+        open_video(path, start=2, end=1)
+    with pytest.raises(UserError, match="fps: must be"):
+        open_video(path, fps=0)
+
+
+def test_a_video_that_breaks_off_keeps_its_beginning_and_names_the_second(tmp_path, capsys):
+    random = np.random.default_rng(0)  # noise, as bright on average as the frame's number
+    array = [random.integers(0, 2 * i + 1, (48, 64, 3)).astype(np.uint8) for i in range(100)]
+    whole = made(tmp_path / "whole.ts", "mpeg4", array=array)
+    fast = tmp_path / "fast.mp4"
+    made(fast, "mpeg4", array=array, options={})
+    data = whole.read_bytes()
+    broken = tmp_path / "broken.ts"
+    broken.write_bytes(data[: len(data) // 2] + bytes(len(data) // 2))
+    reader = open_video(broken)
+    assert 30 < len(list(reader)) < 70
+    front = tmp_path / "front.mp4"  # its table at the front, so that a part of it can be read
+    with (
+        av.open(str(fast)) as given,
+        av.open(str(front), "w", options={"movflags": "faststart"}) as out,
+    ):
+        stream = out.add_stream_from_template(given.streams.video[0])
+        for packet in given.demux(video=0):
+            if packet.dts is not None:
+                packet.stream = stream
+                out.mux(packet)
+    front.write_bytes(front.read_bytes()[: front.stat().st_size // 2])
+    capsys.readouterr()
+    reader = open_video(front)
+    shown = list(reader)
+    assert 30 < len(shown) < 95
+    assert [p.float().mean().item() for _, p in shown] == pytest.approx(range(len(shown)), abs=10)
+    line = capsys.readouterr().err
+    assert re.search(r"front\.mp4: second [1-3]\.\d\d: the video", line)
+    assert line.count("\n") == 1 and reader.damage in line
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, monkeypatch):
+    real = video_writer.whole_file
+
+    class Full:
+        def __init__(self, file):
+            self.file = file
+
+        def write(self, data):
+            if self.file.tell() + len(data) > 2000:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return self.file.write(data)
+
+        def __getattr__(self, name):
+            return getattr(self.file, name)
+
+    @contextlib.contextmanager
+    def full(path):
+        with real(path) as file:
+            yield Full(file)
+
+    monkeypatch.setattr(video_writer, "whole_file", full)
+    noise = [torch.randint(0, 255, (3, 48, 64), dtype=torch.uint8) for _ in range(80)]
+    with (
+        pytest.raises(UserError, match=r"out\.mp4: cannot be written: no space left"),
+        VideoWriter(tmp_path / "out.mp4", 25) as out,
+    ):
+        for one in noise:
+            out.write(one)
+    with pytest.raises(UserError, match=r"out\.gif: cannot be written: no space left"):
+        write_gif(tmp_path / "out.gif", noise, 10)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_error_between_writes_is_not_put_on_the_video(tmp_path):
+    (tmp_path / "out.mp4").write_bytes(b"what was there before")
+    with (
+        pytest.raises(FileNotFoundError, match="other"),
+        VideoWriter(tmp_path / "out.mp4", 25) as out,
+    ):
+        out.write(picture())
+        (tmp_path / "other").read_text()
+    assert [p.name for p in tmp_path.iterdir()] == ["out.mp4"]
+    assert (tmp_path / "out.mp4").read_bytes() == b"what was there before"
+
+
+def test_nothing_to_write_and_wrong_pictures(tmp_path):
+    with pytest.raises(UserError, match="no picture to write"), VideoWriter(tmp_path / "a.mp4", 5):
+        pass
+    with pytest.raises(UserError, match=r"written as \.mp4"):
+        VideoWriter(tmp_path / "a.txt", 5)
+    with (
+        pytest.raises(ValueError, match="must be of one size"),
+        VideoWriter(tmp_path / "a.mp4", 5) as out,
+    ):
+        out.write(picture())
+        out.write(picture(32, 32))
+    (tmp_path / "file").write_text("")
+    with (
+        pytest.raises(UserError, match=r"file/a\.mp4: cannot be written"),
+        VideoWriter(tmp_path / "file" / "a.mp4", 5) as out,
+    ):
+        out.write(picture())
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_gif_keeps_its_rate_on_average(tmp_path):
+    write_gif(tmp_path / "a.gif", (picture(level=10 * i) for i in range(12)), 24)
+    with Image.open(tmp_path / "a.gif") as gif:
+        assert gif.n_frames == 12 and gif.info["loop"] == 0
+        lasting = []
+        for i in range(12):
+            gif.seek(i)
+            lasting.append(gif.info["duration"])
+        assert sum(lasting) == 500
+        seen = np.asarray(gif.convert("RGB")).astype(int)
+    truth = picture(level=110).permute(1, 2, 0).numpy().astype(int)
+    assert np.abs(seen - truth).mean() < 3
+    assert len(list(open_video(tmp_path / "a.gif"))) == 12
+    with pytest.raises(UserError, match="at most 50"):
+        write_gif(tmp_path / "b.gif", [picture()], 60)

@@ -1,0 +1,176 @@
+"""Folders of the published program's networks, read and written."""
+
+import pytest
+import torch
+
+from nets.data.io import torch7
+from nets.data.io.torch7 import Record
+from nets.dcign import DCIGN, RMSprop
+from nets.dcign import published as dcign
+from nets.errors import UserError
+from nets.published import recognise
+from nets.run import checkpoints
+
+
+def writer(folder):
+    def write(name, content):
+        with open(folder / name, "wb") as file:
+            content(file)
+
+    return write
+
+
+@pytest.fixture
+def network(tmp_path):
+    """(folder, its network): 5 latents, 8 maps, filled by a rule."""
+    model = DCIGN(5, 8)
+    count = sum(p.numel() for p in model.parameters())
+    vector = torch.sin(torch.arange(count, dtype=torch.float64)).float() * 0.1
+    start = 0
+    with torch.no_grad():
+        for p in model.parameters():
+            p.copy_(vector[start : start + p.numel()].view(p.shape))
+            start += p.numel()
+    folder = tmp_path / "net"
+    folder.mkdir()
+    command = {"dim_hidden": 5, "feature_maps": 8, "no_load": "true"}
+    bounds = {"lowerbound": [-9000.0, -8000.0], "lowerbound_test": [-9100.0, -8100.0]}
+    dcign.save(writer(folder), model, None, bounds, command)
+    return folder, model, vector
+
+
+def test_a_folder_gives_the_same_network(network):
+    folder, model, vector = network
+    found, options = dcign.load(folder)
+    assert not found.training and recognise(folder) == "dcign"
+    assert options["dim_hidden"] == 5 and options["feature_maps"] == 8
+    assert options["epochs"] == 2 and options["lower_bound_test"] == [-9100.0, -8100.0]
+    image = torch.rand(2, 1, 150, 150)
+    for a, b in zip(found(image), model(image), strict=True):
+        assert torch.equal(a, b)
+    # By hand: offsets of the published table for D = 5, F = 8, P = 450.
+    start = 8 * 25 + 8 + 4 * 8 * 25 + 4 + 2 * 4 * 25 + 2
+    head = vector[start : start + 5 * 450].view(5, 450)
+    assert torch.equal(found.mu.weight, head)
+    last = found.decoder[-1]
+    assert torch.equal(last.weight.flatten(), vector[-8 * 49 - 1 : -1])
+    assert last.bias.item() == vector[-1].item()
+
+
+def test_a_gpu_vector_alone_gives_its_sizes(tmp_path):
+    count = 890_737 + 16_202 * 3
+    data = torch7.dumps(torch.zeros(count)).replace(b"torch.FloatTensor", b"torch.CudaTensor")
+    data = data.replace(b"torch.FloatStorage", b"torch.CudaStorage")
+    data = data.replace(b"\x11\0\0\0torch.C", b"\x10\0\0\0torch.C")
+    data = data.replace(b"\x12\0\0\0torch.C", b"\x11\0\0\0torch.C")
+    (tmp_path / "params.t7").write_bytes(data)
+    model, options = dcign.load(tmp_path / "params.t7")
+    assert options["dim_hidden"] == model.latents == 3 and model.maps == 96
+    assert recognise(tmp_path / "params.t7") == "dcign" and recognise(tmp_path) is None
+
+
+def one_step(net, optimizer):
+    optimizer.zero_grad()
+    out, _, log_variance = net(torch.ones(2, 1, 150, 150) * 0.3)
+    (out.square().sum() + log_variance.square().sum()).backward()
+    optimizer.step()
+
+
+@pytest.mark.parametrize("where", ["state.t7", "config.t7"])
+def test_the_optimisers_state_is_found_in_either_file(network, where):
+    folder, model, _ = network
+    optimizer = RMSprop(model.parameters(), lr=1e-3, momentum_decay=0.2)
+    for _ in range(2):
+        one_step(model, optimizer)
+    dcign.save(writer(folder), model, optimizer)
+    if where == "state.t7":
+        table = torch7.read(folder / "config.t7")
+        state = {k: table.pop(k) for k in ("evalCounter", "m", "v")}
+        (folder / "state.t7").write_bytes(torch7.dumps(state))
+        (folder / "config.t7").write_bytes(torch7.dumps(table))
+    found, options = dcign.load(folder)
+    assert options["learning_rate"] == 1e-3 and options["momentum_decay"] == 0.2
+    other = RMSprop(found.parameters())
+    other.load_state_dict(dcign.optimizer_state(folder, found))
+    for net, stepper in ((model, optimizer), (found, other)):
+        one_step(net, stepper)
+    for a, b in zip(model.parameters(), found.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_a_folder_without_state(network):
+    assert dcign.optimizer_state(network[0], network[1]) is None
+
+
+def test_what_does_not_fit_is_named(network):
+    folder, _, vector = network
+    with pytest.raises(UserError) as caught:
+        dcign.load(folder, dim_hidden=7, feature_maps=8, image_size=64)
+    line = str(caught.value)
+    assert "parameters.t7: does not fit" in line
+    assert "image_size is 64 here, 150 there" in line
+    assert "dim_hidden is 7 here, 5 in cmd_options.txt" in line
+    assert "are those of dim_hidden 5, not of 7" in line
+    (folder / "cmd_options.txt").unlink()
+    with pytest.raises(UserError, match="fit no number of latents with feature_maps 96"):
+        dcign.load(folder)
+    assert dcign.load(folder, feature_maps=8)[1]["dim_hidden"] == 5
+    (folder / "parameters.t7").write_bytes(torch7.dumps(vector.view(1, -1)))
+    with pytest.raises(UserError, match="must hold the weights as one vector"):
+        dcign.load(folder, feature_maps=8)
+    vector[17] = float("nan")
+    (folder / "parameters.t7").write_bytes(torch7.dumps(vector))
+    with pytest.raises(UserError, match=r"element 18 of .* is nan"):
+        dcign.load(folder, feature_maps=8)
+    with pytest.raises(UserError, match="nothing"):
+        dcign.load(folder / "nothing")
+    with pytest.raises(UserError, match="colour is no option"):
+        dcign.load(folder, colour=True)
+
+
+def test_broken_state_is_named(network):
+    folder, model, vector = network
+    (folder / "state.t7").write_bytes(torch7.dumps({"m": vector[:3], "v": vector}))
+    with pytest.raises(UserError, match=r"state\.t7: m must be a vector of"):
+        dcign.optimizer_state(folder, model)
+
+
+def test_the_whole_model_without_parameters(network):
+    """vxnet.net: encoder, sampler, decoder with their modules; weights may be two-dimensional."""
+    folder, model, _ = network
+    flat = iter(list(model.parameters()))
+
+    def layer(name):
+        weight, bias = next(flat).detach(), next(flat).detach()
+        return Record(name, {"weight": weight.flatten(1), "bias": bias, "gradWeight": weight * 0})
+
+    def sequence(*modules):
+        return Record("nn.Sequential", {"modules": list(modules), "train": True})
+
+    pool = Record("nn.SpatialMaxPooling", {"kW": 2})
+    encoder = [m for _ in range(3) for m in (layer("cudnn.SpatialConvolution"), pool)]
+    heads = [
+        sequence(layer("nn.LinearCR"), Record("nn.SelectiveOutputClamp", {"passthrough": 0.0}))
+        for _ in range(2)
+    ]
+    concat = Record("nn.ConcatTable", {"modules": heads})
+    decoder = [layer("nn.LinearCR"), *(layer("nn.SpatialConvolution") for _ in range(4))]
+    sampler = Record("nn.Reparametrize", {"dimension": 5.0})
+    whole = sequence(sequence(*encoder, concat), sampler, sequence(*decoder))
+    (folder / "parameters.t7").unlink()
+    (folder / "vxnet.net").write_bytes(torch7.dumps(whole))
+    found = dcign.load(folder)[0].state_dict()
+    assert all(torch.equal(found[k], v) for k, v in model.state_dict().items())
+    (folder / "vxnet.net").write_bytes(torch7.dumps(sequence(pool)))
+    with pytest.raises(UserError, match=r"vxnet\.net: holds no weights"):
+        dcign.load(folder)
+
+
+def test_a_folder_is_read_as_a_checkpoint(network):
+    folder, model, _ = network
+    content = checkpoints.read(folder, "dcign")
+    assert content["options"]["regime"] == "disentangled" and content["step"] == 0
+    found = DCIGN(5, 8)
+    checkpoints.load_weights(content, found, folder)
+    assert torch.equal(found.mu.weight, model.mu.weight)
+    assert "published program, 5 latents" in checkpoints.describe(content, folder)

@@ -1,0 +1,192 @@
+"""infer.py where nobody gives joints: found, cut out, pasted back; videos in and out.
+
+The detector is the demo world's truth where mediapipe is not installed: what is asked of it is
+what the demo pictures and videos show.
+"""
+
+import json
+import sys
+
+import pytest
+import torch
+
+import infer
+import train_vunet
+from nets.data.detectors import Person, person_box
+from nets.data.io.frames import Frame
+from nets.data.io.images import read_picture, write_picture
+from nets.data.io.video import open_video
+from nets.data.io.video_writer import VideoWriter
+from nets.skeletons import JOINTS_15, JOINTS_17, convert_joints
+from nets.vunet.data import Inputs
+from nets.vunet.infer import cut_out, given
+from nets.worlds.people.world import PeopleWorld
+
+SIZE, SIDE = 192, 32  # of the world, and of the network in smoke.yaml
+WORLD = PeopleWorld("test", SIZE)
+NOBODY = torch.full((3, 240, 320), 128, dtype=torch.uint8)
+SHIFTS = (8, 20, 32)  # of the person in the frames of the video
+
+
+def scene(index, shift=30):
+    """A demo person inside of a larger grey picture, and its joints there."""
+    sample = WORLD[(0, index)]
+    picture = NOBODY.clone()
+    picture[:, 24 : 24 + SIZE, shift : shift + SIZE] = sample["target"]
+    joints = convert_joints(sample["joints"], JOINTS_15, JOINTS_17)
+    return picture, joints + torch.tensor([shift, 24])
+
+
+class Truth:
+    """Knows who is on the pictures of this file, by their left and right borders."""
+
+    def __init__(self):
+        self.asked = 0
+
+    def people(self, picture, near=None):
+        self.asked += 1
+        for index in (0, 1):
+            for shift in (30, *SHIFTS):
+                whole, joints = scene(index, shift)
+                if (picture.float() - whole.float()).abs().mean() < 6:
+                    return [Person(joints, person_box(joints))]
+        return []
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A run of one step, a source, a driving picture, and a video with a frame without anybody."""
+    folder = tmp_path_factory.mktemp("found")
+    train_vunet.main([
+        "--config", "smoke.yaml", "--num_steps", "1", "--name", "a",
+        "--run_dir", str(folder / "runs"),
+    ])  # fmt: skip
+    write_picture(folder / "me.png", scene(0)[0])
+    write_picture(folder / "dancer.png", scene(1)[0])
+    write_picture(folder / "nobody.png", NOBODY)
+    with VideoWriter(folder / "dance.mp4", 10) as out:
+        for picture in [scene(1, SHIFTS[0])[0], scene(1, SHIFTS[1])[0], NOBODY,
+                        scene(1, SHIFTS[2])[0]]:  # fmt: skip
+            out.write(picture)
+    return folder
+
+
+@pytest.fixture
+def run(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr("nets.vunet.infer.open_detector", lambda name: Truth())
+    return lambda *given: infer.main(["--checkpoint", "runs/a", *map(str, given)])
+
+
+def refused(capsys, run, *arguments):
+    with pytest.raises(SystemExit, match="2"):
+        run(*arguments)
+    return capsys.readouterr().err.strip().splitlines()[-1]
+
+
+def test_found_joints_do_what_given_ones_do_on_the_cut_out_person(run, folder, tmp_path):
+    from nets.data.detectors import person_square
+    from nets.data.heads.faces import crop_square, points_in_crop
+
+    run("-s", "me.png", "-d", "dancer.png", "-o", tmp_path / "found.png")
+    for i, name in enumerate(("me", "dancer")):
+        picture, joints = scene(i)
+        box = person_square(joints)
+        write_picture(tmp_path / f"{name}.png", crop_square(picture, box, SIDE))
+        points = points_in_crop(joints, box, SIDE).tolist()
+        text = json.dumps(dict(zip(JOINTS_15, points, strict=False)) | {"normalised": False})
+        (tmp_path / f"{name}.json").write_text(text)
+    run("-s", tmp_path / "me.png", "-d", tmp_path / "dancer.png", "-o", tmp_path / "given.png",
+        "--source_joints", tmp_path / "me.json", "--driving_joints",
+        tmp_path / "dancer.json")  # fmt: skip
+    found, given = (read_picture(tmp_path / f"{n}.png", None) for n in ("found", "given"))
+    assert found.shape == given.shape
+    assert (found.float() - given.float()).abs().mean() < 2  # the pixels are cut twice
+
+
+@pytest.mark.parametrize("way", ["found", "given"])
+def test_ears_reach_the_figure_from_a_detector_and_from_a_file(tmp_path, way):
+    trained = {"spatial_size": 64, "box_factor": 0, "fit": "squash", "missing_part": 0.0,
+               "appearance": "picture", "stickman": "image"}  # fmt: skip
+    joints, drawn = scene(0)[1], []
+    joints[15:] = joints[14] + torch.tensor([[-20.0, -5.0], [20.0, -5.0]])  # inside of the box
+    write_picture(tmp_path / "me.png", NOBODY)
+    for names in (JOINTS_15, JOINTS_17):
+        points = joints.clone()
+        points[len(names) :] = torch.nan
+        person, frame = Person(points, person_box(joints)), Frame("me", None, NOBODY)
+        named = dict(zip(names, points.tolist(), strict=False)) | {"normalised": False}
+        (tmp_path / "me.json").write_text(json.dumps(named))
+        if way == "found":
+            seen = cut_out(frame, person, "me", 64)
+        else:
+            seen = given(tmp_path / "me.png", str(tmp_path / "me.json"), trained)
+        drawn.append(Inputs(trained, JOINTS_17).pose(seen.joints[None]))
+    more = (drawn[1] > drawn[0])[0]
+    assert more[1].sum() > 5 and not more[[0, 2]].any()  # green: from the eyes to the ears
+
+
+def test_paste_changes_the_person_and_nothing_else(run, tmp_path):
+    run("-s", "me.png", "-d", "dancer.png", "-o", tmp_path / "out.png", "--paste")
+    made, before = read_picture(tmp_path / "out.png", None), scene(1)[0]
+    assert made.shape == before.shape
+    changed = (made != before).any(0).nonzero()
+    x0, y0, x1, y1 = person_box(scene(1)[1])
+    margin = 0.2 * max(x1 - x0, y1 - y0) + abs((y1 - y0) - (x1 - x0)) / 2
+    assert len(changed) > 5000
+    assert changed[:, 1].min() >= x0 - margin and changed[:, 1].max() <= x1 + margin
+    run("-s", "me.png", "-d", "dancer.png", "me.png", "-o", tmp_path / "many", "--paste")
+    assert sorted(p.name for p in (tmp_path / "many").iterdir()) == [
+        "me--dancer.png", "me--me.png"]  # fmt: skip
+
+
+def test_a_video_is_driven_frame_by_frame(run, folder, tmp_path, capsys):
+    given = ("-s", "me.png", "-d", "dance.mp4")
+    line = refused(capsys, run, *given, "-o", tmp_path / "out.mp4")
+    assert "dance.mp4, second 0.20: no person found; --on_missing skip" in line
+    assert not (tmp_path / "out.mp4").exists()
+    run(*given, "-o", tmp_path / "out.mp4", "--on_missing", "skip", "--concat")
+    assert "1 of 4 frames without a person, left out" in capsys.readouterr().err
+    seconds = [s for s, _ in open_video(tmp_path / "out.mp4")]
+    assert seconds == pytest.approx([0, 0.1, 0.3], abs=0.01)  # in time with the sound
+    beside = open_video(tmp_path / "out_concat.mp4")
+    assert beside.size == (SIDE, 3 * SIDE)
+    run(*given, "dancer.png", "-o", tmp_path / "outs.png", "--on_missing", "hold", "--paste")
+    again = open_video(tmp_path / "outs" / "me--dance.mp4")
+    assert again.size == (240, 320) and again.frames == 4
+    assert (tmp_path / "outs.png").exists()  # of the driving picture
+
+
+def test_what_cannot_be_done_with_pictures_and_people(run, tmp_path, capsys):
+    line = refused(capsys, run, "-s", "nobody.png", "-d", "dancer.png")
+    assert "nobody.png: no person found" in line
+    line = refused(capsys, run, "-s", "me.png", "-d", "dancer.png", "--person", "2")
+    assert "dancer.png: no person 2 found" in line
+    line = refused(capsys, run, "-d", "dance.mp4", "--samples", "2")
+    assert "--samples: for driving pictures" in line
+    line = refused(capsys, run, "-s", "dance.mp4", "-d", "dancer.png")
+    assert "-s dance.mp4: the appearance comes from a picture, not from a video" in line
+    (tmp_path / "text.mp4").write_text("no video")
+    line = refused(capsys, run, "-s", "me.png", "-d", tmp_path / "text.mp4")
+    assert "text.mp4: is not a video" in line
+
+
+def test_without_a_detector_the_way_out_is_named(folder, monkeypatch, capsys):
+    monkeypatch.chdir(folder)
+    monkeypatch.setitem(sys.modules, "mediapipe", None)
+    with pytest.raises(SystemExit, match="2"):
+        infer.main(["--checkpoint", "runs/a", "-s", "me.png", "-d", "dancer.png"])
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "me.png: where are the joints? give --source_joints" in line
+    assert "pip install -e '.[extract]'" in line
+
+
+def test_what_a_system_does_not_search_for_is_refused(run, folder, tmp_path, capsys):
+    from nets.run import checkpoints
+
+    content = checkpoints.read(checkpoints.find(folder / "runs/a"))
+    checkpoints.write(tmp_path / "other.pt", {**content, "system": "landmarks"})
+    with pytest.raises(SystemExit, match="2"):
+        infer.main(["--checkpoint", str(tmp_path / "other.pt"), "-d", "dance.mp4", "--paste"])
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "--paste: an option of vunet and bilayer" in line

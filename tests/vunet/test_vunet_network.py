@@ -1,0 +1,231 @@
+"""VUNet: sizes, modes and wiring of both forms."""
+
+import pytest
+import torch
+
+from nets.layers import fold, initialise_from_data
+from nets.vunet import Noise, VUNet
+from nets.vunet.losses import kl_unit_gaussians
+
+UNTRAINED = 1_230_848  # parameters of the published parts form that never receive a gradient
+
+
+def small(form: str, **options) -> tuple[VUNet, torch.Tensor, torch.Tensor]:
+    torch.manual_seed(0)
+    if form == "parts":
+        net = VUNet.parts(32, 1, 1, width=8, max_width=16, **options)
+        return net, torch.randn(2, 3, 32, 32), torch.randn(2, 24, 16, 16)
+    net = VUNet.image(32, 8, 16, **options)
+    return net, torch.randn(2, 3, 32, 32), torch.randn(2, 3, 32, 32)
+
+
+def zeros(net: VUNet, n: int) -> Noise:
+    return Noise(*(tuple(t * 0 for t in group) for group in net.noise(n)))
+
+
+def parameters(net):
+    return sum(p.numel() for p in net.parameters())
+
+
+@pytest.mark.parametrize(
+    "net, published",
+    [
+        (lambda: VUNet.parts(256, 2, 2), 47_272_966 - UNTRAINED),
+        (lambda: VUNet.parts(128, 1, 1), 47_419_270 - UNTRAINED),
+        (lambda: VUNet.image(256), 19_457_859),
+        (lambda: VUNet.image(256, norm="weight_affine", tanh=False), 19_510_860),
+        (lambda: VUNet.image(128), 17_358_915),
+        (lambda: VUNet.image(128, norm="weight_affine", tanh=False), 17_406_540),
+        (lambda: VUNet.image(128, 32, 64, norm="weight_affine", tanh=False), 4_367_660),
+        (lambda: VUNet.image(256, appearance_channels=4, pose_channels=18), 19_458_883),
+    ],
+)
+def test_parameter_counts_are_the_published_ones(net, published):
+    with torch.device("meta"):
+        assert parameters(net()) == published
+
+
+def test_parameter_counts_by_network():
+    with torch.device("meta"):
+        parts, image = VUNet.parts(256, 2, 2), VUNet.image(256)
+    assert parameters(parts.appearance) == 2_071_296
+    assert parameters(parts.posterior) == 3_085_568 - UNTRAINED
+    assert parameters(parts.pose) == 2_253_216
+    assert parameters(parts.decoder) == 39_862_016 + 870
+    assert parameters(image.appearance) == parameters(image.pose) == 3_542_400
+    assert parameters(image.posterior) == 1_574_400
+    assert parameters(image.decoder) == 3_066_752 + 7_731_907
+
+
+@pytest.mark.parametrize(
+    "make, pose, appearance, latents",
+    [
+        (lambda: VUNet.parts(256, 2, 2), 256, (24, 64), [(128, 4), (128, 8)]),
+        (lambda: VUNet.parts(128, 1, 1), 128, (24, 64), [(128, 2), (128, 4)]),
+        (lambda: VUNet.image(256), 256, (3, 256), [(128, 1), (512, 1)]),
+        (lambda: VUNet.image(128, 32, 64), 128, (3, 128), [(64, 1), (256, 1)]),
+    ],
+)
+def test_shapes(make, pose, appearance, latents):
+    with torch.device("meta"):
+        net = make()
+        c, side = appearance
+        x, a = torch.empty(2, 3, pose, pose), torch.empty(2, c, side, side)
+        noise = Noise(*(tuple(torch.empty(2, *s) for s in net.latent_shapes) for _ in range(2)))
+        out = net(x, a, noise=noise)
+    assert out.image.shape == (2, 3, pose, pose)
+    expected = [(2, c, s, s) for c, s in latents]
+    assert [tuple(m.shape) for m in out.posterior] == expected
+    assert [tuple(m.shape) for m in out.prior] == expected
+
+
+@pytest.mark.parametrize("form", ["parts", "image"])
+def test_transfer_is_deterministic_and_equals_training_without_noise(form):
+    net, pose, appearance = small(form)
+    transfer = net(pose, appearance, "transfer")
+    assert torch.equal(transfer.image, net(pose, appearance, "transfer").image)
+    quiet = net(pose, appearance, "train", zeros(net, 2))
+    torch.testing.assert_close(quiet.image, transfer.image)
+    loud = net(pose, appearance, "train")
+    assert not torch.allclose(loud.image, transfer.image)
+
+
+@pytest.mark.parametrize("form", ["parts", "image"])
+def test_published_transfer_samples_only_the_coarse_latent(form):
+    net, pose, appearance = small(form)
+    noise = net.noise(2)
+    random = net(pose, appearance, "transfer", noise)
+    exact = net(pose, appearance, "transfer")
+    assert torch.equal(random.posterior[0], exact.posterior[0])
+    assert not torch.allclose(random.posterior[1], exact.posterior[1])
+    trained = net(pose, appearance, "train", noise)
+    assert torch.equal(random.posterior[1], trained.posterior[1])
+
+
+@pytest.mark.parametrize("form", ["parts", "image"])
+def test_sampling_needs_no_appearance_and_follows_its_noise(form):
+    net, pose, _ = small(form)
+    noise = net.noise(2, generator=torch.Generator().manual_seed(1))
+    again = net.noise(2, generator=torch.Generator().manual_seed(1))
+    one, two = net(pose, mode="sample", noise=noise), net(pose, mode="sample", noise=again)
+    assert one.posterior is None and torch.equal(one.image, two.image)
+    assert not torch.allclose(one.image, net(pose, mode="sample").image)
+
+
+def _influence(wiring: str) -> list[list[bool]]:
+    """Row i: which groups of the fine prior move when posterior group i does."""
+    net, pose, _ = small("image", wiring=wiring)
+    coarse, fine = (torch.randn(2, *s) for s in net.latent_shapes)
+    before = net.decode(pose, (coarse, fine))[1][1].chunk(4, dim=1)
+    rows = []
+    for i in range(4):
+        moved = fine.clone()
+        moved.chunk(4, dim=1)[i].add_(1.0)
+        after = net.decode(pose, (coarse, moved))[1][1].chunk(4, dim=1)
+        rows.append([not torch.equal(a, b) for a, b in zip(before, after, strict=True)])
+    return rows
+
+
+def test_autoregressive_wiring():
+    chain = [[j > i for j in range(4)] for i in range(4)]
+    assert _influence("chain") == chain
+    no, late, last = [False] * 4, [False, False, True, True], [False, False, False, True]
+    assert _influence("port") == [no, late, last, no]
+
+
+def test_parts_prior_is_autoregressive_over_the_cell():
+    net, pose, _ = small("parts")
+    latents = [torch.randn(2, *s) for s in net.latent_shapes]
+    before = net.decode(pose, tuple(latents))[1][0]
+    moved = latents[0].clone()
+    moved[:, :, 0::2, 1::2] += 1.0  # group 1
+    after = net.decode(pose, (moved, latents[1]))[1][0]
+    changed = [
+        not torch.equal(before[:, :, r::2, c::2], after[:, :, r::2, c::2])
+        for r, c in [(0, 0), (0, 1), (1, 0), (1, 1)]
+    ]
+    assert changed == [False, False, True, True]
+
+
+@pytest.mark.parametrize("form", ["parts", "image"])
+def test_every_parameter_learns(form):
+    net, pose, appearance = small(form)
+    out = net(pose, appearance)
+    (out.image.square().mean() + kl_unit_gaussians(out.posterior, out.prior).mean()).backward()
+    idle = [n for n, p in net.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    assert idle == []
+
+
+@pytest.mark.parametrize("form", ["parts", "image"])
+def test_overfits_one_batch(form):
+    net, pose, appearance = small(form)
+    if form == "parts":
+        initialise_from_data(net, lambda: net(pose, appearance))
+    target = torch.rand(2, 3, 32, 32) * 2 - 1
+    optimiser = torch.optim.Adam(net.parameters(), 3e-3)
+    first = None
+    for _ in range(80):
+        out = net(pose, appearance, "transfer")
+        loss = (out.image - target).abs().mean()
+        first = first or float(loss.detach())
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    assert float(loss.detach()) < 0.5 * first
+
+
+@pytest.mark.parametrize("form", ["parts", "image"])
+def test_channels_last_and_folding_keep_the_picture(form):
+    net, pose, appearance = small(form)
+    before = net(pose, appearance, "transfer").image
+    net = fold(net).to(memory_format=torch.channels_last)
+    last = [t.to(memory_format=torch.channels_last) for t in (pose, appearance)]
+    after = net(*last, "transfer").image
+    # Other sums, and where the layout allows it other products: measured 2e-5.
+    torch.testing.assert_close(after, before, atol=5e-5, rtol=1e-4)
+
+
+def test_output_is_bounded_with_tanh():
+    net, pose, appearance = small("image")
+    assert net(pose, appearance).image.abs().max() < 1
+
+
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda: VUNet.parts(96, 1, 1), "spatial_size must be 2 times a power of two, got 96"),
+        (lambda: VUNet.parts(64, 5, 1), "box_factor must be 0 to 4"),
+        (lambda: VUNet.parts(64, 1, 0), "bottleneck_factor must be >= 1, got 0"),
+        (lambda: VUNet.image(100), "spatial_size must be 1 times a power of two, got 100"),
+        (lambda: VUNet.image(2), "spatial_size must be >= 4, got 2"),
+        (lambda: small("image")[0](torch.zeros(1, 3, 32, 32)), "mode 'train' needs an appearance"),
+        (
+            lambda: small("image")[0](torch.zeros(1, 3, 32, 32), mode="x"),
+            "mode must be one of train, transfer, sample, got 'x'",
+        ),
+    ],
+)
+def test_bad_arguments(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["parts", "image"])
+def test_a_training_step_compiles_as_one_graph(form):
+    """Traced ahead of time, forward and backward, without a break; code generation is torch's.
+
+    In double precision: in single the order of sums alone moves a gradient by 1e-3 of itself.
+    """
+    net, pose, appearance = (part.double() for part in small(form))
+    noise = Noise(*(tuple(draw.double() for draw in drawn) for drawn in net.noise(2)))
+
+    def gradients(forward):
+        out = forward(pose, appearance, "train", noise)
+        loss = out.image.square().mean() + kl_unit_gaussians(out.posterior, out.prior).mean()
+        return torch.autograd.grad(loss, list(net.parameters()))
+
+    want = gradients(net)
+    got = gradients(torch.compile(net, backend="aot_eager", fullgraph=True))
+    for mine, theirs in zip(got, want, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-9, atol=1e-10)

@@ -3,7 +3,7 @@
 Most take 8-bit pictures: uint8 (N, 3, H, W) RGB, as they would be written to a file. Scores are per
 picture, (N,) float64; `summary` makes the mean and standard deviation of them. Those of the
 published head avatars, `signed_psnr`, `signed_ssim` and `pose_error`, take what the networks give:
-RGB in [-1, 1], as it is. LPIPS and identity similarity are in `nets.pretrained.lpips` and `nets.pretrained.arcface`.
+RGB in [-1, 1], as it is. LPIPS and identity similarity are in `nets.pretrained`.
 """
 
 import math

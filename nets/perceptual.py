@@ -135,11 +135,11 @@ def feature_distances(
 
     prediction   (N, 3, H, W) RGB in [-1, 1], may exceed it; gradients go to it
     target       the same shape; no gradient
-    layers       mean |F(y) - F(t)| is taken in these: names of `nets.pretrained.vgg`, or `image` for the
-                 picture as it is. Gradients of the target are never recorded
+    layers       mean |F(y) - F(t)| is taken in these: names as of `layer_position`, or `image` for
+                 the image as it is. Gradients of the target are never recorded
     gram_layers  mean |G(y) - G(t)| is taken in these, G = `gram_matrix` of the same activations
-    vgg          a `nets.pretrained.vgg.VGG19`; may be None if only `image` and `input_1` are asked for, the
-                 latter then as the caffe family takes it
+    vgg          a `nets.pretrained.vgg.VGG19`; may be None if only `image` and `input_1` are asked
+                 for, the latter then as the caffe family takes it
     squared      mean (F(y) - F(t))^2 in place of the L1 of activations
     returns      {"feature_<layer>": (N,), ..., "gram_<layer>": (N,), ...}
     """

@@ -29,8 +29,8 @@ def perceptual_loss(
     """Sum over five layers of the mean squared difference of activations; pixels are the fifth.
 
     prediction, target  (N, 3, H, W) in about [-1, 1]; gradients go to the prediction
-    vgg      a `nets.pretrained.vgg.VGG19`, loaded with `normalise=False` for the published loss; None: only
-             the pixels
+    vgg      a `nets.pretrained.vgg.VGG19`, loaded with `normalise=False` for the published loss;
+             None: only the pixels
     reduced  weights 1/32, 1/16, 1/8, 1/4 and 1 (pixels) instead of 1 throughout
     mask     (N, 1 or 3, H, W), zero or false where the prediction counts as 0, as the target should
              be there. `target != 0` is the published program's rule, which pictures of 8 bits never

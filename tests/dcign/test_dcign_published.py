@@ -8,7 +8,7 @@ from nets.data.io.torch7 import Record
 from nets.dcign import DCIGN, RMSprop
 from nets.dcign import published as dcign
 from nets.errors import UserError
-from nets.published import recognise
+from nets.published import read_checkpoint, recognise
 from nets.run import checkpoints
 
 
@@ -168,7 +168,7 @@ def test_the_whole_model_without_parameters(network):
 
 def test_a_folder_is_read_as_a_checkpoint(network):
     folder, model, _ = network
-    content = checkpoints.read(folder, "dcign")
+    content = read_checkpoint(folder, "dcign")
     assert content["options"]["regime"] == "disentangled" and content["step"] == 0
     found = DCIGN(5, 8)
     checkpoints.load_weights(content, found, folder)

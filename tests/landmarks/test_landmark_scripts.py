@@ -20,7 +20,7 @@ from nets.data.io.video_writer import VideoWriter
 from nets.landmarks import build, build_discriminator
 from nets.landmarks.options import learning_rate, parse
 from nets.landmarks.visuals import palette
-from nets.run import checkpoints
+from nets.run import checkpoints, options
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -84,7 +84,7 @@ def test_tensorflow_variables_give_the_same_numbers(tmp_path, suffix):
     assert options["bottleneck_factor"] == 1 and options["drop_prob"] == 0
     with torch.no_grad():
         same(net(values(1)(2, 3, 16, 16), values(2)(2, 24, 8, 8), "transfer"), want)
-    assert checkpoints.read(path)["step"] == 77
+    assert originals.read_checkpoint(path)["step"] == 77
 
 
 def test_an_option_overrides_what_the_weights_do_not_say(tmp_path):
@@ -113,7 +113,7 @@ def test_new_names_of_weight_normalisation_are_the_same(tmp_path):
 @pytest.mark.parametrize("affine", [False, True])
 def test_moments_of_adam_go_with_their_parameters(tmp_path, affine):
     _, path = port(tmp_path, affine, moments=True)
-    content = checkpoints.read(path, "vunet")
+    content = originals.read_checkpoint(path, "vunet")
     net, _ = originals.load("vunet", path)
     optimizer = torch.optim.Adam(net.parameters())
     checkpoints.load_parts(content, {"model": net, "optimizer": optimizer}, path)

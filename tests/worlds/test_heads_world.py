@@ -269,7 +269,7 @@ def test_motion_is_smooth_and_stays_in_range():
 
 
 def test_a_data_root_holds_pictures_points_and_masks(tmp_path):
-    command = [sys.executable, "-m", "nets.worlds.heads.world", "--data_root", tmp_path / "d"]
+    command = [sys.executable, "-m", "nets.worlds.heads.export", "--data_root", tmp_path / "d"]
     numbers = ["--persons", "2", "--test_persons", "1", "--videos", "1", "--frames", "3"]
     done = subprocess.run([*command, *numbers, "--size", "64"], check=True, capture_output=True)
     assert b"9 frames" in done.stdout
@@ -324,7 +324,7 @@ def test_a_world_refuses_what_it_has_not():
 
 def test_the_sheet_can_be_drawn(tmp_path):
     out = tmp_path / "sheet.png"
-    command = [sys.executable, "-m", "nets.worlds.heads.world", "--out", out, "--persons", "2"]
+    command = [sys.executable, "-m", "nets.worlds.heads.export", "--out", out, "--persons", "2"]
     subprocess.run([*command, "--poses", "2", "--size", "32", "--colour"], check=True)
     with Image.open(out) as sheet:
         assert sheet.size == (64, 64)

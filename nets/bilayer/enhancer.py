@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from nets.ops import uv_sample
-from nets.spectral import Conv, full_precision
+from nets.ops.autocast import full_precision
+from nets.spectral import Conv
 
 from .layers import Residual, activation, average_frames, doublings, halving, norm2d, through
 

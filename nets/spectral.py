@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from nets.ops.autocast import full_precision
 
 
 class Spectral:
@@ -99,13 +99,6 @@ class Linear(Spectral, nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         return F.linear(x, self.effective_weight(), self.bias)
-
-
-def full_precision(like: Tensor) -> contextlib.AbstractContextManager:
-    """Without autocast on the tensor's device, for the block."""
-    if like.is_meta:
-        return contextlib.nullcontext()
-    return torch.autocast(like.device.type, enabled=False)
 
 
 def spectral_layers(net: nn.Module) -> list[Spectral]:

@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from nets.landmarks.spade import HIDDEN, Generator
 from nets.landmarks.unet import UNet
 from nets.ops import gaussian_heatmaps, heatmap_moments
-from nets.spectral import Spectral, full_precision, settle
+from nets.ops.autocast import full_precision
+from nets.spectral import Spectral, settle
 
 POOLINGS = ("mean", "sum")
 SPREAD = 0.02  # the least spread of a colour, in [-1, 1]

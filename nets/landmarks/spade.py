@@ -9,10 +9,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nets.landmarks.conv import LANES, as_autocast, conv
-from nets.landmarks.norm import Layers, modulate, modulate_through
-from nets.ops import instance_norm
-from nets.spectral import Conv, full_precision
+from nets.ops import (
+    SpadeLayers,
+    conv3x3_padded,
+    instance_norm,
+    spade_modulate,
+    spade_modulate_conv1x1,
+)
+from nets.ops.autocast import as_autocast, full_precision
+from nets.ops.conv3x3 import LANES
+from nets.spectral import Conv
 
 HIDDEN = 128  # channels between the maps and a modulation's scale and shift
 SLOPE = 0.2
@@ -30,7 +36,8 @@ class Spade(nn.Module):
 
     def forward(self, x: Tensor, maps: Tensor) -> Tensor:
         """leaky_relu of the modulated x, which is normalised; maps of its height and width."""
-        return modulate(x, maps, self._layers(self.mlp_beta.weight, self.mlp_beta.bias), SLOPE)
+        layers = self._layers(self.mlp_beta.weight, self.mlp_beta.bias)
+        return spade_modulate(x, maps, layers, SLOPE)
 
     def through(self, x: Tensor, maps: Tensor, weight: Tensor) -> Tensor:
         """The modulated x through a 1x1 convolution without bias, and without activation between.
@@ -42,11 +49,11 @@ class Spade(nn.Module):
         with full_precision(weight):
             shift = torch.einsum("oc,cikl->oikl", matrix, self.mlp_beta.weight)
             layers = self._layers(shift, matrix @ self.mlp_beta.bias)
-        return modulate_through(x, maps, layers, weight)
+        return spade_modulate_conv1x1(x, maps, layers, weight)
 
-    def _layers(self, shift: Tensor, constant: Tensor) -> Layers:
+    def _layers(self, shift: Tensor, constant: Tensor) -> SpadeLayers:
         first, scale = self.mlp_shared[0], self.mlp_gamma
-        return Layers(first.weight, first.bias, scale.weight, scale.bias, shift, constant)
+        return SpadeLayers(first.weight, first.bias, scale.weight, scale.bias, shift, constant)
 
 
 class SpadeBlock(nn.Module):
@@ -75,7 +82,7 @@ class SpadeBlock(nn.Module):
 
     @staticmethod
     def _conv(layer: Conv, x: Tensor, added: Tensor | None = None) -> Tensor:
-        return conv(x, layer.effective_weight(), layer.bias, added)
+        return conv3x3_padded(x, layer.effective_weight(), layer.bias, added)
 
 
 def project(vectors: Tensor, maps: Tensor) -> Tensor:

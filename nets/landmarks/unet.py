@@ -11,8 +11,8 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nets.landmarks.conv import conv_doubled, conv_in_lanes, exact, widened
-from nets.ops import instance_norm
+from nets.ops import conv3x3_keep_padding, conv3x3_upsampled, instance_norm
+from nets.ops.padded_conv import drop_padding, pad_inputs
 
 
 class ConvNorm(nn.Sequential):
@@ -30,11 +30,11 @@ class ConvNorm(nn.Sequential):
     def forward(self, x: Tensor) -> Tensor:
         layer = self[0]
         if self.doubled:
-            x = conv_doubled(x, layer.weight, layer.bias)
+            x = conv3x3_upsampled(x, layer.weight, layer.bias)
         elif layer.stride == (1, 1) and layer.kernel_size == (3, 3):
-            x = conv_in_lanes(x, layer.weight, layer.bias)
+            x = conv3x3_keep_padding(x, layer.weight, layer.bias)
         else:
-            x = F.conv2d(x, widened(layer.weight, x), layer.bias, layer.stride, layer.padding)
+            x = F.conv2d(x, pad_inputs(layer.weight, x), layer.bias, layer.stride, layer.padding)
         return instance_norm(x, slope=0.0, inplace=True)
 
 
@@ -46,7 +46,7 @@ class Skip(nn.Sequential):
 
     def forward(self, x: Tensor) -> Tensor:
         layer = self[0]
-        return F.relu(F.conv2d(x, widened(layer.weight, x), layer.bias), inplace=True)
+        return F.relu(F.conv2d(x, pad_inputs(layer.weight, x), layer.bias), inplace=True)
 
 
 def down(channels_in: int, channels_out: int) -> nn.Sequential:
@@ -105,4 +105,4 @@ class UNet(nn.Module):
         steps = zip(self.decoder_layers[1:], self.skip_convs, levels[::-1], strict=False)
         for layer, skip, level in steps:
             y = layer(y + skip(level))
-        return y, exact(levels[0], self.features)
+        return y, drop_padding(levels[0], self.features)

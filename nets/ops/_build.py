@@ -44,9 +44,15 @@ class BuildError(RuntimeError):
 
 
 def sources(cuda: bool) -> list[str]:
-    """The files to compile: every .cpp of csrc and, for CUDA, every .cu."""
-    patterns = ["*.cpp", "*.cu"] if cuda else ["*.cpp"]
-    return sorted(str(f) for p in patterns for f in CSRC.glob(p))
+    """The files to compile: every .cpp under csrc and, for CUDA, every .cu."""
+    suffixes = (".cpp", ".cu") if cuda else (".cpp",)
+    return [str(f) for f in _files() if f.suffix in suffixes]
+
+
+def _files() -> list[Path]:
+    """All C++ and CUDA files under csrc, headers included, in a fixed order."""
+    suffixes = (".h", ".cuh", ".cpp", ".cu")
+    return sorted(f for f in CSRC.rglob("*") if f.suffix in suffixes)
 
 
 def flags(native: bool, cuda: bool) -> dict[str, list[str]]:
@@ -59,16 +65,15 @@ def flags(native: bool, cuda: bool) -> dict[str, list[str]]:
 def stamp(native: bool, cuda: bool) -> str:
     """What a build depends on: the sources, the processor where it is native, and CUDA."""
     code = hashlib.sha256()
-    for file in sorted(CSRC.iterdir()):
-        if file.suffix in (".h", ".cpp", ".cu"):
-            code.update(file.name.encode() + b"\0" + file.read_bytes())
+    for file in _files():
+        code.update(file.relative_to(CSRC).as_posix().encode() + b"\0" + file.read_bytes())
     return (
         f"{code.hexdigest()[:16]}-{_processor() if native else 'any'}-{'cuda' if cuda else 'cpu'}"
     )
 
 
 def write_facts(folder: Path, native: bool, cuda: bool) -> None:
-    """Writes guise_build.h, which csrc/module.cpp includes; untouched when nothing changed."""
+    """Writes guise_build.h, which csrc/core/module.cpp includes; untouched when nothing changed."""
     import torch
 
     facts = {

@@ -23,12 +23,13 @@ def conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None = None, added: Tensor
     added    [N, O, H, W] or None: a second summand, such as the input of a residual block
     returns  [N, O, H, W], differentiable once in all four where the kernel serves
 
-    The kernel (Winograd's F(2x2, 3x3), `csrc/winograd.h`) serves float32 and, with float32 weights,
-    bfloat16 on the CPU where I and O are multiples of 16 and a batch has 512 pixels or more; all
-    else goes to F.conv2d. Autocast to bfloat16 is followed. Its result is channels_last. It is
-    exact to float32's rounding, or to 1.5 times the error of F.conv2d in bfloat16, whose rounding
-    befalls tiles and filters after their transforms; an infinity in a tile of 4x4 pixels makes NaN.
-    Weight gradients are summed in an order that depends on the number of threads.
+    The kernel computes Winograd's F(2x2, 3x3), see `csrc/layers/winograd.h`. It serves float32 and,
+    with float32 weights, bfloat16 on the CPU. I and O must be multiples of 16, and the batch must
+    have 512 pixels or more. Everything else goes to F.conv2d. Autocast to bfloat16 is followed.
+    The kernel's result is channels_last. In float32 it is exact to rounding. In bfloat16 its error
+    is at most 1.5 times that of F.conv2d, because tiles and filters are rounded after their
+    transforms. An infinity in a tile of 4x4 pixels gives NaN. The order in which weight gradients
+    are summed depends on the number of threads.
     """
     if _autocasts(x, weight):
         with torch.autocast("cpu", enabled=False):
@@ -97,9 +98,13 @@ def _has_tiles() -> bool:
     return bool(ask and ask().get("amx_bf16"))
 
 
-@torch.compiler.assume_constant_result
 def _compiled() -> bool:
     return kernel("conv3x3", "cpu") == "compiled"
+
+
+# The mark that torch.compiler.assume_constant_result sets. Calling that would import torch._dynamo,
+# which takes seconds (tests/ops/test_imports.py).
+_compiled._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def _last(t: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Blocks of the landmarks networks: gradients against the formulas', wiring written out."""
+"""Blocks of the landmarks networks against their wiring written out, gradients too."""
 
 import importlib
 
@@ -7,101 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch.nn.utils import spectral_norm
 
-from nets.landmarks import norm
-from nets.landmarks.conv import conv, conv_doubled
-from nets.landmarks.norm import Layers, modulate, modulate_through
 from nets.landmarks.spade import Generator, SpadeBlock
 from nets.landmarks.unet import UNet
 from nets.spectral import Conv
-
-
-def drawn(*shapes, dtype=torch.float64):
-    generator = torch.Generator().manual_seed(0)
-    return [torch.randn(s, generator=generator, dtype=dtype).requires_grad_() for s in shapes]
-
-
-def agree(got, expected, inputs, rtol=1e-7, atol=1e-7):
-    """Values, and gradients of a weighted sum."""
-    torch.testing.assert_close(got, expected, rtol=rtol, atol=atol)
-    weight = torch.randn(got.shape, dtype=got.dtype, generator=torch.Generator().manual_seed(1))
-    ours = torch.autograd.grad((got * weight).sum(), inputs)
-    theirs = torch.autograd.grad((expected * weight).sum(), inputs)
-    for one, other in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(one, other, rtol=rtol, atol=atol)
-
-
-def layers(maps, hidden, outputs, dtype=torch.float64):
-    half = (outputs + 1) // 2
-    last = [(n, *rest) for n in (half, outputs - half) for rest in ((hidden, 3, 3), ())]
-    return Layers(*drawn((hidden, maps, 3, 3), (hidden,), *last, dtype=dtype))
-
-
-def written_out(made, maps):
-    """Scale and shift, stacked, one convolution after the other."""
-    hidden = F.relu(F.conv2d(maps, made.weight, made.bias, padding=1))
-    scale = F.conv2d(hidden, made.scale, made.scale_bias, padding=1)
-    return torch.cat([scale, F.conv2d(hidden, made.shift, made.shift_bias, padding=1)], 1)
-
-
-@pytest.mark.parametrize("padded", [False, True])
-def test_modulation(padded):
-    x, maps = drawn((2, 4, 6, 6), (2, 3, 6, 6))
-    made = layers(3, 5, 8)
-    scale, shift = written_out(made, maps).chunk(2, dim=1)
-    expected = F.leaky_relu(x * (1 + scale) + shift, 0.2)
-    given = F.pad(maps, (0, 0, 0, 0, 0, 2)) if padded else maps
-    agree(modulate(x, given, made, 0.2), expected, [x, maps, *made])
-
-
-def test_modulation_through_a_1x1_convolution():
-    x, maps, weight = drawn((2, 4, 6, 6), (2, 3, 6, 6), (3, 4, 1, 1))
-    made = layers(3, 5, 7)
-    both = written_out(made, maps)
-    expected = F.conv2d(x * (1 + both[:, :4]), weight) + both[:, 4:]
-    agree(modulate_through(x, maps, made, weight), expected, [x, maps, weight, *made])
-
-
-def test_modulation_a_few_pictures_at_once(monkeypatch):
-    monkeypatch.setattr(norm, "PIXELS", 200)
-    for inputs in [(5, 4, 6, 6), (3, 4, 12, 12)]:  # two at once, and larger than the limit
-        x, maps = drawn(inputs, (inputs[0], 3, *inputs[2:]))
-        made = layers(3, 5, 8)
-        got = modulate(x, maps, made, 0.2)
-        ours = torch.autograd.grad(got.square().sum(), [x, maps, *made])
-        monkeypatch.setattr(norm, "PIXELS", 1 << 14)
-        expected = modulate(x, maps, made, 0.2)
-        theirs = torch.autograd.grad(expected.square().sum(), [x, maps, *made])
-        monkeypatch.setattr(norm, "PIXELS", 200)
-        torch.testing.assert_close([got, *ours], [expected, *theirs])
-
-
-@pytest.mark.parametrize("through", [False, True])
-def test_a_hidden_layer_that_is_kept_changes_nothing(monkeypatch, through):
-    monkeypatch.setattr(norm, "PIXELS", 1024)
-    x, maps, weight = drawn((3, 16, 32, 32), (3, 32, 32, 32), (16, 16, 1, 1), dtype=torch.float32)
-    x, maps, weight = (t.detach().bfloat16().requires_grad_() for t in (x, maps, weight))
-    made, results = layers(32, 16, 32, torch.float32), []
-    assert norm._kept(maps, made.weight, made.bias).dtype == torch.bfloat16
-    assert norm._kept(maps.float(), made.weight, made.bias) is None
-    for kept in (norm._kept, lambda *_: None):
-        monkeypatch.setattr(norm, "_kept", kept)
-        last = modulate_through(x, maps, made, weight) if through else modulate(x, maps, made, 0.2)
-        inputs = [x, maps, *made, *([weight] if through else [])]
-        results.append([last, *torch.autograd.grad(last.float().square().sum(), inputs)])
-    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
-    assert results[0][1].abs().sum() > 0
-
-
-def test_modulation_by_the_fast_convolution():
-    """float32, multiples of 16 channels, 512 pixels: the sizes that a compiled kernel takes."""
-    x, maps = drawn((2, 16, 16, 16), (2, 32, 16, 16), dtype=torch.float32)
-    made = layers(32, 16, 32, torch.float32)
-    with torch.no_grad():
-        made.scale.mul_(0.1)
-        made.shift.mul_(0.1)
-    scale, shift = written_out(made, maps).chunk(2, dim=1)
-    expected = F.leaky_relu(x * (1 + scale) + shift, 0.2)
-    agree(modulate(x, maps, made, 0.2), expected, [x, maps, *made], rtol=1e-3, atol=2e-2)
 
 
 def test_generator_by_the_fast_convolution(monkeypatch):
@@ -119,55 +27,6 @@ def test_generator_by_the_fast_convolution(monkeypatch):
         results.append([made, torch.cat([g.flatten() for g in gradients])])
     for ours, theirs in zip(*results, strict=True):
         assert (ours - theirs).norm() <= 1e-4 * theirs.norm()
-
-
-@pytest.mark.parametrize("channels", [(6, 12), (30, 32), (32, 30), (24, 40)], ids=str)
-def test_convolution_of_any_channels(channels):
-    inputs, outputs = channels
-    x, weight, bias = drawn(
-        (2, inputs, 16, 16), (outputs, inputs, 3, 3), (outputs,), dtype=torch.float32
-    )
-    (more,) = drawn((2, outputs, 16, 16), dtype=torch.float32)
-    expected = F.conv2d(x, weight, bias, padding=1)
-    agree(conv(x, weight, bias), expected, [x, weight, bias], rtol=1e-4, atol=1e-2)
-    expected = F.conv2d(x, weight, bias, padding=1) + more
-    got = conv(x, weight, bias, more)
-    agree(got, expected, [x, weight, bias, more], rtol=1e-4, atol=1e-2)
-
-
-@pytest.mark.parametrize("channels", [(6, 12), (30, 32), (32, 30), (32, 48)], ids=str)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-def test_convolution_of_a_doubled_picture(channels, dtype):
-    inputs, outputs = channels
-    x, *rest = drawn((2, inputs, 9, 16), (outputs, inputs, 3, 3), (outputs,), dtype=dtype)
-    large = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=True)
-    room = {"rtol": 1e-4, "atol": 1e-2} if dtype == torch.float32 else {}
-    agree(conv_doubled(x, *rest), F.conv2d(large, *rest, padding=1), [x, *rest], **room)
-
-
-def test_what_a_doubling_keeps_is_small():
-    x, *rest = drawn((2, 16, 16, 16), (16, 16, 3, 3), (16,), dtype=torch.float32)
-    kept = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
-        made = conv_doubled(x, *rest)
-    assert made.shape == (2, 16, 32, 32)
-    assert kept and max(t.numel() for t in kept) <= x.numel()
-
-
-def test_doubling_follows_autocast():
-    x, *rest = drawn((2, 32, 16, 16), (32, 32, 3, 3), (32,), dtype=torch.float32)
-    exact = conv_doubled(x, *rest)
-    with torch.autocast("cpu", torch.bfloat16):
-        made = conv_doubled(x, *rest)
-    assert made.dtype == torch.bfloat16
-    assert (made - exact).norm() < 0.02 * exact.norm()
-    for got, want in zip(
-        torch.autograd.grad(made.float().square().sum(), [x, *rest]),
-        torch.autograd.grad(exact.square().sum(), [x, *rest]),
-        strict=True,
-    ):
-        assert got.dtype == torch.float32
-        assert (got - want).norm() < 0.02 * want.norm()
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 """Building the operators: which library serves, what is said, and what a fault leads to.
 
-The builds here compile csrc/module.cpp alone, which takes seconds, in copies of the package.
+The builds here compile csrc/core/module.cpp alone, which takes seconds, in copies of the package.
 """
 
 import os
@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -31,10 +32,10 @@ def tree(tmp_path):
         shutil.copy(ROOT / name, tmp_path)
     ignore = shutil.ignore_patterns("*.so", "__pycache__")
     shutil.copytree(ROOT / "nets", tmp_path / "nets", ignore=ignore)
-    (tmp_path / "csrc").mkdir()
-    for file in _build.CSRC.glob("*.h"):
-        shutil.copy(file, tmp_path / "csrc")
-    shutil.copy(_build.CSRC / "module.cpp", tmp_path / "csrc")
+    shutil.copytree(_build.CSRC, tmp_path / "csrc")
+    for file in _build.sources(cuda=True):
+        if Path(file).name != "module.cpp":
+            (tmp_path / "csrc" / Path(file).relative_to(_build.CSRC)).unlink()
     return tmp_path
 
 
@@ -84,6 +85,19 @@ def test_build_info_says_how_it_was_built():
     assert "fast-math" not in info["flags"]
     assert info["compiler"].startswith(("gcc", "clang"))
     assert info["torch_target"] == "2.10 or later"
+
+
+@pytest.mark.parametrize("suffix", ["h", "cuh", "cpp", "cu"])
+def test_the_stamp_follows_every_source(tmp_path, monkeypatch, suffix):
+    shutil.copytree(_build.CSRC, tmp_path / "csrc")
+    monkeypatch.setattr(_build, "CSRC", tmp_path / "csrc")
+    file = sorted((tmp_path / "csrc").rglob(f"*.{suffix}"))[0]
+    stamps = {_build.stamp(native=False, cuda=True)}
+    file.write_text(file.read_text() + "// changed\n")
+    stamps.add(_build.stamp(native=False, cuda=True))
+    file.rename(file.with_name(f"renamed.{suffix}"))
+    stamps.add(_build.stamp(native=False, cuda=True))
+    assert len(stamps) == 3
 
 
 def test_importing_compiles_and_loads_nothing(tree):
@@ -152,7 +166,7 @@ def test_two_processes_build_once_and_later_ones_not_at_all(tree):
     assert "guise_ops" in out
     (folder,) = (tree / "cache").iterdir()
     assert sorted(f.name for f in folder.iterdir()) == ["guise_ops.so", "lock"]
-    (tree / "csrc" / "hd.h").write_text("// changed\n")
+    (tree / "csrc" / "core" / "hd.h").write_text("// changed\n")
     _, _, err = run(tree, "-c", LIBRARY, CXX="/nowhere/c++")
     assert "no C++ compiler" in err  # other sources: the old library does not serve
 
@@ -186,7 +200,7 @@ def test_built_ahead_of_time_serves_until_the_sources_change(tree):
     assert (rc, err) == (0, "")
     assert "nets/_C." in out
     assert not (tree / "cache").exists()
-    (tree / "csrc" / "hd.h").write_text("// changed\n")
+    (tree / "csrc" / "core" / "hd.h").write_text("// changed\n")
     _, out, err = run(tree, "-c", LIBRARY)
     assert "not used" in err
     assert "compiling 1 files" in err

@@ -26,8 +26,20 @@ def compile_(command, file, tmp_path):
     assert "warning" not in output, output
 
 
+def sources(suffix):
+    files = [Path(file) for file in _build.sources(cuda=True) if file.endswith(suffix)]
+    return pytest.mark.parametrize("file", files, ids=lambda f: f.name)
+
+
+def test_object_files_have_names_of_their_own():
+    """torch's JIT build puts all objects into one folder, named after the source alone."""
+    names = [Path(file).name for file in _build.sources(cuda=True)]
+    assert len(names) > 15
+    assert len(set(names)) == len(names)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("file", sorted(_build.CSRC.glob("*.cpp")), ids=lambda f: f.name)
+@sources(".cpp")
 def test_cpp_compiles_without_warnings(file, tmp_path):
     compiler = os.environ.get("CXX", "c++")
     if shutil.which(compiler) is None:
@@ -37,7 +49,7 @@ def test_cpp_compiles_without_warnings(file, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("file", sorted(_build.CSRC.glob("*.cu")), ids=lambda f: f.name)
+@sources(".cu")
 def test_cuda_compiles_without_warnings_for_sm_80_and_sm_90(file, tmp_path):
     if shutil.which("nvcc") is None:
         pytest.skip("no nvcc")

@@ -5,7 +5,7 @@ import torch
 from torch.nn.functional import grid_sample
 
 from nets.ops import uv_sample
-from nets.ops.uv_reference import uv_sample_backward_reference, uv_sample_reference
+from nets.ops.uv import uv_sample_backward_reference, uv_sample_reference
 
 
 def inputs(n=3, m=3, c=3, size=(11, 13), texture=(17, 9), dtype=torch.float32, device="cpu"):

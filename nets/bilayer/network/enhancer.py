@@ -15,7 +15,8 @@ from nets.bilayer.network.layers import (
     through,
 )
 from nets.ops import uv_sample
-from nets.spectral import Conv, full_precision
+from nets.ops.autocast import full_precision
+from nets.spectral import Conv
 
 
 class TextureEnhancer(nn.Module):

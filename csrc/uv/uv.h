@@ -1,0 +1,44 @@
+// Textures looked up at offsets from the identity: where a pixel reads, and what becomes of it, for
+// host and device.
+//
+// Pixel i of n lies at -1 + (2 i + 1) / n in [-1, 1] (pixel centres, align_corners = False),
+// offsets are in the same frame. In the texture's pixels that is i * scale + offset + delta *
+// reach, which is i itself, exactly, where the sizes agree and the offset is 0.
+#pragma once
+#include "core/sampler.h"
+
+namespace guise {
+
+template <class T>
+struct UvAxis {
+  T scale, offset, reach;
+
+  GUISE_HD T at(T i, T delta) const { return i * scale + offset + delta * reach; }
+};
+
+template <class T>
+GUISE_HD UvAxis<T> uv_axis(int64_t texture, int64_t picture) {
+  const T scale = T(texture) / T(picture);
+  return {scale, (scale - 1) / 2, T(texture) / 2};
+}
+
+template <class S, class T>
+struct UvArgs {
+  int64_t n, share;    // pictures; pictures in a row that share a texture
+  int64_t c, h, w;     // of a picture
+  int64_t high, wide;  // of a texture
+  int64_t padding;
+  UvAxis<T> x, y;
+  T background;
+  const S* delta;          // [N, 2, h, w]  x, y
+  const S* low_frequency;  // [N, C, h, w]  or null
+  const S* mask;           // [N, 1, h, w]  or null
+};
+
+// The picture's value out of the texture's: plus the low-frequency layer, over the background.
+template <class T>
+GUISE_HD T uv_blend(T value, T mask, T background) {
+  return value * mask + background * (1 - mask);
+}
+
+}  // namespace guise

@@ -1,0 +1,239 @@
+"""SPADE modulation with gradients of its own, which keep less than those that autograd composes.
+
+Between the maps and the scale lies a hidden layer, much larger than the image. The backward pass
+keeps it in 16 bits; in float32 it computes it again. Park et al. 2019, "Semantic image synthesis
+with spatially-adaptive normalization", eq. 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from nets.ops.autocast import as_autocast, full_precision
+from nets.ops.conv3x3 import conv3x3, conv3x3_backward
+from nets.ops.modulate import modulate, modulate_backward
+
+PIXELS = 1 << 14  # of float32 images that are modulated at once on the CPU; of 16 bits, twice that
+
+
+class SpadeLayers(NamedTuple):
+    """3x3 convolutions with a ReLU between: maps -> hidden -> scale and shift."""
+
+    weight: Tensor  # [hidden, K, 3, 3]
+    bias: Tensor
+    scale: Tensor  # [C, hidden, 3, 3]
+    scale_bias: Tensor
+    shift: Tensor  # [channels of the shift, hidden, 3, 3]
+    shift_bias: Tensor
+
+
+def spade_modulate(x: Tensor, maps: Tensor, layers: SpadeLayers, slope: float) -> Tensor:
+    """leaky_relu(x (1 + scale) + shift), scale and shift computed from maps by `layers`.
+
+    x        [N, C, H, W], normalised
+    maps     [N, K or more, H, W]; channels beyond K are zeros
+    layers   with C channels of scale and C of shift
+    slope    of the leaky ReLU, above 0
+    returns  [N, C, H, W], differentiable once in x, maps and layers
+    """
+    return _apply(_Modulate, x, maps, layers, slope)
+
+
+def spade_modulate_conv1x1(x: Tensor, maps: Tensor, layers: SpadeLayers, weight: Tensor) -> Tensor:
+    """weight (x (1 + scale)) + shift: modulation, a 1x1 convolution within, no activation.
+
+    x, maps  as for `spade_modulate`
+    layers   with C channels of scale and O of shift
+    weight   [O, C, 1, 1]
+    returns  [N, O, H, W], differentiable once in all
+    """
+    return _apply(_ModulateConv, x, maps, layers, weight)
+
+
+def spade_modulate_reference(x: Tensor, maps: Tensor, layers: SpadeLayers, slope: float) -> Tensor:
+    """The definition of `spade_modulate`, in stock torch; maps of K channels."""
+    scale, shift = _scale_and_shift(maps, layers)
+    return F.leaky_relu(x * (1 + scale) + shift, slope)
+
+
+def spade_modulate_conv1x1_reference(
+    x: Tensor, maps: Tensor, layers: SpadeLayers, weight: Tensor
+) -> Tensor:
+    """The definition of `spade_modulate_conv1x1`, in stock torch; maps of K channels."""
+    scale, shift = _scale_and_shift(maps, layers)
+    return F.conv2d(x * (1 + scale), weight) + shift
+
+
+def _scale_and_shift(maps: Tensor, layers: SpadeLayers) -> tuple[Tensor, Tensor]:
+    hidden = F.relu(F.conv2d(maps, layers.weight, layers.bias, padding=1))
+    scale = F.conv2d(hidden, layers.scale, layers.scale_bias, padding=1)
+    return scale, F.conv2d(hidden, layers.shift, layers.shift_bias, padding=1)
+
+
+def _apply(
+    function: type[torch.autograd.Function],
+    x: Tensor,
+    maps: Tensor,
+    layers: SpadeLayers,
+    last: Tensor | float,
+) -> Tensor:
+    """The function in autocast's type; the first weight takes the zero channels of the maps."""
+    weight = layers.weight
+    if maps.shape[1] > weight.shape[1]:
+        weight = F.pad(weight, (0, 0, 0, 0, 0, maps.shape[1] - weight.shape[1]))
+    x, maps = as_autocast(x), as_autocast(maps)  # conv3x3 takes the weights as they are
+    last = as_autocast(last) if isinstance(last, Tensor) else last
+    with full_precision(x):
+        return function.apply(x, maps, weight, *layers[1:], last)
+
+
+def _hidden(maps: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    return F.relu_(conv3x3(maps, weight, bias).detach())
+
+
+def _kept(maps: Tensor, weight: Tensor, bias: Tensor) -> Tensor | None:
+    """The hidden layer of all images if it is small enough to be kept, that is, in 16 bits."""
+    return _hidden(maps, weight, bias) if maps.dtype.itemsize == 2 else None
+
+
+def _hidden_of(
+    rows: slice, kept: Tensor | None, maps: Tensor, weight: Tensor, bias: Tensor
+) -> Tensor:
+    """The hidden layer of some images, computed where it was not kept."""
+    return _hidden(maps[rows], weight, bias) if kept is None else kept[rows]
+
+
+class _Modulate(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        maps: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        to_scale: Tensor,
+        scale_bias: Tensor,
+        to_shift: Tensor,
+        shift_bias: Tensor,
+        slope: float,
+    ) -> Tensor:
+        last, last_bias = torch.cat([to_scale, to_shift]), torch.cat([scale_bias, shift_bias])
+        y, scale = torch.empty_like(x), torch.empty_like(x)
+        kept = _kept(maps, weight, bias)
+        for rows in _parts(x):
+            both = conv3x3(_hidden_of(rows, kept, maps, weight, bias), last, last_bias)
+            modulate(x[rows], both, slope, y[rows], scale[rows])
+        ctx.slope = slope
+        ctx.save_for_backward(x, maps, weight, bias, to_scale, to_shift, kept, scale, y)
+        return y
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, *layers, scale, y = ctx.saved_tensors
+        by_x = torch.empty_like(x)
+
+        def write(rows: slice, result: Tensor) -> None:
+            modulate_backward(
+                grad[rows], y[rows], x[rows], scale[rows], ctx.slope, by_x[rows], result
+            )
+
+        return by_x, *_layers_backward(write, x, *layers), None
+
+
+class _ModulateConv(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        maps: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        to_scale: Tensor,
+        scale_bias: Tensor,
+        to_shift: Tensor,
+        shift_bias: Tensor,
+        matrix: Tensor,
+    ) -> Tensor:
+        last, last_bias = torch.cat([to_scale, to_shift]), torch.cat([scale_bias, shift_bias])
+        c = x.shape[1]
+        y, scale = _empty(x, len(matrix)), torch.empty_like(x)
+        kept = _kept(maps, weight, bias)
+        for rows in _parts(x):
+            both = conv3x3(_hidden_of(rows, kept, maps, weight, bias), last, last_bias)
+            factor, shift = both[:, :c], both[:, c:]
+            scale[rows] = factor
+            y[rows] = F.conv2d(torch.addcmul(x[rows], x[rows], factor), matrix) + shift
+        ctx.save_for_backward(x, maps, weight, bias, to_scale, to_shift, kept, scale, matrix)
+        return y
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
+        x, *layers, scale, matrix = ctx.saved_tensors
+        by_x, by_matrix = torch.empty_like(x), torch.zeros_like(matrix, dtype=layers[1].dtype)
+
+        def write(rows: slice, result: Tensor) -> None:
+            c = x.shape[1]
+            g, by_part, _ = torch.ops.aten.convolution_backward(
+                grad[rows], torch.addcmul(x[rows], x[rows], scale[rows]), matrix, None,
+                (1, 1), (0, 0), (1, 1), False, (0, 0), 1, (True, True, False),
+            )  # fmt: skip
+            by_matrix.add_(by_part)
+            result[:, :c].copy_(g).mul_(x[rows])
+            result[:, c:] = grad[rows]
+            by_x[rows] = g.addcmul_(g, scale[rows])
+
+        return by_x, *_layers_backward(write, x, *layers), by_matrix.to(matrix.dtype)
+
+
+def _layers_backward(
+    write: Callable[[slice, Tensor], None],
+    x: Tensor,
+    maps: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    to_scale: Tensor,
+    to_shift: Tensor,
+    kept: Tensor | None,
+) -> list[Tensor]:
+    """Gradients of the maps and of all `SpadeLayers`.
+
+    write  puts the gradients of scale and shift, of some images, into a tensor
+    """
+    last = torch.cat([to_scale, to_shift])
+    c, by_maps, sums = x.shape[1], torch.empty_like(maps), None
+    for rows in _parts(x):
+        both = _empty(x[rows], len(last))
+        write(rows, both)
+        hidden = _hidden_of(rows, kept, maps, weight, bias)
+        by_hidden, *by_last = conv3x3_backward(both, hidden, last)
+        del both
+        torch.ops.aten.threshold_backward.grad_input(by_hidden, hidden, 0, grad_input=by_hidden)
+        del hidden
+        by_maps[rows], *by_first = conv3x3_backward(by_hidden, maps[rows], weight)
+        parts = [*by_first, *by_last]
+        sums = parts if sums is None else [a.add_(b) for a, b in zip(sums, parts, strict=True)]
+    *first, by_last, by_last_bias = sums
+    return [by_maps, *first, by_last[:c], by_last_bias[:c], by_last[c:], by_last_bias[c:]]
+
+
+def _parts(x: Tensor) -> list[slice]:
+    """Slices of the batch with at most PIXELS pixels each: they keep the hidden layer small."""
+    if x.device.type != "cpu":
+        return [slice(0, len(x))]
+    step = max(1, PIXELS * 4 // (x.dtype.itemsize * x.shape[2] * x.shape[3]))
+    return [slice(i, i + step) for i in range(0, len(x), step)]
+
+
+def _empty(x: Tensor, channels: int) -> Tensor:
+    """An empty image like x, channels_last, with so many channels."""
+    n, _, h, w = x.shape
+    return torch.empty(
+        (n, channels, h, w), dtype=x.dtype, device=x.device, memory_format=torch.channels_last
+    )

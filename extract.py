@@ -21,8 +21,8 @@ from nets.data.detectors import BACKENDS, MARGIN
 from nets.data.extraction.check import check
 from nets.data.extraction.clips import CLIP_CROPS, ClipOptions, extract_clips
 from nets.data.extraction.heads import HeadOptions, extract_heads
-from nets.data.extraction.look import look
 from nets.data.extraction.people import CROPS, IDENTITIES, PeopleOptions, extract_people
+from nets.data.extraction.sheet import look
 from nets.data.heads.videos import PHASES
 from nets.errors import UserError
 from nets.run import options

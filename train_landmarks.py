@@ -21,7 +21,7 @@ import torch
 
 from nets.errors import UserError
 from nets.landmarks import LandmarkModel, build, build_discriminator
-from nets.landmarks.data import Inputs, open_clips
+from nets.landmarks.data import LandmarkInputs, open_clips
 from nets.landmarks.losses import (
     discriminator_loss,
     generator_gan_loss,
@@ -71,7 +71,12 @@ def open_data(run: Run, args: options.Namespace) -> tuple[Any, Any]:
 
 @torch.no_grad()
 def validate(
-    run: Run, args: options.Namespace, net: LandmarkModel, features: Any, inputs: Inputs, data: Any
+    run: Run,
+    args: options.Namespace,
+    net: LandmarkModel,
+    features: Any,
+    inputs: LandmarkInputs,
+    data: Any,
 ) -> dict[str, float]:
     """Mean over the validation frames, each with the same jitter and the same partner every time.
     Empty when asked to stop.
@@ -96,7 +101,9 @@ def validate(
 
 
 @torch.no_grad()
-def final_picture(run: Run, args: options.Namespace, net: LandmarkModel, inputs: Inputs) -> None:
+def final_picture(
+    run: Run, args: options.Namespace, net: LandmarkModel, inputs: LandmarkInputs
+) -> None:
     """Frames to validate on with their landmarks, and what is made of them and their partners."""
     data = open_clips(args, "val", args.use_temporal)
     count = min(8, len(data))
@@ -111,7 +118,7 @@ def final_picture(run: Run, args: options.Namespace, net: LandmarkModel, inputs:
 
 def train(run: Run, args: options.Namespace, precision: Precision) -> None:
     data, test = open_data(run, args)
-    inputs = Inputs(args, data.joint_order)
+    inputs = LandmarkInputs(args, data.joint_order)
     torch.manual_seed(args.seed)  # the same weights on every rank, in every start of this run
     net = precision.place(build(args))
     critic = precision.place(build_discriminator(args)) if args.use_gan else None

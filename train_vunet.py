@@ -20,7 +20,6 @@ import torch
 from torch import Tensor
 
 from nets.errors import UserError
-from nets.layers import initialise_from_data
 from nets.pretrained import vgg
 from nets.published import find, read_checkpoint
 from nets.run import checkpoints, options
@@ -30,15 +29,16 @@ from nets.run.log import Window
 from nets.run.precision import Precision
 from nets.run.ranks import Ranks, closing, hold_gradients
 from nets.run.run import Run
-from nets.vunet import Output, VUNet, build, losses
-from nets.vunet.data import Inputs, open_people, signed
+from nets.vunet import VUNet, VUNetOutput, build, losses
+from nets.vunet.data import PersonInputs, open_people, signed
+from nets.vunet.infer import without_training
+from nets.vunet.layers import initialise_from_data
 from nets.vunet.options import kl_factor, learning_rate, parse, weights
 from nets.vunet.visuals import (
     final_picture,
     show,
     show_samples,
     show_transfer,
-    without_training,
 )
 
 
@@ -65,7 +65,7 @@ def perceptual_net(args: options.Namespace, run: Run, precision: Precision) -> v
 def loss_of(
     args: options.Namespace,
     net: vgg.VGG19 | None,
-    out: Output,
+    out: VUNetOutput,
     target: Tensor,
     mask: Tensor | None,
     step: int,
@@ -95,7 +95,9 @@ def loss_of(
 
 
 @torch.no_grad()
-def validate(run: Run, args: options.Namespace, net: VUNet, inputs: Inputs, data: Any) -> dict:
+def validate(
+    run: Run, args: options.Namespace, net: VUNet, inputs: PersonInputs, data: Any
+) -> dict:
     """Means over the test split: no noise, no dropout, fixed order. Empty when asked to stop."""
     sums = torch.zeros(3, dtype=torch.float64)
     batches = in_order(
@@ -115,7 +117,7 @@ def validate(run: Run, args: options.Namespace, net: VUNet, inputs: Inputs, data
     return {"L1_valid": l1 / count, kl_name: kl / count}
 
 
-def prepare(run: Run, args: options.Namespace, net: VUNet, inputs: Inputs, data: Any) -> None:
+def prepare(run: Run, args: options.Namespace, net: VUNet, inputs: PersonInputs, data: Any) -> None:
     """Data-dependent initialisation from `init_batches` batches of every rank."""
     count = args.init_batches * args.batch_size
     settings = {"workers": args.workers, "on_bad_sample": args.on_bad_sample, "report": run.print}
@@ -133,7 +135,7 @@ def prepare(run: Run, args: options.Namespace, net: VUNet, inputs: Inputs, data:
 def train(run: Run, args: options.Namespace, precision: Precision) -> None:
     data = open_people(args, "train")
     test = open_people(args, "test", args.test_images)
-    inputs = Inputs(args, data.joint_order)
+    inputs = PersonInputs(args, data.joint_order)
     torch.manual_seed(args.seed)  # the same weights on every rank, in every start of this run
     net = precision.place(build(args))
     optimizer = torch.optim.Adam(net.parameters(), args.lr, tuple(args.betas), fused=True)

@@ -29,7 +29,7 @@ from nets.data.io.images import write_picture
 from nets.data.people.index import IndexDataset, write_index
 from nets.run.loader import loader
 from nets.run.ranks import Ranks
-from nets.vunet.data import Inputs
+from nets.vunet.data import PersonInputs
 from nets.worlds.people.world import PeopleWorld
 
 SIZE, BATCH = 128, 16
@@ -67,7 +67,9 @@ def agree(dataset: IndexDataset, count: int) -> None:
             raise AssertionError(f"picture {index} is off by {error:g} levels on average")
 
 
-def rate(dataset: Any, workers: int, ranks: Ranks, inputs: Inputs | None, batches: int) -> float:
+def rate(
+    dataset: Any, workers: int, ranks: Ranks, inputs: PersonInputs | None, batches: int
+) -> float:
     """Images a second, from the second pass on."""
     source = loader(dataset, BATCH, ranks, workers=workers)
     rates, step = [], 0
@@ -101,7 +103,7 @@ def main() -> None:
         files = IndexDataset(write_files(Path(folder), count), "train", SIZE)
         agree(files, count)
         for name, dataset in (("JPEG files", files), ("demo world", PeopleWorld("train", SIZE))):
-            inputs = Inputs(OPTIONS, dataset.joint_order)
+            inputs = PersonInputs(OPTIONS, dataset.joint_order)
             for workers in (0, 1, 2):
                 plain = rate(dataset, workers, ranks, None, batches)
                 whole = rate(dataset, workers, ranks, inputs, batches)

@@ -4,12 +4,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from nets.layers import (
-    Conv,
+from nets.layers import depth_to_space
+from nets.vunet.layers import (
     Down,
-    Residual,
+    NormConv2d,
+    ResidualBlock,
     Up,
-    depth_to_space,
     fold,
     initialise_from_data,
     space_to_depth,
@@ -37,7 +37,7 @@ def test_depth_to_space_inverts_it_in_both_layouts(shape):
 
 
 def test_weight_normalised_convolution_is_its_formula():
-    conv = Conv(3, 5, norm="weight")
+    conv = NormConv2d(3, 5, norm="weight")
     with torch.no_grad():
         conv.gain.uniform_(0.5, 2)
         conv.bias.normal_()
@@ -51,7 +51,7 @@ def test_weight_normalised_convolution_is_its_formula():
 @pytest.mark.parametrize("kernel", [1, 3])
 def test_normalised_weights_and_their_gradients_lie_as_the_parameter_does(form, kernel):
     torch.manual_seed(0)
-    conv = Conv(6, 5, kernel, norm="weight").to(memory_format=form)
+    conv = NormConv2d(6, 5, kernel, norm="weight").to(memory_format=form)
     with torch.no_grad():
         conv.gain.uniform_(0.5, 2)
     weight, _ = conv.effective()
@@ -69,7 +69,7 @@ def test_normalised_weights_and_their_gradients_lie_as_the_parameter_does(form, 
 
 
 def test_affine_weight_norm_is_its_formula_and_starts_as_the_plain_convolution():
-    conv = Conv(3, 5, norm="weight_affine")
+    conv = NormConv2d(3, 5, norm="weight_affine")
     x = torch.randn(2, 3, 6, 6)
     torch.testing.assert_close(conv(x), F.conv2d(x, conv.weight, conv.bias, padding=1))
     with torch.no_grad():
@@ -92,7 +92,7 @@ def test_same_padding_of_a_downsampling_is_behind():
 
 @pytest.mark.parametrize("activation", [True, False])
 def test_residual_with_skip_is_its_formula(activation):
-    block = Residual(3, 5, "weight", skip_activation=activation)
+    block = ResidualBlock(3, 5, "weight", skip_activation=activation)
     h, skip = torch.randn(2, 3, 4, 4), torch.randn(2, 5, 4, 4)
     pre = block.pre(F.elu(skip) if activation else skip)
     expected = h + block.conv(F.elu(torch.cat([h, pre], dim=1)))
@@ -101,7 +101,7 @@ def test_residual_with_skip_is_its_formula(activation):
 
 def test_dropout_only_while_training():
     torch.manual_seed(0)
-    block, h = Residual(4, dropout=0.5), torch.randn(1, 4, 4, 4)
+    block, h = ResidualBlock(4, dropout=0.5), torch.randn(1, 4, 4, 4)
     assert not torch.equal(block(h), block(h))
     block.eval()
     assert torch.equal(block(h), block(h))
@@ -110,7 +110,7 @@ def test_dropout_only_while_training():
 @pytest.mark.parametrize("norm", ["weight", "weight_affine"])
 def test_folding_keeps_the_function(norm):
     torch.manual_seed(0)
-    net = torch.nn.Sequential(Conv(3, 8, norm=norm), Down(8, 8, norm, "same"), Up(8, 4, norm))
+    net = torch.nn.Sequential(NormConv2d(3, 8, norm=norm), Down(8, 8, norm, "same"), Up(8, 4, norm))
     x = torch.randn(2, 3, 8, 8)
     before = net(x)
     fold(net)
@@ -122,13 +122,13 @@ def test_folding_keeps_the_function(norm):
 def test_initialisation_from_data_gives_every_layer_mean_zero_variance_one():
     torch.manual_seed(0)
     net = torch.nn.Sequential(
-        Conv(3, 8, norm="weight"), Up(8, 4, "weight"), Residual(4, 0, "weight")
+        NormConv2d(3, 8, norm="weight"), Up(8, 4, "weight"), ResidualBlock(4, 0, "weight")
     )
     directions = [p.clone() for n, p in net.named_parameters() if n.endswith("weight")]
     x = torch.randn(8, 3, 16, 16) * 3 + 1
     initialise_from_data(net, lambda: net(x))
     for module in net.modules():
-        if isinstance(module, Conv):
+        if isinstance(module, NormConv2d):
             module.register_forward_hook(lambda m, x, y: seen.append(y - sum(x[1:])))
     seen = []
     net(x)
@@ -144,10 +144,10 @@ def test_initialisation_from_data_gives_every_layer_mean_zero_variance_one():
 def test_initialisation_from_data_averages_over_ranks():
     x = torch.randn(8, 3, 8, 8)
     halves, moments = x.chunk(2), []
-    whole, split = Conv(3, 4, norm="weight"), Conv(3, 4, norm="weight")
+    whole, split = NormConv2d(3, 4, norm="weight"), NormConv2d(3, 4, norm="weight")
     split.load_state_dict(whole.state_dict())
     initialise_from_data(whole, lambda: whole(x))
-    other = Conv(3, 4, norm="weight")
+    other = NormConv2d(3, 4, norm="weight")
     other.load_state_dict(split.state_dict())
     initialise_from_data(other, lambda: other(halves[1]), lambda m: moments.append(m) or m)
     initialise_from_data(split, lambda: split(halves[0]), lambda m: (m + moments[0]) / 2)
@@ -159,4 +159,4 @@ def test_unknown_norm_is_refused():
     with pytest.raises(
         ValueError, match="norm must be one of none, weight, weight_affine, got 'x'"
     ):
-        Conv(1, 1, norm="x")
+        NormConv2d(1, 1, norm="x")

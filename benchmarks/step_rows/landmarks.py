@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nets.landmarks import LandmarkModel, fold
-from nets.landmarks.unet import UNet
+from nets.landmarks.network.unet import UNet
 from nets.run.precision import Precision
 
 

@@ -16,9 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nets.layers import Conv, Residual, fold
 from nets.run.precision import Precision
 from nets.vunet import Noise, VUNet
+from nets.vunet.layers import NormConv2d, ResidualBlock, fold
 
 BATCH = 2
 
@@ -49,8 +49,8 @@ ROWS = [
 ]
 
 
-def published_convolution(self: Conv, x: Tensor, added: Tensor | None = None) -> Tensor:
-    """`Conv.forward` one operation after another."""
+def published_convolution(self: NormConv2d, x: Tensor, added: Tensor | None = None) -> Tensor:
+    """`NormConv2d.forward` one operation after another."""
     if self.norm == "weight_affine":
         v = torch._weight_norm(self.weight, self.gain.view(-1, 1, 1, 1), 0)
         y = F.conv2d(x, v, self.bias, self.stride, self.padding)
@@ -60,8 +60,8 @@ def published_convolution(self: Conv, x: Tensor, added: Tensor | None = None) ->
     return y if added is None else added + y
 
 
-def published_block(self: Residual, h: Tensor, skip: Tensor | None = None) -> Tensor:
-    """`Residual.forward` likewise."""
+def published_block(self: ResidualBlock, h: Tensor, skip: Tensor | None = None) -> Tensor:
+    """`ResidualBlock.forward` likewise."""
     r = h if self.pre is None else torch.cat([h, self.pre(skip)], dim=1)
     return self.conv(F.elu(r), h)
 
@@ -82,9 +82,9 @@ def published_noise(net: VUNet, n: int) -> Noise:
 def as_published(net: VUNet) -> VUNet:
     """The network with every convolution and block computed the published way."""
     for module in net.modules():
-        if isinstance(module, Conv):
+        if isinstance(module, NormConv2d):
             module.forward = types.MethodType(published_convolution, module)
-        if isinstance(module, Residual):
+        if isinstance(module, ResidualBlock):
             module.forward = types.MethodType(published_block, module)
     return net
 

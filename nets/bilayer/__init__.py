@@ -3,15 +3,15 @@
 from nets.spectral import fold
 
 from .defaults import DEFAULTS, NETWORKS
-from .network import Avatar, Bilayer, Driver, Frames, Graph, build, standing_statistics
+from .network import Avatar, AvatarFrames, Bilayer, Driver, Graph, build, standing_statistics
 
 __all__ = [
     "DEFAULTS",
     "NETWORKS",
     "Avatar",
+    "AvatarFrames",
     "Bilayer",
     "Driver",
-    "Frames",
     "Graph",
     "build",
     "fold",

@@ -14,7 +14,7 @@ from nets import metrics
 from nets.bilayer import fold
 from nets.bilayer.data import open_avatars, prepare
 from nets.bilayer.metrics import Metrics
-from nets.bilayer.network.avatar import Avatar, create_avatar, drive, enhance
+from nets.bilayer.network.model import Avatar, create_avatar, drive, enhance
 from nets.bilayer.objective import point_finder, weights_folders
 from nets.bilayer.warm_start import Loaded, load_model
 from nets.data.heads.faces import pose_points

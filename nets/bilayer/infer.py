@@ -17,14 +17,13 @@ from torch import Tensor
 
 from nets.bilayer import fold, published_modes, visuals
 from nets.bilayer.data import open_avatars, prepare
-from nets.bilayer.network.avatar import Avatar, create_avatar, enhance
 from nets.bilayer.network.driver import Driver
-from nets.bilayer.sources import Faces, Seen, keypoints_of_frames
+from nets.bilayer.network.model import Avatar, create_avatar, enhance
+from nets.bilayer.sources import Faces, SeenFace, keypoints_of_frames
 from nets.bilayer.visuals import enhancing, full_pass, write_layers
 from nets.bilayer.warm_start import Loaded, load_model
 from nets.data.heads.faces import paste_square, read_mask
-from nets.data.heads.videos import Frame as AvatarFrame
-from nets.data.heads.videos import sample_of
+from nets.data.heads.videos import HeadFrame, sample_of
 from nets.data.io.frames import Finder, Frame, Frames, pair_name
 from nets.data.io.images import list_pictures, read_picture, write_picture
 from nets.data.io.video import is_video
@@ -96,7 +95,7 @@ def infer(args: options.Namespace, content: dict[str, Any], path: Path, ranks: R
         drive_pictures(args, model, sources, faces, points, render)
 
 
-def source_frames(args: options.Namespace, faces: Faces) -> list[AvatarFrame]:
+def source_frames(args: options.Namespace, faces: Faces) -> list[HeadFrame]:
     """The frames of the pictures of -s, all of one person."""
     files = list_pictures("-s", args.source)
     for name in ("source_keypoints", "source_masks"):
@@ -165,7 +164,7 @@ def driving_points(
 def drive_video(
     args: options.Namespace,
     video: Path,
-    source: AvatarFrame,
+    source: HeadFrame,
     faces: Faces,
     points: Tensor | None,
     render: Callable[[Tensor], Tensor],
@@ -194,11 +193,11 @@ def drive_video(
     print(f"written: {out}, {count} frames" + (f"; {beside}" if args.concat else ""))
 
 
-def poses_of(seen: list[Seen]) -> Tensor:
+def poses_of(seen: list[SeenFace]) -> Tensor:
     return torch.stack([one.pose for one in seen])
 
 
-def pasted(args: options.Namespace, seen: Seen, made: Tensor) -> Tensor:
+def pasted(args: options.Namespace, seen: SeenFace, made: Tensor) -> Tensor:
     """What was made, with --paste in the driving picture's place of the face."""
     return paste_square(seen.whole, made, seen.box) if args.paste else made
 
@@ -206,7 +205,7 @@ def pasted(args: options.Namespace, seen: Seen, made: Tensor) -> Tensor:
 def drive_pictures(
     args: options.Namespace,
     model: Loaded,
-    sources: list[AvatarFrame],
+    sources: list[HeadFrame],
     faces: Faces,
     points: Tensor | None,
     render: Callable[[Tensor], Tensor],
@@ -233,7 +232,7 @@ def drive_pictures(
         print(f"written: {out}, {len(made)} frames")
         return
     if args.grid:
-        targets = [AvatarFrame(faces.cut(one.whole, one.box), one.pose, None) for one in seen]
+        targets = [HeadFrame(faces.cut(one.whole, one.box), one.pose, None) for one in seen]
         data = full_pass(args, model, sample_of(sources, targets, 0))
         write_layers(out.with_name(f"{out.stem}_layers.png"), data, model)
     if args.paste:

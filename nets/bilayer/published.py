@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from nets.bilayer import DEFAULTS, NETWORKS, Bilayer
 from nets.bilayer.defaults import words
 from nets.bilayer.network import build
-from nets.bilayer.network.embedders import frequencies
+from nets.bilayer.network.encoders import frequencies
 from nets.bilayer.network.generators import identity_grid
 from nets.bilayer.network.layers import PixelBias
 from nets.errors import UserError

@@ -21,7 +21,7 @@ from nets.bilayer.experiment import epochs, network_file
 from nets.bilayer.sources import Faces, keypoints_of_frames
 from nets.bilayer.visuals import full_pass
 from nets.bilayer.warm_start import Loaded
-from nets.data.heads.videos import Frame, read_frame, sample_of
+from nets.data.heads.videos import HeadFrame, read_frame, sample_of
 from nets.data.io.images import read_picture, write_picture
 from nets.data.io.video import open_video
 from nets.errors import BadSample, UserError
@@ -118,7 +118,7 @@ def published_modes(args: options.Namespace, model: Loaded) -> None:
     print(f"written: {folder}/: {', '.join(shown)}")
 
 
-def stored_frame(args: options.Namespace, model: Loaded, role: str) -> Frame:
+def stored_frame(args: options.Namespace, model: Loaded, role: str) -> HeadFrame:
     """A frame of a dataset folder, by its path below imgs/."""
     name = needed(args, f"{role}_relative_path")
     phase, _, rest = name.strip("/").partition("/")

@@ -22,11 +22,11 @@ from nets.data.heads.faces import (
     read_keypoints,
     resize_square,
 )
-from nets.data.heads.videos import Frame
+from nets.data.heads.videos import HeadFrame
 from nets.errors import BadSample, UserError
 
 
-class Seen(NamedTuple):
+class SeenFace(NamedTuple):
     """A face in a picture: the whole picture, where it is cut out (None: nowhere), its pose."""
 
     whole: Tensor
@@ -64,7 +64,7 @@ class Faces:
 
         return points
 
-    def look(self, picture: Tensor, name: str, points: Tensor) -> Seen:
+    def look(self, picture: Tensor, name: str, points: Tensor) -> SeenFace:
         """Pose and place of a face with points (68, 2) in pixels of a picture (3, H, W)."""
         height, width = picture.shape[1:]
         if self.crop:
@@ -72,10 +72,10 @@ class Faces:
                 box = face_crop_box(points)
             except ValueError as error:
                 raise UserError(f"{name}: {str(error).partition(': ')[2]}") from error
-            return Seen(picture, box, normalised_pose(points_in_crop(points, box, 1), 1))
+            return SeenFace(picture, box, normalised_pose(points_in_crop(points, box, 1), 1))
         if height != width:
             raise UserError(f"{name}: must be square without cropping, is {width} x {height}")
-        return Seen(picture, None, normalised_pose(points, width))
+        return SeenFace(picture, None, normalised_pose(points, width))
 
     def cut(self, picture: Tensor, box: FaceBox | None) -> Tensor:
         """The picture, or mask, as the networks see it: uint8 (C, S, S)."""
@@ -85,8 +85,8 @@ class Faces:
 
     def frame(
         self, picture: Tensor, name: str, points: Tensor | None = None, mask: Tensor | None = None
-    ) -> Frame:
-        """What the networks see of a source picture (3, H, W) uint8: `Frame`.
+    ) -> HeadFrame:
+        """What the networks see of a source picture (3, H, W) uint8: `HeadFrame`.
 
         points  (68, 2) pixels of it; None: found by the detector
         mask    (1, H, W) uint8 of it; None: the detector's, or where that cannot be had the hull
@@ -106,7 +106,7 @@ class Faces:
             mask = self.cut(mask, seen.box)
         elif self.masks:
             mask = self._mask(cut, seen.pose, given, name)
-        return Frame(cut, seen.pose, mask)
+        return HeadFrame(cut, seen.pose, mask)
 
     def _mask(self, picture: Tensor, pose: Tensor, given: bool, name: str) -> Tensor:
         try:

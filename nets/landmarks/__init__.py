@@ -1,6 +1,5 @@
 """Unsupervised landmarks: the networks and their losses."""
 
-from nets.landmarks.discriminator import Discriminator, build_discriminator
 from nets.landmarks.losses import (
     discriminator_loss,
     frozen,
@@ -8,15 +7,16 @@ from nets.landmarks.losses import (
     generator_gan_loss,
     perceptual_loss,
 )
-from nets.landmarks.network import Appearance, LandmarkModel, Landmarks, Output, build
+from nets.landmarks.network import Appearance, LandmarkModel, LandmarkOutput, Landmarks, build
+from nets.landmarks.network.discriminator import MultiscaleDiscriminator, build_discriminator
 from nets.spectral import fold
 
 __all__ = [
     "Appearance",
-    "Discriminator",
     "LandmarkModel",
+    "LandmarkOutput",
     "Landmarks",
-    "Output",
+    "MultiscaleDiscriminator",
     "build",
     "build_discriminator",
     "discriminator_loss",

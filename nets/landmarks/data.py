@@ -77,7 +77,7 @@ class Pictures(NamedTuple):
     )  # (N, J, 2) pixels of the target where they are known; nothing learns them
 
 
-class Inputs:
+class LandmarkInputs:
     """Batches of uint8 frames as pose, appearance and target, on their device.
 
     options  a run's options; everything is drawn from their seed and each sample's `draw`

@@ -20,7 +20,7 @@ from nets.data.io.video import is_video
 from nets.data.io.video_writer import FORMATS, VideoWriter
 from nets.errors import UserError
 from nets.landmarks import LandmarkModel
-from nets.landmarks.data import Every, Inputs, open_clips
+from nets.landmarks.data import Every, LandmarkInputs, open_clips
 from nets.landmarks.visuals import dotted, final_rows
 from nets.landmarks.warm_start import load_network
 from nets.layers import signed
@@ -74,7 +74,7 @@ def demo(
     temporal = trained["use_temporal"]
     data = Every(open_clips(trained, "val", temporal), 8)
     (batch,) = in_order(data, 8, ranks)
-    pictures = Inputs(trained, data.joint_order)(batch, temporal, not temporal)
+    pictures = LandmarkInputs(trained, data.joint_order)(batch, temporal, not temporal)
     rows = final_rows(pictures, net(pictures.pose, pictures.appearance))
     # The appearance of each in the pose of the next.
     swapped = net(pictures.pose.roll(-1, 0), pictures.appearance)

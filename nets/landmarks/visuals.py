@@ -7,7 +7,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from nets.landmarks import Output
+from nets.landmarks import LandmarkOutput
 from nets.landmarks.data import Pictures
 from nets.run.images import to_uint8
 
@@ -72,7 +72,7 @@ def grey(mask: Tensor) -> Tensor:
     return (mask.float() * 2 - 1).expand(3, -1, -1)
 
 
-def sheets(pictures: Pictures, out: Output) -> dict[str, Tensor]:
+def sheets(pictures: Pictures, out: LandmarkOutput) -> dict[str, Tensor]:
     """Rows of pictures by name, of the first sample of a batch, (n, 3, h, w) uint8 each: target and
     reconstruction, with masks background and foreground beside them; both masks; both inputs;
     the heatmaps. Numbers say where the landmarks are.
@@ -96,7 +96,7 @@ def sheets(pictures: Pictures, out: Output) -> dict[str, Tensor]:
     return {name: torch.stack([cell.cpu() for cell in row]) for name, row in result.items()}
 
 
-def final_rows(pictures: Pictures, out: Output) -> dict[str, list[Tensor]]:
+def final_rows(pictures: Pictures, out: LandmarkOutput) -> dict[str, list[Tensor]]:
     """Rows of a grid of the batch: what goes in, with dots for landmarks, and what comes out."""
     count = len(pictures.target)
     rows = {

@@ -81,7 +81,7 @@ def write_pictures_index(
     write_index(folder / "index.p", list(joint_order), names, joints, [False] * len(names))
 
 
-class Inputs:
+class PersonInputs:
     """Turns batches of uint8 pictures (N, 3, S, S) and joints (N, J, 2), in pixels of those
     pictures, into what the network takes, on their device.
 

@@ -18,7 +18,7 @@ from nets.run.options import NonNegativeInt
 from nets.run.precision import Precision
 from nets.run.ranks import Ranks
 from nets.vunet import VUNet
-from nets.vunet.data import Inputs, open_people
+from nets.vunet.data import PersonInputs, open_people
 from nets.vunet.warm_start import load_network
 from nets.worlds.people.world import SPLITS
 
@@ -45,7 +45,7 @@ def evaluate(args: options.Namespace, content: dict[str, Any], path: Path, ranks
     data = open_people({**trained, "pairing": "same"}, "test", args.images, world)
     if world and not hasattr(data, "transfer_truth"):
         raise UserError(f"--world_seed: of the demo world, this is {data.name}")
-    inputs = Inputs(trained, data.joint_order)
+    inputs = PersonInputs(trained, data.joint_order)
     print(f"{len(data)} test pictures of {data.name}, {trained['spatial_size']} px")
     report: dict[str, Any] = {"data": data.name, "images": len(data), "world_seed": world}
     report["protocol"] = {name: metrics.PROTOCOL[name] for name in SCORES}
@@ -60,7 +60,7 @@ def evaluate(args: options.Namespace, content: dict[str, Any], path: Path, ranks
     return report
 
 
-def reconstruction(net: VUNet, inputs: Inputs, source: Iterator[dict[str, Any]]) -> dict:
+def reconstruction(net: VUNet, inputs: PersonInputs, source: Iterator[dict[str, Any]]) -> dict:
     """Pictures from their own pose and their own posterior means: SSIM, PSNR, L1."""
     scores: dict[str, list[Tensor]] = {"ssim": [], "psnr": [], "l1": []}
     for batch in source:
@@ -81,7 +81,7 @@ def mean_picture(data: Any, ranks: Ranks) -> Tensor:
 
 
 def transfer_scores(
-    net: VUNet, inputs: Inputs, data: Any, source: Iterator[dict[str, Any]], mean: Tensor
+    net: VUNet, inputs: PersonInputs, data: Any, source: Iterator[dict[str, Any]], mean: Tensor
 ) -> dict:
     """Person i in the pose of person i + 1 of its batch, against the exact truth, on the person."""
     scores: dict[str, list[Tensor]] = {"transfer": [], "copy": [], "mean": [], "right": []}

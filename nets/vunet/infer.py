@@ -27,16 +27,18 @@ from nets.data.io.video_writer import FORMATS, VideoWriter
 from nets.data.people.joints import read_joints
 from nets.errors import UserError
 from nets.output import distinct, write_grid
+from nets.published import find, read_checkpoint
 from nets.run import options
 from nets.run.images import to_uint8
-from nets.run.loader import in_order, to_device
+from nets.run.loader import in_order, loader, to_device
 from nets.run.options import NonNegativeFloat, NonNegativeInt
 from nets.run.precision import Precision
 from nets.run.ranks import Ranks
+from nets.run.run import Run
 from nets.skeletons import JOINTS_17
 from nets.vunet import VUNet
-from nets.vunet.data import Inputs, open_people
-from nets.vunet.visuals import transfers
+from nets.vunet.data import PersonInputs, open_people, write_pictures, write_pictures_index
+from nets.vunet.visuals import show_samples, show_transfer, transfers
 from nets.vunet.warm_start import load_network
 
 
@@ -61,12 +63,12 @@ def infer(args: options.Namespace, content: dict[str, Any], path: Path, ranks: R
     precision = Precision(args.precision, ranks.device, args.channels_last)
     net, trained = load_network(content, path, precision)
     if args.source or args.driving:
-        inputs = Inputs(trained, JOINTS_17)
+        inputs = PersonInputs(trained, JOINTS_17)
         sources, drivings, videos = people(args, trained, inputs, ranks)
     else:
         print("no -s and no -d: pictures of the run's own test data")
         data = open_people(trained, "test", 8)
-        inputs = Inputs(trained, data.joint_order)
+        inputs = PersonInputs(trained, data.joint_order)
         sources, drivings = demo_people(data, ranks)
         videos = []
     appearances = [
@@ -115,8 +117,8 @@ def sample(net: VUNet, poses: Tensor, count: int, generator: torch.Generator) ->
 
 
 def people(
-    args: options.Namespace, trained: dict[str, Any], inputs: Inputs, ranks: Ranks
-) -> tuple[list[Seen], list[Seen], list[Path]]:
+    args: options.Namespace, trained: dict[str, Any], inputs: PersonInputs, ranks: Ranks
+) -> tuple[list[SeenPerson], list[SeenPerson], list[Path]]:
     """The sources, the driving pictures and the driving videos that the command line names."""
     if not args.driving:
         raise UserError("-d: a picture or video whose pose to take is needed")
@@ -153,21 +155,21 @@ def people(
     return sources, drivings, videos
 
 
-def on_device(seen: Seen, ranks: Ranks) -> Seen:
+def on_device(seen: SeenPerson, ranks: Ranks) -> SeenPerson:
     picture, joints = to_device([seen.picture, seen.joints], ranks.device)
     return seen._replace(picture=picture, joints=joints)
 
 
-def demo_people(data: Any, ranks: Ranks) -> tuple[list[Seen], list[Seen]]:
+def demo_people(data: Any, ranks: Ranks) -> tuple[list[SeenPerson], list[SeenPerson]]:
     """A person, and another one in another pose."""
     batch = next(iter(in_order(data, len(data), ranks)))
-    picture, joints = Inputs.source(batch)
-    source = Seen("source", picture[0], joints[0])
-    return [source], [Seen("driving", batch["target"][-1], batch["joints"][-1])]
+    picture, joints = PersonInputs.source(batch)
+    source = SeenPerson("source", picture[0], joints[0])
+    return [source], [SeenPerson("driving", batch["target"][-1], batch["joints"][-1])]
 
 
 def write_pasted(
-    args: options.Namespace, sources: list[Seen], drivings: list[Seen], made: Tensor
+    args: options.Namespace, sources: list[SeenPerson], drivings: list[SeenPerson], made: Tensor
 ) -> None:
     """The driving pictures with every source in the person's place: --out, or a folder of them."""
     out, single = Path(args.out), made.shape[0] * made.shape[1] == 1
@@ -183,7 +185,7 @@ def write_pasted(
 AT_ONCE = 8  # frames in one pass of the network
 
 
-class Seen(NamedTuple):
+class SeenPerson(NamedTuple):
     """A person as the network sees it, and where it was cut from."""
 
     name: str
@@ -193,23 +195,25 @@ class Seen(NamedTuple):
     box: FaceBox | None = None  # of the square in `whole`; None: all of it
 
 
-def given(file: Path, joints: str | None, trained: dict[str, Any]) -> Seen:
+def given(file: Path, joints: str | None, trained: dict[str, Any]) -> SeenPerson:
     """All of a picture as training saw it, and the joints that a file names, if there is one."""
     size = trained["spatial_size"]
     points = None if joints is None else read_joints(joints, file, picture_size(file))
     if trained["fit"] == "squash":
-        return Seen(file.stem, read_picture(file, size), None if points is None else points * size)
+        return SeenPerson(
+            file.stem, read_picture(file, size), None if points is None else points * size
+        )
     picture, (x, y, w, h) = read_letterboxed(file, size)
     if points is not None:
         points = points * torch.tensor([w, h]) + torch.tensor([x, y])
-    return Seen(file.stem, picture, points)
+    return SeenPerson(file.stem, picture, points)
 
 
-def cut_out(frame: Frame, person: Person, name: str, size: int) -> Seen:
+def cut_out(frame: Frame, person: Person, name: str, size: int) -> SeenPerson:
     """A person that was found, cut out as `extract.py people` does."""
     box = person_square(person.joints)
     picture = crop_square(frame.picture, box, size)
-    return Seen(name, picture, points_in_crop(person.joints, box, size), frame.picture, box)
+    return SeenPerson(name, picture, points_in_crop(person.joints, box, size), frame.picture, box)
 
 
 def detector(args: options.Namespace, option: str, file: Path) -> Detector:
@@ -225,7 +229,7 @@ def detector(args: options.Namespace, option: str, file: Path) -> Detector:
 
 def found(
     args: options.Namespace, find: Detector, files: list[Path], number: int, size: int
-) -> list[Seen]:
+) -> list[SeenPerson]:
     """The person of each picture, cut out; pictures without one as --on_missing says."""
     frames = (frame for file in files for frame in Frames(file))
     finder = Finder(Follow(find, number, videos=False), _called(number), args.on_missing)
@@ -241,7 +245,7 @@ def _called(number: int) -> str:
 def drive(
     args: options.Namespace,
     transfer: Callable[[Tensor], Tensor],
-    sources: list[Seen],
+    sources: list[SeenPerson],
     video: Path,
     find: Detector,
     size: int,
@@ -294,6 +298,41 @@ def _paths(args: options.Namespace, source: str, video: Path, many: int) -> list
     return paths if args.concat else paths[:1]
 
 
-def pasted(seen: Seen, made: Tensor) -> Tensor:
+def pasted(seen: SeenPerson, made: Tensor) -> Tensor:
     """The driving picture with what was made in the person's place."""
     return paste_square(seen.whole, to_uint8(made).cpu(), seen.box)
+
+
+@torch.no_grad()
+def without_training(run: Run, args: options.Namespace, precision: Precision) -> None:
+    """The modes test, transfer and add_reconstructions, with the options of the checkpoint."""
+    run.stop_listening()
+    path = find(args.checkpoint)
+    net, trained = load_network(read_checkpoint(path, "vunet"), path, precision)
+    if args.data_index or args.data_root:
+        given = {"data_index": args.data_index, "data_root": args.data_root}
+        trained |= {**given, "pairing": "same"}  # other data need not know identities
+    bad, workers = args.on_bad_sample, args.workers
+    if args.mode == "add_reconstructions":
+        data = open_people({**trained, "pairing": "same"}, "test")
+        inputs = PersonInputs(trained, data.joint_order)
+        with precision.autocast():
+            made = (
+                (batch, net(*inputs(batch), "transfer").image)
+                for batch in in_order(data, args.batch_size, run.ranks, workers, bad, run.print)
+            )
+            folder = run.folder / "reconstructions"
+            written = [w for of in run.ranks.gather(write_pictures(made, folder)) for w in of]
+        run.ranks.on_main(lambda: write_pictures_index(data.joint_order, written, folder))
+        run.print(f"{len(written)} reconstructions and their index: {folder}")
+        return
+    data = open_people(trained, "test")
+    inputs = PersonInputs(trained, data.joint_order)
+    count = min(args.batch_size, len(data))
+    batches = loader(data, count, run.ranks, seed=args.seed, on_bad_sample=bad, workers=workers)
+    pictures = show_transfer if args.mode == "transfer" else show_samples
+    for number in range(10):
+        batch = batches.batch(number)
+        with precision.autocast():
+            pictures(run, number, net, inputs, batch, alone=True)
+    run.print(f"pictures: {run.folder / 'images'}")

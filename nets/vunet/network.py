@@ -14,7 +14,7 @@ gradient and are not built here; of the image form 19,457,859 (256 px, tanh),
 19,510,860 (256 px, normalised), 17,358,915 and 17,406,540 (128 px), 4,367,660
 (128 px, normalised, widths 32 and 64).
 With weights of the published programs (`nets.vunet.published`) picture and means of both forms
-agree with tests/originals/published_vunet.py, which computes them from their description alone.
+agree with tests/published/published_vunet.py, which computes them from their description alone.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from nets.layers import Conv, Down, Residual, Up, depth_to_space, space_to_depth
+from nets.layers import depth_to_space
+from nets.vunet.layers import Down, NormConv2d, ResidualBlock, Up, space_to_depth
 
 
 class HiddenPrior(nn.Module):
@@ -42,9 +43,11 @@ class GroupPrior(nn.Module):
 
     def __init__(self, width: int, norm: str, dropout: float):
         super().__init__()
-        self.block = Residual(width, 0, norm, dropout)
-        self.means = nn.ModuleList(Conv(4 * width, width, norm=norm) for _ in range(4))
-        self.feedback = nn.ModuleList(Residual(4 * width, width, norm, dropout) for _ in range(3))
+        self.block = ResidualBlock(width, 0, norm, dropout)
+        self.means = nn.ModuleList(NormConv2d(4 * width, width, norm=norm) for _ in range(4))
+        self.feedback = nn.ModuleList(
+            ResidualBlock(4 * width, width, norm, dropout) for _ in range(3)
+        )
 
     def forward(self, h: Tensor, z: Tensor | None, noise: Tensor | None):
         t = space_to_depth(self.block(h))
@@ -72,10 +75,10 @@ class ReducedPrior(nn.Module):
         super().__init__()
         self.wiring = wiring
         self.blocks = nn.ModuleList(
-            Residual(width, width if i else 0, norm, dropout, skip_activation=False)
+            ResidualBlock(width, width if i else 0, norm, dropout, skip_activation=False)
             for i in range(4)
         )
-        self.reduce = Conv(4 * width, width, 1, norm=norm)
+        self.reduce = NormConv2d(4 * width, width, 1, norm=norm)
 
     def forward(self, h: Tensor, z: Tensor | None, noise: Tensor | None):
         t = self.reduce(space_to_depth(self.blocks[0](h)))
@@ -110,7 +113,7 @@ class Noise(NamedTuple):
         return Noise(*(tuple(t[chosen] for t in group) for group in self))
 
 
-class Output(NamedTuple):
+class VUNetOutput(NamedTuple):
     """image (N, 3, S, S); means, coarsest first (no posterior in mode sample)."""
 
     image: Tensor
@@ -123,9 +126,9 @@ class Encoder(nn.Module):
 
     def __init__(self, channels: int, widths: list[int], norm: str, padding: str, dropout: float):
         super().__init__()
-        self.enter = Conv(channels, widths[0], 1, norm=norm)
+        self.enter = NormConv2d(channels, widths[0], 1, norm=norm)
         self.blocks = nn.ModuleList(
-            nn.ModuleList(Residual(w, 0, norm, dropout) for _ in range(2)) for w in widths
+            nn.ModuleList(ResidualBlock(w, 0, norm, dropout) for _ in range(2)) for w in widths
         )
         self.downs = nn.ModuleList(Down(a, b, norm, padding) for a, b in pairwise(widths))
 
@@ -146,13 +149,13 @@ class Posterior(nn.Module):
     def __init__(self, widths: list[int], norm: str, dropout: float):
         super().__init__()
         top, fine = widths[-1], widths[-2]
-        self.enter = Conv(top, top, 1, norm=norm)
-        self.block = Residual(top, top, norm, dropout)
-        self.mean = Conv(top, top, norm=norm)
-        self.merge = Residual(top, 2 * top, norm, dropout)
+        self.enter = NormConv2d(top, top, 1, norm=norm)
+        self.block = ResidualBlock(top, top, norm, dropout)
+        self.mean = NormConv2d(top, top, norm=norm)
+        self.merge = ResidualBlock(top, 2 * top, norm, dropout)
         self.up = Up(top, fine, norm)
-        self.block_fine = Residual(fine, fine, norm, dropout)
-        self.mean_fine = Conv(fine, fine, norm=norm)
+        self.block_fine = ResidualBlock(fine, fine, norm, dropout)
+        self.mean_fine = NormConv2d(fine, fine, norm=norm)
 
     def forward(self, kept: list[Tensor], noise: tuple | None):
         h = self.block(self.enter(kept[-1]), kept[-1])
@@ -172,12 +175,12 @@ class ImagePosterior(nn.Module):
     def __init__(self, widths: list[int], norm: str, dropout: float):
         super().__init__()
         top, fine = widths[-1], widths[-2]
-        self.enter = Conv(top, top, 1, norm=norm)
-        self.block = Residual(top, top, norm, dropout, skip_activation=False)
-        self.merge_z = Conv(2 * top, top, 1, norm=norm)
-        self.merge = Residual(top, top, norm, dropout, skip_activation=False)
+        self.enter = NormConv2d(top, top, 1, norm=norm)
+        self.block = ResidualBlock(top, top, norm, dropout, skip_activation=False)
+        self.merge_z = NormConv2d(2 * top, top, 1, norm=norm)
+        self.merge = ResidualBlock(top, top, norm, dropout, skip_activation=False)
         self.up = Up(top, fine, norm)
-        self.block_fine = Residual(fine, fine, norm, dropout, skip_activation=False)
+        self.block_fine = ResidualBlock(fine, fine, norm, dropout, skip_activation=False)
 
     def forward(self, kept: list[Tensor], noise: tuple | None):
         mean = self.block(self.enter(kept[-1]), kept[-2])
@@ -202,15 +205,15 @@ class Decoder(nn.Module):
     ):
         super().__init__()
         down = widths[::-1]
-        self.enter = Conv(down[0], down[0], 1, norm=norm)
+        self.enter = NormConv2d(down[0], down[0], 1, norm=norm)
         self.blocks = nn.ModuleList(
-            nn.ModuleList(Residual(w, w, norm, dropout, skip_activation) for _ in range(2))
+            nn.ModuleList(ResidualBlock(w, w, norm, dropout, skip_activation) for _ in range(2))
             for w in down
         )
         self.ups = nn.ModuleList(Up(a, b, norm) for a, b in pairwise(down))
         self.priors = nn.ModuleList(priors)
-        self.merges = nn.ModuleList(Conv(2 * w, w, 1, norm=norm) for w in down[:LATENTS])
-        self.leave = Conv(down[-1], out_channels, out_kernel, norm=norm)
+        self.merges = nn.ModuleList(NormConv2d(2 * w, w, 1, norm=norm) for w in down[:LATENTS])
+        self.leave = NormConv2d(down[-1], out_channels, out_kernel, norm=norm)
 
     def forward(self, kept: list[Tensor], latents: tuple | None, noise: tuple | None):
         kept, means = kept[::-1], []
@@ -297,7 +300,7 @@ class VUNet(nn.Module):
         spatial_size: int = 256,  # S, side of picture, appearance and pose; a power of two >= 4
         width: int = 64,
         max_width: int = 128,
-        norm: str = "none",  # of the convolutions, see `Conv`
+        norm: str = "none",  # of the convolutions, see `NormConv2d`
         tanh: bool = True,  # the output is bounded to (-1, 1)
         dropout: float = 0.0,
         appearance_channels: int = 3,
@@ -365,7 +368,7 @@ class VUNet(nn.Module):
         appearance: Tensor | None = None,
         mode: str = "train",
         noise: Noise | None = None,
-    ) -> Output:
+    ) -> VUNetOutput:
         """One pass: the picture, the posterior's means and the prior's, each coarse and fine.
 
         Tensors in [-1, 1]; see `encode` and `decode` for their shapes.
@@ -380,14 +383,14 @@ class VUNet(nn.Module):
             raise ValueError(f"VUNet: mode must be one of {', '.join(MODES)}, got {mode!r}")
         if mode == "sample":
             image, prior = self.decode(pose, None, None if noise is None else noise.prior)
-            return Output(image, None, prior)
+            return VUNetOutput(image, None, prior)
         if appearance is None:
             raise ValueError(f"VUNet: mode {mode!r} needs an appearance")
         if mode == "train" and noise is None:
             noise = self.noise(len(pose), pose.device)
         means, latents = self.encode(appearance, None if noise is None else noise.posterior)
         image, prior = self.decode(pose, means if mode == "transfer" else latents)
-        return Output(image, means, prior)
+        return VUNetOutput(image, means, prior)
 
 
 def build(options: Mapping[str, Any]) -> VUNet:

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from nets.errors import UserError
-from nets.layers import Conv
 from nets.tensor_files import read_plain, require, size_of
 from nets.vunet import VUNet, build
+from nets.vunet.layers import NormConv2d
 
 # How the two programs prepare what their networks see; neither keeps it with the weights.
 COMMON = {
@@ -98,7 +98,7 @@ def _port(
         leaves = {"weight": "conv.weight_v", "bias": "conv.bias", "gain": "conv.weight_g",
                   "gamma": "gamma", "beta": "beta"}  # fmt: skip
 
-    def there(conv: Conv, leaf: str) -> tuple[list[int], Callable[[Tensor], Tensor]]:
+    def there(conv: NormConv2d, leaf: str) -> tuple[list[int], Callable[[Tensor], Tensor]]:
         own = getattr(conv, leaf).shape
         wide = {"gain": (-1, 1, 1, 1), "gamma": (1, -1, 1, 1), "beta": (1, -1, 1, 1)}.get(leaf)
         shape = [own[0] if n == -1 else n for n in wide] if wide else list(own)
@@ -141,7 +141,7 @@ def _tensorflow(path: Path, state: Mapping[str, Tensor], options: dict[str, Any]
         "out_channels": size_of(state, "dec_params/conv2d_0/V", 3),
     }
 
-    def there(conv: Conv, leaf: str) -> tuple[list[int], Callable[[Tensor], Tensor]]:
+    def there(conv: NormConv2d, leaf: str) -> tuple[list[int], Callable[[Tensor], Tensor]]:
         outputs, inputs, side, _ = conv.weight.shape
         if leaf != "weight":
             return [outputs], lambda tensor: tensor

@@ -8,15 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nets.published import find, read_checkpoint
-from nets.run import options
 from nets.run.images import labelled_grid, tile
-from nets.run.loader import in_order, loader
-from nets.run.precision import Precision
+from nets.run.loader import loader
 from nets.run.run import Run
-from nets.vunet.data import Inputs, open_people, signed, write_pictures, write_pictures_index
+from nets.vunet.data import PersonInputs, signed
 from nets.vunet.network import Noise, VUNet
-from nets.vunet.warm_start import load_network
 
 
 @torch.no_grad()
@@ -51,7 +47,7 @@ def transfers(
 
 @torch.no_grad()
 def reconstructions(
-    net: VUNet, inputs: Inputs, batch: Mapping[str, Any], noise: Noise
+    net: VUNet, inputs: PersonInputs, batch: Mapping[str, Any], noise: Noise
 ) -> dict[str, Tensor]:
     """x the targets, c the poses, sample the targets again from noisy latents, test_sample pictures
     drawn from the prior for the same poses; (N, 3, S, S) each.
@@ -66,7 +62,7 @@ def reconstructions(
 
 
 @torch.no_grad()
-def transfer_grid(net: VUNet, inputs: Inputs, batch: Mapping[str, Any]) -> Tensor:
+def transfer_grid(net: VUNet, inputs: PersonInputs, batch: Mapping[str, Any]) -> Tensor:
     """The cells of a batch's transfer grid, row by row: ((N + 1)^2, 3, S, S).
 
     First row: a neutral cell, then the N poses. Row i: source picture i, then it in every pose.
@@ -85,7 +81,7 @@ IMAGE_NAMES = {  # what the program of the image form calls what `reconstruction
 }  # fmt: skip
 
 
-def show(run: Run, step: int, net: VUNet, inputs: Inputs, batch: Any, prefix: str) -> None:
+def show(run: Run, step: int, net: VUNet, inputs: PersonInputs, batch: Any, prefix: str) -> None:
     """Reconstructions and samples of a batch, under the names of the form's published program."""
     noise = net.noise(len(batch["target"]), run.device, run.generator(step, "show"))
     made = reconstructions(net, inputs, batch, noise)
@@ -97,7 +93,7 @@ def show(run: Run, step: int, net: VUNet, inputs: Inputs, batch: Any, prefix: st
 
 
 def show_transfer(
-    run: Run, step: int, net: VUNet, inputs: Inputs, batch: Any, alone: bool = False
+    run: Run, step: int, net: VUNet, inputs: PersonInputs, batch: Any, alone: bool = False
 ) -> None:
     """The transfer grid of a batch; `alone`: of no training step, the file is transfer_<step>."""
     cells = tile(transfer_grid(net, inputs, batch), columns=len(batch["target"]) + 1)
@@ -105,7 +101,7 @@ def show_transfer(
 
 
 def show_samples(
-    run: Run, step: int, net: VUNet, inputs: Inputs, batch: Any, alone: bool = False
+    run: Run, step: int, net: VUNet, inputs: PersonInputs, batch: Any, alone: bool = False
 ) -> None:
     """Poses, and pictures drawn from the prior for them."""
     noise = net.noise(len(batch["target"]), run.device, run.generator(step, "show"))
@@ -120,7 +116,7 @@ def _called(name: str, step: int, alone: bool) -> tuple[str, int | None]:
 
 
 @torch.no_grad()
-def final_picture(run: Run, net: VUNet, inputs: Inputs, data: Any, bad: str) -> None:
+def final_picture(run: Run, net: VUNet, inputs: PersonInputs, data: Any, bad: str) -> None:
     """Four people in the poses of four others, and what a perfect transfer shows if it is known."""
     n = min(4, len(data))
     batch = loader(data, 2 * n, run.ranks, shuffle=False, on_bad_sample=bad).batch(0)
@@ -137,38 +133,3 @@ def final_picture(run: Run, net: VUNet, inputs: Inputs, data: Any, bad: str) -> 
             names.append("truth")
     path = run.image("final", run.step - 1, labelled_grid(rows, names))
     run.print(f"sources, poses, transfers: {path}")
-
-
-@torch.no_grad()
-def without_training(run: Run, args: options.Namespace, precision: Precision) -> None:
-    """The modes test, transfer and add_reconstructions, with the options of the checkpoint."""
-    run.stop_listening()
-    path = find(args.checkpoint)
-    net, trained = load_network(read_checkpoint(path, "vunet"), path, precision)
-    if args.data_index or args.data_root:
-        given = {"data_index": args.data_index, "data_root": args.data_root}
-        trained |= {**given, "pairing": "same"}  # other data need not know identities
-    bad, workers = args.on_bad_sample, args.workers
-    if args.mode == "add_reconstructions":
-        data = open_people({**trained, "pairing": "same"}, "test")
-        inputs = Inputs(trained, data.joint_order)
-        with precision.autocast():
-            made = (
-                (batch, net(*inputs(batch), "transfer").image)
-                for batch in in_order(data, args.batch_size, run.ranks, workers, bad, run.print)
-            )
-            folder = run.folder / "reconstructions"
-            written = [w for of in run.ranks.gather(write_pictures(made, folder)) for w in of]
-        run.ranks.on_main(lambda: write_pictures_index(data.joint_order, written, folder))
-        run.print(f"{len(written)} reconstructions and their index: {folder}")
-        return
-    data = open_people(trained, "test")
-    inputs = Inputs(trained, data.joint_order)
-    count = min(args.batch_size, len(data))
-    batches = loader(data, count, run.ranks, seed=args.seed, on_bad_sample=bad, workers=workers)
-    pictures = show_transfer if args.mode == "transfer" else show_samples
-    for number in range(10):
-        batch = batches.batch(number)
-        with precision.autocast():
-            pictures(run, number, net, inputs, batch, alone=True)
-    run.print(f"pictures: {run.folder / 'images'}")

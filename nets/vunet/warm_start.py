@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from nets.layers import fold
 from nets.run import checkpoints
 from nets.run.precision import Precision
 from nets.vunet import VUNet, build
+from nets.vunet.layers import fold
 
 
 def load_network(

@@ -5,14 +5,14 @@ import torch
 
 from nets.data.clips.augment import Warps, colour_jitter, flip_joints, jitter_draws
 from nets.data.clips.bbc_pose import JOINTS_7
-from nets.landmarks.data import Inputs
+from nets.landmarks.data import LandmarkInputs
 from nets.landmarks.losses import motion_loss, motion_mask_loss
 from nets.landmarks.options import parse
 
 
 def inputs(*arguments):
     args = parse("", ["--use_temporal", "--img_size", "32", "--seed", "5", *arguments])
-    return Inputs(args, JOINTS_7)
+    return LandmarkInputs(args, JOINTS_7)
 
 
 @pytest.fixture

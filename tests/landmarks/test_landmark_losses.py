@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from nets.landmarks import (
-    Discriminator,
+    MultiscaleDiscriminator,
     discriminator_loss,
     gan_loss,
     generator_gan_loss,
@@ -96,7 +96,7 @@ def test_scores_of_one_count_and_two_shapes():
 @pytest.mark.parametrize("lsgan", [True, False])
 def test_discriminator_gets_no_gradient_from_the_generators_loss(lsgan):
     torch.manual_seed(0)
-    net = Discriminator(width=4, layers=2)
+    net = MultiscaleDiscriminator(width=4, layers=2)
     fake, real = pictures()
     fake.requires_grad_()
     loss = generator_gan_loss(net, fake, lsgan)
@@ -115,7 +115,7 @@ def test_discriminator_gets_no_gradient_from_the_generators_loss(lsgan):
 
 
 def test_discriminator_stays_frozen_no_longer_than_a_failing_step():
-    net = Discriminator(width=4, layers=2)
+    net = MultiscaleDiscriminator(width=4, layers=2)
     with pytest.raises(RuntimeError):
         generator_gan_loss(net, torch.zeros(1, 5, 16, 16))
     assert all(p.requires_grad for p in net.parameters())

@@ -6,9 +6,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from nets.landmarks import Discriminator, LandmarkModel, Landmarks, build, build_discriminator
-from nets.landmarks.network import invertible, pool
-from nets.landmarks.spade import halve, project
+from nets.landmarks import (
+    LandmarkModel,
+    Landmarks,
+    MultiscaleDiscriminator,
+    build,
+    build_discriminator,
+)
+from nets.landmarks.network.generator import halve, project
+from nets.landmarks.network.model import invertible, pool
 from nets.spectral import Spectral, fold
 
 BBC = {
@@ -105,7 +111,7 @@ def test_discriminator_is_the_published_one():
 
 
 def test_discriminator_sees_the_picture_and_its_half():
-    net = Discriminator(width=4, layers=2)
+    net = MultiscaleDiscriminator(width=4, layers=2)
     x = pictures()[0]
     fine, coarse = net(x)
     torch.testing.assert_close(fine, net.layer1(x))

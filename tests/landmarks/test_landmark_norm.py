@@ -7,15 +7,15 @@ import torch
 import torch.nn.functional as F
 from torch.nn.utils import spectral_norm
 
-from nets.landmarks.spade import Generator, SpadeBlock
-from nets.landmarks.unet import UNet
+from nets.landmarks.network.generator import SpadeBlock, SpadeGenerator
+from nets.landmarks.network.unet import UNet
 from nets.spectral import Conv
 
 
 def test_generator_by_the_fast_convolution(monkeypatch):
     """Widths that the compiled kernel takes, against torch's convolutions; gradients too."""
     torch.manual_seed(0)
-    net = Generator(16, 16, 32, hidden=16).eval()
+    net = SpadeGenerator(16, 16, 32, hidden=16).eval()
     maps, vectors = torch.rand(2, 16, 32, 32), torch.randn(2, 16, 16)
     results = []
     for kernel in ("compiled", "reference"):

@@ -7,7 +7,7 @@ import torch
 
 from nets import published as originals
 from nets.errors import UserError
-from nets.landmarks import Discriminator, build
+from nets.landmarks import MultiscaleDiscriminator, build
 from nets.landmarks import published as landmarks
 from test_landmark_network import SMALL, pictures
 
@@ -126,7 +126,7 @@ def test_code_is_refused(tmp_path):
 
 
 def test_discriminator_sizes_are_read_off_the_weights(tmp_path):
-    net = Discriminator(width=6, layers=2, scales=3)
+    net = MultiscaleDiscriminator(width=6, layers=2, scales=3)
     torch.save(net.state_dict(), tmp_path / "checkpoint_D_6.ckpt")
     state, sizes = landmarks.read_discriminator(tmp_path / "checkpoint_D_6.ckpt")
     assert sizes == {"ndf": 6, "n_layers_D": 2, "num_D": 3}
@@ -147,7 +147,7 @@ def stepped(net):
 
 @pytest.mark.parametrize("old", [False, True], ids=["by place", "by address"])
 def test_training_goes_on_with_the_moments(tmp_path, old):
-    nets = [Discriminator(width=4, layers=2) for _ in range(2)]
+    nets = [MultiscaleDiscriminator(width=4, layers=2) for _ in range(2)]
     theirs = stepped(nets[0])
     state = theirs.state_dict()
     if old:  # torch 1.1 numbered parameters by address, and counted steps in a plain number
@@ -170,12 +170,15 @@ def test_training_goes_on_with_the_moments(tmp_path, old):
 
 
 def test_moments_of_another_network_are_refused(tmp_path):
-    theirs, ours = Discriminator(width=4, layers=2), Discriminator(width=5, layers=2)
+    theirs, ours = (
+        MultiscaleDiscriminator(width=4, layers=2),
+        MultiscaleDiscriminator(width=5, layers=2),
+    )
     torch.save(stepped(theirs).state_dict(), tmp_path / "x.ckpt")
     optimizer = torch.optim.Adam(ours.parameters())
     with pytest.raises(UserError, match=r"exp_avg of layer0.0.weight must be \[5, 3, 4, 4\], is"):
         landmarks.read_optimizer(tmp_path / "x.ckpt", optimizer, ours)
-    other = Discriminator(width=4, layers=3)
+    other = MultiscaleDiscriminator(width=4, layers=3)
     with pytest.raises(UserError, match="it has 16 parameters, the network 20"):
         landmarks.read_optimizer(tmp_path / "x.ckpt", torch.optim.Adam(other.parameters()), other)
     assert not optimizer.state

@@ -87,7 +87,7 @@ def test_a_stopped_run_goes_on_to_the_same_weights(tmp_path, monkeypatch):
 
 def test_the_discriminator_gets_no_gradient_from_the_networks_step(tmp_path, monkeypatch):
     """One step of both equals the steps written out, with the order of the published program."""
-    from nets.landmarks.data import Inputs, open_clips
+    from nets.landmarks.data import LandmarkInputs, open_clips
     from nets.landmarks.losses import discriminator_loss, gan_loss, perceptual_loss
     from nets.run.loader import loader
     from nets.run.ranks import Ranks
@@ -99,7 +99,7 @@ def test_the_discriminator_gets_no_gradient_from_the_networks_step(tmp_path, mon
     net, critic = build(args).train(), build_discriminator(args)
     data = open_clips(args, "train", True)
     batch = loader(data, args.batch_size, Ranks("cpu"), seed=0).batch(0)
-    pictures = Inputs(args, data.joint_order)(batch, True, False)
+    pictures = LandmarkInputs(args, data.joint_order)(batch, True, False)
     out = net(pictures.pose, pictures.appearance)
     made, real = out.reconstruction, pictures.target
     loss = perceptual_loss(made, real) + gan_loss(critic(made), True)

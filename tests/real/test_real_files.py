@@ -106,7 +106,7 @@ def test_a_person_in_poses_of_the_held_out_rest_of_a_clip(people, tmp_path):
     from nets.run import checkpoints
     from nets.run.images import to_uint8
     from nets.run.precision import Precision
-    from nets.vunet.data import Inputs
+    from nets.vunet.data import PersonInputs
     from nets.vunet.warm_start import load_network
 
     index = read_index(people / "index.p")
@@ -132,7 +132,7 @@ def test_a_person_in_poses_of_the_held_out_rest_of_a_clip(people, tmp_path):
     for i in range(len(rest)):
         mask = detector.mask(read_picture(rest.file(i), None))[None, None]
         masks.append(torch.nn.functional.interpolate(mask, (64, 64), mode="area")[0, 0] > 0.5)
-    inputs = Inputs(trained, seen.joint_order)
+    inputs = PersonInputs(trained, seen.joint_order)
     with torch.no_grad():
         poses = inputs.pose(torch.stack([driver["joints"] for driver in drivers]))
         look = inputs.appearance(clip[0]["target"][None], clip[0]["joints"][None])
@@ -198,8 +198,8 @@ def test_a_few_minutes_on_one_video_beat_copying_the_source(tmp_path):
     """An avatar trained on the first 12 seconds follows the held-out rest of the clip."""
     from nets.bilayer import fold
     from nets.bilayer.data import prepare
-    from nets.bilayer.network.avatar import create_avatar
     from nets.bilayer.network.driver import Driver
+    from nets.bilayer.network.model import create_avatar
     from nets.bilayer.warm_start import load_model
     from nets.run import checkpoints
     from nets.run.images import to_uint8

@@ -18,7 +18,7 @@ from nets.data.io.images import read_picture, write_picture
 from nets.data.io.video import open_video
 from nets.data.io.video_writer import VideoWriter
 from nets.skeletons import JOINTS_15, JOINTS_17, convert_joints
-from nets.vunet.data import Inputs
+from nets.vunet.data import PersonInputs
 from nets.vunet.infer import cut_out, given
 from nets.worlds.people.world import PeopleWorld
 
@@ -121,7 +121,7 @@ def test_ears_reach_the_figure_from_a_detector_and_from_a_file(tmp_path, way):
             seen = cut_out(frame, person, "me", 64)
         else:
             seen = given(tmp_path / "me.png", str(tmp_path / "me.json"), trained)
-        drawn.append(Inputs(trained, JOINTS_17).pose(seen.joints[None]))
+        drawn.append(PersonInputs(trained, JOINTS_17).pose(seen.joints[None]))
     more = (drawn[1] > drawn[0])[0]
     assert more[1].sum() > 5 and not more[[0, 2]].any()  # green: from the eyes to the ears
 

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from nets.layers import fold, initialise_from_data
 from nets.vunet import Noise, VUNet
+from nets.vunet.layers import fold, initialise_from_data
 from nets.vunet.losses import kl_unit_gaussians
 
 UNTRAINED = 1_230_848  # parameters of the published parts form that never receive a gradient

@@ -1,8 +1,7 @@
 """The networks of bilayer head avatars, one pass through them, avatars and how they are driven."""
 
-from .avatar import Avatar, Frames
 from .build import build
 from .driver import Driver, Graph
-from .model import Bilayer, standing_statistics
+from .model import Avatar, AvatarFrames, Bilayer, standing_statistics
 
-__all__ = ["Avatar", "Bilayer", "Driver", "Frames", "Graph", "build", "standing_statistics"]
+__all__ = ["Avatar", "AvatarFrames", "Bilayer", "Driver", "Graph", "build", "standing_statistics"]

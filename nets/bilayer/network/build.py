@@ -8,8 +8,7 @@ from typing import Any
 from torch import nn
 
 from nets.bilayer.defaults import DEFAULTS, NETWORKS, network_names, words
-from nets.bilayer.network.discriminator import Discriminator
-from nets.bilayer.network.embedders import IdentityEmbedder, KeypointsEmbedder
+from nets.bilayer.network.encoders import Discriminator, IdentityEmbedder, KeypointsEmbedder
 from nets.bilayer.network.enhancer import TextureEnhancer
 from nets.bilayer.network.generators import InferenceGenerator, TextureGenerator
 from nets.bilayer.network.layers import doublings

@@ -16,9 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nets.bilayer.network.avatar import Avatar
 from nets.bilayer.network.layers import SLOPE, AdaptiveNorm2d, Pair, Residual, Upsample
-from nets.bilayer.network.model import Bilayer
+from nets.bilayer.network.model import Avatar, Bilayer
 from nets.ops import uv_sample
 
 

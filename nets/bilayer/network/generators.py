@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nets.bilayer.network.embedders import EMBEDS
+from nets.bilayer.network.encoders import EMBEDS
 from nets.bilayer.network.layers import Chain, Pair, Residual, activation, doublings, norm2d
 from nets.spectral import Conv, Linear, Spectral
 

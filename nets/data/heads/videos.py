@@ -35,7 +35,7 @@ KINDS = {"imgs": ".jpg", "keypoints": ".npy", "segs": ".png"}
 _STEP = math.sqrt(5)  # of the paper's running number
 
 
-class Frame(NamedTuple):
+class HeadFrame(NamedTuple):
     """One frame as it is read: uint8 (3, S, S), float32 (136,) in [-1, 1], uint8 (1, S, S)."""
 
     picture: Tensor
@@ -61,7 +61,7 @@ def frame_path(root: str | Path, kind: str, phase: str, name: str) -> Path:
 
 def read_frame(
     root: str | Path, phase: str, name: str, size: int, keypoints: int = 68, masks: bool = True
-) -> Frame:
+) -> HeadFrame:
     """A frame of a dataset folder. Raises BadSample that names the file that is wrong."""
     file = frame_path(root, "imgs", phase, name)
     picture = read_picture(file, None)
@@ -79,7 +79,7 @@ def read_frame(
                 mask_file, f"is {w} x {h} pixels, its picture {file} is {width} x {height}"
             )
         mask = resize_square(mask, size)
-    return Frame(resize_square(picture, size), normalised_pose(points, width), mask)
+    return HeadFrame(resize_square(picture, size), normalised_pose(points, width), mask)
 
 
 def write_frame(
@@ -101,7 +101,7 @@ def write_frame(
 
 
 def sample_of(
-    sources: Sequence[Frame], targets: Sequence[Frame], index: int
+    sources: Sequence[HeadFrame], targets: Sequence[HeadFrame], index: int
 ) -> dict[str, Tensor | str]:
     """The dictionary that datasets give, from frames."""
     sample: dict[str, Any] = {}

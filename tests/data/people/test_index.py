@@ -14,7 +14,7 @@ from nets.data.io.images import write_picture
 from nets.data.people.index import IndexDataset, write_index
 from nets.errors import BadSample, UserError
 from nets.skeletons import JOINTS_15, JOINTS_17, OPENPOSE_18, stickman
-from nets.vunet.data import Inputs
+from nets.vunet.data import PersonInputs
 
 ROOT = Path(__file__).parents[3]
 N = 8
@@ -281,7 +281,9 @@ def test_a_figure_of_the_image_style_has_the_ears_that_the_index_has(tmp_path, i
     data = IndexDataset(saved(tmp_path, index), "train", 64)
     batch = {"joints": data[0, 0]["joints"][None]}
     options = {"spatial_size": 64, "box_factor": 0, "stickman": "image", "missing_part": 0.0}
-    drawn = Inputs(options | {"appearance": "picture"}, data.joint_order).pose(batch["joints"])
+    drawn = PersonInputs(options | {"appearance": "picture"}, data.joint_order).pose(
+        batch["joints"]
+    )
     points = torch.full((18, 2), torch.nan)
     for i, name in enumerate(OPENPOSE_18):
         if name in order:

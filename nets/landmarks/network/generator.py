@@ -97,7 +97,7 @@ def halve(maps: Tensor, times: int) -> Tensor:
     return F.interpolate(maps, scale_factor=0.5**times, mode="bilinear", align_corners=False)
 
 
-class Generator(nn.Module):
+class SpadeGenerator(nn.Module):
     """Landmark maps (N, K, S, S) and vectors (N, K, C) -> picture (N, 3, S, S), unbounded.
 
     S is a multiple of 16. `width` is that of the finest scale but one.

@@ -5,7 +5,7 @@ Background from Images and Videos, arXiv 2001.09518.
 
 Checked against the published numbers: 20,589,881 parameters with 30 landmarks and the BBC widths,
 31,636,957 with masks, 31,587,613 with masks at low resolution, and the counts of every part; names,
-order and shapes of the state dict. Whole passes agree with tests/originals/published_landmarks.py,
+order and shapes of the state dict. Whole passes agree with tests/published/published_landmarks.py,
 which computes them from their description alone.
 """
 
@@ -18,8 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nets.landmarks.spade import HIDDEN, Generator
-from nets.landmarks.unet import UNet
+from nets.landmarks.network.generator import HIDDEN, SpadeGenerator
+from nets.landmarks.network.unet import UNet
 from nets.ops import gaussian_heatmaps, heatmap_moments
 from nets.ops.autocast import full_precision
 from nets.spectral import Spectral, settle
@@ -47,7 +47,7 @@ class Appearance(NamedTuple):
     colours: tuple[Tensor, Tensor] | None  # mean and spread, (N, 3, 1, 1); None: not restored
 
 
-class Output(NamedTuple):
+class LandmarkOutput(NamedTuple):
     """Everything that one pass gives; pictures are float in about [-1, 1], unbounded."""
 
     reconstruction: Tensor  # (N, 3, S, S)
@@ -112,7 +112,7 @@ class LandmarkModel(nn.Module):
         self.appearance_encoder = UNet(
             landmarks + 4 * shape_width, [*of(64), vector], 1, appearance_width
         )
-        self.image_decoder = Generator(landmarks, vector, generator_width, *of(HIDDEN))
+        self.image_decoder = SpadeGenerator(landmarks, vector, generator_width, *of(HIDDEN))
         self.masks = masks
         if masks:
             self.bg_net = UNet(3, [*of(32, 64, 128), 3], 3, *of(32))
@@ -141,7 +141,7 @@ class LandmarkModel(nn.Module):
         """What pictures look like: computed once, it dresses any number of poses with `render`."""
         return self._look(image, *self._find(image))
 
-    def render(self, pose: Landmarks, appearance: Appearance) -> Output:
+    def render(self, pose: Landmarks, appearance: Appearance) -> LandmarkOutput:
         """The appearance in the pose of landmarks, which may come from anywhere.
 
         As many poses as appearances, or one appearance for all of them.
@@ -155,9 +155,9 @@ class LandmarkModel(nn.Module):
             mask = self._mask(maps)
             picture = torch.lerp(appearance.background, foreground, mask)
         behind = appearance.background, mask, appearance.mask
-        return Output(picture, *pose, maps, *seen, foreground, *behind)
+        return LandmarkOutput(picture, *pose, maps, *seen, foreground, *behind)
 
-    def forward(self, pose_image: Tensor, appearance_image: Tensor) -> Output:
+    def forward(self, pose_image: Tensor, appearance_image: Tensor) -> LandmarkOutput:
         """The pose of one picture with the appearance, and background, of the other."""
         if pose_image.shape != appearance_image.shape:
             raise ValueError(

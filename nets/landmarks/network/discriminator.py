@@ -38,7 +38,7 @@ class PatchDiscriminator(nn.Sequential):
         return last(x)
 
 
-class Discriminator(nn.Module):
+class MultiscaleDiscriminator(nn.Module):
     """Scores at several scales, finest first: a patch discriminator of its own for each.
 
     `layer0` sees the coarsest picture. 5,529,474 parameters with the published sizes.
@@ -67,6 +67,6 @@ class Discriminator(nn.Module):
         return scores
 
 
-def build_discriminator(options: Mapping[str, Any]) -> Discriminator:
+def build_discriminator(options: Mapping[str, Any]) -> MultiscaleDiscriminator:
     """The discriminator that a run's options describe."""
-    return Discriminator(3, options["ndf"], options["n_layers_D"], options["num_D"])
+    return MultiscaleDiscriminator(3, options["ndf"], options["n_layers_D"], options["num_D"])

@@ -30,7 +30,7 @@ def parser() -> options.ArgumentParser:
     add("--data_index", type=str | None, default=None, help="an index.p; default: the run's data")
     add("--data_root", type=str | None, default=None,
         help="a folder of data in the system's layout; default: the run's data")
-    add("--batch_size", type=PositiveInt, default=16, help="pictures at once")
+    add("--batch_size", type=PositiveInt, default=16, help="images at once")
     add("--out", type=str | None, default=None,
         help="the JSON report; default: evaluation.json in the run folder")
     return p

@@ -4,7 +4,7 @@
     python extract.py heads VIDEO_ROOT -o data/heads --phase train  heads, for train_bilayer.py
     python extract.py clips VIDEOS/ -o data/clips                   clips, for train_landmarks.py
     python extract.py check data/mine                               reads everything of a dataset
-    python extract.py look me.jpg -o look.png                       what is found in a picture
+    python extract.py look me.jpg -o look.png                       what is found in an image
 
 Each takes --help. The same command goes on where it was stopped.
 """
@@ -61,13 +61,13 @@ def people(argv: list[str]) -> None:
     p, add = parser("people", people.__doc__)
     common(add, "PHOTO_OR_VIDEO")
     add("-o", "--out", type=str, default="data/people", help="folder of the dataset")
-    add("--size", type=PositiveInt, default=256, help="longer side of the pictures, pixels")
+    add("--size", type=PositiveInt, default=256, help="longer side of the images, pixels")
     add("--crop", type=Literal[CROPS] | None, default=None,
-        help="square or aspect round each person; none: whole pictures; default: square, with "
+        help="square or aspect round each person; none: whole images; default: square, with "
         "--joints none")
     add("--margin", type=NonNegativeFloat, default=MARGIN, help="round a person, of its extent")
     add("--min_size", type=PositiveInt, default=64, help="of a person in the photo, pixels")
-    add("--fps", type=PositiveFloat, default=2.0, help="pictures a second of videos")
+    add("--fps", type=PositiveFloat, default=2.0, help="images a second of videos")
     add("--joints", type=str | None, default=None,
         help="joints that are known, instead of searching: the csv of Market-1501 or DeepFashion, "
         "COCO's or OpenPose's JSON, {file: {joint: [x, y]}}")
@@ -89,7 +89,7 @@ def heads(argv: list[str]) -> None:
     add("-o", "--data_root", type=str, default="data/heads", help="folder of the dataset")
     add("--phase", type=Literal[PHASES], default="test", help="which split this becomes")
     add("--sampling_rate", type=PositiveInt, default=1, help="take every so many frames")
-    add("--image_size", type=PositiveInt, default=256, help="side of the pictures, pixels")
+    add("--image_size", type=PositiveInt, default=256, help="side of the images, pixels")
     options.add_flag(p, "--output_segmentation", True, "write masks, too")
     add("--start", type=NonNegativeFloat | None, default=None, help="second to begin at")
     add("--end", type=PositiveFloat | None, default=None, help="second to stop before")
@@ -121,7 +121,7 @@ def clips(argv: list[str]) -> None:
 
 
 def check_data(argv: list[str]) -> None:
-    """Reads everything of a dataset: an index, heads, a prjoti folder, clips or pictures."""
+    """Reads everything of a dataset: an index, heads, a prjoti folder, clips or images."""
     p, add = parser("check", check_data.__doc__)
     add("given", type=str, nargs="*", default=[], metavar="DATA", help="the dataset")
     add("-o", "--out", type=str, default="check.png", help="the contact sheet to draw")
@@ -140,13 +140,13 @@ def check_data(argv: list[str]) -> None:
 
 
 def look_at(argv: list[str]) -> None:
-    """Draws what is found in pictures: joints, 68 points, mask, and the squares cut out."""
+    """Draws what is found in images: joints, 68 points, mask, and the squares cut out."""
     p, add = parser("look", look_at.__doc__)
-    add("given", type=str, nargs="*", default=[], metavar="PICTURE", help="pictures, folders")
-    add("-o", "--out", type=str, default="look.png", help="the picture to draw")
+    add("given", type=str, nargs="*", default=[], metavar="IMAGE", help="images, folders")
+    add("-o", "--out", type=str, default="look.png", help="the image to draw")
     add("--detector", type=Literal[BACKENDS], default="mediapipe", help="what finds people, faces")
     a = options.parse(p, argv)
-    print(look(needed(a.given, "PICTURE"), Path(a.out), a.detector))
+    print(look(needed(a.given, "IMAGE"), Path(a.out), a.detector))
 # fmt: on
 
 

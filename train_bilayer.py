@@ -148,7 +148,7 @@ def tell_step(t: Training, step: int, data: dict[str, Tensor], terms: dict[str, 
     if step % args.images_log_rate == 0:
         shown = {"source_image": "source_imgs", "target_image": "target_imgs",
                  "generated_image": args.dis_fake_imgs_name}  # fmt: skip
-        experiment.pictures(step, {k: data[v][0, 0] for k, v in shown.items() if v in data})
+        experiment.images(step, {k: data[v][0, 0] for k, v in shown.items() if v in data})
 
 
 def train(t: Training) -> None:
@@ -214,8 +214,8 @@ def train(t: Training) -> None:
         if means and run.due(step, every):
             experiment.losses(step, "train", means, time.perf_counter() - begun)
             number, begun = (step + 1) // every, time.perf_counter()
-            picture = grid(data, args.networks_train, args.num_visuals)
-            experiment.grid(step, "train", number, picture)
+            image = grid(data, args.networks_train, args.num_visuals)
+            experiment.grid(step, "train", number, image)
         testing = experiment.ends(step, args.test_freq)
         saving = experiment.ends(step, args.checkpoint_freq) or (testing and args.debug)
         if testing or (saving and args.calc_stats):

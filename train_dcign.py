@@ -43,7 +43,7 @@ from nets.run.precision import Precision
 from nets.run.ranks import Ranks, closing, hold_gradients
 from nets.run.run import Run
 
-TURNED = 160  # test pictures that are re-rendered at the end
+TURNED = 160  # test images that are re-rendered at the end
 
 
 class Objective(nn.Module):
@@ -63,7 +63,7 @@ class Objective(nn.Module):
     def forward(
         self, image: Tensor, kind: Tensor, noise: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss, and what it is made of in nats a picture.
+        """The loss, and what it is made of in nats an image.
 
         image  (N, 1, S, S) in [0, 1]; kind (1,) number of the type; noise (N, D) standard normal
         """
@@ -137,15 +137,16 @@ def train(run: Run, args: options.Namespace, precision: Precision) -> None:
     ema = EMA(net, args.ema) if args.ema else None
     types = TypeMeans(list(source.counts), run.device)
     batches_a_step = args.accumulate * run.world_size
-    images = args.bsize * batches_a_step
+    images_per_step = args.bsize * batches_a_step
     epoch = max(1, len(data) // batches_a_step)
     total = args.num_steps or args.epochs * epoch
     size = sum(p.numel() for p in net.parameters())
     counted = ", ".join(f"{count} {kind}" for kind, count in source.counts.items())
     run.print(
         f"training a DC-IGN ({args.regime}, {size:,} parameters) on {source.name}: batches of "
-        f"{args.bsize} ({counted}), {total} steps of {images} pictures of {args.image_size} px, on "
-        f"{run.device} in {precision.name} ({precision.reason}); run folder {run.folder}"
+        f"{args.bsize} ({counted}), {total} steps of {images_per_step} images of "
+        f"{args.image_size} px, on {run.device} in {precision.name} ({precision.reason}); "
+        f"run folder {run.folder}"
     )
     parts = {"model": net, "optimizer": optimizer, "ema": ema, "precision": precision}
     if not run.resume(**parts, types=types) and args["import"] and not args.no_load:
@@ -168,13 +169,15 @@ def train(run: Run, args: options.Namespace, precision: Precision) -> None:
         report=run.print,
     )
 
-    for step in run.steps(total, images):
+    for step in run.steps(total, images_per_step):
         net.train()
         lr = learning_rate(args, step, total)
         for group in optimizer.param_groups:
             group["lr"] = lr
         optimizer.zero_grad(set_to_none=True)
-        noise = torch.randn(images, net.latents, device=run.device, generator=run.generator(step))
+        noise = torch.randn(
+            images_per_step, net.latents, device=run.device, generator=run.generator(step)
+        )
         finite, told = True, Window()  # of all batches of the step
         for part, batch in enumerate(batches.batches(step)):
             first = (part * run.world_size + run.rank) * args.bsize
@@ -220,7 +223,7 @@ def finish(
     source: Source,
     unseen: Source,
 ) -> None:
-    """What was learnt, in one line, and a picture of it."""
+    """What was learnt, in one line, and an image of it."""
     net.eval()
     with ema.swapped() if ema else contextlib.nullcontext(), precision.autocast():
         rows = validate(run, args, net, unseen, run.step - 1)

@@ -3,7 +3,7 @@
     python train_landmarks.py --config demo_landmarks.yaml      a demo world, minutes on a CPU
     python train_landmarks.py --config train_args_bbc_pose.yaml --dataset_path D --save_path S
     python train_landmarks.py --dataset clips --dataset_path VIDEOS --use_temporal
-    python train_landmarks.py --dataset images --dataset_path PICTURES --use_warped
+    python train_landmarks.py --dataset images --dataset_path IMAGES --use_warped
     torchrun --nproc_per_node=8 train_landmarks.py --config train_args_bbc_pose.yaml ...
 
 Dundar, Shih, Garg, Pottorf, Tao, Catanzaro, arXiv 2001.09518.
@@ -87,10 +87,10 @@ def validate(
         data, args.batch_size, run.ranks, args.workers, args.on_bad_sample, run.print
     )
     for batch in run.listen(batches):
-        pictures = inputs(batch, temporal, not temporal)
-        out = net(pictures.pose, pictures.appearance)
-        loss = perceptual_loss(out.reconstruction, pictures.target, features, args.reduced_w)
-        count = len(pictures.target)
+        images = inputs(batch, temporal, not temporal)
+        out = net(images.pose, images.appearance)
+        loss = perceptual_loss(out.reconstruction, images.target, features, args.reduced_w)
+        count = len(images.target)
         sums += torch.tensor([loss.item() * count, count], dtype=torch.float64)
     if run.stopping():
         return {}
@@ -101,7 +101,7 @@ def validate(
 
 
 @torch.no_grad()
-def final_picture(
+def final_image(
     run: Run, args: options.Namespace, net: LandmarkModel, inputs: LandmarkInputs
 ) -> None:
     """Frames to validate on with their landmarks, and what is made of them and their partners."""
@@ -110,8 +110,8 @@ def final_picture(
     picked = loader(
         data, count, run.ranks, seed=args.seed + 1, on_bad_sample=args.on_bad_sample
     ).batch(0)
-    pictures = inputs(picked, args.use_temporal, not args.use_temporal)
-    rows = final_rows(pictures, net(pictures.pose, pictures.appearance))
+    images = inputs(picked, args.use_temporal, not args.use_temporal)
+    rows = final_rows(images, net(images.pose, images.appearance))
     path = run.image("final", run.step - 1, labelled_grid(list(rows.values()), list(rows)))
     run.print(f"landmarks and what is made of them: {path}")
 
@@ -130,15 +130,15 @@ def train(run: Run, args: options.Namespace, precision: Precision) -> None:
         optimizer_D = torch.optim.Adam(critic.parameters(), args.learning_rate, fused=True)
     optimizers = [o for o in (optimizer, optimizer_D) if o]
     ema = EMA(net, args.ema) if args.ema else None
-    images = args.batch_size * args.accumulate * run.world_size
-    total = args.num_steps or math.ceil(args.epochs * len(data) / images)
-    an_epoch = max(1, round(len(data) / images))
+    images_per_step = args.batch_size * args.accumulate * run.world_size
+    total = args.num_steps or math.ceil(args.epochs * len(data) / images_per_step)
+    an_epoch = max(1, round(len(data) / images_per_step))
     size = sum(p.numel() for p in net.parameters())
     partner = " and ".join(("another frame",) * args.use_temporal + ("a warp",) * args.use_warped)
     run.print(
         f"training {args.n_landmarks} landmarks ({size:,} parameters) on {data.name}: {len(data)} "
-        f"frames of {args.img_size} px, appearance from {partner}, {total} steps of {images} "
-        f"frames, on {run.device} in {precision.name} ({precision.reason}); "
+        f"frames of {args.img_size} px, appearance from {partner}, {total} steps of "
+        f"{images_per_step} frames, on {run.device} in {precision.name} ({precision.reason}); "
         f"run folder {run.folder}"
     )
     parts = {"model": net, "optimizer": optimizer, "ema": ema, "precision": precision}
@@ -157,7 +157,7 @@ def train(run: Run, args: options.Namespace, precision: Precision) -> None:
         accumulate=args.accumulate, **settings,
     )  # fmt: skip
 
-    for step in run.steps(total, images):
+    for step in run.steps(total, images_per_step):
         net.train()
         lr = learning_rate(args, step, total)
         for optimiser in optimizers:
@@ -166,20 +166,20 @@ def train(run: Run, args: options.Namespace, precision: Precision) -> None:
             optimiser.zero_grad(set_to_none=True)
         finite, told = True, Window()  # of all batches of the step
         for part, batch in enumerate(batches.batches(step)):
-            pictures = inputs(batch, args.use_temporal, args.use_warped)
+            images = inputs(batch, args.use_temporal, args.use_warped)
             held = part + 1 < args.accumulate
             with hold_gradients(model, held), precision.autocast():
-                out = model(pictures.pose, pictures.appearance)
-                made, target = out.reconstruction, pictures.target
+                out = model(images.pose, images.appearance)
+                made, target = out.reconstruction, images.target
                 loss = args.vgg_lambda * perceptual_loss(made, target, features, args.reduced_w)
                 terms = {"vgg.loss": loss}
                 if args.motion_weight:
-                    moved = motion_loss(made, target, pictures.appearance)
+                    moved = motion_loss(made, target, images.appearance)
                     terms["motion.loss"] = args.motion_weight * moved
                     loss = loss + terms["motion.loss"]
                 if args.motion_mask_weight:
                     masks = out.mask, out.appearance_mask
-                    covered = motion_mask_loss(*masks, target, pictures.appearance)
+                    covered = motion_mask_loss(*masks, target, images.appearance)
                     terms["motion_mask.loss"] = args.motion_mask_weight * covered
                     loss = loss + terms["motion_mask.loss"]
                 if critic:
@@ -215,8 +215,8 @@ def train(run: Run, args: options.Namespace, precision: Precision) -> None:
             with ema.swapped() if ema else contextlib.nullcontext(), precision.autocast():
                 if showing:
                     with torch.no_grad():
-                        seen = net(pictures.pose[:1], pictures.appearance[:1])
-                    for name, row in sheets(pictures, seen).items():
+                        seen = net(images.pose[:1], images.appearance[:1])
+                    for name, row in sheets(images, seen).items():
                         run.image(name, step, tile(row, columns=len(row)))
                 if scoring:
                     scores = validate(run, args, net, features, inputs, test)
@@ -226,7 +226,7 @@ def train(run: Run, args: options.Namespace, precision: Precision) -> None:
         run.save(step, score, every=1 if epoch_ends else None)
     net.eval()
     with ema.swapped() if ema else contextlib.nullcontext(), precision.autocast():
-        final_picture(run, args, net, inputs)
+        final_image(run, args, net, inputs)
 
 
 @options.user_errors()

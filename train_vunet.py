@@ -1,11 +1,11 @@
-"""Train a VUNet: the appearance of one picture in the pose of another.
+"""Train a VUNet: the appearance of one image in the pose of another.
 
     python train_vunet.py --config demo.yaml                  a demo world, minutes on a CPU
-    python train_vunet.py --config market.yaml                pictures and joints of an index.p
+    python train_vunet.py --config market.yaml                images and joints of an index.p
     python train_vunet.py --config market_retrain.yaml --retrain --checkpoint RUN
     torchrun --nproc_per_node=8 train_vunet.py --config deepfashion.yaml
     python train_vunet.py --config base.yaml prjoti.yaml      the whole-image form
-    python train_vunet.py --mode transfer --checkpoint RUN    pictures, no training
+    python train_vunet.py --mode transfer --checkpoint RUN    images, no training
 
 Esser, Sutter, Ommer, CVPR 2018. The same command goes on where it was stopped.
 """
@@ -35,7 +35,7 @@ from nets.vunet.infer import without_training
 from nets.vunet.layers import initialise_from_data
 from nets.vunet.options import kl_factor, learning_rate, parse, weights
 from nets.vunet.visuals import (
-    final_picture,
+    final_image,
     show,
     show_samples,
     show_transfer,
@@ -112,7 +112,7 @@ def validate(
         return {}
     l1, kl, count = torch.stack(run.ranks.gather(sums)).sum(0).tolist()
     if not count:
-        raise UserError(f"{data.name}: no picture of the test split can be read")
+        raise UserError(f"{data.name}: no image of the test split can be read")
     kl_name = "KL_valid" if args.variant == "image" else "kl_loss_valid"
     return {"L1_valid": l1 / count, kl_name: kl / count}
 
@@ -140,16 +140,16 @@ def train(run: Run, args: options.Namespace, precision: Precision) -> None:
     net = precision.place(build(args))
     optimizer = torch.optim.Adam(net.parameters(), args.lr, tuple(args.betas), fused=True)
     ema = EMA(net, args.ema) if args.ema else None
-    images = args.batch_size * args.accumulate * run.world_size
+    images_per_step = args.batch_size * args.accumulate * run.world_size
     end = args.lr_decay_end or 0
-    total = args.num_steps or math.ceil((args.num_epochs or 0) * len(data) / images) or end
+    total = args.num_steps or math.ceil((args.num_epochs or 0) * len(data) / images_per_step) or end
     if not total:
         raise UserError("how long to train: give --num_steps, --num_epochs or --lr_decay_end")
     size = sum(p.numel() for p in net.parameters())
     run.print(
         f"training a VUNet ({args.variant}, {size:,} parameters) on {data.name}: {len(data)} "
-        f"pictures of {args.spatial_size} px, {total} steps of {images} pictures, on {run.device} "
-        f"in {precision.name} ({precision.reason}); run folder {run.folder}"
+        f"images of {args.spatial_size} px, {total} steps of {images_per_step} images, on "
+        f"{run.device} in {precision.name} ({precision.reason}); run folder {run.folder}"
     )
     if not run.resume(model=net, optimizer=optimizer, ema=ema, precision=precision):
         if args.checkpoint:
@@ -181,13 +181,13 @@ def train(run: Run, args: options.Namespace, precision: Precision) -> None:
         report=run.print,
     )
 
-    for step in run.steps(total, images):
+    for step in run.steps(total, images_per_step):
         net.train()
         lr = learning_rate(args, step, end or total)
         for group in optimizer.param_groups:
             group["lr"] = lr
         optimizer.zero_grad(set_to_none=True)
-        noise = net.noise(images, run.device, run.generator(step))  # of all ranks
+        noise = net.noise(images_per_step, run.device, run.generator(step))  # of all ranks
         finite, told = True, Window()  # of all batches of the step
         for part, batch in enumerate(batches.batches(step)):
             target = signed(batch["target"]).contiguous(memory_format=precision.memory_format)
@@ -210,13 +210,13 @@ def train(run: Run, args: options.Namespace, precision: Precision) -> None:
         kl_weight = kl_factor(args, step, end or total)
         run.log(step, told.means() if finite else {}, lr=lr, kl_weight=kl_weight)
 
-        pictures = step % args.log_freq == 0 or step + 1 == total  # 1, 251, 501, ... and the last
-        pictures = pictures or run.early(step)
+        showing = step % args.log_freq == 0 or step + 1 == total  # 1, 251, 501, ... and the last
+        showing = showing or run.early(step)
         scoring, score = run.due(step, args.test_freq), None
-        if pictures or scoring:
+        if showing or scoring:
             net.eval()
             with ema.swapped() if ema else contextlib.nullcontext(), precision.autocast():
-                if pictures:
+                if showing:
                     show(run, step, net, inputs, batch, "")
                     show(run, step, net, inputs, tests.batch(step), "valid_")
                 if scoring:
@@ -229,7 +229,7 @@ def train(run: Run, args: options.Namespace, precision: Precision) -> None:
         run.save(step, score)
     net.eval()
     with ema.swapped() if ema else contextlib.nullcontext(), precision.autocast():
-        final_picture(run, net, inputs, test, args.on_bad_sample)
+        final_image(run, net, inputs, test, args.on_bad_sample)
 
 
 def start_from(run: Run, args: options.Namespace, net: VUNet, optimizer: Any) -> None:

@@ -5,7 +5,7 @@ python benchmarks/data.py --only videos     benchmarks/results/videos-cpu.json; 
 
 JPEG files of 256x256 (quality 90) with an index.p, made in a temporary folder from the demo world;
 in the clock: reading, decoding, resizing to 128 px, collating, the way to the main process, and, in
-"with inputs", stick figures and body-part crops. Asserted first: the pictures are those that were
+"with inputs", stick figures and body-part crops. Asserted first: the images are those that were
 written, to JPEG's error. The median of three passes, the first of which is left out.
 """
 
@@ -25,7 +25,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks import video_rows
 from benchmarks.machine import facts
-from nets.data.io.images import write_picture
+from nets.data.io.images import write_image
 from nets.data.people.index import IndexDataset, write_index
 from nets.run.loader import loader
 from nets.run.ranks import Ranks
@@ -49,7 +49,7 @@ def write_files(folder: Path, count: int) -> Path:
     for start in range(0, count, 32):
         for sample in world.__getitems__([(0, i) for i in range(start, min(count, start + 32))]):
             names.append(f"images/{len(names)}.jpg")
-            write_picture(folder / names[-1], sample["target"])
+            write_image(folder / names[-1], sample["target"])
             joints.append(sample["joints"] / (2 * SIZE))
     index = folder / "index.p"
     write_index(index, list(world.joint_order), names, torch.stack(joints).numpy(), [True] * count)
@@ -64,7 +64,7 @@ def agree(dataset: IndexDataset, count: int) -> None:
         small = torch.nn.functional.interpolate(written[None], scale_factor=0.5, mode="area")[0]
         error = (dataset[0, index]["target"].float() - small).abs().mean().item()
         if not error < 6:
-            raise AssertionError(f"picture {index} is off by {error:g} levels on average")
+            raise AssertionError(f"image {index} is off by {error:g} levels on average")
 
 
 def rate(
@@ -88,7 +88,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--quick", action="store_true", help="few batches")
-    parser.add_argument("--only", choices=("pictures", "videos"), default="pictures")
+    parser.add_argument("--only", choices=("images", "videos"), default="images")
     parser.add_argument("--output", type=Path, help="JSON")
     args = parser.parse_args()
     if args.only == "videos":

@@ -26,7 +26,7 @@ from nets.bilayer.sources import Faces, keypoints_of_frames
 from nets.bilayer.warm_start import READING, Loaded
 from nets.data.detectors import open_detector
 from nets.data.heads.videos import sample_of
-from nets.data.io.images import write_picture
+from nets.data.io.images import write_image
 from nets.data.io.video import open_video
 from nets.data.io.video_writer import VideoWriter
 from nets.errors import UserError
@@ -47,14 +47,14 @@ def row(nets: Callable[[], Bilayer], device: torch.device, quick: bool) -> dict[
     result: dict[str, Any] = {"row": "video", "frames": count, "fps": FPS, "ways": {}}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        pictures = write_clip(folder, count)
+        images = write_clip(folder, count)
         for precision in ("fp32", "bf16"):
             result["ways"][precision] = drive(folder, nets(), precision, device, count)
         reading = rate(lambda: drain(open_video(folder / "clip.mp4")), count)
         made = list(open_video(folder / "fp32.mp4"))
         writing = rate(lambda: write(folder / "again.mp4", [p for _, p in made]), count)
     result["apart"] = {"read_frames_per_s": reading, "write_frames_per_s": writing}
-    result["apart"] |= detection(pictures[:5] if quick else pictures[:40])
+    result["apart"] |= detection(images[:5] if quick else images[:40])
     print(f"video of {count} frames, {SIDE} px, points given, avatars of 256 px")
     for precision, way in result["ways"].items():
         keeps = "yes" if way["keeps_up"] else "no"
@@ -78,16 +78,16 @@ def write_clip(folder: Path, count: int) -> Tensor:
     np.save(folder / "clip.npy", made["points"].numpy())
     at_rest = {name: torch.zeros_like(value[:1]) for name, value in scene.items()}
     one = render(other, size=SIDE, colour=True, background=behind[:1] + 1, **at_rest)
-    write_picture(folder / "source.png", one["image"][0])
-    write_picture(folder / "mask.png", one["mask"].byte() * 255)
+    write_image(folder / "source.png", one["image"][0])
+    write_image(folder / "mask.png", one["mask"].byte() * 255)
     np.save(folder / "source.npy", one["points"].numpy())
     return made["image"]
 
 
-def write(path: Path, pictures: Any) -> None:
+def write(path: Path, images: Any) -> None:
     with VideoWriter(path, FPS) as out:
-        for picture in pictures:
-            out.write(picture)
+        for image in images:
+            out.write(image)
 
 
 def drive(
@@ -110,13 +110,13 @@ def drive(
     moving = (Path(args.driving[0]), sources[0], faces, points, painter)
     with contextlib.redirect_stdout(io.StringIO()):
         speed = rate(lambda: drive_video(args, *moving), count)
-    check(out, painter(torch.stack([faces.look(sources[0].picture, "", p).pose for p in points])))
+    check(out, painter(torch.stack([faces.look(sources[0].image, "", p).pose for p in points])))
     return {"frames_per_s": speed, "keeps_up": speed >= FPS, "begin_s": begin}
 
 
 def check(video: Path, painted: Tensor) -> None:
     """Raises where a frame of the video is missing or not the one that was painted."""
-    written = [picture for _, picture in open_video(video)]
+    written = [image for _, image in open_video(video)]
     if len(written) != len(painted):
         raise AssertionError(f"{video.name}: {len(written)} frames, not {len(painted)}")
     error = (torch.stack(written).float() - painted.float()).abs().mean((1, 2, 3)).max().item()
@@ -124,11 +124,11 @@ def check(video: Path, painted: Tensor) -> None:
         raise AssertionError(f"{video.name}: a frame is off by {error:g} levels")
 
 
-def detection(pictures: Tensor) -> dict[str, Any]:
+def detection(images: Tensor) -> dict[str, Any]:
     """Frames a second that faces are looked for in; nothing, and a line why, without a detector."""
     try:
         find = open_detector()
     except UserError as error:
         print(f"no detection: {error}")
         return {}
-    return {"detect_frames_per_s": rate(lambda: [find.faces(p) for p in pictures], len(pictures))}
+    return {"detect_frames_per_s": rate(lambda: [find.faces(p) for p in images], len(images))}

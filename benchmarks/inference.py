@@ -5,8 +5,8 @@ python benchmarks/inference.py --device cuda   with a CUDA graph
 python benchmarks/inference.py --quick         short runs
 
 Networks of the published sizes with seeded weights, spectral norms divided out by all. In the clock
-of a frame: poses on the device to pictures and masks on the device, in float32; the avatar is made.
-In the clock of an identity: picture, stickman and mask on the device to texture and parameters.
+of a frame: poses on the device to images and masks on the device, in float32; the avatar is made.
+In the clock of an identity: image, stickman and mask on the device to texture and parameters.
 Detection, decoding, encoding and the folding of a driver are not in it; `fold` is that folding.
 
     published   the published program's operations one after another (benchmarks/step_rows/bilayer)

@@ -5,7 +5,7 @@ python benchmarks/steps.py --quick image-128  short runs of the rows whose name 
                                               which replace those in the JSON
 
 The peer of a row, "published", is the same network computed the way its published program did
-(benchmarks/step_rows says how); it is asserted to give the same picture first. Medians; all
+(benchmarks/step_rows says how); it is asserted to give the same image first. Medians; all
 contenders of a row in one run, interleaved, each in a process of its own: what others leave in the
 heap costs a step time and memory that its users do not pay.
 """

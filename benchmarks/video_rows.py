@@ -1,6 +1,6 @@
 """Rows of benchmarks/data.py about videos: decoding, detecting, cropping, writing, and memory.
 
-The video is the demo world's people at 512x512, 25 pictures a second; the long one is the same
+The video is the demo world's people at 512x512, 25 images a second; the long one is the same
 packets over and over for ten minutes, read and written again frame by frame. Detectors are timed
 where they are installed (the extra `extract`). Asserted first: frames come out at their times and
 look like what was written.
@@ -33,22 +33,22 @@ def rows(folder: Path, quick: bool) -> list[dict[str, Any]]:
     count = 25 if quick else 100
     world = PeopleWorld("test", SIDE, length=count)
     samples = [sample for i in range(count) for sample in world.__getitems__([(0, i)])]
-    pictures = [sample["target"] for sample in samples]
+    images = [sample["target"] for sample in samples]
     clip = folder / "clip.mp4"
 
     def write() -> None:
         with VideoWriter(clip, FPS) as out:
-            for picture in pictures:
-                out.write(picture)
+            for image in images:
+                out.write(image)
 
     measured = [("write, H.264", rate(write, count))]
-    agree(clip, pictures)
+    agree(clip, images)
     measured.append(("decode", rate(lambda: drain(open_video(clip)), count)))
     boxes = [person_square(sample["joints"]) for sample in samples]
 
     def crop() -> None:
-        for picture, box in zip(pictures, boxes, strict=True):
-            crop_square(picture, box, 256)
+        for image, box in zip(images, boxes, strict=True):
+            crop_square(image, box, 256)
 
     measured.append(("crop to 256", rate(crop, count)))
     try:
@@ -56,11 +56,11 @@ def rows(folder: Path, quick: bool) -> list[dict[str, Any]]:
     except UserError as error:
         print(f"no rows for detectors: {error}")
     else:
-        some = pictures[:10] if quick else pictures[:40]
-        people = [find.people(picture) for picture in some]
+        some = images[:10] if quick else images[:40]
+        people = [find.people(image) for image in some]
         seen = [(p, found[0]) for p, found in zip(some, people, strict=True) if found]
         for name, look, frames in (
-            ("people, the whole picture searched", lambda: [find.people(p) for p in some], some),
+            ("people, the whole image searched", lambda: [find.people(p) for p in some], some),
             ("people, followed", lambda: [find.people(p, near=one) for p, one in seen], seen),
             ("faces", lambda: [find.faces(p) for p in some], some),
             ("mask", lambda: [find.mask(p) for p in some], some),
@@ -87,9 +87,9 @@ def drain(frames: Any) -> None:
         pass
 
 
-def agree(clip: Path, pictures: list[Tensor]) -> None:
-    for i, (seconds, picture) in enumerate(open_video(clip)):
-        error = (picture.float() - pictures[i].float()).abs().mean().item()
+def agree(clip: Path, images: list[Tensor]) -> None:
+    for i, (seconds, image) in enumerate(open_video(clip)):
+        error = (image.float() - images[i].float()).abs().mean().item()
         if abs(seconds - i / FPS) > 0.002 or not error < 8:
             raise AssertionError(f"frame {i}: at {seconds:g} s, off by {error:g} levels")
 
@@ -103,8 +103,8 @@ def memory(clip: Path, folder: Path, seconds: int) -> dict[str, Any]:
     frames, early, peak = 0, 0.0, 0.0
     start = time.perf_counter()
     with VideoWriter(folder / "again.mp4", FPS) as out:
-        for at, picture in open_video(long):
-            out.write(picture[:, ::2, ::2], at)
+        for at, image in open_video(long):
+            out.write(image[:, ::2, ::2], at)
             frames += 1
             if frames % 50 == 0:
                 held = resident()

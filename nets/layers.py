@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 
-def signed(picture: Tensor) -> Tensor:
-    """uint8 in [0, 255] to float32 in [-1, 1], as the networks take pictures: x / 127.5 - 1."""
-    return picture.float() / 127.5 - 1
+def signed(image: Tensor) -> Tensor:
+    """uint8 in [0, 255] to float32 in [-1, 1], as the networks take images: x / 127.5 - 1."""
+    return image.float() / 127.5 - 1
 
 
 def depth_to_space(x: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
-"""Scores of pictures against the truth, and the protocol that each number depends on.
+"""Scores of images against the truth, and the protocol that each number depends on.
 
-Most take 8-bit pictures: uint8 (N, 3, H, W) RGB, as they would be written to a file. Scores are per
-picture, (N,) float64; `summary` makes the mean and standard deviation of them. Those of the
+Most take 8-bit images: uint8 (N, 3, H, W) RGB, as they would be written to a file. Scores are per
+image, (N,) float64; `summary` makes the mean and standard deviation of them. Those of the
 published head avatars, `signed_psnr`, `signed_ssim` and `pose_error`, take what the networks give:
 RGB in [-1, 1], as it is. LPIPS and identity similarity are in `nets.pretrained`.
 """
@@ -25,8 +25,8 @@ PROTOCOL = {
     ).format(**SSIM_SETTINGS),
     "psnr": (
         "PSNR in dB (torchmetrics): data range {data_range:g} on 8-bit RGB at the network's "
-        "resolution, squared error averaged over pixels and channels of each picture; equal "
-        "pictures give inf"
+        "resolution, squared error averaged over pixels and channels of each image; equal "
+        "images give inf"
     ).format(**PSNR_SETTINGS),
     "masked_l1": (
         "masked L1: mean absolute difference over the mask's pixels and the three channels of "
@@ -37,28 +37,27 @@ PROTOCOL = {
         "pose; the first one of equals"
     ),
     "signed_psnr": (
-        "PSNR in dB: 20 log10(2 / sqrt(MSE)) over all pictures together, RGB in [-1, 1], not "
-        "clamped"
+        "PSNR in dB: 20 log10(2 / sqrt(MSE)) over all images together, RGB in [-1, 1], not clamped"
     ),
     "signed_ssim": (
         "SSIM: Gaussian window 11x11 of sigma 1.5, zeros beyond the borders, on RGB in [-1, 1], "
         "not clamped; constants 0.01^2 and 0.03^2 of the range given: 1 is the published "
-        "program's, 2 is the pictures' own; mean over pixels and channels"
+        "program's, 2 is the images' own; mean over pixels and channels"
     ),
     "pose_error": (
         "pose error: mean distance of the 68 detected points from those detected in the truth, "
-        "over the distance of the truth's eye centres; pictures without a found face are left out "
+        "over the distance of the truth's eye centres; images without a found face are left out "
         "and counted"
     ),
     "summary": (
-        "mean and standard deviation (population) over the pictures; infinite values are counted "
+        "mean and standard deviation (population) over the images; infinite values are counted "
         "and left out"
     ),
 }
 
 
 def ssim(prediction: Tensor, truth: Tensor) -> Tensor:
-    """Structural similarity of each picture, (N,), at most 1: `PROTOCOL["ssim"]`.
+    """Structural similarity of each image, (N,), at most 1: `PROTOCOL["ssim"]`.
 
     prediction, truth  uint8 (N, 3, H, W); H and W at least 6 (the reflection needs them)
     Wang et al. 2004, eq. 13.
@@ -71,10 +70,10 @@ def ssim(prediction: Tensor, truth: Tensor) -> Tensor:
             f"ssim: prediction must be at least 6x6 pixels, got {list(prediction.shape)}"
         )
     # The variances are small differences of large numbers: float64 where it is fast and float32
-    # might mean TF32; on the CPU float32, 20 times faster there (test_ssim_of_flat_pictures).
+    # might mean TF32; on the CPU float32, 20 times faster there (test_ssim_of_flat_images).
     kind = torch.float64 if prediction.is_cuda else torch.float32
     with torch.autocast(prediction.device.type, enabled=False):
-        scores = [  # one picture at a time keeps the memory small
+        scores = [  # one image at a time keeps the memory small
             structural_similarity_index_measure(
                 prediction[i : i + 1].to(kind), truth[i : i + 1].to(kind), **SSIM_SETTINGS
             )
@@ -84,9 +83,9 @@ def ssim(prediction: Tensor, truth: Tensor) -> Tensor:
 
 
 def psnr(prediction: Tensor, truth: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio of each picture in dB, (N,): `PROTOCOL["psnr"]`.
+    """Peak signal-to-noise ratio of each image in dB, (N,): `PROTOCOL["psnr"]`.
 
-    prediction, truth  uint8 (N, 3, H, W); equal pictures give inf
+    prediction, truth  uint8 (N, 3, H, W); equal images give inf
     """
     from torchmetrics.functional.image import peak_signal_noise_ratio
 
@@ -99,15 +98,15 @@ def psnr(prediction: Tensor, truth: Tensor) -> Tensor:
 
 
 def signed_psnr(prediction: Tensor, truth: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio over all pictures, a scalar in dB: `PROTOCOL["signed_psnr"]`.
+    """Peak signal-to-noise ratio over all images, a scalar in dB: `PROTOCOL["signed_psnr"]`.
 
-    prediction, truth  floating, of one shape, in [-1, 1]; equal pictures give inf
+    prediction, truth  floating, of one shape, in [-1, 1]; equal images give inf
     """
     return 20 * torch.log10(2 / (prediction.double() - truth.double()).square().mean().sqrt())
 
 
 def signed_ssim(prediction: Tensor, truth: Tensor, data_range: float = 1.0) -> Tensor:
-    """Structural similarity of each picture, (N,): `PROTOCOL["signed_ssim"]`.
+    """Structural similarity of each image, (N,): `PROTOCOL["signed_ssim"]`.
 
     prediction, truth  floating (N, C, H, W) in [-1, 1]
     data_range         1 for numbers that compare with published ones, 2 for the right constants
@@ -134,7 +133,7 @@ def signed_ssim(prediction: Tensor, truth: Tensor, data_range: float = 1.0) -> T
 def pose_error(
     detect: Callable[[Tensor], Tensor | None], prediction: Tensor, truth: Tensor
 ) -> tuple[Tensor, int]:
-    """Errors of the pictures in which a face was found, and how many others there were:
+    """Errors of the images in which a face was found, and how many others there were:
     `PROTOCOL["pose_error"]`.
 
     detect             uint8 (3, H, W) -> 68 points (68, 2) in pixels, or None
@@ -143,7 +142,7 @@ def pose_error(
     errors: list[Tensor] = []
     for pair in zip(prediction, truth, strict=True):
         as_read = (((p.float().clamp(-1, 1) + 1) / 2 * 255).to(torch.uint8) for p in pair)
-        ours, theirs = (detect(picture) for picture in as_read)
+        ours, theirs = (detect(image) for image in as_read)
         if ours is None or theirs is None:
             continue
         ours, theirs = ours.double().cpu(), theirs.double().cpu()
@@ -154,10 +153,10 @@ def pose_error(
 
 
 def masked_l1(prediction: Tensor, truth: Tensor, mask: Tensor) -> Tensor:
-    """Mean absolute difference inside the mask for each picture, (N,) in [0, 1].
+    """Mean absolute difference inside the mask for each image, (N,) in [0, 1].
 
     prediction, truth  uint8 (N, 3, H, W)
-    mask               bool (N, H, W) with at least one pixel in each picture
+    mask               bool (N, H, W) with at least one pixel in each image
     """
     _check("masked_l1", prediction, truth)
     _check_mask("masked_l1", mask, prediction)
@@ -189,7 +188,7 @@ def nearest_outfit(prediction: Tensor, mask: Tensor, candidates: Tensor) -> Tens
 
 
 def summary(values: Tensor) -> dict[str, float | int]:
-    """{"mean", "std", "count"} of per-picture scores, and "infinite" if there are such.
+    """{"mean", "std", "count"} of per-image scores, and "infinite" if there are such.
 
     `PROTOCOL["summary"]`. The numbers are plain and finite, ready for JSON; NaN raises ValueError,
     and so does having no finite value at all.
@@ -232,4 +231,4 @@ def _check_mask(function: str, mask: Tensor, images: Tensor) -> None:
         )
     empty = (~mask.flatten(1).any(1)).nonzero().flatten().tolist()
     if empty:
-        raise ValueError(f"{function}: mask must hold a pixel in every picture, none in {empty}")
+        raise ValueError(f"{function}: mask must hold a pixel in every image, none in {empty}")

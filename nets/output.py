@@ -1,4 +1,4 @@
-"""What inference writes: one picture, or a grid with the single pictures in a folder beside it."""
+"""What inference writes: one image, or a grid with the single images in a folder beside it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from nets.data.io.images import write_picture
+from nets.data.io.images import write_image
 from nets.errors import UserError
 from nets.run import options
 from nets.run.images import labelled_grid, to_uint8
@@ -22,12 +22,12 @@ def write_grid(
     poses: Tensor,
     made: Tensor,
 ) -> None:
-    """Write one picture to --out, or a grid there and the single pictures in a folder beside it.
+    """Write one image to --out, or a grid there and the single images in a folder beside it.
 
-    rows     names of the sources; `sources` their pictures (3, S, S) uint8, None: nothing to show
+    rows     names of the sources; `sources` their images (3, S, S) uint8, None: nothing to show
     columns  names of the drivings; `poses` (P, 3, S, S) in [-1, 1] what stands for them
     made     (len(rows), len(columns), 3, S, S) in [-1, 1]
-    Raises UserError where --out is no picture and no folder.
+    Raises UserError where --out is no image and no folder.
     """
     out = Path(args.out)
     rows, columns = distinct(rows), distinct(columns)
@@ -38,16 +38,16 @@ def write_grid(
         raise UserError(f"--out {out}: must end in .png or .jpg, or be a folder")
     made = to_uint8(made).cpu()
     if made.shape[:2] == (1, 1) and not args.grid:
-        write_picture(out, made[0, 0])
+        write_image(out, made[0, 0])
         print(f"written: {out}")
         return
     cells = [[None, *to_uint8(poses).cpu()]]
     cells += [[s if s is None else s.cpu(), *row] for s, row in zip(sources, made, strict=True)]
     grid = labelled_grid(cells, ["", *rows], ["", *columns])
-    write_picture(out, torch.from_numpy(grid.copy()).permute(2, 0, 1))
+    write_image(out, torch.from_numpy(grid.copy()).permute(2, 0, 1))
     for (i, row), (j, column) in product(enumerate(rows), enumerate(columns)):
-        write_picture(folder / f"{row}--{column}.png".replace(" ", "_"), made[i, j])
-    print(f"written: {out} and {len(rows) * len(columns)} pictures in {folder}/")
+        write_image(folder / f"{row}--{column}.png".replace(" ", "_"), made[i, j])
+    print(f"written: {out} and {len(rows) * len(columns)} images in {folder}/")
 
 
 def distinct(names: list[str]) -> list[str]:

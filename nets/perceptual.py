@@ -33,7 +33,7 @@ def preprocess_caffe(image: Tensor) -> Tensor:
 
 def preprocess_face(image: Tensor) -> Tensor:
     """What a face-trained VGG16 is fed in the losses of head avatars: [0, 255] minus a mean that
-    is in BGR order, although the picture is RGB. Published weights were trained against this.
+    is in BGR order, although the image is RGB. Published weights were trained against this.
 
     image    [N, 3, H, W]  any floating type; values beyond [-1, 1] are not clamped
     returns  the same shape, float32 (float64 from float64), differentiable
@@ -43,7 +43,7 @@ def preprocess_face(image: Tensor) -> Tensor:
 
 
 def unprocessed(image: Tensor) -> Tensor:
-    """The picture in [-1, 1] as it is, which is how some published losses feed a VGG."""
+    """The image in [-1, 1] as it is, which is how some published losses feed a VGG."""
     return _per_channel(image, (0, 1, 2), [1.0] * 3, [0.0] * 3)
 
 
@@ -131,7 +131,7 @@ def feature_distances(
     vgg: nn.Module | None = None,
     squared: bool = False,
 ) -> dict[str, Tensor]:
-    """L1 between the activations of two pictures, and between their Gram matrices.
+    """L1 between the activations of two images, and between their Gram matrices.
 
     prediction   (N, 3, H, W) RGB in [-1, 1], may exceed it; gradients go to it
     target       the same shape; no gradient
@@ -157,9 +157,9 @@ def feature_distances(
             found["input_1"] = preprocess_caffe(image)
         return found
 
-    # Two passes rather than one over both pictures, for the target's keeps nothing for the backward
+    # Two passes rather than one over both images, for the target's keeps nothing for the backward
     # pass: 0.87 s and 255 MB against 1.15 s and 460 MB (relu1_2 .. relu5_2, forward and backward,
-    # four pictures of 128 pixels, float32, two CPU cores).
+    # four images of 128 pixels, float32, two CPU cores).
     of_target = activations(target.detach())
     of_prediction = activations(prediction)
     result = {}

@@ -1,6 +1,6 @@
 """Random numbers by counting: a pure function of (seed, stream, id, field), in any order.
 
-No generator carries a state, so the thousandth picture costs as much as the first, and batches,
+No generator carries a state, so the thousandth image costs as much as the first, and batches,
 workers and restarts do not change it. The mixer is the 32-bit xor-shift-multiply hash that
 C. Wellons' hash-prospector found (shifts 16, 15, 15); both multipliers stay
 below 2^31, so int64 never overflows.

@@ -1,6 +1,6 @@
 """Bodies and faces as points: joint orders and how to get from one to another, body-part boxes.
 
-Joints are (x, y) in pixels of the square picture that a network sees; a joint is missing where a
+Joints are (x, y) in pixels of the square image that a network sees; a joint is missing where a
 coordinate is negative or NaN, and only there: beyond the right or lower border is a place like any
 other. "r" and "l" are the person's own sides.
 """
@@ -126,10 +126,10 @@ PARTS = (  # in the order in which a network sees them; lower legs have none
 
 
 def part_corners(joints: Tensor, size: int) -> Tensor:
-    """Four corners of each of the eight body parts in the picture, NaN where a part is missing.
+    """Four corners of each of the eight body parts in the image, NaN where a part is missing.
 
     joints   (N, 15, 2) pixels, in the order of JOINTS_15
-    size     side of the picture, pixels
+    size     side of the image, pixels
     returns  (N, 8, 4, 2) float64: the corners that a crop shows top left, bottom left, bottom
              right and top right, parts in the order of PARTS
 
@@ -182,13 +182,13 @@ def _perpendicular(v: Tensor) -> Tensor:
 
 
 def part_homographies(joints: Tensor, size: int, box_factor: int) -> Tensor:
-    """Where the pixels of each body-part crop lie in the picture, for `ops.perspective_crops`.
+    """Where the pixels of each body-part crop lie in the image, for `ops.perspective_crops`.
 
-    joints      (N, 15, 2) pixels of the picture, in the order of JOINTS_15
-    size        side of the picture, pixels
+    joints      (N, 15, 2) pixels of the image, in the order of JOINTS_15
+    size        side of the image, pixels
     box_factor  a crop's side is s = size // 2**box_factor
     returns     (N, 8, 3, 3) float32, computed in float64: maps a pixel (x, y, 1) of the crop to a
-                pixel of the picture, so that (0, 0), (0, s), (s, s), (s, 0) fall on the corners of
+                pixel of the image, so that (0, 0), (0, s), (s, s), (s, 0) fall on the corners of
                 `part_corners`. NaN where the part is missing. No gradients.
     """
     side = size >> box_factor
@@ -285,9 +285,9 @@ def stickman(
 ) -> Tensor:
     """Stick figures of people, (N, 3, S, S) uint8 on the device of `joints`.
 
-    joints  (N, len(order), 2) pixels of the picture; missing = negative or NaN, for "image" also
+    joints  (N, len(order), 2) pixels of the image; missing = negative or NaN, for "image" also
             (0, 0). What has a missing end is left out.
-    size    side S of the pictures
+    size    side S of the images
     style   "parts": channels right, left, centre; lines of 3 px at S = 128, as OpenCV draws them.
             "image": red, green, blue over one another; lines of 4 px and dots of radius 3 at
             S = 256, as Pillow draws them.

@@ -1,4 +1,4 @@
-"""Scores of pictures: hand-computed cases, and SSIM against an independent formula."""
+"""Scores of images: hand-computed cases, and SSIM against an independent formula."""
 
 import math
 import subprocess
@@ -12,7 +12,7 @@ from scipy.ndimage import correlate1d
 from nets import metrics
 
 
-def pictures(*shape, seed=0):
+def images(*shape, seed=0):
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
 
@@ -41,7 +41,7 @@ def ssim_formula(x, y):
 
 @pytest.mark.parametrize("size", [(6, 6), (17, 40), (64, 48)], ids=str)
 def test_ssim_is_the_published_formula(size):
-    truth = pictures(3, 3, *size)
+    truth = images(3, 3, *size)
     prediction = noisy(truth, 40)
     expected = [
         ssim_formula(x.double().numpy(), y.double().numpy())
@@ -53,7 +53,7 @@ def test_ssim_is_the_published_formula(size):
     assert 0.1 < expected[0] < 0.99
 
 
-def test_ssim_of_flat_pictures():
+def test_ssim_of_flat_images():
     """The worst case of float32: no variance, large squares."""
     truth = torch.full((1, 3, 32, 32), 250, dtype=torch.uint8)
     prediction = truth.clone()
@@ -62,8 +62,8 @@ def test_ssim_of_flat_pictures():
     assert abs(float(metrics.ssim(prediction, truth)) - expected) < 1e-3
 
 
-def test_ssim_ignores_autocast_and_knows_equal_pictures():
-    truth = pictures(2, 3, 24, 24)
+def test_ssim_ignores_autocast_and_knows_equal_images():
+    truth = images(2, 3, 24, 24)
     prediction = noisy(truth, 30)
     with torch.autocast("cpu", torch.bfloat16):
         inside = metrics.ssim(prediction, truth)
@@ -71,8 +71,8 @@ def test_ssim_ignores_autocast_and_knows_equal_pictures():
     torch.testing.assert_close(metrics.ssim(truth, truth), torch.ones(2, dtype=torch.float64))
 
 
-def test_each_picture_has_its_own_score():
-    truth = pictures(4, 3, 20, 20)
+def test_each_image_has_its_own_score():
+    truth = images(4, 3, 20, 20)
     prediction = torch.stack([noisy(truth[i], 10.0 * i) for i in range(4)])
     for score in (metrics.ssim, metrics.psnr):
         together = score(prediction, truth)
@@ -103,12 +103,12 @@ def test_masked_l1_by_hand():
 
 
 def test_nearest_outfit_looks_inside_the_mask_only():
-    candidates = pictures(5, 7, 3, 16, 16)
+    candidates = images(5, 7, 3, 16, 16)
     right = torch.tensor([3, 0, 6, 2, 2])
     mask = torch.zeros(5, 16, 16, dtype=torch.bool)
     mask[:, 4:12, 4:12] = True
     prediction = noisy(candidates[torch.arange(5), right], 20)
-    prediction = torch.where(mask[:, None], prediction, pictures(5, 3, 16, 16, seed=9))
+    prediction = torch.where(mask[:, None], prediction, images(5, 3, 16, 16, seed=9))
     assert torch.equal(metrics.nearest_outfit(prediction, mask, candidates), right)
     same = candidates[:, :1].expand(-1, 4, -1, -1, -1)
     assert metrics.nearest_outfit(prediction, mask, same).tolist() == [0] * 5
@@ -150,7 +150,7 @@ def test_the_protocol_states_the_settings_in_use():
 )
 def test_wrong_input_is_named(call, message):
     with pytest.raises(ValueError, match=message):
-        call(pictures(2, 3, 8, 8), torch.ones(2, 8, 8, dtype=torch.bool))
+        call(images(2, 3, 8, 8), torch.ones(2, 8, 8, dtype=torch.bool))
 
 
 def test_torchmetrics_is_imported_only_when_used():

@@ -10,7 +10,7 @@ import torch
 from nets import skeletons as sk
 
 SIZE, NAN = 256, math.nan
-EXAMPLE = {  # fractions of the picture
+EXAMPLE = {  # fractions of the image
     "lshoulder": (0.60, 0.30),
     "rshoulder": (0.40, 0.32),
     "cnose": (0.48, 0.18),

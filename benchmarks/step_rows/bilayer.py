@@ -155,5 +155,5 @@ class Contender:
 
     @torch.no_grad()
     def forward(self, random: bool = True) -> Tensor:
-        """A picture for each pose of the batch, of one identity; nothing in it is random."""
+        """An image for each pose of the batch, of one identity; nothing in it is random."""
         return self.frames()[0]

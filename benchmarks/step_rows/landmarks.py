@@ -4,7 +4,7 @@ The peer is the same network by its formulas, one operation after another, NCHW:
 its sum, moments as sums over a coordinate grid, inverse covariances, the projection of vectors onto
 maps through a tensor of N x K x C x H x W, both shape encodings on their own, and every modulation
 with its own resized maps, scale and shift; Adam without fusing. Squared error of pixels, no VGG, 30
-landmarks, four pictures a batch.
+landmarks, four images a batch.
 """
 
 from __future__ import annotations
@@ -54,13 +54,13 @@ class Published(nn.Module):
         vectors = (looks[:, None] * heat_b[:, :, None]).sum((3, 4)) / pixels
         spread = vectors[:, :, :, None, None] * maps[:, :, None]  # N x K x C x H x W
         style = spread.sum(1) / (1 + maps.sum(1, keepdim=True))
-        picture = generate(net.image_decoder, maps, style)
+        image = generate(net.image_decoder, maps, style)
         if not net.masks:
-            return picture
+            return image
         mask_a = torch.sigmoid(unet(net.fg_mask_net, maps)[0])
         mask_b = torch.sigmoid(unet(net.fg_mask_net, gaussian_maps(heat_b, size))[0])
         behind, _ = unet(net.bg_net, (1 - mask_b) * b)
-        return behind * (1 - mask_a) + picture * mask_a
+        return behind * (1 - mask_a) + image * mask_a
 
 
 def cir(layer: nn.Sequential, x: Tensor) -> Tensor:
@@ -165,7 +165,7 @@ class Contender:
 
     def step(self) -> None:
         with self.precision.autocast():
-            made = self.picture(self.net)
+            made = self.image(self.net)
         loss = (made - self.target).square().mean()
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -174,8 +174,8 @@ class Contender:
     @torch.no_grad()
     def forward(self, random: bool = True) -> Tensor:
         with self.precision.autocast():
-            return self.picture(self.ready)
+            return self.image(self.ready)
 
-    def picture(self, net: nn.Module) -> Tensor:
+    def image(self, net: nn.Module) -> Tensor:
         made = net(self.a, self.b)
         return made if isinstance(made, Tensor) else made.reconstruction

@@ -2,7 +2,7 @@
 
 The peer of the whole-image rows is the same network computed the way its published program did: the
 weight-normalised convolution, its scale and its shift one after another, noise from a multivariate
-normal with an identity covariance, NCHW, Adam without fusing. Pixel L1 only, no VGG, two pictures a
+normal with an identity covariance, NCHW, Adam without fusing. Pixel L1 only, no VGG, two images a
 batch.
 """
 
@@ -29,7 +29,7 @@ class Row(NamedTuple):
     name: str
     make: Callable[[], VUNet]
     size: int
-    crops: int  # side of the appearance crops; 0: the appearance is a picture
+    crops: int  # side of the appearance crops; 0: the appearance is an image
 
     batch = BATCH
 

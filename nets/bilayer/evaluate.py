@@ -35,7 +35,7 @@ PROTOCOL = {
         "training; the prediction is low + high frequency layer, 8-bit, not masked"
     ),
     "masked_l1": metrics.PROTOCOL["masked_l1"] + "; the mask is the true one of the target",
-    "masked_l1_copy_source": "the source picture in the prediction's place",
+    "masked_l1_copy_source": "the source image in the prediction's place",
     "masked_l1_low_frequency": "the low frequency layer alone in the prediction's place",
     "features_l1": (
         "the same differences over the true mask's pixels in the boxes around the points of each "
@@ -61,9 +61,9 @@ DATA_PROTOCOL = {
     ),
     "psnr": metrics.PROTOCOL["psnr"],
     "ssim": metrics.PROTOCOL["ssim"],
-    "copy_source": "the source picture in the prediction's place",
+    "copy_source": "the source image in the prediction's place",
     "published": (
-        "lpips (VGG16), csim (IR-SE50) and pme of the same pictures, one by one; what cannot be "
+        "lpips (VGG16), csim (IR-SE50) and pme of the same images, one by one; what cannot be "
         "measured for want of weights or a detector is listed under left_out. pme is the "
     )
     + metrics.PROTOCOL["pose_error"],
@@ -127,13 +127,13 @@ def on_heads(model: Loaded, world: HeadVideos, batches: Iterator[dict[str, Any]]
         shown = {"": to_uint8(same.image[:, 0]), "_copy_source": source,
                  "_low_frequency": to_uint8(same.low_frequency[:, 0])}  # fmt: skip
         features = mask & feature_boxes(data["target_poses"][:, 0], world.size)
-        for name, picture in shown.items():
-            own.add(**{f"masked_l1{name}": metrics.masked_l1(picture, target, mask)})
-            own.add(**{f"features_l1{name}": metrics.masked_l1(picture, target, features)})
+        for name, image in shown.items():
+            own.add(**{f"masked_l1{name}": metrics.masked_l1(image, target, mask)})
+            own.add(**{f"features_l1{name}": metrics.masked_l1(image, target, features)})
         if same.mask is not None:
             own.add(mask_iou=iou(same.mask[:, 0, 0] > 0.5, mask))
         azimuth = batch["target_scene"]["azimuth"][:, 0].float()
-        pictures = {"true": (signed(target), mask[:, None].float(), azimuth)}
+        images = {"true": (signed(target), mask[:, None].float(), azimuth)}
         if len(source) > 1:
             truth = rendered_as(world, batch, model.device)
             cross.add(
@@ -144,10 +144,10 @@ def on_heads(model: Loaded, world: HeadVideos, batches: Iterator[dict[str, Any]]
             )
             found = other.mask[:, 0] if other.mask is not None else truth["mask"][:, None].float()
             driver = azimuth.roll(-1)
-            pictures["driven"] = (other.image[:, 0].float(), found.float(), driver)
-            pictures["copy_source"] = (signed(source), data["source_segs"][:, 0], driver)
-        for name, (picture, cut, angle) in pictures.items():
-            error = (reader(cut_out(picture, cut)) - angle).abs().rad2deg()
+            images["driven"] = (other.image[:, 0].float(), found.float(), driver)
+            images["copy_source"] = (signed(source), data["source_segs"][:, 0], driver)
+        for name, (image, cut, angle) in images.items():
+            error = (reader(cut_out(image, cut)) - angle).abs().rad2deg()
             turned.add(**{name: error})
     report = {"heads": own.report(), "cross": cross.report(), "azimuth": turned.report()}
     for part in ("heads", "cross"):
@@ -197,7 +197,7 @@ def iou(one: Tensor, other: Tensor) -> Tensor:
 
 
 class _Scores:
-    """Scores a picture, gathered by name."""
+    """Scores an image, gathered by name."""
 
     def __init__(self) -> None:
         self.values: dict[str, list[Tensor]] = {}
@@ -257,7 +257,7 @@ STEPS, BATCH, RATE = 400, 64, 2e-3
 
 
 class AzimuthReader(nn.Module):
-    """Azimuths (N,) in radians from pictures (N, 3, S, S) in [-1, 1], cut out before black."""
+    """Azimuths (N,) in radians from images (N, 3, S, S) in [-1, 1], cut out before black."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -266,14 +266,14 @@ class AzimuthReader(nn.Module):
             layers += [nn.Conv2d(a, b, 3, 2, 1), nn.BatchNorm2d(b), nn.ReLU()]
         self.net = nn.Sequential(*layers, nn.Flatten(), nn.Linear(64 * (SIDE // 8) ** 2, 1))
 
-    def forward(self, pictures: Tensor) -> Tensor:
-        small = F.interpolate(pictures.float(), (SIDE, SIDE), mode="area")
+    def forward(self, images: Tensor) -> Tensor:
+        small = F.interpolate(images.float(), (SIDE, SIDE), mode="area")
         return self.net(small)[:, 0]
 
 
-def cut_out(picture: Tensor, mask: Tensor) -> Tensor:
-    """Pictures (N, 3, S, S) in [-1, 1] before black, by masks (N, 1, S, S) in [0, 1]."""
-    return picture.clamp(-1, 1) * mask - (1 - mask)
+def cut_out(image: Tensor, mask: Tensor) -> Tensor:
+    """Images (N, 3, S, S) in [-1, 1] before black, by masks (N, 1, S, S) in [0, 1]."""
+    return image.clamp(-1, 1) * mask - (1 - mask)
 
 
 def train_reader(size: int, device: torch.device, seed: int = 0) -> AzimuthReader:
@@ -290,10 +290,10 @@ def train_reader(size: int, device: torch.device, seed: int = 0) -> AzimuthReade
         optimizer.param_groups[0]["lr"] = RATE * (1 - step / STEPS)
         places = [divmod(step * BATCH + i, len(world)) for i in range(BATCH)]
         samples = world.__getitems__(places)
-        picture = torch.cat([s["target_imgs"] for s in samples]).to(device).float() / 127.5 - 1
+        image = torch.cat([s["target_imgs"] for s in samples]).to(device).float() / 127.5 - 1
         mask = torch.cat([s["target_segs"] for s in samples]).to(device).float() / 255
         azimuth = torch.cat([s["target_scene"]["azimuth"] for s in samples]).float().to(device)
-        loss = (reader(cut_out(picture, mask)) - azimuth).square().mean()
+        loss = (reader(cut_out(image, mask)) - azimuth).square().mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -5,7 +5,7 @@
     checkpoints/EPOCH_opt_NETWORK.pth
     images/train/, images/test/    grids, NUMBER_RANK.jpg
     losses.jsonl                   a line a log: step, epoch, phase, and the means
-    metrics/                       events: learning rates, losses, metrics, pictures of single steps
+    metrics/                       events: learning rates, losses, metrics, images of single steps
     tensorboard_paper/             events: grids and means of train and test
     train_filenames.txt, test_filenames.txt
 
@@ -86,14 +86,14 @@ class Experiment:
         for name, value in means.items():
             self.board("tensorboard_paper").scalar(f"{name}_{phase}", value, step + 1)
 
-    def grid(self, step: int, phase: str, number: int, picture: np.ndarray) -> None:
+    def grid(self, step: int, phase: str, number: int, image: np.ndarray) -> None:
         """A grid as images/PHASE/NUMBER_RANK.jpg, the first rank's in tensorboard_paper/ too."""
         path = self.folder / "images" / phase / f"{number:04d}_{self.run.rank:02d}.jpg"
-        image = Image.fromarray(np.ascontiguousarray(picture))
-        write_atomic(path, lambda file: image.save(file, format="JPEG", quality=95), durable=False)
+        pillow = Image.fromarray(np.ascontiguousarray(image))
+        write_atomic(path, lambda file: pillow.save(file, format="JPEG", quality=95), durable=False)
         if self.run.is_main:
             board = self.board("tensorboard_paper")
-            board.picture(f"results_{phase}", picture, step + 1)
+            board.image(f"results_{phase}", image, step + 1)
 
     def scalars(self, step: int, numbers: Mapping[str, float]) -> None:
         """Numbers of one step in metrics/."""
@@ -101,11 +101,11 @@ class Experiment:
             for name, value in numbers.items():
                 self.board("metrics").scalar(name, value, step + 1)
 
-    def pictures(self, step: int, pictures: Mapping[str, Tensor]) -> None:
-        """(3, S, S) pictures in [-1, 1] of one step in metrics/."""
+    def images(self, step: int, images: Mapping[str, Tensor]) -> None:
+        """(3, S, S) images in [-1, 1] of one step in metrics/."""
         if self.run.is_main:
-            for name, picture in pictures.items():
-                self.board("metrics").picture(f"images/{name}", tile(picture[None]), step + 1)
+            for name, image in images.items():
+                self.board("metrics").image(f"images/{name}", tile(image[None]), step + 1)
 
     def board(self, name: str) -> Board:
         """The events of a folder; those later than the start are declared void."""

@@ -1,4 +1,4 @@
-"""Avatars driven by pictures, folders and videos.
+"""Avatars driven by images, folders and videos.
 
 What is made once of a person (embedding, texture, parameters) is made once; a driving frame costs
 its 68 points and the light generator.
@@ -25,7 +25,7 @@ from nets.bilayer.warm_start import Loaded, load_model
 from nets.data.heads.faces import paste_square, read_mask
 from nets.data.heads.videos import HeadFrame, sample_of
 from nets.data.io.frames import Finder, Frame, Frames, pair_name
-from nets.data.io.images import list_pictures, read_picture, write_picture
+from nets.data.io.images import list_images, read_image, write_image
 from nets.data.io.video import is_video
 from nets.data.io.video_writer import FORMATS, VideoWriter
 from nets.errors import BadSample, UserError
@@ -40,15 +40,15 @@ from nets.run.ranks import Ranks
 
 # fmt: off
 def add_options(p: options.ArgumentParser) -> None:
-    g = p.add_argument_group("bilayer: -s one person's pictures, -d pictures, folders or a video")
+    g = p.add_argument_group("bilayer: -s one person's images, -d images, folders or a video")
     add = g.add_argument
     add("--source_keypoints", type=str, nargs="+", default=[], metavar="FILE",
         help="68 points of each source, .npy or .json, pixels; default: found by the detector")
     add("--driving_keypoints", type=str | None, default=None, metavar="FILE",
         help="of all drivings: .npy or .json (T, 68, 2), or a folder of such files")
     add("--source_masks", type=str, nargs="+", default=[], metavar="FILE",
-        help="pictures of the sources' size, white is the person; default: the detector's")
-    add_flag(g, "--crop", True, "cut the square around the points out; false: pictures are square")
+        help="images of the sources' size, white is the person; default: the detector's")
+    add_flag(g, "--crop", True, "cut the square around the points out; false: images are square")
     add_flag(g, "--masks", False, "cut the head out by its predicted mask")
     add("--background", type=Literal["white", "black"], default="white", help="behind it then")
     add("--enhancer", type=bool | None, default=None,
@@ -64,7 +64,7 @@ def add_options(p: options.ArgumentParser) -> None:
 
 
 def infer(args: options.Namespace, content: dict[str, Any], path: Path, ranks: Ranks) -> None:
-    """One picture, a folder or a video of the source person in the driving poses."""
+    """One image, a folder or a video of the source person in the driving poses."""
     precision = Precision(args.precision, ranks.device, args.channels_last)
     model = load_model(content, path, precision)
     fold(model.net)
@@ -72,7 +72,7 @@ def infer(args: options.Namespace, content: dict[str, Any], path: Path, ranks: R
         published_modes.published_modes(args, model)
         return
     if not args.source and not args.driving:
-        print("no -s and no -d: pictures of the run's own test data")
+        print("no -s and no -d: images of the run's own test data")
         own_data(args, model)
         return
     if not args.source or not args.driving:
@@ -83,7 +83,7 @@ def infer(args: options.Namespace, content: dict[str, Any], path: Path, ranks: R
     render = renderer(args, model, avatar)
     videos = [Path(file) for file in args.driving if is_video(file)]
     if videos and len(args.driving) > 1:
-        raise UserError(f"-d: one video, or pictures; got {len(args.driving)} with {videos[0]}")
+        raise UserError(f"-d: one video, or images; got {len(args.driving)} with {videos[0]}")
     if args.paste and not args.crop:
         raise UserError("--paste: goes with cropped faces only")
     points = None
@@ -92,12 +92,12 @@ def infer(args: options.Namespace, content: dict[str, Any], path: Path, ranks: R
     if videos:
         drive_video(args, videos[0], sources[0], faces, points, render)
     else:
-        drive_pictures(args, model, sources, faces, points, render)
+        drive_images(args, model, sources, faces, points, render)
 
 
 def source_frames(args: options.Namespace, faces: Faces) -> list[HeadFrame]:
-    """The frames of the pictures of -s, all of one person."""
-    files = list_pictures("-s", args.source)
+    """The frames of the images of -s, all of one person."""
+    files = list_images("-s", args.source)
     for name in ("source_keypoints", "source_masks"):
         if args[name] and len(args[name]) != len(files):
             raise UserError(f"--{name}: must be {len(files)} files, one a source")
@@ -109,7 +109,7 @@ def source_frames(args: options.Namespace, faces: Faces) -> list[HeadFrame]:
         try:
             if args.source_masks:
                 mask = read_mask(args.source_masks[i])
-            frames.append(faces.frame(read_picture(file, None), str(file), points, mask))
+            frames.append(faces.frame(read_image(file, None), str(file), points, mask))
         except BadSample as error:
             raise UserError(str(error)) from error
     return frames
@@ -131,17 +131,17 @@ def make_avatar(args: options.Namespace, model: Loaded, sample: dict[str, Tensor
 
 
 def renderer(args: options.Namespace, model: Loaded, avatar: Avatar) -> Callable[[Tensor], Tensor]:
-    """poses (N, 136) -> pictures (N, 3, S, S) uint8 on the CPU."""
+    """poses (N, 136) -> images (N, 3, S, S) uint8 on the CPU."""
     driver = Driver(model.net, avatar, model.precision.dtype)
     if args.masks and not driver.has_mask:
         raise UserError("--masks: this checkpoint's network predicts no mask")
     behind = 1.0 if args.background == "white" else -1.0
 
     def render(poses: Tensor) -> Tensor:
-        picture, mask = driver(poses.to(model.device))
+        image, mask = driver(poses.to(model.device))
         if args.masks:
-            picture = picture.clamp(-1, 1) * mask + behind * (1 - mask)
-        return to_uint8(picture).cpu()
+            image = image.clamp(-1, 1) * mask + behind * (1 - mask)
+        return to_uint8(image).cpu()
 
     return render
 
@@ -183,11 +183,11 @@ def drive_video(
         if args.concat:
             three = stack.enter_context(VideoWriter(beside, frames.fps, video, frames.start))
         while part := list(itertools.islice(moving, args.frames_at_once)):
-            seen = [faces.look(frame.picture, frame.name, at) for frame, at in part]
+            seen = [faces.look(frame.image, frame.name, at) for frame, at in part]
             for (frame, _), one, made in zip(part, seen, render(poses_of(seen)), strict=True):
                 writer.write(pasted(args, one, made), frame.seconds)
                 if three is not None:
-                    row = [source.picture, faces.cut(one.whole, one.box), made]
+                    row = [source.image, faces.cut(one.whole, one.box), made]
                     three.write(torch.cat(row, 2), frame.seconds)
             count += len(part)
     print(f"written: {out}, {count} frames" + (f"; {beside}" if args.concat else ""))
@@ -198,11 +198,11 @@ def poses_of(seen: list[SeenFace]) -> Tensor:
 
 
 def pasted(args: options.Namespace, seen: SeenFace, made: Tensor) -> Tensor:
-    """What was made, with --paste in the driving picture's place of the face."""
+    """What was made, with --paste in the driving image's place of the face."""
     return paste_square(seen.whole, made, seen.box) if args.paste else made
 
 
-def drive_pictures(
+def drive_images(
     args: options.Namespace,
     model: Loaded,
     sources: list[HeadFrame],
@@ -210,25 +210,23 @@ def drive_pictures(
     points: Tensor | None,
     render: Callable[[Tensor], Tensor],
 ) -> None:
-    """One picture; of several a grid and single ones, or a video where --out is one."""
-    files = list_pictures("-d", args.driving)
+    """One image; of several a grid and single ones, or a video where --out is one."""
+    files = list_images("-d", args.driving)
     if points is not None and len(points) != len(files):
-        raise UserError(
-            f"--driving_keypoints: must be of {len(files)} pictures, holds {len(points)}"
-        )
+        raise UserError(f"--driving_keypoints: must be of {len(files)} images, holds {len(points)}")
     names, seen = [], []
     for i, file in enumerate(files):
         given = None if points is None else points[i : i + 1]
         for frame, at in driving_points(args, faces, Frames(file), given):
             names.append(file.stem)
-            seen.append(faces.look(frame.picture, frame.name, at))
+            seen.append(faces.look(frame.image, frame.name, at))
     parts = (seen[i : i + args.frames_at_once] for i in range(0, len(seen), args.frames_at_once))
     made = torch.cat([render(poses_of(part)) for part in parts])
     out = Path(args.out)
     if out.suffix.lower() in FORMATS:
         with VideoWriter(out, args.fps or 25.0) as writer:
-            for one, picture in zip(seen, made, strict=True):
-                writer.write(pasted(args, one, picture))
+            for one, image in zip(seen, made, strict=True):
+                writer.write(pasted(args, one, image))
         print(f"written: {out}, {len(made)} frames")
         return
     if args.grid:
@@ -237,19 +235,19 @@ def drive_pictures(
         write_layers(out.with_name(f"{out.stem}_layers.png"), data, model)
     if args.paste:
         folder = out if len(seen) > 1 else out.parent
-        for name, one, picture in zip(names, seen, made, strict=True):
-            write_picture(folder / f"{name}_pasted.png", pasted(args, one, picture))
-        print(f"written: {len(seen)} pictures *_pasted.png in {folder}/")
+        for name, one, image in zip(names, seen, made, strict=True):
+            write_image(folder / f"{name}_pasted.png", pasted(args, one, image))
+        print(f"written: {len(seen)} images *_pasted.png in {folder}/")
         return
     cut = torch.stack([faces.cut(one.whole, one.box) for one in seen])
     plain = options.Namespace(out=args.out, grid=False)
     source = Path(args.source[0]).stem
-    write_grid(plain, [source], [sources[0].picture], names, cut, made[None])
+    write_grid(plain, [source], [sources[0].image], names, cut, made[None])
 
 
 def own_data(args: options.Namespace, model: Loaded) -> None:
     """Four people of the run's test data, each in the poses of all four, and the layers of the
-    first four pictures. Where --out is a .gif, of the demo world: people who follow a driver.
+    first four images. Where --out is a .gif, of the demo world: people who follow a driver.
     """
     data = open_avatars({**model.options, "num_target_frames": 1}, "test")
     samples = [data[0, i] for i in range(min(4, len(data)))]
@@ -262,8 +260,8 @@ def own_data(args: options.Namespace, model: Loaded) -> None:
         poses = torch.cat([sample["target_poses"][:1] for sample in samples])
         made = [renderer(args, model, make_avatar(args, model, s))(poses) for s in samples]
         numbers = [str(i + 1) for i in range(len(samples))]
-        pictures = [sample["source_imgs"][0] for sample in samples]
+        images = [sample["source_imgs"][0] for sample in samples]
         drivers = torch.stack([sample["target_imgs"][0] for sample in samples])
-        write_grid(args, numbers, pictures, numbers, drivers, torch.stack(made))
+        write_grid(args, numbers, images, numbers, drivers, torch.stack(made))
     passes = [full_pass(args, model, sample) for sample in samples]
     visuals.layers(Path(args.out).with_suffix(""), passes, model.options["networks_test"])

@@ -42,11 +42,11 @@ class WarpingWeight:
 
 
 class KeypointPlaces:
-    """Each keypoint's one place in the texture: the mean of its places in all pictures so far.
+    """Each keypoint's one place in the texture: the mean of its places in all images so far.
 
-    Where pictures alone are to teach the offsets, a texture without contrast gives them no
+    Where images alone are to teach the offsets, a texture without contrast gives them no
     gradient, and offsets that fit nothing leave the texture without contrast. Keypoints say which
-    pixels of two pictures show the same place of a face, whatever is painted there.
+    pixels of two images show the same place of a face, whatever is painted there.
     """
 
     def __init__(self) -> None:

@@ -52,7 +52,7 @@ class Metrics:
         self.absent: list[str] = []
         self.descriptions: list[str] = []
         self.networks: dict[str, nn.Module] = {}
-        self.left_out = 0  # pictures without a face, so far
+        self.left_out = 0  # images without a face, so far
         for name in dict.fromkeys(names):
             try:
                 if name == "lpips":
@@ -73,8 +73,8 @@ class Metrics:
 
     @torch.no_grad()
     def __call__(self, data: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Scalars G_PSNR, G_SSIM (and G_SSIM2, with the constants of the pictures' range), G_LPIPS,
-        G_CSIM, G_PME: means over all pictures. G_PME is absent where no face was found in any."""
+        """Scalars G_PSNR, G_SSIM (and G_SSIM2, with the constants of the images' range), G_LPIPS,
+        G_CSIM, G_PME: means over all images. G_PME is absent where no face was found in any."""
         prediction, truth = (data[name].flatten(0, 1).float() for name in self.pair)
         out: dict[str, Tensor] = {}
         for name in self.names:

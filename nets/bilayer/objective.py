@@ -88,7 +88,7 @@ class Scores:
                 run.print(line)
 
     def __call__(self, data: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Means over all pictures, scalars: G_PSNR and so on."""
+        """Means over all images, scalars: G_PSNR and so on."""
         scores: dict[str, Tensor] = {}
         for part in self.parts:
             if all(name in data for name in part.pair):
@@ -97,7 +97,7 @@ class Scores:
 
 
 def point_finder(say: Callable[[str], Any]) -> Callable[[Tensor], Tensor | None] | None:
-    """What finds the 68 points of a picture, for pose_matching; None, and a line why, without."""
+    """What finds the 68 points of an image, for pose_matching; None, and a line why, without."""
     from nets.data.detectors import open_detector
 
     try:
@@ -106,8 +106,8 @@ def point_finder(say: Callable[[str], Any]) -> Callable[[Tensor], Tensor | None]
         say(f"pose_matching: {error}")
         return None
 
-    def points(picture: Tensor) -> Tensor | None:
-        found = detector.faces(picture.cpu())
+    def points(image: Tensor) -> Tensor | None:
+        found = detector.faces(image.cpu())
         return found[0] if found else None
 
     return points

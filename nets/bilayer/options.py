@@ -64,7 +64,7 @@ def parser(description: str) -> options.ArgumentParser:
     add_flag(g, "--no_disk_write_ops", False, "leave nothing on the disk")
     add_flag(g, "--redirect_print_to_file", False, "print to logs/stdout_RANK.txt")
     add("--images_log_rate", type=PositiveInt, default=100,
-        help="steps between pictures in metrics/")
+        help="steps between images in metrics/")
     add("--metrics_log_rate", type=PositiveInt, default=2, help="steps between numbers in metrics/")
     add("--visual_freq", type=int, default=-1,
         help="steps between lines and grids of training; -1: once an epoch")
@@ -86,7 +86,7 @@ def parser(description: str) -> options.ArgumentParser:
         "draw frames by the paper's rule, spread over a video; else each uniformly")
     add("--num_source_frames", type=NonNegativeInt, default=1, help="sources of a sample")
     add("--num_target_frames", type=PositiveInt, default=1, help="targets of a sample")
-    add("--image_size", type=PositiveInt, default=256, help="side of the pictures, pixels")
+    add("--image_size", type=PositiveInt, default=256, help="side of the images, pixels")
     add("--num_keypoints", type=PositiveInt, default=68, help="points of a face")
     add_flag(g, "--output_segmentation", True, "read masks")
     add_flag(g, "--output_stickmen", True, "draw stick figures of the points")
@@ -191,19 +191,19 @@ def _networks(p: options.ArgumentParser) -> None:
     add("tex_pixelwise_bias_type",
         Literal["none", "fixed", "adaptive", "adaptive_original", "stochastic"],
         "bias a pixel; adaptive_original: predicted and not used, as published")
-    switch("emb_no_stickman", "the embedder sees the picture alone")
+    switch("emb_no_stickman", "the embedder sees the image alone")
     switch("emb_apply_masks", "the embedder sees the person alone")
     switch("pse_emb_source_pose", "embed the source's pose as well")
     switch("pse_use_harmonic_enc", "sines and cosines of the points")
     switch("inf_pred_segmentation", "predict masks")
     switch("inf_pred_source_data", "render the source as well")
     switch("inf_calc_grad", "gradients through a network that does not learn")
-    switch("inf_apply_masks", "cut pictures out by the predicted mask")
-    switch("dis_no_stickman", "the discriminator sees pictures alone")
+    switch("inf_apply_masks", "cut images out by the predicted mask")
+    switch("dis_no_stickman", "the discriminator sees images alone")
     add("dis_fake_imgs_name", str, "the fake")
     add("enh_guiding_rgb_loss_type", Literal["sse", "l1"], "whose gradient guides the enhancer")
     switch("enh_detach_inputs", "no gradient from the enhancer to the others")
-    switch("enh_apply_masks", "cut the enhanced picture out")
+    switch("enh_apply_masks", "cut the enhanced image out")
 
 
 def _losses(p: options.ArgumentParser) -> None:

@@ -2,12 +2,12 @@
 
     preprocess  from_video  source and target
     true        true        frames source_frame_num and target_frame_num of video_path, cut out
-    true        false       pictures source_img_path and target_img_path, cut out
+    true        false       images source_img_path and target_img_path, cut out
     false       true        a notice; as false, false
     false       false       stored dataset_root/{imgs,keypoints,segs}/REL, REL the two
                             *_relative_path, e.g. train/id00012/abc/00110/0
 
-Their pictures are results/NAME_{preprocess}_{from_video}.png, or in --out if that is a folder.
+Their images are results/NAME_{preprocess}_{from_video}.png, or in --out if that is a folder.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from nets.bilayer.sources import Faces, keypoints_of_frames
 from nets.bilayer.visuals import full_pass
 from nets.bilayer.warm_start import Loaded
 from nets.data.heads.videos import HeadFrame, read_frame, sample_of
-from nets.data.io.images import read_picture, write_picture
+from nets.data.io.images import read_image, write_image
 from nets.data.io.video import open_video
 from nets.errors import BadSample, UserError
 from nets.run import options
 from nets.run.images import to_uint8
 from nets.run.options import NonNegativeInt, add_flag
 
-Picture = tuple[str, Tensor]
+Image = tuple[str, Tensor]
 ROLES = ("source", "target")
 PATHS = {
     "source_img_path": "picture", "target_img_path": "picture", "video_path": "video",
@@ -44,7 +44,7 @@ def add_options(p: options.ArgumentParser) -> None:
     g = p.add_argument_group("bilayer, the published test program: writes to results/, or to --out")
     add = g.add_argument
     add("--preprocess", type=bool | None, default=None,
-        help="true: cut faces out of pictures or a video; false: take stored frames")
+        help="true: cut faces out of images or a video; false: take stored frames")
     add_flag(g, "--from_video", False, "with preprocess: two frames of video_path")
     for name, text in PATHS.items():
         add(f"--{name}", type=str | None, default=None, help=text)
@@ -92,14 +92,13 @@ def published_modes(args: options.Namespace, model: Loaded) -> None:
         faces = Faces(model.options, args.crop, args.detector)
         if from_video:
             numbers = (args.source_frame_num, args.target_frame_num)
-            pictures = frames_of_video(needed(args, "video_path"), numbers)
+            images = frames_of_video(needed(args, "video_path"), numbers)
         else:
-            pictures = [read_named(needed(args, f"{role}_img_path")) for role in ROLES]
+            images = [read_named(needed(args, f"{role}_img_path")) for role in ROLES]
         given = [args.source_keypoints[:1], [args.driving_keypoints]]
         points = [keypoints_of_frames(g[0], faces.count)[0] if g and g[0] else None for g in given]
         source, target = (
-            faces.frame(picture, name, at)
-            for (name, picture), at in zip(pictures, points, strict=True)
+            faces.frame(image, name, at) for (name, image), at in zip(images, points, strict=True)
         )
     data = full_pass(args, model, sample_of([source], [target], 0))
     folder = Path("results" if args.out == "out.png" else args.out)
@@ -114,7 +113,7 @@ def published_modes(args: options.Namespace, model: Loaded) -> None:
         if name in data:
             shown[f"{name}_{suffix}.png"] = data[name] * 2 - 1
     for name, value in shown.items():
-        write_picture(folder / name, to_uint8(value[0, 0]).cpu())
+        write_image(folder / name, to_uint8(value[0, 0]).cpu())
     print(f"written: {folder}/: {', '.join(shown)}")
 
 
@@ -136,14 +135,14 @@ def stored_frame(args: options.Namespace, model: Loaded, role: str) -> HeadFrame
         raise UserError(str(error)) from error
 
 
-def frames_of_video(path: str, numbers: tuple[int, int]) -> list[Picture]:
+def frames_of_video(path: str, numbers: tuple[int, int]) -> list[Image]:
     """Frames of a video by their numbers. Raises UserError where it ends before."""
     found: dict[int, Tensor] = {}
     count = 0
-    for number, (_, picture) in enumerate(open_video(path)):
+    for number, (_, image) in enumerate(open_video(path)):
         count = number + 1
         if number in numbers:
-            found[number] = picture
+            found[number] = image
         if number >= max(numbers):
             break
     for role, number in zip(ROLES, numbers, strict=True):
@@ -152,9 +151,9 @@ def frames_of_video(path: str, numbers: tuple[int, int]) -> list[Picture]:
     return [(f"{path}, frame {number}", found[number]) for number in numbers]
 
 
-def read_named(path: str) -> Picture:
+def read_named(path: str) -> Image:
     try:
-        return path, read_picture(path, None)
+        return path, read_image(path, None)
     except BadSample as error:
         raise UserError(str(error)) from error
 

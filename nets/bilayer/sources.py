@@ -1,4 +1,4 @@
-"""Faces of pictures, as the networks take them: found or given, cut out, normalised."""
+"""Faces of images, as the networks take them: found or given, cut out, normalised."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from nets.errors import BadSample, UserError
 
 
 class SeenFace(NamedTuple):
-    """A face in a picture: the whole picture, where it is cut out (None: nowhere), its pose."""
+    """A face in an image: the whole image, where it is cut out (None: nowhere), its pose."""
 
     whole: Tensor
     box: FaceBox | None
@@ -35,10 +35,10 @@ class SeenFace(NamedTuple):
 
 
 class Faces:
-    """Makes frames of pictures, with points that are given or that a detector finds.
+    """Makes frames of images, with points that are given or that a detector finds.
 
     options   image_size, num_keypoints, emb_apply_masks of the network
-    crop      cut the square around the points out; else pictures must be square, and are all
+    crop      cut the square around the points out; else images must be square, and are all
     detector  name of the backend, opened where it is first needed
     """
 
@@ -56,61 +56,61 @@ class Faces:
         return self._detector
 
     def find(self, person: int = 1) -> Callable[[Tensor], Tensor | None]:
-        """What finds the points (68, 2) of a picture's face number `person`, 1 the largest."""
+        """What finds the points (68, 2) of an image's face number `person`, 1 the largest."""
 
-        def points(picture: Tensor) -> Tensor | None:
-            found = self.detector.faces(picture)
+        def points(image: Tensor) -> Tensor | None:
+            found = self.detector.faces(image)
             return found[person - 1] if len(found) >= person else None
 
         return points
 
-    def look(self, picture: Tensor, name: str, points: Tensor) -> SeenFace:
-        """Pose and place of a face with points (68, 2) in pixels of a picture (3, H, W)."""
-        height, width = picture.shape[1:]
+    def look(self, image: Tensor, name: str, points: Tensor) -> SeenFace:
+        """Pose and place of a face with points (68, 2) in pixels of an image (3, H, W)."""
+        height, width = image.shape[1:]
         if self.crop:
             try:
                 box = face_crop_box(points)
             except ValueError as error:
                 raise UserError(f"{name}: {str(error).partition(': ')[2]}") from error
-            return SeenFace(picture, box, normalised_pose(points_in_crop(points, box, 1), 1))
+            return SeenFace(image, box, normalised_pose(points_in_crop(points, box, 1), 1))
         if height != width:
             raise UserError(f"{name}: must be square without cropping, is {width} x {height}")
-        return SeenFace(picture, None, normalised_pose(points, width))
+        return SeenFace(image, None, normalised_pose(points, width))
 
-    def cut(self, picture: Tensor, box: FaceBox | None) -> Tensor:
-        """The picture, or mask, as the networks see it: uint8 (C, S, S)."""
+    def cut(self, image: Tensor, box: FaceBox | None) -> Tensor:
+        """The image, or mask, as the networks see it: uint8 (C, S, S)."""
         if box is None:
-            return resize_square(picture, self.size)
-        return crop_square(picture, box, self.size)
+            return resize_square(image, self.size)
+        return crop_square(image, box, self.size)
 
     def frame(
-        self, picture: Tensor, name: str, points: Tensor | None = None, mask: Tensor | None = None
+        self, image: Tensor, name: str, points: Tensor | None = None, mask: Tensor | None = None
     ) -> HeadFrame:
-        """What the networks see of a source picture (3, H, W) uint8: `HeadFrame`.
+        """What the networks see of a source image (3, H, W) uint8: `HeadFrame`.
 
         points  (68, 2) pixels of it; None: found by the detector
         mask    (1, H, W) uint8 of it; None: the detector's, or where that cannot be had the hull
                 of the points
-        Raises UserError that names the picture where there is no face, or the mask is another's.
+        Raises UserError that names the image where there is no face, or the mask is another's.
         """
         given = points is not None
-        points = points if given else self.find()(picture)
+        points = points if given else self.find()(image)
         if points is None:
             raise UserError(f"{name}: no face is found; keypoints can be given by a file")
-        if mask is not None and mask.shape[1:] != picture.shape[1:]:
-            (h, w), (height, width) = mask.shape[1:], picture.shape[1:]
+        if mask is not None and mask.shape[1:] != image.shape[1:]:
+            (h, w), (height, width) = mask.shape[1:], image.shape[1:]
             raise UserError(f"{name}: is {width} x {height} pixels, its mask {w} x {h}")
-        seen = self.look(picture, name, points)
-        cut = self.cut(picture, seen.box)
+        seen = self.look(image, name, points)
+        cut = self.cut(image, seen.box)
         if mask is not None:
             mask = self.cut(mask, seen.box)
         elif self.masks:
             mask = self._mask(cut, seen.pose, given, name)
         return HeadFrame(cut, seen.pose, mask)
 
-    def _mask(self, picture: Tensor, pose: Tensor, given: bool, name: str) -> Tensor:
+    def _mask(self, image: Tensor, pose: Tensor, given: bool, name: str) -> Tensor:
         try:
-            return (self.detector.mask(picture)[None] * 255).round().to(torch.uint8)
+            return (self.detector.mask(image)[None] * 255).round().to(torch.uint8)
         except UserError:
             if not given:
                 raise
@@ -119,8 +119,8 @@ class Faces:
 
 
 def keypoints_of_frames(path: str | Path, count: int = 68) -> Tensor:
-    """Points of several pictures, (T, count, 2): from an .npy (T, K, 2) or (T, 2 K), a .json
-    of the same form, one picture's in any form of `read_keypoints`, or a folder of such files, by
+    """Points of several images, (T, count, 2): from an .npy (T, K, 2) or (T, 2 K), a .json
+    of the same form, one image's in any form of `read_keypoints`, or a folder of such files, by
     name (numbers in names by value).
     """
     path = Path(path)

@@ -1,4 +1,4 @@
-"""The picture that a training run leaves of each test and epoch: one line a sample."""
+"""The image that a training run leaves of each test and epoch: one line a sample."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from nets.bilayer.data import prepare, stickmen
 from nets.bilayer.warm_start import Loaded
 from nets.data.heads.faces import normalised_pose
-from nets.data.io.images import write_picture
+from nets.data.io.images import write_image
 from nets.data.io.video_writer import write_gif
 from nets.errors import UserError
 from nets.run import options
@@ -51,7 +51,7 @@ def columns_of(data: Mapping[str, Tensor], networks: Sequence[str]) -> Columns:
 
 
 def cells(data: Mapping[str, Tensor], networks: Sequence[str], rows: int) -> list[Tensor]:
-    """Each column's pictures of the first `rows` samples, (rows, 3, S, S), in [-1, 1]."""
+    """Each column's images of the first `rows` samples, (rows, 3, S, S), in [-1, 1]."""
     columns = []
     for _, name in columns_of(data, networks):
         value = data[name].detach()[:rows, 0].float().cpu()
@@ -82,7 +82,7 @@ def layers(stem: Path, passes: Sequence[dict[str, Tensor]], networks: Sequence[s
     captions = [title for title, _ in columns_of(passes[0], networks)]
     path = stem.with_name(f"{stem.name}_layers.png")
     sheet = labelled_grid(rows, column_captions=captions)
-    write_picture(path, torch.from_numpy(sheet.copy()).permute(2, 0, 1))
+    write_image(path, torch.from_numpy(sheet.copy()).permute(2, 0, 1))
     print(f"written: {path}: {', '.join(captions)}")
 
 
@@ -113,8 +113,8 @@ def animation(
     print(f"written: {path}: source, driver, avatar, truth")
 
 
-def _on_white(picture: Tensor, mask: Tensor) -> Tensor:
-    return torch.where(mask[:, None], picture, 255)
+def _on_white(image: Tensor, mask: Tensor) -> Tensor:
+    return torch.where(mask[:, None], image, 255)
 
 
 def _shown(
@@ -146,7 +146,7 @@ def full_pass(args: options.Namespace, model: Loaded, sample: dict[str, Tensor])
 
 
 def write_layers(file: Path, data: dict[str, Tensor], model: Loaded) -> None:
-    """The visual grid: a line a target, everything that went into its picture."""
+    """The visual grid: a line a target, everything that went into its image."""
     networks = [*model.options["networks_test"], "discriminator"]  # for the driving stickman
     count = data["target_poses"].shape[1]
     rows = {}
@@ -156,7 +156,7 @@ def write_layers(file: Path, data: dict[str, Tensor], model: Loaded) -> None:
                 count, *value.shape[2:]
             )  # fmt: skip
             rows[name] = each[:, None]
-    picture = grid(rows, networks, count)
-    write_picture(file, torch.from_numpy(picture.copy()).permute(2, 0, 1))
+    image = grid(rows, networks, count)
+    write_image(file, torch.from_numpy(image.copy()).permute(2, 0, 1))
     names = ", ".join(title for title, _ in columns_of(rows, networks))
     print(f"written: {file}: {names}")

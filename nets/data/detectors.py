@@ -1,4 +1,4 @@
-"""People and faces in pictures: joints, 68 points, masks, by networks of other projects.
+"""People and faces in images: joints, 68 points, masks, by networks of other projects.
 
 Nothing is imported or downloaded before a detector is asked for.
 """
@@ -39,7 +39,7 @@ SMALLEST = 32  # pixels; what is smaller is a hand or a shadow more often than a
 
 @dataclass
 class Person:
-    """A person in a picture.
+    """A person in an image.
 
     joints  (17, 2) float32, pixels, in the order of JOINTS_17; NaN where not to be seen
     box     x0, y0, x1, y1 in pixels: around the joints, with a head's height above the eyes
@@ -55,15 +55,15 @@ class Person:
 
 
 class Detector(Protocol):
-    """What extraction and inference ask of a backend. Pictures are (3, H, W) uint8 RGB."""
+    """What extraction and inference ask of a backend. Images are (3, H, W) uint8 RGB."""
 
-    def people(self, picture: Tensor, near: Person | None = None) -> list[Person]:
+    def people(self, image: Tensor, near: Person | None = None) -> list[Person]:
         """People, the largest first. With `near` whoever is where that person was, or nobody."""
 
-    def faces(self, picture: Tensor) -> list[Tensor]:
+    def faces(self, image: Tensor) -> list[Tensor]:
         """The 68 points of every face, (68, 2) float32 pixels in iBUG order; the largest first."""
 
-    def mask(self, picture: Tensor) -> Tensor:
+    def mask(self, image: Tensor) -> Tensor:
         """How likely each pixel is a person: (H, W) float32 in [0, 1]."""
 
 
@@ -82,10 +82,10 @@ def open_detector(backend: str = "mediapipe") -> Detector:
 
 
 class MediaPipe:
-    """MediaPipe's pose, face mesh and selfie segmentation, each picture for itself.
+    """MediaPipe's pose, face mesh and selfie segmentation, each image for itself.
 
     The pose network sees one person. Several are found by running the detector that comes before it
-    over the picture and over tiles of it, and the network over a crop round each.
+    over the image and over tiles of it, and the network over a crop round each.
     """
 
     def __init__(self) -> None:
@@ -100,15 +100,15 @@ class MediaPipe:
             )
         self._solutions, self._made = mediapipe.solutions, {}
 
-    def people(self, picture: Tensor, near: Person | None = None) -> list[Person]:
+    def people(self, image: Tensor, near: Person | None = None) -> list[Person]:
         if near is None:
-            places = self._candidates(picture)
+            places = self._candidates(image)
         else:
             x0, y0, x1, y1 = near.box
             places = [((x0 + x1) / 2, (y0 + y1) / 2, 1.4 * near.extent)]
         found: list[Person] = []
         for x, y, side in places:
-            crop, corner = _square(picture, x, y, side)
+            crop, corner = _square(image, x, y, side)
             person = self._pose(crop, corner)
             if person is None or any(_same(person, other) for other in found):
                 continue
@@ -117,12 +117,12 @@ class MediaPipe:
         found.sort(key=lambda person: -person.extent)
         return [p for i, p in enumerate(found) if not any(_part(p, o) for o in found[:i])]
 
-    def faces(self, picture: Tensor) -> list[Tensor]:
-        h, w = picture.shape[1:]
+    def faces(self, image: Tensor) -> list[Tensor]:
+        h, w = image.shape[1:]
         found: list[Tensor] = []
         boxes = []
         for reach in ("near faces", "far faces"):
-            for detection in self._run(reach, picture).detections or []:
+            for detection in self._run(reach, image).detections or []:
                 box = detection.location_data.relative_bounding_box
                 x0, y0 = box.xmin * w, box.ymin * h
                 boxes.append((x0, y0, x0 + box.width * w, y0 + box.height * h))
@@ -131,24 +131,24 @@ class MediaPipe:
             side = max(x1 - x0, y1 - y0, 1)
             if any((_middle(face) - middle).norm() < side / 3 for face in found):
                 continue
-            crop, corner = _square(picture, *middle.tolist(), 2.2 * side)
+            crop, corner = _square(image, *middle.tolist(), 2.2 * side)
             for face in self._run("face_mesh", crop).multi_face_landmarks or []:
                 points = mesh_to_68(_points(face.landmark, crop)) + torch.tensor(corner)
                 if (_middle(points) - middle).norm() < side / 3:
                     found.append(points)
         return _largest_first(found)
 
-    def mask(self, picture: Tensor) -> Tensor:
-        made = self._run("selfie", picture).segmentation_mask
+    def mask(self, image: Tensor) -> Tensor:
+        made = self._run("selfie", image).segmentation_mask
         return torch.from_numpy(np.array(made, np.float32)).clamp(0, 1)
 
-    def _pose(self, picture: Tensor, corner: tuple[int, int]) -> Person | None:
-        seen = self._run("pose", picture).pose_landmarks
+    def _pose(self, image: Tensor, corner: tuple[int, int]) -> Person | None:
+        seen = self._run("pose", image).pose_landmarks
         if seen is None:
             return None
-        points = _points(seen.landmark, picture)
+        points = _points(seen.landmark, image)
         sure = torch.tensor([mark.visibility >= SURE for mark in seen.landmark])
-        h, w = picture.shape[1:]
+        h, w = image.shape[1:]
         inside = (points >= 0).all(-1) & (points < torch.tensor([w, h])).all(-1)
         points[~(sure & inside)] = math.nan
         joints = convert_joints(points, MEDIAPIPE_33, JOINTS_17) + torch.tensor(corner)
@@ -157,13 +157,13 @@ class MediaPipe:
         person = Person(joints, person_box(joints))
         return person if person.extent >= SMALLEST else None
 
-    def _candidates(self, picture: Tensor) -> list[tuple[float, float, float]]:
+    def _candidates(self, image: Tensor) -> list[tuple[float, float, float]]:
         """Where people may be: middle x, y and side of a square, pixels, likeliest first."""
-        h, w = picture.shape[1:]
+        h, w = image.shape[1:]
         found = []
         for side in dict.fromkeys([max(h, w), min(h, w), (min(h, w) + 1) // 2]):
             for top, left in product(_starts(h, side), _starts(w, side)):
-                tile = picture[:, top : top + side, left : left + side]
+                tile = image[:, top : top + side, left : left + side]
                 th, tw = tile.shape[1:]
                 for detection in self._run("detect", tile).detections or []:
                     (hx, hy), (ex, ey) = [
@@ -175,8 +175,8 @@ class MediaPipe:
                         found.append((detection.score[0], (hx, hy, whole)))
         return [place for _, place in sorted(found, key=lambda pair: -pair[0])]
 
-    def _run(self, what: str, picture: Tensor) -> Any:
-        pixels = np.ascontiguousarray(picture.permute(1, 2, 0).numpy())
+    def _run(self, what: str, image: Tensor) -> Any:
+        pixels = np.ascontiguousarray(image.permute(1, 2, 0).numpy())
         with _quiet():  # its threads note what they run on when a network first does
             if what not in self._made:
                 self._made[what] = self._make(what)
@@ -241,17 +241,17 @@ class FaceAlignment:
                 f"{' and '.join(FACE_WEIGHTS)} in {folder}. --detector mediapipe works without"
             ) from error
 
-    def people(self, picture: Tensor, near: Person | None = None) -> list[Person]:
-        return self._rest.people(picture, near)
+    def people(self, image: Tensor, near: Person | None = None) -> list[Person]:
+        return self._rest.people(image, near)
 
-    def faces(self, picture: Tensor) -> list[Tensor]:
+    def faces(self, image: Tensor) -> list[Tensor]:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "No faces were detected")
-            seen = self._net.get_landmarks_from_image(picture.permute(1, 2, 0).numpy()) or []
+            seen = self._net.get_landmarks_from_image(image.permute(1, 2, 0).numpy()) or []
         return _largest_first([torch.from_numpy(np.asarray(p, np.float32))[:, :2] for p in seen])
 
-    def mask(self, picture: Tensor) -> Tensor:
-        return self._rest.mask(picture)
+    def mask(self, image: Tensor) -> Tensor:
+        return self._rest.mask(image)
 
 
 def person_box(joints: Tensor) -> tuple[float, float, float, float]:
@@ -304,8 +304,8 @@ def _part(small: Person, large: Person) -> bool:
     return small.extent < PART * large.extent and overlap(small.box, around) > 0.5 * w * h
 
 
-def _points(marks: Any, picture: Tensor) -> Tensor:
-    h, w = picture.shape[1:]
+def _points(marks: Any, image: Tensor) -> Tensor:
+    h, w = image.shape[1:]
     return torch.tensor([(mark.x * w, mark.y * h) for mark in marks], dtype=torch.float32)
 
 
@@ -317,13 +317,13 @@ def _largest_first(faces: list[Tensor]) -> list[Tensor]:
     return sorted(faces, key=lambda points: -(points.amax(0) - points.amin(0)).max().item())
 
 
-def _square(picture: Tensor, x: float, y: float, side: float) -> tuple[Tensor, tuple[int, int]]:
-    """The part of a picture inside of a square, and its first pixel's place."""
-    h, w = picture.shape[1:]
+def _square(image: Tensor, x: float, y: float, side: float) -> tuple[Tensor, tuple[int, int]]:
+    """The part of an image inside of a square, and its first pixel's place."""
+    h, w = image.shape[1:]
     left, top = max(0, round(x - side / 2)), max(0, round(y - side / 2))
     right, bottom = min(w, round(x + side / 2)), min(h, round(y + side / 2))
     left, top = min(left, w - 1), min(top, h - 1)
-    return picture[:, top : max(bottom, top + 1), left : max(right, left + 1)], (left, top)
+    return image[:, top : max(bottom, top + 1), left : max(right, left + 1)], (left, top)
 
 
 def _import(name: str, package: str, extra: str) -> Any:
@@ -366,24 +366,24 @@ def person_square(joints: Tensor, margin: float = MARGIN) -> FaceBox:
 
 
 class Follow:
-    """Finds the same person in frame after frame: picture -> Person or None.
+    """Finds the same person in frame after frame: image -> Person or None.
 
     number  which one to begin with: 1 is the largest in the first frame that shows so many
-    videos  False: pictures have nothing to do with one another, each is searched anew
+    videos  False: images have nothing to do with one another, each is searched anew
     """
 
     def __init__(self, detector: Detector, number: int = 1, videos: bool = True):
         self.detector, self.number, self.videos = detector, number, videos
         self._last: Person | None = None
 
-    def __call__(self, picture: Tensor) -> Person | None:
+    def __call__(self, image: Tensor) -> Person | None:
         last = self._last
         if last is None:
-            everybody = self.detector.people(picture)
+            everybody = self.detector.people(image)
             found = everybody[self.number - 1] if len(everybody) >= self.number else None
         else:  # first where it was; lost, whoever is there of all
-            near = self.detector.people(picture, near=last)
-            found = self._again(near) or self._again(self.detector.people(picture))
+            near = self.detector.people(image, near=last)
+            found = self._again(near) or self._again(self.detector.people(image))
         if self.videos and found is not None:
             self._last = found
         return found

@@ -1,7 +1,7 @@
 """The code of DC-IGN: who owns which latents, and how the others are held during a training step.
 
 In a mini-batch only one variable of the scene changes. The latents that own it vary and learn; of
-the others every picture gets one reference, and they receive no gradient from the picture, but may
+the others every image gets one reference, and they receive no gradient from the image, but may
 be drawn together (Kulkarni et al. 2015, section 3.1).
 """
 
@@ -94,7 +94,7 @@ def hold(
 
     code    (N, D), output of the mu or of the log-variance head
     active  (D,) bool; all False: no active set, every latent is inactive
-    clamp   what the inactive latents become: "first", those of the batch's first picture, as the
+    clamp   what the inactive latents become: "first", those of the batch's first image, as the
             published program does; "mean", their average over the batch, as the paper says; "off"
     gradient_filter  the inactive latents receive no gradient; False: each gets its own, the clamp
             being the identity backwards

@@ -1,11 +1,11 @@
-"""Makes batches out of folders of pictures, or out of the demo world of heads.
+"""Makes batches out of folders of images, or out of the demo world of heads.
 
     python -m nets.dcign.convert --dataset_dir scenes/AZ --set_name AZ_VARIED --output_dir DATASET
     python -m nets.dcign.convert --heads --output_dir DATASET --torch7
 
 Of folders: each sub-folder is a scene in which one variable changes, and becomes one batch of its
-first pictures, in the order of their names; the first scenes are for testing. A factors.csv in
---dataset_dir (`file` and numbers) adds labels. Pictures become grey (0.21 R + 0.72 G + 0.07 B) and
+first images, in the order of their names; the first scenes are for testing. A factors.csv in
+--dataset_dir (`file` and numbers) adds labels. Images become grey (0.21 R + 0.72 G + 0.07 B) and
 are squashed to a square.
 """
 
@@ -44,7 +44,7 @@ def in_order(names: list[str]) -> list[str]:
 def scene(
     folder: Path, count: int, size: int, table: dict[str, dict[str, float]], pad: bool
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """The pictures of a scene (count, 1, size, size) uint8, and the labels that all of them have.
+    """The images of a scene (count, 1, size, size) uint8, and the labels that all of them have.
 
     pad  fill up with black where there are too few; else that raises UserError
     """
@@ -131,14 +131,14 @@ def main(argv: list[str] | None = None) -> None:
     add("--dataset_dir", help="folder with a sub-folder a scene")
     add("--output_dir", required=True, help="the new root of batches")
     add("--set_name", default="AZ_VARIED", help="of what changes: the folder th_<set_name>")
-    add("--bsize", type=int, default=20, help="pictures in a batch")
+    add("--bsize", type=int, default=20, help="images in a batch")
     add("--imwidth", type=int, default=150, help="their side in pixels")
     add(
         "--num_train_batches", type=int, help="default: the rest of the scenes; of heads 200 a type"
     )
     add("--num_test_batches", type=int, help="default: 350; of heads 8 a type")
     add("--seed", type=int, help="draw the order of the scenes, instead of that of their names")
-    add("--pad", action="store_true", help="fill up short scenes with black pictures")
+    add("--pad", action="store_true", help="fill up short scenes with black images")
     torch7 = "write Torch7 files, without ending and labels, as the published program reads them"
     add("--torch7", dest="ending", action="store_const", const="", default=".npz", help=torch7)
     args = parser.parse_args(argv)

@@ -21,11 +21,11 @@ from nets.worlds.heads.world import RANGES, SPLITS, identities
 OTHERS = 1 << 30  # first person, in a split, that no batch of the world shows
 # The published grids: values of each factor for which each face is drawn.
 GRIDS = {"azimuth": 31, "elevation": 17, "light": 41}
-NEAR_FRONT = {"azimuth": 0.3, "elevation": 0.15, "light": 0.4}  # radians, of known pictures
-SSIM_OF = 64  # pictures
+NEAR_FRONT = {"azimuth": 0.3, "elevation": 0.15, "light": 0.4}  # radians, of known images
+SSIM_OF = 64  # images
 FACES = 20  # of the grids
 BOTH = ("azimuth", "light")  # set at once, as well as alone
-READ = (40, 20)  # persons, and pictures of each, that codes are read off
+READ = (40, 20)  # persons, and images of each, that codes are read off
 RECOGNISED = 50  # persons
 Scene = dict[str, Tensor]
 
@@ -42,30 +42,30 @@ def views(split: str, persons: int, each: int, ranges: dict[str, float], seed: i
 
 
 def score(made: Tensor, truth: Tensor) -> dict[str, float]:
-    """Of pictures (N, 1, S, S) in [0, 1]: "mse" of grey values, mean over all, and "ssim", mean
+    """Of images (N, 1, S, S) in [0, 1]: "mse" of grey values, mean over all, and "ssim", mean
     over the first 64, since it takes far longer.
     """
-    grey = [to_bytes(pictures[:SSIM_OF]).expand(-1, 3, -1, -1) for pictures in (made, truth)]
+    grey = [to_bytes(images[:SSIM_OF]).expand(-1, 3, -1, -1) for images in (made, truth)]
     return {
         "mse": metrics.mean_squared_error(made, truth).mean().item(),
         "ssim": image_metrics.ssim(*grey).mean().item(),
     }
 
 
-def test_scene(world: Any, each: int, pictures: int | None = None) -> Scene:
-    """The labels of the test pictures, of `each` batches a type at most, one after the other; of
-    about so many `pictures`, evenly among them.
+def test_scene(world: Any, each: int, images: int | None = None) -> Scene:
+    """The labels of the test images, of `each` batches a type at most, one after the other; of
+    about so many `images`, evenly among them.
     """
     batches = [world.scene(k, n) for k, count in world.counts.items()
                for n in range(min(count, each))]  # fmt: skip
     scene = {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
-    step = max(1, len(scene["person"]) // pictures) if pictures else 1
+    step = max(1, len(scene["person"]) // images) if images else 1
     return {name: value[::step] for name, value in scene.items()}
 
 
 def rerendering(latents: Latents, world: Any, scene: Scene, seed: int = 0) -> dict[str, Any]:
-    """Pictures of `scene` with latents set to what stands for other values of their factors,
-    against the truth at those values, and the errors of copying the picture and of the network's
+    """Images of `scene` with latents set to what stands for other values of their factors,
+    against the truth at those values, and the errors of copying the image and of the network's
     own reconstruction of the truth: by factor, and, as "azimuth+light", for both at once.
     """
     image = unit(world.draw(scene))
@@ -88,7 +88,7 @@ def rerendering(latents: Latents, world: Any, scene: Scene, seed: int = 0) -> di
 
 
 def swaps(latents: Latents, world: Any, scene: Scene) -> dict[str, Any]:
-    """Pose and light of a picture with the shape of another, against the truth; and the errors of
+    """Pose and light of an image with the shape of another, against the truth; and the errors of
     copying either.
     """
     n = len(scene["person"])
@@ -105,13 +105,13 @@ def _against(
     latents: Latents, code: Tensor, truth: Tensor, copies: dict[str, Tensor]
 ) -> dict[str, float]:
     """Scores of decoded codes, of trivial answers, and of the truth's own reconstruction."""
-    pictures = {
+    images = {
         "made": decode(latents.net, code),
         "own": decode(latents.net, encode(latents.net, truth)),
         **copies,
     }
     result = {}
-    for name, made in pictures.items():
+    for name, made in images.items():
         result |= {f"{name}_{key}": value for key, value in score(made, truth).items()}
     best = min(result[f"{name}_mse"] for name in copies)
     return {"ratio_to_copy": result["made_mse"] / max(best, 1e-12), **result}
@@ -144,18 +144,18 @@ def grids(latents: Latents, world: Any, seed: int = 0) -> dict[str, dict]:
 
 
 def recognitions(latents: Latents, world: Any) -> dict[str, float]:
-    """Whether people known from five near-frontal pictures are found again in any pose and light:
+    """Whether people known from five near-frontal images are found again in any pose and light:
     by the shape latents, by all of them, by pixels; with the rate of guessing.
     """
     persons = RECOGNISED
     known = views("test", persons, 5, NEAR_FRONT, seed=1)
     new = views("test", persons, 10, RANGES, seed=2)
-    pictures = [unit(world.draw(scene)) for scene in (known, new)]
-    codes = [encode(latents.net, picture) for picture in pictures]
+    images = [unit(world.draw(scene)) for scene in (known, new)]
+    codes = [encode(latents.net, image) for image in images]
     what = {
         "shape": [code[:, latents.intrinsic] for code in codes],
         "all": codes,
-        "pixels": [picture.flatten(1) for picture in pictures],
+        "pixels": [image.flatten(1) for image in images],
     }
     people = (known["person"], new["person"])
     result = {}
@@ -166,7 +166,7 @@ def recognitions(latents: Latents, world: Any) -> dict[str, float]:
 
 
 def readings(latents: Latents, world: Any) -> dict[str, Any]:
-    """What can be read off the code of pictures in which everything changes: decoding, DCI, MIG,
+    """What can be read off the code of images in which everything changes: decoding, DCI, MIG,
     SAP, and how far apart codes of one person are.
     """
     train, test = (views(split, *READ, RANGES, seed=3) for split in ("train", "test"))

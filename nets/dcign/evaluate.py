@@ -52,7 +52,7 @@ def score_batches(
     """What each whole batch says, without clamp: its type, sums of NUMBERS, codes, labels.
 
     batches     of one batch each, as a loader stacks them
-    likelihood  of parameters and pictures, summed
+    likelihood  of parameters and images, summed
     noise       for the code, given its mean; None: the code is its mean
     """
     rows = []
@@ -63,7 +63,7 @@ def score_batches(
         parameters = net.decode_parameters(z)
         reconstruction = likelihood(parameters, image)
         kl = kl_divergence(mu, log_variance)
-        mse = (net.picture(parameters) - image).square().flatten(1).mean(1).sum()
+        mse = (net.image(parameters) - image).square().flatten(1).mean(1).sum()
         rows.append(
             {
                 "kind": int(batch["kind"]),
@@ -98,10 +98,10 @@ def validate(run: Run, args: Namespace, net: DCIGN, source: Any, step: int) -> l
 def summary(
     rows: Sequence[dict[str, Any]], kinds: Sequence[str], groups: Sequence[Group]
 ) -> dict[str, float]:
-    """Means a picture over all types and of each, and how the latents follow their factors.
+    """Means an image over all types and of each, and how the latents follow their factors.
 
     within_FACTOR  mean over the type's batches of |r| between the factor and its latent
-    pooled_FACTOR  |r| over all pictures of all types
+    pooled_FACTOR  |r| over all images of all types
     The latter only where labels are, for factors that own one latent.
     """
     sums = torch.stack([row["sums"] for row in rows])
@@ -130,25 +130,25 @@ def summary(
     return result
 
 
-# Pictures in a test batch of the demo world, as published, whatever the training took: within
-# batches of few pictures |r| is large by chance.
+# Images in a test batch of the demo world, as published, whatever the training took: within
+# batches of few images |r| is large by chance.
 BATCH = 20
 PROTOCOL = {
     "code": "codes are posterior means, without clamp or noise, of persons never trained on",
     "correlation": (
         "absolute Pearson's r (spearman: of ranks) of a factor and its own latent: within batches "
-        "in which only that factor changes, averaged; pooled over all test pictures; of azimuth "
+        "in which only that factor changes, averaged; pooled over all test images; of azimuth "
         "also of each half, with the sign of the whole's r"
     ),
     "leakage": (
         "active: share of the within-batch variance of all latents that the own ones have; own: "
-        "of a latent's within-batch variances, over its variance in all pictures, the share of its "
+        "of a latent's within-batch variances, over its variance in all images, the share of its "
         "own type of batch; 1 is best"
     ),
     "rerender": (
         "the own latent set to the value that stands for another factor (piecewise linear map "
-        "through medians in 20 bins, of training pictures), against the exact picture; MSE of grey "
-        "values in [0, 1]; copy: the picture as it was; own: reconstruction of the exact picture; "
+        "through medians in 20 bins, of training images), against the exact image; MSE of grey "
+        "values in [0, 1]; copy: the image as it was; own: reconstruction of the exact image; "
         "azimuth+light: both set at once"
     ),
     "swap": "pose and light latents of one head with the shape latents of another, likewise",
@@ -165,10 +165,10 @@ PROTOCOL = {
         "best to second latent, _own: of the best own latent to the best of the others"
     ),
     "recognition": (
-        "of 50 unseen persons, known from 5 near-frontal pictures, 10 pictures each in any pose "
+        "of 50 unseen persons, known from 5 near-frontal images, 10 images each in any pose "
         "and light: nearest by cosine, and linear by ridge regression"
     ),
-    "ssim": f"{image_metrics.PROTOCOL['ssim']}; of the first {demo_metrics.SSIM_OF} pictures",
+    "ssim": f"{image_metrics.PROTOCOL['ssim']}; of the first {demo_metrics.SSIM_OF} images",
 }
 
 
@@ -227,12 +227,12 @@ def measure(
     with precision.autocast():
         codes, labels = encode_batches(net, unseen, each)
         count = sum(c.shape[0] * c.shape[1] for c in codes.values())
-        print(f"{count} test pictures of {unseen.name}, {trained['regime']} regime")
+        print(f"{count} test images of {unseen.name}, {trained['regime']} regime")
         report = {"data": unseen.name, "regime": trained["regime"], "images": count}
         report["reconstruction"] = {"mse": reconstruction(net, unseen, each)}
         report["leakage"] = leakage(latents, codes)
         if not all(set(FACTORS) & of.keys() for of in labels.values()):
-            print("no labels: correlations and pictures cannot be judged")
+            print("no labels: correlations and images cannot be judged")
             return report
         report["correlation"] = correlation(latents, codes, labels)
         if not hasattr(unseen, "draw"):
@@ -259,7 +259,7 @@ def measure(
 
 
 def reconstruction(net: Any, unseen: Any, each: int) -> float:
-    """Mean squared error of grey values over the test pictures."""
+    """Mean squared error of grey values over the test images."""
     errors = []
     for kind, count in unseen.counts.items():
         for number in range(min(count, each)):

@@ -1,4 +1,4 @@
-"""Pictures of a DC-IGN: sweeps of latents as sheets and movies, reconstructions, a face in another
+"""Images of a DC-IGN: sweeps of latents as sheets and movies, reconstructions, a face in another
 face's pose and light.
 """
 
@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nets.data.io.frames import Frames
-from nets.data.io.images import list_pictures, read_picture, write_picture
+from nets.data.io.images import list_images, read_image, write_image
 from nets.data.io.video import is_video
 from nets.data.io.video_writer import FORMATS, VideoWriter, write_gif
 from nets.data.scenes.batches import unit
@@ -37,7 +37,7 @@ SHOWN = 8  # faces in a generalisation sheet
 MOVIE_FPS = 16
 SHEETS = ("", ".png", ".jpg", ".jpeg")  # without an ending: a folder
 MOVIES = (".gif", *FORMATS)
-Face = tuple[str, Tensor]  # name, picture (1, S, S) in [0, 1]
+Face = tuple[str, Tensor]  # name, image (1, S, S) in [0, 1]
 
 
 # fmt: off
@@ -70,14 +70,14 @@ def infer(args: options.Namespace, content: dict[str, Any], path: Path, ranks: R
     latents = Latents(net, trained, has_data="kind" not in content)
     with torch.no_grad(), precision.autocast():
         if args.source:
-            files = list_pictures("--source", args.source)
+            files = list_images("--source", args.source)
             names = distinct([file.stem for file in files])
             faces = [
-                (name, to_face(read_picture(file, None), net.image_size))
+                (name, to_face(read_image(file, None), net.image_size))
                 for name, file in zip(names, files, strict=True)
             ]
         else:
-            print("no -s: pictures of the run's own test data")
+            print("no -s: images of the run's own test data")
             faces = own_faces(args, latents)
         if args.driving:
             transfer(args, latents, faces)
@@ -104,11 +104,11 @@ def _check(args: options.Namespace) -> None:
         raise UserError(f"--out {args.out}: a sheet is written as .png or .jpg")
 
 
-def to_face(picture: Tensor, size: int) -> Tensor:
-    """(1, S, S) float32 in [0, 1]: a picture (3, H, W) uint8 of any size, grey, in the middle of a
+def to_face(image: Tensor, size: int) -> Tensor:
+    """(1, S, S) float32 in [0, 1]: an image (3, H, W) uint8 of any size, grey, in the middle of a
     white square, which is what faces are on in the training data.
     """
-    grey = (picture.float() / 255 * torch.tensor(GREY)[:, None, None]).sum(0)
+    grey = (image.float() / 255 * torch.tensor(GREY)[:, None, None]).sum(0)
     h, w = grey.shape
     side = max(h, w)
     left, top = (side - w) // 2, (side - h) // 2
@@ -118,7 +118,7 @@ def to_face(picture: Tensor, size: int) -> Tensor:
 
 
 def own_faces(args: options.Namespace, latents: Latents) -> list[Face]:
-    """Test pictures: the first batch of each type to reconstruct, else two different heads, or
+    """Test images: the first batch of each type to reconstruct, else two different heads, or
     one that moves.
     """
     if not latents.has_data:
@@ -153,14 +153,14 @@ def transfer(args: options.Namespace, latents: Latents, faces: Sequence[Face]) -
 
         def driven() -> Iterator[Tensor]:
             for frame in frames:
-                code = encode(latents.net, to_face(frame.picture, size)[None])
+                code = encode(latents.net, to_face(frame.image, size)[None])
                 code[:, shape] = codes[:, shape]
                 yield to_bytes(decode(latents.net, code))[0].expand(3, -1, -1)
 
         write_movie(args.out, driven(), frames.fps)
         return
-    files = list_pictures("--driving", args.driving)
-    poses = torch.stack([to_face(read_picture(file, None), size) for file in files])
+    files = list_images("--driving", args.driving)
+    poses = torch.stack([to_face(read_image(file, None), size) for file in files])
     made = []
     for code in codes:
         other = encode(latents.net, poses)
@@ -246,12 +246,12 @@ def write_sheet(
 ) -> None:
     path = Path(out) if Path(out).suffix else Path(out, "sheet.png")
     sheet = labelled_grid(rows, names, columns)
-    write_picture(path, torch.from_numpy(sheet.copy()).permute(2, 0, 1))
+    write_image(path, torch.from_numpy(sheet.copy()).permute(2, 0, 1))
     print(f"written: {path}")
 
 
 def write_movie(out: str, frames: Iterator[Tensor], fps: float) -> None:
-    """Write pictures (3, H, W) uint8 as a GIF or, by its ending, as a video."""
+    """Write images (3, H, W) uint8 as a GIF or, by its ending, as a video."""
     if Path(out).suffix.lower() == ".gif":  # 64 levels of grey are half the file of 256
         write_gif(out, (frame // 4 * 4 + (frame >> 6) for frame in frames), min(fps, 50))
     else:

@@ -17,13 +17,13 @@ from nets.dcign.options import sets
 from nets.dcign.visuals import bounds
 from nets.errors import UserError
 
-PICTURES = 240  # of each type of batch, that ranges and maps are taken from
+IMAGES = 240  # of each type of batch, that ranges and maps are taken from
 PUBLISHED = (-20.0, 20.0)  # range of a sweep where there is no data to take it from
 
 
 @torch.no_grad()
 def encode(net: DCIGN, image: Tensor, at_once: int = 64) -> Tensor:
-    """(N, D) float32 on the CPU, the code's means of pictures (N, 1, S, S)."""
+    """(N, D) float32 on the CPU, the code's means of images (N, 1, S, S)."""
     device = next(net.parameters()).device
     return torch.cat([net.encode(unit(part.to(device)))[0].cpu() for part in image.split(at_once)])
 
@@ -69,7 +69,7 @@ class Latents:
     @functools.cached_property
     def seen(self) -> tuple[dict[str, Tensor], dict[str, dict[str, Tensor]]]:
         """Codes {type: (B, N, D)} and labels {type: {name: (B, N, ...)}} of training batches."""
-        return encode_batches(self.net, self.known, -(-PICTURES // self.trained["bsize"]))
+        return encode_batches(self.net, self.known, -(-IMAGES // self.trained["bsize"]))
 
     @functools.cached_property
     def owners(self) -> dict[str, slice]:
@@ -109,7 +109,7 @@ class Latents:
         return own.start + int(place) - 1
 
     def bounds(self, index: int) -> tuple[float, float]:
-        """How far a sweep of a latent goes: its 1st and 99th percentile over training pictures."""
+        """How far a sweep of a latent goes: its 1st and 99th percentile over training images."""
         if not self.has_data:
             return PUBLISHED
         return bounds(torch.cat([c.flatten(0, 1) for c in self.seen[0].values()])[:, index])

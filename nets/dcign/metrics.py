@@ -1,6 +1,6 @@
 """What a code knows of the scene, and whether a latent can be set like a renderer's knob.
 
-Pure functions of tensors. Batches of one type, (B, N, ...): in each of the B batches of N pictures
+Pure functions of tensors. Batches of one type, (B, N, ...): in each of the B batches of N images
 one factor varies. Codes are the means mu, without clamp, (..., D). All in float64 inside.
 """
 
@@ -48,10 +48,10 @@ def within_batch(latent: Tensor, factor: Tensor) -> dict[str, float]:
 
 
 def pooled(latent: Tensor, factor: Tensor) -> dict[str, float]:
-    """|r| over all pictures together, and r of the two halves of the factor's range, since the
+    """|r| over all images together, and r of the two halves of the factor's range, since the
     published azimuth latent jumps at 0: "pearson", "spearman", "negative_half", "positive_half".
 
-    latent, factor  of one shape; halves are signed by the sign of the whole's r, 0 without pictures
+    latent, factor  of one shape; halves are signed by the sign of the whole's r, 0 without images
     """
     latent, factor = latent.flatten(), factor.flatten()
     whole = pearson(latent, factor)
@@ -68,7 +68,7 @@ class Leakage(NamedTuple):
 
     variance  {type: (D,)} mean within-batch variance of each latent in the batches of a type
     active    {type: share of that variance in the latents that own the type}
-    relative  {type: (D,)} the variance over that of the latent over all pictures of all types
+    relative  {type: (D,)} the variance over that of the latent over all images of all types
     own       {type: (n,)} for each latent of the type, the share of its own type in `relative`
     """
 
@@ -117,12 +117,12 @@ class LatentMap(NamedTuple):
 def fit_map(factor: Tensor, latent: Tensor, bins: int = BINS) -> LatentMap:
     """The medians of the latent, and the means of the factor, in equal bins of the factor's range.
 
-    factor, latent  of one shape, of training pictures; bins without pictures are left out
+    factor, latent  of one shape, of training images; bins without images are left out
     """
     factor, latent = factor.flatten().double().cpu(), latent.flatten().double().cpu()
     if factor.shape != latent.shape or not len(factor):
         raise ValueError(
-            f"fit_map: latent must have the shape of factor and hold pictures, got "
+            f"fit_map: latent must have the shape of factor and hold images, got "
             f"{list(latent.shape)} and {list(factor.shape)}"
         )
     low, high = factor.min(), factor.max()
@@ -139,13 +139,13 @@ def set_latent(code: Tensor, index: int, value: Tensor) -> Tensor:
     return result
 
 
-def mean_squared_error(pictures: Tensor, truth: Tensor) -> Tensor:
-    """Per picture, (N,) float64, in grey values [0, 1]; pictures and truth (N, 1, H, W)."""
-    if pictures.shape != truth.shape:
+def mean_squared_error(images: Tensor, truth: Tensor) -> Tensor:
+    """Per image, (N,) float64, in grey values [0, 1]; images and truth (N, 1, H, W)."""
+    if images.shape != truth.shape:
         raise ValueError(
-            f"mean_squared_error: truth must be {list(pictures.shape)}, got {list(truth.shape)}"
+            f"mean_squared_error: truth must be {list(images.shape)}, got {list(truth.shape)}"
         )
-    return (pictures.double() - truth.double()).square().flatten(1).mean(1)
+    return (images.double() - truth.double()).square().flatten(1).mean(1)
 
 
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)  # of ridge regressions, per sample
@@ -315,8 +315,8 @@ def explained_table(code: Tensor, factors: Mapping[str, Tensor]) -> Tensor:
 def recognition(
     known: Tensor, known_people: Tensor, new: Tensor, new_people: Tensor
 ) -> dict[str, float]:
-    """Share of new pictures, (M, D), whose person is found, from known ones, (N, D): "nearest" by
-    cosine to a known picture, "linear" by ridge regression to one column a person.
+    """Share of new images, (M, D), whose person is found, from known ones, (N, D): "nearest" by
+    cosine to a known image, "linear" by ridge regression to one column a person.
 
     Both after the known ones' mean is taken off.
     """
@@ -342,7 +342,7 @@ def similarity(code: Tensor, reference: Tensor, mean: Tensor) -> Tensor:
 
 
 def spread(code: Tensor, people: Tensor) -> float:
-    """Mean distance of two pictures' codes of one person over that of two persons'; 0 is best."""
+    """Mean distance of two images' codes of one person over that of two persons'; 0 is best."""
     distance = torch.cdist(code.double(), code.double())
     same = people[:, None] == people
     different = distance[~same].mean()

@@ -1,7 +1,7 @@
 """DC-IGN: a convolutional variational autoencoder whose latents stand for what a renderer is told.
 
 Kulkarni, Whitney, Kohli, Tenenbaum, "Deep Convolutional Inverse Graphics Network", NIPS 2015. The
-network alone is an ordinary autoencoder of grey pictures of 150x150; that single latents come to
+network alone is an ordinary autoencoder of grey images of 150x150; that single latents come to
 stand for azimuth, elevation and light is a matter of training (`nets.dcign.code`).
 
 Checked against the published numbers: 4,131,137 parameters with 200 latents and 96 maps, 2,834,977
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from nets.dcign.losses import LIKELIHOODS
 from nets.layers import depth_to_space
 
-SIDE = 150  # of the published network's pictures
+SIDE = 150  # of the published network's images
 FLOOR = 1e-6  # what the published threshold leaves of anything not above 0
 CODE_SPREAD = 0.01  # standard deviation of the fully connected layers' first weights and biases
 
@@ -74,7 +74,7 @@ class UpConv(nn.Conv2d):
 
 
 class DCIGN(nn.Module):
-    """The network. Pictures are (N, 1, S, S), grey in [0, 1] (0 black), as the originals take them.
+    """The network. Images are (N, 1, S, S), grey in [0, 1] (0 black), as the originals take them.
 
     Its code is z (N, latents), a sample of N(mu, exp(log_variance)); prior N(0, 1).
     """
@@ -125,7 +125,7 @@ class DCIGN(nn.Module):
         )
 
     def encode(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """(mu, log_variance), both (N, latents) float32, of pictures (N, 1, S, S) in [0, 1].
+        """(mu, log_variance), both (N, latents) float32, of images (N, 1, S, S) in [0, 1].
 
         The outputs of the two heads: nothing is clamped here. Deterministic and differentiable.
         Raises ValueError for another shape.
@@ -147,14 +147,14 @@ class DCIGN(nn.Module):
         return mu + torch.exp(0.5 * log_variance) * noise
 
     def decode(self, z: Tensor) -> Tensor:
-        """Pictures (N, 1, S, S) float32 in [0, 1] from codes (N, latents). Differentiable.
+        """Images (N, 1, S, S) float32 in [0, 1] from codes (N, latents). Differentiable.
 
         The means of the likelihood; those of a gaussian one are clipped to [0, 1].
         """
-        return self.picture(self.decode_parameters(z))
+        return self.image(self.decode_parameters(z))
 
-    def picture(self, parameters: Tensor) -> Tensor:
-        """The picture in [0, 1] that parameters of the likelihood mean; see `decode`."""
+    def image(self, parameters: Tensor) -> Tensor:
+        """The image in [0, 1] that parameters of the likelihood mean; see `decode`."""
         if self.likelihood == "bernoulli":
             return torch.sigmoid(parameters)
         return parameters[:, :1].clamp(0, 1)
@@ -177,7 +177,7 @@ class DCIGN(nn.Module):
         return self.decoder[-1](h).float()
 
     def forward(self, image: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """(picture, mu, log_variance): the reconstruction, from the code's mean or a sample of it.
+        """(image, mu, log_variance): the reconstruction, from the code's mean or a sample of it.
 
         noise  standard normal (N, latents), as the originals always add; None: z = mu
         """
@@ -204,7 +204,7 @@ def _exact(x: Tensor):
 
 
 def _one_channel_last(image: Tensor) -> Tensor:
-    """The picture with strides that say NHWC. With one channel they say nothing by themselves, and
+    """The image with strides that say NHWC. With one channel they say nothing by themselves, and
     the first convolution and its pooling would run as NCHW, at a third of the speed.
     """
     _, c, h, w = image.shape

@@ -61,8 +61,8 @@ def parser(description: str) -> options.ArgumentParser:
     add = g.add_argument
     add("--datasetdir", type=str | None, default=None,
         help="a folder of batches (th_AZ_VARIED/FT_training/batch1 ..., th_training/batch1 ... "
-        "for --regime entangled), or of pictures with a factors.csv")
-    add("--bsize", type=PositiveInt, default=20, help="pictures in a batch, at least 2")
+        "for --regime entangled), or of images with a factors.csv")
+    add("--bsize", type=PositiveInt, default=20, help="images in a batch, at least 2")
     add("--num_train_batches", type=PositiveInt, default=5000, help="steps in an epoch")
     add("--num_train_batches_per_type", type=PositiveInt | None, default=None,
         help="training batches of each type; default: all there are, 200 of the demo world")
@@ -76,7 +76,7 @@ def parser(description: str) -> options.ArgumentParser:
     add("--order", type=Literal["draws", "passes", "order"] | None, default=None,
         help="batches with replacement, each once an epoch at random, or each once as numbered; "
         "default: draws, and order for --regime entangled, as published")
-    add_flag(g, "--shuffle", True, "the pictures inside a batch: --clamp first takes one of them")
+    add_flag(g, "--shuffle", True, "the images inside a batch: --clamp first takes one of them")
     add("--color", "-c", type=Literal[0], default=0, help="the network takes one channel")
     g = p.add_argument_group("network")
     add = g.add_argument
@@ -84,7 +84,7 @@ def parser(description: str) -> options.ArgumentParser:
     add("--feature_maps", type=PositiveInt | None, default=None,
         help="maps of the widest convolutions, a multiple of 4; default: 96")
     add("--image_size", type=PositiveInt | None, default=None,
-        help="side of the pictures, pixels: 150 as published, or a multiple of 16 from 48")
+        help="side of the images, pixels: 150 as published, or a multiple of 16 from 48")
     add("--likelihood", type=Literal["bernoulli", "gaussian"] | None, default=None,
         help="of a pixel; default: bernoulli")
     add("--groups", type=list[str], default=originals.GROUPS,
@@ -94,7 +94,7 @@ def parser(description: str) -> options.ArgumentParser:
     g = p.add_argument_group("the code in a training step")
     add = g.add_argument
     add("--clamp", type=Literal["first", "mean", "off"], default="first",
-        help="inactive latents become those of the batch's first picture, as in the published "
+        help="inactive latents become those of the batch's first image, as in the published "
         "program, or their average, as in the paper")
     add_flag(g, "--gradient_filter", True, "inactive latents receive no gradient")
     add_flag(g, "--force_invariance", False, "draw the inactive latents of a batch together")
@@ -117,10 +117,10 @@ def parser(description: str) -> options.ArgumentParser:
         help="1 - beta2; default: 0.01")
     add("--warm_down", type=NonNegativeInt, default=0,
         help="last steps over which the learning rate falls linearly to 0")
-    add_flag(g, "--sample", False, "tests and pictures from sampled codes, as published")
+    add_flag(g, "--sample", False, "tests and images from sampled codes, as published")
     add("--test_freq", type=PositiveInt | None, default=None,
         help="steps between two tests; default: an epoch")
-    add("--sweep_steps", type=PositiveInt, default=7, help="pictures in a sweep of a latent")
+    add("--sweep_steps", type=PositiveInt, default=7, help="images in a sweep of a latent")
     g = p.add_argument_group("where to compute, as the published programs say it")
     add = g.add_argument
     add("--threads", "-t", type=PositiveInt | None, default=None, help="processor threads")
@@ -163,7 +163,7 @@ def parse(description: str, argv: list[str] | None = None) -> options.Namespace:
     if not args.force_invariance and args.invariance_strength:
         raise UserError("--invariance_strength: needs --force_invariance")
     if args.regime == "disentangled" and args.bsize < 2:
-        raise UserError("--bsize: must be 2 or more, one picture cannot vary")
+        raise UserError("--bsize: must be 2 or more, one image cannot vary")
     args.order = args.order or ("draws" if args.regime == "disentangled" else "order")
     args.test_freq = args.test_freq or args.num_train_batches
     _test_batches(args)

@@ -1,4 +1,4 @@
-"""Pictures of a DC-IGN: reconstructions, and sweeps of single latents, as rows of a sheet."""
+"""Images of a DC-IGN: reconstructions, and sweeps of single latents, as rows of a sheet."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from nets.run.options import Namespace
 from nets.run.run import Run
 
 
-def to_bytes(pictures: Tensor) -> Tensor:
-    """uint8 pictures on the CPU, from pictures in [0, 1]."""
-    return (pictures.float() * 255).round().clamp(0, 255).to(torch.uint8).cpu()
+def to_bytes(images: Tensor) -> Tensor:
+    """uint8 images on the CPU, from images in [0, 1]."""
+    return (images.float() * 255).round().clamp(0, 255).to(torch.uint8).cpu()
 
 
 def sweep_values(low: float, high: float, steps: int) -> Tensor:
@@ -42,7 +42,7 @@ def bounds(latent: Tensor) -> tuple[float, float]:
 
 @torch.no_grad()
 def sweep(net: DCIGN, code: Tensor, index: int, values: Tensor) -> Tensor:
-    """(N, steps, 1, S, S) in [0, 1]: pictures of codes (N, D) with one latent set to each value."""
+    """(N, steps, 1, S, S) in [0, 1]: images of codes (N, D) with one latent set to each value."""
     rows = [net.decode(set_latent(code, index, v.expand(len(code)))) for v in values]
     return torch.stack(rows, dim=1)
 
@@ -54,7 +54,7 @@ def sweep_sheet(
     latents: Sequence[tuple[str, int, tuple[float, float]]],
     steps: int,
 ) -> np.ndarray:
-    """A sheet, uint8 (H, W, 3): for each picture and latent the input, its reconstruction, a sweep.
+    """A sheet, uint8 (H, W, 3): for each image and latent the input, its reconstruction, a sweep.
 
     image    (N, 1, S, S) in [0, 1], on the network's device
     latents  (name, number from 0, (low, high)) of each
@@ -64,8 +64,8 @@ def sweep_sheet(
     swept = [sweep(net, code, i, sweep_values(*ends, steps).to(code)) for _, i, ends in latents]
     rows, names = [], []
     for n in range(len(image)):
-        for (name, _, _), pictures in zip(latents, swept, strict=True):
-            rows.append([*to_bytes(torch.stack([image[n], seen[n]])), *to_bytes(pictures[n])])
+        for (name, _, _), images in zip(latents, swept, strict=True):
+            rows.append([*to_bytes(torch.stack([image[n], seen[n]])), *to_bytes(images[n])])
             names.append(name)
     ends = ["low", *[""] * (steps - 2), "high"] if steps > 1 else [""]
     return labelled_grid(rows, names, ["input", "reconstructed", *ends])
@@ -73,7 +73,7 @@ def sweep_sheet(
 
 @torch.no_grad()
 def reconstruction_sheet(net: DCIGN, image: Tensor) -> Tensor:
-    """(2N, 1, S, S) uint8: each picture and behind it its reconstruction from the code's mean."""
+    """(2N, 1, S, S) uint8: each image and behind it its reconstruction from the code's mean."""
     seen = net.decode(net.encode(image)[0])
     return to_bytes(torch.stack([image, seen], dim=1).flatten(0, 1))
 
@@ -96,7 +96,7 @@ def show(
     path = run.folder / "images" / f"{name}_{step + 1:07d}.png"
     if not run.is_main or not rows:
         return path
-    kind = list(source.counts)[-1]  # each picture another person, if there are such batches
+    kind = list(source.counts)[-1]  # each image another person, if there are such batches
     image = unit(source.read(kind, 0)["image"]).to(run.device)
     codes = torch.cat([row["mu"] for row in rows])
     if args.regime == "entangled":

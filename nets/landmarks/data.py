@@ -66,8 +66,8 @@ def share(dataset: Any, part: float) -> Every:
     return Every(dataset, max(16, int(len(dataset) * part)))
 
 
-class Pictures(NamedTuple):
-    """What a step works on; pictures are (N, 3, S, S) float32 in [-1, 1]."""
+class Images(NamedTuple):
+    """What a step works on; images are (N, 3, S, S) float32 in [-1, 1]."""
 
     pose: Tensor  # with other colours
     appearance: Tensor  # another frame, or the same warped
@@ -91,7 +91,7 @@ class LandmarkInputs:
         self.warps = augment.Warps(options["img_size"], *ranges, mode=options["tps"])
 
     @torch.no_grad()
-    def __call__(self, batch: Mapping[str, Any], temporal: bool, warped: bool) -> Pictures:
+    def __call__(self, batch: Mapping[str, Any], temporal: bool, warped: bool) -> Images:
         """Of a batch of a dataset of `open_clips`; with both, the batch is twice as large: each
         pose with its warped frame, then with the other frame.
         """
@@ -99,8 +99,8 @@ class LandmarkInputs:
         partner, joints = batch.get("partner") if temporal else None, batch.get("joints")
         if self.options["flip_probability"]:
             flipped = augment.flips(self.seed, draw, self.options["flip_probability"])
-            frame = augment.flip_pictures(frame, flipped)
-            partner = None if partner is None else augment.flip_pictures(partner, flipped)
+            frame = augment.flip_images(frame, flipped)
+            partner = None if partner is None else augment.flip_images(partner, flipped)
             if joints is not None:
                 size = frame.shape[-1]
                 joints = augment.flip_joints(joints, flipped, size, self.joint_order)
@@ -115,4 +115,4 @@ class LandmarkInputs:
             raise UserError("a batch without another frame needs use_warped")
         pose, target = (x.repeat(len(seen), 1, 1, 1) for x in (signed(pose), target))
         joints = None if joints is None else joints.repeat(len(seen), 1, 1)
-        return Pictures(pose, torch.cat(seen), target, joints)
+        return Images(pose, torch.cat(seen), target, joints)

@@ -238,8 +238,8 @@ def dump(
 def gather(
     args: options.Namespace, net: LandmarkModel, data: Any, ranks: Ranks
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Landmarks (N, K, 2), and joints (N, J, 2) from -0.5 to 0.5 of the picture, of a dataset whose
-    pictures are called "frame" or "target".
+    """Landmarks (N, K, 2), and joints (N, J, 2) from -0.5 to 0.5 of the image, of a dataset whose
+    images are called "frame" or "target".
     """
     means, joints = [], []
     for batch in in_order(data, args.batch_size, ranks, args.workers, args.on_bad_sample):
@@ -254,7 +254,7 @@ def gather(
 def of_index(
     args: options.Namespace, net: LandmarkModel, trained: dict[str, Any], ranks: Ranks
 ) -> dict[str, Any]:
-    """Regression from the index's training pictures to its test pictures."""
+    """Regression from the index's training images to its test images."""
     from nets.data.people.index import IndexDataset
 
     size = trained["img_size"]
@@ -276,7 +276,7 @@ def regressed(
     for key in ("per_joint", "per_joint_mean_pose"):
         found[key] = dict(zip(names, found[key], strict=True))
     protocol = {key: regression.PROTOCOL[key] for key in ("regression", "mean_pose")}
-    protocol["error"] = "error: mean distance of a joint, as a share of the picture's side"
+    protocol["error"] = "error: mean distance of a joint, as a share of the image's side"
     return {
         "data": data[0].name,
         "labelled": len(x),
@@ -300,7 +300,7 @@ def of_world(
         batch["frame"].double().sum(0) for batch in in_order(some[0], args.batch_size, ranks)
     )
     mean = (mean / len(some[0])).round().to(torch.uint8)
-    scores = pictures(args, net, some[1], ranks, mean)
+    scores = images(args, net, some[1], ranks, mean)
     report |= {part: values for part, values in scores.items() if values}
     report["protocol"] |= {
         name: metrics.PROTOCOL[name] for name in ("ssim", "masked_l1", "summary")
@@ -316,7 +316,7 @@ def of_world(
     return report
 
 
-def pictures(
+def images(
     args: options.Namespace, net: LandmarkModel, data: Any, ranks: Ranks, mean: Tensor
 ) -> dict[str, dict[str, Any]]:
     """What is drawn of each frame with the appearance of its partner; with masks also how the mask

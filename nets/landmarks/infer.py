@@ -1,4 +1,4 @@
-"""Landmarks drawn on pictures and videos, their masks and backgrounds; and one picture's
+"""Landmarks drawn on images and videos, their masks and backgrounds; and one image's
 appearance in the pose of others.
 """
 
@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nets.data.io.frames import Frame, Frames
-from nets.data.io.images import list_pictures, read_picture, squash, write_picture
+from nets.data.io.images import list_images, read_image, squash, write_image
 from nets.data.io.video import is_video
 from nets.data.io.video_writer import FORMATS, VideoWriter
 from nets.errors import UserError
@@ -36,7 +36,7 @@ AT_ONCE = 16  # frames of a video in one pass; what bounds the memory
 
 # fmt: off
 def add_options(p: options.ArgumentParser) -> None:
-    p.add_argument_group("landmarks: -d alone (a picture, a folder, a video) draws its landmarks; "
+    p.add_argument_group("landmarks: -d alone (an image, a folder, a video) draws its landmarks; "
                          "with -s: the appearance of one in the pose of the other")
 # fmt: on
 
@@ -55,10 +55,10 @@ def infer(args: options.Namespace, content: dict[str, Any], path: Path, ranks: R
             given = args.driving or args.source
             if any(is_video(file) for file in given) or len(given) > 1:
                 if len(given) > 1:
-                    raise UserError("-d: one picture, one folder or one video; several need -s")
+                    raise UserError("-d: one image, one folder or one video; several need -s")
                 annotate_video(args, net, size, given[0], ranks.device)
             else:
-                annotate_pictures(args, net, size, given[0], ranks.device)
+                annotate_images(args, net, size, given[0], ranks.device)
 
 
 def demo(
@@ -74,40 +74,40 @@ def demo(
     temporal = trained["use_temporal"]
     data = Every(open_clips(trained, "val", temporal), 8)
     (batch,) = in_order(data, 8, ranks)
-    pictures = LandmarkInputs(trained, data.joint_order)(batch, temporal, not temporal)
-    rows = final_rows(pictures, net(pictures.pose, pictures.appearance))
+    images = LandmarkInputs(trained, data.joint_order)(batch, temporal, not temporal)
+    rows = final_rows(images, net(images.pose, images.appearance))
     # The appearance of each in the pose of the next.
-    swapped = net(pictures.pose.roll(-1, 0), pictures.appearance)
+    swapped = net(images.pose.roll(-1, 0), images.appearance)
     rows["in the next one's pose"] = list(to_uint8(swapped.reconstruction).cpu())
-    out = picture_file(args.out)
+    out = image_file(args.out)
     grid = labelled_grid(list(rows.values()), list(rows))
-    write_picture(out, torch.from_numpy(grid.copy()).permute(2, 0, 1))
+    write_image(out, torch.from_numpy(grid.copy()).permute(2, 0, 1))
     print(f"written: {out}")
 
 
 def transfer(args: options.Namespace, net: LandmarkModel, size: int, device: torch.device) -> None:
-    """The appearance of each source in the pose of each driving picture, or of a video's frames."""
+    """The appearance of each source in the pose of each driving image, or of a video's frames."""
     for file in args.source:
         if is_video(file):
-            raise UserError(f"-s {file}: the appearance comes from a picture, not from a video")
-    sources = list_pictures("-s", args.source)
-    seen = [read_picture(file, size) for file in sources]
-    looks = [net.appearance(signed(picture[None].to(device))) for picture in seen]
+            raise UserError(f"-s {file}: the appearance comes from an image, not from a video")
+    sources = list_images("-s", args.source)
+    seen = [read_image(file, size) for file in sources]
+    looks = [net.appearance(signed(image[None].to(device))) for image in seen]
     if any(is_video(file) for file in args.driving):
         if len(args.driving) > 1 or len(looks) > 1:
-            raise UserError("-d with a video: give one video, and one picture with -s")
+            raise UserError("-d with a video: give one video, and one image with -s")
         frames = Frames(args.driving[0], args.start, args.end, args.fps)
         out = video_file(args.out)
         with VideoWriter(out, frames.fps, args.driving[0], frames.start) as video:
             for some in batches(frames):
                 pose = net.landmarks(squashed(some, size, device))
                 made = to_uint8(net.render(pose, looks[0]).reconstruction).cpu()
-                for frame, picture in zip(some, made, strict=True):
-                    video.write(picture, frame.seconds)
+                for frame, image in zip(some, made, strict=True):
+                    video.write(image, frame.seconds)
         print(f"written: {out}")
         return
-    drivings = list_pictures("-d", args.driving)
-    poses = torch.stack([signed(read_picture(file, size)) for file in drivings]).to(device)
+    drivings = list_images("-d", args.driving)
+    poses = torch.stack([signed(read_image(file, size)) for file in drivings]).to(device)
     made = []
     for look in looks:
         some = (net.render(net.landmarks(part), look) for part in poses.split(AT_ONCE))
@@ -116,23 +116,23 @@ def transfer(args: options.Namespace, net: LandmarkModel, size: int, device: tor
     write_grid(args, names[0], seen, names[1], poses, torch.stack(made))
 
 
-def annotate_pictures(
+def annotate_images(
     args: options.Namespace, net: LandmarkModel, size: int, given: str, device: torch.device
 ) -> None:
-    """Landmarks on a picture, or on all of a folder; masks and backgrounds beside them."""
-    files = list_pictures("-d", [given])
+    """Landmarks on an image, or on all of a folder; masks and backgrounds beside them."""
+    files = list_images("-d", [given])
     several = len(files) > 1 or Path(given).is_dir()
     for file in files:
-        frame = Frame(str(file), None, read_picture(file, None))
+        frame = Frame(str(file), None, read_image(file, None))
         out = Path(args.out)
         if several:
             folder = out.with_suffix("") if out.suffix else out
             out = folder / f"{file.stem}.png"
         drawn = next(annotated(net, [frame], size, device))
-        for name, picture in drawn.items():
-            write_picture(beside(picture_file(str(out)), name), picture)
+        for name, image in drawn.items():
+            write_image(beside(image_file(str(out)), name), image)
     what = " and ".join(("_" + name) for name in drawn if name)
-    where = f"{len(files)} pictures in {folder}/" if several else str(out)
+    where = f"{len(files)} images in {folder}/" if several else str(out)
     print(f"written: {where}" + (f", with {what} beside" if what else ""))
 
 
@@ -145,11 +145,11 @@ def annotate_video(
         videos: dict[str, VideoWriter] = {}
         for some in batches(frames):
             for frame, drawn in zip(some, annotated(net, some, size, device), strict=True):
-                for name, picture in drawn.items():
+                for name, image in drawn.items():
                     if name not in videos:
                         writer = VideoWriter(beside(out, name), frames.fps, given, frames.start)
                         videos[name] = stack.enter_context(writer)
-                    videos[name].write(picture, frame.seconds)
+                    videos[name].write(image, frame.seconds)
     print("written: " + ", ".join(str(beside(out, name)) for name in videos))
 
 
@@ -161,20 +161,20 @@ def annotated(
     """
     seen = net.appearance(squashed(frames, size, device))
     for i, frame in enumerate(frames):
-        drawn = {"": dotted(frame.picture, seen.landmarks.means[i])}
+        drawn = {"": dotted(frame.image, seen.landmarks.means[i])}
         if seen.mask is not None:
-            for name, picture in (
+            for name, image in (
                 ("mask", seen.mask[i].float().expand(3, -1, -1) * 2 - 1),
                 ("background", seen.background[i]),
             ):
-                whole = F.interpolate(picture[None], frame.picture.shape[1:], mode="bilinear")
+                whole = F.interpolate(image[None], frame.image.shape[1:], mode="bilinear")
                 drawn[name] = to_uint8(whole)[0].cpu()
         yield drawn
 
 
 def squashed(frames: list[Frame], size: int, device: torch.device) -> Tensor:
-    """Frames as the networks take them, (N, 3, S, S) in [-1, 1]: like pictures that are read."""
-    return signed(torch.stack([squash(f.picture, None, size) for f in frames]).to(device))
+    """Frames as the networks take them, (N, 3, S, S) in [-1, 1]: like images that are read."""
+    return signed(torch.stack([squash(f.image, None, size) for f in frames]).to(device))
 
 
 def batches(frames: Iterable[Frame]) -> Iterator[list[Frame]]:
@@ -188,7 +188,7 @@ def beside(path: Path, name: str) -> Path:
     return path.with_name(f"{path.stem}_{name}{path.suffix}") if name else path
 
 
-def picture_file(out: str) -> Path:
+def image_file(out: str) -> Path:
     path = Path(out)
     if path.suffix.lower() not in (".png", ".jpg", ".jpeg"):
         raise UserError(f"--out {out}: must end in .png or .jpg")

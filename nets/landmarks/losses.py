@@ -33,7 +33,7 @@ def perceptual_loss(
              None: only the pixels
     reduced  weights 1/32, 1/16, 1/8, 1/4 and 1 (pixels) instead of 1 throughout
     mask     (N, 1 or 3, H, W), zero or false where the prediction counts as 0, as the target should
-             be there. `target != 0` is the published program's rule, which pictures of 8 bits never
+             be there. `target != 0` is the published program's rule, which images of 8 bits never
              meet
     """
     if mask is not None:
@@ -50,8 +50,8 @@ def motion_loss(prediction: Tensor, target: Tensor, partner: Tensor) -> Tensor:
 
     prediction, target, partner  (N, 3, H, W); the partner is another frame of the target's clip
     A pixel's count is the mean |target - partner| of the 5 x 5 pixels about it over that of its
-    picture. Where the camera stands still that is where something moves, which is a small part of
-    the picture. Not in the paper.
+    image. Where the camera stands still that is where something moves, which is a small part of
+    the image. Not in the paper.
     """
     prediction, target, partner = prediction.float(), target.float(), partner.float()
     change = F.avg_pool2d((target - partner).abs().mean(1, keepdim=True), 5, 1, 2)
@@ -107,7 +107,7 @@ def frozen(net: nn.Module) -> Iterator[nn.Module]:
 
 
 def generator_gan_loss(discriminator: nn.Module, fake: Tensor, lsgan: bool = True) -> Tensor:
-    """How far the discriminator is from taking the pictures for real; it gets no gradient."""
+    """How far the discriminator is from taking the images for real; it gets no gradient."""
     with frozen(discriminator):
         return gan_loss(discriminator(fake), True, lsgan)
 
@@ -117,7 +117,7 @@ def discriminator_loss(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """0.5 (fake as 0 + real as 1), and {"d_fake", "d_real"} for the log, detached.
 
-    No gradient goes to the pictures.
+    No gradient goes to the images.
     """
     scores = discriminator(torch.cat([fake.detach().to(real.dtype), real]))
     n = len(fake)

@@ -35,7 +35,7 @@ def parser(description: str) -> options.ArgumentParser:
     add("--frame_cache", type=str | None, default=None,
         help="folder of decoded videos, 3 img_size^2 bytes a frame; default: dataset_path/.frames")
     add("--img_size", type=PositiveInt, default=128,
-        help="side of the pictures, pixels: a multiple of 16, at least 32")
+        help="side of the images, pixels: a multiple of 16, at least 32")
     add("--batch_size", type=PositiveInt, default=32, help="samples per step and rank")
     add("--num_workers", type=NonNegativeInt | None, default=None, help="another name of --workers")
     add("--val_frac", type=PositiveFloat, default=0.01,
@@ -76,7 +76,7 @@ def parser(description: str) -> options.ArgumentParser:
     add("--pooling", type=Literal["mean", "sum"], default="mean",
         help="how a landmark's look is collected: as published, over the pixels' number; sum: not")
     add_flag(g, "--restore_colours", False, "what is drawn gets the mean and spread of the "
-             "appearance picture's colours, which the networks do not see")
+             "appearance image's colours, which the networks do not see")
     add("--narrowing", type=PositiveInt, default=1,
         help="divides the widths that have no option of their own, 1 to 8; 1: as published")
     add_flag(g, "--use_gan", False, "add an adversarial loss")
@@ -100,7 +100,7 @@ def parser(description: str) -> options.ArgumentParser:
     add("--torch_home", type=str, default="", help="folder of torch's cache")
     add("--perceptual", type=Literal["pretrained", "random"], default="pretrained",
         help="random: a seeded random VGG19 where there are no weights")
-    add_flag(g, "--vgg_normalise", False, "give VGG19 pictures as ImageNet's are normalised; the "
+    add_flag(g, "--vgg_normalise", False, "give VGG19 images as ImageNet's are normalised; the "
              "original gives them as they are, in [-1, 1]")
     add_flag(g, "--vgg_download", False, "fetch the weights when they are not there")
     g = p.add_argument_group("optimisation")

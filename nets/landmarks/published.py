@@ -6,7 +6,7 @@
     opt.yaml                            the options, `str()` of each
 
 The widths, and whether there are masks, are read off the weights. What they do not say, the size of
-the pictures and the kind of covariance, comes from the opt.yaml beside them or from the caller.
+the images and the kind of covariance, comes from the opt.yaml beside them or from the caller.
 """
 
 from __future__ import annotations

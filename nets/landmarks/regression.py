@@ -12,7 +12,7 @@ PIXELS = 6.0  # of the halved coordinates: 12 in the frames as they are
 PROTOCOL = {
     "regression": (
         "regression: least squares from the landmarks' means to the joints, both about the middle "
-        "of the picture, without intercept, of minimum norm (SVD); fitted on training frames only"
+        "of the image, without intercept, of minimum norm (SVD); fitted on training frames only"
     ),
     "mean_pose": "mean pose: every joint at its mean over the frames that the regression saw",
     "accuracy": (
@@ -71,7 +71,7 @@ def accuracy(predicted: np.ndarray, truth: np.ndarray, names: tuple[str, ...]) -
 def distances(
     landmarks: np.ndarray, joints: np.ndarray, test_landmarks: np.ndarray, test_joints: np.ndarray
 ) -> dict[str, Any]:
-    """Errors of the regression on test frames, and of the mean pose, as shares of the picture.
+    """Errors of the regression on test frames, and of the mean pose, as shares of the image.
 
     landmarks (N, K, 2) in [-1, 1); joints (N, J, 2) in [-0.5, 0.5] about the middle, NaN where one
     is missing; each joint is fitted on the frames that have it.

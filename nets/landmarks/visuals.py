@@ -1,4 +1,4 @@
-"""Pictures that show what the landmarks do: numbered, coloured, beside what is made of them."""
+"""Images that show what the landmarks do: numbered, coloured, beside what is made of them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from nets.landmarks import LandmarkOutput
-from nets.landmarks.data import Pictures
+from nets.landmarks.data import Images
 from nets.run.images import to_uint8
 
 
@@ -29,33 +29,33 @@ def places(means: Tensor, height: int, width: int) -> Tensor:
     return (means.float() + 1) * means.new_tensor([width, height], dtype=torch.float32) / 2
 
 
-def numbered(picture: Tensor, means: Tensor) -> Tensor:
-    """A picture (3, H, W) in [-1, 1] or uint8 with the number of each landmark (K, 2) in black
+def numbered(image: Tensor, means: Tensor) -> Tensor:
+    """An image (3, H, W) in [-1, 1] or uint8 with the number of each landmark (K, 2) in black
     where it is; uint8.
     """
-    image = Image.fromarray(to_uint8(picture).cpu().permute(1, 2, 0).contiguous().numpy())
-    draw, font = ImageDraw.Draw(image), ImageFont.load_default()
-    at = places(means, image.height, image.width).cpu().nan_to_num(0.0)
+    pillow = Image.fromarray(to_uint8(image).cpu().permute(1, 2, 0).contiguous().numpy())
+    draw, font = ImageDraw.Draw(pillow), ImageFont.load_default()
+    at = places(means, pillow.height, pillow.width).cpu().nan_to_num(0.0)
     for number, (x, y) in enumerate(at.long().tolist()):
         draw.text((x, y), str(number), fill=(0, 0, 0), font=font)
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+    return torch.from_numpy(np.array(pillow)).permute(2, 0, 1)
 
 
-def dotted(picture: Tensor, means: Tensor) -> Tensor:
-    """A picture (3, H, W) uint8 with a coloured, numbered dot for each landmark (K, 2); uint8."""
-    image = Image.fromarray(picture.cpu().permute(1, 2, 0).contiguous().numpy())
-    draw = ImageDraw.Draw(image)
-    radius = max(1.5, min(image.size) / 80)
+def dotted(image: Tensor, means: Tensor) -> Tensor:
+    """An image (3, H, W) uint8 with a coloured, numbered dot for each landmark (K, 2); uint8."""
+    pillow = Image.fromarray(image.cpu().permute(1, 2, 0).contiguous().numpy())
+    draw = ImageDraw.Draw(pillow)
+    radius = max(1.5, min(pillow.size) / 80)
     font = ImageFont.load_default(max(8.0, 2.5 * radius))
     # Brighter than the palette of the maps: a dot is small.
     colours = (palette(len(means)) * 1.99).clamp(max=255).int().tolist()
-    at = places(means, image.height, image.width).cpu().nan_to_num(0.0).tolist()
+    at = places(means, pillow.height, pillow.width).cpu().nan_to_num(0.0).tolist()
     for number, ((x, y), colour) in enumerate(zip(at, colours, strict=True)):
         box = (x - radius, y - radius, x + radius, y + radius)
         draw.ellipse(box, fill=tuple(colour), outline=(255, 255, 255))
         draw.text((x + radius, y - radius), str(number), fill=(255, 255, 255), font=font,
                   stroke_width=1, stroke_fill=(0, 0, 0))  # fmt: skip
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+    return torch.from_numpy(np.array(pillow)).permute(2, 0, 1)
 
 
 def coloured(heatmaps: Tensor) -> Tensor:
@@ -68,17 +68,17 @@ def coloured(heatmaps: Tensor) -> Tensor:
 
 
 def grey(mask: Tensor) -> Tensor:
-    """A mask (1, H, W) in [0, 1] as a picture in [-1, 1], (3, H, W)."""
+    """A mask (1, H, W) in [0, 1] as an image in [-1, 1], (3, H, W)."""
     return (mask.float() * 2 - 1).expand(3, -1, -1)
 
 
-def sheets(pictures: Pictures, out: LandmarkOutput) -> dict[str, Tensor]:
-    """Rows of pictures by name, of the first sample of a batch, (n, 3, h, w) uint8 each: target and
+def sheets(images: Images, out: LandmarkOutput) -> dict[str, Tensor]:
+    """Rows of images by name, of the first sample of a batch, (n, 3, h, w) uint8 each: target and
     reconstruction, with masks background and foreground beside them; both masks; both inputs;
     the heatmaps. Numbers say where the landmarks are.
     """
     here, there = out.means[0], out.appearance_means[0]
-    row = [numbered(pictures.target[0], here), numbered(out.reconstruction[0], here)]
+    row = [numbered(images.target[0], here), numbered(out.reconstruction[0], here)]
     result = {}
     if out.mask is None:
         result["target_reconstruction"] = row
@@ -89,20 +89,20 @@ def sheets(pictures: Pictures, out: LandmarkOutput) -> dict[str, Tensor]:
             to_uint8(grey(mask[0])) for mask in (out.mask, out.appearance_mask)
         ]
     result["input_a_b"] = [
-        numbered(pictures.pose[0], here),
-        numbered(pictures.appearance[0], there),
+        numbered(images.pose[0], here),
+        numbered(images.appearance[0], there),
     ]
     result["raw_heatmap"] = [coloured(out.heatmaps[0])]
     return {name: torch.stack([cell.cpu() for cell in row]) for name, row in result.items()}
 
 
-def final_rows(pictures: Pictures, out: LandmarkOutput) -> dict[str, list[Tensor]]:
+def final_rows(images: Images, out: LandmarkOutput) -> dict[str, list[Tensor]]:
     """Rows of a grid of the batch: what goes in, with dots for landmarks, and what comes out."""
-    count = len(pictures.target)
+    count = len(images.target)
     rows = {
-        "pose, landmarks": [dotted(to_uint8(x), m) for x, m in zip(pictures.target, out.means,
+        "pose, landmarks": [dotted(to_uint8(x), m) for x, m in zip(images.target, out.means,
                                                                    strict=True)],
-        "appearance": list(to_uint8(pictures.appearance)),
+        "appearance": list(to_uint8(images.appearance)),
         "reconstruction": list(to_uint8(out.reconstruction)),
     }  # fmt: skip
     if out.mask is not None:

@@ -157,10 +157,10 @@ def similarity_transform(source: Tensor, target: Tensor) -> Tensor:
 
 
 def aligned(image: Tensor, points: Tensor) -> Tensor:
-    """Faces (N, 3, 112, 112), upright and of one size, zeros beyond the picture.
+    """Faces (N, 3, 112, 112), upright and of one size, zeros beyond the image.
 
     image   (N, 3, H, W) in [-1, 1]
-    points  (N, 68, 2) pixels (x, y), from the picture's corner: x / W runs from 0 to 1
+    points  (N, 68, 2) pixels (x, y), from the image's corner: x / W runs from 0 to 1
     """
     h, w = image.shape[-2:]
     template = torch.tensor(TEMPLATE, dtype=points.dtype, device=points.device)
@@ -178,7 +178,7 @@ def csim(net: IRSE50, prediction: Tensor, truth: Tensor, points: Tensor) -> Tens
     """Cosine similarity of the faces' embeddings, (N,) in [-1, 1]; larger is better.
 
     prediction, truth  (N, 3, H, W) in [-1, 1]
-    points             (N, 68, 2) of the true picture, by which both are aligned; see `aligned`
+    points             (N, 68, 2) of the true image, by which both are aligned; see `aligned`
     """
     with torch.autocast(prediction.device.type, enabled=False):
         faces = [net(aligned(x.float(), points.float())) for x in (prediction, truth)]

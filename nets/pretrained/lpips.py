@@ -1,4 +1,4 @@
-"""LPIPS: how different two pictures look, by calibrated distances between VGG16's activations.
+"""LPIPS: how different two images look, by calibrated distances between VGG16's activations.
 
 Zhang, Isola, Efros, Shechtman, Wang, "The Unreasonable Effectiveness of Deep Features as a
 Perceptual Metric", CVPR 2018; version 0.1, network VGG.
@@ -29,7 +29,7 @@ OFFICIAL = {
 
 
 class LPIPS(nn.Module):
-    """Frozen; gradients reach the pictures. The calibration's keys are the official ones,
+    """Frozen; gradients reach the images. The calibration's keys are the official ones,
     `lin0..4.model.1.weight`, (1, C, 1, 1) each."""
 
     def __init__(self, vgg: VGG19, state: dict[str, Tensor], description: str):
@@ -48,7 +48,7 @@ class LPIPS(nn.Module):
         return super().train(False)
 
     def forward(self, prediction: Tensor, truth: Tensor) -> Tensor:
-        """Distances (N,), at least 0 and 0 for equal pictures; smaller is better.
+        """Distances (N,), at least 0 and 0 for equal images; smaller is better.
 
         prediction, truth  (N, 3, H, W) RGB in [-1, 1], H and W at least 16
         """

@@ -1,16 +1,16 @@
 """VGG19 and VGG16 as fixed feature extractors, and where their weights come from.
 
 Several trainings are in use and are not interchangeable. Each has its own
-preprocessing, here from pictures in [-1, 1] and without any clamping, so that a prediction beyond
+preprocessing, here from images in [-1, 1] and without any clamping, so that a prediction beyond
 the range keeps its gradient:
 
 torchvision  RGB, ((v + 1) / 2 - mean) / std with the ImageNet mean and standard deviation
 caffe        the network of Simonyan and Zisserman 2014, as Caffe and Keras serve it:
              BGR, 255 (v + 1) / 2 - (103.939, 116.779, 123.68)
-torchvision16, face  VGG16 for pictures and for faces; see `preprocess_face`
+torchvision16, face  VGG16 for images and for faces; see `preprocess_face`
 
 Layers are named `relu3_2` or `block3_conv2`, which are the same: the second convolution of the
-third block, after its ReLU. `input_1` is the preprocessed picture.
+third block, after its ReLU. `input_1` is the preprocessed image.
 """
 
 from collections.abc import Callable, Sequence
@@ -82,7 +82,7 @@ POOLINGS = {"maxpool": F.max_pool2d, "avgpool": F.avg_pool2d}
 
 
 class VGG19(nn.Module):
-    """VGG19 without its classifier, frozen: gradients reach the picture, not the parameters.
+    """VGG19 without its classifier, frozen: gradients reach the image, not the parameters.
 
     It computes in the type of its parameters (`vgg.to(torch.bfloat16)` halves the time and memory
     where the device has it; autocast works too but converts all weights in every call).
@@ -172,7 +172,7 @@ def load_vgg(
               VGG16 "torchvision16" or "face"
     source    "auto", or "random": seeded random weights, the same on every machine; no file is read
     download  fetch the official file into the hub cache if no file is found
-    normalise  false: pictures in [-1, 1] go into the network as they are
+    normalise  false: images in [-1, 1] go into the network as they are
     pooling   between the blocks: "maxpool" or "avgpool"
     option    how the user gives `path`, for the messages
     returns   the network; its `description` says which weights it holds
@@ -208,7 +208,7 @@ def load_vgg(
     state = _read_keras(file) if keras else read_state(file, "features.")
     note = f"{kind.__name__}, {family} weights of {file}{checked}"
     if not normalise:
-        note += ", pictures not normalised"
+        note += ", images not normalised"
     return kind(_checked(state, file, kind), family, note, **settings)
 
 

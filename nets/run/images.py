@@ -1,4 +1,4 @@
-"""Pictures of a run: tilings, grids with captions, PNG files."""
+"""Images of a run: tilings, grids with captions, PNG files."""
 
 from __future__ import annotations
 
@@ -13,33 +13,33 @@ from torch import Tensor
 
 from nets.run.files import write_atomic
 
-NEUTRAL = 127  # grey of a cell without a picture
+NEUTRAL = 127  # grey of a cell without an image
 
 
-def to_uint8(pictures: Tensor) -> Tensor:
-    """Pictures in [0, 255] from pictures in [-1, 1], rounded and clipped; uint8 passes unchanged.
+def to_uint8(images: Tensor) -> Tensor:
+    """Images in [0, 255] from images in [-1, 1], rounded and clipped; uint8 passes unchanged.
 
     NaN becomes 0.
     """
-    if pictures.dtype == torch.uint8:
-        return pictures
-    scaled = (pictures.detach().float() + 1) * 127.5
+    if images.dtype == torch.uint8:
+        return images
+    scaled = (images.detach().float() + 1) * 127.5
     return scaled.nan_to_num(0.0, 255.0, 0.0).round().clamp(0, 255).to(torch.uint8)
 
 
-def tile(pictures: Tensor, columns: int | None = None) -> np.ndarray:
-    """All pictures in one, row by row: uint8 (rows H, columns W, 3); unused cells are black.
+def tile(images: Tensor, columns: int | None = None) -> np.ndarray:
+    """All images in one, row by row: uint8 (rows H, columns W, 3); unused cells are black.
 
-    pictures  (N, C, H, W), float in [-1, 1] or uint8; C = 1 is grey, of more than 3 the first 3
+    images  (N, C, H, W), float in [-1, 1] or uint8; C = 1 is grey, of more than 3 the first 3
     columns   cells in a row; None: ceil(sqrt(N))
     """
-    if pictures.ndim != 4 or not len(pictures):
-        raise ValueError(f"tile: pictures must be (N, C, H, W), N > 0, got {list(pictures.shape)}")
-    n, _, h, w = pictures.shape
+    if images.ndim != 4 or not len(images):
+        raise ValueError(f"tile: images must be (N, C, H, W), N > 0, got {list(images.shape)}")
+    n, _, h, w = images.shape
     columns = columns or math.ceil(math.sqrt(n))
     rows = math.ceil(n / columns)
     sheet = np.zeros((rows * h, columns * w, 3), dtype=np.uint8)
-    for i, cell in enumerate(_cells(pictures)):
+    for i, cell in enumerate(_cells(images)):
         y, x = i // columns * h, i % columns * w
         sheet[y : y + h, x : x + w] = cell
     return sheet
@@ -51,14 +51,14 @@ def labelled_grid(
     column_captions: Sequence[str] = (),
     gap: int = 2,
 ) -> np.ndarray:
-    """Rows of pictures with captions above the columns and left of the rows: uint8 (H, W, 3).
+    """Rows of images with captions above the columns and left of the rows: uint8 (H, W, 3).
 
-    rows  each a list of pictures (C, H, W) of one size, as for `tile`; None: an empty, grey cell
+    rows  each a list of images (C, H, W) of one size, as for `tile`; None: an empty, grey cell
     gap   white pixels between cells
     """
     shapes = {tuple(cell.shape[-2:]) for row in rows for cell in row if cell is not None}
     if len(shapes) != 1:
-        raise ValueError(f"labelled_grid: rows must hold pictures of one size, got {shapes}")
+        raise ValueError(f"labelled_grid: rows must hold images of one size, got {shapes}")
     (h, w) = shapes.pop()
     columns = max(len(row) for row in rows)
     font = ImageFont.load_default()
@@ -83,17 +83,15 @@ def labelled_grid(
     return np.asarray(sheet)
 
 
-def save_png(path: Path, picture: np.ndarray) -> None:
-    """Write an (H, W, 3) uint8 picture; the file is whole or what it was before."""
-    picture = np.ascontiguousarray(picture)
-    write_atomic(
-        path, lambda file: Image.fromarray(picture).save(file, format="PNG"), durable=False
-    )
+def save_png(path: Path, image: np.ndarray) -> None:
+    """Write an (H, W, 3) uint8 image; the file is whole or what it was before."""
+    image = np.ascontiguousarray(image)
+    write_atomic(path, lambda file: Image.fromarray(image).save(file, format="PNG"), durable=False)
 
 
-def _cells(pictures: Tensor) -> np.ndarray:
+def _cells(images: Tensor) -> np.ndarray:
     """(N, H, W, 3) uint8 from (N, C, H, W)."""
-    pictures = to_uint8(pictures)
-    if pictures.shape[1] < 3:
-        pictures = pictures[:, :1].expand(-1, 3, -1, -1)
-    return pictures[:, :3].permute(0, 2, 3, 1).cpu().numpy()
+    images = to_uint8(images)
+    if images.shape[1] < 3:
+        images = images[:, :1].expand(-1, 3, -1, -1)
+    return images[:, :3].permute(0, 2, 3, 1).cpu().numpy()

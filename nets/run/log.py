@@ -80,11 +80,11 @@ class Board:
 
         self._write(step=step, summary=summary.scalar(name, value))
 
-    def picture(self, name: str, picture: np.ndarray, step: int) -> None:
-        """An (H, W, 3) uint8 picture."""
+    def image(self, name: str, image: np.ndarray, step: int) -> None:
+        """An (H, W, 3) uint8 image."""
         from torch.utils.tensorboard import summary
 
-        self._write(step=step, summary=summary.image(name, picture, dataformats="HWC"))
+        self._write(step=step, summary=summary.image(name, image, dataformats="HWC"))
 
     def close(self) -> None:
         self._file.close()
@@ -120,9 +120,9 @@ class Log:
             if isinstance(value, int | float):
                 self.board.scalar(name, value, step)
 
-    def picture(self, name: str, step: int, picture: np.ndarray) -> None:
-        """An (H, W, 3) uint8 picture for TensorBoard."""
-        self.board.picture(name, picture, step)
+    def image(self, name: str, step: int, image: np.ndarray) -> None:
+        """An (H, W, 3) uint8 image for TensorBoard."""
+        self.board.image(name, image, step)
 
     @property
     def board(self) -> Board:

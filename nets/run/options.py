@@ -83,7 +83,7 @@ def tool_parser(description: str) -> ArgumentParser:
         help="where to compute; auto: cuda where there is one")  # fmt: skip
     add("--precision", type=Literal["auto", "fp32", "bf16", "fp16"], default="auto",
         help="of convolutions and products; auto: bf16 where the device is fast in it")  # fmt: skip
-    add_flag(run, "--channels_last", True, "keep pictures and weights as NHWC in memory")
+    add_flag(run, "--channels_last", True, "keep images and weights as NHWC in memory")
     return parser
 
 

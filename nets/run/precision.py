@@ -41,7 +41,7 @@ class Precision:
     `precision.backward(loss)` and `precision.step(optimizer)`.
 
     name           fp32, bf16 or fp16 (resolved from auto); `reason` says why
-    memory_format  of pictures and weights
+    memory_format  of images and weights
     Weights stay float32. In fp16 the loss is scaled; `gradient_norm` tells a step whose gradients
     overflowed, which must be left out and the scale halved (`Run.check` does both). After 2000 good
     steps the scale doubles. It is part of a checkpoint (state_dict).

@@ -119,7 +119,7 @@ class Run:
     def steps(self, total: int, images: int = 0) -> Iterator[int]:
         """The numbers of the steps that are still to do, 0 to total - 1, with a progress bar.
 
-        images  pictures in a step, of all ranks, for the images/s of bar and log
+        images  images in a step, of all ranks, for the images/s of bar and log
         Before each step the global generators are seeded from (seed, step, rank). Saves at the end,
         at the time limit, and on a signal, after which it raises SystemExit(128 + signal).
         """
@@ -186,7 +186,7 @@ class Run:
     ) -> torch.Generator:
         """A generator from (seed, stream, step), equal on all ranks; on the run's device.
 
-        Draw for all ranks' pictures and take `ranks.part(noise)`: then two ranks with batch b draw
+        Draw for all ranks' images and take `ranks.part(noise)`: then two ranks with batch b draw
         what one rank with batch 2b does.
         """
         return seeds.generator(self.args.seed, stream, step, device=device or self.device)
@@ -297,20 +297,20 @@ class Run:
         if self.is_main and numbers:
             self._log.record(step + 1, numbers)
 
-    def image(self, name: str, step: int | None, pictures: Tensor | np.ndarray) -> Path:
+    def image(self, name: str, step: int | None, content: Tensor | np.ndarray) -> Path:
         """Write images/<name>_<step>.png and show it in TensorBoard; from rank 0.
 
         step      None: of no step, images/<name>.png
-        pictures  (N, C, H, W) in [-1, 1] or uint8, tiled; or one finished (H, W, 3) uint8 array
+        content  (N, C, H, W) in [-1, 1] or uint8, tiled; or one finished (H, W, 3) uint8 array
         """
         number = 0 if step is None else step + 1
         file = f"{name}.png" if step is None else f"{name}_{number:07d}.png"
         path = self.folder / "images" / file
         if self.is_main:
-            done = isinstance(pictures, np.ndarray)
-            picture = pictures if done else images.tile(pictures)
-            images.save_png(path, picture)
-            self._log.picture(name, number, picture)
+            done = isinstance(content, np.ndarray)
+            tiled = content if done else images.tile(content)
+            images.save_png(path, tiled)
+            self._log.image(name, number, tiled)
         return path
 
     def check(self, losses: dict[str, Tensor], batch: Any) -> bool:

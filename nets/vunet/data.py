@@ -1,4 +1,4 @@
-"""Pictures of people with joints, wherever they come from; reconstructions of them as a dataset."""
+"""Images of people with joints, wherever they come from; reconstructions of them as a dataset."""
 
 from __future__ import annotations
 
@@ -47,33 +47,33 @@ def open_people(options: Mapping[str, Any], split: str, length: int = 0, world: 
     return First(data, length) if 0 < length < len(data) else data
 
 
-def write_pictures(
+def write_images(
     made: Iterable[tuple[Mapping[str, Any], Tensor]], folder: Path
 ) -> list[tuple[str, list[list[float]]]]:
-    """Write pictures into folder/images; their names below `folder`, and their joints as an
+    """Write images into folder/images; their names below `folder`, and their joints as an
     `index.p` has them.
 
-    made     batches with "index" and "joints" (N, J, 2) in pixels, and their pictures (N, 3, S, S)
+    made     batches with "index" and "joints" (N, J, 2) in pixels, and their images (N, 3, S, S)
              in [-1, 1]
     """
-    from nets.data.io.images import write_picture
+    from nets.data.io.images import write_image
 
     written = []
-    for batch, pictures in made:
-        size = pictures.shape[-1]
-        for index, points, picture in zip(
-            batch["index"].tolist(), batch["joints"].cpu(), pictures.float().cpu(), strict=True
+    for batch, images in made:
+        size = images.shape[-1]
+        for index, points, image in zip(
+            batch["index"].tolist(), batch["joints"].cpu(), images.float().cpu(), strict=True
         ):
             name = f"images/{index:06d}.png"
-            write_picture(folder / name, ((picture + 1) * 127.5).round().clamp(0, 255).byte())
+            write_image(folder / name, ((image + 1) * 127.5).round().clamp(0, 255).byte())
             written.append((name, (points / size).nan_to_num(-1.0).tolist()))
     return written
 
 
-def write_pictures_index(
+def write_images_index(
     joint_order: Iterable[str], written: Iterable[tuple[str, list[list[float]]]], folder: Path
 ) -> None:
-    """Write the `index.p` of what `write_pictures` wrote: a dataset with a test split only."""
+    """Write the `index.p` of what `write_images` wrote: a dataset with a test split only."""
     from nets.data.people.index import write_index
 
     written = sorted(written)
@@ -82,8 +82,8 @@ def write_pictures_index(
 
 
 class PersonInputs:
-    """Turns batches of uint8 pictures (N, 3, S, S) and joints (N, J, 2), in pixels of those
-    pictures, into what the network takes, on their device.
+    """Turns batches of uint8 images (N, 3, S, S) and joints (N, J, 2), in pixels of those
+    images, into what the network takes, on their device.
 
     joint_order  names along the second axis of the joints that come in
     options      a run's options: spatial_size, box_factor, appearance, stickman, missing_part
@@ -99,14 +99,14 @@ class PersonInputs:
 
     def __call__(self, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
         """Pose and appearance of a batch of a dataset: "target" and "joints", and "appearance" and
-        "appearance_joints" where the appearance comes from another picture.
+        "appearance_joints" where the appearance comes from another image.
         """
-        picture, joints = self.source(batch)
-        return self.pose(batch["joints"]), self.appearance(picture, joints)
+        image, joints = self.source(batch)
+        return self.pose(batch["joints"]), self.appearance(image, joints)
 
     @staticmethod
     def source(batch: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
-        """Picture and joints that the appearance of a batch comes from."""
+        """Image and joints that the appearance of a batch comes from."""
         if "appearance" in batch:
             return batch["appearance"], batch["appearance_joints"]
         return batch["target"], batch["joints"]
@@ -117,15 +117,15 @@ class PersonInputs:
         return signed(skeletons.stickman(joints, self.size, self.style, self.joint_order))
 
     @torch.no_grad()
-    def appearance(self, picture: Tensor, joints: Tensor) -> Tensor:
-        """The 8 body-part crops (N, 24, s, s), s = S / 2^box_factor, or the picture itself.
+    def appearance(self, image: Tensor, joints: Tensor) -> Tensor:
+        """The 8 body-part crops (N, 24, s, s), s = S / 2^box_factor, or the image itself.
 
-        picture  uint8 (N, 3, S, S); joints say where the parts are and are not needed otherwise
+        image  uint8 (N, 3, S, S); joints say where the parts are and are not needed otherwise
         """
-        picture = signed(picture)
+        image = signed(image)
         if not self.crops:
-            return picture
+            return image
         joints = skeletons.convert_joints(joints, self.joint_order, skeletons.JOINTS_15)
         where = skeletons.part_homographies(joints, self.size, self.box_factor)
         side = self.size >> self.box_factor
-        return ops.perspective_crops(picture, where, (side, side), fill=self.fill).flatten(1, 2)
+        return ops.perspective_crops(image, where, (side, side), fill=self.fill).flatten(1, 2)

@@ -29,14 +29,14 @@ CANDIDATES = 16  # outfits to choose from, the right one among them
 # fmt: off
 def add_options(p: options.ArgumentParser) -> None:
     add = p.add_argument_group("VUNet").add_argument
-    add("--images", type=NonNegativeInt, default=256, help="test pictures to look at; 0: all")
+    add("--images", type=NonNegativeInt, default=256, help="test images to look at; 0: all")
     add("--world_seed", type=NonNegativeInt, default=0,
         help="seed of the demo world's test people; choose settings by another one's, and report 0")
 # fmt: on
 
 
 def evaluate(args: options.Namespace, content: dict[str, Any], path: Path, ranks: Ranks) -> dict:
-    """Reconstruction of test pictures; on the demo world also transfer against the exact truth."""
+    """Reconstruction of test images; on the demo world also transfer against the exact truth."""
     precision = Precision(args.precision, ranks.device, args.channels_last)
     net, trained = load_network(content, path, precision)
     if args.data_index or args.data_root:
@@ -46,7 +46,7 @@ def evaluate(args: options.Namespace, content: dict[str, Any], path: Path, ranks
     if world and not hasattr(data, "transfer_truth"):
         raise UserError(f"--world_seed: of the demo world, this is {data.name}")
     inputs = PersonInputs(trained, data.joint_order)
-    print(f"{len(data)} test pictures of {data.name}, {trained['spatial_size']} px")
+    print(f"{len(data)} test images of {data.name}, {trained['spatial_size']} px")
     report: dict[str, Any] = {"data": data.name, "images": len(data), "world_seed": world}
     report["protocol"] = {name: metrics.PROTOCOL[name] for name in SCORES}
     with torch.no_grad(), precision.autocast():
@@ -54,14 +54,14 @@ def evaluate(args: options.Namespace, content: dict[str, Any], path: Path, ranks
         report["reconstruction"] = reconstruction(net, inputs, source)
         if hasattr(data, "transfer_truth") and len(data) > 1:
             data = open_people(trained, "test", args.images, world)
-            mean = mean_picture(open_people(trained, "train", 512), ranks)
+            mean = mean_image(open_people(trained, "train", 512), ranks)
             source = in_order(data, max(2, args.batch_size), ranks, args.workers)
             report["transfer"] = transfer_scores(net, inputs, data, source, mean)
     return report
 
 
 def reconstruction(net: VUNet, inputs: PersonInputs, source: Iterator[dict[str, Any]]) -> dict:
-    """Pictures from their own pose and their own posterior means: SSIM, PSNR, L1."""
+    """Images from their own pose and their own posterior means: SSIM, PSNR, L1."""
     scores: dict[str, list[Tensor]] = {"ssim": [], "psnr": [], "l1": []}
     for batch in source:
         made = to_uint8(net(*inputs(batch), "transfer").image)
@@ -70,12 +70,12 @@ def reconstruction(net: VUNet, inputs: PersonInputs, source: Iterator[dict[str, 
         scores["psnr"].append(metrics.psnr(made, batch["target"]))
         scores["l1"].append(metrics.masked_l1(made, batch["target"], everywhere))
     if not scores["l1"]:
-        raise UserError("no picture of the test split can be read")
+        raise UserError("no image of the test split can be read")
     return {name: metrics.summary(torch.cat(values)) for name, values in scores.items()}
 
 
-def mean_picture(data: Any, ranks: Ranks) -> Tensor:
-    """The pixelwise mean of training pictures, uint8 (3, S, S)."""
+def mean_image(data: Any, ranks: Ranks) -> Tensor:
+    """The pixelwise mean of training images, uint8 (3, S, S)."""
     total = sum(batch["target"].double().sum(0) for batch in in_order(data, 64, ranks))
     return (total / len(data)).round().to(torch.uint8)
 
@@ -89,17 +89,17 @@ def transfer_scores(
     for batch in source:
         if len(batch["target"]) < 2:
             continue
-        picture, joints = inputs.source(batch)
+        source_image, joints = inputs.source(batch)
         outfit, pose, background = (
             batch[name].cpu() if name == "outfit" else batch[name].roll(-1).cpu()
             for name in ("outfit", "pose", "background")
         )
-        truth = to_device(data.transfer_truth(outfit, pose, background), picture.device)
+        truth = to_device(data.transfer_truth(outfit, pose, background), source_image.device)
         image, mask = truth["image"], truth["mask"]
         drawn = inputs.pose(batch["joints"].roll(-1, 0))
-        made = to_uint8(net(drawn, inputs.appearance(picture, joints), "transfer").image)
+        made = to_uint8(net(drawn, inputs.appearance(source_image, joints), "transfer").image)
         scores["transfer"].append(metrics.masked_l1(made, image, mask))
-        scores["copy"].append(metrics.masked_l1(picture, image, mask))
+        scores["copy"].append(metrics.masked_l1(source_image, image, mask))
         scores["mean"].append(metrics.masked_l1(mean.expand_as(image), image, mask))
         scores["right"].append(nearest_is_right(data, outfit, pose, background, made, mask))
         ssim.append(metrics.ssim(torch.where(mask[:, None], made, image), image))

@@ -16,11 +16,11 @@ from nets.data.detectors import Detector, Follow, Person, open_detector, person_
 from nets.data.heads.faces import FaceBox, crop_square, paste_square, points_in_crop
 from nets.data.io.frames import Finder, Frame, Frames, pair_name
 from nets.data.io.images import (
-    list_pictures,
-    picture_size,
+    image_size,
+    list_images,
+    read_image,
     read_letterboxed,
-    read_picture,
-    write_picture,
+    write_image,
 )
 from nets.data.io.video import is_video
 from nets.data.io.video_writer import FORMATS, VideoWriter
@@ -37,7 +37,7 @@ from nets.run.ranks import Ranks
 from nets.run.run import Run
 from nets.skeletons import JOINTS_17
 from nets.vunet import VUNet
-from nets.vunet.data import PersonInputs, open_people, write_pictures, write_pictures_index
+from nets.vunet.data import PersonInputs, open_people, write_images, write_images_index
 from nets.vunet.visuals import show_samples, show_transfer, transfers
 from nets.vunet.warm_start import load_network
 
@@ -45,12 +45,12 @@ from nets.vunet.warm_start import load_network
 # fmt: off
 def add_options(p: options.ArgumentParser) -> None:
     g = p.add_argument_group("VUNet: joints are a JSON file {name: [x, y]} or "
-                             "{picture: {name: [x, y]}}, or index.p:NUMBER or :PICTURE")
+                             "{image: {name: [x, y]}}, or index.p:NUMBER or :IMAGE")
     add = g.add_argument
     add("--source_joints", type=str | None, default=None,
         help="joints of the sources; default: found, and the largest person cut out")
     add("--driving_joints", type=str | None, default=None,
-        help="joints of the driving pictures; default: found, and --person cut out")
+        help="joints of the driving images; default: found, and --person cut out")
     add("--samples", type=NonNegativeInt, default=0,
         help="draw so many appearances for each driving pose, instead of a source")
     add("--noise", type=NonNegativeFloat, default=0.0,
@@ -66,13 +66,13 @@ def infer(args: options.Namespace, content: dict[str, Any], path: Path, ranks: R
         inputs = PersonInputs(trained, JOINTS_17)
         sources, drivings, videos = people(args, trained, inputs, ranks)
     else:
-        print("no -s and no -d: pictures of the run's own test data")
+        print("no -s and no -d: images of the run's own test data")
         data = open_people(trained, "test", 8)
         inputs = PersonInputs(trained, data.joint_order)
         sources, drivings = demo_people(data, ranks)
         videos = []
     appearances = [
-        inputs.appearance(s.picture[None], None if s.joints is None else s.joints[None])
+        inputs.appearance(s.image[None], None if s.joints is None else s.joints[None])
         for s in sources
     ]
 
@@ -98,8 +98,8 @@ def infer(args: options.Namespace, content: dict[str, Any], path: Path, ranks: R
     if args.paste:
         write_pasted(args, sources, drivings, made)
         return
-    names, pictures = [s.name for s in sources], [s.picture for s in sources]
-    write_grid(args, names, pictures, columns, poses, made)
+    names, images = [s.name for s in sources], [s.image for s in sources]
+    write_grid(args, names, images, columns, poses, made)
 
 
 def generator(args: options.Namespace, ranks: Ranks) -> torch.Generator:
@@ -119,20 +119,20 @@ def sample(net: VUNet, poses: Tensor, count: int, generator: torch.Generator) ->
 def people(
     args: options.Namespace, trained: dict[str, Any], inputs: PersonInputs, ranks: Ranks
 ) -> tuple[list[SeenPerson], list[SeenPerson], list[Path]]:
-    """The sources, the driving pictures and the driving videos that the command line names."""
+    """The sources, the driving images and the driving videos that the command line names."""
     if not args.driving:
-        raise UserError("-d: a picture or video whose pose to take is needed")
+        raise UserError("-d: an image or video whose pose to take is needed")
     if args.source and args.samples:
         raise UserError("-s and --samples: give one of them")
     if not args.source and not args.samples:
-        raise UserError("-s: a picture whose appearance to take is needed, or --samples")
+        raise UserError("-s: an image whose appearance to take is needed, or --samples")
     for file in args.source:
         if is_video(file) and not Path(file).is_dir():
-            raise UserError(f"-s {file}: the appearance comes from a picture, not from a video")
+            raise UserError(f"-s {file}: the appearance comes from an image, not from a video")
     videos = [file for file in map(Path, args.driving) if is_video(file) and not file.is_dir()]
     if videos and (args.samples or args.driving_joints):
         option = "samples" if args.samples else "driving_joints"
-        raise UserError(f"--{option}: for driving pictures, {videos[0]} is a video")
+        raise UserError(f"--{option}: for driving images, {videos[0]} is a video")
     if not videos:
         for option in ("start", "end", "fps", "concat"):
             if args[option]:
@@ -143,7 +143,7 @@ def people(
         ("driving", args.driving, args.driving_joints, True, args.person),
     ):
         files = [file for file in files if Path(file) not in videos]
-        files = list_pictures(f"--{option}", files)
+        files = list_images(f"--{option}", files)
         if files and needed and joints is None:
             find = detector(args, option, files[0])
             seen.append(found(args, find, files, number, trained["spatial_size"]))
@@ -156,29 +156,29 @@ def people(
 
 
 def on_device(seen: SeenPerson, ranks: Ranks) -> SeenPerson:
-    picture, joints = to_device([seen.picture, seen.joints], ranks.device)
-    return seen._replace(picture=picture, joints=joints)
+    image, joints = to_device([seen.image, seen.joints], ranks.device)
+    return seen._replace(image=image, joints=joints)
 
 
 def demo_people(data: Any, ranks: Ranks) -> tuple[list[SeenPerson], list[SeenPerson]]:
     """A person, and another one in another pose."""
     batch = next(iter(in_order(data, len(data), ranks)))
-    picture, joints = PersonInputs.source(batch)
-    source = SeenPerson("source", picture[0], joints[0])
+    image, joints = PersonInputs.source(batch)
+    source = SeenPerson("source", image[0], joints[0])
     return [source], [SeenPerson("driving", batch["target"][-1], batch["joints"][-1])]
 
 
 def write_pasted(
     args: options.Namespace, sources: list[SeenPerson], drivings: list[SeenPerson], made: Tensor
 ) -> None:
-    """The driving pictures with every source in the person's place: --out, or a folder of them."""
+    """The driving images with every source in the person's place: --out, or a folder of them."""
     out, single = Path(args.out), made.shape[0] * made.shape[1] == 1
     rows, columns = distinct([s.name for s in sources]), distinct([d.name for d in drivings])
-    for row, pictures in zip(rows, made, strict=True):
-        for column, driving, picture in zip(columns, drivings, pictures, strict=True):
+    for row, images in zip(rows, made, strict=True):
+        for column, driving, image in zip(columns, drivings, images, strict=True):
             name = pair_name(row, column, ".png")
             path = out if single and out.suffix else out.with_suffix("") / name
-            write_picture(path, pasted(driving, picture))
+            write_image(path, pasted(driving, image))
             print(f"written: {path}")
 
 
@@ -189,31 +189,31 @@ class SeenPerson(NamedTuple):
     """A person as the network sees it, and where it was cut from."""
 
     name: str
-    picture: Tensor  # (3, S, S) uint8
+    image: Tensor  # (3, S, S) uint8
     joints: Tensor | None  # (J, 2) pixels of it: 17, or as the demo world has them
     whole: Tensor | None = None  # (3, H, W) uint8
     box: FaceBox | None = None  # of the square in `whole`; None: all of it
 
 
 def given(file: Path, joints: str | None, trained: dict[str, Any]) -> SeenPerson:
-    """All of a picture as training saw it, and the joints that a file names, if there is one."""
+    """All of an image as training saw it, and the joints that a file names, if there is one."""
     size = trained["spatial_size"]
-    points = None if joints is None else read_joints(joints, file, picture_size(file))
+    points = None if joints is None else read_joints(joints, file, image_size(file))
     if trained["fit"] == "squash":
         return SeenPerson(
-            file.stem, read_picture(file, size), None if points is None else points * size
+            file.stem, read_image(file, size), None if points is None else points * size
         )
-    picture, (x, y, w, h) = read_letterboxed(file, size)
+    image, (x, y, w, h) = read_letterboxed(file, size)
     if points is not None:
         points = points * torch.tensor([w, h]) + torch.tensor([x, y])
-    return SeenPerson(file.stem, picture, points)
+    return SeenPerson(file.stem, image, points)
 
 
 def cut_out(frame: Frame, person: Person, name: str, size: int) -> SeenPerson:
     """A person that was found, cut out as `extract.py people` does."""
     box = person_square(person.joints)
-    picture = crop_square(frame.picture, box, size)
-    return SeenPerson(name, picture, points_in_crop(person.joints, box, size), frame.picture, box)
+    image = crop_square(frame.image, box, size)
+    return SeenPerson(name, image, points_in_crop(person.joints, box, size), frame.image, box)
 
 
 def detector(args: options.Namespace, option: str, file: Path) -> Detector:
@@ -230,7 +230,7 @@ def detector(args: options.Namespace, option: str, file: Path) -> Detector:
 def found(
     args: options.Namespace, find: Detector, files: list[Path], number: int, size: int
 ) -> list[SeenPerson]:
-    """The person of each picture, cut out; pictures without one as --on_missing says."""
+    """The person of each image, cut out; images without one as --on_missing says."""
     frames = (frame for file in files for frame in Frames(file))
     finder = Finder(Follow(find, number, videos=False), _called(number), args.on_missing)
     seen = [cut_out(f, person, Path(f.name).stem, size) for f, person in finder(frames)]
@@ -252,7 +252,7 @@ def drive(
 ) -> None:
     """Write a video of every source in the poses of a video, frame by frame.
 
-    transfer  joints (N, 17, 2) in pixels -> pictures (sources, N, 3, S, S) in [-1, 1]
+    transfer  joints (N, 17, 2) in pixels -> images (sources, N, 3, S, S) in [-1, 1]
     """
     frames = Frames(video, args.start, args.end, args.fps)
     finder = Finder(Follow(find, args.person), _called(args.person), args.on_missing)
@@ -269,11 +269,11 @@ def drive(
             each = iter(outs)
             for source, row in zip(sources, made, strict=True):
                 out, beside = next(each), next(each) if args.concat else None
-                for (frame, seen), picture in zip(part, row, strict=True):
-                    pasted = paste_square(seen.whole, picture, seen.box) if args.paste else picture
+                for (frame, seen), image in zip(part, row, strict=True):
+                    pasted = paste_square(seen.whole, image, seen.box) if args.paste else image
                     out.write(pasted, frame.seconds)
                     if beside is not None:
-                        three = [source.picture.cpu(), seen.picture, picture]
+                        three = [source.image.cpu(), seen.image, image]
                         beside.write(torch.cat(three, 2), frame.seconds)
     finder.report()
     for path in writers:
@@ -299,7 +299,7 @@ def _paths(args: options.Namespace, source: str, video: Path, many: int) -> list
 
 
 def pasted(seen: SeenPerson, made: Tensor) -> Tensor:
-    """The driving picture with what was made in the person's place."""
+    """The driving image with what was made in the person's place."""
     return paste_square(seen.whole, to_uint8(made).cpu(), seen.box)
 
 
@@ -322,17 +322,17 @@ def without_training(run: Run, args: options.Namespace, precision: Precision) ->
                 for batch in in_order(data, args.batch_size, run.ranks, workers, bad, run.print)
             )
             folder = run.folder / "reconstructions"
-            written = [w for of in run.ranks.gather(write_pictures(made, folder)) for w in of]
-        run.ranks.on_main(lambda: write_pictures_index(data.joint_order, written, folder))
+            written = [w for of in run.ranks.gather(write_images(made, folder)) for w in of]
+        run.ranks.on_main(lambda: write_images_index(data.joint_order, written, folder))
         run.print(f"{len(written)} reconstructions and their index: {folder}")
         return
     data = open_people(trained, "test")
     inputs = PersonInputs(trained, data.joint_order)
     count = min(args.batch_size, len(data))
     batches = loader(data, count, run.ranks, seed=args.seed, on_bad_sample=bad, workers=workers)
-    pictures = show_transfer if args.mode == "transfer" else show_samples
+    images = show_transfer if args.mode == "transfer" else show_samples
     for number in range(10):
         batch = batches.batch(number)
         with precision.autocast():
-            pictures(run, number, net, inputs, batch, alone=True)
-    run.print(f"pictures: {run.folder / 'images'}")
+            images(run, number, net, inputs, batch, alone=True)
+    run.print(f"images: {run.folder / 'images'}")

@@ -122,7 +122,7 @@ def image_losses(
 
     weights           term -> factor, of color_L1, color_L2, color_gradient, KL, perceptual; a term
                       that is not named is not computed
-    vgg_feat_weights  factors within `perceptual` of the picture itself and relu1_2 .. relu5_2;
+    vgg_feat_weights  factors within `perceptual` of the image itself and relu1_2 .. relu5_2;
                       the published ones belong to the torchvision family
     returns           total (scalar), {term: value, ..., "total"}
     """

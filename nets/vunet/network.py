@@ -1,19 +1,19 @@
-"""VUNet: a variational U-Net for the appearance and the shape of a picture.
+"""VUNet: a variational U-Net for the appearance and the shape of an image.
 
 Esser, Sutter, Ommer, "A Variational U-Net for Conditional Appearance and Shape Generation", CVPR
-2018. A U-Net turns a drawn pose into a picture; an encoder turns an appearance into unit-variance
+2018. A U-Net turns a drawn pose into an image; an encoder turns an appearance into unit-variance
 Gaussian latents at the two coarsest scales, which enter at the bottleneck. One network, two forms:
 
 `VUNet.parts`  the appearance is 8 rectified body-part crops; weight normalisation with
                data-dependent initialisation; coarsest map 2x2 or 4x4
-`VUNet.image`  the appearance is a whole picture; coarsest map 1x1
+`VUNet.image`  the appearance is a whole image; coarsest map 1x1
 
 Checked against the published numbers: parameters of the parts form 46,042,118 (256 px) and
 46,188,422 (128 px), which is 47,272,966 and 47,419,270 less the 1,230,848 that never receive a
 gradient and are not built here; of the image form 19,457,859 (256 px, tanh),
 19,510,860 (256 px, normalised), 17,358,915 and 17,406,540 (128 px), 4,367,660
 (128 px, normalised, widths 32 and 64).
-With weights of the published programs (`nets.vunet.published`) picture and means of both forms
+With weights of the published programs (`nets.vunet.published`) image and means of both forms
 agree with tests/published/published_vunet.py, which computes them from their description alone.
 """
 
@@ -109,7 +109,7 @@ class Noise(NamedTuple):
     prior: tuple[Tensor, Tensor]
 
     def rows(self, chosen: slice) -> Noise:
-        """The noise of some of the pictures."""
+        """The noise of some of the images."""
         return Noise(*(tuple(t[chosen] for t in group) for group in self))
 
 
@@ -191,7 +191,7 @@ class ImagePosterior(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Pose features and latents to the picture, with the priors of the latents on the way."""
+    """Pose features and latents to the image, with the priors of the latents on the way."""
 
     def __init__(
         self,
@@ -261,7 +261,7 @@ class VUNet(nn.Module):
     @classmethod
     def parts(
         cls,
-        spatial_size: int = 256,  # S, side of picture and pose, pixels
+        spatial_size: int = 256,  # S, side of image and pose, pixels
         box_factor: int = 2,  # appearance crops have side S / 2^box_factor
         bottleneck_factor: int = 2,  # the coarsest map has side 2^bottleneck_factor
         width: int = 32,  # channels of the finest scale; doubles a scale
@@ -297,7 +297,7 @@ class VUNet(nn.Module):
     @classmethod
     def image(
         cls,
-        spatial_size: int = 256,  # S, side of picture, appearance and pose; a power of two >= 4
+        spatial_size: int = 256,  # S, side of image, appearance and pose; a power of two >= 4
         width: int = 64,
         max_width: int = 128,
         norm: str = "none",  # of the convolutions, see `NormConv2d`
@@ -309,7 +309,7 @@ class VUNet(nn.Module):
         wiring: str = "chain",  # of the autoregressive prior, see `ReducedPrior`
         box_factor: int = 0,  # the appearance has side S / 2^box_factor
     ) -> VUNet:
-        """The form that sees a whole picture. ValueError for sizes that do not divide."""
+        """The form that sees a whole image. ValueError for sizes that do not divide."""
         n = _scales(spatial_size, 1, "spatial_size")
         widths = [min(width * 2**k, max_width) for k in range(n)]
         if n < 3:
@@ -331,7 +331,7 @@ class VUNet(nn.Module):
         )
 
     def noise(self, n: int, device=None, generator: torch.Generator | None = None) -> Noise:
-        """Standard normal noise for n pictures: posterior coarse, fine, then prior coarse, fine."""
+        """Standard normal noise for n images: posterior coarse, fine, then prior coarse, fine."""
         drawn = [
             torch.randn(n, *shape, device=device, generator=generator)
             for shape in [*self.latent_shapes, *self.latent_shapes]
@@ -341,7 +341,7 @@ class VUNet(nn.Module):
     def encode(self, appearance: Tensor, noise: tuple[Tensor, Tensor] | None = None):
         """Posterior means and latents of an appearance in [-1, 1]: two pairs (coarse, fine).
 
-        appearance  (N, 24, s, s) stacked crops or (N, 3, S, S) pictures
+        appearance  (N, 24, s, s) stacked crops or (N, 3, S, S) images
         noise       added to the means; None: the latents are the means, all the way through
         """
         coarse, fine, z = self.posterior(self.appearance(appearance), noise)
@@ -353,14 +353,14 @@ class VUNet(nn.Module):
         latents: tuple[Tensor, Tensor] | None = None,
         noise: tuple[Tensor, Tensor] | None = None,
     ):
-        """Picture (N, 3, S, S) and prior means for a drawn pose (N, 3, S, S) in [-1, 1].
+        """Image (N, 3, S, S) and prior means for a drawn pose (N, 3, S, S) in [-1, 1].
 
         latents  from `encode`; None: drawn from the prior, with `noise` (or fresh noise) added
         """
         if latents is None and noise is None:
             noise = self.noise(len(pose), pose.device).prior
-        picture, prior = self.decoder(self.pose(pose), latents, noise)
-        return (torch.tanh(picture) if self.tanh else picture), prior
+        image, prior = self.decoder(self.pose(pose), latents, noise)
+        return (torch.tanh(image) if self.tanh else image), prior
 
     def forward(
         self,
@@ -369,7 +369,7 @@ class VUNet(nn.Module):
         mode: str = "train",
         noise: Noise | None = None,
     ) -> VUNetOutput:
-        """One pass: the picture, the posterior's means and the prior's, each coarse and fine.
+        """One pass: the image, the posterior's means and the prior's, each coarse and fine.
 
         Tensors in [-1, 1]; see `encode` and `decode` for their shapes.
 

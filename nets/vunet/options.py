@@ -45,8 +45,8 @@ def parser(description: str) -> options.ArgumentParser:
     g = p.add_argument_group("what to do")
     add = g.add_argument
     add("--mode", type=Literal["train", "test", "transfer", "add_reconstructions"], default="train",
-        help="train; or, from --checkpoint: pictures drawn from the prior, transfer grids, or "
-        "every test picture reconstructed, with an index.p of them")
+        help="train; or, from --checkpoint: images drawn from the prior, transfer grids, or "
+        "every test image reconstructed, with an index.p of them")
     add("--checkpoint", type=str | None, default=None,
         help="a checkpoint or run folder to start from")
     add_flag(g, "--retrain", False, "second round: take weights and moments, begin at step 0")
@@ -58,13 +58,13 @@ def parser(description: str) -> options.ArgumentParser:
     add("--data_index", type=str | None, default=None, help="an index.p, index.json or index.npz")
     add("--data_root", type=str | None, default=None, help="a folder with meta.yaml (Prjoti)")
     add("--pairing", type=Literal["same", "identity", "any"] | None, default=None,
-        help="where the appearance comes from: the target itself, another picture of the same "
-        "identity, any picture; default: same for parts, identity for image")
+        help="where the appearance comes from: the target itself, another image of the same "
+        "identity, any image; default: same for parts, identity for image")
     add("--fit", type=Literal["squash", "letterbox"], default="squash",
-        help="how pictures become square")
-    add("--batch_size", type=PositiveInt, default=16, help="pictures per step and rank")
+        help="how images become square")
+    add("--batch_size", type=PositiveInt, default=16, help="images per step and rank")
     add("--test_images", type=NonNegativeInt, default=256,
-        help="pictures of the test split that a validation looks at; 0: all")
+        help="images of the test split that a validation looks at; 0: all")
     g = p.add_argument_group("network")
     add = g.add_argument
     add("--variant", type=Literal["parts", "image"], default="parts",
@@ -73,14 +73,14 @@ def parser(description: str) -> options.ArgumentParser:
         help="what the appearance encoder sees; default: by variant")
     add("--stickman", type=Literal["parts", "image"] | None, default=None,
         help="style of the drawn pose; default: by variant")
-    add("--spatial_size", type=PositiveInt, default=256, help="side of the pictures, pixels")
+    add("--spatial_size", type=PositiveInt, default=256, help="side of the images, pixels")
     add("--box_factor", type=NonNegativeInt, default=2, help="crops have side S / 2^box_factor")
     add("--bottleneck_factor", type=PositiveInt, default=2, help="coarsest side, as power of two")
     add("--nf_start", type=PositiveInt | None, default=None,
         help="channels of the finest scale; default: 32 for parts, 64 for image")
     add("--nf_max", type=PositiveInt, default=128, help="most channels of a scale")
     add("--drop_prob", type=options.Fraction, default=0.0, help="dropout inside residual blocks")
-    add("--img_channels", type=Literal[3], default=3, help="channels of a picture")
+    add("--img_channels", type=Literal[3], default=3, help="channels of an image")
     add("--pose_channels", type=Literal[3], default=3, help="channels of a drawn pose")
     add("--out_channels", type=Literal[3], default=3, help="channels of the output")
     add("--conv", type=Literal["none", "weight", "weight_affine"] | None, default=None,
@@ -115,7 +115,7 @@ def parser(description: str) -> options.ArgumentParser:
                                   ("end_ramp_val", NonNegativeFloat, "weight from there on")):
             g.add_argument(f"--losses.{term}.{field}", type=kind | None, default=None, help=text)
     g.add_argument("--losses.perceptual.vgg_feat_weights", type=list[NonNegativeFloat],
-                   default=[1.0] * 6, help="factors of the picture and of relu1_2 .. relu5_2")
+                   default=[1.0] * 6, help="factors of the image and of relu1_2 .. relu5_2")
     g = p.add_argument_group("VGG19")
     add = g.add_argument
     add("--vgg_weights", type=str | None, default=None,

@@ -1,4 +1,4 @@
-"""Pictures that show what a VUNet has learnt: reconstructions, samples, transfers."""
+"""Images that show what a VUNet has learnt: reconstructions, samples, transfers."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ def transfers(
     generator: torch.Generator | None = None,
     at_once: int = 16,
 ) -> Tensor:
-    """Pictures (A, P, 3, S, S), float32 in about [-1, 1]: A appearances in P poses.
+    """Images (A, P, 3, S, S), float32 in about [-1, 1]: A appearances in P poses.
 
     poses        (P, 3, S, S) drawn poses
     appearances  (A, 24, s, s) or (A, 3, S, S), as `net` takes them; each is encoded once
     noise_scale  of the noise added to the latents; 0: their means, deterministic
-    at_once      pictures in one pass, which bounds the memory
+    at_once      images in one pass, which bounds the memory
     """
     rows = []
     for appearance in appearances:
@@ -49,7 +49,7 @@ def transfers(
 def reconstructions(
     net: VUNet, inputs: PersonInputs, batch: Mapping[str, Any], noise: Noise
 ) -> dict[str, Tensor]:
-    """x the targets, c the poses, sample the targets again from noisy latents, test_sample pictures
+    """x the targets, c the poses, sample the targets again from noisy latents, test_sample images
     drawn from the prior for the same poses; (N, 3, S, S) each.
     """
     pose, appearance = inputs(batch)
@@ -65,7 +65,7 @@ def reconstructions(
 def transfer_grid(net: VUNet, inputs: PersonInputs, batch: Mapping[str, Any]) -> Tensor:
     """The cells of a batch's transfer grid, row by row: ((N + 1)^2, 3, S, S).
 
-    First row: a neutral cell, then the N poses. Row i: source picture i, then it in every pose.
+    First row: a neutral cell, then the N poses. Row i: source image i, then it in every pose.
     """
     pose, appearance = inputs(batch)
     sources = signed(inputs.source(batch)[0])
@@ -86,10 +86,10 @@ def show(run: Run, step: int, net: VUNet, inputs: PersonInputs, batch: Any, pref
     noise = net.noise(len(batch["target"]), run.device, run.generator(step, "show"))
     made = reconstructions(net, inputs, batch, noise)
     if run.args.variant == "image":
-        made = {IMAGE_NAMES[name]: pictures for name, pictures in made.items()}
+        made = {IMAGE_NAMES[name]: images for name, images in made.items()}
         made["appearance"] = inputs.source(batch)[0]
-    for name, pictures in made.items():
-        run.image(prefix + name, step, pictures)
+    for name, images in made.items():
+        run.image(prefix + name, step, images)
 
 
 def show_transfer(
@@ -103,7 +103,7 @@ def show_transfer(
 def show_samples(
     run: Run, step: int, net: VUNet, inputs: PersonInputs, batch: Any, alone: bool = False
 ) -> None:
-    """Poses, and pictures drawn from the prior for them."""
+    """Poses, and images drawn from the prior for them."""
     noise = net.noise(len(batch["target"]), run.device, run.generator(step, "show"))
     pose = inputs.pose(batch["joints"])
     run.image(*_called("testing_cond", step, alone), pose)
@@ -116,7 +116,7 @@ def _called(name: str, step: int, alone: bool) -> tuple[str, int | None]:
 
 
 @torch.no_grad()
-def final_picture(run: Run, net: VUNet, inputs: PersonInputs, data: Any, bad: str) -> None:
+def final_image(run: Run, net: VUNet, inputs: PersonInputs, data: Any, bad: str) -> None:
     """Four people in the poses of four others, and what a perfect transfer shows if it is known."""
     n = min(4, len(data))
     batch = loader(data, 2 * n, run.ranks, shuffle=False, on_bad_sample=bad).batch(0)

@@ -1,4 +1,4 @@
-"""VUNet in the scripts: its options, pictures, inference and evaluation."""
+"""VUNet in the scripts: its options, images, inference and evaluation."""
 
 from __future__ import annotations
 

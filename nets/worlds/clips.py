@@ -60,7 +60,7 @@ def render(
     clip, frame  (N,) int64, 0 or more and 0 to FRAMES - 1; size in pixels, 16 or more
     returns  image (N, 3, size, size) uint8, mask (N, size, size) bool (the person), joints
              (N, 15, 2) float32, pixels in the order of JOINTS_15; and with `background` the
-             picture without the person, background (N, 3, size, size) uint8
+             image without the person, background (N, 3, size, size) uint8
     """
     behind = background_parameters(seed, clip)
     made = render_parameters(
@@ -86,7 +86,7 @@ class ClipsWorld:
     def __init__(
         self,
         split: str = "train",  # "train" or "test"
-        size: int = 128,  # side of the pictures, in pixels
+        size: int = 128,  # side of the images, in pixels
         seed: int = 0,  # of everything
         clips: int | None = None,  # default: 2000 to train, 50 to test
         pairs: bool = False,
@@ -132,9 +132,9 @@ class ClipsWorld:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Write a sheet of frames (columns) of clips.")
-    parser.add_argument("--out", default="clips.png", help="the picture to write")
+    parser.add_argument("--out", default="clips.png", help="the image to write")
     parser.add_argument("--clips", type=int, default=4, help="rows")
-    parser.add_argument("--size", type=int, default=128, help="pixels a side of one picture")
+    parser.add_argument("--size", type=int, default=128, help="pixels a side of one image")
     parser.add_argument("--seed", type=int, default=0, help="another world")
     args = parser.parse_args()
     from PIL import Image  # only the sheet needs it

@@ -1,11 +1,11 @@
-"""Painting many textured, rounded, tapered boxes into many pictures at once.
+"""Painting many textured, rounded, tapered boxes into many images at once.
 
 Every shape has an axis: v runs along it, u across. Its half width is a parabola over the axis, its
 corners are rounded, its shading is that of a cylinder, its texture is wrapped around that cylinder
-and is attached to it. Pictures are cut into tiles of 8 x 8 pixels; a shape is evaluated only in the
-tiles that it touches, for all pictures and shapes in one expression, and the tiles are then blended
+and is attached to it. Images are cut into tiles of 8 x 8 pixels; a shape is evaluated only in the
+tiles that it touches, for all images and shapes in one expression, and the tiles are then blended
 over each other from back to front. Distances are in pixels, so edges are smooth at every size.
-Only + - * / sqrt, floor, clamp and comparisons touch a pixel: no batch changes a picture.
+Only + - * / sqrt, floor, clamp and comparisons touch a pixel: no batch changes an image.
 """
 
 from __future__ import annotations
@@ -73,8 +73,8 @@ def soft(edge: Tensor) -> Tensor:
     return edge.add_(0.5).clamp_(0, 1)
 
 
-def pictures_from_tiles(tiles: Tensor, size: int) -> Tensor:
-    """Tiles (N * tiles, C, 64) uint8 as pictures (N, C, size, size), size a multiple of 8."""
+def images_from_tiles(tiles: Tensor, size: int) -> Tensor:
+    """Tiles (N * tiles, C, 64) uint8 as images (N, C, size, size), size a multiple of 8."""
     k = size // SIDE
     rows = tiles.view(torch.int64)  # eight pixels as one number: one eighth of the copies
     n, c = rows.shape[0] // (k * k), rows.shape[1]
@@ -150,21 +150,21 @@ def _evaluate(get: Callable[[str], Tensor], u0: Tensor, v0: Tensor) -> tuple[Ten
 
 
 def paint(tiles: Tensor, table: Tensor, size: int, details: Sequence[Detail] = ()) -> None:
-    """Paint shapes over pictures, in place, each picture's shapes from back to front.
+    """Paint shapes over images, in place, each image's shapes from back to front.
 
     tiles     (N * tiles, 4, 64) float32: red, green, blue in [0, 255] and what a shape leaves there
     table     (N, P, F) float32, the columns FIELDS; a shape of zero width is left out
     details   what is painted on a shape: its index, a function of (colour (R, 3, 64) to change in
-              place, local, numbers (R, k, 1)), and each picture's numbers (N, k)
+              place, local, numbers (R, k, 1)), and each image's numbers (N, k)
     """
     n, p, _ = table.shape
     touching, u0, v0 = _touching(table, size)
     depth = table[..., _AT["depth"]]
     rank = depth.argsort(dim=1, stable=True).argsort(1).t()  # (P, N), 0 is the farthest
-    shape, picture, tile = touching.nonzero(as_tuple=True)
+    shape, image, tile = touching.nonzero(as_tuple=True)
     if not len(shape):
         return
-    params = table.transpose(0, 1).reshape(n * p, -1).index_select(0, shape * n + picture)
+    params = table.transpose(0, 1).reshape(n * p, -1).index_select(0, shape * n + image)
 
     def get(name: str) -> Tensor:
         return params[:, _AT[name], None]
@@ -184,7 +184,7 @@ def paint(tiles: Tensor, table: Tensor, size: int, details: Sequence[Detail] = (
     for index, detail, numbers in details:
         start = ends[index - 1] if index else 0
         count = ends[index] - start
-        own = numbers.index_select(0, picture.narrow(0, start, count))[..., None]
+        own = numbers.index_select(0, image.narrow(0, start, count))[..., None]
         detail(rgb.narrow(0, start, count), local.narrow(start, count), own)
     rows = (get("cut") < get("half")).nonzero()[:, 0]
     mixed = colour.index_select(0, rows)
@@ -194,8 +194,8 @@ def paint(tiles: Tensor, table: Tensor, size: int, details: Sequence[Detail] = (
     rgb.mul_(shade[:, None])
 
     # Blend in rounds: the k-th round holds the k-th shape from behind of every tile.
-    place = picture * (size // SIDE) ** 2 + tile
-    order = torch.argsort(rank[shape, picture] + place * p)
+    place = image * (size // SIDE) ** 2 + tile
+    order = torch.argsort(rank[shape, image] + place * p)
     place = place[order]
     new = torch.ones_like(place, dtype=torch.bool)
     new[1:] = place[1:] != place[:-1]

@@ -38,9 +38,9 @@ def write_folder(root, phases=("train", "test"), people=2, frames=4, size=48, ma
         for person in range(people):
             for frame in range(frames):
                 colour = torch.tensor([40 * frame, 60 * person, 100], dtype=torch.uint8)
-                picture = torch.where(disc, colour[:, None, None], 255).to(torch.uint8)
+                image = torch.where(disc, colour[:, None, None], 255).to(torch.uint8)
                 name = f"id{person}/video/00/{frame}"
                 points = face_points(size, frame * 0.05)
                 mask = disc.byte() * 255 if masks else None
-                write_frame(root, phase, name, picture, points, mask)
+                write_frame(root, phase, name, image, points, mask)
     return root

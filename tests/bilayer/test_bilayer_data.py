@@ -10,7 +10,7 @@ from avatar_folder import face_points, write_folder
 from nets.bilayer.data import open_avatars, prepare, stickmen
 from nets.data.heads.faces import pose_points, write_keypoints
 from nets.data.heads.videos import AvatarFolder, AvatarList, frame_path, paper_frames, read_frame
-from nets.data.io.images import write_picture
+from nets.data.io.images import write_image
 from nets.errors import BadSample, UserError
 from nets.run.loader import loader
 from nets.run.ranks import Ranks
@@ -126,22 +126,22 @@ def test_frames_sort_as_text_by_path_part(folder):
 def test_masks_of_three_equal_channels_are_read(folder):
     file = frame_path(folder, "segs", "train", "id0/video/00/0")
     mask = read_frame(folder, "train", "id0/video/00/0", 48).mask
-    write_picture(file, mask.expand(3, -1, -1))
+    write_image(file, mask.expand(3, -1, -1))
     assert torch.equal(read_frame(folder, "train", "id0/video/00/0", 48).mask, mask)
 
 
 @pytest.mark.parametrize(
     ("spoil", "why"),
     [
-        (lambda f: f("imgs").write_bytes(b"no"), r"imgs.*0\.jpg: is not a picture"),
+        (lambda f: f("imgs").write_bytes(b"no"), r"imgs.*0\.jpg: is not an image"),
         (lambda f: f("keypoints").unlink(), r"keypoints.*0\.npy: is missing"),
         (lambda f: np.save(f("keypoints"), np.zeros((5, 2))), r"0\.npy: must hold keypoints"),
         (
-            lambda f: write_picture(f("segs"), torch.zeros(1, 20, 20, dtype=torch.uint8)),
-            r"segs.*0\.png: is 20 x 20 pixels, its picture .* is 48 x 48",
+            lambda f: write_image(f("segs"), torch.zeros(1, 20, 20, dtype=torch.uint8)),
+            r"segs.*0\.png: is 20 x 20 pixels, its image .* is 48 x 48",
         ),
         (
-            lambda f: write_picture(f("imgs"), torch.zeros(3, 20, 30, dtype=torch.uint8)),
+            lambda f: write_image(f("imgs"), torch.zeros(3, 20, 30, dtype=torch.uint8)),
             r"0\.jpg: must be square, is 30 x 20",
         ),
     ],
@@ -156,7 +156,7 @@ def test_folders_that_hold_nothing_usable_are_refused(tmp_path):
     with pytest.raises(UserError, match=r"imgs/train: no such folder"):
         AvatarFolder(tmp_path, "train", 32)
     write_folder(tmp_path / "d", masks=False)
-    with pytest.raises(UserError, match="holds no PERSON/VIDEO/SEQUENCE/FRAME with picture, key"):
+    with pytest.raises(UserError, match="holds no PERSON/VIDEO/SEQUENCE/FRAME with image, key"):
         AvatarFolder(tmp_path / "d", "train", 32)
 
 

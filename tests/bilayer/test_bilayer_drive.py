@@ -149,7 +149,7 @@ def test_wrong_calls_are_named():
         Driver(net, avatar)
     with pytest.raises(ValueError, match="source_segs is missing"):
         net.create_avatar(data["source_imgs"], None, data["source_stickmen"])
-    with pytest.raises(ValueError, match=r"source_segs must be \[2, 1\] pictures, got \[1, 1\]"):
+    with pytest.raises(ValueError, match=r"source_segs must be \[2, 1\] images, got \[1, 1\]"):
         net.create_avatar(
             data["source_imgs"], None, data["source_stickmen"], data["source_segs"][:1]
         )

@@ -67,10 +67,10 @@ def test_the_regressor_reads_how_heads_are_turned(monkeypatch):
     reader = azimuth.train_reader(32, CPU)
     world = HeadVideos("test", 32, sources=0, length=48)
     samples = world.__getitems__([(0, i) for i in range(48)])
-    picture = torch.cat([s["target_imgs"] for s in samples]) / 127.5 - 1
+    image = torch.cat([s["target_imgs"] for s in samples]) / 127.5 - 1
     mask = torch.cat([s["target_segs"] for s in samples]) / 255
     angle = torch.cat([s["target_scene"]["azimuth"] for s in samples]).float()
-    error = (reader(azimuth.cut_out(picture, mask)) - angle).abs().mean().rad2deg()
+    error = (reader(azimuth.cut_out(image, mask)) - angle).abs().mean().rad2deg()
     assert error < 11 < angle.abs().mean().rad2deg() / 2
 
 

@@ -12,7 +12,7 @@ from avatar_folder import face_points, write_folder
 from nets.data import detectors
 from nets.data.heads.faces import write_keypoints
 from nets.data.heads.videos import frame_path
-from nets.data.io.images import read_picture, write_picture
+from nets.data.io.images import read_image, write_image
 from nets.data.io.video import open_video
 from nets.data.io.video_writer import VideoWriter
 from nets.errors import UserError
@@ -34,7 +34,7 @@ def home(tmp_path_factory):
     np.save(root / "video.npy", points)
     with VideoWriter(root / "video.mp4", 10) as video:
         for i in range(5):
-            frame = read_picture(frame_path(data, "imgs", "train", f"id0/video/00/{i % 4}"), None)
+            frame = read_image(frame_path(data, "imgs", "train", f"id0/video/00/{i % 4}"), None)
             video.write(frame)
     return root
 
@@ -70,31 +70,31 @@ def driver(home, i=1):
     )
 
 
-def test_one_picture_out_of_two(home, drive, tmp_path):
-    picture, points = driver(home)
-    drive("-d", picture, "--driving_keypoints", points, "-o", "a.png")
-    assert read_picture("a.png", None).shape == (3, 32, 32)
-    drive("-d", picture, "--driving_keypoints", points, "-o", "b.png", "--enhancer", "false")
-    assert not torch.equal(read_picture("a.png", None), read_picture("b.png", None))
+def test_one_image_out_of_two(home, drive, tmp_path):
+    image, points = driver(home)
+    drive("-d", image, "--driving_keypoints", points, "-o", "a.png")
+    assert read_image("a.png", None).shape == (3, 32, 32)
+    drive("-d", image, "--driving_keypoints", points, "-o", "b.png", "--enhancer", "false")
+    assert not torch.equal(read_image("a.png", None), read_image("b.png", None))
 
 
 def test_masks_put_white_or_black_behind(home, drive):
-    picture, points = driver(home)
-    plain = ["-d", picture, "--driving_keypoints", points]
+    image, points = driver(home)
+    plain = ["-d", image, "--driving_keypoints", points]
     shown = {}
     for name, more in (("white", []), ("black", ["--background", "black"])):
         drive(*plain, "-o", f"{name}.png", "--masks", *more)
-        shown[name] = read_picture(f"{name}.png", None).float()
+        shown[name] = read_image(f"{name}.png", None).float()
     assert (shown["white"] - shown["black"]).amin() >= -1
     assert (shown["white"] - shown["black"]).amax() > 20
 
 
-def test_a_folder_gives_a_grid_layers_and_single_pictures(home, drive, tmp_path, capsys):
+def test_a_folder_gives_a_grid_layers_and_single_images(home, drive, tmp_path, capsys):
     folder = driver(home)[0].parent
     points = driver(home)[1].parent
     drive("-d", folder, "--driving_keypoints", points, "-o", "g.png", "--grid")
     assert len(list((tmp_path / "g").iterdir())) == 4
-    assert read_picture("g_layers.png", None).shape[1] == 4 * 32
+    assert read_image("g_layers.png", None).shape[1] == 4 * 32
     said = capsys.readouterr().out
     assert "source, source stickman" in said and "LF, HF" in said and "UV" in said
 
@@ -117,14 +117,14 @@ def test_batches_of_frames_change_nothing(home, drive):
     for count in (1, 3):
         drive("-d", folder, "--driving_keypoints", points, "-o", f"n{count}/",
               "--frames_at_once", count, "--precision", "fp32")  # fmt: skip
-    one, three = (read_picture(f"n{i}/grid.png", None).int() for i in (1, 3))
+    one, three = (read_image(f"n{i}/grid.png", None).int() for i in (1, 3))
     assert (one - three).abs().max() <= 1
 
 
 def test_faces_are_found_where_no_points_are_given(home, drive, monkeypatch):
     found = SimpleNamespace(
-        faces=lambda picture: [face_points(96)],
-        mask=lambda picture: torch.ones(picture.shape[1:]),
+        faces=lambda image: [face_points(96)],
+        mask=lambda image: torch.ones(image.shape[1:]),
     )
     monkeypatch.setattr(detectors, "open_detector", lambda name: found)
     source = frame_path(home / "data", "imgs", "train", "id0/video/00/0")
@@ -142,14 +142,14 @@ def test_stored_pairs_are_read_by_relative_path(home, drive, tmp_path):
         for role in ("source", "target")
         for what in ("imgs", "segs", "stickmen")
     }
-    mask = read_picture("results/source_segs_False_False.png", None)
+    mask = read_image("results/source_segs_False_False.png", None)
     assert mask.amin() == 0 and mask.amax() == 255  # masks as they are
 
 
-def test_pictures_and_videos_are_preprocessed(home, drive, tmp_path, capsys):
-    picture, points = driver(home)
+def test_images_and_videos_are_preprocessed(home, drive, tmp_path, capsys):
+    image, points = driver(home)
     given = ["--source_keypoints", points, "--driving_keypoints", points, "-o", "out/"]
-    drive("--preprocess", "true", "--source_img_path", picture, "--target_img_path", picture,
+    drive("--preprocess", "true", "--source_img_path", image, "--target_img_path", image,
           *given, own=False)  # fmt: skip
     drive("--preprocess", "true", "--from_video", "--video_path", home / "video.mp4",
           "--target_frame_num", 3, *given, own=False)  # fmt: skip
@@ -172,14 +172,14 @@ def test_an_experiment_is_found_by_name_and_epoch(home, capsys, tmp_path):
 
 
 def test_bad_input_is_one_line(home, drive, tmp_path, capsys, monkeypatch):
-    picture, points = driver(home)
-    blind = SimpleNamespace(faces=lambda picture: [], mask=None)
+    image, points = driver(home)
+    blind = SimpleNamespace(faces=lambda image: [], mask=None)
     monkeypatch.setattr(detectors, "open_detector", lambda name: blind)
-    assert "no face found" in refused(capsys, drive, "-d", picture)
+    assert "no face found" in refused(capsys, drive, "-d", image)
     line = refused(capsys, drive, "-d", home / "video.mp4", "-o", "v.mp4")
     assert "video.mp4, second 0.00: no face found" in line
     np.save("few.npy", np.zeros((5, 2)))
-    line = refused(capsys, drive, "-d", picture, "--driving_keypoints", "few.npy")
+    line = refused(capsys, drive, "-d", image, "--driving_keypoints", "few.npy")
     assert "few.npy: must hold keypoints (68, 2)" in line
     np.save("short.npy", np.load(home / "video.npy")[:2])
     line = refused(capsys, drive, "-d", home / "video.mp4", "--driving_keypoints", "short.npy",
@@ -191,12 +191,12 @@ def test_bad_input_is_one_line(home, drive, tmp_path, capsys, monkeypatch):
     line = refused(capsys, drive, "--preprocess", "false", "--dataset_root", home / "data",
                    "--source_relative_path", "train/x/y/z/0", own=False)  # fmt: skip
     assert "0.jpg: is missing" in line
-    write_picture(tmp_path / "small.png", torch.zeros(1, 20, 20, dtype=torch.uint8))
-    files = ["-s", picture, "--source_keypoints", points, "--source_masks", "small.png"]
-    line = refused(capsys, drive, *files, "-d", picture, own=False)
+    write_image(tmp_path / "small.png", torch.zeros(1, 20, 20, dtype=torch.uint8))
+    files = ["-s", image, "--source_keypoints", points, "--source_masks", "small.png"]
+    line = refused(capsys, drive, *files, "-d", image, own=False)
     assert "96 x 96 pixels, its mask 20 x 20" in line
     write_keypoints(tmp_path / "dot.npy", torch.zeros(68, 2))
-    line = refused(capsys, drive, "-d", picture, "--driving_keypoints", "dot.npy")
+    line = refused(capsys, drive, "-d", image, "--driving_keypoints", "dot.npy")
     assert "must be finite and span a pixel" in line
 
 
@@ -205,7 +205,7 @@ def test_hull_serves_where_neither_mask_nor_detector_is_there(home, drive, capsy
         raise UserError("mediapipe is needed")
 
     monkeypatch.setattr(detectors, "open_detector", nothing)
-    picture, points = driver(home)
-    drive("-s", picture, "--source_keypoints", points, "-d", picture, "--driving_keypoints",
+    image, points = driver(home)
+    drive("-s", image, "--source_keypoints", points, "-d", image, "--driving_keypoints",
           points, "-o", "h.png", own=False)  # fmt: skip
     assert "the hull of its keypoints serves" in capsys.readouterr().out

@@ -158,7 +158,7 @@ def test_keypoints_are_read_from_one_place_of_the_texture():
     poses[1:] = poses[:1] + torch.tensor([0.0, 0.1, 0.3])[:, None, None]  # moved as a whole
     middle = torch.tensor(0.1)
     places = KeypointPlaces()
-    for pose in poses:  # four steps of one picture: their mean is that of all
+    for pose in poses:  # four steps of one image: their mean is that of all
         places.add(pose[None])
     still = torch.stack([grid(64)] * 4)
     moves = (torch.tensor([0.0, 0.0, 0.1, 0.3]) - middle).abs().mean()

@@ -22,7 +22,7 @@ from nets.pretrained.arcface import (
 from nets.pretrained.lpips import load_lpips
 
 
-def pictures(n=2, size=64, seed=0):
+def images(n=2, size=64, seed=0):
     g = torch.Generator().manual_seed(seed)
     return tuple(torch.rand(n, 3, size, size, generator=g) * 2 - 1 for _ in range(2))
 
@@ -44,7 +44,7 @@ def test_psnr_by_hand():
 def test_ssim_by_an_independent_formula():
     from scipy.ndimage import correlate1d
 
-    x, y = pictures(1, 20)
+    x, y = images(1, 20)
     line = np.exp(-((np.arange(11) - 5) ** 2) / 4.5)
     line /= line.sum()
 
@@ -66,7 +66,7 @@ def test_ssim_by_an_independent_formula():
 
 def test_lpips_by_its_definition():
     net = load_lpips(source="random")
-    x, y = pictures(2, 32)
+    x, y = images(2, 32)
     shift = torch.tensor([-0.030, -0.088, -0.188]).view(1, 3, 1, 1)
     scale = torch.tensor([0.458, 0.448, 0.450]).view(1, 3, 1, 1)
 
@@ -126,7 +126,7 @@ def test_similarity_transform_and_alignment():
     for k, step in ((k, step) for k in range(4) for step in (-1e-3, 1e-3)):
         other = [n + step * (k == place) for place, n in enumerate(numbers)]
         assert error(*other) > error(*numbers)  # no similarity nearby is better
-    # A picture of the template's own size, whose points are the template's, is left as it is.
+    # An image of the template's own size, whose points are the template's, is left as it is.
     points = torch.zeros(1, 68, 2)
     points[0, 36:42], points[0, 42:48] = torch.tensor(TEMPLATE[0]), torch.tensor(TEMPLATE[1])
     points[0, 30], points[0, 48], points[0, 54] = (torch.tensor(TEMPLATE[k]) for k in (2, 3, 4))
@@ -142,7 +142,7 @@ def test_similarity_transform_and_alignment():
 
 def test_csim_of_the_same_face_is_one():
     net = load_recognition(source="random")
-    x, y = pictures(2, 128)
+    x, y = images(2, 128)
     points = torch.rand(2, 68, 2) * 128
     torch.testing.assert_close(csim(net, x, x, points), torch.ones(2))
     assert (csim(net, x, y, points) < 0.9999).all()
@@ -153,9 +153,9 @@ def test_pose_error_by_hand():
     base[36:42] = torch.tensor([10.0, 0.0])  # eyes 10 apart
     seen = {0: base, 255: base + torch.tensor([3.0, 4.0]), 128: None}
 
-    def detect(picture):
-        assert picture.dtype == torch.uint8
-        return seen[int(picture[0, 0, 0])]
+    def detect(image):
+        assert image.dtype == torch.uint8
+        return seen[int(image[0, 0, 0])]
 
     levels = torch.tensor([-1.0, 1.0, 2 * 128.5 / 255 - 1])
     make = lambda k: levels[k].expand(3, 8, 8)  # noqa: E731
@@ -166,7 +166,7 @@ def test_pose_error_by_hand():
 
 
 def test_all_metrics_of_a_pass():
-    x, y = pictures(4, 64)
+    x, y = images(4, 64)
     data = {"pred_target_imgs": x.view(2, 2, 3, 64, 64), "target_imgs": y.view(2, 2, 3, 64, 64),
             "target_poses": torch.rand(2, 2, 136) * 2 - 1}  # fmt: skip
     points = torch.rand(68, 2)
@@ -221,7 +221,7 @@ def test_weight_files_are_checked(empty_cache, tmp_path):
     ):
         load_lpips(lin, vgg)
     torch.save({k: v for k, v in rand.state_dict().items() if k.startswith("lin")}, lin)
-    x, y = pictures(1, 32)
+    x, y = images(1, 32)
     torch.testing.assert_close(load_lpips(lin, vgg)(x, y), rand(x, y))
     with pytest.raises(UserError, match="no such LPIPS weight file"):
         load_lpips(tmp_path / "none.pth", vgg)

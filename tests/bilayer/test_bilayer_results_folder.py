@@ -76,8 +76,8 @@ def test_grids_are_numbered_by_phase(folder):
     assert sorted(f.name for f in (folder / "images/test").iterdir()) == [
         f"000{i}_00.jpg" for i in (0, 1, 2)
     ]
-    with Image.open(folder / "images/train/0004_00.jpg") as picture:
-        assert picture.size == (11 * 32, 2 * 32)  # the published grid has 11 columns
+    with Image.open(folder / "images/train/0004_00.jpg") as image:
+        assert image.size == (11 * 32, 2 * 32)  # the published grid has 11 columns
 
 
 def test_event_folders_hold_what_they_should(folder):
@@ -144,7 +144,7 @@ def test_grid_shows_columns_in_the_published_order():
     names = [title for title, _ in columns_of(batch, NETWORKS)]
     assert names == ["source", "source stickman", "texture", "target", "prediction", "LF", "HF",
                      "UV", "predicted mask", "target stickman"]  # fmt: skip
-    picture = grid(batch, NETWORKS, 1)
-    assert picture.shape == (8, 80, 3)
-    assert picture[0, 7 * 8].tolist() == [255, 255, 0]  # (u, v, -1)
-    assert picture[0, 8 * 8].tolist() == [255, 255, 255]  # a mask of 1
+    image = grid(batch, NETWORKS, 1)
+    assert image.shape == (8, 80, 3)
+    assert image[0, 7 * 8].tolist() == [255, 255, 0]  # (u, v, -1)
+    assert image[0, 8 * 8].tolist() == [255, 255, 255]  # a mask of 1

@@ -5,7 +5,7 @@ import torch
 
 import extract
 from nets.data.detectors import Person, person_box
-from nets.data.io.images import write_picture
+from nets.data.io.images import write_image
 from nets.data.io.video_writer import VideoWriter
 from nets.skeletons import JOINTS_17
 
@@ -22,30 +22,30 @@ FACE[0], FACE[1] = 0, 1  # the corners of the box
 
 
 def scene(*boxes, size=(120, 160)):
-    """A dark picture with boxes (x, y, w, h), the first white, the second grey."""
-    picture = torch.full((3, *size), 20, dtype=torch.uint8)
+    """A dark image with boxes (x, y, w, h), the first white, the second grey."""
+    image = torch.full((3, *size), 20, dtype=torch.uint8)
     for level, (x, y, w, h) in zip((250, 180), boxes, strict=False):
-        picture[:, y : y + h, x : x + w] = level
-    return picture
+        image[:, y : y + h, x : x + w] = level
+    return image
 
 
 class Boxes:
     def __init__(self):
         self.asked = 0
 
-    def _boxes(self, picture):
+    def _boxes(self, image):
         self.asked += 1
         found = []
         for level in (250, 180):
-            at = ((picture.float() - level).abs() < 30).all(0).nonzero()
+            at = ((image.float() - level).abs() < 30).all(0).nonzero()
             if len(at) > 60:
                 (y0, x0), (y1, x1) = at.amin(0).tolist(), at.amax(0).tolist()
                 found.append(torch.tensor([[x0, y0], [x1 - x0, y1 - y0]]))
         return sorted(found, key=lambda box: -box[1].max())
 
-    def people(self, picture, near=None):
+    def people(self, image, near=None):
         people = []
-        for corner, sides in self._boxes(picture):
+        for corner, sides in self._boxes(image):
             joints = JOINTS * sides + corner
             if sides[1] < 1.5 * sides[0]:  # not as tall as people are: cut off below
                 joints[[JOINTS_17.index("lhip"), JOINTS_17.index("rhip")]] = torch.nan
@@ -54,11 +54,11 @@ class Boxes:
             return people
         return [p for p in people if abs(p.box[0] - near.box[0]) < 25]
 
-    def faces(self, picture):
-        return [FACE * sides + corner for corner, sides in self._boxes(picture)]
+    def faces(self, image):
+        return [FACE * sides + corner for corner, sides in self._boxes(image)]
 
-    def mask(self, picture):
-        return (picture[0] > 100).float()
+    def mask(self, image):
+        return (image[0] > 100).float()
 
 
 def run(*arguments):
@@ -79,10 +79,10 @@ def video(path, frames, fps=4):
 
 
 def photos(folder):
-    write_picture(folder / "a/two.png", scene((20, 20, 30, 80), (90, 30, 30, 76)))
-    write_picture(folder / "a/small.png", scene((20, 20, 10, 30)))
-    write_picture(folder / "b/cut.png", scene((20, 20, 70, 70)))
-    write_picture(folder / "b/one.jpg", scene((100, 10, 36, 90)))
-    (folder / "b/broken.jpg").write_text("no picture")
-    write_picture(folder / "b/nobody.png", scene())
+    write_image(folder / "a/two.png", scene((20, 20, 30, 80), (90, 30, 30, 76)))
+    write_image(folder / "a/small.png", scene((20, 20, 10, 30)))
+    write_image(folder / "b/cut.png", scene((20, 20, 70, 70)))
+    write_image(folder / "b/one.jpg", scene((100, 10, 36, 90)))
+    (folder / "b/broken.jpg").write_text("no image")
+    write_image(folder / "b/nobody.png", scene())
     video(folder / "walk.mp4", [scene((10 + 8 * i, 20, 30, 80)) for i in range(8)])

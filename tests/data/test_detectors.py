@@ -35,15 +35,15 @@ def test_joints_of_demo_people_are_found_where_they_are(mediapipe):
 def test_several_people_come_with_the_largest_first_and_one_can_be_followed(mediapipe):
     world = PeopleWorld("test", 320)
     small, large = PeopleWorld("test", 224)[(0, 3)], world[(0, 8)]
-    picture = torch.full((3, 340, 760), 120, dtype=torch.uint8)
-    picture[:, 60:284, 60:284] = small["target"]
-    picture[:, :320, 400:720] = large["target"]
+    image = torch.full((3, 340, 760), 120, dtype=torch.uint8)
+    image[:, 60:284, 60:284] = small["target"]
+    image[:, :320, 400:720] = large["target"]
     truth = [large["joints"] + torch.tensor([400, 0]), small["joints"] + torch.tensor([60, 60])]
-    found = mediapipe.people(picture)
+    found = mediapipe.people(image)
     assert len(found) == 2 and found[0].extent > found[1].extent
     for person, joints in zip(found, truth, strict=True):
         assert (person.joints[:15] - joints).norm(dim=-1).nanmean() < 20
-    (followed,) = mediapipe.people(picture, near=found[1])
+    (followed,) = mediapipe.people(image, near=found[1])
     assert (followed.joints[:15] - truth[1]).norm(dim=-1).nanmean() < 20
 
 
@@ -112,15 +112,15 @@ def test_face_alignment_gives_68_points_in_pixels(face_alignment, tmp_path, caps
         torch.save(net.state_dict(), folder / name)
     detector = open_detector("face-alignment")
     assert "internet" not in capsys.readouterr().err
-    picture = torch.randint(0, 255, (3, 64, 96), dtype=torch.uint8)
-    found = detector.faces(picture)
+    image = torch.randint(0, 255, (3, 64, 96), dtype=torch.uint8)
+    found = detector.faces(image)
     assert len(found) > 0
     for face in found:
         assert face.shape == (68, 2) and face.dtype == torch.float32
     extents = [(face.amax(0) - face.amin(0)).max().item() for face in found]
     assert extents == sorted(extents, reverse=True)
     assert min(extents) > 100 and max(extents) < 264  # points are looked for in 200 / 195 * 256
-    assert detector.mask(picture).shape == (64, 96) and detector.people(picture) == []
+    assert detector.mask(image).shape == (64, 96) and detector.people(image) == []
 
 
 def test_nothing_is_imported_before_it_is_asked_for():
@@ -153,7 +153,7 @@ def test_a_person_taken_for_its_mirror_image_is_the_same():
 
 
 def test_a_person_is_followed_and_not_exchanged_for_a_part_of_it():
-    """A detector whose look near the person finds a hand: all of the picture is searched then."""
+    """A detector whose look near the person finds a hand: all of the image is searched then."""
     joints = torch.zeros(15, 2)
     small, large, gone = (
         Person(joints, (float(x), 20.0, x + side / 3, 20.0 + side))
@@ -161,18 +161,18 @@ def test_a_person_is_followed_and_not_exchanged_for_a_part_of_it():
     )
 
     class Scripted:
-        def people(self, picture, near=None):
+        def people(self, image, near=None):
             return [small] if near else everybody
 
-    follow, picture = Follow(Scripted(), 2), torch.zeros(3, 8, 8, dtype=torch.uint8)
+    follow, image = Follow(Scripted(), 2), torch.zeros(3, 8, 8, dtype=torch.uint8)
     everybody = [gone]
-    assert follow(picture) is None  # no second person yet
+    assert follow(image) is None  # no second person yet
     everybody = [gone, large]
-    assert follow(picture) is large
+    assert follow(image) is large
     everybody = [gone, small, large]
-    assert follow(picture) is large
+    assert follow(image) is large
     everybody = [gone, small]
-    assert follow(picture) is None
+    assert follow(image) is None
 
 
 def test_the_mesh_gives_68_points_left_and_right_alike():

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from nets.data.extraction.check import check
-from nets.data.io.images import write_picture
+from nets.data.io.images import write_image
 
 TEXT = (Path(__file__).parents[2] / "docs/data.md").read_text(encoding="utf-8")
 
@@ -20,7 +20,7 @@ def test_the_examples_of_formats_make_datasets_that_pass_the_check(tmp_path, mon
         "data/me/frames/1.jpg",
         "data/me/frames/2.jpg",
     ):
-        write_picture(tmp_path / name, torch.full((3, 40, 30), 90, dtype=torch.uint8))
+        write_image(tmp_path / name, torch.full((3, 40, 30), 90, dtype=torch.uint8))
     blocks = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
     assert len(blocks) == 2
     for block in blocks:

@@ -12,7 +12,7 @@ from boxes import STANDING, photos, refused, run, scene, video
 from nets.data.extraction import jobs
 from nets.data.extraction.people import split
 from nets.data.heads.videos import AvatarFolder
-from nets.data.io.images import read_picture, write_picture
+from nets.data.io.images import read_image, write_image
 from nets.data.people.index import IndexDataset, read_index
 from nets.skeletons import JOINTS_15, OPENPOSE_18
 
@@ -21,12 +21,12 @@ def test_people_of_photos_and_videos_become_an_index(boxes, tmp_path, capsys):
     photos(tmp_path / "photos")
     run("people", "photos", "-o", "data", "--size", "64", "--min_size", "40", "--test", "0.3")
     said = capsys.readouterr().out
-    assert "7 pictures of 4 identities" in said  # 2 + 1 of photos, 4 of two seconds of video
+    assert "7 images of 4 identities" in said  # 2 + 1 of photos, 4 of two seconds of video
     left = (tmp_path / "data/left_out.txt").read_text()
     for line in ("small.png: too small", "cut.png: truncated or hidden, without lhip and rhip",
-                 "broken.jpg: is not a picture", "nobody.png: no person"):  # fmt: skip
+                 "broken.jpg: is not an image", "nobody.png: no person"):  # fmt: skip
         assert line in left
-    assert read_picture(tmp_path / "data/contact_sheet.png", None).shape == (3, 160, 7 * 160)
+    assert read_image(tmp_path / "data/contact_sheet.png", None).shape == (3, 160, 7 * 160)
     index = read_index(tmp_path / "data/index.p")
     walked = [i for i, f in enumerate(index["imgs"]) if b"walk" in f]
     assert len(walked) == 4 and len(set(index["identities"][walked])) == 1
@@ -40,7 +40,7 @@ def test_people_of_photos_and_videos_become_an_index(boxes, tmp_path, capsys):
         run("people", "photos/b/one.jpg", "photos/a/two.png", "-o", crop, "--size", "64", "--crop",
             crop, "--min_size", "40")  # fmt: skip
         made = IndexDataset(tmp_path / crop, "train", 64)
-        whole = read_picture(made.file(0), None)
+        whole = read_image(made.file(0), None)
         assert whole.shape[0] == 3 and whole.shape[1] == shape[1]
         x, y = (made.joints[0][JOINTS_15.index("rankle")] * whole.shape[:0:-1]).round().astype(int)
         assert whole[0, y - 2, x] > 100 and whole[0, min(y + 3, whole.shape[1] - 1), x] < 100
@@ -61,7 +61,7 @@ def test_known_joints_need_no_detector(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(jobs, "detector", lambda backend: pytest.fail("must not be asked"))
     lines = ["name:keypoints_y:keypoints_x"]
     for i in range(3):
-        write_picture(tmp_path / f"market/{i}.png", scene((20, 20, 30, 80)))
+        write_image(tmp_path / f"market/{i}.png", scene((20, 20, 30, 80)))
         at = {n: STANDING.get(n, (-1, -1)) for n in OPENPOSE_18}
         ys, xs = ([round(20 + s * at[n][k]) if at[n][k] >= 0 else -1 for n in OPENPOSE_18]
                   for k, s in ((1, 80), (0, 30)))  # fmt: skip
@@ -130,7 +130,7 @@ def test_heads_of_videos_become_a_dataset(boxes, tmp_path, capsys):
     assert points.shape == (68, 2) and points.dtype == np.float32
     # The box of side 39 at (44, 30): half is 39, so that it lies at a quarter, moved by a sixth.
     assert points[0].tolist() == pytest.approx([0.25 * 64, (0.25 + 6 / 78) * 64], abs=1.5)
-    mask = read_picture(tmp_path / "data/segs/train/ann/first/00001/4.png", None)
+    mask = read_image(tmp_path / "data/segs/train/ann/first/00001/4.png", None)
     x, y = points[:2].mean(0).round().astype(int)
     assert mask[0, y, x] == 255 and mask[0, 2, 2] == 0
     asked = boxes.asked
@@ -156,7 +156,7 @@ def test_one_loose_video_and_a_part_of_it(boxes, tmp_path, capsys):
 def test_clips_keep_one_square_round_the_whole_path(boxes, tmp_path):
     video(tmp_path / "walk.mp4", [scene((10 + 8 * i, 20, 30, 80)) for i in range(8)])
     run("clips", "walk.mp4", "-o", "clips", "--fps", "4", "--size", "48")
-    frames = [read_picture(f, None) for f in sorted((tmp_path / "clips/walk").iterdir())]
+    frames = [read_image(f, None) for f in sorted((tmp_path / "clips/walk").iterdir())]
     assert len(frames) == 8 and frames[0].shape == (3, 48, 48)
     middles = [(f[0] > 100).nonzero()[:, 1].float().mean().item() for f in frames]
     assert middles == sorted(middles) and middles[-1] - middles[0] > 15  # it moves in the frame
@@ -179,10 +179,10 @@ def test_check_says_what_is_wrong_with_any_format(boxes, tmp_path, capsys):
     victim.write_bytes(victim.read_bytes()[:200])
     np.save(tmp_path / "heads/keypoints/test/talk/talk/talk/1.npy", np.zeros((3, 2)))
     (tmp_path / "heads/keypoints/test/talk/talk/talk/2.npy").unlink()
-    (tmp_path / "clips/talk/000001.jpg").write_text("no picture")
+    (tmp_path / "clips/talk/000001.jpg").write_text("no image")
     for data, text in (("mine", victim.name), ("heads", "1.npy: must hold keypoints (68, 2)"),
-                       ("heads", "1 pictures without keypoints or mask"),
-                       ("clips", "000001.jpg: is not a picture")):  # fmt: skip
+                       ("heads", "1 images without keypoints or mask"),
+                       ("clips", "000001.jpg: is not an image")):  # fmt: skip
         with pytest.raises(SystemExit, match="1"):
             extract.main(["check", data])
         assert text in capsys.readouterr().out
@@ -196,7 +196,7 @@ def test_look_draws_what_is_found(boxes, tmp_path, capsys):
     extract.main(["look", "photos/a", "photos/b/nobody.png", "-o", "look.png"])
     said = capsys.readouterr().out
     assert "two.png: 2 persons, 2 faces" in said and "nobody.png: 0 persons, 0 faces" in said
-    small, two, nobody = read_picture(tmp_path / "look.png", None).split(228, 1)  # by name
+    small, two, nobody = read_image(tmp_path / "look.png", None).split(228, 1)  # by name
     assert (two[1].int() - two[0] > 100).sum() > 40  # green joints, on white and grey
     assert not (nobody[1].int() - nobody[0] > 100).any()
     square = two[:, :, 456:680].float()  # the larger person's, a box of 30 x 80 in a square of 104
@@ -214,7 +214,7 @@ def test_check_reads_batches_and_tables(tmp_path, capsys, monkeypatch):
     for i, name in enumerate(("batch1.npz", "batch2", "batch3.npz")):
         image = torch.full((6 - (i == 2), 1, 16, 16), 90, dtype=torch.uint8)
         write_batch(tmp_path / "set/th_AZ_VARIED/FT_training" / name, image)
-    write_picture(tmp_path / "faces/a.png", scene())
+    write_image(tmp_path / "faces/a.png", scene())
     (tmp_path / "faces/factors.csv").write_text("file,azimuth\na.png,0.1\nb.png,0.2\n")
     for data, text in (("set", "batch3.npz: must be a batch of [6, 1, 16, 16]"),
                        ("faces", "b.png: is missing")):  # fmt: skip
@@ -235,11 +235,11 @@ def test_small_mistakes_are_one_line(boxes, tmp_path, capsys):
     assert "give the photos, videos" in refused(capsys, "people")
     assert "nowhere: no such file" in refused(capsys, "people", "nowhere")
     (tmp_path / "empty").mkdir()
-    assert "empty: holds no pictures" in refused(capsys, "people", "empty")
+    assert "empty: holds no images" in refused(capsys, "people", "empty")
     assert "VIDEO_ROOT: give a file" in refused(capsys, "heads")
     assert "--sampling_rte" in refused(capsys, "heads", "x", "--sampling_rte", "3")
-    write_picture(tmp_path / "empty/a.png", scene())
+    write_image(tmp_path / "empty/a.png", scene())
     assert "no person in 1 files" in refused(capsys, "people", "empty", "-o", "d")
     (tmp_path / "file").write_text("")
-    write_picture(tmp_path / "one/a.png", scene((20, 20, 30, 80)))
+    write_image(tmp_path / "one/a.png", scene((20, 20, 30, 80)))
     assert "file" in refused(capsys, "people", "one", "-o", "file/data")

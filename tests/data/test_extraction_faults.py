@@ -73,7 +73,7 @@ def test_a_full_disk_is_one_line_and_the_same_command_goes_on(boxes, tmp_path, c
     done = AvatarFolder(tmp_path / "data", "test", 64).frames("talk/talk")
     assert 1 < len(done) < 6
     for name in done:
-        assert read_frame(tmp_path / "data", "test", name, 64).picture.shape == (3, 64, 64)
+        assert read_frame(tmp_path / "data", "test", name, 64).image.shape == (3, 64, 64)
     assert not [p for p in (tmp_path / "data").rglob(".*") if p.is_file()]
     asked = boxes.asked
     run(*given)

@@ -1,4 +1,4 @@
-"""A checkpoint of a small DC-IGN with random weights, whose pictures follow its code."""
+"""A checkpoint of a small DC-IGN with random weights, whose images follow its code."""
 
 from __future__ import annotations
 

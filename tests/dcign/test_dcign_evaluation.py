@@ -115,7 +115,7 @@ class Knobs(torch.nn.Module):
         self.people: dict[int, torch.Tensor] = {}
 
     def draw(self, scene):
-        """As the world does; remembers what is on each picture."""
+        """As the world does; remembers what is on each image."""
         image = self.world.draw(scene)
         numbers = [scene["azimuth"] * 8, scene["elevation"] * -20, scene["light"] * 5]
         person = scene["person"] % 1009  # small enough for float32
@@ -125,7 +125,7 @@ class Knobs(torch.nn.Module):
         return image
 
     def encode(self, image):
-        return (torch.stack([self.codes[picture.numpy().tobytes()] for picture in image]),)
+        return (torch.stack([self.codes[one.numpy().tobytes()] for one in image]),)
 
     def decode(self, code):
         identity = torch.stack([self.people[round(float(p))] for p in code[:, 3]])
@@ -232,9 +232,9 @@ def test_evaluate_reports_every_measure_and_the_entangled_run(run, few, tmp_path
     r = torch.corrcoef(torch.stack([latent, batch["light"]]))[0, 1].abs().item()
     assert report["correlation"]["light_within"] == pytest.approx(r, abs=1e-4)
     for name in ("report_scatter.png", "report_scatter_entangled.png"):
-        with Image.open(tmp_path / name) as picture:
-            assert picture.width > 600
-            assert len(picture.convert("RGB").getcolors(1 << 24)) > 20
+        with Image.open(tmp_path / name) as image:
+            assert image.width > 600
+            assert len(image.convert("RGB").getcolors(1 << 24)) > 20
 
 
 def test_data_without_labels_or_renderer_is_judged_as_far_as_it_goes(run, tmp_path, capsys):

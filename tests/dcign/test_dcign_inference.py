@@ -1,4 +1,4 @@
-"""Pictures of a DC-IGN as a user asks for them, by a small network with random weights."""
+"""Images of a DC-IGN as a user asks for them, by a small network with random weights."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from PIL import Image
 
 import infer
 from dcign_tiny import LATENTS, SIZE, network, write_run
-from nets.data.io.images import read_picture, write_picture
+from nets.data.io.images import read_image, write_image
 from nets.data.io.video import open_video
 from nets.dcign import FACES
 from nets.dcign.infer import to_face
@@ -29,11 +29,11 @@ def run(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def faces(tmp_path_factory):
-    """Two colour pictures of different sizes, and a grey one with a palette."""
+    """Two colour images of different sizes, and a grey one with a palette."""
     folder = tmp_path_factory.mktemp("faces")
     torch.manual_seed(0)
     for name, shape in (("a", (3, 90, 60)), ("b", (3, 40, 70))):
-        write_picture(folder / f"{name}.png", (torch.rand(shape) * 255).byte())
+        write_image(folder / f"{name}.png", (torch.rand(shape) * 255).byte())
     Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8) * 4).convert("P").save(
         folder / "c.png"
     )
@@ -41,12 +41,12 @@ def faces(tmp_path_factory):
 
 
 def sheet(path):
-    with Image.open(path) as picture:
-        return torch.from_numpy(np.array(picture.convert("L")))
+    with Image.open(path) as image:
+        return torch.from_numpy(np.array(image.convert("L")))
 
 
 def tiles(path, rows: int, columns: int) -> torch.Tensor:
-    """(rows, columns, SIZE, SIZE) uint8, the pictures below and right of a sheet's captions."""
+    """(rows, columns, SIZE, SIZE) uint8, the images below and right of a sheet's captions."""
     whole = sheet(path)
     step = SIZE + GAP
     cut = whole[-rows * step :, -columns * step :]
@@ -78,7 +78,7 @@ def test_a_sheet_shows_what_the_decoder_makes_of_each_value(run, faces, tmp_path
     assert f"written: {out}" in capsys.readouterr().out
     shown = tiles(out, 3, 5)
     net = network()
-    face = to_face(read_picture(faces / "a.png", None), SIZE)
+    face = to_face(read_image(faces / "a.png", None), SIZE)
     with torch.no_grad():
         code = net.encode(face[None])[0]
         assert (shown[0, 0].float() - face[0] * 255).abs().max() <= 0.5
@@ -92,7 +92,7 @@ def test_a_sheet_shows_what_the_decoder_makes_of_each_value(run, faces, tmp_path
     assert (shown[0, 2].int() - shown[0, 4].int()).abs().max() > 5  # the network does follow
 
 
-def test_sweeps_reach_as_far_as_training_pictures(run, tmp_path, capsys):
+def test_sweeps_reach_as_far_as_training_images(run, tmp_path, capsys):
     infer.main(["--checkpoint", str(run), *EXACT, "--steps", "2", "-o", str(tmp_path / "o.png")])
     said = capsys.readouterr().out
     assert "no -s" in said
@@ -139,7 +139,7 @@ def test_a_movie_goes_there_and_back(run, faces, tmp_path, ending):
     out = tmp_path / f"movie{ending}"
     command = ["--checkpoint", str(run), *EXACT, "-s", str(faces / "a.png"), str(faces / "b.png")]
     infer.main([*command, "--range", "-9", "9", "--steps", "8", "-o", str(out)])
-    frames = torch.stack([picture[0] for _, picture in open_video(out)])
+    frames = torch.stack([image[0] for _, image in open_video(out)])
     assert len(frames) == 8 and frames.shape[1] >= 2 * SIZE and frames.shape[2] >= 4 * SIZE
     change = (frames.float() - frames.float().roll(1, 0)).abs().mean((1, 2))
     assert change[1:].max() > 0.1  # it moves
@@ -148,13 +148,13 @@ def test_a_movie_goes_there_and_back(run, faces, tmp_path, ending):
     assert (frames[1:].float() - frames[1:].flip(0).float()).abs().mean() < loss
 
 
-def test_reconstructions_of_test_data_and_of_pictures(run, faces, tmp_path, capsys):
+def test_reconstructions_of_test_data_and_of_images(run, faces, tmp_path, capsys):
     out = str(tmp_path / "o.png")
     infer.main(["--checkpoint", str(run), *EXACT, "--reconstruct", "-o", out])
     assert "mean squared error 0." in capsys.readouterr().out
     assert tiles(out, 4 * 6, 2).shape[:2] == (24, 2)  # the first batch of each of the four types
     infer.main(["--checkpoint", str(run), *EXACT, "--reconstruct", "-s", str(faces), "-o", out])
-    face = to_face(read_picture(faces / "b.png", None), SIZE)
+    face = to_face(read_image(faces / "b.png", None), SIZE)
     with torch.no_grad():
         truth = network()(face[None])[0][0, 0] * 255
     assert (tiles(out, 3, 2)[1, 1].float() - truth).abs().max() < 0.6
@@ -182,7 +182,7 @@ def test_a_face_in_the_pose_and_light_of_another(run, faces, tmp_path):
     command = ["--checkpoint", str(run), *EXACT, "-o", str(out)]
     infer.main([*command, "-s", str(faces / "a.png"), "-d", str(faces / "b.png")])
     net = network()
-    pair = [to_face(read_picture(faces / f"{n}.png", None), SIZE) for n in "ab"]
+    pair = [to_face(read_image(faces / f"{n}.png", None), SIZE) for n in "ab"]
     code = encode(net, torch.stack(pair))
     mixed = torch.cat([code[1, :3], code[0, 3:]])[None]
     with torch.no_grad():
@@ -201,7 +201,7 @@ def test_a_video_drives(run, faces, tmp_path):
         [*command, "--sweep", "z:1", "--range", "0", "9", "--steps", "5", "-o", str(driving)]
     )
     infer.main([*command, "-d", str(driving), "-o", str(out)])
-    frames = [picture for _, picture in open_video(out)]
+    frames = [image for _, image in open_video(out)]
     assert len(frames) == 5 and frames[0].shape == (3, SIZE, SIZE)
 
 

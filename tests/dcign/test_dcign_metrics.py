@@ -61,7 +61,7 @@ def test_a_map_of_one_value():
         measures.fit_map(torch.ones(3), torch.ones(2))
 
 
-def test_one_latent_is_set_and_errors_are_a_picture_each():
+def test_one_latent_is_set_and_errors_are_a_image_each():
     code = torch.arange(6.0).view(2, 3)
     latent_map = measures.LatentMap(
         torch.tensor([0.0, 1.0]).double(), torch.tensor([10.0, 20.0]).double()

@@ -88,7 +88,7 @@ def test_up_convolution_equals_enlarging_then_convolving(shape, padding, layout)
     torch.testing.assert_close(torch.autograd.grad((out * weight).sum(), inputs), wanted)
 
 
-def test_bf16_gives_nearly_the_same_code_and_picture():
+def test_bf16_gives_nearly_the_same_code_and_image():
     torch.manual_seed(0)
     net, image = DCIGN(8, 8), torch.rand(3, 1, 150, 150)
     exact, mu, _ = net(image)
@@ -146,7 +146,7 @@ def test_gaussian_against_the_published_formula():
     assert gaussian(flat, x).isfinite() and gaussian(flat, x) / x.numel() > -5
 
 
-def test_gaussian_network_has_two_maps_and_gives_a_picture():
+def test_gaussian_network_has_two_maps_and_gives_a_image():
     net = DCIGN(3, 4, 48, "gaussian")
     assert net.decode_parameters(torch.randn(2, 3)).shape == (2, 2, 48, 48)
     assert net.decode(torch.randn(2, 3)).shape == (2, 1, 48, 48)
@@ -219,4 +219,4 @@ def test_overfits_one_batch():
         loss.backward()
         optimizer.step()
     error = (net(image)[0] - image).square().mean()
-    assert error < 0.2 * image.var(0, unbiased=False).mean()  # the mean picture leaves all of it
+    assert error < 0.2 * image.var(0, unbiased=False).mean()  # the mean image leaves all of it

@@ -56,13 +56,13 @@ def trained(tmp_path_factory):
     return folder / "runs/dcign/a", done
 
 
-def test_a_run_tells_what_it_does_and_ends_with_a_picture(trained):
+def test_a_run_tells_what_it_does_and_ends_with_a_image(trained):
     run, done = trained
     assert "training a DC-IGN (disentangled" in done.stdout
     assert "2 azimuth, 2 elevation, 2 light, 2 shape" in done.stdout
     final = done.stdout.strip().splitlines()[-1].rsplit(": ", 1)[1]
-    with Image.open(run.parents[2] / final) as picture:  # 2 heads x 3 latents, 2 + 3 cells a row
-        assert picture.width > 5 * 48 and picture.height > 6 * 48
+    with Image.open(run.parents[2] / final) as image:  # 2 heads x 3 latents, 2 + 3 cells a row
+        assert image.width > 5 * 48 and image.height > 6 * 48
     assert "rerender_azimuth+light" in done.stdout and "pooled_azimuth" in done.stdout
     names = {p.name for p in (run / "images").iterdir()}
     assert {"sweeps_0000002.png", "sweeps_0000004.png", "reconstructions_0000004.png"} <= names
@@ -206,7 +206,7 @@ def test_batches_of_a_folder(tmp_path, monkeypatch):
         tmp_path, "--datasetdir", "D", "--name", "a", "--num_steps", 2, monkeypatch=monkeypatch
     )
     ours = train(tmp_path, "--name", "b", "--num_steps", 2, monkeypatch=monkeypatch)
-    assert same(weights(run), weights(ours))  # the same pictures, by way of files
+    assert same(weights(run), weights(ours))  # the same images, by way of files
     tests = [line for line in records(run / "log.txt") if "test_mse" in line]
     assert "within_azimuth" not in tests[0]  # such files have no labels
     mixed = train(tmp_path, "--datasetdir", "D", "--regime", "entangled", "--name", "c",
@@ -328,7 +328,7 @@ def test_the_log_is_json(trained):
 
 @pytest.mark.slow
 def test_a_minute_of_training_learns_to_draw_and_to_turn(tmp_path):
-    """The demo, smaller and cut short, on unseen heads: against copied inputs and against pictures
+    """The demo, smaller and cut short, on unseen heads: against copied inputs and against images
     that are all the mean (error 0.037). In the order of the bars seeds 0 to 2 gave at worst 0.985,
     0.94, 0.50 and 0.72 of the mean's error; with steps of one batch of 20 it was 0.87, 0.65, 0.65
     and 1.01. So early, elevation and light depend on the draw of the batches: nothing is asked.

@@ -24,8 +24,7 @@ from nets.bilayer import published as bilayer_options
 from nets.data.clips import bbc_pose, clips
 from nets.data.heads import faces
 from nets.data.heads.videos import AvatarList
-from nets.data.io import images as pictures
-from nets.data.io import torch7
+from nets.data.io import images, torch7
 from nets.data.io.pickles import read_pickle
 from nets.data.people import annotations, index, joints, meta
 from nets.data.scenes import batches, factors
@@ -75,7 +74,7 @@ def make_torch7(path):
     path.write_bytes(torch7.dumps({"weights": torch.zeros(2, 3), "names": ["a", "b"], "n": 1.0}))
 
 
-def make_picture(path):
+def make_image(path):
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (9, 7, 3), np.uint8)).save(path)
 
 
@@ -191,10 +190,10 @@ READERS = {  # file name: (write a good one, read it)
     "batch2.npz": (lambda p: batches.write_batch(p, torch.zeros(2, 1, 8, 8, dtype=torch.uint8),
                                                  {"azimuth": torch.zeros(2)}),
                    lambda p: batches.read_batch(p, 2, 8)),
-    "picture.png": (make_picture, lambda p: pictures.read_picture(p, None)),
-    "picture.jpg": (make_picture, lambda p: pictures.read_picture(p, 16)),
-    "picture.bmp": (make_picture, lambda p: pictures.read_picture(p, 16)),
-    "picture.webp": (make_picture, lambda p: pictures.read_picture(p, 16)),
+    "image.png": (make_image, lambda p: images.read_image(p, None)),
+    "image.jpg": (make_image, lambda p: images.read_image(p, 16)),
+    "image.bmp": (make_image, lambda p: images.read_image(p, 16)),
+    "image.webp": (make_image, lambda p: images.read_image(p, 16)),
 }  # fmt: skip
 EDITS = st.tuples(
     st.sampled_from(["cut", "put", "insert", "delete", "say"]),

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from scipy.io import savemat
 
-from nets.data.io.images import write_picture
+from nets.data.io.images import write_image
 from nets.landmarks import build
 from nets.landmarks.options import parse
 from nets.run import checkpoints
@@ -23,14 +23,14 @@ def joints_of(video, count):
     return points + np.arange(count) + video / 4
 
 
-def bbc_folder(path, frames=(3, 8, 12), videos=20, picture=(160, 200)):
+def bbc_folder(path, frames=(3, 8, 12), videos=20, image=(160, 200)):
     records = np.zeros((1, videos), dtype=[(name, object) for name in FIELDS])
     for v in range(1, videos + 1):
         numbers = np.array([frames], np.float64)
         records[0, v - 1] = ("name", "train", "auto", numbers, joints_of(v, len(frames)),
                              numbers[:, :1], joints_of(v, 1))  # fmt: skip
         for number in frames:
-            write_picture(path / f"{v}/{number}.jpg", frame(5 * v + number, *picture))
+            write_image(path / f"{v}/{number}.jpg", frame(5 * v + number, *image))
     (path / "code").mkdir(exist_ok=True)
     savemat(path / "code/bbcpose.mat", {"bbcpose": records})
     results = np.zeros((1, 1), dtype=[("gt", object), ("frame", object), ("video", object)])
@@ -41,7 +41,7 @@ def bbc_folder(path, frames=(3, 8, 12), videos=20, picture=(160, 200)):
 
 
 def frame(value, height=40, width=60):
-    """A picture that says which one it is."""
+    """An image that says which one it is."""
     return torch.full((3, height, width), value, dtype=torch.uint8)
 
 

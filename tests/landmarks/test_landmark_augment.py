@@ -10,8 +10,8 @@ from PIL import Image, ImageEnhance
 from nets.data.clips.augment import (
     Warps,
     colour_jitter,
+    flip_images,
     flip_joints,
-    flip_pictures,
     flips,
     jitter_draws,
 )
@@ -20,32 +20,32 @@ from nets.data.clips.bbc_pose import JOINTS_7
 ENHANCERS = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
 
 
-def pillow_jitter(picture, factors, order):
-    """torchvision's ColorJitter of a Pillow image, written with Pillow alone."""
-    image = Image.fromarray(picture.permute(1, 2, 0).numpy())
+def pillow_jitter(image, factors, order):
+    """torchvision's ColorJitter of a Pillow pillow, written with Pillow alone."""
+    pillow = Image.fromarray(image.permute(1, 2, 0).numpy())
     for kind in order.tolist():
         factor = float(factors[kind])
         if kind < 3:
-            image = ENHANCERS[kind](image).enhance(factor)
+            pillow = ENHANCERS[kind](pillow).enhance(factor)
         else:
-            h, s, v = image.convert("HSV").split()
+            h, s, v = pillow.convert("HSV").split()
             turned = (np.array(h, np.int64) + int(factor * 255)) % 256
             h = Image.fromarray(turned.astype(np.uint8))
-            image = Image.merge("HSV", (h, s, v)).convert("RGB")
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+            pillow = Image.merge("HSV", (h, s, v)).convert("RGB")
+    return torch.from_numpy(np.array(pillow)).permute(2, 0, 1)
 
 
 def test_jitter_is_pillows_bit_for_bit_in_every_order(device):
     generator = torch.Generator().manual_seed(0)
     orders = torch.tensor(list(itertools.permutations(range(4))))
-    pictures = torch.randint(0, 256, (24, 3, 20, 24), dtype=torch.uint8, generator=generator)
-    pictures[3] = pictures[3, :1]  # grey: no hue
-    pictures[4], pictures[5] = 200, 0
-    pictures[6] = torch.arange(20 * 24).reshape(20, 24) % 256  # all levels, in a ramp
+    images = torch.randint(0, 256, (24, 3, 20, 24), dtype=torch.uint8, generator=generator)
+    images[3] = images[3, :1]  # grey: no hue
+    images[4], images[5] = 200, 0
+    images[6] = torch.arange(20 * 24).reshape(20, 24) % 256  # all levels, in a ramp
     factors = jitter_draws(1, torch.arange(24))[0]
-    made = colour_jitter(pictures.to(device), factors.to(device), orders.to(device)).cpu()
+    made = colour_jitter(images.to(device), factors.to(device), orders.to(device)).cpu()
     for i in range(24):
-        expected = pillow_jitter(pictures[i], factors[i], orders[i])
+        expected = pillow_jitter(images[i], factors[i], orders[i])
         if device == "cpu":
             assert torch.equal(made[i], expected), orders[i]
         else:  # fused multiply-add may turn a level where a product is a whole number
@@ -113,24 +113,24 @@ def test_a_classic_warp_is_the_published_one(size):
         + push.numpy()
     )
     np.testing.assert_allclose(warps.target(parameters[None], push[None])[0], target, atol=1e-9)
-    # A picture that holds its own coordinates shows where each pixel was read.
+    # An image that holds its own coordinates shows where each pixel was read.
     ys, xs = torch.meshgrid(torch.arange(size), torch.arange(size), indexing="ij")
-    picture = torch.stack([xs, ys, xs * 0]).float()[None]
-    seen = warps(picture, 2, draw)[0, :2].flatten(1).T.numpy()
+    image = torch.stack([xs, ys, xs * 0]).float()[None]
+    seen = warps(image, 2, draw)[0, :2].flatten(1).T.numpy()
     at = np.stack([xs.flatten(), ys.flatten()], 1).astype(float)
     expected = spline(control, target, at).clip(0, size - 1)
     np.testing.assert_allclose(seen, expected, atol=2e-3)  # float32 in the warp
 
 
 def test_a_warp_shrinks_for_scales_above_one_and_turns_clockwise():
-    picture = torch.zeros(1, 1, 64, 64)
-    picture[:, :, 24:40, 24:40] = 1
+    image = torch.zeros(1, 1, 64, 64)
+    image[:, :, 24:40, 24:40] = 1
     fixed = {"rot": (0.0, 0.0), "trans": (0.0, 0.0)}
-    small = Warps(64, scale=(1.5, 1.5), **fixed)(picture, 0, torch.tensor([0]))
-    assert small.sum() < 0.75 * picture.sum()
-    picture = torch.zeros(1, 1, 64, 64)
-    picture[:, :, 4:14, 27:32] = 1  # above the middle
-    turned = Warps(64, (0.5, 0.5), (1.0, 1.0), (0.0, 0.0))(picture, 0, torch.tensor([0]))
+    small = Warps(64, scale=(1.5, 1.5), **fixed)(image, 0, torch.tensor([0]))
+    assert small.sum() < 0.75 * image.sum()
+    image = torch.zeros(1, 1, 64, 64)
+    image[:, :, 4:14, 27:32] = 1  # above the middle
+    turned = Warps(64, (0.5, 0.5), (1.0, 1.0), (0.0, 0.0))(image, 0, torch.tensor([0]))
     where = turned[0, 0].nonzero().float().mean(0)
     assert where[1] > 33  # to the right: clockwise on the screen
 
@@ -150,11 +150,11 @@ def test_warps_need_room_for_their_grid():
 
 
 def test_mirroring_exchanges_right_and_left():
-    picture = torch.arange(2 * 3 * 4 * 5).reshape(2, 3, 4, 5)
+    image = torch.arange(2 * 3 * 4 * 5).reshape(2, 3, 4, 5)
     joints = torch.rand(2, 7, 2) * 4
     flipped = torch.tensor([False, True])
-    assert torch.equal(flip_pictures(picture, flipped)[1], picture[1].flip(-1))
-    assert torch.equal(flip_pictures(picture, flipped)[0], picture[0])
+    assert torch.equal(flip_images(image, flipped)[1], image[1].flip(-1))
+    assert torch.equal(flip_images(image, flipped)[0], image[0])
     mirrored = flip_joints(joints, flipped, 5, JOINTS_7)
     assert torch.equal(mirrored[0], joints[0])
     expected = joints[1, [0, 2, 1, 4, 3, 6, 5]] * torch.tensor([-1, 1]) + torch.tensor([4, 0])

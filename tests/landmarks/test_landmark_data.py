@@ -12,7 +12,7 @@ from landmark_files import FIELDS, bbc_folder, frame, joints_of
 from nets.data.clips import bbc_pose
 from nets.data.clips.bbc_pose import BBCEvaluation, BBCPose
 from nets.data.clips.clips import Clips, Folders, Stills, temporal_offset
-from nets.data.io.images import write_picture
+from nets.data.io.images import write_image
 from nets.data.io.video_writer import VideoWriter
 from nets.errors import BadSample, UserError
 from nets.worlds.clips import FRAMES, ClipsWorld, render
@@ -21,7 +21,7 @@ from nets.worlds.people.world import SPLITS
 
 def folder_of(path, count, start=0):
     for i in range(count):
-        write_picture(path / f"{i + start}.png", frame(10 * i))
+        write_image(path / f"{i + start}.png", frame(10 * i))
     return path
 
 
@@ -89,7 +89,7 @@ def test_a_video_is_decoded_once_and_any_frame_is_read(tmp_path):
         (kept,) = (tmp_path / ".frames").iterdir()
         written.append(kept.stat().st_mtime_ns)
         assert len(data) == 6
-        for i in (5, 0, 3):  # H.264 of flat pictures is within a few levels
+        for i in (5, 0, 3):  # H.264 of flat images is within a few levels
             assert abs(int(data[0, i]["frame"].float().mean()) - 40 * i) <= 4
     assert written[0] == written[1]
     with pytest.raises(UserError, match=r"--frame_cache gives another folder"):
@@ -98,9 +98,9 @@ def test_a_video_is_decoded_once_and_any_frame_is_read(tmp_path):
 
 
 def test_a_box_is_cut_out_of_every_frame_of_its_clip(tmp_path):
-    picture = frame(0)
-    picture[:, 10:30, 20:50] = 200
-    write_picture(tmp_path / "a/0.png", picture)
+    image = frame(0)
+    image[:, 10:30, 20:50] = 200
+    write_image(tmp_path / "a/0.png", image)
     (tmp_path / "boxes.json").write_text(json.dumps({"a": [20, 10, 50, 30]}))
     assert (Clips(Folders(tmp_path, 32), 32)[0, 0]["frame"] == 200).all()
 
@@ -123,7 +123,7 @@ def test_boxes_that_are_none(tmp_path, boxes, message):
 def test_folders_that_cannot_be_trained_on(tmp_path):
     with pytest.raises(UserError, match="no such folder"):
         Folders(tmp_path / "none", 32)
-    write_picture(tmp_path / "still.png", frame(0))
+    write_image(tmp_path / "still.png", frame(0))
     with pytest.raises(UserError, match=r"holds no clips.*--dataset images takes stills"):
         Folders(tmp_path, 32)
     folder_of(tmp_path / "a", 1)
@@ -139,12 +139,12 @@ def test_folders_that_cannot_be_trained_on(tmp_path):
 
 
 def test_stills_are_clips_of_one_frame_also_grey_ones(tmp_path):
-    write_picture(tmp_path / "b/colour.jpg", frame(90))
+    write_image(tmp_path / "b/colour.jpg", frame(90))
     Image.new("L", (50, 30), 70).save(tmp_path / "grey.png")
     data = Clips(Stills(tmp_path), 32)
     assert [int(data[0, i]["frame"][1, 3, 3]) for i in range(2)] == [90, 70]
     assert data[0, 1]["frame"].shape == (3, 32, 32)
-    with pytest.raises(UserError, match="holds no pictures"):
+    with pytest.raises(UserError, match="holds no images"):
         (tmp_path / "none").mkdir()
         Stills(tmp_path / "none")
 
@@ -278,7 +278,7 @@ def test_extract_check_reads_bbc_pose(tmp_path):
 
     bbc_folder(tmp_path / "bbc")
     victim = sorted((tmp_path / "bbc/3").iterdir())[0]
-    victim.write_text("no picture")
+    victim.write_text("no image")
     checked = check(tmp_path / "bbc", tmp_path / "sheet.png")
     assert checked.format.startswith("BBC Pose, 45") and (tmp_path / "sheet.png").exists()
     assert len(checked.problems) == 1 and str(victim) in checked.problems[0]

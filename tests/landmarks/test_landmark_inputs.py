@@ -1,4 +1,4 @@
-"""What the networks see of a batch: which picture is changed how, and what goes together."""
+"""What the networks see of a batch: which image is changed how, and what goes together."""
 
 import pytest
 import torch
@@ -23,11 +23,11 @@ def batch():
     return {"frame": frame, "partner": partner, "joints": joints, "draw": torch.arange(3)}
 
 
-def signed(picture):
-    return picture.float() / 127.5 - 1
+def signed(image):
+    return image.float() / 127.5 - 1
 
 
-def test_only_the_pose_picture_has_other_colours(batch):
+def test_only_the_pose_image_has_other_colours(batch):
     seen = inputs()(batch, True, False)
     jittered = colour_jitter(batch["frame"], *jitter_draws(5, batch["draw"]))
     assert torch.equal(seen.pose, signed(jittered))

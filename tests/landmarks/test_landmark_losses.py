@@ -21,14 +21,14 @@ def net():
     return vgg.load_vgg(source="random", normalise=False)
 
 
-def pictures():
+def images():
     generator = torch.Generator().manual_seed(0)
     return [torch.rand(2, 3, 16, 16, generator=generator) * 2 - 1 for _ in range(2)]
 
 
 @pytest.mark.parametrize("reduced", [False, True])
 def test_perceptual_loss_is_the_weighted_sum_of_five_terms(net, reduced):
-    y, t = pictures()
+    y, t = images()
     weights = [1 / 32, 1 / 16, 1 / 8, 1 / 4] if reduced else [1.0] * 4
     expected, x, z = F.mse_loss(y, t), y, t
     for position, convolution in enumerate(net.convolutions[:10], start=1):
@@ -40,8 +40,8 @@ def test_perceptual_loss_is_the_weighted_sum_of_five_terms(net, reduced):
     torch.testing.assert_close(perceptual_loss(y, t, net, reduced), expected)
 
 
-def test_normalised_pictures_are_another_loss(net):
-    y, t = pictures()
+def test_normalised_images_are_another_loss(net):
+    y, t = images()
     other = vgg.load_vgg(source="random")
     raw = perceptual_loss(y, t, net)
     assert not torch.isclose(perceptual_loss(y, t, other), raw, rtol=1e-2)
@@ -50,13 +50,13 @@ def test_normalised_pictures_are_another_loss(net):
 
 
 def test_without_vgg_it_is_the_squared_error_of_pixels():
-    y, t = pictures()
+    y, t = images()
     torch.testing.assert_close(perceptual_loss(y, t), F.mse_loss(y, t))
     torch.testing.assert_close(perceptual_loss(y, t, reduced=True), F.mse_loss(y, t))
 
 
 def test_masked_pixels_count_as_zero_and_the_prediction_stays():
-    y, t = pictures()
+    y, t = images()
     t[:, :, :4] = 0
     before, y = y.clone(), y.requires_grad_()
     loss = perceptual_loss(y, t, mask=t != 0)
@@ -97,7 +97,7 @@ def test_scores_of_one_count_and_two_shapes():
 def test_discriminator_gets_no_gradient_from_the_generators_loss(lsgan):
     torch.manual_seed(0)
     net = MultiscaleDiscriminator(width=4, layers=2)
-    fake, real = pictures()
+    fake, real = images()
     fake.requires_grad_()
     loss = generator_gan_loss(net, fake, lsgan)
     loss.backward()

@@ -36,7 +36,7 @@ def small(**options) -> LandmarkModel:
     return build({**SMALL, **options})
 
 
-def pictures(n=2, size=32, seed=1):
+def images(n=2, size=32, seed=1):
     generator = torch.Generator().manual_seed(seed)
     return [torch.rand(n, 3, size, size, generator=generator) * 2 - 1 for _ in range(2)]
 
@@ -110,9 +110,9 @@ def test_discriminator_is_the_published_one():
     assert sizes == [(1, 19, 19), (1, 11, 11)]
 
 
-def test_discriminator_sees_the_picture_and_its_half():
+def test_discriminator_sees_the_image_and_its_half():
     net = MultiscaleDiscriminator(width=4, layers=2)
-    x = pictures()[0]
+    x = images()[0]
     fine, coarse = net(x)
     torch.testing.assert_close(fine, net.layer1(x))
     half = F.avg_pool2d(x, 3, 2, 1, count_include_pad=False)
@@ -129,7 +129,7 @@ def test_discriminator_sees_the_picture_and_its_half():
 @pytest.mark.parametrize("masks", [{}, {"use_fg_bg_mask": True}, "low"], ids=str)
 def test_shapes(size, masks):
     masks = {"use_fg_bg_mask": True, "low_res_mask": True} if masks == "low" else masks
-    a, b = pictures(2, size)
+    a, b = images(2, size)
     with torch.no_grad():
         out = small(**masks)(a, b)
     assert out.reconstruction.shape == out.foreground.shape == (2, 3, size, size)
@@ -148,7 +148,7 @@ def test_other_sizes_are_refused(size):
         small().landmarks(torch.zeros(1, 3, size, size))
 
 
-def test_pictures_of_two_sizes_are_refused():
+def test_images_of_two_sizes_are_refused():
     with pytest.raises(ValueError, match=r"appearance_image must have pose_image's shape"):
         small()(torch.zeros(1, 3, 32, 32), torch.zeros(1, 3, 48, 48))
 
@@ -222,11 +222,11 @@ def test_singular_covariances_get_a_floor_and_others_do_not_change():
     assert torch.linalg.inv(made.double()).isfinite().all()
 
 
-def test_a_heatmap_on_one_pixel_gives_finite_pictures_and_gradients():
+def test_a_heatmap_on_one_pixel_gives_finite_images_and_gradients():
     net = small()
     with torch.no_grad():
         net.shape_encoder.decoder_layers[3][1].weight.mul_(1e4)  # logits far above 88
-    out = net(*pictures())
+    out = net(*images())
     assert out.heatmaps.amax((2, 3)).min() > 0.999
     out.reconstruction.square().mean().backward()
     assert out.reconstruction.isfinite().all()
@@ -235,7 +235,7 @@ def test_a_heatmap_on_one_pixel_gives_finite_pictures_and_gradients():
 
 def test_fixed_covariance_draws_the_closed_form():
     net = small(use_identity_covariance=True, fixed_covar=0.05)
-    out = net(*pictures())
+    out = net(*images())
     assert torch.equal(out.covariances, 0.05 * torch.eye(2)[None, None])
     axis = -1 + 2 * torch.arange(32) / 32
     x, y = out.means[..., 0, None, None], out.means[..., 1, None, None]
@@ -245,7 +245,7 @@ def test_fixed_covariance_draws_the_closed_form():
 
 def test_reconstruction_is_foreground_over_background():
     net = small(use_fg_bg_mask=True).eval()
-    a, b = pictures()
+    a, b = images()
     with torch.no_grad():
         out = net(a, b)
         behind = net.bg_net((1 - out.appearance_mask) * b)[0]
@@ -259,7 +259,7 @@ def test_reconstruction_is_foreground_over_background():
 def test_low_resolution_masks_are_enlarged_before_the_sigmoid():
     net = small(use_fg_bg_mask=True, low_res_mask=True).eval()
     with torch.no_grad():
-        out = net(*pictures())
+        out = net(*images())
         logits = net.fg_mask_net[0](out.gaussian_maps)[0]
     assert logits.shape == (2, 1, 8, 8)
     large = F.interpolate(logits, scale_factor=4, mode="bilinear", align_corners=False)
@@ -269,7 +269,7 @@ def test_low_resolution_masks_are_enlarged_before_the_sigmoid():
 @pytest.mark.parametrize("masks", [False, True])
 def test_pieces_give_what_the_whole_gives(masks):
     net = small(use_fg_bg_mask=masks).eval()
-    a, b = pictures()
+    a, b = images()
     with torch.no_grad():
         whole = net(a, b)
         pose = net.landmarks(a)
@@ -283,9 +283,9 @@ def test_pieces_give_what_the_whole_gives(masks):
     assert own.heatmaps is None
 
 
-def test_pose_comes_from_one_picture_and_appearance_from_the_other():
+def test_pose_comes_from_one_image_and_appearance_from_the_other():
     net = small(pooling="sum").eval()
-    (a, b), (c, d) = pictures(), pictures(seed=2)
+    (a, b), (c, d) = images(), images(seed=2)
     with torch.no_grad():
         ab, cb, ad = net(a, b), net(c, b), net(a, d)
     torch.testing.assert_close(ab.means, ad.means)
@@ -297,7 +297,7 @@ def test_pose_comes_from_one_picture_and_appearance_from_the_other():
 @pytest.mark.parametrize("masks", [{}, {"use_fg_bg_mask": True, "low_res_mask": True}], ids=str)
 def test_gradients_reach_all_parts(masks):
     net = small(**masks)
-    out = net(*pictures())
+    out = net(*images())
     out.reconstruction.square().mean().backward()
     missing = [name for name, p in net.named_parameters() if p.grad is None]
     assert not missing
@@ -308,7 +308,7 @@ def test_gradients_reach_all_parts(masks):
 
 def test_bf16_is_near_fp32():
     net = small(use_fg_bg_mask=True)
-    a, b = pictures(size=96)
+    a, b = images(size=96)
     for name, buffer in net.named_buffers():
         assert buffer.dtype == torch.float32, name
     with torch.autocast("cpu", torch.bfloat16):
@@ -328,20 +328,20 @@ def test_state_dict_restores_the_function(tmp_path):
     torch.save(net.state_dict(), tmp_path / "net.pt")
     other.load_state_dict(torch.load(tmp_path / "net.pt", weights_only=True))
     with torch.no_grad():
-        assert torch.equal(net(*pictures()).reconstruction, other(*pictures()).reconstruction)
+        assert torch.equal(net(*images()).reconstruction, other(*images()).reconstruction)
 
 
-def test_folded_network_gives_the_same_pictures():
+def test_folded_network_gives_the_same_images():
     net, folded = small().eval(), small().eval()
     assert not any(name.endswith("weight_u") for name in fold(folded).state_dict())
     with torch.no_grad():
-        expected = net(*pictures()).reconstruction
-        torch.testing.assert_close(folded(*pictures()).reconstruction, expected)
+        expected = net(*images()).reconstruction
+        torch.testing.assert_close(folded(*images()).reconstruction, expected)
 
 
 def test_overfits_one_batch():
     net = small(pooling="sum", use_fg_bg_mask=True)
-    a, b = pictures()
+    a, b = images()
     target = F.interpolate(torch.rand(2, 3, 4, 4) * 2 - 1, size=32, mode="bilinear")
     optimizer = torch.optim.Adam(net.parameters(), 2e-3)
     losses = []
@@ -359,7 +359,7 @@ def test_overfits_one_batch():
 def test_a_training_step_compiles_as_one_graph():
     """Forward and backward traced without a break; in double precision, with fixed u and v."""
     net = small(use_fg_bg_mask=True).double().eval()
-    both = [picture.double() for picture in pictures()]
+    both = [image.double() for image in images()]
 
     def gradients(forward):
         loss = forward(*both).reconstruction.square().mean()

@@ -9,7 +9,7 @@ from nets import published as originals
 from nets.errors import UserError
 from nets.landmarks import MultiscaleDiscriminator, build
 from nets.landmarks import published as landmarks
-from test_landmark_network import SMALL, pictures
+from test_landmark_network import SMALL, images
 
 OPT = """\
 dataset_path: None
@@ -55,7 +55,7 @@ def test_configuration_is_read_off_the_weights(tmp_path, options):
     }
     assert not loaded.training and found["pooling"] == "mean"
     with torch.no_grad():
-        assert torch.equal(loaded(*pictures()).reconstruction, net(*pictures()).reconstruction)
+        assert torch.equal(loaded(*images()).reconstruction, net(*images()).reconstruction)
 
 
 def test_what_weights_do_not_say_comes_from_opt_yaml_or_from_the_caller(tmp_path):

@@ -14,7 +14,7 @@ import evaluate
 import infer
 import train_landmarks
 from landmark_files import SMOKE, bbc_folder, frame, untrained
-from nets.data.io.images import write_picture
+from nets.data.io.images import write_image
 from nets.data.io.video import open_video
 from nets.data.io.video_writer import VideoWriter
 from nets.landmarks import build, build_discriminator
@@ -55,8 +55,8 @@ def test_a_run_tells_what_it_does_and_shows_it(tmp_path, monkeypatch, capsys):
     said = capsys.readouterr().out
     assert "training 4 landmarks" in said and "clips world: 80000 frames of 32 px" in said
     final = tmp_path / said.strip().splitlines()[-1].rsplit(": ", 1)[1]
-    with Image.open(final) as picture:
-        assert picture.width > 8 * 32 and picture.height > 6 * 32
+    with Image.open(final) as image:
+        assert image.width > 8 * 32 and image.height > 6 * 32
     names = {path.name for path in (run / "images").iterdir()}
     for name, columns, side in (
         ("target_reconstruction_background_foreground", 4, 32),
@@ -65,8 +65,8 @@ def test_a_run_tells_what_it_does_and_shows_it(tmp_path, monkeypatch, capsys):
         ("raw_heatmap", 1, 16),
     ):
         assert f"{name}_0000002.png" in names
-        with Image.open(run / "images" / f"{name}_0000002.png") as picture:
-            assert picture.size == (columns * side, side)
+        with Image.open(run / "images" / f"{name}_0000002.png") as image:
+            assert image.size == (columns * side, side)
     lines = [json.loads(t) for t in (run / "log.txt").read_text().splitlines() if t[0] == "{"]
     assert [t["step"] for t in lines if "validation.loss" in t] == [2, 4]
     assert {"vgg.loss", "learning_rate"} <= lines[0].keys()
@@ -99,9 +99,9 @@ def test_the_discriminator_gets_no_gradient_from_the_networks_step(tmp_path, mon
     net, critic = build(args).train(), build_discriminator(args)
     data = open_clips(args, "train", True)
     batch = loader(data, args.batch_size, Ranks("cpu"), seed=0).batch(0)
-    pictures = LandmarkInputs(args, data.joint_order)(batch, True, False)
-    out = net(pictures.pose, pictures.appearance)
-    made, real = out.reconstruction, pictures.target
+    images = LandmarkInputs(args, data.joint_order)(batch, True, False)
+    out = net(images.pose, images.appearance)
+    made, real = out.reconstruction, images.target
     loss = perceptual_loss(made, real) + gan_loss(critic(made), True)
     for module, value in ((net, loss), (critic, discriminator_loss(critic, made, real)[0])):
         adam = torch.optim.Adam(module.parameters(), args.learning_rate)
@@ -192,9 +192,9 @@ def test_own_data(tmp_path, monkeypatch, kind):
                 video.write(frame(30 * i))
     for i in range(6):
         if kind == "frames":
-            write_picture(data / f"clip/{i}.png", frame(30 * i))
+            write_image(data / f"clip/{i}.png", frame(30 * i))
         if kind == "images":
-            write_picture(data / f"{i}.png", frame(30 * i)[:1])  # grey
+            write_image(data / f"{i}.png", frame(30 * i)[:1])  # grey
     options = ["--dataset", "images" if kind == "images" else "clips", "--dataset_path", data]
     if kind == "images":
         options += ["--use_temporal", "false", "--use_warped"]
@@ -256,22 +256,22 @@ def test_inference_draws_masks_and_transfers(tmp_path, monkeypatch, capsys):
     untrained(tmp_path)
     monkeypatch.chdir(tmp_path)
     for i in range(2):
-        write_picture(tmp_path / f"in/{i}.png", frame(60 + 90 * i, 50, 70))
+        write_image(tmp_path / f"in/{i}.png", frame(60 + 90 * i, 50, 70))
     with VideoWriter(tmp_path / "v.mp4", 12.5) as video:
         for i in range(20):  # more than one batch
             video.write(frame(10 * i, 48, 64))
     infer.main(["-o", "demo.png"])
-    with Image.open("demo.png") as picture:
-        assert picture.width > 8 * 32 and picture.height > 7 * 32
+    with Image.open("demo.png") as image:
+        assert image.width > 8 * 32 and image.height > 7 * 32
     infer.main(["-d", "in/0.png", "-o", "one.png"])
     for name in ("one", "one_mask", "one_background"):
-        with Image.open(f"{name}.png") as picture:
-            assert picture.size == (70, 50)
-    with Image.open("one.png") as picture:
-        assert len(picture.getcolors()) > 4  # dots on a flat picture
+        with Image.open(f"{name}.png") as image:
+            assert image.size == (70, 50)
+    with Image.open("one.png") as image:
+        assert len(image.getcolors()) > 4  # dots on a flat image
     infer.main(["-s", "in/0.png", "-d", "in/1.png", "-o", "pair.png"])
-    with Image.open("pair.png") as picture:
-        assert picture.size == (32, 32)
+    with Image.open("pair.png") as image:
+        assert image.size == (32, 32)
     infer.main(["-d", "v.mp4"])
     infer.main(["-s", "in/0.png", "-d", "v.mp4", "-o", "moved.mp4"])
     for name, size in (("out", (48, 64)), ("out_mask", (48, 64)), ("moved", (32, 32))):
@@ -280,8 +280,8 @@ def test_inference_draws_masks_and_transfers(tmp_path, monkeypatch, capsys):
         assert len(list(made)) == 20
     capsys.readouterr()
     for arguments, message in (
-        (["-s", "v.mp4", "-d", "in/0.png"], "the appearance comes from a picture"),
-        (["-s", "in", "-d", "v.mp4"], "give one video, and one picture"),
+        (["-s", "v.mp4", "-d", "in/0.png"], "the appearance comes from an image"),
+        (["-s", "in", "-d", "v.mp4"], "give one video, and one image"),
         (["-d", "v.mp4", "-o", "x.gif"], "a video is written as"),
         (["-d", "in/0.png", "in/1.png"], "several need -s"),
     ):
@@ -327,5 +327,5 @@ def test_a_minute_of_the_demo_beats_what_needs_no_learning(tmp_path, monkeypatch
     evaluate.main(["--held_out", "200", "--workers", "0", "--out", "scores.json"])
     scores = json.loads((tmp_path / "scores.json").read_text())
     assert scores["regression"]["ratio_to_mean_pose"] < 0.7
-    assert scores["mask"]["iou"]["mean"] > 0.35  # half the picture as a mask would have 0.25
+    assert scores["mask"]["iou"]["mean"] > 0.35  # half the image as a mask would have 0.25
     assert scores["background"]["ratio_to_mean_image"] < 0.9

@@ -123,7 +123,7 @@ def test_preprocessing_by_hand_and_without_clamping():
             perceptual.preprocess_caffe(bad)
 
 
-def test_gradients_reach_the_picture_and_not_the_parameters(net):
+def test_gradients_reach_the_image_and_not_the_parameters(net):
     x = (image(1, 3, 32, 32) * 1.5).requires_grad_()  # a third of it outside [-1, 1]
     net.features(x, ["relu5_2"])["relu5_2"].square().sum().backward()
     assert (x.grad != 0).float().mean() > 0.9
@@ -165,7 +165,7 @@ def test_compiles(net):
     torch.testing.assert_close(compiled(x, ALL), net(x, ALL), rtol=1e-4, atol=1e-4)
 
 
-def test_too_small_pictures_are_refused(net):
+def test_too_small_images_are_refused(net):
     with pytest.raises(ValueError, match="image must be at least 16 pixels"):
         net.features(image(1, 3, 15, 64), ["relu5_1"])
 
@@ -321,7 +321,7 @@ def test_vgg16_and_average_pooling():
     with pytest.raises(ValueError, match=r"must be that of a ReLU, one of 1, 3, 6, .* got 4"):
         vgg.layer_name(4)
     mean = torch.tensor([103.939, 116.779, 123.68]).view(1, 3, 1, 1)
-    y = x * 127.5 + 127.5 - mean  # BGR mean, RGB picture
+    y = x * 127.5 + 127.5 - mean  # BGR mean, RGB image
     for place, name in zip((0, 2, 4, 7, 10), names, strict=True):
         start = {0: 0, 2: 0, 4: 2, 7: 4, 10: 7}[place]
         for k in range(start, place):

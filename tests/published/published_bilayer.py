@@ -64,7 +64,7 @@ class Net:
 
 
 def embed(net, image, stickman, mask):
-    """Embeddings of (b, n, ...) pictures, the mean over n."""
+    """Embeddings of (b, n, ...) images, the mean over n."""
     b, n = image.shape[:2]
     x = torch.cat([image * mask - (1 - mask), stickman], 2).flatten(0, 1)
     x = net.conv("net.enc.0", x)
@@ -133,10 +133,10 @@ def embed_pose(net, poses):
     return net.linear(f"net.mlp.{last}", x)
 
 
-def infer(net, embeds, poses, picture, widths, hidden):
+def infer(net, embeds, poses, texture, widths, hidden):
     """Low frequencies, high frequencies, where they were read, mask: of (N, C, s, s) poses."""
     sets = predict(net, "prj_inf", embeds, widths, hidden)
-    each = len(poses) // len(picture)
+    each = len(poses) // len(texture)
 
     def norm(name, x, pair):
         scale, shift = (
@@ -155,36 +155,36 @@ def infer(net, embeds, poses, picture, widths, hidden):
     x = act(norm(f"gen_inf.blocks.{last}", x, sets[-1]))
     delta, low, logits = (net.conv(f"gen_inf.heads.{i}.0", x) for i in range(3))
     uvs = net.p["identity_grid"] + delta.tanh().permute(0, 2, 3, 1)
-    high = look(picture.repeat_interleave(each, 0), uvs)
+    high = look(texture.repeat_interleave(each, 0), uvs)
     return low.tanh(), high, uvs, logits.sigmoid()
 
 
-def look(picture, uvs):
-    return F.grid_sample(picture, uvs, "bilinear", "zeros", align_corners=False)
+def look(texture, uvs):
+    return F.grid_sample(texture, uvs, "bilinear", "zeros", align_corners=False)
 
 
-def enhance(net, picture, image, uvs, low, mask, steps):
-    """The texture after so many learned steps on one source picture of each identity."""
+def enhance(net, texture, image, uvs, low, mask, steps):
+    """The texture after so many learned steps on one source image of each identity."""
     image = image * mask - (1 - mask)
     last = net.count("net.blocks.") - 1
     for _ in range(steps):
-        leaf = picture.detach().requires_grad_()
+        leaf = texture.detach().requires_grad_()
         with torch.enable_grad():
             made = (low + look(leaf, uvs)) * mask - (1 - mask)
             slope = torch.autograd.grad((image - made).square().sum() / 2, leaf)[0]
-        x = net.conv("net.blocks.0", torch.cat([picture, slope], 1))
+        x = net.conv("net.blocks.0", torch.cat([texture, slope], 1))
         x = net.block("net.blocks.1", x, down=True)[0]
         for i in range(2, last - 3):
             x = net.block(f"net.blocks.{i}", x)[0]
         at = f"net.blocks.{last - 3}"  # upwards; behind it nothing, an activation and the output
         h = net.conv(f"{at}.block.0", act(net.conv(f"{at}.block_feats.2", twice(act(x)))))
         x = h + net.conv(f"{at}.skip.1", twice(x))
-        picture = picture + net.conv(f"net.blocks.{last}", act(x)).tanh()
-    return picture
+        texture = texture + net.conv(f"net.blocks.{last}", act(x)).tanh()
+    return texture
 
 
 def judge(net, x, downs):
-    """Scores and features of pictures beside their stickmen."""
+    """Scores and features of images beside their stickmen."""
     x, feats = net.conv("net.first_conv", x), []
     for i in range(net.count("net.blocks.")):
         at = f"net.blocks.{i}"

@@ -46,7 +46,7 @@ def filled(state):
     return out
 
 
-def pictures(*shape, seed=0):
+def images(*shape, seed=0):
     generator = torch.Generator().manual_seed(seed)
     coarse = torch.rand(*shape[:2], 4, 4, generator=generator, dtype=torch.float64)
     return F.interpolate(coarse, size=shape[2:], mode="bilinear") * 2 - 1
@@ -70,13 +70,13 @@ def test_landmarks_give_the_same_numbers(tmp_path, masks, fixed):
     said = f"fixed_covar: 0.03\nimg_size: 48\nuse_identity_covariance: {fixed is not None}\n"
     (tmp_path / "opt.yaml").write_text(said)
     net, _ = originals.load("landmarks", tmp_path / "checkpoint_6.ckpt")
-    a, b = pictures(2, 3, 48, 48), pictures(2, 3, 48, 48, seed=1)
+    a, b = images(2, 3, 48, 48), images(2, 3, 48, 48, seed=1)
     with torch.no_grad():
         theirs = Landmarks(state, fixed, masks == "low")(a, b)
         short, mine = net(a.float(), b.float()), net.double()(a, b)
     for name, value in theirs.items():
         near(getattr(mine, name), value, name)
-        # Instance norms over nearly constant maps amplify rounding, most where pictures are small.
+        # Instance norms over nearly constant maps amplify rounding, most where images are small.
         near(getattr(short, name), value, name, 2e-3 if name in BEHIND else 1e-4)
     assert theirs["means"].std() > 1e-3 and theirs["reconstruction"].std() > 0.1
 
@@ -96,10 +96,10 @@ def heads(folder, change=lambda name, state: state, **options):
 
 
 def textures(net, nets):
-    """Ours and the published one of two identities with two pictures each, and the embeddings."""
-    images, stickmen = pictures(4, 3, 32, 32), pictures(4, 3, 32, 32, seed=1)
-    masks = pictures(4, 1, 32, 32, seed=2) / 2 + 0.5
-    given = [t.unflatten(0, (2, 2)) for t in (images, stickmen, masks)]
+    """Ours and the published one of two identities with two images each, and the embeddings."""
+    sources, stickmen = images(4, 3, 32, 32), images(4, 3, 32, 32, seed=1)
+    masks = images(4, 1, 32, 32, seed=2) / 2 + 0.5
+    given = [t.unflatten(0, (2, 2)) for t in (sources, stickmen, masks)]
     avatar = net.create_avatar(given[0], None, given[1], given[2])
     embeds = published.embed(nets["identity_embedder"], *given)
     return avatar, embeds, published.texture(nets["texture_generator"], embeds, (8, 16), (8, 16))
@@ -126,7 +126,7 @@ def test_heads_give_the_same_numbers(tmp_path):
     more = (texture, one.images[:, 0], uvs, low, mask, 3)
     near(net.enhance(one).texture, published.enhance(nets["texture_enhancer"], *more), "enhanced")
 
-    x = torch.cat([frames.image.flatten(0, 1), pictures(6, 3, 32, 32, seed=4)], 1)
+    x = torch.cat([frames.image.flatten(0, 1), images(6, 3, 32, 32, seed=4)], 1)
     scores, feats = published.judge(nets["discriminator"], x, 2)
     mine = net.discriminator(x)
     for place, (a, b) in enumerate(zip([mine[0], *mine[1]], [scores, *feats], strict=True)):

@@ -1,4 +1,4 @@
-"""Photos and clips of real people, from detection to a picture.
+"""Photos and clips of real people, from detection to an image.
 
 GUISE_REAL_FILES names a folder of them, no part of the project: talking_a.mp4 (one face, 512 x 512,
 with sound), fullbody.mp4 (one person, 720 x 1080, with sound), street.avi (several people walking),
@@ -20,7 +20,7 @@ import train_bilayer
 import train_landmarks
 import train_vunet
 from nets.data.heads.videos import AvatarFolder, read_frame, sample_of
-from nets.data.io.images import read_picture
+from nets.data.io.images import read_image
 from nets.data.io.video import open_video
 from nets.data.people.index import IndexDataset, read_index, write_index
 from nets.skeletons import JOINTS_17
@@ -130,7 +130,7 @@ def test_a_person_in_poses_of_the_held_out_rest_of_a_clip(people, tmp_path):
     truth = torch.stack([driver["target"] for driver in drivers])
     detector, masks = open_detector(), []
     for i in range(len(rest)):
-        mask = detector.mask(read_picture(rest.file(i), None))[None, None]
+        mask = detector.mask(read_image(rest.file(i), None))[None, None]
         masks.append(torch.nn.functional.interpolate(mask, (64, 64), mode="area")[0, 0] > 0.5)
     inputs = PersonInputs(trained, seen.joint_order)
     with torch.no_grad():
@@ -139,8 +139,8 @@ def test_a_person_in_poses_of_the_held_out_rest_of_a_clip(people, tmp_path):
         made = to_uint8(net(poses, look.expand(len(poses), -1, -1, -1), "transfer").image)
     mean = torch.stack([frame["target"] for frame in clip]).float().mean(0).round().byte()
     error, copied, average = (
-        metrics.masked_l1(pictures.expand_as(truth), truth, torch.stack(masks)).mean().item()
-        for pictures in (made, clip[0]["target"], mean)
+        metrics.masked_l1(images.expand_as(truth), truth, torch.stack(masks)).mean().item()
+        for images in (made, clip[0]["target"], mean)
     )
     print(f"masked L1 {error:.4f}, source copied {copied:.4f}, mean of the clip {average:.4f}")
     assert error < copied and error < average
@@ -228,13 +228,13 @@ def test_a_few_minutes_on_one_video_beat_copying_the_source(tmp_path):
                                given.get("source_stickmen"), given.get("source_segs"))  # fmt: skip
         driver = Driver(model.net, avatar, model.precision.dtype)
         made, _ = driver(torch.stack([frame.pose for frame in frames]))
-    truth = torch.stack([frame.picture for frame in frames]).float()
+    truth = torch.stack([frame.image for frame in frames]).float()
     mask = (torch.stack([frame.mask for frame in frames]) > 127).float()
 
-    def error(pictures):
-        return ((pictures.float() - truth).abs() * mask).sum((1, 2, 3)) / mask.sum((1, 2, 3))
+    def error(images):
+        return ((images.float() - truth).abs() * mask).sum((1, 2, 3)) / mask.sum((1, 2, 3))
 
-    made, copied = error(to_uint8(made)), error(source.picture[None].expand_as(truth))
+    made, copied = error(to_uint8(made)), error(source.image[None].expand_as(truth))
     print(
         f"masked error {made.mean() / 382.5:.4f}, of the source copied {copied.mean() / 382.5:.4f}"
     )
@@ -249,5 +249,5 @@ def test_several_people_are_told_apart(tmp_path):
     assert len(found) >= 3
     extents = np.array([person.extent for person in found])
     assert (np.diff(extents) <= 0).all() and extents[0] > 400
-    nobody = read_picture(REAL / "far_people.jpg", None)[:, :100]
+    nobody = read_image(REAL / "far_people.jpg", None)[:, :100]
     assert open_detector().faces(nobody) == []

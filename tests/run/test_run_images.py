@@ -1,4 +1,4 @@
-"""Pictures of a run: rounding, tilings, captions, files."""
+"""Images of a run: rounding, tilings, captions, files."""
 
 import numpy as np
 import pytest
@@ -20,11 +20,11 @@ def test_values_are_rounded_and_clipped():
 
 
 def test_tiles_go_row_by_row_into_a_square_with_black_rest():
-    pictures = torch.stack([flat(v) for v in (-1, -0.5, 0, 0.5, 1)])
-    sheet = tile(pictures)
+    images = torch.stack([flat(v) for v in (-1, -0.5, 0, 0.5, 1)])
+    sheet = tile(images)
     assert sheet.shape == (4, 6, 3) and sheet.dtype == np.uint8
     assert sheet[::2, ::2, 0].tolist() == [[0, 64, 128], [191, 255, 0]]
-    assert tile(pictures, columns=5).shape == (2, 10, 3)
+    assert tile(images, columns=5).shape == (2, 10, 3)
 
 
 def test_tiles_of_other_channels():
@@ -34,13 +34,13 @@ def test_tiles_of_other_channels():
 
 
 def test_tile_says_what_it_wants():
-    with pytest.raises(ValueError, match=r"tile: pictures must be \(N, C, H, W\), N > 0, got \[3,"):
+    with pytest.raises(ValueError, match=r"tile: images must be \(N, C, H, W\), N > 0, got \[3,"):
         tile(flat(1))
     with pytest.raises(ValueError, match=r"got \[0, 3, 2, 2\]"):
         tile(torch.zeros(0, 3, 2, 2))
 
 
-def test_a_labelled_grid_has_captions_outside_of_its_pictures():
+def test_a_labelled_grid_has_captions_outside_of_its_images():
     rows = [[flat(1, 16), None], [flat(-1, 16), flat(0, 16)]]
     plain = labelled_grid(rows, gap=2)
     assert plain.shape == (36, 36, 3)
@@ -53,7 +53,7 @@ def test_a_labelled_grid_has_captions_outside_of_its_pictures():
 
 
 def test_a_labelled_grid_refuses_mixed_sizes():
-    with pytest.raises(ValueError, match="labelled_grid: rows must hold pictures of one size"):
+    with pytest.raises(ValueError, match="labelled_grid: rows must hold images of one size"):
         labelled_grid([[flat(1, 2), flat(1, 3)]])
 
 
@@ -69,6 +69,6 @@ def test_png_files_are_whole_or_what_they_were(tmp_path, monkeypatch):
     with pytest.raises(OSError) as caught:
         save_png(path, tile(flat(-1)[None]))
     assert caught.value.filename == str(path)
-    with Image.open(path) as picture:
-        assert picture.getpixel((0, 0)) == (255, 255, 255)
+    with Image.open(path) as image:
+        assert image.getpixel((0, 0)) == (255, 255, 255)
     assert [file.name for file in tmp_path.iterdir()] == ["a.png"]

@@ -1,4 +1,4 @@
-"""A run from the inside: folder, log, pictures, bad numbers, limits. The script is toy.py."""
+"""A run from the inside: folder, log, images, bad numbers, limits. The script is toy.py."""
 
 import json
 import os
@@ -49,8 +49,8 @@ def test_the_folder_of_a_run_has_everything(train):
     content = newest(run)
     assert content["system"] == "toy" and content["step"] == 12 and content["options"] == options
     assert set(content["parts"]) == {"model", "optimizer", "ema", "precision"}
-    with Image.open(run / "images/sample_0000012.png") as picture:
-        assert picture.size == (16, 16)
+    with Image.open(run / "images/sample_0000012.png") as image:
+        assert image.size == (16, 16)
 
 
 def test_log_and_tensorboard_tell_the_mean_since_the_last_line(train):
@@ -96,7 +96,7 @@ def test_the_same_name_goes_on_and_ends_as_if_never_stopped(train):
     assert steps(run) == [1, 5, 9, 10, 15, 20]
 
 
-def test_a_finished_run_only_makes_its_pictures_again(train):
+def test_a_finished_run_only_makes_its_images_again(train):
     run = train("--steps", 6)
     (run / "images/sample_0000006.png").unlink()
     train("--steps", 6)
@@ -247,7 +247,7 @@ def test_what_a_left_out_step_did_to_buffers_is_undone(train, monkeypatch):
 
 
 class Poisoned(toy.Numbers):
-    """One picture has a NaN."""
+    """One image has a NaN."""
 
     def __getitem__(self, place):
         sample = super().__getitem__(place)
@@ -266,9 +266,9 @@ def test_such_steps_can_be_skipped_but_not_without_end(train, capsys):
 
 def test_a_bad_sample_is_one_line_or_skipped(train, capsys):
     train("--bad", 5, code=2)
-    assert capsys.readouterr().err.splitlines()[-1].endswith("error: picture_5.png: truncated")
+    assert capsys.readouterr().err.splitlines()[-1].endswith("error: image_5.png: truncated")
     run = train("--bad", 5, "--on_bad_sample", "skip", name="b")
-    assert "skipped (1): picture_5.png: truncated" in (run / "log.txt").read_text()
+    assert "skipped (1): image_5.png: truncated" in (run / "log.txt").read_text()
 
 
 def test_accumulated_steps_equal_larger_ones(train):

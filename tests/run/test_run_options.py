@@ -12,7 +12,7 @@ from nets.run import options
 def make_parser():
     parser = options.parser("toy", "Train a toy.")
     add = parser.add_argument_group("toy").add_argument
-    add("--batch_size", type=options.PositiveInt, default=16, help="pictures per step and rank")
+    add("--batch_size", type=options.PositiveInt, default=16, help="images per step and rank")
     add("--lr", type=options.PositiveFloat, default=1e-3, help="learning rate")
     add("--fit", type=Literal["squash", "letterbox"] | None, default=None, help="how to fit")
     add("--weights", type=list[float], default=[1.0, 2.0], help="one a layer")

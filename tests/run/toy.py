@@ -17,7 +17,7 @@ from nets.run.run import Run
 
 
 class Numbers(torch.utils.data.Dataset):
-    """23 pictures that depend on (epoch, index) only."""
+    """23 images that depend on (epoch, index) only."""
 
     def __init__(self, bad: int = -1, seconds: float = 0.0):
         self.bad, self.seconds = bad, seconds
@@ -28,7 +28,7 @@ class Numbers(torch.utils.data.Dataset):
     def __getitem__(self, place):
         epoch, index = place
         if index == self.bad:
-            raise BadSample(f"picture_{index}.png", "truncated")
+            raise BadSample(f"image_{index}.png", "truncated")
         time.sleep(self.seconds)
         generator = torch.Generator().manual_seed(1000 * epoch + index)
         return {"x": torch.randn(3, 8, 8, generator=generator), "index": index}

@@ -7,7 +7,7 @@ from nets import perceptual
 from nets.pretrained import vgg
 from nets.vunet import losses
 
-NARROW = ["relu1_2", "relu2_2"]  # what small pictures can afford
+NARROW = ["relu1_2", "relu2_2"]  # what small images can afford
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,7 @@ def latents(seed, n=2):
     return [torch.randn(n, 4, side, side, generator=generator) for side in (1, 2)]
 
 
-PICTURES = image(2, 3, 32, 32), image(2, 3, 32, 32, seed=1)
+IMAGES = image(2, 3, 32, 32), image(2, 3, 32, 32, seed=1)
 
 
 def test_linear_ramp():
@@ -90,7 +90,7 @@ def independent_terms(net, y, t, layers):
 
 def test_parts_losses_are_the_published_sum(nets):
     net = nets["caffe"]
-    y, t = PICTURES
+    y, t = IMAGES
     q, p = latents(1), latents(2)
     feature_weights, gram_weights = (1.0, 2.0, 0.0, 1.0, 0.5, 1.0), (0.0, 0.05, 0.05, 0, 0, 0.1)
     total, terms = losses.parts_losses(
@@ -127,7 +127,7 @@ def test_input_1_is_on_the_0_255_scale():
 
 def test_image_losses_are_the_published_sum(nets):
     net = nets["torchvision"]
-    y, t = PICTURES
+    y, t = IMAGES
     q, p = latents(1), latents(2)
     weights = {"color_L1": 0.5, "color_gradient": 0.25, "color_L2": 2.0, "KL": 0.1, "perceptual": 3}
     layer_weights = (1.0, 0.5, 1.0, 2.0, 0.0, 1.0)
@@ -149,11 +149,11 @@ def test_image_losses_are_the_published_sum(nets):
 
 
 def test_perceptual_gradient_comes_through_every_layer(nets):
-    """A picture beyond [-1, 1] is still pulled, and the target's side records nothing."""
+    """An image beyond [-1, 1] is still pulled, and the target's side records nothing."""
     net = nets["torchvision"]
     for layer in ("image", "input_1", *NARROW):
-        y = (PICTURES[0] * 1.5).requires_grad_()
-        t = PICTURES[1].clone().requires_grad_()
+        y = (IMAGES[0] * 1.5).requires_grad_()
+        t = IMAGES[1].clone().requires_grad_()
         perceptual.feature_distances(y, t, [layer], vgg=net)[f"feature_{layer}"].sum().backward()
         assert t.grad is None and (y.grad != 0).float().mean() > 0.99
         direction = y.grad.sign()
@@ -163,7 +163,7 @@ def test_perceptual_gradient_comes_through_every_layer(nets):
 
 
 def test_each_example_has_its_own_distance(nets):
-    y, t = PICTURES
+    y, t = IMAGES
     for value, one in zip(
         perceptual.feature_distances(y, t, NARROW, NARROW, nets["caffe"]).values(),
         perceptual.feature_distances(y[1:], t[1:], NARROW, NARROW, nets["caffe"]).values(),
@@ -175,7 +175,7 @@ def test_each_example_has_its_own_distance(nets):
 
 def test_unused_terms_cost_nothing(nets):
     """Zero weights: no Gram matrix, no layer beyond the last needed one, and no VGG at all."""
-    net, y, t, z = nets["caffe"], *PICTURES, latents(1)
+    net, y, t, z = nets["caffe"], *IMAGES, latents(1)
     ran = []
     hooks = [c.register_forward_hook(lambda m, *_: ran.append(m)) for c in net.convolutions]
     some = (1.0, 1.0, 0.0, 0.0, 0.0, 0.0)
@@ -197,7 +197,7 @@ def test_unused_terms_cost_nothing(nets):
 
 def test_kl_keeps_its_gradient_while_its_weight_is_zero():
     q = [z.requires_grad_() for z in latents(1)]
-    y, t = PICTURES
+    y, t = IMAGES
     total, terms = losses.image_losses(y, t, q, latents(2), {"color_L1": 1.0, "KL": 0.0})
     total.backward()
     assert all(z.grad is not None and not z.grad.any() for z in q)
@@ -205,7 +205,7 @@ def test_kl_keeps_its_gradient_while_its_weight_is_zero():
 
 
 def test_half_precision_predictions_give_float32_losses(nets):
-    y, t = PICTURES
+    y, t = IMAGES
     z = latents(1)
     exact, _ = losses.parts_losses(y, t, z, latents(2), 1.0, nets["caffe"], gram_weights=[0.1] * 6)
     with torch.autocast("cpu", torch.bfloat16):
@@ -222,8 +222,8 @@ def test_compiles(nets):
     weights = {"color_L1": 1.0, "KL": torch.tensor(0.5), "perceptual": 1.0}
     found = []
     for call in (losses.image_losses, torch.compile(losses.image_losses, fullgraph=True)):
-        y = PICTURES[0].clone().requires_grad_()
-        arguments = (y, PICTURES[1], latents(1), latents(2), weights, nets["torchvision"])
+        y = IMAGES[0].clone().requires_grad_()
+        arguments = (y, IMAGES[1], latents(1), latents(2), weights, nets["torchvision"])
         total, terms = call(*arguments, (1.0, 1.0, 1.0, 0.0, 0.0, 0.0))
         total.backward()
         found.append((terms, y.grad))
@@ -234,7 +234,7 @@ def test_compiles(nets):
 
 
 def test_wrong_input_is_named():
-    y, t = PICTURES
+    y, t = IMAGES
     z = latents(1)
     with pytest.raises(ValueError, match=r"color_l1: prediction and target must be .*one shape"):
         losses.color_l1(y, t[:1])

@@ -93,7 +93,7 @@ def test_the_image_form_with_other_parts(tmp_path, monkeypatch, more):
     assert {f"{name}_0000001.png" for name in ("final", *of_the_program)} <= names
 
 
-def test_a_dataset_of_one_picture_and_a_larger_batch(tmp_path, monkeypatch):
+def test_a_dataset_of_one_image_and_a_larger_batch(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     index = index_folder(tmp_path / "data", count=2)  # one to train with, one to test with
     train("--data_index", index, "--pairing", "any", "--name", "a")
@@ -102,15 +102,15 @@ def test_a_dataset_of_one_picture_and_a_larger_batch(tmp_path, monkeypatch):
     assert "testing_test_sample_0000001.png" in names
 
 
-def test_a_broken_test_picture_is_left_out_where_that_was_asked_for(tmp_path, monkeypatch, capsys):
+def test_a_broken_test_image_is_left_out_where_that_was_asked_for(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     index = index_folder(tmp_path / "data")
-    (tmp_path / "data/images/0.png").write_text("no picture")  # every third one is for testing
+    (tmp_path / "data/images/0.png").write_text("no image")  # every third one is for testing
     shared = ["--data_index", index, "--pairing", "same", "--name"]
     train(*shared, "a", "--on_bad_sample", "skip")
-    assert "images/0.png: is not a picture" in capsys.readouterr().out
+    assert "images/0.png: is not an image" in capsys.readouterr().out
     error = refused(capsys, train_vunet.main, "--config", "smoke.yaml", *shared, "b")
-    assert "images/0.png: is not a picture" in error
+    assert "images/0.png: is not an image" in error
 
 
 def test_a_refused_command_leaves_the_run_as_it_is(inside, capsys):
@@ -151,7 +151,7 @@ def test_two_ranks_train_the_image_form_where_parts_of_it_have_no_loss(tmp_path,
     assert done.returncode == 0, done.stderr
 
 
-def test_two_pictures_are_enough_to_evaluate_a_transfer_and_one_is_not(inside):
+def test_two_images_are_enough_to_evaluate_a_transfer_and_one_is_not(inside):
     for images, there in ((2, True), (1, False)):
         evaluate.main(["--checkpoint", "runs/vunet/a", "--images", str(images), "--workers", "0",
                        "--batch_size", "1", "--out", "scores.json"])  # fmt: skip
@@ -169,17 +169,17 @@ def joints_file(index, path):
 
 def test_names_and_kinds_of_what_infer_writes(inside, tmp_path):
     joints = joints_file(inside / "data/index.p", tmp_path / "j.json")
-    pictures = [str(inside / f"data/images/{i}.png") for i in (0, 1)]
+    images = [str(inside / f"data/images/{i}.png") for i in (0, 1)]
     (tmp_path / "other").mkdir()
     (tmp_path / "other/0.png").write_bytes((inside / "data/images/1.png").read_bytes())
-    shared = ["--checkpoint", "runs/vunet/a", "-d", pictures[1], "--source_joints", str(joints),
-              "--driving_joints", str(joints), "-s", pictures[0]]  # fmt: skip
+    shared = ["--checkpoint", "runs/vunet/a", "-d", images[1], "--source_joints", str(joints),
+              "--driving_joints", str(joints), "-s", images[0]]  # fmt: skip
     infer.main([*shared, str(tmp_path / "other/0.png"), "-o", str(tmp_path / "my.folder") + "/"])
     names = sorted(path.name for path in (tmp_path / "my.folder").iterdir())
     assert names == ["0_1--1.png", "0_2--1.png", "grid.png"]
     infer.main([*shared, "--grid", "-o", str(tmp_path / "grid.jpg")])
-    with Image.open(tmp_path / "grid.jpg") as picture:
-        assert picture.format == "JPEG"
+    with Image.open(tmp_path / "grid.jpg") as image:
+        assert image.format == "JPEG"
 
 
 def test_prjoti_folders_train_both_forms_and_know_their_pairing(tmp_path, monkeypatch):
@@ -200,7 +200,7 @@ def test_prjoti_folders_train_both_forms_and_know_their_pairing(tmp_path, monkey
     assert steps == {"0000001", "0000002", "0000004", "0000005"}
 
 
-def test_a_full_disk_names_the_picture(inside, tmp_path, capsys):
+def test_a_full_disk_names_the_image(inside, tmp_path, capsys):
     folder = tmp_path / "disk"
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=4k", "tmpfs", str(folder)]

@@ -1,7 +1,7 @@
 """infer.py where nobody gives joints: found, cut out, pasted back; videos in and out.
 
 The detector is the demo world's truth where mediapipe is not installed: what is asked of it is
-what the demo pictures and videos show.
+what the demo images and videos show.
 """
 
 import json
@@ -14,7 +14,7 @@ import infer
 import train_vunet
 from nets.data.detectors import Person, person_box
 from nets.data.io.frames import Frame
-from nets.data.io.images import read_picture, write_picture
+from nets.data.io.images import read_image, write_image
 from nets.data.io.video import open_video
 from nets.data.io.video_writer import VideoWriter
 from nets.skeletons import JOINTS_15, JOINTS_17, convert_joints
@@ -29,45 +29,45 @@ SHIFTS = (8, 20, 32)  # of the person in the frames of the video
 
 
 def scene(index, shift=30):
-    """A demo person inside of a larger grey picture, and its joints there."""
+    """A demo person inside of a larger grey image, and its joints there."""
     sample = WORLD[(0, index)]
-    picture = NOBODY.clone()
-    picture[:, 24 : 24 + SIZE, shift : shift + SIZE] = sample["target"]
+    image = NOBODY.clone()
+    image[:, 24 : 24 + SIZE, shift : shift + SIZE] = sample["target"]
     joints = convert_joints(sample["joints"], JOINTS_15, JOINTS_17)
-    return picture, joints + torch.tensor([shift, 24])
+    return image, joints + torch.tensor([shift, 24])
 
 
 class Truth:
-    """Knows who is on the pictures of this file, by their left and right borders."""
+    """Knows who is on the images of this file, by their left and right borders."""
 
     def __init__(self):
         self.asked = 0
 
-    def people(self, picture, near=None):
+    def people(self, image, near=None):
         self.asked += 1
         for index in (0, 1):
             for shift in (30, *SHIFTS):
                 whole, joints = scene(index, shift)
-                if (picture.float() - whole.float()).abs().mean() < 6:
+                if (image.float() - whole.float()).abs().mean() < 6:
                     return [Person(joints, person_box(joints))]
         return []
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A run of one step, a source, a driving picture, and a video with a frame without anybody."""
+    """A run of one step, a source, a driving image, and a video with a frame without anybody."""
     folder = tmp_path_factory.mktemp("found")
     train_vunet.main([
         "--config", "smoke.yaml", "--num_steps", "1", "--name", "a",
         "--run_dir", str(folder / "runs"),
     ])  # fmt: skip
-    write_picture(folder / "me.png", scene(0)[0])
-    write_picture(folder / "dancer.png", scene(1)[0])
-    write_picture(folder / "nobody.png", NOBODY)
+    write_image(folder / "me.png", scene(0)[0])
+    write_image(folder / "dancer.png", scene(1)[0])
+    write_image(folder / "nobody.png", NOBODY)
     with VideoWriter(folder / "dance.mp4", 10) as out:
-        for picture in [scene(1, SHIFTS[0])[0], scene(1, SHIFTS[1])[0], NOBODY,
+        for image in [scene(1, SHIFTS[0])[0], scene(1, SHIFTS[1])[0], NOBODY,
                         scene(1, SHIFTS[2])[0]]:  # fmt: skip
-            out.write(picture)
+            out.write(image)
     return folder
 
 
@@ -90,16 +90,16 @@ def test_found_joints_do_what_given_ones_do_on_the_cut_out_person(run, folder, t
 
     run("-s", "me.png", "-d", "dancer.png", "-o", tmp_path / "found.png")
     for i, name in enumerate(("me", "dancer")):
-        picture, joints = scene(i)
+        image, joints = scene(i)
         box = person_square(joints)
-        write_picture(tmp_path / f"{name}.png", crop_square(picture, box, SIDE))
+        write_image(tmp_path / f"{name}.png", crop_square(image, box, SIDE))
         points = points_in_crop(joints, box, SIDE).tolist()
         text = json.dumps(dict(zip(JOINTS_15, points, strict=False)) | {"normalised": False})
         (tmp_path / f"{name}.json").write_text(text)
     run("-s", tmp_path / "me.png", "-d", tmp_path / "dancer.png", "-o", tmp_path / "given.png",
         "--source_joints", tmp_path / "me.json", "--driving_joints",
         tmp_path / "dancer.json")  # fmt: skip
-    found, given = (read_picture(tmp_path / f"{n}.png", None) for n in ("found", "given"))
+    found, given = (read_image(tmp_path / f"{n}.png", None) for n in ("found", "given"))
     assert found.shape == given.shape
     assert (found.float() - given.float()).abs().mean() < 2  # the pixels are cut twice
 
@@ -110,7 +110,7 @@ def test_ears_reach_the_figure_from_a_detector_and_from_a_file(tmp_path, way):
                "appearance": "picture", "stickman": "image"}  # fmt: skip
     joints, drawn = scene(0)[1], []
     joints[15:] = joints[14] + torch.tensor([[-20.0, -5.0], [20.0, -5.0]])  # inside of the box
-    write_picture(tmp_path / "me.png", NOBODY)
+    write_image(tmp_path / "me.png", NOBODY)
     for names in (JOINTS_15, JOINTS_17):
         points = joints.clone()
         points[len(names) :] = torch.nan
@@ -128,7 +128,7 @@ def test_ears_reach_the_figure_from_a_detector_and_from_a_file(tmp_path, way):
 
 def test_paste_changes_the_person_and_nothing_else(run, tmp_path):
     run("-s", "me.png", "-d", "dancer.png", "-o", tmp_path / "out.png", "--paste")
-    made, before = read_picture(tmp_path / "out.png", None), scene(1)[0]
+    made, before = read_image(tmp_path / "out.png", None), scene(1)[0]
     assert made.shape == before.shape
     changed = (made != before).any(0).nonzero()
     x0, y0, x1, y1 = person_box(scene(1)[1])
@@ -154,18 +154,18 @@ def test_a_video_is_driven_frame_by_frame(run, folder, tmp_path, capsys):
     run(*given, "dancer.png", "-o", tmp_path / "outs.png", "--on_missing", "hold", "--paste")
     again = open_video(tmp_path / "outs" / "me--dance.mp4")
     assert again.size == (240, 320) and again.frames == 4
-    assert (tmp_path / "outs.png").exists()  # of the driving picture
+    assert (tmp_path / "outs.png").exists()  # of the driving image
 
 
-def test_what_cannot_be_done_with_pictures_and_people(run, tmp_path, capsys):
+def test_what_cannot_be_done_with_images_and_people(run, tmp_path, capsys):
     line = refused(capsys, run, "-s", "nobody.png", "-d", "dancer.png")
     assert "nobody.png: no person found" in line
     line = refused(capsys, run, "-s", "me.png", "-d", "dancer.png", "--person", "2")
     assert "dancer.png: no person 2 found" in line
     line = refused(capsys, run, "-d", "dance.mp4", "--samples", "2")
-    assert "--samples: for driving pictures" in line
+    assert "--samples: for driving images" in line
     line = refused(capsys, run, "-s", "dance.mp4", "-d", "dancer.png")
-    assert "-s dance.mp4: the appearance comes from a picture, not from a video" in line
+    assert "-s dance.mp4: the appearance comes from an image, not from a video" in line
     (tmp_path / "text.mp4").write_text("no video")
     line = refused(capsys, run, "-s", "me.png", "-d", tmp_path / "text.mp4")
     assert "text.mp4: is not a video" in line

@@ -175,7 +175,7 @@ def test_overfits_one_batch(form):
 
 
 @pytest.mark.parametrize("form", ["parts", "image"])
-def test_channels_last_and_folding_keep_the_picture(form):
+def test_channels_last_and_folding_keep_the_image(form):
     net, pose, appearance = small(form)
     before = net(pose, appearance, "transfer").image
     net = fold(net).to(memory_format=torch.channels_last)

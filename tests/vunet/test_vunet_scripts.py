@@ -46,14 +46,14 @@ def train(folder, *arguments, monkeypatch):
     train_vunet.main(["--config", "smoke.yaml", *map(str, arguments)])
 
 
-def test_a_run_tells_what_it_does_and_ends_with_a_picture(trained):
+def test_a_run_tells_what_it_does_and_ends_with_a_image(trained):
     folder, done = trained
     run = folder / "runs/vunet/a"
-    assert "training a VUNet (parts" in done.stdout and "on people: 20000 pictures" in done.stdout
+    assert "training a VUNet (parts" in done.stdout and "on people: 20000 images" in done.stdout
     assert "images/s" in done.stderr and "4/4" in done.stderr
     final = done.stdout.strip().splitlines()[-1].rsplit(": ", 1)[1]
-    with Image.open(folder / final) as picture:
-        assert picture.width > 5 * 32 and picture.height > 9 * 32
+    with Image.open(folder / final) as image:
+        assert image.width > 5 * 32 and image.height > 9 * 32
     for name in ("config.yaml", "log.txt", "environment.json", "checkpoints/step_00000004.pt"):
         assert (run / name).is_file()
     names = {p.name for p in (run / "images").iterdir()}
@@ -196,13 +196,13 @@ def test_infer_without_arguments_takes_the_newest_run(trained, tmp_path):
     done = script("infer.py", "-o", tmp_path / "out.png", cwd=trained[0])
     assert done.returncode == 0, done.stderr
     assert "runs/vunet/a/checkpoints/step_00000004.pt: vunet, step 4" in done.stdout
-    with Image.open(tmp_path / "out.png") as picture:
-        assert picture.size == (32, 32)
+    with Image.open(tmp_path / "out.png") as image:
+        assert image.size == (32, 32)
 
 
 @pytest.fixture
 def people(tmp_path):
-    """Pictures with joints as JSON: (folder, joints file)."""
+    """Images with joints as JSON: (folder, joints file)."""
     index = index_folder(tmp_path / "people", count=3)
     content = read_index(index)
     joints = {
@@ -218,7 +218,7 @@ def run_infer(trained, monkeypatch, *arguments):
     infer.main(["--checkpoint", "runs/vunet/a", *map(str, arguments)])
 
 
-def test_one_picture_out_of_two(trained, people, tmp_path, monkeypatch):
+def test_one_image_out_of_two(trained, people, tmp_path, monkeypatch):
     folder, joints = people
     index = folder.parent / "index.p"
     pair = ["-s", folder / "0.png", "-d", folder / "1.png"]
@@ -227,11 +227,11 @@ def test_one_picture_out_of_two(trained, people, tmp_path, monkeypatch):
                   "--source_joints", source_joints, "--driving_joints", joints)  # fmt: skip
     made = [(tmp_path / f"{i}.png").read_bytes() for i in range(3)]
     assert made[0] == made[1] == made[2]
-    with Image.open(tmp_path / "0.png") as picture:
-        assert picture.size == (32, 32)
+    with Image.open(tmp_path / "0.png") as image:
+        assert image.size == (32, 32)
 
 
-def test_a_folder_of_drivings_gives_a_grid_and_single_pictures(
+def test_a_folder_of_drivings_gives_a_grid_and_single_images(
     trained, people, tmp_path, monkeypatch
 ):
     folder, joints = people
@@ -296,10 +296,10 @@ def test_a_rank_that_dies_ends_the_run(tmp_path):
     assert "Signal 9" in errors or "exitcode  : -9" in errors
 
 
-def broken_picture(tmp_path):
+def broken_image(tmp_path):
     index = index_folder(tmp_path / "data")
-    picture = tmp_path / "data/images/1.png"
-    picture.write_bytes(picture.read_bytes()[:100])
+    image = tmp_path / "data/images/1.png"
+    image.write_bytes(image.read_bytes()[:100])
     return ["--data_index", index, "--pairing", "same"], "images/1.png: "
 
 
@@ -324,7 +324,7 @@ def not_a_folder(tmp_path):
 @pytest.mark.parametrize(
     "case",
     [
-        broken_picture,
+        broken_image,
         empty_index,
         missing_vgg,
         not_a_folder,
@@ -365,8 +365,8 @@ def test_a_checkpoint_of_another_size_or_system_is_refused(trained, tmp_path, mo
     "arguments, message",
     [
         (["-s", "0.png", "-d", "1.png", "--start", "1"], "--start: only with a driving video"),
-        (["-s", "0.png"], "-d: a picture or video whose pose to take is needed"),
-        (["-d", "1.png"], "-s: a picture whose appearance to take is needed"),
+        (["-s", "0.png"], "-d: an image or video whose pose to take is needed"),
+        (["-d", "1.png"], "-s: an image whose appearance to take is needed"),
         (["-s", "9.png", "-d", "1.png", "--source_joints", "j.json"], "9.png"),
         (["--checkpoint", "nowhere"], "nowhere: no such file or run folder"),
     ],

@@ -42,7 +42,7 @@ def at_rest(scene: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {name: value for name, value in scene.items() if name != "expression"}
 
 
-def test_pictures_are_those_of_a_plain_ray_tracer():
+def test_images_are_those_of_a_plain_ray_tracer():
     identity, scene = some(6)
     made = render(identity, size=SIZE, **at_rest(scene))
     angles = torch.stack([scene[name] for name in RANGES], 1).tolist()
@@ -107,7 +107,7 @@ def test_angles_turn_the_way_they_say():
 
 
 @pytest.mark.parametrize("colour", [False, True])
-def test_a_picture_depends_on_its_numbers_alone(colour):
+def test_a_image_depends_on_its_numbers_alone(colour):
     identity, scene = some(12)
     behind = torch.arange(12) if colour else None
     whole = render(identity, size=64, colour=colour, background=behind, **scene)
@@ -122,7 +122,7 @@ def test_a_picture_depends_on_its_numbers_alone(colour):
             assert torch.equal(value, whole[name][rows]), name
 
 
-def test_pictures_are_exact_under_autocast():
+def test_images_are_exact_under_autocast():
     identity, scene = some(2)
     plain = render(identity, size=64, colour=True, **scene)
     with torch.autocast("cpu", torch.bfloat16):
@@ -153,7 +153,7 @@ def test_points_lie_where_they_say():
     near = torch.nn.functional.max_pool2d(made["mask"].float()[:, None], 3, 1, 1)[:, 0] > 0
     at = points.round().long()
     assert near[torch.arange(24)[:, None], at[..., 1], at[..., 0]].all()
-    # In a frontal picture the pupils are dark, between the corners; lips are redder than skin.
+    # In a frontal image the pupils are dark, between the corners; lips are redder than skin.
     zero = torch.zeros(24, dtype=torch.float64)
     ahead = render(identity, zero, zero, zero, 256, colour=True)
     for eye in (slice(36, 42), slice(42, 48)):
@@ -182,7 +182,7 @@ def test_shoulders_turn_less_than_the_head():
     assert across[1, PARTS.index("shoulders")] == pytest.approx(math.cos(0.3))
 
 
-def test_expressions_move_their_points_and_pictures():
+def test_expressions_move_their_points_and_images():
     identity = identities(torch.arange(6))
     zero = torch.zeros(6, dtype=torch.float64)
     rest = torch.zeros(6, 3)
@@ -268,7 +268,7 @@ def test_motion_is_smooth_and_stays_in_range():
         assert torch.equal(longer["azimuth"][:200], scene["azimuth"])
 
 
-def test_a_data_root_holds_pictures_points_and_masks(tmp_path):
+def test_a_data_root_holds_images_points_and_masks(tmp_path):
     command = [sys.executable, "-m", "nets.worlds.heads.export", "--data_root", tmp_path / "d"]
     numbers = ["--persons", "2", "--test_persons", "1", "--videos", "1", "--frames", "3"]
     done = subprocess.run([*command, *numbers, "--size", "64"], check=True, capture_output=True)
@@ -279,18 +279,18 @@ def test_a_data_root_holds_pictures_points_and_masks(tmp_path):
     assert {f"imgs/{frame}.jpg", f"keypoints/{frame}.npy", f"segs/{frame}.png"} <= set(files)
     points = np.load(tmp_path / f"d/keypoints/{frame}.npy")
     assert points.shape == (68, 2) and points.dtype == np.float32
-    picture, mask = (
+    image, mask = (
         np.asarray(Image.open(io.BytesIO((tmp_path / "d" / name).read_bytes())))
         for name in (f"imgs/{frame}.jpg", f"segs/{frame}.png")
     )
-    assert picture.shape == (64, 64, 3) and mask.shape == (64, 64)
+    assert image.shape == (64, 64, 3) and mask.shape == (64, 64)
     assert set(np.unique(mask)) == {0, 255}
     scene = {name: value[2:3] for name, value in motion(2, 3).items()}
     who = identities(torch.tensor([1]))
     made = render(who, size=64, colour=True, background=torch.tensor([1]), **scene)
     assert np.array_equal(points, made["points"][0].numpy())
     truth = made["image"][0].permute(1, 2, 0).numpy().astype(int)
-    assert np.abs(picture.astype(int) - truth).mean() < 6  # of JPEG
+    assert np.abs(image.astype(int) - truth).mean() < 6  # of JPEG
     with pytest.raises(UserError, match="nothing to write"):
         write_data_root(tmp_path, {"train": 0})
 

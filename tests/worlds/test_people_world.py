@@ -49,7 +49,7 @@ def test_counted_numbers_are_uniform_and_depend_on_everything():
 
 
 @pytest.mark.parametrize("size", [64, 100, 128])
-def test_a_picture_depends_on_its_ids_alone(size):
+def test_a_image_depends_on_its_ids_alone(size):
     whole = render(IDS, IDS + 5, IDS + 9, size)
     assert whole["image"].shape == (24, 3, size, size) and whole["image"].dtype == torch.uint8
     assert whole["mask"].shape == (24, size, size) and whole["mask"].dtype == torch.bool
@@ -64,7 +64,7 @@ def test_a_picture_depends_on_its_ids_alone(size):
 
 
 @pytest.mark.parametrize("size", [64, 128])
-def test_joints_lie_on_the_person_and_inside_the_picture(size):
+def test_joints_lie_on_the_person_and_inside_the_image(size):
     ids = torch.arange(160)
     made = render(ids, ids, ids, size)
     joints = made["joints"]
@@ -80,7 +80,7 @@ def test_joints_lie_on_the_person_and_inside_the_picture(size):
             assert mask[ids[:, None], middle[..., 1], middle[..., 0]].all(), (side, bone)
     share = made["mask"].float().mean((1, 2))
     assert share.min() > 0.04 and share.max() < 0.5
-    # Nobody is cut off: the picture's frame stays background.
+    # Nobody is cut off: the image's frame stays background.
     frame = torch.ones(size, size, dtype=torch.bool)
     frame[1:-1, 1:-1] = False
     assert not made["mask"][:, frame].any()
@@ -144,7 +144,7 @@ def test_a_mixed_pose_lies_between_its_ends():
     ends = pose_parameters(0, torch.arange(40)).reshape(2, 20, -1)
     mixed = torch.stack([torch.lerp(*ends, t / 60) for t in range(61)])
     joints = skeleton(mixed.flatten(0, 1))["joints"][..., :2].reshape(61, 20, 15, 2)
-    assert (joints[1:] - joints[:-1]).norm(dim=-1).max() < 0.05  # no jump: pictures' sides a frame
+    assert (joints[1:] - joints[:-1]).norm(dim=-1).max() < 0.05  # no jump: images' sides a frame
     mixed = mixed[:, 3]
     look = outfit_parameters(0, torch.zeros(61, dtype=torch.int64))
     behind = background_parameters(0, torch.zeros(61, dtype=torch.int64))
@@ -177,7 +177,7 @@ def test_splits_share_nothing():
         assert poses / 4 < len(set(ids[3].tolist())) <= poses and (ids[1] != ids[3]).all()
 
 
-@pytest.mark.parametrize("kept", [0, 1 << 15], ids=["drawn for each picture", "drawn once"])
+@pytest.mark.parametrize("kept", [0, 1 << 15], ids=["drawn for each image", "drawn once"])
 def test_samples_follow_the_agreement(monkeypatch, kept):
     monkeypatch.setattr(people, "_KEPT", kept)
     world = PeopleWorld("train", size=64, seed=3, length=50, pairing="identity")
@@ -206,7 +206,7 @@ def first(batch: list) -> list:
     return batch
 
 
-def test_workers_make_the_same_pictures():
+def test_workers_make_the_same_images():
     world = PeopleWorld("test", size=64, length=12)
     keys = [(0, i) for i in range(12)]
     loader = torch.utils.data.DataLoader(

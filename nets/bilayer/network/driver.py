@@ -38,7 +38,7 @@ class Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = F.leaky_relu_(torch.addcmul(self.shift, x, self.scale), self.slope)
         y = F.leaky_relu_(F.conv2d(y, self.first, self.first_bias, padding=1), self.slope)
-        # Zeros around: what is beyond the picture, for the pixels at its edge.
+        # Zeros around: what is beyond the image, for the pixels at its edge.
         y = F.conv2d(y, self.second, padding=1)
         x = F.conv2d(x, self.skip, self.second_bias)
         n, c, h, w = x.shape
@@ -55,7 +55,7 @@ class Block(nn.Module):
 
 
 class Driver(nn.Module):
-    """Pictures of one avatar: `image, mask = driver(poses)`.
+    """Images of one avatar: `image, mask = driver(poses)`.
 
     model   in evaluation mode; it is left as it is
     avatar  of one identity

@@ -1,4 +1,4 @@
-"""What a source picture and a set of keypoints are turned into, once each."""
+"""What a source image and a set of keypoints are turned into, once each."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ EMBEDS = (512, 512, 512, 256, 128, 64)
 
 
 class IdentityEmbedder(nn.Module):
-    """A stack of embeddings of a head from pictures of it, the same however many there are.
+    """A stack of embeddings of a head from images of it, the same however many there are.
 
-    An encoder halves the picture down to `output_size`, a decoder without resizing follows; the
+    An encoder halves the image down to `output_size`, a decoder without resizing follows; the
     embeddings are the inner features of the decoder's blocks, coarsest first. So the last block's
     second convolution and its skip influence nothing; checkpoints hold them.
 
@@ -34,12 +34,12 @@ class IdentityEmbedder(nn.Module):
 
     def __init__(
         self,
-        size: int = 256,  # side of the pictures, pixels
+        size: int = 256,  # side of the images, pixels
         channels: int = 64,  # of the finest scale; doubled with every halving
         max_channels: int = 512,
         output_size: int = 8,  # side of the embeddings
         embeds: Sequence[int] = EMBEDS,  # channels of the embeddings, coarsest first
-        stickman: bool = True,  # a drawing of the keypoints goes with the picture
+        stickman: bool = True,  # a drawing of the keypoints goes with the image
         norm: str = "none",
         act: str = "leakyrelu",
         down: str = "avgpool",
@@ -167,7 +167,7 @@ class Discriminator(nn.Module):
         max_channels: int = 512,
         blocks: int = 6,  # of which so many halve the size as lead to `output_size`
         output_size: int = 8,
-        stickman: bool = True,  # a drawing of the keypoints goes with the picture
+        stickman: bool = True,  # a drawing of the keypoints goes with the image
         norm: str = "bn",
         act: str = "leakyrelu",
         down: str = "avgpool",
@@ -206,7 +206,7 @@ class Discriminator(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Scores (N, 1, s, s) and the features of each block.
 
-        x  (N, 6, S, S): pictures in [-1, 1] and their stickmen; real and fake in one batch, whose
+        x  (N, 6, S, S): images in [-1, 1] and their stickmen; real and fake in one batch, whose
            statistics they share
         """
         feats = []

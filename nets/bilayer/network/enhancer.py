@@ -1,4 +1,4 @@
-"""The texture enhancer: a few learned steps that make a texture fit the source pictures."""
+"""The texture enhancer: a few learned steps that make a texture fit the source images."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class TextureEnhancer(nn.Module):
         """The texture after `steps` changes, (b, 3, S, S); it may leave [-1, 1].
 
         texture        (b, 3, S, S)
-        images         (b, n, 3, S, S), the source pictures in [-1, 1], not masked
+        images         (b, n, 3, S, S), the source images in [-1, 1], not masked
         delta          (b, n, 2, S, S), offsets of their rendering
         low_frequency  (b, n, 3, S, S)
         masks          (b, n, 1, S, S), predicted foreground of the sources
@@ -101,10 +101,10 @@ class TextureEnhancer(nn.Module):
     def guidance(
         self, texture: Tensor, images: Tensor, delta: Tensor, low: Tensor, masks: Tensor | None
     ) -> Tensor:
-        """d L / d texture for each picture of its own texture, a constant.
+        """d L / d texture for each image of its own texture, a constant.
 
         L is summed over everything, not averaged: half the squared difference of the rendering and
-        the picture, or its absolute value.
+        the image, or its absolute value.
         """
         with torch.enable_grad(), full_precision(texture):
             leaf = texture.detach().float().requires_grad_()

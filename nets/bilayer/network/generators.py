@@ -198,7 +198,7 @@ class TextureGenerator(nn.Module):
 
 
 class Layers(NamedTuple):
-    """One picture in its layers, all of N pictures.
+    """One image in its layers, all of N images.
 
     delta           (N, 2, S, S) in [-1, 1], (x, y): where the texture is read, less the pixel's
                     own place
@@ -218,7 +218,7 @@ def identity_grid(size: int) -> Tensor:
 
 
 class InferenceGenerator(nn.Module):
-    """The layers of a picture, frame by frame. 11,844,068 parameters as published, 256 px."""
+    """The layers of an image, frame by frame. 11,844,068 parameters as published, 256 px."""
 
     def __init__(
         self,

@@ -2,7 +2,7 @@
 
 Zakharov, Ivakhnenko, Shysheya, Lempitsky, "Fast Bi-layer Neural Synthesis of One-Shot Realistic
 Head Avatars", ECCV 2020 (arXiv 2008.10174). An identity's texture is made once; per frame a light
-generator gives a low-frequency picture, offsets into the texture, and a mask:
+generator gives a low-frequency image, offsets into the texture, and a mask:
 
     image = low frequency + texture(grid + offsets)
 
@@ -199,17 +199,17 @@ class Bilayer(nn.Module):
                 _need(data, "target_stickmen").flatten(0, 1).to(fake.dtype).repeat(2, 1, 1, 1)
             )
 
-        def pictures(fake: Tensor) -> Tensor:
+        def images(fake: Tensor) -> Tensor:
             both = torch.cat([real, fake])
             return both if stickmen is None else torch.cat([both, stickmen], dim=1)
 
         trained = "discriminator" in self.trained
         with contextlib.nullcontext() if trained else torch.no_grad():
-            scores, _ = net(pictures(fake.detach()))
+            scores, _ = net(images(fake.detach()))
         data["real_scores"], data["fake_scores_dis"] = scores[:rows], scores[rows:]
         # The same network with constants for parameters: its losses train what made the fake.
         constants = {name: p.detach() for name, p in net.named_parameters()}
-        scores, feats = torch.func.functional_call(net, constants, (pictures(fake),))
+        scores, feats = torch.func.functional_call(net, constants, (images(fake),))
         data["fake_scores_gen"] = scores[rows:]
         data["real_feats_gen"] = [f[:rows] for f in feats]
         data["fake_feats_gen"] = [f[rows:] for f in feats]
@@ -249,7 +249,7 @@ def _need(data: Mapping[str, Any], name: str) -> Any:
 
 
 def _mask(data: dict[str, Tensor], names: Sequence[str]) -> None:
-    """Replace pictures by x m - (1 - m), m the predicted mask as a constant."""
+    """Replace images by x m - (1 - m), m the predicted mask as a constant."""
     mask = data["pred_target_segs"].detach()
     for name in names:
         if name in data:
@@ -313,7 +313,7 @@ class Avatar(NamedTuple):
 
 
 class AvatarFrames(NamedTuple):
-    """Pictures of avatars in all their layers; the leading dimensions are those of the poses.
+    """Images of avatars in all their layers; the leading dimensions are those of the poses.
 
     image           (..., 3, S, S): low_frequency + high_frequency; may leave [-1, 1]. Masked only
                     if that was asked for
@@ -338,10 +338,10 @@ def create_avatar(
     source_stickman: Tensor | None = None,
     source_mask: Tensor | None = None,
 ) -> Avatar:
-    """The avatars of b identities, from one or several pictures of each.
+    """The avatars of b identities, from one or several images of each.
 
     source_image     (b, n, 3, S, S) in [-1, 1], or (b, 3, S, S) for n = 1, or (3, S, S); the
-                     embeddings of an identity's n pictures are averaged
+                     embeddings of an identity's n images are averaged
     source_pose      (b, n, 2 K) in [-1, 1], shortened likewise; only `enhance` needs them
     source_stickman  like source_image; may be None if the network draws on none
     source_mask      like source_image with one channel, in [0, 1]; the foreground. May be None if
@@ -356,7 +356,7 @@ def create_avatar(
             data[name] = _leading(value, 5)
             if data[name].shape[:2] != images.shape[:2]:
                 raise ValueError(
-                    f"create_avatar: {name} must be {list(images.shape[:2])} pictures, "
+                    f"create_avatar: {name} must be {list(images.shape[:2])} images, "
                     f"got {list(data[name].shape[:2])}"
                 )
     made = model(data, ["identity_embedder", "texture_generator"])
@@ -369,7 +369,7 @@ def create_avatar(
 def drive(
     model: Bilayer, avatar: Avatar, target_pose: Tensor, masked: bool = False
 ) -> AvatarFrames:
-    """Pictures of avatars in poses.
+    """Images of avatars in poses.
 
     target_pose  (b, t, 2 K) in [-1, 1]; or (N, 2 K), N / b consecutive ones for each of the b
                  identities; or (2 K,)

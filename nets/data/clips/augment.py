@@ -26,13 +26,13 @@ def flips(seed: int, draw: Tensor, probability: float) -> Tensor:
     return uniform(seed, "flip", draw, 1)[:, 0] < probability
 
 
-def flip_pictures(picture: Tensor, flipped: Tensor) -> Tensor:
-    """The pictures (N, C, H, W), mirrored left to right where `flipped` (N,) says so."""
-    return torch.where(flipped[:, None, None, None], picture.flip(-1), picture)
+def flip_images(image: Tensor, flipped: Tensor) -> Tensor:
+    """The images (N, C, H, W), mirrored left to right where `flipped` (N,) says so."""
+    return torch.where(flipped[:, None, None, None], image.flip(-1), image)
 
 
 def flip_joints(joints: Tensor, flipped: Tensor, size: int, order: Sequence[str]) -> Tensor:
-    """Joints (N, J, 2) in pixels of pictures of that size, mirrored; right and left change places.
+    """Joints (N, J, 2) in pixels of images of that size, mirrored; right and left change places.
 
     order  their names; what starts with r has its counterpart with l
     """
@@ -54,53 +54,53 @@ def jitter_draws(seed: int, draw: Tensor) -> tuple[Tensor, Tensor]:
     return (low + (high - low) * drawn[:, :4]).float(), drawn[:, 4:].argsort(1)
 
 
-def colour_jitter(picture: Tensor, factors: Tensor, order: Tensor) -> Tensor:
-    """Pictures (N, 3, H, W) uint8 with brightness, contrast, saturation and hue changed.
+def colour_jitter(image: Tensor, factors: Tensor, order: Tensor) -> Tensor:
+    """Images (N, 3, H, W) uint8 with brightness, contrast, saturation and hue changed.
 
     factors  (N, 4) float32; order  (N, 4): see `jitter_draws`
-    Bit for bit what Pillow's ImageEnhance and HSV mode make of 8-bit pictures (torchvision's
+    Bit for bit what Pillow's ImageEnhance and HSV mode make of 8-bit images (torchvision's
     ColorJitter): each of the four results is clipped and truncated to 8 bits before the next.
     """
-    if picture.dtype != torch.uint8 or picture.ndim != 4 or picture.shape[1] != 3:
+    if image.dtype != torch.uint8 or image.ndim != 4 or image.shape[1] != 3:
         raise ValueError(
-            "colour_jitter: picture must be uint8 (N, 3, H, W), "
-            f"got {list(picture.shape)} {picture.dtype}"
+            "colour_jitter: image must be uint8 (N, 3, H, W), "
+            f"got {list(image.shape)} {image.dtype}"
         )
-    out, order = picture.float(), order.cpu()
+    out, order = image.float(), order.cpu()
     for turn in range(4):
         for kind, change in enumerate((_brightness, _contrast, _saturation, _hue)):
-            rows = (order[:, turn] == kind).nonzero()[:, 0].to(picture.device)
+            rows = (order[:, turn] == kind).nonzero()[:, 0].to(image.device)
             if len(rows):
                 out[rows] = change(out[rows], factors[rows, kind][:, None, None, None])
     return out.to(torch.uint8)
 
 
-def _blend(base: Tensor | float, picture: Tensor, factor: Tensor) -> Tensor:
-    return (base + factor * (picture - base)).clamp_(0, 255).trunc_()
+def _blend(base: Tensor | float, image: Tensor, factor: Tensor) -> Tensor:
+    return (base + factor * (image - base)).clamp_(0, 255).trunc_()
 
 
-def _brightness(picture: Tensor, factor: Tensor) -> Tensor:
-    return _blend(0.0, picture, factor)
+def _brightness(image: Tensor, factor: Tensor) -> Tensor:
+    return _blend(0.0, image, factor)
 
 
-def _contrast(picture: Tensor, factor: Tensor) -> Tensor:
-    mean = (_grey(picture).mean((1, 2, 3), keepdim=True, dtype=torch.float64) + 0.5).trunc()
-    return _blend(mean.float(), picture, factor)
+def _contrast(image: Tensor, factor: Tensor) -> Tensor:
+    mean = (_grey(image).mean((1, 2, 3), keepdim=True, dtype=torch.float64) + 0.5).trunc()
+    return _blend(mean.float(), image, factor)
 
 
-def _saturation(picture: Tensor, factor: Tensor) -> Tensor:
-    return _blend(_grey(picture), picture, factor)
+def _saturation(image: Tensor, factor: Tensor) -> Tensor:
+    return _blend(_grey(image), image, factor)
 
 
-def _grey(picture: Tensor) -> Tensor:
-    r, g, b = picture.int().split(1, 1)
+def _grey(image: Tensor) -> Tensor:
+    r, g, b = image.int().split(1, 1)
     return (19595 * r + 38470 * g + 7471 * b + 32768 >> 16).float()
 
 
-def _hue(picture: Tensor, shift: Tensor) -> Tensor:
+def _hue(image: Tensor, shift: Tensor) -> Tensor:
     """The hue turned by `shift` cycles, by way of 8-bit HSV; rounds where Pillow rounds."""
-    r, g, b = picture.split(1, 1)
-    value, low = picture.amax(1, keepdim=True), picture.amin(1, keepdim=True)
+    r, g, b = image.split(1, 1)
+    value, low = image.amax(1, keepdim=True), image.amin(1, keepdim=True)
     span = value - low
     grey = span == 0
     safe = torch.where(grey, 1.0, span)
@@ -124,13 +124,13 @@ def _hue(picture: Tensor, shift: Tensor) -> Tensor:
 
 
 class Warps:
-    """Random thin-plate-spline warps of square pictures.
+    """Random thin-plate-spline warps of square images.
 
-    size   side of the pictures, pixels
+    size   side of the images, pixels
     rot    (low, high) in radians; scale  of each axis, above 1 shrinks what is seen; trans  pixels
     mode   "classic": scales multiply only the cosines, the turn is about half of the largest grid
            coordinate, and a translation moves only this centre. "clean": scales, then a turn about
-           the picture's middle, then a translation
+           the image's middle, then a translation
     """
 
     def __init__(
@@ -176,11 +176,11 @@ class Warps:
         apart = self.control(push.device) - centre
         return apart @ torch.cat(rows, 1) + centre + move + push
 
-    def __call__(self, picture: Tensor, seed: int, draw: Tensor) -> Tensor:
-        """Pictures (N, C, S, S), floating, each warped as its `draw` says: bilinear, the border
+    def __call__(self, image: Tensor, seed: int, draw: Tensor) -> Tensor:
+        """Images (N, C, S, S), floating, each warped as its `draw` says: bilinear, the border
         repeated. The spline takes the regular grid to the targets, so it says where each pixel of
         the result reads from.
         """
-        control = self.control(picture.device)
-        target = self.target(*self.draws(seed, draw.to(picture.device)))
-        return ops.tps_warp(picture, control, ops.tps_fit(control, target).to(picture.dtype))
+        control = self.control(image.device)
+        target = self.target(*self.draws(seed, draw.to(image.device)))
+        return ops.tps_warp(image, control, ops.tps_fit(control, target).to(image.dtype))

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from nets.data.clips.clips import Box
 from nets.data.io.files import whole_file
-from nets.data.io.images import picture_size, read_crop
+from nets.data.io.images import image_size, read_crop
 from nets.errors import UserError
 
 JOINTS_7 = ("head", "rwrist", "lwrist", "relbow", "lelbow", "rshoulder", "lshoulder")
@@ -37,7 +37,7 @@ class BBCPose:
     split     "train" (videos 1 to 10) or "val" (11 to 15)
     fraction  of each video's frames, the first ones; at least one where there is any
     strict    look for every annotated frame now; else a missing one shows when it is read
-    The box of a frame reaches 60 pixels beyond its joints; a picture of it is stretched to a
+    The box of a frame reaches 60 pixels beyond its joints; an image of it is stretched to a
     square. Raises UserError where files are missing or joints and frames disagree.
     """
 
@@ -57,12 +57,12 @@ class BBCPose:
         if not sum(self.counts):
             raise UserError(f"{path}: has no annotated frame in videos {_span(self.videos)}")
 
-    def picture(self, clip: int, frame: int) -> Path:
+    def image(self, clip: int, frame: int) -> Path:
         number = int(self._annotations[clip][0][frame])
         return self.path / str(self.videos[clip]) / f"{number}.jpg"
 
     def box(self, clip: int, frame: int) -> Box:
-        w, h = picture_size(self.picture(clip, frame))
+        w, h = image_size(self.image(clip, frame))
         joints = self._annotations[clip][1][:, :, frame]
         (x0, y0), (x1, y1) = joints.min(1) - MARGIN, joints.max(1) + MARGIN
         return max(0.0, x0), max(0.0, y0), min(float(w), x1), min(float(h), y1)
@@ -71,7 +71,7 @@ class BBCPose:
         return f"{self.videos[clip]}_{frame}.png"
 
     def read(self, clip: int, frame: int, box: Box, size: int) -> Tensor:
-        return read_crop(self.picture(clip, frame), box, size)
+        return read_crop(self.image(clip, frame), box, size)
 
     def joints(self, clip: int, frame: int, box: Box, size: int) -> Tensor:
         """(7, 2) float32, pixels of the box made a square of that size."""
@@ -89,7 +89,7 @@ class BBCEvaluation:
     [(epoch, index)] gives frame (3, S, S) uint8, gt (14,) float64: x of the seven joints, then y,
     from -0.5 to 0.5 over the box; bbox (4,) float64 x_min, y_min, x_max, y_max, not rounded; vid,
     img: place of the video in the partition and of the frame in it, for the test partition the
-    numbers of both; index. The box is clipped to the picture and made a square by stretching.
+    numbers of both; index. The box is clipped to the image and made a square by stretching.
     """
 
     def __init__(self, path: str | Path, partition: str, size: int):
@@ -98,7 +98,7 @@ class BBCEvaluation:
         if partition == "test":
             joints, frames, videos = read_results(self.path / "code/results.mat")
             self.joints, self._ids = joints, np.stack([videos, frames], 1)
-            self._pictures = self._ids
+            self._images = self._ids
         else:
             videos = VIDEOS[partition.removesuffix("_manual")]
             manual = partition == "val_manual"
@@ -109,7 +109,7 @@ class BBCEvaluation:
             place = np.concatenate([np.arange(count) for count in counts])
             self._ids = np.stack([clip, place], 1)
             frames = np.concatenate([frames for frames, _ in read])
-            self._pictures = np.stack([clip + videos[0], frames], 1)
+            self._images = np.stack([clip + videos[0], frames], 1)
         if not len(self):
             raise UserError(f"{self.name}: has no annotated frame")
 
@@ -118,9 +118,9 @@ class BBCEvaluation:
 
     def __getitem__(self, place: tuple[int, int]) -> dict[str, Any]:
         index = place[1]
-        video, frame = self._pictures[index]
+        video, frame = self._images[index]
         file = self.path / str(video) / f"{frame}.jpg"
-        w, h = picture_size(file)
+        w, h = image_size(file)
         joints = self.joints[:, :, index]
         x, y = (joints.min(1) + joints.max(1)) / 2
         box = max(0.0, x - HALF), max(0.0, y - HALF), min(w, x + HALF), min(h, y + HALF)

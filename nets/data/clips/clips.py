@@ -1,7 +1,7 @@
 """Frames in clips: folders of videos, of frames, or of stills; any frame, with a partner beside it.
 
 A video is decoded once, when a dataset is first opened: its frames are kept at the size of the
-pictures in one file of plain pixels (3 S S bytes a frame), so that any frame is read at once.
+images in one file of plain pixels (3 S S bytes a frame), so that any frame is read at once.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ class Folders:
         found = sorted(p for p in self.path.iterdir() if not p.name.startswith("."))
         self.clips = [p for p in found if p.is_dir() or is_video(p)]
         if not self.clips:
-            hint = "; --dataset images takes stills" if any(map(_is_picture, found)) else ""
+            hint = "; --dataset images takes stills" if any(map(_is_image, found)) else ""
             raise UserError(f"{path}: holds no clips, which are videos or folders of frames{hint}")
         self.boxes = _read_boxes(self.path, [clip.name for clip in self.clips])
         self._size = size
@@ -149,7 +149,7 @@ class Folders:
 
 
 class Stills:
-    """Pictures of a folder and its folders, each a clip of one frame; boxes.json as for `Folders`,
+    """Images of a folder and its folders, each a clip of one frame; boxes.json as for `Folders`,
     by the path below the folder.
     """
 
@@ -157,9 +157,9 @@ class Stills:
 
     def __init__(self, path: str | Path):
         self.path, self.name = _folder(path), str(path)
-        files = sorted(p for p in self.path.rglob("*") if _is_picture(p))
+        files = sorted(p for p in self.path.rglob("*") if _is_image(p))
         if not files:
-            raise UserError(f"{path}: holds no pictures ({', '.join(SUFFIXES)})")
+            raise UserError(f"{path}: holds no images ({', '.join(SUFFIXES)})")
         names = [file.relative_to(self.path).as_posix() for file in files]
         self.boxes = _read_boxes(self.path, names)
         self._names = np.array([name.encode() for name in names])
@@ -197,8 +197,8 @@ def _decode(path: Path, kept: Path, box: Box | None, size: int) -> None:
     video = open_video(path)
     try:
         with whole_file(kept) as file:
-            for _, picture in video:
-                file.write(squash(picture, box, size).numpy().tobytes())
+            for _, image in video:
+                file.write(squash(image, box, size).numpy().tobytes())
     except OSError as error:
         raise UserError(
             f"{kept.parent}: decoded videos cannot be kept there ({error.strerror}); "
@@ -212,7 +212,7 @@ def _folder(path: str | Path) -> Path:
     return Path(path)
 
 
-def _is_picture(path: Path) -> bool:
+def _is_image(path: Path) -> bool:
     return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
 
 
@@ -220,7 +220,7 @@ def _listing(folder: Path) -> np.ndarray:
     """Names of a folder's frames, as one array that workers share: by number where they have one,
     so that 10.jpg comes after 9.jpg.
     """
-    names = [p.name for p in folder.iterdir() if _is_picture(p)]
+    names = [p.name for p in folder.iterdir() if _is_image(p)]
     names.sort(key=lambda n: [int(t) if t.isdigit() else t for t in _digits(n)])
     return np.array([name.encode() for name in names])
 

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from nets.data.extraction.sheet import contact_sheet
 from nets.data.heads.videos import PHASES, AvatarFolder, read_frame
-from nets.data.io.images import SUFFIXES, read_picture
+from nets.data.io.images import SUFFIXES, read_image
 from nets.data.io.video import is_video, open_video
 from nets.data.people.index import TRUNK, read_index
 from nets.errors import BadSample, UserError
@@ -82,8 +82,8 @@ def _index(path: Path) -> tuple[Checked, Read]:
         checked.remarks.append(f"{index['imgs'][i].decode()}: {int(outside[i])} joints outside")
 
     def read(i: int) -> tuple[Tensor, Tensor, str]:
-        picture = read_picture(file.parent / index["imgs"][i].decode(), None)
-        return picture, joints[i] * torch.tensor(picture.shape[:0:-1]), index["imgs"][i].decode()
+        image = read_image(file.parent / index["imgs"][i].decode(), None)
+        return image, joints[i] * torch.tensor(image.shape[:0:-1]), index["imgs"][i].decode()
 
     return checked, read
 
@@ -104,7 +104,7 @@ def _avatars(path: Path) -> tuple[Checked, Read]:
             if there != len(names):
                 what = "keypoints or mask" if masks else "keypoints"
                 checked.problems.append(
-                    f"{path}/imgs/{phase}/{item}: {there - len(names)} pictures without {what}"
+                    f"{path}/imgs/{phase}/{item}: {there - len(names)} images without {what}"
                 )
     checked.format, checked.count = f"heads of videos, {len(frames)} frames", len(frames)
     if not masks:
@@ -115,8 +115,8 @@ def _avatars(path: Path) -> tuple[Checked, Read]:
         frame = read_frame(path, phase, name, 256, masks=masks)
         points = (frame.pose.reshape(-1, 2) + 1) / 2 * 256
         if (points < -128).any() or (points > 384).any():
-            raise BadSample(path / "keypoints" / phase / f"{name}.npy", "lies far off its picture")
-        return frame.picture, points, "/".join(name.split("/")[-2:])
+            raise BadSample(path / "keypoints" / phase / f"{name}.npy", "lies far off its image")
+        return frame.image, points, "/".join(name.split("/")[-2:])
 
     return checked, read
 
@@ -161,8 +161,8 @@ def _bbc(path: Path) -> tuple[Checked, Read]:
     def read(i: int) -> tuple[Tensor, Tensor, str]:
         part, clip, frame = every[i]
         box = part.box(clip, frame)
-        picture = part.read(clip, frame, box, 128)
-        return picture, part.joints(clip, frame, box, 128), part.file(clip, frame)
+        image = part.read(clip, frame, box, 128)
+        return image, part.joints(clip, frame, box, 128), part.file(clip, frame)
 
     return checked, read
 
@@ -171,11 +171,11 @@ def _table(path: Path) -> tuple[Checked, Read]:
     from nets.data.scenes.factors import read_table
 
     rows = read_table(path / "factors.csv")
-    checked = Checked(f"pictures with a table of factors, {len(rows)} rows", len(rows))
+    checked = Checked(f"images with a table of factors, {len(rows)} rows", len(rows))
     checked.remarks.append(f"columns {', '.join(rows[0])}")
 
     def read(i: int) -> tuple[Tensor, None, str]:
-        return read_picture(path / rows[i]["file"], None), None, rows[i]["file"]
+        return read_image(path / rows[i]["file"], None), None, rows[i]["file"]
 
     return checked, read
 
@@ -207,7 +207,7 @@ def _batches(path: Path) -> tuple[Checked, Read]:
 
 
 def _clips(path: Path) -> tuple[Checked, Read]:
-    """Folders of frames, videos, or pictures."""
+    """Folders of frames, videos, or images."""
     if path.is_file():
         raise UserError(f"{path}: is no index; give a folder, or an index.p, .json or .npz")
     inside = sorted(p for p in path.iterdir() if not p.name.startswith("."))
@@ -220,20 +220,20 @@ def _clips(path: Path) -> tuple[Checked, Read]:
     every = files + frames
     if not frames and all(p.is_dir() for p in files):
         raise UserError(
-            f"{path}: no dataset: holds no index.p, imgs/, meta.yaml, videos or folders of pictures"
+            f"{path}: no dataset: holds no index.p, imgs/, meta.yaml, videos or folders of images"
         )
     clips = len({p.parent for p in frames}) + sum(map(is_video, files))
-    checked = Checked(f"clips or pictures, {clips} clips, {len(every)} files", len(every))
+    checked = Checked(f"clips or images, {clips} clips, {len(every)} files", len(every))
 
     def read(i: int) -> tuple[Tensor, None, str]:
         file = every[i]
         if file.is_dir():
-            raise BadSample(file, "holds no pictures: a clip without frames")
+            raise BadSample(file, "holds no images: a clip without frames")
         if not is_video(file):
-            return read_picture(file, None), None, f"{file.parent.name}/{file.name}"
+            return read_image(file, None), None, f"{file.parent.name}/{file.name}"
         reader, first = open_video(file), None
-        for _, picture in reader:
-            first = picture if first is None else first
+        for _, image in reader:
+            first = image if first is None else first
         if reader.damage:
             raise BadSample(file, reader.damage)
         return first, None, file.name

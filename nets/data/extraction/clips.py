@@ -15,7 +15,7 @@ from nets.data.extraction import jobs
 from nets.data.extraction.people import _count, _names
 from nets.data.extraction.sheet import contact_sheet
 from nets.data.heads.faces import FaceBox, crop_square
-from nets.data.io.images import read_picture, write_picture
+from nets.data.io.images import read_image, write_image
 from nets.data.io.video import is_video, open_video
 from nets.errors import UserError
 
@@ -84,9 +84,9 @@ def _clip_of(video: Path, name: str, out: Path, options: ClipOptions) -> dict[st
     else:
         box = FaceBox(w // 2, h // 2, min(h, w) // 2)
     files = []
-    for number, (_, picture) in enumerate(reader):
+    for number, (_, image) in enumerate(reader):
         file = f"{name}/{number:06d}.jpg"
-        write_picture(out / file, crop_square(picture, box, options.size))
+        write_image(out / file, crop_square(image, box, options.size))
         files.append(file)
         jobs.tick()
     if reader.damage:
@@ -100,8 +100,8 @@ def _path_of(video: Path, options: ClipOptions, left: list[str]) -> FaceBox | No
     """The square round all places where the first frame's largest person is in a video."""
     follow, boxes = Follow(jobs.detector(options.detector)), []
     missing = 0
-    for _, picture in open_video(video, fps=options.fps):
-        person = follow(picture)
+    for _, image in open_video(video, fps=options.fps):
+        person = follow(image)
         jobs.tick()
         if person is None:
             missing += 1
@@ -119,4 +119,4 @@ def _path_of(video: Path, options: ClipOptions, left: list[str]) -> FaceBox | No
 
 
 def _shown(out: Path, file: str) -> tuple[Tensor, None, str]:
-    return read_picture(out / file, None), None, file
+    return read_image(out / file, None), None, file

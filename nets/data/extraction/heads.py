@@ -14,7 +14,7 @@ from nets.data.extraction import jobs
 from nets.data.extraction.sheet import contact_sheet
 from nets.data.heads.faces import crop_square, face_crop_box, points_in_crop
 from nets.data.heads.videos import KINDS, PHASES, frame_path, read_frame, write_frame
-from nets.data.io.images import read_picture
+from nets.data.io.images import read_image
 from nets.data.io.video import is_video, open_video
 from nets.errors import UserError
 
@@ -24,7 +24,7 @@ class HeadOptions:
     """What decides how the frames come out; a change makes them anew."""
 
     sampling_rate: int = 1  # every so many frames of a video
-    image_size: int = 256  # side of the pictures, pixels
+    image_size: int = 256  # side of the images, pixels
     masks: bool = True
     start: float | None = None  # seconds of each video
     end: float | None = None
@@ -109,16 +109,16 @@ def _heads_of(
     names, left, border = [], [], 0
     reader = open_video(video, options.start, options.end)
     first = round((options.start or 0) * reader.fps)
-    for number, (seconds, picture) in enumerate(reader, first):
+    for number, (seconds, image) in enumerate(reader, first):
         if number % options.sampling_rate:
             continue
         jobs.tick()
         frame = f"{name}/{number}"
         if kept and _there(out, phase, frame, options):
             names.append(frame)
-            border += _black_edge(read_picture(frame_path(out, "imgs", phase, frame), None))
+            border += _black_edge(read_image(frame_path(out, "imgs", phase, frame), None))
             continue
-        faces = finder.faces(picture)
+        faces = finder.faces(image)
         if not faces:
             left.append(f"{video}, frame {number}, second {seconds:.2f}: no face")
             continue
@@ -127,10 +127,10 @@ def _heads_of(
         except ValueError:
             left.append(f"{video}, frame {number}, second {seconds:.2f}: a face without extent")
             continue
-        h, w = picture.shape[1:]
+        h, w = image.shape[1:]
         cx, cy, half = box
         border += min(cx - half, cy - half) < 0 or cx + half > w or cy + half > h
-        head = crop_square(picture, box, options.image_size)
+        head = crop_square(image, box, options.image_size)
         points = points_in_crop(faces[0], box, options.image_size)
         mask = (finder.mask(head)[None] * 255).round().to(torch.uint8) if options.masks else None
         write_frame(out, phase, frame, head, points, mask)
@@ -165,8 +165,8 @@ def _count(video: Path, options: HeadOptions) -> int:
 def _shown(out: Path, phase: str, name: str, options: HeadOptions) -> tuple[Tensor, Tensor, str]:
     frame = read_frame(out, phase, name, options.image_size, masks=options.masks)
     points = (frame.pose.reshape(-1, 2) + 1) / 2 * options.image_size
-    picture = frame.picture
+    image = frame.image
     if frame.mask is not None:  # what is not the person is dimmed
         share = 0.35 + 0.65 * frame.mask.float() / 255
-        picture = (picture * share).round().to(torch.uint8)
-    return picture, points, "/".join(name.split("/")[-2:])
+        image = (image * share).round().to(torch.uint8)
+    return image, points, "/".join(name.split("/")[-2:])

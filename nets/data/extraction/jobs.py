@@ -35,7 +35,7 @@ def detector(backend: str) -> Detector:
 
 
 def list_files(given: Iterable[str | Path]) -> list[Path]:
-    """Pictures and videos: the files themselves, and those anywhere below folders, sorted.
+    """Images and videos: the files themselves, and those anywhere below folders, sorted.
 
     Raises UserError where one is missing or a folder holds none, OSError where one may not be read.
     """
@@ -52,7 +52,7 @@ def list_files(given: Iterable[str | Path]) -> list[Path]:
             found = sorted(p for p in below if p.suffix.lower() in SUFFIXES or is_video(p))
             found = [p for p in found if not p.name.startswith(".")]
             if not found:
-                raise UserError(f"{path}: holds no pictures and no videos")
+                raise UserError(f"{path}: holds no images and no videos")
             files += found
         elif path.exists():
             files.append(path)

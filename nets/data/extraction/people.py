@@ -1,4 +1,4 @@
-"""Pictures of persons with their joints, cut out of photos and videos: an `index.p` for VUNet."""
+"""Images of persons with their joints, cut out of photos and videos: an `index.p` for VUNet."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from nets.data.detectors import MARGIN, Person, overlap, person_box, person_squa
 from nets.data.extraction import jobs
 from nets.data.extraction.sheet import contact_sheet
 from nets.data.heads.faces import crop_square, points_in_crop
-from nets.data.io.images import read_picture, write_picture
+from nets.data.io.images import read_image, write_image
 from nets.data.io.video import VideoReader, is_video, open_video
 from nets.data.people.annotations import read_annotations
 from nets.data.people.index import TRUNK, write_index
@@ -32,13 +32,13 @@ IDENTITIES = ("file", "folder")
 
 @dataclass(frozen=True)
 class PeopleOptions:
-    """What decides how the pictures come out; a change makes them anew."""
+    """What decides how the images come out; a change makes them anew."""
 
-    size: int = 256  # longer side of the pictures, pixels
-    crop: str = "square"  # "aspect": the person's box; "none": the whole picture
+    size: int = 256  # longer side of the images, pixels
+    crop: str = "square"  # "aspect": the person's box; "none": the whole image
     margin: float = MARGIN  # around the person, of the longer side of its box
     min_size: int = 64  # of a person in the photo, pixels; smaller ones are left out
-    fps: float = 2.0  # pictures a second that are taken from videos
+    fps: float = 2.0  # images a second that are taken from videos
     detector: str = "mediapipe"
     joints: str | None = None  # a file of joints that are known: nothing is searched
 
@@ -53,7 +53,7 @@ def extract_people(
 ) -> str:
     """Write images/, index.p, contact_sheet.png and left_out.txt below `out`; a summary.
 
-    test      fraction of the identities in the test split; of one identity, of its pictures
+    test      fraction of the identities in the test split; of one identity, of its images
     identity  "file": each person of a photo, and each that is followed in a video, for itself;
               "folder": all of one folder are one
     Files that are done already are not worked on again. Raises UserError where nothing is found.
@@ -92,7 +92,7 @@ def extract_people(
     reasons = Counter(line.rpartition(": ")[2].partition(",")[0] for line in left)
     said = "; ".join(f"{count} {why}" for why, count in reasons.most_common(5))
     lines = [
-        f"{len(entries)} pictures of {len(set(people))} identities, {sum(train)} to train and "
+        f"{len(entries)} images of {len(set(people))} identities, {sum(train)} to train and "
         f"{len(train) - sum(train)} to test: {out / 'index.p'}",
         f"look at {out / 'contact_sheet.png'}",
     ]
@@ -130,9 +130,9 @@ def _people_of(
     followed: list[tuple[int, Person]] = []  # the persons of the frame before, with their numbers
     many = 0
     source = open_video(file, fps=options.fps) if is_video(file) else None
-    for where, stem, picture in _pictures(file, name, source):
+    for where, stem, image in _images(file, name, source):
         if known is None:
-            people = jobs.detector(options.detector).people(picture)
+            people = jobs.detector(options.detector).people(image)
         else:
             people = [Person(p, person_box(p)) for p in map(torch.tensor, known)]
         if not people:
@@ -147,10 +147,10 @@ def _people_of(
             if why:
                 left.append(f"{where}: {why}")
                 continue
-            image, joints = _cut(picture, person.joints, options)
+            part, joints = _cut(image, person.joints, options)
             target = f"images/{stem}_{number}.jpg"
-            write_picture(out / target, image)
-            h, w = image.shape[1:]
+            write_image(out / target, part)
+            h, w = part.shape[1:]
             fractions = (joints / torch.tensor([w, h])).nan_to_num(-1.0)
             there = ((fractions >= 0) & (fractions <= 1)).all(-1, keepdim=True)
             fractions = torch.where(there, fractions, -1.0)
@@ -174,38 +174,36 @@ def _unusable(person: Person, options: PeopleOptions) -> str | None:
     return None
 
 
-def _cut(picture: Tensor, joints: Tensor, options: PeopleOptions) -> tuple[Tensor, Tensor]:
-    """A person's picture and the joints in pixels of it."""
+def _cut(image: Tensor, joints: Tensor, options: PeopleOptions) -> tuple[Tensor, Tensor]:
+    """A person's image and the joints in pixels of it."""
     if options.crop == "square":
         box = person_square(joints, options.margin)
         side = options.size
-        return crop_square(picture, box, side), points_in_crop(joints, box, side)
-    h, w = picture.shape[1:]
+        return crop_square(image, box, side), points_in_crop(joints, box, side)
+    h, w = image.shape[1:]
     x0, y0, x1, y1 = 0, 0, w, h
     if options.crop == "aspect":
         left, top, right, bottom = person_box(joints)
         room = options.margin * max(right - left, bottom - top)
         x0, y0 = max(0, math.floor(left - room)), max(0, math.floor(top - room))
         x1, y1 = min(w, math.ceil(right + room)), min(h, math.ceil(bottom + room))
-    part = picture[:, y0:y1, x0:x1]
+    part = image[:, y0:y1, x0:x1]
     scale = options.size / max(part.shape[1:])
     size = (max(1, round((x1 - x0) * scale)), max(1, round((y1 - y0) * scale)))
-    image = Image.fromarray(part.permute(1, 2, 0).contiguous().numpy())
-    pixels = np.array(image.resize(size, Image.Resampling.BICUBIC))
+    pillow = Image.fromarray(part.permute(1, 2, 0).contiguous().numpy())
+    pixels = np.array(pillow.resize(size, Image.Resampling.BICUBIC))
     shown = torch.from_numpy(pixels.transpose(2, 0, 1).copy())
     stretch = torch.tensor([size[0] / (x1 - x0), size[1] / (y1 - y0)])
     return shown, (joints - torch.tensor([x0, y0])) * stretch
 
 
-def _pictures(
-    file: Path, name: str, video: VideoReader | None
-) -> Iterator[tuple[str, str, Tensor]]:
-    """(how messages call it, name of the file to write, picture) of a photo or of a video."""
+def _images(file: Path, name: str, video: VideoReader | None) -> Iterator[tuple[str, str, Tensor]]:
+    """(how messages call it, name of the file to write, image) of a photo or of a video."""
     if video is None:
-        yield str(file), name, read_picture(file, None)
+        yield str(file), name, read_image(file, None)
         return
-    for number, (seconds, picture) in enumerate(video):
-        yield f"{file}, second {seconds:.2f}", f"{name}_{number:05d}", picture
+    for number, (seconds, image) in enumerate(video):
+        yield f"{file}, second {seconds:.2f}", f"{name}_{number:05d}", image
 
 
 def _count(file: Path, fps: float) -> int:
@@ -228,7 +226,7 @@ def _names(files: Sequence[Path]) -> list[str]:
 
 
 def _shown(out: Path, entry: dict[str, Any]) -> tuple[Tensor, Tensor, str]:
-    picture = read_picture(out / entry["file"], None)
+    image = read_image(out / entry["file"], None)
     points = torch.tensor(entry["joints"])
-    points = torch.where(points < 0, torch.nan, points) * torch.tensor(picture.shape[:0:-1])
-    return picture, points, Path(entry["file"]).stem
+    points = torch.where(points < 0, torch.nan, points) * torch.tensor(image.shape[:0:-1])
+    return image, points, Path(entry["file"]).stem

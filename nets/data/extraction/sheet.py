@@ -1,4 +1,4 @@
-"""Contact sheets: small pictures of a dataset with their joints or points drawn in."""
+"""Contact sheets: small images of a dataset with their joints or points drawn in."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from torch import Tensor
 from nets.data.detectors import Detector, person_square
 from nets.data.extraction import jobs
 from nets.data.heads.faces import crop_square, face_crop_box, points_in_crop
-from nets.data.io.images import list_pictures, read_picture, write_picture
+from nets.data.io.images import list_images, read_image, write_image
 from nets.skeletons import JOINTS_17
 
 CELL, COLUMNS, MOST = 160, 8, 64
 RIGHT, LEFT, MIDDLE = (255, 60, 60), (70, 130, 255), (60, 220, 60)
-Drawn = tuple[Tensor, Tensor | None, str]  # picture (3, H, W) uint8, points in its pixels, caption
+Drawn = tuple[Tensor, Tensor | None, str]  # image (3, H, W) uint8, points in its pixels, caption
 
 
 def sample(count: int, most: int = MOST) -> list[int]:
@@ -29,7 +29,7 @@ def sample(count: int, most: int = MOST) -> list[int]:
 
 
 def contact_sheet(path: Path, count: int, read: Callable[[int], Drawn]) -> None:
-    """Write a sheet of up to 64 of `count` pictures, which `read` gives."""
+    """Write a sheet of up to 64 of `count` images, which `read` gives."""
     chosen = sample(count)
     if not chosen:
         return
@@ -37,31 +37,31 @@ def contact_sheet(path: Path, count: int, read: Callable[[int], Drawn]) -> None:
     rows = -(-len(chosen) // columns)
     sheet = Image.new("RGB", (columns * CELL, rows * CELL), (30, 30, 30))
     for place, index in enumerate(chosen):
-        picture, points, caption = read(index)
-        cell = _cell(picture, points, caption)
+        image, points, caption = read(index)
+        cell = _cell(image, points, caption)
         at = (place % columns * CELL, place // columns * CELL)
         sheet.paste(cell, at)
     pixels = torch.frombuffer(bytearray(sheet.tobytes()), dtype=torch.uint8)
-    write_picture(path, pixels.reshape(sheet.height, sheet.width, 3).permute(2, 0, 1))
+    write_image(path, pixels.reshape(sheet.height, sheet.width, 3).permute(2, 0, 1))
 
 
-def fitted(picture: Tensor, drawn: Sequence[Tensor], side: int) -> Image.Image:
-    """A picture (3, H, W) uint8 in the middle of a square, with points in its pixels drawn in."""
-    image = Image.fromarray(picture.permute(1, 2, 0).contiguous().numpy())
-    scale = side / max(image.size)
-    w, h = (max(1, round(length * scale)) for length in image.size)
+def fitted(image: Tensor, drawn: Sequence[Tensor], side: int) -> Image.Image:
+    """An image (3, H, W) uint8 in the middle of a square, with points in its pixels drawn in."""
+    pillow = Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
+    scale = side / max(pillow.size)
+    w, h = (max(1, round(length * scale)) for length in pillow.size)
     square = Image.new("RGB", (side, side), (30, 30, 30))
     left, top = (side - w) // 2, (side - h) // 2
-    square.paste(image.resize((w, h)), (left, top))
+    square.paste(pillow.resize((w, h)), (left, top))
     draw = ImageDraw.Draw(square)
     for points in drawn:
         _draw(draw, (points * scale + torch.tensor([left, top])).tolist(), max(1, side // CELL))
     return square
 
 
-def _cell(picture: Tensor, points: Tensor | None, caption: str) -> Image.Image:
+def _cell(image: Tensor, points: Tensor | None, caption: str) -> Image.Image:
     cell = Image.new("RGB", (CELL, CELL), (30, 30, 30))
-    cell.paste(fitted(picture, [] if points is None else [points], CELL - 2), (1, 1))
+    cell.paste(fitted(image, [] if points is None else [points], CELL - 2), (1, 1))
     draw = ImageDraw.Draw(cell)
     draw.text((3, CELL - 13), caption[:24], fill=(255, 255, 255), stroke_width=1, stroke_fill=0)
     return cell
@@ -89,14 +89,14 @@ SIDE, GAP = 224, 4  # of a panel, pixels
 
 
 def look(given: list[str], out: Path, backend: str) -> str:
-    """Write a row of panels for each picture: joints and 68 points of everybody, the mask, and the
+    """Write a row of panels for each image: joints and 68 points of everybody, the mask, and the
     squares that are cut out round the largest person and the largest face. A line for each.
     """
     detector = jobs.detector(backend)
-    files = list_pictures("look", given)
+    files = list_images("look", given)
     rows, lines = [], []
     for file in files:
-        row, line = _row(detector, read_picture(file, None))
+        row, line = _row(detector, read_image(file, None))
         rows.append(row)
         lines.append(f"{file}: {line}")
     sheet = np.full(
@@ -106,26 +106,26 @@ def look(given: list[str], out: Path, backend: str) -> str:
         for j, panel in enumerate(row):
             y, x = i * (SIDE + GAP), j * (SIDE + GAP)
             sheet[y : y + SIDE, x : x + SIDE] = np.asarray(panel)
-    write_picture(out, torch.from_numpy(sheet.transpose(2, 0, 1).copy()))
+    write_image(out, torch.from_numpy(sheet.transpose(2, 0, 1).copy()))
     return "\n".join([*lines, f"written: {out}"])
 
 
-def _row(detector: Detector, picture: Tensor) -> tuple[list[Image.Image], str]:
-    people, faces, mask = detector.people(picture), detector.faces(picture), detector.mask(picture)
-    dimmed = (picture * (0.2 + 0.8 * mask)).round().to(torch.uint8)
+def _row(detector: Detector, image: Tensor) -> tuple[list[Image.Image], str]:
+    people, faces, mask = detector.people(image), detector.faces(image), detector.mask(image)
+    dimmed = (image * (0.2 + 0.8 * mask)).round().to(torch.uint8)
     person = head = torch.full((3, SIDE, SIDE), 30, dtype=torch.uint8)
     joints = points = None
     if people:
         box = person_square(people[0].joints)
         person, joints = (
-            crop_square(picture, box, SIDE),
+            crop_square(image, box, SIDE),
             points_in_crop(people[0].joints, box, SIDE),
         )
     if faces:
         box = face_crop_box(faces[0])
-        head, points = crop_square(picture, box, SIDE), points_in_crop(faces[0], box, SIDE)
+        head, points = crop_square(image, box, SIDE), points_in_crop(faces[0], box, SIDE)
     panels = [
-        fitted(picture, [*(one.joints for one in people), *faces], SIDE),
+        fitted(image, [*(one.joints for one in people), *faces], SIDE),
         fitted(dimmed, [], SIDE),
         fitted(person, [] if joints is None else [joints], SIDE),
         fitted(head, [] if points is None else [points], SIDE),

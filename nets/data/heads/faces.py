@@ -47,23 +47,23 @@ def face_crop_box(points: Tensor | np.ndarray) -> FaceBox:
     return FaceBox(cx, cy - size // 6, size)
 
 
-def crop_square(picture: Tensor, box: FaceBox | tuple[int, int, int], size: int) -> Tensor:
-    """The box cut out of a picture and resized (bicubic): uint8 (C, size, size), black outside.
+def crop_square(image: Tensor, box: FaceBox | tuple[int, int, int], size: int) -> Tensor:
+    """The box cut out of an image and resized (bicubic): uint8 (C, size, size), black outside.
 
-    picture  uint8 (C, H, W), C = 3, or 1 for a mask
+    image  uint8 (C, H, W), C = 3, or 1 for a mask
     box      (cx, cy, half side) in pixels, as `face_crop_box` returns it
     """
     cx, cy, half = box
-    image = _to_pillow(picture).crop((cx - half, cy - half, cx + half, cy + half))
-    return _from_pillow(image.resize((size, size), Image.Resampling.BICUBIC))
+    pillow = _to_pillow(image).crop((cx - half, cy - half, cx + half, cy + half))
+    return _from_pillow(pillow.resize((size, size), Image.Resampling.BICUBIC))
 
 
 def paste_square(
-    picture: Tensor, made: Tensor, box: FaceBox | tuple[int, int, int], border: float = 0.06
+    image: Tensor, made: Tensor, box: FaceBox | tuple[int, int, int], border: float = 0.06
 ) -> Tensor:
-    """`picture` with `made` in the place that `crop_square(picture, box, size)` was cut from.
+    """`image` with `made` in the place that `crop_square(image, box, size)` was cut from.
 
-    picture  uint8 (3, H, W), stays as it is
+    image  uint8 (3, H, W), stays as it is
     made     uint8 (3, size, size)
     border   width of the soft edge, as a fraction of the square's side
     """
@@ -73,23 +73,23 @@ def paste_square(
     ramp = ((torch.arange(side) + 0.5) / max(border * side, 1)).clamp(max=1)
     ramp = torch.minimum(ramp, ramp.flip(0))
     alpha = (torch.minimum(ramp[:, None], ramp) * 255).round().byte()
-    whole = _to_pillow(picture)
+    whole = _to_pillow(image)
     whole.paste(patch, (cx - half, cy - half), Image.fromarray(alpha.numpy()))
     return _from_pillow(whole)
 
 
-def resize_square(picture: Tensor, size: int) -> Tensor:
-    """A picture squashed to a square (Pillow's bicubic): uint8 (C, size, size).
+def resize_square(image: Tensor, size: int) -> Tensor:
+    """An image squashed to a square (Pillow's bicubic): uint8 (C, size, size).
 
-    picture  uint8 (C, H, W), C = 1 or 3; one of that size passes unchanged
+    image  uint8 (C, H, W), C = 1 or 3; one of that size passes unchanged
     """
-    if tuple(picture.shape[1:]) == (size, size):
-        return picture
-    return _from_pillow(_to_pillow(picture).resize((size, size), Image.Resampling.BICUBIC))
+    if tuple(image.shape[1:]) == (size, size):
+        return image
+    return _from_pillow(_to_pillow(image).resize((size, size), Image.Resampling.BICUBIC))
 
 
 def points_in_crop(points: Tensor, box: FaceBox | tuple[int, int, int], size: int) -> Tensor:
-    """Points of a picture in pixels of the crop that `crop_square(picture, box, size)` gives."""
+    """Points of an image in pixels of the crop that `crop_square(image, box, size)` gives."""
     cx, cy, half = box
     corner = torch.tensor([cx - half, cy - half], dtype=points.dtype, device=points.device)
     return (points - corner) * (size / (2 * half))
@@ -98,13 +98,13 @@ def points_in_crop(points: Tensor, box: FaceBox | tuple[int, int, int], size: in
 def normalised_pose(points: Tensor, width: float) -> Tensor:
     """Poses in [-1, 1] as the networks take them, (..., 2 K) float32: x and y by turns.
 
-    points  (..., K, 2) pixels of a square picture; width  its side, pixels
+    points  (..., K, 2) pixels of a square image; width  its side, pixels
     """
     return (points.float() / width * 2 - 1).flatten(-2)
 
 
 def pose_points(pose: Tensor, size: int) -> Tensor:
-    """The points of poses in pixels of a picture of that size: (..., 2 K) -> (..., K, 2)."""
+    """The points of poses in pixels of an image of that size: (..., 2 K) -> (..., K, 2)."""
     return (pose.unflatten(-1, (-1, 2)) + 1) / 2 * size
 
 
@@ -166,16 +166,16 @@ def read_mask(path: str | Path) -> Tensor:
 
     Raises BadSample.
     """
-    from nets.data.io.images import read_picture
+    from nets.data.io.images import read_image
 
-    return read_picture(path, None)[:1]
+    return read_image(path, None)[:1]
 
 
 def hull_mask(points: Tensor, size: int) -> Tensor:
     """A mask for want of a better one: (1, size, size) uint8, 255 in the convex hull of the points
     and of the brows moved up by the height of the face below them.
 
-    points  (68, 2) pixels of the picture of that size
+    points  (68, 2) pixels of the image of that size
     """
     at = points.detach().cpu().double()
     brows = at[17:27].clone()
@@ -202,8 +202,8 @@ def _convex_hull(points: list[list[float]]) -> list[tuple[float, float]]:
     return half[0][:-1] + half[1][:-1]
 
 
-def _to_pillow(picture: Tensor) -> Image.Image:
-    pixels = picture.cpu().permute(1, 2, 0).contiguous().numpy()
+def _to_pillow(image: Tensor) -> Image.Image:
+    pixels = image.cpu().permute(1, 2, 0).contiguous().numpy()
     return Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
 
 

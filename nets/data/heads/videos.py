@@ -1,7 +1,7 @@
-"""Heads in videos: pictures, 68 points and masks of frames that belong to one person's video.
+"""Heads in videos: images, 68 points and masks of frames that belong to one person's video.
 
     ROOT/imgs/PHASE/PERSON/VIDEO/SEQUENCE/FRAME.jpg        square, any size
-    ROOT/keypoints/PHASE/PERSON/VIDEO/SEQUENCE/FRAME.npy   (68, 2), pixels of that picture
+    ROOT/keypoints/PHASE/PERSON/VIDEO/SEQUENCE/FRAME.npy   (68, 2), pixels of that image
     ROOT/segs/PHASE/PERSON/VIDEO/SEQUENCE/FRAME.png        8 bits, white is the person
 
 A folder of that form, of the demo world: python -m nets.worlds.heads.export --data_root ROOT
@@ -27,7 +27,7 @@ from nets.data.heads.faces import (
     write_keypoints,
 )
 from nets.data.io.files import below
-from nets.data.io.images import read_picture, write_picture
+from nets.data.io.images import read_image, write_image
 from nets.errors import BadSample, UserError
 
 PHASES = ("train", "test")
@@ -38,7 +38,7 @@ _STEP = math.sqrt(5)  # of the paper's running number
 class HeadFrame(NamedTuple):
     """One frame as it is read: uint8 (3, S, S), float32 (136,) in [-1, 1], uint8 (1, S, S)."""
 
-    picture: Tensor
+    image: Tensor
     pose: Tensor
     mask: Tensor | None
 
@@ -64,8 +64,8 @@ def read_frame(
 ) -> HeadFrame:
     """A frame of a dataset folder. Raises BadSample that names the file that is wrong."""
     file = frame_path(root, "imgs", phase, name)
-    picture = read_picture(file, None)
-    height, width = picture.shape[1:]
+    image = read_image(file, None)
+    height, width = image.shape[1:]
     if height != width:
         raise BadSample(file, f"must be square, is {width} x {height} pixels")
     points = read_keypoints(frame_path(root, "keypoints", phase, name), keypoints)
@@ -73,27 +73,27 @@ def read_frame(
     if masks:
         mask_file = frame_path(root, "segs", phase, name)
         mask = read_mask(mask_file)
-        if mask.shape[1:] != picture.shape[1:]:
+        if mask.shape[1:] != image.shape[1:]:
             h, w = mask.shape[1:]
             raise BadSample(
-                mask_file, f"is {w} x {h} pixels, its picture {file} is {width} x {height}"
+                mask_file, f"is {w} x {h} pixels, its image {file} is {width} x {height}"
             )
         mask = resize_square(mask, size)
-    return HeadFrame(resize_square(picture, size), normalised_pose(points, width), mask)
+    return HeadFrame(resize_square(image, size), normalised_pose(points, width), mask)
 
 
 def write_frame(
-    root: str | Path, phase: str, name: str, picture: Tensor, points: Tensor, mask: Tensor | None
+    root: str | Path, phase: str, name: str, image: Tensor, points: Tensor, mask: Tensor | None
 ) -> None:
-    """Write a frame into a dataset folder: picture (3, S, S) uint8, points (68, 2) in its pixels,
+    """Write a frame into a dataset folder: image (3, S, S) uint8, points (68, 2) in its pixels,
     mask (1, S, S) uint8 or None. Nothing of it stays where a file cannot be written.
     """
     files = {kind: frame_path(root, kind, phase, name) for kind in KINDS}
     try:
         write_keypoints(files["keypoints"], points)
         if mask is not None:
-            write_picture(files["segs"], mask)
-        write_picture(files["imgs"], picture)  # the last one: a frame is there if its picture is
+            write_image(files["segs"], mask)
+        write_image(files["imgs"], image)  # the last one: a frame is there if its image is
     except BaseException:
         for file in files.values():
             file.unlink(missing_ok=True)
@@ -108,7 +108,7 @@ def sample_of(
     for role, frames in (("source", sources), ("target", targets)):
         if not frames:
             continue
-        sample[f"{role}_imgs"] = torch.stack([frame.picture for frame in frames])
+        sample[f"{role}_imgs"] = torch.stack([frame.image for frame in frames])
         sample[f"{role}_poses"] = torch.stack([frame.pose for frame in frames])
         if frames[0].mask is not None:
             sample[f"{role}_segs"] = torch.stack([frame.mask for frame in frames])
@@ -191,7 +191,7 @@ class AvatarFolder:
         for shift in range(len(self.items)):
             if names := self.frames(self.items[(index + shift) % len(self.items)]):
                 return names
-        wanted = "picture, keypoints and mask" if self.masks else "picture and keypoints"
+        wanted = "image, keypoints and mask" if self.masks else "image and keypoints"
         raise BadSample(
             self.root / "imgs" / self.phase, f"holds no PERSON/VIDEO/SEQUENCE/FRAME with {wanted}"
         )

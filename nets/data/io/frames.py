@@ -1,4 +1,4 @@
-"""What drives: a picture, a folder of pictures, or a video, as frames; and what to do with frames
+"""What drives: an image, a folder of images, or a video, as frames; and what to do with frames
 in which nothing is found.
 """
 
@@ -11,7 +11,7 @@ from typing import NamedTuple, TypeVar
 
 from torch import Tensor
 
-from nets.data.io.images import list_pictures, read_picture
+from nets.data.io.images import list_images, read_image
 from nets.data.io.video import is_video, open_video
 from nets.errors import UserError
 
@@ -20,15 +20,15 @@ Found = TypeVar("Found")
 
 
 class Frame(NamedTuple):
-    """A picture on its way: how messages call it, its second in a video, (3, H, W) uint8."""
+    """An image on its way: how messages call it, its second in a video, (3, H, W) uint8."""
 
     name: str
-    seconds: float | None  # None: a picture of its own
-    picture: Tensor
+    seconds: float | None  # None: an image of its own
+    image: Tensor
 
 
 class Frames:
-    """The frames of a picture, a folder or a video, streamed, every time anew.
+    """The frames of an image, a folder or a video, streamed, every time anew.
 
     start, end, fps  of a video, see `open_video`
     Raises UserError or BadSample that names the file.
@@ -51,8 +51,8 @@ class Frames:
         for name, value in (("start", start), ("end", end), ("fps", fps)):
             if value is not None:
                 raise UserError(f"--{name}: only for videos, {path} is none")
-        self.pictures = list_pictures("", [path])
-        self.fps, self.count, self.start = None, len(self.pictures), 0.0
+        self.images = list_images("", [path])
+        self.fps, self.count, self.start = None, len(self.images), 0.0
 
     def __len__(self) -> int:
         """How many frames to expect; of a video that does not say it 0."""
@@ -60,11 +60,11 @@ class Frames:
 
     def __iter__(self) -> Iterator[Frame]:
         if self.is_video:
-            for seconds, picture in self._video:
-                yield Frame(f"{self.path}, second {seconds:.2f}", seconds, picture)
+            for seconds, image in self._video:
+                yield Frame(f"{self.path}, second {seconds:.2f}", seconds, image)
             return
-        for file in self.pictures:
-            yield Frame(str(file), None, read_picture(file, None))
+        for file in self.images:
+            yield Frame(str(file), None, read_image(file, None))
 
 
 class Finder:
@@ -74,7 +74,7 @@ class Finder:
         for frame, points in finder(frames): ...
         finder.report()
 
-    find  picture -> what is found in it, or None
+    find  image -> what is found in it, or None
     what  what it is called
     on_missing  "fail": UserError that names the frame; "skip": the frame is left out; "hold": what
                 was found last serves again, and frames before the first find are left out
@@ -90,7 +90,7 @@ class Finder:
         last = None
         for frame in frames:
             self.frames += 1
-            found = self.find(frame.picture)
+            found = self.find(frame.image)
             if found is None:
                 self.missing.append(frame.name)
                 if self.on_missing == "fail":

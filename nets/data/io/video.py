@@ -1,4 +1,4 @@
-"""Videos, streamed in: pictures with their times, and sound.
+"""Videos, streamed in: images with their times, and sound.
 
 What FFmpeg's decoders read goes in; memory does not grow with the length.
 """
@@ -44,9 +44,9 @@ def open_video(
     end: float | None = None,
     fps: float | None = None,
 ) -> VideoReader:
-    """The pictures of a video from second `start` up to, not including, second `end`.
+    """The images of a video from second `start` up to, not including, second `end`.
 
-    fps  pictures a second: each is the one that a player shows at that time. None: every frame
+    fps  images a second: each is the one that a player shows at that time. None: every frame
          that the file has, at its own time, also where the rate varies
 
     Raises UserError: no file, empty, not a video, no video stream in it, no frame in the range.
@@ -56,19 +56,19 @@ def open_video(
     if end is not None and not end > (start or 0):
         raise UserError(f"end: must be a second after start ({start or 0:g}), got {end:g}")
     if fps is not None and not 0 < fps < math.inf:
-        raise UserError(f"fps: must be a number of pictures a second above 0, got {fps:g}")
+        raise UserError(f"fps: must be a number of images a second above 0, got {fps:g}")
     return VideoReader(Path(path), start or 0.0, math.inf if end is None else end, fps)
 
 
 class VideoReader:
-    """See open_video. Iterating gives (seconds, picture (3, H, W) uint8 RGB), every time anew.
+    """See open_video. Iterating gives (seconds, image (3, H, W) uint8 RGB), every time anew.
 
-    Seconds count from the beginning of the file. Pictures are as a player shows them: turned as
+    Seconds count from the beginning of the file. Images are as a player shows them: turned as
     the file says, with square pixels; transparent places are white. What cannot be decoded is left
     out; `damage` and one line on stderr then say from which second on.
     """
 
-    fps: float  # pictures a second; of a file whose rate varies the average
+    fps: float  # images a second; of a file whose rate varies the average
     size: tuple[int, int]  # (height, width)
     frames: int | None  # how many to expect, if the file says how long it is
     has_audio: bool
@@ -96,12 +96,12 @@ class VideoReader:
         self.frames = max(1, math.ceil(rest * self.fps - 0.01)) if rest < math.inf else None
 
     def __iter__(self) -> Iterator[tuple[float, Tensor]]:
-        self.damage, shape, last, picture = None, None, None, None
+        self.damage, shape, last, image = None, None, None, None
         for seconds, frame in self._shown():
             shape = shape or self._shape(frame)
             if frame is not last:  # the same one again where the rate is raised
-                last, picture = frame, _pixels(frame, shape)
-            yield seconds, picture
+                last, image = frame, _pixels(frame, shape)
+            yield seconds, image
         if self.damage:
             print(f"{self.path}: {self.damage}", file=sys.stderr, flush=True)
 
@@ -218,7 +218,7 @@ def _video_stream(path: Path, container: av.container.InputContainer) -> av.Vide
 
 
 def _zero(container: av.container.InputContainer) -> float:
-    """The time that counts as second 0, for pictures and sound alike."""
+    """The time that counts as second 0, for images and sound alike."""
     return (container.start_time or 0) / 1e6
 
 

@@ -27,15 +27,15 @@ class VideoWriter:
     """Writes H.264 as yuv420p, which every player shows, whole or not at all.
 
         with VideoWriter("out.mp4", reader.fps, audio_from="in.mp4") as video:
-            video.write(picture)
+            video.write(image)
 
     path         .mp4, .m4v, .mov or .mkv
-    fps          pictures a second
-    audio_from   a file whose sound is carried over, as far as there are pictures; it may have none
-    audio_start  the second of it that goes with the first picture
+    fps          images a second
+    audio_from   a file whose sound is carried over, as far as there are images; it may have none
+    audio_start  the second of it that goes with the first image
 
-    Pictures of an odd width or height get one more column or row, the last one again. Raises
-    UserError where the file cannot be written, a picture's ending is another, or none was written.
+    Images of an odd width or height get one more column or row, the last one again. Raises
+    UserError where the file cannot be written, an image's ending is another, or none was written.
     """
 
     def __init__(
@@ -83,27 +83,27 @@ class VideoWriter:
         if cause is not None:
             raise cause
 
-    def write(self, picture: Tensor, seconds: float | None = None) -> None:
-        """Add a picture, (3, H, W) uint8 RGB, all of one size.
+    def write(self, image: Tensor, seconds: float | None = None) -> None:
+        """Add an image, (3, H, W) uint8 RGB, all of one size.
 
         seconds  when it is shown, on the clock of `audio_from`, later than the one before: for
                  sources whose rate varies. None: 1/fps after the one before
         """
         import av
 
-        if picture.dtype != torch.uint8 or picture.ndim != 3 or len(picture) != 3:
-            what = f"{list(picture.shape)} {picture.dtype}"
-            raise ValueError(f"VideoWriter: picture must be (3, H, W) uint8, got {what}")
+        if image.dtype != torch.uint8 or image.ndim != 3 or len(image) != 3:
+            what = f"{list(image.shape)} {image.dtype}"
+            raise ValueError(f"VideoWriter: image must be (3, H, W) uint8, got {what}")
         if self._size is None:
-            self._begin(tuple(picture.shape))
-        if tuple(picture.shape) != self._size:
+            self._begin(tuple(image.shape))
+        if tuple(image.shape) != self._size:
             raise ValueError(
-                f"VideoWriter: pictures must be of one size, {list(self._size)}, got "
-                f"{list(picture.shape)}"
+                f"VideoWriter: images must be of one size, {list(self._size)}, got "
+                f"{list(image.shape)}"
             )
         if seconds is not None:
             self._time = (seconds - self._audio_start) * TICKS
-        pixels = picture.cpu().permute(1, 2, 0).numpy()
+        pixels = image.cpu().permute(1, 2, 0).numpy()
         pixels = np.pad(pixels, [(0, side % 2) for side in pixels.shape[:2]] + [(0, 0)], "edge")
         frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
         frame = frame.reformat(
@@ -137,14 +137,14 @@ class VideoWriter:
                 self._voice.bit_rate = 160_000
 
     def _carry_sound(self, until: float) -> None:
-        """Write the sound up to a second, beside the pictures: neither waits in memory."""
+        """Write the sound up to a second, beside the images: neither waits in memory."""
         while self._sound is not None and self._sound.pts / SOUND_RATE < until:
             self._container.mux(self._voice.encode(self._sound))
             self._sound = next(self._sounds, None)
 
     def _finish(self) -> None:
         if self._size is None:
-            raise UserError(f"{self.path}: there was no picture to write")
+            raise UserError(f"{self.path}: there was no image to write")
         self._container.mux(self._video.encode(None))
         if self._voice is not None:
             self._container.mux(self._voice.encode(None))
@@ -165,10 +165,10 @@ class _GivenUp(Exception):
     """What is being written is not wanted any more."""
 
 
-def write_gif(path: str | Path, pictures: Iterable[Tensor], fps: float) -> None:
-    """Writes (3, H, W) uint8 pictures as a GIF that plays for ever, whole or not at all.
+def write_gif(path: str | Path, images: Iterable[Tensor], fps: float) -> None:
+    """Writes (3, H, W) uint8 images as a GIF that plays for ever, whole or not at all.
 
-    A GIF counts in hundredths of a second and has 256 colours a picture: it plays at `fps` on
+    A GIF counts in hundredths of a second and has 256 colours an image: it plays at `fps` on
     average, up to 50. Raises UserError where it cannot be written.
     """
     path = Path(path)
@@ -177,11 +177,10 @@ def write_gif(path: str | Path, pictures: Iterable[Tensor], fps: float) -> None:
     if not 0 < fps <= 50:
         raise UserError(f"{path}: fps of a GIF must be above 0 and at most 50, got {fps:g}")
     frames = [
-        Image.fromarray(picture.cpu().permute(1, 2, 0).numpy()).quantize(256)
-        for picture in pictures
+        Image.fromarray(image.cpu().permute(1, 2, 0).numpy()).quantize(256) for image in images
     ]
     if not frames:
-        raise UserError(f"{path}: there was no picture to write")
+        raise UserError(f"{path}: there was no image to write")
     times = [round(100 * i / fps) * 10 for i in range(len(frames) + 1)]
     lasting = [after - before for before, after in pairwise(times)]
     try:

@@ -26,7 +26,7 @@ def read_annotations(path: str | Path) -> dict[str, list[Tensor]]:
           a .csv `name:keypoints_y:keypoints_x` of lists of 18, -1 missing (the annotations that
           come with Market-1501 and DeepFashion for pose transfer)
           a .json of COCO: {"images": [...], "annotations": [{"image_id", "keypoints"}, ...]}
-          a .json of OpenPose, one picture, its name ending in _keypoints.json; or a folder of them
+          a .json of OpenPose, one image, its name ending in _keypoints.json; or a folder of them
           a .json {file name: {joint: [x, y]}} in pixels
     Raises UserError that names the file, and the line or entry.
     """

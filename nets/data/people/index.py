@@ -1,4 +1,4 @@
-"""People in pictures: an index of files, joints and a split, as VUNet's datasets come."""
+"""People in images: an index of files, joints and a split, as VUNet's datasets come."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from nets.data.io.files import read_arrays, whole_file
-from nets.data.io.images import read_letterboxed, read_picture
+from nets.data.io.images import read_image, read_letterboxed
 from nets.data.io.pickles import read_pickle
 from nets.data.people.pairs import Paired, Pairs
 from nets.errors import UserError
@@ -22,11 +22,11 @@ from nets.skeletons import JOINTS_15, JOINTS_17
 KEYS = ("joint_order", "imgs", "train", "joints")
 SPLITS = {"train": True, "test": False}
 TRUNK = ("lshoulder", "rshoulder", "lhip", "rhip")
-FARTHEST = 10.0  # widths or heights of a picture; beyond it joints are no fractions
+FARTHEST = 10.0  # widths or heights of an image; beyond it joints are no fractions
 
 
 class IndexDataset(Paired):
-    """Pictures of people with their joints, listed in an `index.p`.
+    """Images of people with their joints, listed in an `index.p`.
 
     path       a pickle (.p, .pkl, .pickle), .json or .npz file with the keys `joint_order` (names),
                `imgs` (paths relative to the file's folder), `train` (booleans: the split) and
@@ -35,14 +35,14 @@ class IndexDataset(Paired):
                optionally `identities` (who is to be seen). Or the folder that holds an index.p.
     split      "train" or "test": entries whose flag is true or false. Entries without both
                shoulders and both hips are left out, as the original does.
-    size       side of the square pictures handed out; pictures are squashed to it
-    pairing    where the appearance comes from: "same" picture, another one of the same "identity",
+    size       side of the square images handed out; images are squashed to it
+    pairing    where the appearance comes from: "same" image, another one of the same "identity",
                or "any" other of the split, drawn from (seed, epoch, index)
     letterbox  keep the aspect ratio with black borders instead of squashing; joints move along
 
     [(epoch, index)] gives target (3, S, S) uint8, joints (17, 2) float32 in pixels with NaN where
     missing, index; and appearance, appearance_joints alike unless the pairing is "same". Raises
-    UserError where the index is unusable, BadSample where a picture is.
+    UserError where the index is unusable, BadSample where an image is.
     """
 
     joint_order = JOINTS_17
@@ -79,15 +79,15 @@ class IndexDataset(Paired):
         return len(self.files)
 
     def file(self, index: int) -> Path:
-        """The picture of a sample."""
+        """The image of a sample."""
         return self.folder / self.files[index].decode()
 
     def _read(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
         joints = torch.from_numpy(self.joints[index].copy())
         if self.letterbox:
-            picture, (x, y, w, h) = read_letterboxed(self.file(index), self.size)
-            return picture, joints * torch.tensor([w, h]) + torch.tensor([x, y])
-        return read_picture(self.file(index), self.size), joints * self.size
+            image, (x, y, w, h) = read_letterboxed(self.file(index), self.size)
+            return image, joints * torch.tensor([w, h]) + torch.tensor([x, y])
+        return read_image(self.file(index), self.size), joints * self.size
 
 
 def read_index(path: Path) -> dict[str, Any]:
@@ -108,7 +108,7 @@ def read_index(path: Path) -> dict[str, Any]:
         counts = ", ".join(f"{n} {key}" for key, n in lengths.items())
         raise UserError(f"{path}: must list as many of each, has {counts}")
     if not lengths["imgs"]:
-        raise UserError(f"{path}: is empty, it lists no pictures")
+        raise UserError(f"{path}: is empty, it lists no images")
     people = raw.get("identities")
     if people is not None:
         people = [p.decode("latin1") if isinstance(p, bytes) else p for p in people]

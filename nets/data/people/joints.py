@@ -1,4 +1,4 @@
-"""Joints of single pictures, from a JSON file or an entry of an index."""
+"""Joints of single images, from a JSON file or an entry of an index."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ NAMES = {name for order in ORDERS.values() for name in order}
 FLAGS = ("normalised", "normalized")
 
 
-def read_joints(where: str | Path, picture: str | Path, size: tuple[int, int]) -> Tensor:
-    """The joints of a picture as fractions of its width and height: (17, 2) float32, JOINTS_17.
+def read_joints(where: str | Path, image: str | Path, size: tuple[int, int]) -> Tensor:
+    """The joints of an image as fractions of its width and height: (17, 2) float32, JOINTS_17.
 
-    where    a JSON file {name: [x, y]}, or {file: {name: [x, y]}} for several pictures; or
+    where    a JSON file {name: [x, y]}, or {file: {name: [x, y]}} for several images; or
              "index.p:PATH" or "index.p:NUMBER", an entry of an index (.p, .json, .npz)
-    picture  the picture's file, which chooses among several
-    size     (width, height) of the picture, pixels
+    image  the image's file, which chooses among several
+    size     (width, height) of the image, pixels
 
     In JSON, values are pixels, or fractions if "normalised" is true or, without that key, if none
     exceeds 1. A joint that is null, negative, not named, or has a third number (its confidence) of
     0 is missing: NaN. Names of any known joint order are welcome. Raises UserError.
     """
-    where, picture = str(where), Path(picture)
+    where, image = str(where), Path(image)
     index, _, entry = where.rpartition(":")
     if index and Path(index).suffix in (".p", ".pkl", ".pickle", ".json", ".npz"):
         return _index_entry(Path(index), entry)
     if Path(where).suffix in (".p", ".pkl", ".pickle", ".npz"):
-        return _index_entry(Path(where), str(picture))
+        return _index_entry(Path(where), str(image))
     content = _json(Path(where))
     if content and all(isinstance(value, dict) for value in content.values()):
-        content = _of_picture(where, content, picture)
+        content = _of_image(where, content, image)
     return _parse(where, content, size)
 
 
@@ -56,13 +56,13 @@ def _json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _of_picture(where: str, content: dict[str, Any], picture: Path) -> dict[str, Any]:
-    for match in (str(picture), picture.as_posix(), picture.name, picture.stem):
+def _of_image(where: str, content: dict[str, Any], image: Path) -> dict[str, Any]:
+    for match in (str(image), image.as_posix(), image.name, image.stem):
         found = [value for file, value in content.items() if file == match]
         found = found or [value for file, value in content.items() if Path(file).name == match]
         if len(found) == 1:
             return found[0]
-    raise UserError(f"{where}: has no joints of {picture.name}, but of {', '.join(content)[:200]}")
+    raise UserError(f"{where}: has no joints of {image.name}, but of {', '.join(content)[:200]}")
 
 
 def _parse(where: str, content: dict[str, Any], size: tuple[int, int]) -> Tensor:
@@ -114,6 +114,6 @@ def _index_entry(path: Path, entry: str) -> Tensor:
         )
         found = np.flatnonzero(np.isin(index["imgs"], [entry.encode(), str(below).encode()]))
         if not len(found):
-            raise UserError(f"{path}: lists no picture {entry}")
+            raise UserError(f"{path}: lists no image {entry}")
         number = int(found[0])
     return torch.from_numpy(index["joints"][number])

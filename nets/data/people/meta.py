@@ -20,7 +20,7 @@ import torch
 import yaml
 
 from nets.data.io.files import below, read_arrays
-from nets.data.io.images import read_picture
+from nets.data.io.images import read_image
 from nets.data.people.pairs import Paired, Pairs
 from nets.errors import BadSample, UserError
 from nets.skeletons import OPENPOSE_18
@@ -103,7 +103,7 @@ class MetaDataset:
             except (OSError, ValueError) as error:
                 raise BadSample(file, f"cannot be read as an array ({error})") from error
         side = kwargs.get("resize_to")
-        pixels = read_picture(file, side if side is None else tuple(np.resize(side, 2).tolist()))
+        pixels = read_image(file, side if side is None else tuple(np.resize(side, 2).tolist()))
         low, high = SUPPORTS[kwargs.get("support", "0->255")]
         pixels = pixels.permute(1, 2, 0).numpy()
         return pixels if high == 255 else (pixels / 255 * (high - low) + low).astype(np.float32)
@@ -115,7 +115,7 @@ class PrjotiDataset(Paired):
     root   folder with meta.yaml and the labels crop_ (paths) and kps_rel (N, 18, 2), fractions of
            the crop's width and height in OpenPose's order; a label `identity` is honoured
     split  "train": the first 90 % in file order; "test": the rest
-    size   side of the square pictures handed out
+    size   side of the square images handed out
     pairing  "same": the appearance is the target itself; "identity": another crop of the same
              identity, of the split where identities are not known; "any": any of the split
 
@@ -155,7 +155,7 @@ class PrjotiDataset(Paired):
         self.joints = np.where(there, points, np.float32("nan"))
         people = labels["identity"][rows] if "identity" in labels else None
         self.identities = people if people is None else np.unique(people, return_inverse=True)[1]
-        if people is None and pairing == "identity":  # all pictures show one person
+        if people is None and pairing == "identity":  # all images show one person
             pairing = "any"
         self._pairs = Pairs(pairing, len(points), self.identities, seed, self.name)
 
@@ -163,12 +163,12 @@ class PrjotiDataset(Paired):
         return len(self.joints)
 
     def file(self, index: int) -> Path:
-        """The picture of a sample."""
+        """The image of a sample."""
         return self._meta.file("crop", self._first + index)
 
     def _read(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
         joints = torch.from_numpy(self.joints[index] * np.float32(self.size))
-        return read_picture(self.file(index), self.size), joints
+        return read_image(self.file(index), self.size), joints
 
 
 def write_label(root: str | Path, name: str, array: np.ndarray) -> Path:

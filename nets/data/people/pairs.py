@@ -1,4 +1,4 @@
-"""Which picture lends its appearance to which."""
+"""Which image lends its appearance to which."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Pairs:
 class Paired:
     """Samples of a target and what lends it its appearance: a dataset's `[(epoch, index)]`.
 
-    A subclass sets `_pairs`, and `_read(index)` gives the picture and the joints of one index.
+    A subclass sets `_pairs`, and `_read(index)` gives the image and the joints of one index.
     """
 
     _pairs: Pairs

@@ -35,7 +35,7 @@ class Source(Protocol):
 
     name: str
     counts: dict[str, int]  # batches of each type
-    labels: tuple[str, ...]  # names of what read() gives beside the pictures, for every batch
+    labels: tuple[str, ...]  # names of what read() gives beside the images, for every batch
 
     def read(self, kind: str, number: int) -> dict[str, Tensor]:
         """{"image": (B, 1, S, S) uint8, or float32 in [0, 1], and labels (B, ...)}.
@@ -45,12 +45,12 @@ class Source(Protocol):
 
 
 def unit(image: Tensor) -> Tensor:
-    """Pictures in [0, 1] as float32, from uint8 or from such."""
+    """Images in [0, 1] as float32, from uint8 or from such."""
     return image.float() / 255 if image.dtype == torch.uint8 else image.float()
 
 
 def read_batch(path: Path, count: int, size: int) -> dict[str, Tensor]:
-    """The pictures of a batch file, and its labels; see `Source.read`. Raises BadSample."""
+    """The images of a batch file, and its labels; see `Source.read`. Raises BadSample."""
     labels: dict[str, Tensor] = {}
     if path.suffix == ".npz":
         labels = _read_npz(path)
@@ -106,7 +106,7 @@ class BatchFolder:
         root: str | Path,
         split: str,  # "train" or "test"
         sets: Mapping[str, str] | None,  # type -> name of its set; None: everything changes
-        count: int,  # pictures in a batch
+        count: int,  # images in a batch
         size: int,  # their side in pixels
         limit: int | None = None,  # batches of a type; there must be so many
     ):
@@ -176,7 +176,7 @@ class Drawn:
         seed: int = 0,
         bias: int = 0,  # extra weight of the last type: 1 + bias against 1 of each other one
         how: str = "draws",  # or "passes", "order"
-        shuffle: bool = True,  # the pictures inside a batch, for the clamp to the first one
+        shuffle: bool = True,  # the images inside a batch, for the clamp to the first one
     ):
         if how not in ("draws", "passes", "order"):
             raise ValueError(f"Drawn: how must be one of draws, passes, order, got {how!r}")

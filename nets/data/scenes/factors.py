@@ -1,13 +1,13 @@
-"""Pictures in a folder with a table of what each one shows, as batches in which one factor changes.
+"""Images in a folder with a table of what each one shows, as batches in which one factor changes.
 
-factors.csv, beside or above the pictures:
+factors.csv, beside or above the images:
 
     file,azimuth,elevation,light,shape,split
     anna/001.png,-0.3,0.1,0.5,anna,train
 
 `file` is relative to the table. A column for each type of batch: numbers in radians for azimuth,
 elevation and light; for the last type, shape, any text that says who it is (also as `identity`).
-A batch of a type is made of pictures that agree in all other columns. `split`, train or test, may
+A batch of a type is made of images that agree in all other columns. `split`, train or test, may
 be left out: then a tenth of the persons are for testing.
 """
 
@@ -57,14 +57,14 @@ def read_table(path: str | Path) -> list[dict[str, str]]:
 
 
 class FactorTable:
-    """A folder of pictures with a table, as batches by type and number; see `batches.Source`."""
+    """A folder of images with a table, as batches by type and number; see `batches.Source`."""
 
     def __init__(
         self,
         table: str | Path,
         split: str,  # "train" or "test"
         sets: Mapping[str, str] | None,  # its keys are the types; None: everything changes
-        count: int,  # pictures in a batch
+        count: int,  # images in a batch
         size: int,  # their side in pixels
         limit: int | None = None,  # batches of a type; there must be so many
         seed: int = 0,  # of a split that the table does not say, and of mixed batches
@@ -91,7 +91,7 @@ class FactorTable:
             if len(found) < wanted:
                 what = "" if kind == MIXED else f" in which only {kind} changes"
                 raise UserError(
-                    f"{table}: holds {len(found)} {split} batches of {count} pictures{what}, "
+                    f"{table}: holds {len(found)} {split} batches of {count} images{what}, "
                     f"{wanted} {'is' if wanted == 1 else 'are'} needed"
                 )
             self.batches[kind] = found[:limit]

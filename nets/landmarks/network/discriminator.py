@@ -41,7 +41,7 @@ class PatchDiscriminator(nn.Sequential):
 class MultiscaleDiscriminator(nn.Module):
     """Scores at several scales, finest first: a patch discriminator of its own for each.
 
-    `layer0` sees the coarsest picture. 5,529,474 parameters with the published sizes.
+    `layer0` sees the coarsest image. 5,529,474 parameters with the published sizes.
     """
 
     def __init__(self, channels: int = 3, width: int = 64, layers: int = 3, scales: int = 2):

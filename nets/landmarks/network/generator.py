@@ -1,4 +1,4 @@
-"""The generator: landmark maps, and what each landmark looks like, to a picture.
+"""The generator: landmark maps, and what each landmark looks like, to an image.
 
 SPADE (Park et al., CVPR 2019) with the landmark maps in place of a segmentation.
 """
@@ -98,7 +98,7 @@ def halve(maps: Tensor, times: int) -> Tensor:
 
 
 class SpadeGenerator(nn.Module):
-    """Landmark maps (N, K, S, S) and vectors (N, K, C) -> picture (N, 3, S, S), unbounded.
+    """Landmark maps (N, K, S, S) and vectors (N, K, C) -> image (N, 3, S, S), unbounded.
 
     S is a multiple of 16. `width` is that of the finest scale but one.
     """
@@ -132,5 +132,5 @@ class SpadeGenerator(nn.Module):
 
 
 def double(x: Tensor) -> Tensor:
-    """Twice the size, bilinear; the corners of the picture stay where they are."""
+    """Twice the size, bilinear; the corners of the image stay where they are."""
     return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)

@@ -1,4 +1,4 @@
-"""Landmarks that nobody annotated: pose from one picture, appearance from another, both drawn.
+"""Landmarks that nobody annotated: pose from one image, appearance from another, both drawn.
 
 Dundar, Shih, Garg, Pottorf, Tao, Catanzaro: Unsupervised Disentanglement of Pose, Appearance and
 Background from Images and Videos, arXiv 2001.09518.
@@ -30,7 +30,7 @@ FLOOR = 1e-6  # of a covariance's smaller eigenvalue; a pixel of 128 is 1.6e-2 w
 
 
 class Landmarks(NamedTuple):
-    """Where the K landmarks of N pictures are. Pixel i of n lies at -1 + 2 i / n."""
+    """Where the K landmarks of N images are. Pixel i of n lies at -1 + 2 i / n."""
 
     means: Tensor  # (N, K, 2), (x, y) in [-1, 1)
     covariances: Tensor  # (N, K, 2, 2), x first; (1, 1, 2, 2) where it is fixed
@@ -38,7 +38,7 @@ class Landmarks(NamedTuple):
 
 
 class Appearance(NamedTuple):
-    """What a picture looks like, apart from its pose."""
+    """What an image looks like, apart from its pose."""
 
     landmarks: Landmarks
     vectors: Tensor  # (N, K, C), one a landmark
@@ -48,26 +48,26 @@ class Appearance(NamedTuple):
 
 
 class LandmarkOutput(NamedTuple):
-    """Everything that one pass gives; pictures are float in about [-1, 1], unbounded."""
+    """Everything that one pass gives; images are float in about [-1, 1], unbounded."""
 
     reconstruction: Tensor  # (N, 3, S, S)
-    means: Tensor  # of the pose picture, as in `Landmarks`
+    means: Tensor  # of the pose image, as in `Landmarks`
     covariances: Tensor
     heatmaps: Tensor | None
     gaussian_maps: Tensor  # (N, K, S, S), 1 at each landmark
-    appearance_means: Tensor  # of the appearance picture
+    appearance_means: Tensor  # of the appearance image
     appearance_covariances: Tensor
     appearance_heatmaps: Tensor
-    foreground: Tensor  # (N, 3, S, S) the generator's picture; without masks the reconstruction
+    foreground: Tensor  # (N, 3, S, S) the generator's image; without masks the reconstruction
     background: Tensor | None  # (N, 3, S, S) the background network's; None without masks
-    mask: Tensor | None  # (N, 1, S, S) of the pose picture
-    appearance_mask: Tensor | None  # (N, 1, S, S) of the appearance picture
+    mask: Tensor | None  # (N, 1, S, S) of the pose image
+    appearance_mask: Tensor | None  # (N, 1, S, S) of the appearance image
 
 
 class LandmarkModel(nn.Module):
     """Shape and appearance encoder, generator and, with masks, mask and background network.
 
-    Pictures are (N, 3, S, S) float in [-1, 1]; S is a multiple of 16, 32 or more.
+    Images are (N, 3, S, S) float in [-1, 1]; S is a multiple of 16, 32 or more.
     """
 
     def __init__(
@@ -77,12 +77,12 @@ class LandmarkModel(nn.Module):
         shape_width: int = 6,  # channels of the shape encoder's first convolution
         appearance_width: int = 0,  # of the appearance encoder's; 0: twice its input's
         generator_width: int = 64,
-        masks: bool = False,  # split the picture into foreground and background
+        masks: bool = False,  # split the image into foreground and background
         low_res_mask: bool = False,  # masks are made at a quarter of the size
         fixed_covariance: float | None = None,  # sigma^2 of every landmark; None: fitted
         pooling: str = "mean",  # vectors are heatmap-weighted sums of features, or those / pixels
         narrowing: int = 1,  # divides the widths that have no argument of their own; 1: published
-        restore_colours: bool = False,  # instance norm removes a picture's mean colours and spread;
+        restore_colours: bool = False,  # instance norm removes an image's mean colours and spread;
         # true: what is drawn gets the appearance's, and the background network adds to what it sees
     ):
         super().__init__()
@@ -134,11 +134,11 @@ class LandmarkModel(nn.Module):
         settle(self)  # so that an untrained network can be evaluated
 
     def landmarks(self, image: Tensor) -> Landmarks:
-        """Where the landmarks of pictures are; the only network that runs is the shape encoder."""
+        """Where the landmarks of images are; the only network that runs is the shape encoder."""
         return self._find(image)[0]
 
     def appearance(self, image: Tensor) -> Appearance:
-        """What pictures look like: computed once, it dresses any number of poses with `render`."""
+        """What images look like: computed once, it dresses any number of poses with `render`."""
         return self._look(image, *self._find(image))
 
     def render(self, pose: Landmarks, appearance: Appearance) -> LandmarkOutput:
@@ -149,16 +149,16 @@ class LandmarkModel(nn.Module):
         seen, n = appearance.landmarks, len(pose.means)
         maps = self._maps(pose, seen.heatmaps)
         vectors = appearance.vectors.expand(n, -1, -1)
-        picture = foreground = _coloured(self.image_decoder(maps, vectors), appearance.colours)
+        image = foreground = _coloured(self.image_decoder(maps, vectors), appearance.colours)
         mask = None
         if self.masks:
             mask = self._mask(maps)
-            picture = torch.lerp(appearance.background, foreground, mask)
+            image = torch.lerp(appearance.background, foreground, mask)
         behind = appearance.background, mask, appearance.mask
-        return LandmarkOutput(picture, *pose, maps, *seen, foreground, *behind)
+        return LandmarkOutput(image, *pose, maps, *seen, foreground, *behind)
 
     def forward(self, pose_image: Tensor, appearance_image: Tensor) -> LandmarkOutput:
-        """The pose of one picture with the appearance, and background, of the other."""
+        """The pose of one image with the appearance, and background, of the other."""
         if pose_image.shape != appearance_image.shape:
             raise ValueError(
                 "LandmarkModel: appearance_image must have pose_image's shape "
@@ -173,7 +173,7 @@ class LandmarkModel(nn.Module):
         """Landmarks, and the first level's features (N, 4 nsf, S/2, S/2)."""
         if image.ndim != 4 or image.shape[1] != 3 or min(image.shape[2:]) < 32:
             raise ValueError(
-                "LandmarkModel: pictures must be [N, 3, S, S] with S a multiple of 16, 32 or more, "
+                "LandmarkModel: images must be [N, 3, S, S] with S a multiple of 16, 32 or more, "
                 f"got {list(image.shape)}"
             )
         if image.shape[2] % 16 or image.shape[3] % 16:
@@ -218,12 +218,12 @@ class LandmarkModel(nn.Module):
         )
 
 
-def _coloured(picture: Tensor, colours: tuple[Tensor, Tensor] | None) -> Tensor:
-    """The picture in float32, and with a mean and spread that were taken from another."""
+def _coloured(image: Tensor, colours: tuple[Tensor, Tensor] | None) -> Tensor:
+    """The image in float32, and with a mean and spread that were taken from another."""
     if colours is None:
-        return picture.float()
+        return image.float()
     mean, spread = colours
-    return mean + spread * picture.float()
+    return mean + spread * image.float()
 
 
 def pool(features: Tensor, heatmaps: Tensor, pooling: str = "mean") -> Tensor:
@@ -251,7 +251,7 @@ def invertible(covariances: Tensor) -> Tensor:
 
 
 def _rows(landmarks: Landmarks, rows: slice) -> Landmarks:
-    """Some of the pictures; a covariance that is fixed serves them all."""
+    """Some of the images; a covariance that is fixed serves them all."""
     means, covariances, heatmaps = landmarks
     own = covariances if len(covariances) != len(means) else covariances[rows]
     return Landmarks(means[rows], own, heatmaps[rows])

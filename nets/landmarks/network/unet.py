@@ -18,7 +18,7 @@ from nets.ops.padded_conv import drop_padding, pad_inputs
 class ConvNorm(nn.Sequential):
     """Convolution (its weights are `0`), instance norm, ReLU; `doubled`: of twice the size.
 
-    The picture may have zero channels at its end, and so may the result of stride 1.
+    The image may have zero channels at its end, and so may the result of stride 1.
     """
 
     def __init__(

@@ -1,10 +1,10 @@
-"""Painting many shaded ellipsoids into many pictures at once: orthographic, exact, hard edges.
+"""Painting many shaded ellipsoids into many images at once: orthographic, exact, hard edges.
 
 Seen along z an ellipsoid's front is  depth(x, y) = d0 - b.(x, y) + s,  s = sqrt(K),  with K a
 quadratic form, and its normal is proportional to (k.(x, y) + b s, s). So a pixel costs one product
 of a row of coefficients with the basis (1, x, y, x^2, x y, y^2), a square root and a dozen
-multiplications. As in `shapes`, pictures are cut into tiles of 8 x 8 pixels and a part is evaluated
-only in the tiles that it reaches, for all pictures and parts in one expression.
+multiplications. As in `shapes`, images are cut into tiles of 8 x 8 pixels and a part is evaluated
+only in the tiles that it reaches, for all images and parts in one expression.
 """
 
 from __future__ import annotations
@@ -98,11 +98,11 @@ def paint(
     device = light.device
     own = _coefficients(parts)
     touching = _touching(own, left, top, step, k)
-    which, picture, tile = touching.nonzero(as_tuple=True)
+    which, image, tile = touching.nonzero(as_tuple=True)
     ends = torch.bincount(which, minlength=p).cumsum(0).tolist()
-    place = picture * tiles + tile
+    place = image * tiles + tile
     table = torch.stack(list(own.values())[1:], -1).transpose(0, 1).reshape(n * p, -1)
-    rows = table.index_select(0, which * n + picture).unbind(1)
+    rows = table.index_select(0, which * n + image).unbind(1)
     bx, by, k0, _, _, _, kxx, kxy, kyy, cx, cy, cz = rows
     x = left + (tile % k) * (SIDE * step) - cx
     y = top - (tile // k) * (SIDE * step) - cy
@@ -129,7 +129,7 @@ def paint(
     if parts.clipped:
         start = ends[p - parts.clipped - 1]
         chosen = slice(start, None)
-        _clip(parts, which[chosen] - (p - parts.clipped), picture[chosen], tile[chosen],
+        _clip(parts, which[chosen] - (p - parts.clipped), image[chosen], tile[chosen],
               (left, top, step, k), basis, (hit[chosen], depth[chosen], nx[chosen], ny[chosen],
               nz[chosen]), slope_x[chosen], slope_y[chosen])  # fmt: skip
     length = (nx * nx).addcmul_(ny, ny).addcmul_(nz, nz).clamp_(min=1e-20).rsqrt_()
@@ -159,7 +159,7 @@ def paint(
 
     # All others, one part after the other: where it is nearer than what is there.
     rest = slice(skin, None)
-    lit = light.float().index_select(0, picture[rest])
+    lit = light.float().index_select(0, image[rest])
     value = nx[rest] * lit[:, 0:1]
     value.addcmul_(ny[rest], lit[:, 1:2]).addcmul_(nz[rest], lit[:, 2:3]).mul_(length[rest])
     value.clamp_(min=0).mul_(DIFFUSE).add_(AMBIENT)
@@ -181,7 +181,7 @@ def paint(
 def _clip(
     parts: Ellipsoids,
     which: Tensor,
-    picture: Tensor,
+    image: Tensor,
     tile: Tensor,
     raster: tuple[float, float, float, int],
     basis: Tensor,
@@ -192,7 +192,7 @@ def _clip(
     """Cut rows by their planes, in place: what is left is the front, or the back from inside."""
     left, top, step, k = raster
     hit, depth, nx, ny, nz = surface
-    plane = parts.plane[picture, which]
+    plane = parts.plane[image, which]
     x, y = left + (tile % k) * (SIDE * step), top - (tile // k) * (SIDE * step)
     a, b, c, limit = plane.unbind(1)
     numbers = torch.stack([a * x + b * y - limit, a, b], 1).float()

@@ -92,7 +92,7 @@ def main() -> None:
     add("--out", default="heads.png", help="the sheet to write")
     add("--persons", type=int, default=7, help="columns of the sheet, or persons to train on")
     add("--poses", type=int, default=4, help="rows of the sheet")
-    add("--size", type=int, default=150, help="pixels a side of one picture")
+    add("--size", type=int, default=150, help="pixels a side of one image")
     add("--colour", action="store_true", help="in colour, before backgrounds (a folder always)")
     add("--seed", type=int, default=0, help="another world")
     add("--data_root", type=Path, help="write a folder of training data instead of a sheet")

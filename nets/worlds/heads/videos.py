@@ -23,7 +23,7 @@ class HeadVideos:
 
     Samples also hold person, background (1,) int64 and target_scene, the (t, ...) azimuth,
     elevation, light in radians and expression of the targets, of which `truth` makes any other
-    person's picture. The phases share no person.
+    person's image. The phases share no person.
     """
 
     name = "heads"
@@ -32,7 +32,7 @@ class HeadVideos:
     def __init__(
         self,
         phase: str = "train",
-        size: int = 64,  # side of the pictures, pixels
+        size: int = 64,  # side of the images, pixels
         sources: int = 1,
         targets: int = 1,
         masks: bool = True,

@@ -1,12 +1,12 @@
-"""The demo world of heads: pictures, masks and 68 points, any person in any pose and light.
+"""The demo world of heads: images, masks and 68 points, any person in any pose and light.
 
     python -m nets.worlds.heads.export --out heads.png --colour
         a sheet of persons (columns) in poses, lights and expressions (rows)
     python -m nets.worlds.heads.export --data_root D --persons 20 --videos 2 --frames 16 --size 256
         videos of moving heads as D/{imgs,keypoints,segs}/PHASE/PERSON/VIDEO/SEQUENCE/FRAME
 
-Coordinates: azimuth > 0 turns the face to the picture's right, elevation > 0 lifts it, light
-azimuth > 0 lights it from the picture's right; all in radians. Pixels (x, y), (0, 0) the middle of
+Coordinates: azimuth > 0 turns the face to the image's right, elevation > 0 lifts it, light
+azimuth > 0 lights it from the image's right; all in radians. Pixels (x, y), (0, 0) the middle of
 the first one.
 """
 
@@ -37,7 +37,7 @@ from nets.worlds.people.look import background_parameters
 SPLITS = {"train": 0, "test": 1 << 32}  # first id of a split's persons and backgrounds
 RANGES = {"azimuth": 1.5, "elevation": 0.4, "light": math.radians(80)}  # +- radians, uniform
 _HEIGHT = 0.35  # of the light, radians above the horizon
-_VIEW, _DOWN = 1.15, 0.06  # half the picture's side, and how far its middle is below the head's
+_VIEW, _DOWN = 1.15, 0.06  # half the image's side, and how far its middle is below the head's
 _AT_ONCE = 1 << 17  # pixels; what is on the way then stays in the processor's caches
 
 
@@ -164,7 +164,7 @@ def _paint(
     if background is not None:
         tiles = torch.where(nothing[:, None], _backdrop(background, whole), tiles)
     if supersample == 1:
-        made = shapes.pictures_from_tiles(tiles.add_(0.5).to(torch.uint8), whole)
+        made = shapes.images_from_tiles(tiles.add_(0.5).to(torch.uint8), whole)
         made = made[..., :size, :size]
         return made[:, :-1], made[:, -1] > 0
     k = whole // shapes.SIDE
@@ -214,7 +214,7 @@ class HeadsWorld:
     def __init__(
         self,
         split: str = "train",  # "train" or "test"
-        size: int = 128,  # side of the pictures, in pixels
+        size: int = 128,  # side of the images, in pixels
         seed: int = 0,  # of everything
         length: int | None = None,  # clips; default: 4 of each person
         persons: int | None = None,  # default: 1000 to train, 64 to test

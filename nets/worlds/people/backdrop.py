@@ -11,7 +11,7 @@ from torch import Tensor
 from nets.random import uniform
 from nets.worlds import shapes
 
-_SHIFTS = 16  # tiles in each direction that a picture's grain may be shifted by
+_SHIFTS = 16  # tiles in each direction that an image's grain may be shifted by
 
 
 def colour_field(behind: dict[str, Tensor], size: int) -> Tensor:
@@ -41,7 +41,7 @@ def things(behind: dict[str, Tensor], size: int) -> Tensor:
     upright = rows[..., 5] < 0.6
     angle = torch.where(upright, (angle > 0.5) / 2, angle) * torch.pi
     step = torch.stack([angle.sin(), angle.cos()], -1) * along[..., None]
-    # The floor is a box around the lower edge of the picture.
+    # The floor is a box around the lower edge of the image.
     floor = behind["floor"][:, None]
     centre = torch.full_like(floor, 0.5)
     near = torch.cat([torch.stack([centre, floor], -1), middle - step], 1) * size - 0.5

@@ -93,12 +93,12 @@ def _table(numbers: Tensor, unit: Tensor, yaw: Tensor) -> Tensor:
 
 
 def _middle_distance(pair: Tensor, unit: Tensor) -> Tensor:
-    """Half of the distance on the picture of two points (N, 2, 3), (N, 1) in body heights."""
+    """Half of the distance on the image of two points (N, 2, 3), (N, 1) in body heights."""
     return (pair[:, 0, :2] - pair[:, 1, :2]).square().sum(-1).sqrt()[:, None] / 2 / unit
 
 
 def _along(start: Tensor, end: Tensor, unit: Tensor) -> Tensor:
-    """From start to end (N, 1, 3), as long as one body height on the picture."""
+    """From start to end (N, 1, 3), as long as one body height on the image."""
     delta = end - start
     return delta / delta[..., :2].square().sum(-1, keepdim=True).sqrt() * unit[..., None]
 
@@ -241,7 +241,7 @@ def figure(
 
 
 def chest_numbers(look: dict[str, Tensor], torso: Tensor, unit: Tensor, yaw: Tensor) -> Tensor:
-    """What `paint_chest` needs of each picture, (N, 16)."""
+    """What `paint_chest` needs of each image, (N, 16)."""
     half = torso[:, shapes.FIELDS.index("half"), None]
     return torch.cat(
         [
@@ -275,7 +275,7 @@ def paint_chest(colour: Tensor, local: shapes.Local, own: Tensor) -> None:
 def face_numbers(
     look: dict[str, Tensor], head: Tensor, points: dict[str, Tensor], unit: Tensor
 ) -> Tensor:
-    """What `paint_face` needs of each picture, (N, 24)."""
+    """What `paint_face` needs of each image, (N, 24)."""
     at = {name: head[:, i] for i, name in enumerate(shapes.FIELDS)}
     vx, vy = at["vx"][:, None], at["vy"][:, None]
     spots = torch.cat([points["joints"][:, [6, 13, 14]], points["head"][:, 2:3]], 1)[..., :2]

@@ -3,7 +3,7 @@
 A pose is a vector of the numbers in POSE_FIELDS, so two poses can be mixed into a third and a
 sequence of them is a video. Joints depend on the pose alone (bone lengths belong to it): the same
 pose puts the joints of every outfit in the same places, which is what makes a transfer exact.
-Directions: x to the right of the picture, y down, z towards the viewer; a person who faces the
+Directions: x to the right of the image, y down, z towards the viewer; a person who faces the
 viewer has the left hand at larger x. Angles are in degrees in the vector, lengths in body heights.
 """
 
@@ -25,7 +25,7 @@ POSE_FIELDS = (
     *(f"{side}_{name}" for side in "rl" for name in _SIDES),
     # lengths against the average
     *("head", "torso", "arm", "leg", "shoulders", "hips"),
-    # pixels: the hips' middle in pictures' sides, and the body's height in them
+    # pixels: the hips' middle in images' sides, and the body's height in them
     *("x", "y", "scale"),
 )
 _AT = {name: i for i, name in enumerate(POSE_FIELDS)}
@@ -119,7 +119,7 @@ _FAMILIES = (
 
 
 def pose_parameters(seed: int, ids: Tensor) -> Tensor:
-    """Poses by id: (N, len(POSE_FIELDS)) float64; the whole figure is in the picture."""
+    """Poses by id: (N, len(POSE_FIELDS)) float64; the whole figure is in the image."""
     draw = uniform(seed, "pose", ids, len(POSE_FIELDS) + 2)
     base = torch.tensor([_STANDING.get(name, (0.0, 0.0)) for name in POSE_FIELDS])
     table = base.double().repeat(len(_FAMILIES), 1, 1)
@@ -133,7 +133,7 @@ def pose_parameters(seed: int, ids: Tensor) -> Tensor:
     pose = table[family, :, 0] + table[family, :, 1] * (2 * draw[:, :-2] - 1)
     pose = torch.where(draw[:, -2:-1] < 0.5, mirror(pose), pose)
 
-    # Into the picture: shrink to fit, then move within the room that is left.
+    # Into the image: shrink to fit, then move within the room that is left.
     low, high = extent(pose)
     fit = torch.minimum(pose[:, _AT["scale"]], 0.96 / (high - low).amax(1))
     return put(pose, fit, draw[:, [_AT["x"], _AT["y"]]] * 0.8 + 0.1, low, high)
@@ -210,7 +210,7 @@ def _hinged(out: Tensor, forward: Tensor, bend: Tensor, turn: Tensor, side: int)
 
 
 def skeleton(pose: Tensor) -> dict[str, Tensor]:
-    """Points of the body in pictures' sides, z likewise: name -> (N, k, 3) float64.
+    """Points of the body in images' sides, z likewise: name -> (N, k, 3) float64.
 
     `joints` are those of JOINTS_15; the others are what the body is drawn from: tips of `hands` and
     `toes` (right, left), `trunk` (hips' middle, neck), `head` (centre, top, mouth).

@@ -1,4 +1,4 @@
-"""The demo world of people: pictures, joints, masks, and any outfit in any pose.
+"""The demo world of people: images, joints, masks, and any outfit in any pose.
 
 A sheet of outfits (columns) in poses (rows): python -m nets.worlds.people.world --out people.png
 """
@@ -21,7 +21,7 @@ from nets.worlds.people.look import background_parameters, outfit_parameters
 from nets.worlds.people.pose import pose_parameters
 
 _AT_ONCE = 1 << 17  # pixels; what is on the way then stays in the processor's caches
-_KEPT = 1 << 15  # outfits or poses of a world whose numbers are drawn once, not for every picture
+_KEPT = 1 << 15  # outfits or poses of a world whose numbers are drawn once, not for every image
 SPLITS = {"train": 0, "test": 1 << 32}  # first id of a split's outfits, poses and backgrounds
 
 
@@ -55,10 +55,10 @@ def render(
 def render_parameters(
     look: dict[str, Tensor], pose: Tensor, behind: dict[str, Tensor], size: int, seed: int = 0
 ) -> dict[str, Tensor]:
-    """Pictures of people from parameters: see `render` for what comes out."""
+    """Images of people from parameters: see `render` for what comes out."""
     joints, person, details = figure(look, pose, size)
-    pictures = _paint(behind, size, seed, person, details)
-    return {"image": pictures[:, :3], "mask": pictures[:, 3] > 0, "joints": joints}
+    images = _paint(behind, size, seed, person, details)
+    return {"image": images[:, :3], "mask": images[:, 3] > 0, "joints": joints}
 
 
 def render_backgrounds(behind: dict[str, Tensor], size: int, seed: int = 0) -> Tensor:
@@ -73,13 +73,13 @@ def _paint(
     person: Tensor | None,
     details: list[shapes.Detail],
 ) -> Tensor:
-    """Pictures (N, 4, size, size) uint8, the person's coverage in the fourth channel."""
+    """Images (N, 4, size, size) uint8, the person's coverage in the fourth channel."""
     whole = -(-size // shapes.SIDE) * shapes.SIDE
     table = things(behind, size)
     first = table.shape[1]
     if person is not None:
         table = torch.cat([table, person], 1)
-    pictures = []
+    images = []
     many = max(1, _AT_ONCE // whole**2)
     for start in range(0, len(table), many):
         part = slice(start, start + many)
@@ -90,15 +90,15 @@ def _paint(
         add_grain(tiles, behind_, whole, seed)
         tiles.add_(0.5)
         tiles[:, :3].clamp_(0, 255)
-        made = shapes.pictures_from_tiles(tiles.to(torch.uint8), whole)
-        pictures.append(made[..., :size, :size])
-    return torch.cat(pictures)
+        made = shapes.images_from_tiles(tiles.to(torch.uint8), whole)
+        images.append(made[..., :size, :size])
+    return torch.cat(images)
 
 
 class PeopleWorld:
-    """An endless supply of people, as a dataset of `length` pictures.
+    """An endless supply of people, as a dataset of `length` images.
 
-    Picture `index` shows an outfit, a pose and a background drawn for it from (seed, index); it is
+    Image `index` shows an outfit, a pose and a background drawn for it from (seed, index); it is
     the same in every epoch. The splits share no outfit, no pose and no background.
     """
 
@@ -108,10 +108,10 @@ class PeopleWorld:
     def __init__(
         self,
         split: str = "train",  # "train" or "test"
-        size: int = 128,  # side of the pictures, in pixels
+        size: int = 128,  # side of the images, in pixels
         seed: int = 0,  # of everything
-        length: int | None = None,  # pictures; default: 20000 to train, 512 to test
-        pairing: str = "same",  # appearance from the target, or "identity": from another picture
+        length: int | None = None,  # images; default: 20000 to train, 512 to test
+        pairing: str = "same",  # appearance from the target, or "identity": from another image
         outfits: int | None = None,  # default: 2000 to train, 64 to test
         poses: int | None = None,  # default: 10000 to train, 512 to test
     ) -> None:
@@ -167,7 +167,7 @@ class PeopleWorld:
         return self.__getitems__([key])[0]
 
     def __getitems__(self, keys: Sequence[tuple[int, int]]) -> list[dict[str, Tensor | int]]:
-        """Samples for (epoch, index) pairs; pictures are the same in every epoch."""
+        """Samples for (epoch, index) pairs; images are the same in every epoch."""
         index = torch.tensor([index for _, index in keys], dtype=torch.int64)
         if ((index < 0) | (index >= self.length)).any():
             raise IndexError(
@@ -211,10 +211,10 @@ def contact_sheet(outfits: int, poses: int, size: int, seed: int = 0) -> Tensor:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Write a sheet of people: outfits x poses.")
-    parser.add_argument("--out", default="people.png", help="the picture to write")
+    parser.add_argument("--out", default="people.png", help="the image to write")
     parser.add_argument("--outfits", type=int, default=7, help="columns")
     parser.add_argument("--poses", type=int, default=4, help="rows")
-    parser.add_argument("--size", type=int, default=128, help="pixels a side of one picture")
+    parser.add_argument("--size", type=int, default=128, help="pixels a side of one image")
     parser.add_argument("--seed", type=int, default=0, help="another world")
     args = parser.parse_args()
     from PIL import Image  # only the sheet needs it

@@ -24,13 +24,13 @@ def test_box_is_centred_on_the_points_and_moved_up_by_a_sixth():
 
 
 def test_crop_is_black_outside_and_puts_the_points_where_they_show():
-    picture = torch.full((3, 20, 20), 200, dtype=torch.uint8)
-    picture[:, 10, 12] = 0
-    crop = crop_square(picture, (10, 0, 10), 20)  # the upper half lies above the picture
+    image = torch.full((3, 20, 20), 200, dtype=torch.uint8)
+    image[:, 10, 12] = 0
+    crop = crop_square(image, (10, 0, 10), 20)  # the upper half lies above the image
     assert (crop[:, :10] == 0).all()
     x, y = points_in_crop(torch.tensor([[12.0, 9.0]]), (10, 0, 10), 20)[0].tolist()
     assert (x, y) == (12, 19) and (crop[:, 10:] == 200).all()
-    crop = crop_square(picture, (10, 10, 10), 40)
+    crop = crop_square(image, (10, 10, 10), 40)
     at = points_in_crop(torch.tensor([[12.0, 10.0]]), (10, 10, 10), 40)[0].long()
     assert crop[0, at[1], at[0]] < 150 and crop.shape == (3, 40, 40)
 

@@ -1,10 +1,10 @@
-"""Frames of pictures, folders and videos, and frames in which nothing is found."""
+"""Frames of images, folders and videos, and frames in which nothing is found."""
 
 import pytest
 import torch
 
 from nets.data.io.frames import Finder, Frames, pair_name
-from nets.data.io.images import write_picture
+from nets.data.io.images import write_image
 from nets.data.io.video_writer import VideoWriter
 from nets.errors import UserError
 
@@ -21,19 +21,19 @@ def video(tmp_path):
     return tmp_path / "talk.mp4"
 
 
-def dark(picture):
-    """What the tests look for: how dark a picture is, if it is."""
-    level = round(picture.float().mean().item(), -1)
+def dark(image):
+    """What the tests look for: how dark an image is, if it is."""
+    level = round(image.float().mean().item(), -1)
     return level if level < 180 else None
 
 
-def test_pictures_folders_and_videos_come_as_frames(tmp_path, video):
+def test_images_folders_and_videos_come_as_frames(tmp_path, video):
     for i in (2, 1):
-        write_picture(tmp_path / "poses" / f"{i}.png", grey(i))
+        write_image(tmp_path / "poses" / f"{i}.png", grey(i))
     assert [(f.name[-5:], f.seconds) for f in Frames(tmp_path / "poses")] == [
         ("1.png", None), ("2.png", None)]  # fmt: skip
     (one,) = Frames(tmp_path / "poses" / "2.png")
-    assert (one.picture == 2).all()
+    assert (one.image == 2).all()
     part = Frames(video, start=0.2, end=0.5)
     assert part.is_video and part.fps == 10 and len(part) == 3 and part.start == 0.2
     assert [f.name for f in part] == [f"{video}, second 0.{i}0" for i in (2, 3, 4)]

@@ -1,4 +1,4 @@
-"""Pictures in every form that a folder may hold, and files that are none."""
+"""Images in every form that a folder may hold, and files that are none."""
 
 import io
 import os
@@ -11,13 +11,13 @@ import pytest
 import torch
 from PIL import Image
 
-from nets.data.io.images import picture_size, read_letterboxed, read_picture, write_picture
+from nets.data.io.images import image_size, read_image, read_letterboxed, write_image
 from nets.errors import BadSample, UserError
 
 RED = (200, 30, 60)
 
 
-def picture(w=40, h=20, mode="RGB", colour=RED):
+def image(w=40, h=20, mode="RGB", colour=RED):
     return Image.new("RGB", (w, h), colour).convert(mode)
 
 
@@ -32,49 +32,49 @@ def photo(w, h):
 def test_squashed_as_pillow_does(tmp_path):
     source = photo(90, 50)
     source.save(tmp_path / "a.png")
-    out = read_picture(tmp_path / "a.png", 32)
+    out = read_image(tmp_path / "a.png", 32)
     expected = np.asarray(source.resize((32, 32), Image.Resampling.BILINEAR))
     assert out.dtype == torch.uint8 and out.is_contiguous()
     np.testing.assert_array_equal(out.permute(1, 2, 0), expected)
-    assert read_picture(tmp_path / "a.png", None).shape == (3, 50, 90)
-    assert read_picture(tmp_path / "a.png", (20, 10)).shape == (3, 10, 20)
+    assert read_image(tmp_path / "a.png", None).shape == (3, 50, 90)
+    assert read_image(tmp_path / "a.png", (20, 10)).shape == (3, 10, 20)
 
 
 def test_large_jpegs_are_decoded_smaller_without_a_visible_change(tmp_path):
     photo(1100, 700).save(tmp_path / "a.jpg", quality=92)
     whole = Image.open(tmp_path / "a.jpg").convert("RGB")
     expected = np.asarray(whole.resize((64, 64), Image.Resampling.BILINEAR)).astype(int)
-    off = np.abs(read_picture(tmp_path / "a.jpg", 64).permute(1, 2, 0).numpy() - expected)
+    off = np.abs(read_image(tmp_path / "a.jpg", 64).permute(1, 2, 0).numpy() - expected)
     assert 0 < off.mean() < 1 and off.max() <= 8  # levels; 0 would mean that draft was not used
     near = np.asarray(whole.resize((300, 300), Image.Resampling.BILINEAR))  # too near for draft
-    np.testing.assert_array_equal(read_picture(tmp_path / "a.jpg", 300).permute(1, 2, 0), near)
+    np.testing.assert_array_equal(read_image(tmp_path / "a.jpg", 300).permute(1, 2, 0), near)
 
 
 @pytest.mark.parametrize("mode", ["RGB", "P", "CMYK", "RGBA", "LA", "L", "1", "I;16", "YCbCr"])
 def test_modes_become_rgb(tmp_path, mode):
-    source = picture(mode="RGBA" if mode == "RGBA" else "RGB")
+    source = image(mode="RGBA" if mode == "RGBA" else "RGB")
     if mode == "I;16":
         source = Image.fromarray(np.full((20, 40), 200 * 257, np.uint16))
     elif mode != "RGBA":
         source = (
-            picture().quantize(4)
+            image().quantize(4)
             if mode == "P"
-            else picture(mode=mode, colour=RED if mode in ("CMYK", "YCbCr") else (255,) * 3)
+            else image(mode=mode, colour=RED if mode in ("CMYK", "YCbCr") else (255,) * 3)
         )
     file = tmp_path / ("a.jpg" if mode in ("CMYK", "YCbCr") else "a.png")
     source.save(file)
     expected = {"I;16": (200,) * 3}.get(mode, np.asarray(source.convert("RGB"))[0, 0])
-    off = read_picture(file, 8).flatten(1).float() - torch.tensor([*expected]).float()[:, None]
+    off = read_image(file, 8).flatten(1).float() - torch.tensor([*expected]).float()[:, None]
     assert off.abs().max() <= 3  # levels, of JPEG
 
 
 def test_transparent_shows_white(tmp_path):
     Image.new("RGBA", (8, 8), (0, 0, 0, 0)).save(tmp_path / "a.png")
-    assert (read_picture(tmp_path / "a.png", 8) == 255).all()
+    assert (read_image(tmp_path / "a.png", 8) == 255).all()
     clear = Image.new("P", (8, 8), 0)
     clear.putpalette([10, 20, 30] * 256)
     clear.save(tmp_path / "b.png", transparency=0)
-    assert (read_picture(tmp_path / "b.png", 8) == 255).all()
+    assert (read_image(tmp_path / "b.png", 8) == 255).all()
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -87,12 +87,12 @@ def test_exif_orientation_is_obeyed(tmp_path, orientation):
     if orientation >= 5:
         pixels = pixels.transpose(1, 2)
     flips = {2: [2], 3: [1, 2], 4: [1], 6: [2], 7: [1, 2], 8: [1]}.get(orientation, [])
-    assert torch.equal(read_picture(tmp_path / "a.png", None), pixels.flip(flips))
-    assert picture_size(tmp_path / "a.png") == (pixels.shape[2], pixels.shape[1])
+    assert torch.equal(read_image(tmp_path / "a.png", None), pixels.flip(flips))
+    assert image_size(tmp_path / "a.png") == (pixels.shape[2], pixels.shape[1])
 
 
 def test_letterbox_keeps_the_aspect(tmp_path):
-    picture(40, 20).save(tmp_path / "a.png")
+    image(40, 20).save(tmp_path / "a.png")
     out, box = read_letterboxed(tmp_path / "a.png", 32)
     assert box == (0, 8, 32, 16)
     assert (out[:, :8] == 0).all() and (out[:, 24:] == 0).all()
@@ -101,16 +101,16 @@ def test_letterbox_keeps_the_aspect(tmp_path):
 
 @pytest.mark.parametrize("kind", ["PNG", "WEBP", "BMP", "TIFF"])
 def test_the_content_counts_not_the_ending(tmp_path, kind):
-    picture().save(tmp_path / "a.jpg", kind, **({"lossless": True} if kind == "WEBP" else {}))
-    out = read_picture(tmp_path / "a.jpg", 8)
+    image().save(tmp_path / "a.jpg", kind, **({"lossless": True} if kind == "WEBP" else {}))
+    out = read_image(tmp_path / "a.jpg", 8)
     assert out.flatten(1).unique(dim=1).tolist() == [[c] for c in RED]
 
 
-def test_one_pixel_is_a_picture(tmp_path):
-    picture(1, 1).save(tmp_path / "a.png")
-    for out in (read_picture(tmp_path / "a.png", 8), read_letterboxed(tmp_path / "a.png", 8)[0]):
+def test_one_pixel_is_a_image(tmp_path):
+    image(1, 1).save(tmp_path / "a.png")
+    for out in (read_image(tmp_path / "a.png", 8), read_letterboxed(tmp_path / "a.png", 8)[0]):
         assert out.flatten(1).unique(dim=1).tolist() == [[c] for c in RED]
-    assert read_picture(tmp_path / "a.png", None).shape == (3, 1, 1)
+    assert read_image(tmp_path / "a.png", None).shape == (3, 1, 1)
 
 
 def encoded(kind, **settings):
@@ -122,35 +122,35 @@ def encoded(kind, **settings):
 BAD = {
     "truncated jpeg": (encoded("JPEG")[:-900], "is truncated or damaged"),
     "truncated png": (encoded("PNG")[:-900], "is truncated or damaged"),
-    "header only": (encoded("PNG")[:40], "is truncated or damaged|is not a picture"),
-    "text": (b"hello", "is not a picture"),
-    "empty": (b"", "is not a picture"),
+    "header only": (encoded("PNG")[:40], "is truncated or damaged|is not an image"),
+    "text": (b"hello", "is not an image"),
+    "empty": (b"", "is not an image"),
 }
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_what_is_no_picture_is_named(tmp_path, name):
+def test_what_is_no_image_is_named(tmp_path, name):
     content, why = BAD[name]
     (tmp_path / "a.jpg").write_bytes(content)
     with pytest.raises(BadSample, match=rf"a\.jpg: ({why})") as caught:
-        read_picture(tmp_path / "a.jpg", 16)
+        read_image(tmp_path / "a.jpg", 16)
     assert caught.value.file == str(tmp_path / "a.jpg") and "\n" not in str(caught.value)
 
 
-def test_missing_pictures_and_folders_are_named(tmp_path):
-    for read in (lambda p: read_picture(p, 8), lambda p: read_letterboxed(p, 8), picture_size):
+def test_missing_images_and_folders_are_named(tmp_path):
+    for read in (lambda p: read_image(p, 8), lambda p: read_letterboxed(p, 8), image_size):
         with pytest.raises(BadSample, match=r"none\.jpg: is missing"):
             read(tmp_path / "none.jpg")
     with pytest.raises(BadSample, match="cannot be read: is a directory"):
-        read_picture(tmp_path, 8)
+        read_image(tmp_path, 8)
 
 
 @pytest.mark.parametrize("times", [1.5, 3])  # Pillow warns above the limit, raises above twice it
-def test_a_picture_that_would_fill_the_memory_is_refused(tmp_path, monkeypatch, times):
+def test_a_image_that_would_fill_the_memory_is_refused(tmp_path, monkeypatch, times):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", int(800 / times))
-    picture().save(tmp_path / "a.png")
-    with pytest.raises(BadSample, match="is too large for a picture"):
-        read_picture(tmp_path / "a.png", 8)
+    image().save(tmp_path / "a.png")
+    with pytest.raises(BadSample, match="is too large for an image"):
+        read_image(tmp_path / "a.png", 8)
 
 
 def test_a_decompression_bomb_costs_nothing(tmp_path):
@@ -163,30 +163,30 @@ def test_a_decompression_bomb_costs_nothing(tmp_path):
     )
     (tmp_path / "a.png").write_bytes(data)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with pytest.raises(BadSample, match=r"a\.png: is too large for a picture \(more than"):
-        read_picture(tmp_path / "a.png", 8)
+    with pytest.raises(BadSample, match=r"a\.png: is too large for an image \(more than"):
+        read_image(tmp_path / "a.png", 8)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000  # kilobytes
 
 
 def test_floating_point_pixels_are_refused(tmp_path):
     Image.fromarray(np.zeros((4, 4), np.float32)).save(tmp_path / "a.tiff")
     with pytest.raises(BadSample, match="holds floating-point pixels"):
-        read_picture(tmp_path / "a.tiff", 4)
+        read_image(tmp_path / "a.tiff", 4)
 
 
-def test_written_pictures_come_back(tmp_path):
+def test_written_images_come_back(tmp_path):
     pixels = torch.randint(0, 256, (3, 5, 7), dtype=torch.uint8)
-    write_picture(tmp_path / "new" / "a.png", pixels)
-    assert torch.equal(read_picture(tmp_path / "new" / "a.png", None), pixels)
-    write_picture(tmp_path / "g.png", pixels[:1])
-    assert torch.equal(read_picture(tmp_path / "g.png", None), pixels[:1].expand(3, 5, 7))
-    write_picture(tmp_path / "a.jpg", torch.full((3, 9, 9), 77, dtype=torch.uint8))
-    assert (read_picture(tmp_path / "a.jpg", None).float() - 77).abs().max() <= 2
+    write_image(tmp_path / "new" / "a.png", pixels)
+    assert torch.equal(read_image(tmp_path / "new" / "a.png", None), pixels)
+    write_image(tmp_path / "g.png", pixels[:1])
+    assert torch.equal(read_image(tmp_path / "g.png", None), pixels[:1].expand(3, 5, 7))
+    write_image(tmp_path / "a.jpg", torch.full((3, 9, 9), 77, dtype=torch.uint8))
+    assert (read_image(tmp_path / "a.jpg", None).float() - 77).abs().max() <= 2
     assert os.stat(tmp_path / "a.jpg").st_mode & 0o044, "others may read it"
 
 
-def test_a_picture_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
-    write_picture(tmp_path / "a.png", torch.zeros(3, 4, 4, dtype=torch.uint8))
+def test_a_image_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    write_image(tmp_path / "a.png", torch.zeros(3, 4, 4, dtype=torch.uint8))
     before = (tmp_path / "a.png").read_bytes()
 
     def full(*_, **__):
@@ -194,12 +194,12 @@ def test_a_picture_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Image.Image, "save", full)
     with pytest.raises(OSError, match="No space left"):
-        write_picture(tmp_path / "a.png", torch.ones(3, 4, 4, dtype=torch.uint8))
+        write_image(tmp_path / "a.png", torch.ones(3, 4, 4, dtype=torch.uint8))
     assert (tmp_path / "a.png").read_bytes() == before and len(list(tmp_path.iterdir())) == 1
 
 
 def test_what_cannot_be_written_is_said(tmp_path):
-    with pytest.raises(UserError, match=r"a\.webp: pictures are written as"):
-        write_picture(tmp_path / "a.webp", torch.zeros(3, 4, 4, dtype=torch.uint8))
+    with pytest.raises(UserError, match=r"a\.webp: images are written as"):
+        write_image(tmp_path / "a.webp", torch.zeros(3, 4, 4, dtype=torch.uint8))
     with pytest.raises(ValueError, match=r"uint8, got \[3, 4, 4\] torch.float32"):
-        write_picture(tmp_path / "a.png", torch.zeros(3, 4, 4))
+        write_image(tmp_path / "a.png", torch.zeros(3, 4, 4))

@@ -18,7 +18,7 @@ from nets.data.io.video_writer import VideoWriter, write_gif
 from nets.errors import UserError
 
 
-def picture(height=48, width=64, level=0):
+def image(height=48, width=64, level=0):
     """Red top left, green top right, blue below, and how bright tells which frame it is."""
     made = torch.zeros(3, height, width, dtype=torch.uint8)
     made[0, : height // 2, : width // 2] = 250
@@ -38,7 +38,7 @@ def made(path, codec="libx264", kind="yuv420p", times=None, turn=None, sound=0.0
     """A video of ten frames, brighter and brighter by 20 levels; times in seconds."""
     with av.open(str(path), "w") as out:
         stream = out.add_stream(codec, rate=rate, options=options or {})
-        array = [picture(level=20 * i).permute(1, 2, 0).numpy() for i in range(10)] \
+        array = [image(level=20 * i).permute(1, 2, 0).numpy() for i in range(10)] \
             if array is None else array  # fmt: skip
         stream.height, stream.width = array[0].shape[:2]
         stream.pix_fmt = kind
@@ -104,7 +104,7 @@ def test_a_range_and_another_rate(tmp_path):
 
 
 def test_a_start_far_in_is_reached_by_a_jump_and_exact(tmp_path):
-    array = [picture(level=i % 200).permute(1, 2, 0).numpy() for i in range(150)]
+    array = [image(level=i % 200).permute(1, 2, 0).numpy() for i in range(150)]
     for name in ("a.mp4", "a.avi", "a.mkv", "a.ts"):
         path = made(tmp_path / name, array=array, options={"g": "12"})
         reader = open_video(path, start=4.0, end=4.2)
@@ -131,7 +131,7 @@ def test_a_rate_that_varies_is_kept_or_made_even(tmp_path):
 def test_turned_and_mirrored_as_the_file_says(tmp_path, turn):
     degrees, mirror, upside = (*turn, False, False)[:3]
     reader = open_video(made(tmp_path / "a.mov", turn=turn))
-    (_, seen), truth = next(iter(reader)), picture()
+    (_, seen), truth = next(iter(reader)), image()
     truth = torch.rot90(truth, degrees // 90, (1, 2))  # counter-clockwise; mirrored after it
     truth = truth.flip(2) if mirror else truth
     truth = truth.flip(1) if upside else truth
@@ -160,7 +160,7 @@ def test_pixels_that_are_not_square_are_made_so(tmp_path):
 )
 def test_kinds_of_pixels(tmp_path, name, codec, kind):
     clear = name.startswith("clear")
-    array = [picture(level=20 * i).permute(1, 2, 0).numpy() for i in range(10)]
+    array = [image(level=20 * i).permute(1, 2, 0).numpy() for i in range(10)]
     if clear:  # the right half is not there
         array = [np.concatenate([a, np.full((48, 64, 1), 255, np.uint8)], 2) for a in array]
         for a in array:
@@ -176,7 +176,7 @@ def test_kinds_of_pixels(tmp_path, name, codec, kind):
 
 def test_odd_sizes_in_and_out(tmp_path):
     source = made(tmp_path / "odd.mkv", "ffv1", "yuv444p",
-                  array=[picture(35, 51).permute(1, 2, 0).numpy()] * 3)  # fmt: skip
+                  array=[image(35, 51).permute(1, 2, 0).numpy()] * 3)  # fmt: skip
     reader = open_video(source)
     assert reader.size == (35, 51)
     with VideoWriter(tmp_path / "even.mp4", 25) as out:
@@ -190,22 +190,22 @@ def test_odd_sizes_in_and_out(tmp_path):
     assert (last[:, -1].float() - last[:, -2].float()).abs().mean() < 8  # repeated, not black
 
 
-def test_sound_is_carried_over_for_as_long_as_there_are_pictures(tmp_path):
+def test_sound_is_carried_over_for_as_long_as_there_are_images(tmp_path):
     source = made(tmp_path / "loud.mp4", sound=2.0)
     assert open_video(source).has_audio
     with VideoWriter(tmp_path / "out.mp4", 25, audio_from=source, audio_start=1.0) as out:
         for _ in range(25):
-            out.write(picture())
+            out.write(image())
     seconds, loud = loudness(tmp_path / "out.mp4")
     assert seconds == pytest.approx(1.0, abs=0.05)
     assert loud == pytest.approx(0.5 / math.sqrt(2), abs=0.05)
     with VideoWriter(tmp_path / "first.mp4", 25, audio_from=source) as out:
         for _ in range(20):
-            out.write(picture())
+            out.write(image())
     assert loudness(tmp_path / "first.mp4") == pytest.approx((0.8, 0), abs=0.05)
     silent = made(tmp_path / "silent.mp4")
     with VideoWriter(tmp_path / "quiet.mp4", 25, audio_from=silent) as out:
-        out.write(picture())
+        out.write(image())
     assert not open_video(tmp_path / "quiet.mp4").has_audio
 
 
@@ -239,7 +239,7 @@ def test_what_is_no_video_is_named(tmp_path, content, text):
         open_video(path)
 
 
-def test_sound_without_pictures_and_ranges_without_frames(tmp_path):
+def test_sound_without_images_and_ranges_without_frames(tmp_path):
     with av.open(str(tmp_path / "song.mp4"), "w") as out:
         voice = out.add_stream("aac", rate=48000, layout="mono")
         tone = av.AudioFrame.from_ndarray(np.zeros((1, 9600), np.float32), "fltp", "mono")
@@ -328,14 +328,14 @@ def test_an_error_between_writes_is_not_put_on_the_video(tmp_path):
         pytest.raises(FileNotFoundError, match="other"),
         VideoWriter(tmp_path / "out.mp4", 25) as out,
     ):
-        out.write(picture())
+        out.write(image())
         (tmp_path / "other").read_text()
     assert [p.name for p in tmp_path.iterdir()] == ["out.mp4"]
     assert (tmp_path / "out.mp4").read_bytes() == b"what was there before"
 
 
-def test_nothing_to_write_and_wrong_pictures(tmp_path):
-    with pytest.raises(UserError, match="no picture to write"), VideoWriter(tmp_path / "a.mp4", 5):
+def test_nothing_to_write_and_wrong_images(tmp_path):
+    with pytest.raises(UserError, match="no image to write"), VideoWriter(tmp_path / "a.mp4", 5):
         pass
     with pytest.raises(UserError, match=r"written as \.mp4"):
         VideoWriter(tmp_path / "a.txt", 5)
@@ -343,19 +343,19 @@ def test_nothing_to_write_and_wrong_pictures(tmp_path):
         pytest.raises(ValueError, match="must be of one size"),
         VideoWriter(tmp_path / "a.mp4", 5) as out,
     ):
-        out.write(picture())
-        out.write(picture(32, 32))
+        out.write(image())
+        out.write(image(32, 32))
     (tmp_path / "file").write_text("")
     with (
         pytest.raises(UserError, match=r"file/a\.mp4: cannot be written"),
         VideoWriter(tmp_path / "file" / "a.mp4", 5) as out,
     ):
-        out.write(picture())
+        out.write(image())
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
 
 
 def test_a_gif_keeps_its_rate_on_average(tmp_path):
-    write_gif(tmp_path / "a.gif", (picture(level=10 * i) for i in range(12)), 24)
+    write_gif(tmp_path / "a.gif", (image(level=10 * i) for i in range(12)), 24)
     with Image.open(tmp_path / "a.gif") as gif:
         assert gif.n_frames == 12 and gif.info["loop"] == 0
         lasting = []
@@ -364,8 +364,8 @@ def test_a_gif_keeps_its_rate_on_average(tmp_path):
             lasting.append(gif.info["duration"])
         assert sum(lasting) == 500
         seen = np.asarray(gif.convert("RGB")).astype(int)
-    truth = picture(level=110).permute(1, 2, 0).numpy().astype(int)
+    truth = image(level=110).permute(1, 2, 0).numpy().astype(int)
     assert np.abs(seen - truth).mean() < 3
     assert len(list(open_video(tmp_path / "a.gif"))) == 12
     with pytest.raises(UserError, match="at most 50"):
-        write_gif(tmp_path / "b.gif", [picture()], 60)
+        write_gif(tmp_path / "b.gif", [image()], 60)

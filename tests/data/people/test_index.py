@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from nets.data.io.images import write_picture
+from nets.data.io.images import write_image
 from nets.data.people.index import IndexDataset, write_index
 from nets.errors import BadSample, UserError
 from nets.skeletons import JOINTS_15, JOINTS_17, OPENPOSE_18, stickman
@@ -34,7 +34,7 @@ def content(n=N):
 
 def saved(folder, index, name="index.p"):
     for i, file in enumerate(index["imgs"]):
-        write_picture(folder / file, torch.full((3, 10, 20), 10 * i, dtype=torch.uint8))
+        write_image(folder / file, torch.full((3, 10, 20), 10 * i, dtype=torch.uint8))
     plain = {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in index.items()}
     if name.endswith(".json"):
         (folder / name).write_text(json.dumps(plain))
@@ -76,7 +76,7 @@ def test_samples_of_every_kind_of_index(tmp_path, index, name, form):
 def test_joints_that_are_negative_or_nan_are_missing(tmp_path, index):
     index["joints"][0, ORDER.index("rwrist")] = [-1, 0.5]
     index["joints"][0, ORDER.index("lwrist")] = [0.5, np.nan]
-    index["joints"][0, ORDER.index("cnose")] = [1.5, 0]  # outside the picture, and valid
+    index["joints"][0, ORDER.index("cnose")] = [1.5, 0]  # outside the image, and valid
     joints = IndexDataset(saved(tmp_path, index), "train", 16)[0, 0]["joints"]
     assert joints[JOINTS_15.index("rwrist")].isnan().all()
     assert joints[JOINTS_15.index("lwrist")].isnan().all()
@@ -157,7 +157,7 @@ BAD = {
     "lengths": (put("train", [True]), "as many of each, has 8 imgs, 1 train, 8 joints"),
     "nothing": (
         lambda i: i.update(imgs=[], train=[], joints=[], identities=[]),
-        "is empty, it lists no pictures",
+        "is empty, it lists no images",
     ),
     "misspelt": (
         lambda i: i["joint_order"].__setitem__(ORDER.index("lwrist"), "lwrst"),
@@ -231,13 +231,13 @@ def test_pairing_by_identity_needs_identities(tmp_path, index):
         IndexDataset(saved(tmp_path, index), pairing="identity")
 
 
-def test_bad_pictures_are_named_when_they_are_read(tmp_path, index):
+def test_bad_images_are_named_when_they_are_read(tmp_path, index):
     data = IndexDataset(saved(tmp_path, index), "train", 8)
     (tmp_path / "images/1.png").unlink()
     (tmp_path / "images/2.png").write_bytes(b"\x89PNG\r\n")
     with pytest.raises(BadSample, match=r"images/1\.png: is missing"):
         data[0, 1]
-    with pytest.raises(BadSample, match=r"images/2\.png: is not a picture"):
+    with pytest.raises(BadSample, match=r"images/2\.png: is not an image"):
         data[0, 2]
 
 

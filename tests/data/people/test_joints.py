@@ -1,4 +1,4 @@
-"""Joints of single pictures, in the forms that people have them."""
+"""Joints of single images, in the forms that people have them."""
 
 import json
 import math
@@ -25,8 +25,8 @@ def at(joints, name):
     return joints[JOINTS_17.index(name)].tolist()
 
 
-def read(tmp_path, content, picture="me.jpg"):
-    return read_joints(written(tmp_path, content), picture, SIZE)
+def read(tmp_path, content, image="me.jpg"):
+    return read_joints(written(tmp_path, content), image, SIZE)
 
 
 def test_pixels_become_fractions_and_the_rest_is_missing(tmp_path):
@@ -59,7 +59,7 @@ def test_missing_joints(tmp_path):
 
 
 @pytest.mark.parametrize("key", ["me.jpg", "photos/me.jpg", "me", "elsewhere/me.jpg"])
-def test_several_pictures_in_one_file(tmp_path, key):
+def test_several_images_in_one_file(tmp_path, key):
     content = {key: {"cnose": [100, 50]}, "other.jpg": {"cnose": [20, 10]}}
     assert at(read(tmp_path, content, "photos/me.jpg"), "cnose") == [0.5, 0.5]
 
@@ -84,7 +84,7 @@ def test_an_entry_of_an_index(index, tmp_path):
     assert last[0].isnan().all() and torch.equal(last[1:15], joints[2, 1:])
     with pytest.raises(UserError, match=r"index\.p: has 3 entries, none with number 3"):
         read_joints(f"{file}:3", "x.jpg", SIZE)
-    with pytest.raises(UserError, match=r"index\.p: lists no picture d\.jpg"):
+    with pytest.raises(UserError, match=r"index\.p: lists no image d\.jpg"):
         read_joints(f"{file}:d.jpg", "x.jpg", SIZE)
 
 

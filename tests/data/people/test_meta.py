@@ -5,7 +5,7 @@ import pytest
 import torch
 import yaml
 
-from nets.data.io.images import write_picture
+from nets.data.io.images import write_image
 from nets.data.people.meta import MetaDataset, PrjotiDataset, write_label, write_meta
 from nets.errors import BadSample, UserError
 from nets.skeletons import OPENPOSE_18
@@ -18,7 +18,7 @@ def root(tmp_path):
     """A folder as the original's tools write it, with a wide crop for each entry."""
     crops = [f"crops/jump/{i:05d}.png" for i in range(N)]
     for i, crop in enumerate(crops):
-        write_picture(tmp_path / crop, torch.full((3, 8, 16), 10 * i, dtype=torch.uint8))
+        write_image(tmp_path / crop, torch.full((3, 8, 16), 10 * i, dtype=torch.uint8))
     np.save(tmp_path / "flow.npy", np.arange(6))
     points = np.random.default_rng(0).uniform(0.1, 0.9, (N, 18, 2))
     labels = {

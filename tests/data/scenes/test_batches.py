@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from nets.data.io import torch7
-from nets.data.io.images import read_grey, write_picture
+from nets.data.io.images import read_grey, write_image
 from nets.data.scenes.batches import BatchFolder, Drawn, in_file_order, read_batch, unit
 from nets.data.scenes.factors import FactorTable
 from nets.dcign import convert
@@ -28,7 +28,7 @@ SETS = {
 
 
 class Counted:
-    """A source whose pictures tell type, number and place."""
+    """A source whose images tell type, number and place."""
 
     name = "counted"
     labels = ("place",)
@@ -83,7 +83,7 @@ def test_in_order_and_shuffled_inside():
     mixed = Drawn(Counted(a=2, b=1), 30, how="draws")
     places = [tuple(mixed[0, i]["place"].tolist()) for i in range(30)]
     assert {tuple(sorted(p)) for p in places} == {(0, 1, 2, 3, 4)}
-    assert len({p[0] for p in places}) == 5  # the clamp's first picture is any of them
+    assert len({p[0] for p in places}) == 5  # the clamp's first image is any of them
     with pytest.raises(IndexError):
         data[0, 3]
 
@@ -117,7 +117,7 @@ def test_heads_are_the_same_alone_and_again_and_share_no_person():
     assert len(torch.cat(once).unique()) == sum(len(p) for p in once)
     test = HeadBatches("test", SETS, 3, 24, 3)
     assert test.scene("shape", 0)["person"].min() >= SPLITS["test"] > torch.cat(persons).max()
-    world._pictures.fill_(7)
+    world._images.fill_(7)
     assert world.read("light", 2)["image"].max() == 7  # not rendered again
 
 
@@ -232,14 +232,14 @@ def write_table(path, rows):
 
 
 @pytest.fixture
-def pictures(tmp_path):
+def images(tmp_path):
     """Two persons at 3 azimuths x 2 lights; grey and colour PNG of other sizes."""
     rows, number = [], 0
     for person in ("anna", "ben"):
         for azimuth in (-1, 0, 1):
             for light in (0, 0.5):
                 shape = (3, 9, 7) if number % 2 else (1, 8, 8)
-                write_picture(tmp_path / f"{number}.png", torch.full(shape, 10 * number).byte())
+                write_image(tmp_path / f"{number}.png", torch.full(shape, 10 * number).byte())
                 rows.append({"file": f"{number}.png", "azimuth": azimuth, "light": light,
                              "identity": person, "split": "train"})  # fmt: skip
                 number += 1
@@ -247,8 +247,8 @@ def pictures(tmp_path):
     return tmp_path, rows
 
 
-def test_a_table_of_factors_gives_batches(pictures):
-    folder, rows = pictures
+def test_a_table_of_factors_gives_batches(images):
+    folder, rows = images
     sets = {"azimuth": "A", "light": "L", "shape": "S"}
     source = FactorTable(folder / "factors.csv", "train", sets, 2, 8)
     assert source.counts == {"azimuth": 4, "light": 6, "shape": 6}
@@ -256,7 +256,7 @@ def test_a_table_of_factors_gives_batches(pictures):
     assert batch["azimuth"].tolist() == [0, 0] and batch["light"].tolist() == [0, 0.5]
     assert batch["image"].shape == (2, 1, 8, 8)
     assert batch["image"].flatten(1).float().mean(1).tolist() == [20, 30]
-    with pytest.raises(UserError, match="holds 0 train batches of 3 pictures in which only light"):
+    with pytest.raises(UserError, match="holds 0 train batches of 3 images in which only light"):
         FactorTable(folder / "factors.csv", "train", sets, 3, 8)
     with pytest.raises(UserError, match="must have a column `elevation`"):
         FactorTable(folder / "factors.csv", "train", SETS, 2, 8)
@@ -277,8 +277,8 @@ def test_a_table_of_factors_gives_batches(pictures):
 
 
 @pytest.mark.parametrize("name", ["/etc/0.png", "../0.png", "a\\..\\..\\0.png", "c:/0.png"])
-def test_a_table_names_pictures_below_its_folder_only(pictures, name):
-    folder, rows = pictures
+def test_a_table_names_images_below_its_folder_only(images, name):
+    folder, rows = images
     rows[2]["file"] = name
     write_table(folder / "factors.csv", rows)
     with pytest.raises(UserError, match=r"factors\.csv, line 4: file must lie below the table's"):
@@ -286,16 +286,16 @@ def test_a_table_names_pictures_below_its_folder_only(pictures, name):
 
 
 def test_grey_has_the_published_weights(tmp_path):
-    picture = torch.tensor([100, 200, 50]).view(3, 1, 1).expand(3, 4, 4).byte()
-    write_picture(tmp_path / "x.png", picture)
+    image = torch.tensor([100, 200, 50]).view(3, 1, 1).expand(3, 4, 4).byte()
+    write_image(tmp_path / "x.png", image)
     assert read_grey(tmp_path / "x.png", 4).unique().tolist() == [round(21 + 144 + 3.5)]
 
 
 def test_scenes_become_batches(tmp_path, capsys):
     for scene in (1, 2, 10):
-        for picture in (1, 2, 10):
-            value = torch.full((3, 6, 6), 20 * scene + picture).byte()
-            write_picture(tmp_path / f"in/face_{scene}/{picture}.png", value)
+        for image in (1, 2, 10):
+            value = torch.full((3, 6, 6), 20 * scene + image).byte()
+            write_image(tmp_path / f"in/face_{scene}/{image}.png", value)
     rows = [{"file": f"face_2/{p}.png", "azimuth": p / 10, "who": "x"} for p in (1, 2, 10)]
     write_table(tmp_path / "in/factors.csv", rows)
     shared = ["--dataset_dir", str(tmp_path / "in"), "--output_dir", str(tmp_path / "D"),

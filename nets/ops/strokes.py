@@ -43,15 +43,16 @@ def draw_skeleton_reference(
         at = (points[:, first] + points[:, second]) * 0.5
         present = _present(at, RULES[rule])
         at = torch.where(present[..., None], at, 0).trunc().long()
-        drawn = present.sum(1) >= 3 if partial else present.all(1)
+        at, present, others = at[:, :n], present[:, :n], present[:, n:]
+        drawn = (present.sum(1) >= 3 if partial else present.all(1)) & others.all(1)
         if partial:  # a missing corner moves to the one before it, where it changes nothing
             for i in (*range(n), *range(n)):
                 at[:, i] = torch.where(present[:, i, None], at[:, i], at[:, i - 1])
                 present[:, i] |= present[:, i - 1]
         if KINDS[kind] == "line":
-            runs = line(at[:, :n], thickness, raster, rows)
+            runs = line(at, thickness, raster, rows)
         elif KINDS[kind] == "fill":
-            runs = polygon(at[:, :n], raster, rows)
+            runs = polygon(at, raster, rows)
         else:
             square = radius * (radius + (raster == PILLOW))
             runs = disc(at[:, 0], square, rows)

@@ -102,13 +102,15 @@ def _forward(
 def _positions(texture: Tensor, delta: Tensor) -> list[Tensor]:
     """Positions in the texture that its images read, x and y [M, N / M * H W]."""
     delta = delta.to(computed(texture.dtype))
+    m, (n, _, h, w) = texture.shape[0], delta.shape
     out = []
     for axis, size in ((0, texture.shape[3]), (1, texture.shape[2])):
-        n = delta.shape[3 - axis]
-        i = torch.arange(n, dtype=delta.dtype, device=delta.device)
-        scale = size / n
+        side = delta.shape[3 - axis]
+        i = torch.arange(side, dtype=delta.dtype, device=delta.device)
+        scale = size / side
         still = (i * scale + (scale - 1) / 2).view((1, -1) if axis == 0 else (-1, 1))
-        out.append((still + delta[:, axis] * (size / 2)).reshape(texture.shape[0], -1))
+        positions = still + delta[:, axis] * (size / 2)
+        out.append(positions.reshape(m, n // max(m, 1) * h * w))
     return out
 
 

@@ -30,7 +30,7 @@ struct Shape {
       const float x = (a[0] + b[0]) * 0.5f, y = (a[1] + b[1]) * 0.5f;
       if (is_there(x, y, stroke[3])) {
         if (i < drawn) at[n++] = {int64_t(x), int64_t(y)};
-      } else if (!partial) {
+      } else if (!partial || i >= drawn) {
         return;
       }
     }

@@ -1,6 +1,6 @@
-"""The operators: C++ and CUDA under the hot paths, each with its definition in stock PyTorch.
+"""The operators: C++ and CUDA kernels, each with its definition in stock PyTorch.
 
-Importing compiles and loads nothing; the first call of an operator does, and says so.
+Importing this compiles and loads nothing. The first call of an operator does, and prints a line.
 `python -m nets.ops` prints what is in use.
 """
 

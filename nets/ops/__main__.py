@@ -1,4 +1,4 @@
-"""python -m nets.ops: prints which library serves the operators, how it was built, and what for."""
+"""python -m nets.ops: prints the library in use, how it was built, and each operator's kernel."""
 
 import torch
 

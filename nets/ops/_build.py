@@ -1,9 +1,9 @@
-"""The compiled operators: found, else built once, else left to the references.
+"""Builds and loads the library of compiled operators.
 
-`library()` decides at the first call of an operator and says what it does. GUISE_OPS chooses:
-auto (the default) falls back to the references where nothing can be compiled, compiled raises
-instead, reference compiles and loads nothing. setup.py runs this file for its flags and stamps,
-so it imports only the standard library at its top.
+`library()` decides at the first call of an operator. GUISE_OPS chooses: with auto (the default) the
+references serve where nothing can be compiled, compiled raises instead, reference compiles and
+loads nothing. Where only the CUDA kernels cannot be compiled, auto builds those of the CPU alone.
+setup.py runs this file for its flags and stamps, so its top imports only the standard library.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import sys
 import sysconfig
 import tempfile
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -32,7 +33,7 @@ CSRC = next((p for p in (PACKAGE.parent / "csrc", PACKAGE / "csrc") if p.is_dir(
 # The oldest torch that the library serves: bytes are major, minor, patch, so 0x020a is 2.10.
 TARGET = "-DTORCH_TARGET_VERSION=0x020a000000000000"
 # No -ffast-math: NaN, infinities and the order of sums are part of the operators' contract. The
-# two -fno- flags change no result, they only forget errno and the floating-point status word.
+# two -fno- flags change no result: they drop errno and the floating-point status word.
 COMMON = ["-O3", "-fno-math-errno", "-fno-trapping-math", "-fopenmp-simd"]
 DEFAULT_ARCHS = "8.0;9.0+PTX"
 
@@ -40,7 +41,7 @@ _lock = threading.Lock()
 
 
 class BuildError(RuntimeError):
-    """The library cannot be built here; the message says why and what helps."""
+    """The library cannot be built here. The first line of the message says why."""
 
 
 def sources(cuda: bool) -> list[str]:
@@ -52,7 +53,13 @@ def sources(cuda: bool) -> list[str]:
 def _files() -> list[Path]:
     """All C++ and CUDA files under csrc, headers included, in a fixed order."""
     suffixes = (".h", ".cuh", ".cpp", ".cu")
-    return sorted(f for f in CSRC.rglob("*") if f.suffix in suffixes)
+    return sorted(f for f in _csrc().rglob("*") if f.suffix in suffixes)
+
+
+def _csrc() -> Path:
+    if CSRC is None:
+        raise BuildError("this installation holds no C++ sources; install from a checkout")
+    return CSRC
 
 
 def flags(native: bool, cuda: bool) -> dict[str, list[str]]:
@@ -63,17 +70,17 @@ def flags(native: bool, cuda: bool) -> dict[str, list[str]]:
 
 
 def stamp(native: bool, cuda: bool) -> str:
-    """What a build depends on: the sources, the processor where it is native, and CUDA."""
+    """A hash of what a build depends on: the sources, the processor if native, and CUDA."""
     code = hashlib.sha256()
     for file in _files():
-        code.update(file.relative_to(CSRC).as_posix().encode() + b"\0" + file.read_bytes())
+        code.update(file.relative_to(_csrc()).as_posix().encode() + b"\0" + file.read_bytes())
     return (
         f"{code.hexdigest()[:16]}-{_processor() if native else 'any'}-{'cuda' if cuda else 'cpu'}"
     )
 
 
 def write_facts(folder: Path, native: bool, cuda: bool) -> None:
-    """Writes guise_build.h, which csrc/core/module.cpp includes; untouched when nothing changed."""
+    """Writes guise_build.h, which csrc/core/module.cpp includes, unless it has not changed."""
     import torch
 
     facts = {
@@ -90,7 +97,7 @@ def write_facts(folder: Path, native: bool, cuda: bool) -> None:
 
 
 def choose_archs() -> None:
-    """Fixes TORCH_CUDA_ARCH_LIST: as given, else this machine's GPUs, else a default."""
+    """Sets TORCH_CUDA_ARCH_LIST if it is not set: this machine's GPUs, else a default."""
     import torch
 
     if not os.environ.get("TORCH_CUDA_ARCH_LIST"):
@@ -104,13 +111,13 @@ def choose_archs() -> None:
 
 
 def say(text: str) -> None:
-    """One line to the standard error stream, so that it mixes with no program's output."""
+    """Prints one line to standard error, apart from the program's output."""
     print(f"nets.ops: {text}", file=sys.stderr, flush=True)
 
 
 @functools.cache
 def _processor() -> str:
-    """Names what -march=native depends on."""
+    """A hash of what -march=native depends on."""
     text = platform.machine() + platform.processor()
     with contextlib.suppress(OSError):
         info = Path("/proc/cpuinfo").read_text()
@@ -129,7 +136,7 @@ def _wants_cuda() -> bool:
 
 
 def library() -> ModuleType | None:
-    """The compiled module, or None where the references serve. Decided once a process."""
+    """The compiled module, or None where the references serve. Decided once in a process."""
     with _lock:
         return _library()
 
@@ -141,19 +148,31 @@ def _library() -> ModuleType | None:
         raise ValueError(f"GUISE_OPS must be auto, compiled or reference, got {choice}")
     if choice == "reference":
         return None
+    cuda = _wants_cuda()
     try:
-        return _ahead_of_time() or _first_use()
+        return _ahead_of_time() or _first_use(cuda)
     except BuildError as error:
         if choice == "compiled":
             raise
-        say(f"warning: the slower PyTorch references serve every operator: {error}")
-        return None
+        failure = str(error)
+    if cuda:
+        with contextlib.suppress(BuildError):
+            module = _first_use(cuda=False)
+            why = failure.splitlines()[0]
+            say(
+                f"warning: CPU kernels only, the slower PyTorch references serve on CUDA: {why} "
+                "(CUDA_HOME and CXX name an nvcc and a C++ compiler that fit this torch; "
+                "GUISE_OPS=compiled shows the whole error)"
+            )
+            return module
+    say(f"warning: the slower PyTorch references serve every operator: {failure}")
+    return None
 
 
 def _ahead_of_time() -> ModuleType | None:
-    """nets._C where setup.py has built it from these very sources, for this processor."""
-    found = [PACKAGE / f"_C{suffix}" for suffix in importlib.machinery.EXTENSION_SUFFIXES]
-    file = next((f for f in found if f.exists()), None)
+    """nets._C if setup.py has built it from these sources and for this processor, else None."""
+    names = [PACKAGE / f"_C{suffix}" for suffix in importlib.machinery.EXTENSION_SUFFIXES]
+    file = next((f for f in names if f.exists()), None)
     if file is None:
         return None
     # Read from the bytes: two libraries with the same kernels must not be loaded together.
@@ -163,17 +182,14 @@ def _ahead_of_time() -> ModuleType | None:
     fits = CSRC is None or built in (stamp(True, cuda), stamp(False, cuda))
     if fits and (cuda or not _wants_cuda()):
         return _load(file, "nets._C")
-    say(f"{file} is of other sources, another processor or without CUDA: not used")
+    say(f"{file} is not used: built from other sources, for another processor or without CUDA")
     return None
 
 
-def _first_use() -> ModuleType:
-    """The library of these sources out of torch's extension cache, built there if need be."""
+def _first_use(cuda: bool) -> ModuleType:
+    """The library of these sources from torch's extension cache, built there if necessary."""
     import torch
 
-    if CSRC is None:
-        raise BuildError("this installation holds no C++ sources; install from a checkout")
-    cuda = _wants_cuda()
     if cuda:
         choose_archs()
     key = [stamp(True, cuda), *flags(True, cuda)["cxx"], os.environ.get("TORCH_CUDA_ARCH_LIST")]
@@ -194,29 +210,31 @@ def _first_use() -> ModuleType:
 
 
 @contextlib.contextmanager
-def _only_one(file: Path):
-    """Holds `file` locked. The kernel frees it when its holder dies: nobody waits for the dead."""
+def _only_one(file: Path) -> Iterator[None]:
+    """Holds `file` locked. The operating system frees the lock when its holder dies."""
     import fcntl
 
     with open(file, "w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            say(f"another process compiles the operators, waiting for it ({file})")
+            say(f"waiting for another process that compiles the operators ({file})")
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 
 def _compile(file: Path, cuda: bool) -> ModuleType:
-    """Builds in a folder of its own, loads, and moves the result to `file`: whole or not at all."""
+    """Builds in a folder of its own, loads, and moves the result to `file`, whole or not at all."""
     compiler = os.environ.get("CXX", "c++")
     if shutil.which(compiler.split()[0]) is None:
         raise BuildError(f"no C++ compiler: {compiler} is not on the PATH (CXX names another)")
     from torch.utils.cpp_extension import load
 
     names = sources(cuda)
-    many = f"{len(names)} files for this machine, once"
-    say(f"compiling {many} (some 20 s on two cores, more with CUDA), into {file.parent}")
+    say(
+        f"compiling {len(names)} files for this machine, once (about 20 s on two cores, more with "
+        f"CUDA), into {file.parent}"
+    )
     scratch = Path(tempfile.mkdtemp(dir=file.parent))
     path = os.environ.get("PATH", "")
     try:
@@ -229,7 +247,7 @@ def _compile(file: Path, cuda: bool) -> ModuleType:
             names,
             extra_cflags=options["cxx"],
             extra_cuda_cflags=options["nvcc"],
-            extra_include_paths=[str(scratch), str(CSRC)],
+            extra_include_paths=[str(scratch), str(_csrc())],
             build_directory=str(scratch),
             with_cuda=cuda,
         )
@@ -237,9 +255,10 @@ def _compile(file: Path, cuda: bool) -> ModuleType:
         module.file = str(file)
         return module
     except (RuntimeError, ImportError, subprocess.SubprocessError) as error:
-        lines = str(error).splitlines()
+        lines = str(error).splitlines() or [type(error).__name__]
+        first = next((s for s in lines if re.search(r"\berror\b|\bfatal\b", s)), lines[0])
         shown = "\n".join(lines[:40] + (["..."] if len(lines) > 40 else []))
-        raise BuildError(f"the compilation failed:\n{shown}") from error
+        raise BuildError(f"the compilation failed: {first.strip()}\n{shown}") from error
     finally:
         os.environ["PATH"] = path
         shutil.rmtree(scratch, ignore_errors=True)
@@ -247,8 +266,10 @@ def _compile(file: Path, cuda: bool) -> ModuleType:
 
 def _load(file: Path, name: str) -> ModuleType:
     """Imports the library, which registers its kernels. One that is broken raises ImportError."""
-    loader = importlib.machinery.ExtensionFileLoader(name, str(file))
-    module = importlib.util.module_from_spec(importlib.util.spec_from_loader(name, loader))
-    loader.exec_module(module)
-    module.file = str(file)
+    spec = importlib.util.spec_from_file_location(name, file)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{file} is not an extension module")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    module.file = str(file)  # type: ignore[attr-defined]  # for `python -m nets.ops`
     return module

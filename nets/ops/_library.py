@@ -1,37 +1,38 @@
-"""How an operator is made known to torch: schema, reference, and the compiled kernel."""
+"""Registration of an operator with torch: schema, reference and compiled kernel."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from nets.ops import _build
 
-NAMES: list[str] = []  # every operator defined, in order
+NAMES: list[str] = []  # of all operators, in the order of their definition
 
 
 def define(
     schema: str, reference: Callable, fake: Callable, autocast: bool = True, vmap: bool = True
 ) -> Callable:
-    """Defines guise::<schema> and returns it, ready to be called.
+    """Defines guise::<schema> and returns the operator.
 
     schema     "name(Tensor a, int b) -> Tensor"
-    reference  the same in stock torch: the definition, which serves where no kernel is compiled
-    fake       returns empty tensors of the result's shape, dtype and strides
+    reference  the definition in stock torch; serves where no kernel is compiled
+    fake       returns empty tensors with the shape, dtype and strides of the result
     autocast   compute in float32 under autocast, whatever the inputs are
-    vmap       every Tensor leads with the batch axis N, which a mapped axis can join
-    The library is looked for, and compiled if need be, when the operator first runs on real data.
+    vmap       the first axis of every tensor is the batch, which a mapped axis can join
+    The first call on real data loads the library, and compiles it if necessary.
     """
     name = schema.split("(")[0]
     qualified = f"guise::{name}"
     torch.library.define(qualified, schema[len(name) :])
     packet = getattr(torch.ops.guise, name)
 
-    def first(*args):
+    def first(*args: Any) -> Any:
         if kernel(name, next(a for a in args if isinstance(a, Tensor)).device.type) == "compiled":
-            return packet(*args)  # the library has just been loaded and serves from now on
+            return packet(*args)  # loading the library has registered its kernel
         return reference(*args)
 
     torch.library.impl(qualified, "CompositeExplicitAutograd", first)
@@ -46,7 +47,7 @@ def define(
 
 
 def kernel(name: str, device: str) -> str:
-    """Which kernel serves operator `name` on "cpu" or "cuda": "compiled" or "reference"."""
+    """The kernel that serves operator `name` on "cpu" or "cuda": "compiled" or "reference"."""
     if _build.library() is None:
         return "reference"
     key = {"cpu": "CPU", "cuda": "CUDA"}.get(device)
@@ -55,10 +56,10 @@ def kernel(name: str, device: str) -> str:
 
 
 def _folded(packet: Callable) -> Callable:
-    """The vmap rule: the mapped axis joins the batch axis, one call serves them all."""
+    """The vmap rule of an operator: the mapped axis joins the batch axis."""
 
-    def rule(info, in_dims, *args):
-        def fold(arg, dim):
+    def rule(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Any, Any]:
+        def fold(arg: Any, dim: int | None) -> Any:
             if not isinstance(arg, Tensor):
                 return arg
             lead = (
@@ -66,7 +67,7 @@ def _folded(packet: Callable) -> Callable:
             )
             return lead.flatten(0, 1)
 
-        def unfold(out):
+        def unfold(out: Tensor) -> Tensor:
             return out.unflatten(0, (info.batch_size, -1 if out.shape[0] else 0))
 
         out = packet(*(fold(a, d) for a, d in zip(args, in_dims, strict=True)))

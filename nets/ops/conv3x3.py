@@ -1,24 +1,28 @@
-"""3x3 convolutions on CPUs, float32 and bfloat16, with 2.25 times fewer products than usual."""
+"""3x3 convolutions on CPUs by Winograd's algorithm, which needs 2.25 times fewer products."""
 
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import torch
 import torch.nn.functional as F
+import torch.nn.grad
 from torch import Tensor
 
 from nets.ops._library import define, kernel
 
-LANES = 16  # the kernel's channels come in vectors of so many
-LEAST = 512  # pixels of a batch below which preparing the filters costs more than it saves
+LANES = 16  # channels in a vector of the kernel
+LEAST = 512  # pixels of a batch; below, transforming the filters costs more than it saves
 
 
-def conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None = None, added: Tensor | None = None):
-    """The convolution with stride 1, zero padded by 1, plus `added`: what F.conv2d computes.
+def conv3x3(
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, added: Tensor | None = None
+) -> Tensor:
+    """The convolution that F.conv2d computes with stride 1 and zero padding 1, plus `added`.
 
     x        [N, I, H, W]  any floating type and layout
-    weight   [O, I, 3, 3]  of x's type; for bfloat16 better float32, which is not rounded before
+    weight   [O, I, 3, 3]  of x's type; for bfloat16 preferably float32, which is not rounded first
     bias     [O] or None, of the weight's type
     added    [N, O, H, W] or None: a second summand, such as the input of a residual block
     returns  [N, O, H, W], differentiable once in all four where the kernel serves
@@ -37,7 +41,7 @@ def conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None = None, added: Tensor
     if added is not None and added.dtype != x.dtype:
         return added + conv3x3(x, weight, bias)
     if not _serves(x, weight, bias, added):
-        y = F.conv2d(x, _like(weight, x), _like(bias, x), padding=1)
+        y = _conv2d(x, weight, bias)
         return y if added is None else added + y
     bias = None if bias is None else bias.contiguous()
     return _conv(_last(x), _last(weight), bias, None if added is None else _last(added))
@@ -49,12 +53,13 @@ def conv3x3_backward(grad: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, T
     For the backward pass of a function that computes convolutions itself.
     """
     if _serves(x, weight, None, None) and grad.dtype == x.dtype:
-        return _gradients(_last(grad), _last(x), _last(weight))
-    by_x, *rest = torch.ops.aten.convolution_backward(
+        grad, x, weight = _last(grad), _last(x), _last(weight)
+        return _input_backward(grad, weight), *_weight_backward(grad, x)
+    by_x, by_weight, by_bias = torch.ops.aten.convolution_backward(
         grad, x, _like(weight, x), [len(weight)], (1, 1), (1, 1), (1, 1), False, (0, 0), 1,
         (True, True, True),
     )  # fmt: skip
-    return by_x, *(t.to(weight.dtype) for t in rest)
+    return by_x, by_weight.to(weight.dtype), by_bias.to(weight.dtype)
 
 
 def _autocasts(x: Tensor, weight: Tensor) -> bool:
@@ -65,13 +70,19 @@ def _autocasts(x: Tensor, weight: Tensor) -> bool:
     return to_brain and x.dtype in types and weight.dtype == torch.float32
 
 
-def _like(t: Tensor | None, x: Tensor) -> Tensor | None:
-    """A float32 weight in the type of 16-bit pictures."""
-    small = t is not None and t.dtype == torch.float32 and x.dtype in (torch.bfloat16, torch.half)
+def _conv2d(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    bias = None if bias is None else _like(bias, x)
+    return F.conv2d(x, _like(weight, x), bias, padding=1)
+
+
+def _like(t: Tensor, x: Tensor) -> Tensor:
+    """The weight in x's type if it is float32 and x has 16 bits, else as it is."""
+    small = t.dtype == torch.float32 and x.dtype in (torch.bfloat16, torch.half)
     return t.to(x.dtype) if small else t
 
 
 def _serves(x: Tensor, weight: Tensor, bias: Tensor | None, added: Tensor | None) -> bool:
+    """True if the kernel takes these tensors and is faster on them than F.conv2d."""
     if x.device.type != "cpu" or torch.is_autocast_enabled("cpu") or x.ndim != 4:
         return False
     n, inputs, h, w = x.shape
@@ -93,8 +104,8 @@ def _serves(x: Tensor, weight: Tensor, bias: Tensor | None, added: Tensor | None
 
 @functools.cache
 def _has_tiles() -> bool:
-    """Whether this processor multiplies tiles of bfloat16, for which F.conv2d is faster."""
-    ask = getattr(torch.cpu, "get_capabilities", None)  # older torch does not tell
+    """True if the processor has AMX tiles for bfloat16: there F.conv2d is faster."""
+    ask = getattr(torch.cpu, "get_capabilities", None)  # missing in older torch
     return bool(ask and ask().get("amx_bf16"))
 
 
@@ -115,17 +126,18 @@ def conv3x3_reference(
     x: Tensor, weight: Tensor, bias: Tensor | None, added: Tensor | None
 ) -> Tensor:
     """The definition, in stock torch."""
-    y = F.conv2d(x, _like(weight, x), _like(bias, x), padding=1)
+    y = _conv2d(x, weight, bias)
     return _last(y if added is None else added + y)
 
 
 def conv3x3_input_backward_reference(grad: Tensor, weight: Tensor) -> Tensor:
+    """The gradient of x, in stock torch."""
     shape = (grad.shape[0], weight.shape[1], *grad.shape[2:])
     return _last(torch.nn.grad.conv2d_input(shape, _like(weight, grad), grad, padding=1))
 
 
 def conv3x3_weight_backward_reference(grad: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Gradients of weight and bias, in float32."""
+    """The gradients of weight and bias, in float32, in stock torch."""
     shape = (grad.shape[1], x.shape[1], 3, 3)
     weight = _last(torch.nn.grad.conv2d_weight(x, shape, grad, padding=1).float())
     return weight, grad.sum((0, 2, 3), dtype=torch.float32)
@@ -161,27 +173,21 @@ _weight_backward = define(
 )
 
 
-def _setup(ctx, inputs, output):
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     x, weight, _, _ = inputs
     ctx.save_for_backward(x, weight)
 
 
 @torch.autograd.function.once_differentiable
-def _backward(ctx, grad):
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     x, weight = ctx.saved_tensors
     grad = _last(grad)
-    needed = ctx.needs_input_grad
-    return *_gradients(grad, x, weight, needed[:3]), grad if needed[3] else None
-
-
-def _gradients(
-    grad: Tensor, x: Tensor, weight: Tensor, needed: tuple[bool, ...] = (True, True, True)
-) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    by_x = _input_backward(grad, weight) if needed[0] else None
-    by_weight, by_bias = _weight_backward(grad, x) if needed[1] else (None, None)
-    if needed[2] and not needed[1]:
+    x_needs, weight_needs, bias_needs, added_needs = ctx.needs_input_grad
+    by_x = _input_backward(grad, weight) if x_needs else None
+    by_weight, by_bias = _weight_backward(grad, x) if weight_needs else (None, None)
+    if bias_needs and not weight_needs:
         by_bias = grad.sum((0, 2, 3), dtype=torch.float32)
-    return by_x, by_weight, by_bias if needed[2] else None
+    return by_x, by_weight, by_bias if bias_needs else None, grad if added_needs else None
 
 
 torch.library.register_autograd("guise::conv3x3", _backward, setup_context=_setup)

@@ -1,6 +1,8 @@
-"""Crops of an image through perspective views, and their gradient."""
+"""Perspective crops of images, and their gradient."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,10 +27,9 @@ def perspective_crops(
 
     image         [N, C, H, W]  any floating type and memory layout; differentiable once
     homographies  [N, P, 3, 3]  from a crop's pixel to the image's (x, y), up to scale; pixel
-                  centres at the integers, the first at 0. One that holds a NaN marks a crop that
-                  is missing.
+                  centres at the integers, the first at 0. One with a NaN marks a missing crop.
     size          (h, w) of a crop, pixels, or its one side
-    fill          what a missing crop is filled with
+    fill          value of all pixels of a missing crop
     returns       [N, P, C, h, w] in the type of `image`: bilinear, replicating the image's border,
                   as cv2.warpPerspective with WARP_INVERSE_MAP and BORDER_REPLICATE
 
@@ -42,7 +43,7 @@ def perspective_crops(
     return _crops(image, homographies.to(computed(image.dtype)), h, w, float(fill))
 
 
-def _check(image, homographies, size):
+def _check(image: Tensor, homographies: Tensor, size: int | tuple[int, int]) -> tuple[int, int]:
     n = image.shape[0]
     shape = list(homographies.shape)
     if homographies.ndim != 4 or shape[0] != n or shape[2:] != [3, 3]:
@@ -83,10 +84,10 @@ def perspective_crops_backward_reference(
     return lookup_backward(grad_, image, x, y, "border")[0].to(grad.dtype)
 
 
-def _positions(views, h, w):
-    """Where every pixel of every crop reads, [N, P h w], and which crops are missing."""
-    kind = dict(dtype=views.dtype, device=views.device)
-    y, x = torch.meshgrid(torch.arange(h, **kind), torch.arange(w, **kind), indexing="ij")
+def _positions(views: Tensor, h: int, w: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Positions that the pixels of all crops read, [N, P h w], and which crops are missing."""
+    rows, columns = (torch.arange(n, dtype=views.dtype, device=views.device) for n in (h, w))
+    y, x = torch.meshgrid(rows, columns, indexing="ij")
     pixels = torch.stack([x, y, torch.ones_like(x)]).flatten(1)  # [3, h w]
     u, v, scale = (views @ pixels).unbind(2)
     missing = views.isnan().flatten(2).any(2)[..., None, None, None]
@@ -106,14 +107,14 @@ _crops_backward = define(
 )
 
 
-def _setup(ctx, inputs, output):
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     image, views, *_ = inputs
     ctx.save_for_backward(views)
     ctx.size = image.shape[2:]
 
 
 @torch.autograd.function.once_differentiable
-def _backward(ctx, grad):
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     (views,) = ctx.saved_tensors
     backward = repeatable(_crops_backward, perspective_crops_backward_reference, grad)
     return backward(grad, views, *ctx.size), None, None, None, None

@@ -1,6 +1,8 @@
-"""ELU, of joined pictures too, as residual blocks take it, in one pass there and back."""
+"""ELU of one or two concatenated tensors, in one pass forward and one backward."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -8,17 +10,17 @@ from torch import Tensor
 
 from nets.ops._library import define
 
-LEAST = 16384  # values below which a call costs more than it saves
+LEAST = 16384  # elements; below, a call costs more than it saves
 
 
 def elu_cat(a: Tensor, b: Tensor | None = None) -> Tensor:
-    """ELU of two pictures side by side: elu(concat[a, b]), the channels of `a` first.
+    """elu(concat[a, b]) along the channels, those of `a` first.
 
     a, b     [N, A, H, W], [N, B, H, W]  any floating type, one for both; without `b`: ELU of `a`
     returns  [N, A + B, H, W], channels_last where `a` is; differentiable once in both
 
-    One pass on the CPU; small and float16 pictures and other devices are left to torch's own
-    operators. Neither input is kept for the backward pass: the derivative follows from the value.
+    The kernel makes one pass on the CPU. Torch's own operators serve small and float16 tensors and
+    other devices. The backward pass keeps the result only, from which the derivative follows.
     Raises TypeError or ValueError where types, devices or sizes differ. Clevert, Unterthiner,
     Hochreiter 2016, eq. 15, with alpha 1.
     """
@@ -54,15 +56,16 @@ def elu_cat_reference(a: Tensor, b: Tensor, last: bool) -> Tensor:
 def elu_cat_backward_reference(
     grad: Tensor, value: Tensor, channels: int, last: bool
 ) -> tuple[Tensor, Tensor]:
+    """Gradients of a and b, from that of the result and the result itself."""
     both = torch.where(value > 0, grad, grad * (value + 1))
-    return tuple(_laid(t, last).clone() for t in both.tensor_split([channels], dim=1))
+    by_a, by_b = both.tensor_split([channels], dim=1)
+    return _laid(by_a, last).clone(), _laid(by_b, last).clone()
 
 
 def _empty(like: Tensor, channels: int, last: bool) -> Tensor:
     shape = (like.shape[0], channels, *like.shape[2:])
-    kind = dict(dtype=like.dtype, device=like.device)
     form = torch.channels_last if last else torch.contiguous_format
-    return torch.empty(shape, memory_format=form, **kind)
+    return torch.empty(shape, memory_format=form, dtype=like.dtype, device=like.device)
 
 
 _elu_cat = define(
@@ -82,13 +85,13 @@ _backward_of = define(
 )
 
 
-def _setup(ctx, inputs, output):
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     ctx.save_for_backward(output)
     ctx.channels, ctx.last = inputs[0].shape[1], inputs[2]
 
 
 @torch.autograd.function.once_differentiable
-def _backward(ctx, grad):
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     (value,) = ctx.saved_tensors
     return *_backward_of(grad, value, ctx.channels, ctx.last), None
 

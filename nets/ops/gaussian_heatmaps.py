@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -14,7 +16,7 @@ FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 def gaussian_heatmaps(
     mean: Tensor, covariance: Tensor, size: tuple[int, int], kind: str = "rational"
 ) -> Tensor:
-    """Maps with value 1 at each landmark that fall off with its covariance.
+    """A map for each landmark: 1 at its mean, falling off with its covariance.
 
     mean        [N, K, 2]  (x, y); pixel i of n lies at -1 + 2 i / n, so the frame is [-1, 1)
     covariance  [N, K, 2, 2], or broadcastable to it such as [1, 1, 2, 2]; x first, y second; its
@@ -41,7 +43,7 @@ def gaussian_heatmaps_reference(
     return _values(u, px, rest, kind).to(mean.dtype)
 
 
-def _parts(mean, covariance, h, w):
+def _parts(mean: Tensor, covariance: Tensor, h: int, w: int) -> tuple[Tensor, ...]:
     """u [N, K, H, W], dy [N, K, H, 1], skew, px, py dy^2, of which q = px u^2 + py dy^2."""
     mean, covariance = computed(mean), computed(covariance)[..., None, None]
     dx = (grid(w, mean) - mean[..., :1])[:, :, None, :]
@@ -52,7 +54,7 @@ def _parts(mean, covariance, h, w):
     return dx - skew * dy, dy, skew, yy / (xx * yy - xy * xy), dy**2 / yy
 
 
-def _values(u, px, rest, kind):
+def _values(u: Tensor, px: Tensor, rest: Tensor, kind: int) -> Tensor:
     q = px * u**2 + rest
     return 1 / (1 + q) if kind == 0 else torch.exp(-q / 2)
 
@@ -63,18 +65,21 @@ def grid(n: int, like: Tensor) -> Tensor:
 
 
 def computed(t: Tensor) -> Tensor:
-    """`t` in the dtype that it is computed in: float32 for the 16-bit types."""
+    """The tensor in the type that operators compute in: float32 for the 16-bit types."""
     return t if t.dtype == torch.float64 else t.float()
 
 
-def _fake(mean, covariance, h, w, kind):
+def _fake(mean: Tensor, covariance: Tensor, h: int, w: int, kind: int) -> Tensor:
     return mean.new_empty(mean.shape[0], mean.shape[1], h, w)
 
 
 def gaussian_heatmaps_backward_reference(
     grad: Tensor, mean: Tensor, covariance: Tensor, kind: int
 ) -> tuple[Tensor, Tensor]:
-    """Sums of s v and s v v^T, where s = grad dvalue/dq and v = (e, f) = covariance^-1 d."""
+    """Gradients of mean and covariance.
+
+    They are sums of s v and s v v^T, where s = grad dvalue/dq and v = (e, f) = covariance^-1 d.
+    """
     u, dy, skew, px, rest = _parts(mean, covariance, *grad.shape[2:])
     value = _values(u, px, rest, kind)
     s = computed(grad) * (-(value**2) if kind == 0 else value / -2)
@@ -87,7 +92,9 @@ def gaussian_heatmaps_backward_reference(
     return by_mean.to(mean.dtype), by_covariance.to(mean.dtype)
 
 
-def _fake_backward(grad, mean, covariance, kind):
+def _fake_backward(
+    grad: Tensor, mean: Tensor, covariance: Tensor, kind: int
+) -> tuple[Tensor, Tensor]:
     return mean.new_empty(mean.shape), covariance.new_empty(covariance.shape)
 
 
@@ -104,20 +111,20 @@ _heatmaps_backward = define(
 )
 
 
-def _setup(ctx, inputs, output):
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     mean, covariance, _, _, ctx.kind = inputs
     ctx.save_for_backward(mean, covariance)
 
 
 @torch.autograd.function.once_differentiable
-def _backward(ctx, grad):
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     return *_heatmaps_backward(grad, *ctx.saved_tensors, ctx.kind), None, None, None
 
 
 torch.library.register_autograd("guise::gaussian_heatmaps", _backward, setup_context=_setup)
 
 
-def _check(name, mean, covariance, size, kind):
+def _check(name: str, mean: Tensor, covariance: Tensor, size: tuple[int, int], kind: str) -> None:
     if mean.dtype not in FLOATS:
         raise TypeError(f"{name}: mean must be a floating tensor, got {mean.dtype}")
     if mean.ndim != 3 or mean.shape[-1] != 2:

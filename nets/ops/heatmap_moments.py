@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -10,7 +12,7 @@ from nets.ops.gaussian_heatmaps import FLOATS, computed, grid
 
 
 def heatmap_moments(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Each map's softmax over its pixels, and where its mass lies.
+    """Softmax of each map over its pixels, and the mean and covariance of its mass.
 
     logits   [N, K, H, W]  of any size: the maximum is taken off first
     returns  map [N, K, H, W], which sums to 1 over a map's pixels; mean [N, K, 2] (x, y) and
@@ -33,7 +35,7 @@ def heatmap_moments(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def heatmap_moments_reference(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The definition, in stock torch; the covariance centred, which loses no digits."""
+    """The definition, in stock torch; a centred covariance loses no digits."""
     map_ = computed(logits).flatten(2).softmax(-1).view(logits.shape)
     along_x, along_y = map_.sum(2), map_.sum(3)  # [N, K, W], [N, K, H]
     x, y = grid(logits.shape[3], map_), grid(logits.shape[2], map_)
@@ -42,13 +44,14 @@ def heatmap_moments_reference(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     xx, yy = (along_x * dx**2).sum(-1), (along_y * dy**2).sum(-1)
     xy = (dy[..., None] * dx[..., None, :] * map_).sum((2, 3))
     covariance = torch.stack([xx, xy, xy, yy], -1).unflatten(-1, (2, 2))
-    return tuple(t.to(logits.dtype) for t in (map_, mean, covariance))
+    dtype = logits.dtype
+    return map_.to(dtype), mean.to(dtype), covariance.to(dtype)
 
 
 def heatmap_moments_backward_reference(
     grad_map: Tensor | None, grad_mean: Tensor, grad_covariance: Tensor, map_: Tensor, mean: Tensor
 ) -> Tensor:
-    """h (s - sum h s), with s the slope of the loss by the map h, up to a constant a map."""
+    """Gradient of the logits: h (s - sum h s), s the gradient of the map h up to a constant."""
     dtype = map_.dtype
     grad_mean, grad_covariance, map_, mean = (
         computed(t) for t in (grad_mean, grad_covariance, map_, mean)
@@ -64,12 +67,14 @@ def heatmap_moments_backward_reference(
     return (map_ * (slope - (map_ * slope).sum((2, 3), keepdim=True))).to(dtype)
 
 
-def _fake(logits):
+def _fake(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     n, k = logits.shape[:2]
     return logits.new_empty(logits.shape), logits.new_empty(n, k, 2), logits.new_empty(n, k, 2, 2)
 
 
-def _fake_backward(grad_map, grad_mean, grad_covariance, map_, mean):
+def _fake_backward(
+    grad_map: Tensor | None, grad_mean: Tensor, grad_covariance: Tensor, map_: Tensor, mean: Tensor
+) -> Tensor:
     return map_.new_empty(map_.shape)
 
 
@@ -84,14 +89,16 @@ _moments_backward = define(
 )
 
 
-def _setup(ctx, inputs, output):
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     map_, mean, _ = output
     ctx.save_for_backward(map_, mean)
-    ctx.set_materialize_grads(False)  # a map that nothing depends on costs no pass over its zeros
+    ctx.set_materialize_grads(False)  # an unused map costs no pass over zeros
 
 
 @torch.autograd.function.once_differentiable
-def _backward(ctx, grad_map, grad_mean, grad_covariance):
+def _backward(
+    ctx: Any, grad_map: Tensor | None, grad_mean: Tensor | None, grad_covariance: Tensor | None
+) -> Tensor:
     map_, mean = ctx.saved_tensors
     n, k = map_.shape[:2]
     if grad_mean is None:

@@ -1,6 +1,8 @@
-"""Instance norm without parameters, with the leaky ReLU behind it, in place where that may be."""
+"""Instance norm without parameters, fused with the leaky ReLU behind it."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,18 +14,18 @@ from nets.ops._library import define, kernel
 def instance_norm(
     x: Tensor, slope: float = 1.0, eps: float = 1e-5, inplace: bool = False
 ) -> Tensor:
-    """Each channel of each picture with mean 0 and variance 1 (biased), then leaky ReLU.
+    """leaky_relu of x normalised: each channel of each image has mean 0 and (biased) variance 1.
 
     x        [N, C, H, W]  any floating type and layout
     slope    of the leaky ReLU, 0 to 1; 1: none, 0: ReLU
     eps      added to the variance
-    inplace  the result may take x's memory: for what a convolution has just made
+    inplace  the result may overwrite x, for example the fresh result of a convolution
     returns  [N, C, H, W] of x's type, differentiable once
 
-    Statistics are in float32, or in float64 for that; float32 and bfloat16 that are channels_last,
-    of a multiple of 4 channels, are the kernel's on the CPU. The backward pass keeps the result
-    and, behind a ReLU, what it cut off in 16 bits, of which only a mean enters the gradient. Raises
-    ValueError where a channel is a single pixel: its variance says nothing. Ulyanov, Vedaldi,
+    Statistics are in float32, or in float64 for float64. On the CPU the kernel serves float32 and
+    bfloat16, channels_last, with a multiple of 4 channels. The backward pass keeps the result. With
+    slope 0 it also keeps the negative part in 16 bits, of which only a mean enters the gradient.
+    Raises ValueError for channels of a single pixel, which have no variance. Ulyanov, Vedaldi,
     Lempitsky, arXiv 1607.08022, eq. 1.
     """
     if x.shape[2] * x.shape[3] == 1:
@@ -36,7 +38,7 @@ def instance_norm(
 
 class _Norm(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x, slope, eps, inplace):
+    def forward(ctx: Any, x: Tensor, slope: float, eps: float, inplace: bool) -> Tensor:
         y = x if inplace else torch.empty_like(x)
         wide = torch.float64 if x.dtype == torch.float64 else torch.float32
         scale = torch.empty((*x.shape[:2], 1, 1), dtype=wide, device=x.device)
@@ -51,7 +53,7 @@ class _Norm(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         y, scale, kept = ctx.saved_tensors
         same = grad.dtype == y.dtype and _serves(y) and _serves(grad)
         back = _norm_backward if same else norm_backward_reference
@@ -86,13 +88,14 @@ def norm_reference(
 
 
 def _room(result: Tensor, like: Tensor) -> Tensor | None:
-    """`result`, to compute in, where that may be: a compiler plans its memory itself."""
+    """`result` as memory to compute in, unless its type differs or torch.compile is tracing."""
     return result if result.dtype == like.dtype and not torch.compiler.is_compiling() else None
 
 
 def norm_backward_reference(
     grad: Tensor, y: Tensor, scale: Tensor, kept: Tensor | None, slope: float
 ) -> Tensor:
+    """Gradient of x, from that of the result and what the forward pass kept."""
     result = torch.empty_like(y, dtype=grad.dtype)
     g, normal, wide = grad, y, scale.dtype
     if slope != 1:

@@ -1,4 +1,7 @@
-"""What modulates normalised pictures, one pass there and one back; the convolutions are others'."""
+"""Modulation of normalised images by scale and shift, in one pass forward and one backward.
+
+The convolutions that compute scale and shift are in nets/ops/spade.py.
+"""
 
 from __future__ import annotations
 
@@ -10,16 +13,16 @@ from nets.ops._library import define, kernel
 
 
 def modulate(x: Tensor, both: Tensor, slope: float, y: Tensor, scale: Tensor) -> None:
-    """Writes y = leaky_relu(x (1 + scale) + shift) and, for the backward pass, the scale alone.
+    """Writes y = leaky_relu(x (1 + scale) + shift), and a copy of the scale for the backward pass.
 
     x         [N, C, H, W]   any floating type and layout
     both      [N, 2C, H, W]  scale, then shift
     slope     of the leaky ReLU, above 0
-    y, scale  of x's shape, overwritten; parts of a larger batch will do
+    y, scale  of x's shape, overwritten; may be slices of a larger batch
 
-    For functions with gradients of their own: autograd does not see it. Arithmetic is in float32
-    where the kernel serves: on the CPU float32 and bfloat16, all channels_last, of a multiple of 16
-    channels. Park et al. 2019, eq. 1.
+    Autograd does not see it: use it inside functions with gradients of their own. On the CPU the
+    kernel serves float32 and bfloat16, channels_last, with a multiple of 16 channels. Arithmetic is
+    in float32. Park et al. 2019, eq. 1.
     """
     (_modulate if _serves(x, both, y, scale) else modulate_reference)(x, both, y, scale, slope)
 
@@ -55,6 +58,7 @@ def modulate_reference(x: Tensor, both: Tensor, y: Tensor, scale: Tensor, slope:
 def modulate_backward_reference(
     grad: Tensor, y: Tensor, x: Tensor, scale: Tensor, slope: float, by_x: Tensor, both: Tensor
 ) -> None:
+    """The definition of `modulate_backward`, in stock torch."""
     c = x.shape[1]
     g = torch.ops.aten.leaky_relu_backward(grad, y, slope, True)
     both[:, :c].copy_(g).mul_(x)

@@ -1,4 +1,4 @@
-"""Bilinear lookup at pixel positions: the definition that the warps share, in stock torch."""
+"""Bilinear lookup at pixel positions in stock torch: the definition that the warps share."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+Axis = list[tuple[Tensor, Tensor, Tensor, Tensor]]
 FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 PADDINGS = ("zeros", "border")
 MAX_SIDE, MAX_PLANE = 2**24, 2**30  # exact float positions, 32-bit offsets within a plane
@@ -22,7 +23,7 @@ def lookup(image: Tensor, x: Tensor, y: Tensor, padding: str) -> Tensor:
     returns  [N, C, Q]
     """
     flat = image.flatten(2)
-    out = 0
+    out = image.new_zeros(())
     for index, inside, weight, _ in _taps(image, x, y, padding):
         value = flat.gather(2, index[:, None].expand(-1, image.shape[1], -1))
         out = out + torch.where(inside[:, None], value, 0) * weight[:, None]
@@ -37,7 +38,7 @@ def lookup_backward(
     flat = image.flatten(2)
     sums = torch.zeros(image.numel(), dtype=grad.dtype, device=grad.device)
     planes = torch.arange(n * c, device=grad.device).view(n, c, 1) * (h * w)
-    gx = gy = 0
+    gx = gy = grad.new_zeros(())
     for index, inside, weight, (dx, dy) in _taps(image, x, y, padding):
         value = torch.where(inside[:, None], flat.gather(2, index[:, None].expand(-1, c, -1)), 0)
         along = (grad * value).sum(1)
@@ -48,7 +49,9 @@ def lookup_backward(
     return sums.view_as(image), gx, gy
 
 
-def _taps(image, x, y, padding):
+def _taps(
+    image: Tensor, x: Tensor, y: Tensor, padding: str
+) -> list[tuple[Tensor, Tensor, Tensor, tuple[Tensor, Tensor]]]:
     """The four pixels around each position: index in the plane, inside, weight, its derivatives."""
     h, w = image.shape[2:]
     xs, ys = _axis(x, w, padding), _axis(y, h, padding)
@@ -59,7 +62,8 @@ def _taps(image, x, y, padding):
     ]
 
 
-def _axis(x, n, padding):
+def _axis(x: Tensor, n: int, padding: str) -> Axis:
+    """The two pixels around each position: index, inside, weight, derivative of the weight."""
     lo, hi = (-2, n) if padding == "zeros" else (0, n - 1)
     slope = ((x > lo) & (x < hi)).to(x.dtype)  # border padding: no slope where it clamps
     x = torch.where(x > lo, x, lo)  # NaN is not above
@@ -76,17 +80,18 @@ def _axis(x, n, padding):
 
 
 def computed(dtype: torch.dtype) -> torch.dtype:
-    """What an operator computes in: float32 for the 16-bit types, else the type itself."""
+    """The type that an operator computes in: float32 for the 16-bit types, else the type itself."""
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 def repeatable(operator: Callable, reference: Callable, like: Tensor) -> Callable:
-    """The reference where the CUDA kernel's atomic sums may not serve, else the operator."""
+    """The reference on CUDA under deterministic algorithms, else the operator (atomic sums)."""
     exact = like.is_cuda and torch.are_deterministic_algorithms_enabled()
     return reference if exact else operator
 
 
 def check_image(name: str, argument: str, image: Tensor) -> None:
+    """Raises unless the image is floating, [N, C, H, W] and of a size that the kernels take."""
     if image.dtype not in FLOATS:
         raise TypeError(f"{name}: {argument} must be a floating tensor, got {image.dtype}")
     if image.ndim != 4:
@@ -100,7 +105,7 @@ def check_image(name: str, argument: str, image: Tensor) -> None:
 
 
 def check_beside(name: str, argument: str, tensor: Tensor, image: Tensor) -> None:
-    """A tensor that goes with an image: floating, on its device."""
+    """Raises unless the tensor is floating and on the image's device."""
     if tensor.dtype not in FLOATS:
         raise TypeError(f"{name}: {argument} must be a floating tensor, got {tensor.dtype}")
     if tensor.device != image.device:
@@ -108,5 +113,6 @@ def check_beside(name: str, argument: str, tensor: Tensor, image: Tensor) -> Non
 
 
 def check_padding(name: str, padding: str) -> None:
+    """Raises unless the padding is one of PADDINGS."""
     if padding not in PADDINGS:
         raise ValueError(f"{name}: padding must be one of {', '.join(PADDINGS)}, got {padding!r}")

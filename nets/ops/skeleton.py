@@ -1,4 +1,4 @@
-"""Stick figures: points into lines, filled polygons and dots, as channels of a picture."""
+"""Stick figures: points drawn as lines, filled polygons and dots, into the channels of images."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from nets.ops._library import define
 from nets.ops.strokes import FAR, KINDS, OPENCV, RULES, draw_skeleton_reference
 
 FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
-WORDS = 1800  # what a skeleton may take: a CUDA kernel's arguments hold 4 kB
+WORDS = 1800  # of a skeleton's program, at most: the arguments of a CUDA kernel hold 4 kB
 
 
 class Stroke(NamedTuple):
@@ -22,8 +22,8 @@ class Stroke(NamedTuple):
     points: tuple[int | tuple[int, int], ...]
     colour: tuple[int | None, ...]  # 0 to 255 for each channel, None leaves the channel as it is
     rule: str = "positive"
-    also: tuple[int, ...] = ()  # joints that must be there as well, but are not drawn
-    partial: bool = False  # "fill" only: through those points that are there, at least three
+    also: tuple[int, ...] = ()  # joints that must be present as well, but are not drawn
+    partial: bool = False  # "fill" only: through the points that are present, at least three
 
 
 class Skeleton(NamedTuple):
@@ -32,9 +32,9 @@ class Skeleton(NamedTuple):
     joints: int
     channels: int
     background: int
-    raster: int  # OPENCV or PILLOW of nets.ops.strokes: whose pixels
-    thickness: Callable[[int], int]  # of the lines, pixels, from the picture's side
-    radius: Callable[[int], int]  # of the dots
+    raster: int  # OPENCV or PILLOW of nets.ops.strokes: the library whose pixels are drawn
+    thickness: Callable[[int], int]  # of lines, in pixels, from the image's height
+    radius: Callable[[int], int]  # of dots, likewise
     program: tuple[int, ...]  # the strokes, encoded by `skeleton`
     corners: int  # points a stroke takes in the program
 
@@ -71,14 +71,14 @@ def skeleton(
 
 
 def draw_skeleton(points: Tensor, skeleton: Skeleton, size: int | tuple[int, int]) -> Tensor:
-    """Pictures of stick figures, pixel for pixel as OpenCV or Pillow would draw them.
+    """Images of stick figures, pixel for pixel as OpenCV or Pillow draws them.
 
-    points    [N, joints, 2]  (x, y) in pixels of the picture, any floating type; the first pixel's
-              centre is 0; they are truncated towards zero before they are drawn. NaN, infinity and
-              what lies further than 16383 pixels out is missing, so is what the stroke's rule
-              says. Lines and dots with a missing point are left out.
-    skeleton  what to draw, from `skeleton()`; its thickness follows the picture's height
-    size      (H, W) of the picture or its one side, pixels
+    points    [N, joints, 2]  (x, y) in pixels, any floating type; the first pixel's centre is 0.
+              Points are truncated towards zero before they are drawn. A point is missing if it is
+              NaN, infinite or more than 16383 pixels out, or by the stroke's rule. Lines and dots
+              with a missing point are left out.
+    skeleton  what to draw, from `skeleton()`
+    size      (H, W) of the images, or one side, in pixels
     returns   [N, C, H, W] uint8 on the device of `points`; no gradient flows to the points
 
     float64 points are rounded to float32 first. Raises TypeError or ValueError on a wrong type,

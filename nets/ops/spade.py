@@ -207,20 +207,21 @@ def _layers_backward(
     write  puts the gradients of scale and shift, of some images, into a tensor
     """
     last = torch.cat([to_scale, to_shift])
-    c, by_maps, sums = x.shape[1], torch.empty_like(maps), None
+    c, by_maps = x.shape[1], torch.empty_like(maps)
+    sums: list[Tensor] = []
     for rows in _parts(x):
         both = _empty(x[rows], len(last))
         write(rows, both)
         hidden = _hidden_of(rows, kept, maps, weight, bias)
-        by_hidden, *by_last = conv3x3_backward(both, hidden, last)
+        by_hidden, *parts_last = conv3x3_backward(both, hidden, last)
         del both
         torch.ops.aten.threshold_backward.grad_input(by_hidden, hidden, 0, grad_input=by_hidden)
         del hidden
-        by_maps[rows], *by_first = conv3x3_backward(by_hidden, maps[rows], weight)
-        parts = [*by_first, *by_last]
-        sums = parts if sums is None else [a.add_(b) for a, b in zip(sums, parts, strict=True)]
-    *first, by_last, by_last_bias = sums
-    return [by_maps, *first, by_last[:c], by_last_bias[:c], by_last[c:], by_last_bias[c:]]
+        by_maps[rows], *parts_first = conv3x3_backward(by_hidden, maps[rows], weight)
+        parts = [*parts_first, *parts_last]
+        sums = [a.add_(b) for a, b in zip(sums, parts, strict=True)] if sums else parts
+    *by_first, by_last, by_last_bias = sums
+    return [by_maps, *by_first, by_last[:c], by_last_bias[:c], by_last[c:], by_last_bias[c:]]
 
 
 def _parts(x: Tensor) -> list[slice]:

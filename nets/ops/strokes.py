@@ -1,11 +1,11 @@
-"""Which pixels the strokes of a skeleton cover, and the skeleton drawn with them in stock torch.
+"""Pixels that the strokes of a skeleton cover, and the skeleton drawn with them in stock torch.
 
-OpenCV and Pillow both draw whole pixels, without anti-aliasing, from whole coordinates; a stroke
-here is drawn as the library that its skeleton names would draw it. All is integer arithmetic on
-int64 tensors, so that the compiled kernels give the same pixels.
+OpenCV and Pillow both draw whole pixels, without anti-aliasing, from whole coordinates. A skeleton
+names the library whose pixels its strokes have. All is integer arithmetic on int64 tensors, so that
+the compiled kernels give the same pixels.
 
-Places are [N, 2], (x, y) in whole pixels or, "fixed", in 1 / 65536 of one as OpenCV counts; rows
-is [H].
+Positions are [N, 2], (x, y) in whole pixels. "Fixed-point" positions are in 1 / 65536 of a pixel,
+as in OpenCV. `rows` is [H].
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from torch import Tensor
 
 OPENCV, PILLOW = 0, 1
 KINDS = ("line", "fill", "dot")
-# When a point counts as there. A line that needs a point which is not there is left out.
+# When a point counts as present. A stroke that needs a missing point is left out.
 RULES = (
     "positive",  # both coordinates >= 0
     "truncated",  # both >= 0 once truncated towards zero, so > -1
     "marked",  # both >= 0 and not both 0, which marks a missing point
-    "finite",  # anywhere, on the picture or off it
+    "finite",  # anywhere, inside the image or outside
 )
 FAR = 16383  # px; a point further from the first pixel than this counts as missing
-ONE, HALF = 1 << 16, 1 << 15  # a pixel in fixed-point places
+ONE, HALF = 1 << 16, 1 << 15  # a pixel in fixed-point positions
 NOWHERE = 1 << 30
 Interval = tuple[Tensor, Tensor]  # first and last pixel in every row, [N, H]; empty if first > last
 
@@ -41,17 +41,18 @@ def draw_skeleton_reference(
         kind, n, also, rule, partial, *rest = program[start : start + words]
         first, second = rest[channels::2][: n + also], rest[channels + 1 :: 2][: n + also]
         at = (points[:, first] + points[:, second]) * 0.5
-        there = _there(at, RULES[rule])
-        at = torch.where(there[..., None], at, 0).trunc().long()
-        drawn = there.sum(1) >= 3 if partial else there.all(1)
-        if partial:  # a missing corner falls on the one before it, where it changes nothing
+        present = _present(at, RULES[rule])
+        at = torch.where(present[..., None], at, 0).trunc().long()
+        at, present, others = at[:, :n], present[:, :n], present[:, n:]
+        drawn = (present.sum(1) >= 3 if partial else present.all(1)) & others.all(1)
+        if partial:  # a missing corner moves to the one before it, where it changes nothing
             for i in (*range(n), *range(n)):
-                at[:, i] = torch.where(there[:, i, None], at[:, i], at[:, i - 1])
-                there[:, i] |= there[:, i - 1]
+                at[:, i] = torch.where(present[:, i, None], at[:, i], at[:, i - 1])
+                present[:, i] |= present[:, i - 1]
         if KINDS[kind] == "line":
-            runs = line(at[:, :n], thickness, raster, rows)
+            runs = line(at, thickness, raster, rows)
         elif KINDS[kind] == "fill":
-            runs = polygon(at[:, :n], raster, rows)
+            runs = polygon(at, raster, rows)
         else:
             square = radius * (radius + (raster == PILLOW))
             runs = disc(at[:, 0], square, rows)
@@ -66,8 +67,8 @@ def draw_skeleton_reference(
     return canvas
 
 
-def _there(at: Tensor, rule: str) -> Tensor:
-    near = at.abs().amax(-1) <= FAR  # NaN is not
+def _present(at: Tensor, rule: str) -> Tensor:
+    near = at.abs().amax(-1) <= FAR  # False for NaN
     if rule == "finite":
         return near
     if rule == "truncated":
@@ -105,16 +106,18 @@ def line(ends: Tensor, thickness: int, raster: int, rows: Tensor) -> list[Interv
 
 def polygon(corners: Tensor, raster: int, rows: Tensor) -> list[Interval]:
     """A filled polygon [N, V, 2], even-odd where it crosses itself, its outline included."""
-    outline, cuts = [], []
+    outline: list[Interval] = []
+    crossings: list[Tensor] = []
     for i in range(corners.shape[1]):
         p, q = corners[:, i - 1], corners[:, i]
         outline.append((bresenham if raster == OPENCV else scan)(p, q, rows))
         low, high = scan(p, q, rows)
         crossed = (rows >= torch.minimum(p, q)[:, 1:]) & (rows < torch.maximum(p, q)[:, 1:])
         # In half pixels, so that first and last pixels are sorted together.
-        cuts.append(torch.where(crossed, low + high, 2 * NOWHERE))
-    cuts = torch.stack(cuts).sort(0).values
-    inside = [((a + 1) >> 1, b >> 1) for a, b in zip(cuts[0::2], cuts[1::2], strict=False)]
+        crossings.append(torch.where(crossed, low + high, 2 * NOWHERE))
+    ordered_crossings = torch.stack(crossings).sort(0).values
+    pairs = zip(ordered_crossings[0::2], ordered_crossings[1::2], strict=False)
+    inside = [((a + 1) >> 1, b >> 1) for a, b in pairs]
     return outline + inside
 
 
@@ -147,7 +150,7 @@ def _corners_pillow(ends: Tensor, thickness: int) -> Tensor:
 
 
 def bresenham(p: Tensor, q: Tensor, rows: Tensor) -> Interval:
-    """OpenCV's thin line between whole pixels; half way it stays on the left end's side."""
+    """OpenCV's thin line between whole pixels; ties stay on the side of the left end."""
     (x0, y0), (x1, y1) = map(_columns, ordered(p, q, 0))
     wide, high = x1 - x0, (y1 - y0).abs()
     down = torch.where(y1 < y0, y0 - rows, rows - y0)  # rows from the left end towards the other
@@ -157,12 +160,12 @@ def bresenham(p: Tensor, q: Tensor, rows: Tensor) -> Interval:
     last = torch.minimum(floor_div(wide * (2 * down + 1), 2 * high.clamp(min=1)), wide)
     first, last = torch.where(high > 0, first, 0), torch.where(high > 0, last, wide)
     flat = wide > high
-    there = (down >= 0) & (down <= high)
-    return only(there, x0 + torch.where(flat, first, x), x0 + torch.where(flat, last, x))
+    within = (down >= 0) & (down <= high)
+    return only(within, x0 + torch.where(flat, first, x), x0 + torch.where(flat, last, x))
 
 
 def cut(p: Tensor, q: Tensor, rows: Tensor) -> Interval:
-    """Where OpenCV's filling sees the edge p, q, fixed point, p above, from p's row to q's."""
+    """Pixels where OpenCV's filling crosses the edge p, q; fixed-point, p above q."""
     (x0, y0), (x1, y1) = _columns(p), _columns(q)
     y0, y1 = (y0 + HALF) >> 16, (y1 + HALF) >> 16
     high = (y1 - y0).clamp(min=1)
@@ -171,7 +174,7 @@ def cut(p: Tensor, q: Tensor, rows: Tensor) -> Interval:
 
 
 def scan(p: Tensor, q: Tensor, rows: Tensor) -> Interval:
-    """Where Pillow's filling sees the edge p, q of whole pixels, in all rows from end to end."""
+    """Pixels where Pillow's filling crosses the edge p, q; whole pixels, both end rows included."""
     (x0, y0), (x1, y1) = map(_columns, ordered(p, q, 1))
     high = (y1 - y0).clamp(min=1)
     low, last = _rounded(x0 * high + (rows - y0) * (x1 - x0), high)
@@ -181,14 +184,14 @@ def scan(p: Tensor, q: Tensor, rows: Tensor) -> Interval:
 
 
 def stepped(p: Tensor, q: Tensor, rows: Tensor) -> Interval:
-    """OpenCV's thin line between fixed places: whole steps on one axis, slope on the other."""
+    """OpenCV's thin line between fixed-point positions: whole steps on its longer axis."""
     span = (q - p).abs()
     steep = (span[:, 0] <= span[:, 1])[:, None]
     (a, b), (c, d) = ordered(p, q, 0), ordered(p, q, 1)
     low, high = _run_flat(a, b, rows)
-    x, there = _run_steep(c, d, rows)
+    x, within = _run_steep(c, d, rows)
     low, high = torch.where(steep, x, low), torch.where(steep, x, high)
-    low, high = only(~steep | there, low, high)
+    low, high = only(~steep | within, low, high)
     end = (torch.where(steep, d, b) + HALF) >> 16  # the far end is drawn on its own
     at_end = rows == end[:, 1:]
     low = torch.where(at_end, torch.minimum(low, end[:, :1]), low)

@@ -1,6 +1,8 @@
-"""Thin-plate splines: their coefficients, and images warped by them."""
+"""Thin-plate splines: their coefficients, and images warped with them."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -66,16 +68,16 @@ def tps_fit(control: Tensor, target: Tensor) -> Tensor:
 def tps_warp(
     image: Tensor, control: Tensor, coefficients: Tensor, *, padding: str = "border"
 ) -> Tensor:
-    """The image that at pixel p holds what the given one holds at f(p), f the spline of `tps_fit`.
+    """The image warped: output pixel p reads the input at f(p), f the spline of `tps_fit`.
 
     image         [N, C, H, W]  any floating type and memory layout; differentiable once
     control       [K, 2] or [N, K, 2]  as given to `tps_fit`; no gradient flows to it here. One
                   [K, 2] for all images costs least.
     coefficients  [N, K + 3, 2]  from `tps_fit`; differentiable once
-    padding       "border" or "zeros": what lies outside of the image
+    padding       "border" or "zeros": what positions outside the image read
     returns       [N, C, H, W]; bilinear; pixel centres at the integers, the first at 0
 
-    So control points are where the result shows what the image holds at the targets: OpenCV's
+    At the control points, the result shows what the image holds at the targets. It is OpenCV's
     ThinPlateSplineShapeTransformer.warpImage estimated from (target, control). float16 and bfloat16
     images are computed in float32; under autocast the result is float32. Raises TypeError or
     ValueError on a wrong type, shape, device or padding, and on control points that require a
@@ -107,7 +109,7 @@ def tps_warp(
     return _warp(image, nodes, frame, coefficients.to(kind), PADDINGS.index(padding))
 
 
-def _check_points(name, control):
+def _check_points(name: str, control: Tensor) -> None:
     if control.dtype not in FLOATS:
         raise TypeError(f"{name}: control must be a floating tensor, got {control.dtype}")
     shape = list(control.shape)
@@ -117,30 +119,34 @@ def _check_points(name, control):
         )
 
 
-def normalised(control):
-    """Points q [M, K, 2] about their mean and over twice their rms distance from it; that frame
-    (mean, 1 / extent) [M, 3]; float64. A smooth function of the points, as tps_fit's gradient asks.
+def normalised(control: Tensor) -> tuple[Tensor, Tensor]:
+    """The control points normalised [M, K, 2], and their frame (mean, 1 / extent) [M, 3]; float64.
+
+    The extent is twice the rms distance from the mean. Both are smooth functions of the points,
+    which the gradient of `tps_fit` needs.
     """
     points = control.double().view(-1, *control.shape[-2:])
-    middle = points.mean(1, keepdim=True)
-    apart = points - middle
-    over = apart.square().sum(-1).mean(1)[:, None, None].rsqrt() / 2
-    return apart * over, torch.cat([middle, over], -1)[:, 0]
+    mean = points.mean(1, keepdim=True)
+    centred = points - mean
+    inverse = centred.square().sum(-1).mean(1)[:, None, None].rsqrt() / 2
+    return centred * inverse, torch.cat([mean, inverse], -1)[:, 0]
 
 
-def radial_functions(s):
+def radial_functions(s: Tensor) -> Tensor:
+    """s ln s of squared distances, 0 at 0."""
     return torch.where(s > 0, s * s.clamp_min(torch.finfo(s.dtype).tiny).log(), s)
 
 
-def _basis(image, nodes, frame):
+def _basis(image: Tensor, nodes: Tensor, frame: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The K + 3 functions at every pixel, [M, H W, K + 3], and the pixels' x and y, [H W]."""
     h, w = image.shape[2:]
-    kind = dict(dtype=nodes.dtype, device=nodes.device)
-    y, x = torch.meshgrid(torch.arange(h, **kind), torch.arange(w, **kind), indexing="ij")
+    rows, columns = (torch.arange(n, dtype=nodes.dtype, device=nodes.device) for n in (h, w))
+    y, x = torch.meshgrid(rows, columns, indexing="ij")
     pixels = torch.stack([x.flatten(), y.flatten()], -1)
     q = (pixels - frame[:, None, :2]) * frame[:, None, 2:]  # [M, H W, 2]
     radial = radial_functions((q[:, :, None] - nodes[:, None]).square().sum(-1))
-    return torch.cat([radial, torch.ones_like(q[..., :1]), q], -1), *pixels.unbind(-1)
+    basis = torch.cat([radial, torch.ones_like(q[..., :1]), q], -1)
+    return basis, pixels[..., 0], pixels[..., 1]
 
 
 def tps_warp_reference(
@@ -164,14 +170,16 @@ def tps_warp_backward_reference(
     return grad_image.to(image.dtype), _by_image(basis.mT, torch.stack([gx, gy], -1))
 
 
-def _by_image(matrix, vectors):
+def _by_image(matrix: Tensor, vectors: Tensor) -> Tensor:
     """matrix [M, A, B] @ vectors [N, B, 2] -> [N, A, 2]; N / M images in a row share a matrix."""
     n, m = vectors.shape[0], matrix.shape[0]
     out = matrix[:, None] @ vectors.view(m, n // max(m, 1), *vectors.shape[1:])
     return out.flatten(0, 1).contiguous()
 
 
-def _fake_backward(grad, image, nodes, frame, coefficients, padding):
+def _fake_backward(
+    grad: Tensor, image: Tensor, nodes: Tensor, frame: Tensor, coefficients: Tensor, padding: int
+) -> tuple[Tensor, Tensor]:
     return image.new_empty(image.shape), coefficients.new_empty(coefficients.shape)
 
 
@@ -189,13 +197,13 @@ _warp_backward = define(
 )
 
 
-def _setup(ctx, inputs, output):
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     *tensors, ctx.padding = inputs
     ctx.save_for_backward(*tensors)
 
 
 @torch.autograd.function.once_differentiable
-def _backward(ctx, grad):
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     backward = repeatable(_warp_backward, tps_warp_backward_reference, grad)
     grad_image, grad_coefficients = backward(grad, *ctx.saved_tensors, ctx.padding)
     return grad_image, None, None, grad_coefficients, None

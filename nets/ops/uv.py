@@ -1,6 +1,8 @@
-"""Pictures looked up in a texture, and their gradients."""
+"""Images sampled from a texture, and their gradients."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,13 +29,13 @@ def uv_sample(
     padding: str = "zeros",
     background: float = -1.0,
 ) -> Tensor:
-    """The texture at identity grid + delta, plus the low-frequency layer, cut out by the mask.
+    """The texture sampled at identity grid + delta, plus low_frequency, blended by the mask.
 
-    texture        [M, C, H', W']  any floating type and memory layout; N / M pictures in a row
+    texture        [M, C, H', W']  any floating type and memory layout; N / M images in a row
                    share one
     delta          [N, 2, H, W]  (x, y) offsets in the frame [-1, 1], in which pixel i of n lies at
                    -1 + (2 i + 1) / n (align_corners=False); one that is NaN reads the padding
-    low_frequency  [N, C, H, W]  added to what was looked up
+    low_frequency  [N, C, H, W]  added to the sampled texture
     mask           [N, 1, H, W]  m in [0, 1]: the result is x m + background (1 - m)
     padding        "zeros" or "border", as in torch.nn.functional.grid_sample
     returns        [N, C, H, W]; bilinear; differentiable once in all four tensors
@@ -78,11 +80,18 @@ def uv_sample_reference(
     return _forward(texture, delta, low_frequency, mask, background, padding).to(texture.dtype)
 
 
-def _forward(texture, delta, low_frequency, mask, background, padding):
+def _forward(
+    texture: Tensor,
+    delta: Tensor,
+    low_frequency: Tensor | None,
+    mask: Tensor | None,
+    background: float,
+    padding: int,
+) -> Tensor:
     kind = computed(texture.dtype)
     x, y = _positions(texture, delta)
     value = lookup(texture.to(kind), x, y, PADDINGS[padding])
-    value = _by_picture(value, delta)
+    value = _by_image(value, delta)
     if low_frequency is not None:
         value = value + low_frequency.to(kind)
     if mask is not None:
@@ -90,27 +99,29 @@ def _forward(texture, delta, low_frequency, mask, background, padding):
     return value.contiguous()
 
 
-def _positions(texture, delta):
-    """Where every pixel of the pictures of one texture reads in it, x and y [M, N / M * H W]."""
+def _positions(texture: Tensor, delta: Tensor) -> list[Tensor]:
+    """Positions in the texture that its images read, x and y [M, N / M * H W]."""
     delta = delta.to(computed(texture.dtype))
+    m, (n, _, h, w) = texture.shape[0], delta.shape
     out = []
     for axis, size in ((0, texture.shape[3]), (1, texture.shape[2])):
-        n = delta.shape[3 - axis]
-        i = torch.arange(n, dtype=delta.dtype, device=delta.device)
-        scale = size / n
+        side = delta.shape[3 - axis]
+        i = torch.arange(side, dtype=delta.dtype, device=delta.device)
+        scale = size / side
         still = (i * scale + (scale - 1) / 2).view((1, -1) if axis == 0 else (-1, 1))
-        out.append((still + delta[:, axis] * (size / 2)).reshape(texture.shape[0], -1))
+        positions = still + delta[:, axis] * (size / 2)
+        out.append(positions.reshape(m, n // max(m, 1) * h * w))
     return out
 
 
-def _by_picture(value, delta):
+def _by_image(value: Tensor, delta: Tensor) -> Tensor:
     """[M, C, N / M * H W] -> [N, C, H, W]"""
     m, c = value.shape[:2]
     n, _, h, w = delta.shape
     return value.view(m, c, n // max(m, 1), h, w).transpose(1, 2).reshape(n, c, h, w)
 
 
-def _by_texture(value, m):
+def _by_texture(value: Tensor, m: int) -> Tensor:
     """[N, C, H, W] -> [M, C, N / M * H W]"""
     n, c, h, w = value.shape
     return (
@@ -141,16 +152,23 @@ def uv_sample_backward_reference(
     grad_texture, gx, gy = lookup_backward(part, texture.to(kind), x, y, PADDINGS[padding])
     h, w = texture.shape[2:]
     grad_delta = torch.stack([gx * (w / 2), gy * (h / 2)], 1)
-    grad_delta = _by_picture(grad_delta, delta).to(dtype).contiguous()
+    grad_delta = _by_image(grad_delta, delta).to(dtype).contiguous()
     return grad_texture.to(dtype), grad_delta, grad_low, grad_mask
 
 
-def _fake(texture, delta, low_frequency, mask, background, padding):
+def _fake(texture: Tensor, delta: Tensor, *_: Any) -> Tensor:
     return texture.new_empty(delta.shape[0], texture.shape[1], *delta.shape[2:])
 
 
-def _fake_backward(grad, texture, delta, low_frequency, mask, background, padding):
-    def empty(t):
+def _fake_backward(
+    grad: Tensor,
+    texture: Tensor,
+    delta: Tensor,
+    low_frequency: Tensor | None,
+    mask: Tensor | None,
+    *_: Any,
+) -> tuple[Tensor, ...]:
+    def empty(t: Tensor | None) -> Tensor:
         return texture.new_empty(0 if t is None else t.shape)
 
     return empty(texture), empty(delta), empty(low_frequency), empty(mask)
@@ -169,13 +187,13 @@ _sample_backward = define(
 )
 
 
-def _setup(ctx, inputs, output):
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     *tensors, ctx.background, ctx.padding = inputs
     ctx.save_for_backward(*tensors)
 
 
 @torch.autograd.function.once_differentiable
-def _backward(ctx, grad):
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     tensors = ctx.saved_tensors
     backward = repeatable(_sample_backward, uv_sample_backward_reference, grad)
     grads = backward(grad, *tensors, ctx.background, ctx.padding)

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 
 import pytest
@@ -143,6 +144,39 @@ def test_a_broken_compiler_speaks_once_and_the_references_serve_only_if_auto(tre
     rc, _, err = run(tree, "-c", CALL, CXX=compiler, GUISE_OPS="compiled")
     assert rc != 0
     assert "the disk ate my headers" in err
+
+
+@pytest.mark.parametrize("choice", ["auto", "compiled"])
+def test_cuda_that_does_not_compile_leaves_the_cpu_kernels(monkeypatch, tmp_path, capsys, choice):
+    (tmp_path / "file").write_text("")
+    nvcc = "[1/2] nvcc a.cu\nb.h(138): error: #error unsupported GNU version\n2 errors detected"
+    builds = []
+
+    def load(name, names, with_cuda, build_directory, **_):
+        builds.append(with_cuda)
+        if with_cuda:
+            raise RuntimeError(f"Error building extension 'guise_ops': {nvcc}")
+        (Path(build_directory) / "guise_ops.so").write_text("")
+        return types.ModuleType(name)
+
+    monkeypatch.setattr("torch.utils.cpp_extension.load", load)
+    monkeypatch.setattr(_build, "_wants_cuda", lambda: True)
+    monkeypatch.setattr(_build, "_ahead_of_time", lambda: None)
+    monkeypatch.setattr(shutil, "which", lambda name: name)
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
+    monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "9.0")
+    monkeypatch.setenv("GUISE_OPS", choice)
+    if choice == "compiled":
+        with pytest.raises(_build.BuildError, match=r"failed: b.h\(138\): error: #error"):
+            _build._library.__wrapped__()
+        return
+    module = _build._library.__wrapped__()
+    assert Path(module.file).is_relative_to(tmp_path)
+    assert builds == [True, False]
+    warnings = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
+    assert len(warnings) == 1
+    assert "b.h(138): error: #error unsupported GNU version" in warnings[0]
+    assert "CUDA_HOME" in warnings[0]
 
 
 def test_a_folder_that_cannot_be_written_is_named(tree):

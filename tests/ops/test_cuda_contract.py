@@ -73,12 +73,13 @@ def frozen(case, device):
 
 def test_side_stream(case):
     call, changing = frozen(case, "cuda")
-    want = call(changing)
+    before, want = call(changing), call(changing * 2)
+    assert not torch.equal(before, want)  # else a kernel on another stream would pass
     torch.cuda.synchronize()
     stream = torch.cuda.Stream()
     with torch.cuda.stream(stream):
         torch.cuda._sleep(20_000_000)  # the input changes late, on this stream alone
-        changing.mul_(1.0)
+        changing.mul_(2)
         got = call(changing)
     stream.synchronize()
     torch.testing.assert_close(got, want, rtol=0, atol=0)

@@ -26,9 +26,13 @@ def reference(points, drawn, h, w):
     return draw_skeleton_reference(points.float(), list(drawn.program), style, h, w)
 
 
-def figure(kind, count, raster=OPENCV, thickness=3, **more):
-    stroke = Stroke(kind, tuple(range(count)), (255,), more.pop("rule", "finite"), **more)
-    return skeleton(count, 1, [stroke], lambda _: thickness, lambda _: thickness, raster=raster)
+def figure(kind, count, raster=OPENCV, thickness=3, also=0, **more):
+    """One stroke on the first `count` joints, which needs the `also` joints behind them."""
+    others = tuple(range(count, count + also))
+    stroke = Stroke(
+        kind, tuple(range(count)), (255,), more.pop("rule", "finite"), also=others, **more
+    )
+    return skeleton(count + also, 1, [stroke], lambda _: thickness, lambda _: thickness, raster=raster)
 
 
 def points_of(*rows):
@@ -164,9 +168,11 @@ def test_compiled_is_the_reference_for_any_stroke(data):
     kind = data.draw(st.sampled_from(["line", "fill", "dot"]))
     count = {"line": 2, "dot": 1}.get(kind) or data.draw(st.integers(3, 6))
     more = {"partial": data.draw(st.booleans())} if kind == "fill" else {}
+    also = data.draw(st.integers(0, 2))
     rule = data.draw(st.sampled_from(["positive", "truncated", "marked", "finite"]))
     raster, thickness = data.draw(st.sampled_from([OPENCV, PILLOW])), data.draw(st.integers(1, 12))
-    drawn = figure(kind, count, raster, thickness, rule=rule, **more)
+    drawn = figure(kind, count, raster, thickness, rule=rule, also=also, **more)
+    count += also
     x = st.sampled_from([NAN, math.inf, -0.5, 0.0, -3e38, 16383.0]) | st.floats(-40, 70, width=32)
     at = points_of(*data.draw(st.lists(st.tuples(x, x), min_size=count, max_size=count)))
     assert torch.equal(draw_skeleton(at, drawn, (33, 20)), reference(at, drawn, 33, 20))
@@ -190,6 +196,15 @@ def test_compiled_is_the_reference_for_any_stroke(data):
 def test_a_line_needs_both_its_ends(rule, place, there):
     drawn = figure("line", 2, rule=rule)
     assert bool(draw_skeleton(points_of((20.0, 9.0), place), drawn, 32).any()) is there
+
+
+def test_a_partial_polygon_needs_all_its_other_joints():
+    drawn = figure("fill", 4, also=1, partial=True)
+    corners = [(2.0, 2.0), (28.0, 4.0), (20.0, 28.0), (NAN, NAN)]
+    for other, present in (((5.0, 5.0), True), ((NAN, NAN), False)):
+        at = points_of(*corners, other)
+        assert bool(draw_skeleton(at, drawn, 32).any()) is present
+        assert bool(reference(at, drawn, 32, 32).any()) is present
 
 
 def test_neck_is_half_as_bright_and_eyes_go_together():

@@ -76,7 +76,16 @@ def test_layers_are_optional(device):
     )
 
 
-def test_pictures_in_a_row_share_a_texture(device):
+def test_no_texture_gives_no_image(device):
+    texture, delta, low = (torch.zeros(0, c, 5, 5, device=device) for c in (3, 2, 3))
+    assert uv_sample(texture, delta, low).shape == (0, 3, 5, 5)
+    arguments = (texture, delta, low, None, -1.0, 0)
+    assert uv_sample_reference(*arguments).shape == (0, 3, 5, 5)
+    grads = uv_sample_backward_reference(torch.zeros_like(low), *arguments)
+    assert [list(g.shape) for g in grads] == [[0, 3, 5, 5], [0, 2, 5, 5], [0, 3, 5, 5], [0]]
+
+
+def test_images_in_a_row_share_a_texture(device):
     texture, *rest = inputs(n=6, m=2, c=5, dtype=torch.double, device=device)
     shared = texture.clone().requires_grad_()
     repeated = texture.repeat_interleave(3, 0).requires_grad_()

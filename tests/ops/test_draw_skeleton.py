@@ -32,7 +32,8 @@ def figure(kind, count, raster=OPENCV, thickness=3, also=0, **more):
     stroke = Stroke(
         kind, tuple(range(count)), (255,), more.pop("rule", "finite"), also=others, **more
     )
-    return skeleton(count + also, 1, [stroke], lambda _: thickness, lambda _: thickness, raster=raster)
+    size = lambda _: thickness  # noqa: E731
+    return skeleton(count + also, 1, [stroke], size, size, raster=raster)
 
 
 def points_of(*rows):

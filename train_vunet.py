@@ -12,7 +12,6 @@ Esser, Sutter, Ommer, CVPR 2018. The same command goes on where it was stopped.
 
 from __future__ import annotations
 
-import contextlib
 import math
 from typing import Any
 
@@ -25,10 +24,10 @@ from nets.published import find, read_checkpoint
 from nets.run import checkpoints, options
 from nets.run.ema import EMA
 from nets.run.loader import in_order, loader
-from nets.run.log import Window
 from nets.run.precision import Precision
-from nets.run.ranks import Ranks, closing, hold_gradients
+from nets.run.ranks import Ranks, closing
 from nets.run.run import Run
+from nets.run.update import Update
 from nets.vunet import VUNet, VUNetOutput, build, losses
 from nets.vunet.data import PersonInputs, open_people, signed
 from nets.vunet.infer import without_training
@@ -162,6 +161,7 @@ def train(run: Run, args: options.Namespace, precision: Precision) -> None:
     if args.compile:
         net.compile()
     model = run.ranks.wrap(net, unused_parameters=args.wiring == "port")  # its last block is idle
+    update = Update(run, precision, [optimizer], ema, args.accumulate)
     batches = loader(
         data,
         args.batch_size,
@@ -183,39 +183,26 @@ def train(run: Run, args: options.Namespace, precision: Precision) -> None:
 
     for step in run.steps(total, images_per_step):
         net.train()
-        lr = learning_rate(args, step, end or total)
-        for group in optimizer.param_groups:
-            group["lr"] = lr
-        optimizer.zero_grad(set_to_none=True)
+        lr, kl_weight = learning_rate(args, step, end or total), kl_factor(args, step, end or total)
         noise = net.noise(images_per_step, run.device, run.generator(step))  # of all ranks
-        finite, told = True, Window()  # of all batches of the step
-        for part, batch in enumerate(batches.batches(step)):
+        update.begin(lr)
+        for part, batch in update.batches(batches, step):
             target = signed(batch["target"]).contiguous(memory_format=precision.memory_format)
             first = (part * run.world_size + run.rank) * args.batch_size
             mine = noise.rows(slice(first, first + args.batch_size))
-            with hold_gradients(model, part + 1 < args.accumulate), precision.autocast():
+            with update.forward(model):
                 out = model(*inputs(batch), "train", mine)
                 loss, terms = loss_of(
                     args, features, out, target, batch.get("mask"), step, end or total
                 )
-            finite = finite and run.check(terms, batch)
-            told.add(terms)
-            if finite:
-                precision.backward(loss / args.accumulate)
-        finite = finite and run.check({"gradient_norm": precision.gradient_norm(optimizer)}, batch)
-        if finite:
-            precision.step(optimizer)
-            if ema:
-                ema.update()
-        kl_weight = kl_factor(args, step, end or total)
-        run.log(step, told.means() if finite else {}, lr=lr, kl_weight=kl_weight)
+            update.backward(loss, terms)
+        run.log(step, update.apply(), lr=lr, kl_weight=kl_weight)
 
-        showing = step % args.log_freq == 0 or step + 1 == total  # 1, 251, 501, ... and the last
-        showing = showing or run.early(step)
+        # Images of steps 1, 251, 501, ..., as the published program numbers them, and of the last.
+        showing = step % args.log_freq == 0 or step + 1 == total or run.early(step)
         scoring, score = run.due(step, args.test_freq), None
         if showing or scoring:
-            net.eval()
-            with ema.swapped() if ema else contextlib.nullcontext(), precision.autocast():
+            with update.evaluating(net):
                 if showing:
                     show(run, step, net, inputs, batch, "")
                     show(run, step, net, inputs, tests.batch(step), "valid_")
@@ -227,8 +214,7 @@ def train(run: Run, args: options.Namespace, precision: Precision) -> None:
                     run.record(step, scores)
                     score = scores.get("L1_valid")
         run.save(step, score)
-    net.eval()
-    with ema.swapped() if ema else contextlib.nullcontext(), precision.autocast():
+    with update.evaluating(net):
         final_image(run, net, inputs, test, args.on_bad_sample)
 
 

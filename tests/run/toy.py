@@ -12,8 +12,9 @@ from nets.run import options
 from nets.run.ema import EMA
 from nets.run.loader import loader
 from nets.run.precision import Precision
-from nets.run.ranks import Ranks, closing, hold_gradients
+from nets.run.ranks import Ranks, closing
 from nets.run.run import Run
+from nets.run.update import Update
 
 
 class Numbers(torch.utils.data.Dataset):
@@ -84,25 +85,18 @@ def train(args, ranks, run):
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
     ema = EMA(model, args.ema) if args.ema else None
     run.resume(model=model, optimizer=optimizer, ema=ema, precision=precision)
+    update = Update(run, precision, [optimizer], ema, args.accumulate)
     for step in run.steps(args.steps, images=data.samples_per_step):
-        optimizer.zero_grad(set_to_none=True)
-        for i, batch in enumerate(data.batches(step)):
-            with hold_gradients(model, i + 1 < args.accumulate):
-                with precision.autocast():
-                    loss = F.mse_loss(model(batch["x"]), batch["x"].flip(-1))
-                if step in args.nan_at and ranks.rank == ranks.world_size - 1:
-                    loss = loss * float("nan")
-                if not run.check({"mse": loss}, batch):
-                    break
-                precision.backward(loss / args.accumulate)
-        else:
-            if step in args.bad_gradient_at:
-                optimizer.param_groups[0]["params"][0].grad[0] = float("inf")
-            if run.check({"gradient_norm": precision.gradient_norm(optimizer)}, batch):
-                precision.step(optimizer)
-                if ema:
-                    ema.update()
-                run.log(step, {"mse": loss}, lr=1e-2)
+        update.begin(1e-2)
+        for _, batch in update.batches(data, step):
+            with update.forward(model):
+                loss = F.mse_loss(model(batch["x"]), batch["x"].flip(-1))
+            if step in args.nan_at and ranks.rank == ranks.world_size - 1:
+                loss = loss * float("nan")
+            update.backward(loss, {"mse": loss})
+        if step in args.bad_gradient_at and update.finite:
+            optimizer.param_groups[0]["params"][0].grad[0] = float("inf")
+        run.log(step, update.apply(), lr=1e-2)
         run.save(step)
         if step == args.die_at and ranks.rank == ranks.world_size - 1:
             os._exit(9)

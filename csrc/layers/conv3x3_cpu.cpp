@@ -91,14 +91,14 @@ void convolve(const Map& from, const Map& to, const S* pixels, const float* weig
   std::atomic<int64_t> next = 0;  // a slow thread leaves blocks to the others
   torch::stable::parallel_for(0, threads, 1, [&](int64_t, int64_t) {
     Matrices<Factor> in(block, from.c / kJoin);
-    Matrices<float> made(block, to.c);
+    Matrices<float> products(block, to.c);
     for (int64_t b; (b = next++) < blocks;) {
       const int64_t first = b * block, last = std::min(first + block, to.tiles());
       gather(from, pixels, zeros.data(), first, last, in);
       for (int p = 0; p < 16; ++p)
-        product(in[p], from.c / kJoin, 1, filters.data() + p * size, made[p], last - first, to.c,
-                from.c / kJoin, false);
-      scatter(to, made, bias, added, first, last, result);
+        product(in[p], from.c / kJoin, 1, filters.data() + p * size, products[p], last - first,
+                to.c, from.c / kJoin, false);
+      scatter(to, products, bias, added, first, last, result);
     }
   });
 }
@@ -250,15 +250,15 @@ void weigh_by_tiles(const Weighed<S>& w, float* result, float* bias) {
   const int64_t blocks = (w.to.tiles() + w.block - 1) / w.block;
   const int64_t shares = std::clamp<int64_t>(torch::stable::get_num_threads(), 1, blocks + 1);
   std::vector<std::unique_ptr<TileSums<S>>> sums(shares);
-  std::vector<const float*> made(shares);
+  std::vector<const float*> partial(shares);
   torch::stable::parallel_for(0, shares, 1, [&](int64_t lo, int64_t hi) {
     for (int64_t i = lo; i < hi; ++i) {
       sums[i] = std::make_unique<TileSums<S>>(w, w.to.c);
-      made[i] = (*sums[i])(0, i * blocks / shares, (i + 1) * blocks / shares);
+      partial[i] = (*sums[i])(0, i * blocks / shares, (i + 1) * blocks / shares);
     }
   });
   torch::stable::parallel_for(0, w.to.c, 16, [&](int64_t lo, int64_t hi) {
-    to_filters(made, w.to.c, w.from.c, lo, hi, result);
+    to_filters(partial, w.to.c, w.from.c, lo, hi, result);
   });
   std::fill_n(bias, w.to.c, 0.f);
   for (const auto& share : sums)

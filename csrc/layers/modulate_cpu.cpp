@@ -61,9 +61,9 @@ void modulate_cpu(const Tensor& x, const Tensor& both, Tensor y, Tensor scale, d
     const float slope = float(slope_);
     for_each_vector(x, [&](int64_t i, int64_t j) {
       const Wide value = read(from + i), factor = read(by + j);
-      const Wide made = value + value * factor + read(by + j + c);
+      const Wide sum = value + value * factor + read(by + j + c);
       write(kept + i, factor);
-      write(to + i, made > 0 ? made : made * slope);
+      write(to + i, sum > 0 ? sum : sum * slope);
     });
   });
 }

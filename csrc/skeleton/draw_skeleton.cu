@@ -28,10 +28,10 @@ __global__ void __launch_bounds__(kThreads)
       const Shape shape(program.word + i * words, points + image * joints * 2, style);
       int count = 0;
       if (y >= shape.top && y <= shape.bottom) {
-        Span found[kMaxSpans];
-        count = int(shape_row(shape, style, y, found));
+        Span row_spans[kMaxSpans];
+        count = int(shape_row(shape, style, y, row_spans));
         for (int k = 0; k < count; ++k) {
-          spans[i][k] = {int(found[k].first), int(found[k].last)};
+          spans[i][k] = {int(row_spans[k].first), int(row_spans[k].last)};
         }
       }
       counts[i] = count;

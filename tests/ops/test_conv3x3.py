@@ -51,9 +51,9 @@ def test_values_and_gradients_are_as_exact_as_those_of_torch(size):
     limit = 2 * (plain(*tensors) - exact).abs().max() + 1e-6
     assert (got - exact).abs().max() <= limit
     grad = torch.randn(exact.shape, generator=torch.Generator().manual_seed(1))
-    wanted = gradients(plain, [t.double() for t in tensors], grad)
+    exact_gradients = gradients(plain, [t.double() for t in tensors], grad)
     torchs, ours = gradients(plain, tensors, grad), gradients(ops.conv3x3, tensors, grad)
-    for mine, theirs, want in zip(ours, torchs, wanted, strict=True):
+    for mine, theirs, want in zip(ours, torchs, exact_gradients, strict=True):
         assert mine.shape == want.shape
         assert (mine - want).abs().max() <= 2 * (theirs - want).abs().max() + 1e-5
 
@@ -69,9 +69,9 @@ def test_bfloat16_has_at_most_twice_the_error_of_torch(size):
     got = [ops.conv3x3(*rounded), *gradients(ops.conv3x3, rounded, grad)]
     brain = [t.bfloat16() for t in rounded]
     torchs = [plain(*brain), *gradients(plain, brain, grad)]
-    wanted = [plain(*exact), *gradients(plain, exact, grad)]
+    exact_gradients = [plain(*exact), *gradients(plain, exact, grad)]
     assert [t.dtype for t in got[:4]] == [torch.bfloat16] * 2 + [torch.float32] * 2
-    for mine, theirs, want in zip(got, torchs, wanted, strict=True):
+    for mine, theirs, want in zip(got, torchs, exact_gradients, strict=True):
         # Root mean square: a gradient of the weight sums a rounding for each pixel.
         errors = [(t - want).square().mean().sqrt() for t in (mine, theirs)]
         assert errors[0] <= 3 * errors[1] + 1e-6

@@ -17,9 +17,9 @@ needs_kernel = pytest.mark.skipif(
 def tensors(a, b, dtype=torch.float32, last=True, scale=2.0, size=(2, 40, 30)):
     g = torch.Generator().manual_seed(0)
     n, h, w = size
-    made = [torch.randn(n, c, h, w, generator=g) * scale for c in (a, b)]
+    drawn = [torch.randn(n, c, h, w, generator=g) * scale for c in (a, b)]
     form = torch.channels_last if last else torch.contiguous_format
-    return [t.to(dtype).contiguous(memory_format=form).requires_grad_() for t in made]
+    return [t.to(dtype).contiguous(memory_format=form).requires_grad_() for t in drawn]
 
 
 def plain(a, b):

@@ -75,9 +75,9 @@ def test_in_place_is_the_same_to_the_last_bit(slope, dtype):
     grad = torch.randn(x.shape, generator=torch.Generator().manual_seed(1))
     results = []
     for inplace in (False, True):
-        made = (2 * x).to(dtype)
-        y = ops.instance_norm(made, slope, inplace=inplace)
-        assert (y.data_ptr() == made.data_ptr()) == inplace
+        fresh = (2 * x).to(dtype)
+        y = ops.instance_norm(fresh, slope, inplace=inplace)
+        assert (y.data_ptr() == fresh.data_ptr()) == inplace
         results.append((y, torch.autograd.grad(y, x, grad.to(dtype))[0]))
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 

@@ -19,8 +19,8 @@ def drawn(n, c, h, w, dtype, layout=torch.channels_last):
     """x, scale and shift concatenated, and a gradient."""
     generator = torch.Generator().manual_seed(0)
     sizes = [(n, c, h, w), (n, 2 * c, h, w), (n, c, h, w)]
-    made = [torch.randn(size, generator=generator, dtype=torch.float64) for size in sizes]
-    return [t.to(dtype).contiguous(memory_format=layout) for t in made]
+    drawn = [torch.randn(size, generator=generator, dtype=torch.float64) for size in sizes]
+    return [t.to(dtype).contiguous(memory_format=layout) for t in drawn]
 
 
 def exact(x, both, grad):

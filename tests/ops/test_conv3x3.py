@@ -60,7 +60,7 @@ def test_values_and_gradients_are_as_exact_as_those_of_torch(size):
 
 @needs_kernel
 @pytest.mark.parametrize("size", SIZES, ids=str)
-def test_bfloat16_has_at_most_twice_the_error_of_torch(size):
+def test_bfloat16_has_at_most_three_times_the_error_of_torch(size):
     """Tiles and filters are rounded after their transforms, which makes their rounding larger."""
     x, weight, bias, added = inputs(*size)
     rounded = [x.bfloat16(), weight, bias, added.bfloat16()]
@@ -69,9 +69,9 @@ def test_bfloat16_has_at_most_twice_the_error_of_torch(size):
     got = [ops.conv3x3(*rounded), *gradients(ops.conv3x3, rounded, grad)]
     brain = [t.bfloat16() for t in rounded]
     torchs = [plain(*brain), *gradients(plain, brain, grad)]
-    exact_gradients = [plain(*exact), *gradients(plain, exact, grad)]
+    exact_results = [plain(*exact), *gradients(plain, exact, grad)]
     assert [t.dtype for t in got[:4]] == [torch.bfloat16] * 2 + [torch.float32] * 2
-    for mine, theirs, want in zip(got, torchs, exact_gradients, strict=True):
+    for mine, theirs, want in zip(got, torchs, exact_results, strict=True):
         # Root mean square: a gradient of the weight sums a rounding for each pixel.
         errors = [(t - want).square().mean().sqrt() for t in (mine, theirs)]
         assert errors[0] <= 3 * errors[1] + 1e-6

@@ -1,13 +1,13 @@
-"""What the operators cost: against the formula, torch.compile of it, libraries, and the machine.
+"""Times of the operators, against the formula, torch.compile, libraries and the machine's limit.
 
 python benchmarks/ops.py                  the whole table; writes benchmarks/results/ops-cpu.json
 python benchmarks/ops.py --quick heat     short runs of the rows whose name holds "heat"
 
-A row of the table is a `Row` in benchmarks/op_rows/; each is first asserted to agree with its
-formula. Times are medians. The floor is the time in which this machine fills (or copies) a new
-tensor of as many bytes as the operator must write (or read and write), measured in the same run.
-Of every contender, the floor too, the last KEPT results stay: so all of them write memory that has
-left the caches, as in a training step, wherever the allocator puts a tensor.
+A row of the table is a `Row` in benchmarks/op_rows/. Its result is compared with its formula before
+it is timed. Times are medians. The floor is the time in which this machine fills (or copies) a new
+tensor with as many bytes as the operator must write (or read and write), in the same run. The last
+KEPT results of every contender and of the floor are kept: so all write memory that has left the
+caches, as in a training step.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ KEPT = 4  # results
 
 
 def measure(row: Row, device: str, seconds: float, compiled: bool) -> dict:
-    """Asserts that the row agrees with its formula, then times everything; milliseconds."""
+    """Times of all contenders of a row in milliseconds, after a check against its formula."""
     torch.manual_seed(0)
     inputs = row.make(device)
     with torch.no_grad():
@@ -73,7 +73,7 @@ def _tuple(value) -> tuple:
 
 
 def _floor(row: Row, device: str) -> Callable:
-    """Fills as much as the row writes, or copies as much as it reads and writes."""
+    """A call that fills as much as the row writes, or copies as much as it reads and writes."""
     if row.reads * 4 < row.writes:
         return lambda: torch.empty(row.writes // 4, device=device).fill_(1.0)
     a = torch.ones((row.reads + row.writes) // 8, device=device)
@@ -96,7 +96,7 @@ def _time(call: Callable, seconds: float) -> float:
 
 
 def table(results: list[dict]) -> str:
-    """Rows of times (ms) and of what ours is times faster than."""
+    """A table of times (ms) and of the speed of ours against all others."""
     lines = [f"{'':38}{'ms':>9} {'floor':>7}  {'x floor':>7}   times faster than"]
     for r in results:
         for direction in ("forward", "backward"):
@@ -112,7 +112,7 @@ def table(results: list[dict]) -> str:
 
 
 def bars(rows: list[Row], results: list[dict]) -> list[dict]:
-    """The bars of the rows that were timed: what was asked, what was reached, whether it is met."""
+    """The bars of the timed rows: the target, the measured value, and whether it is met."""
     out = []
     for row, result in zip(rows, results, strict=True):
         for bar, asked in row.bars.items():
@@ -132,7 +132,7 @@ def bars(rows: list[Row], results: list[dict]) -> list[dict]:
 
 
 def plot(results: list[dict], file: Path) -> None:
-    """Bars of times over ours, forward."""
+    """Draws the forward times divided by ours as bars."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -178,7 +178,7 @@ def main() -> None:
             f"{bar['reached']:.2f} times, asked {sign} {bar['asked']}"
         )
     default = Path(__file__).parent / "results" / f"ops-{args.device}.json"
-    # Part of the table, or short runs, do not replace the whole.
+    # A part of the table, or short runs, do not replace the whole file.
     output = args.output or (None if args.quick or args.rows else default)
     if output is None:
         return
@@ -200,13 +200,15 @@ def main() -> None:
 
 
 def _keep_memory() -> None:
-    """Tells glibc to keep freed blocks. Else some runs, and not others, spend ten times the work
-    of a call on page faults of its fresh result, whoever the contender is."""
+    """Tells glibc to keep freed blocks.
+
+    Without this, page faults of a fresh result take ten times as long as the call in some runs.
+    """
     with contextlib.suppress(OSError, AttributeError):
         libc = ctypes.CDLL("libc.so.6")
-        libc.mallopt(-4, 0)  # M_MMAP_MAX: no block is mapped on its own
-        libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: nothing goes back
-        torch.ones(1 << 28)  # 1 GiB that is there from now on
+        libc.mallopt(-4, 0)  # M_MMAP_MAX: no separate mapping for a block
+        libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: nothing is returned
+        torch.ones(1 << 28)  # 1 GiB that stays allocated
 
 
 if __name__ == "__main__":

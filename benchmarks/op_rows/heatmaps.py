@@ -1,4 +1,4 @@
-"""Rows of gaussian_heatmaps: one write of the maps is all that it must do."""
+"""Rows of gaussian_heatmaps: the limit is one write of the maps."""
 
 import torch
 
@@ -16,7 +16,7 @@ def make(device):
 
 
 def formula(mean, covariance, kind="rational"):
-    """d^T covariance^-1 d with d a vector a pixel, as the definition says it."""
+    """d^T covariance^-1 d of every pixel, as in the definition."""
     x, y = (2 * torch.arange(n, device=mean.device) / n - 1 for n in (W, H))
     grid = torch.stack(torch.meshgrid(x, y, indexing="xy"), -1)  # [H, W, 2]
     d = grid - mean[:, :, None, None]
@@ -25,7 +25,7 @@ def formula(mean, covariance, kind="rational"):
 
 
 def by_hand(mean, covariance, kind="rational"):
-    """The same multiplied out, with x and y kept apart as long as possible."""
+    """The same multiplied out, with x and y separate as long as possible."""
     dx = (2 * torch.arange(W, device=mean.device) / W - 1 - mean[..., :1])[:, :, None, :]
     dy = (2 * torch.arange(H, device=mean.device) / H - 1 - mean[..., 1:])[:, :, :, None]
     xx, xy, yy = (covariance[..., i, j, None, None] for i, j in ((0, 0), (0, 1), (1, 1)))

@@ -1,4 +1,4 @@
-"""Rows of the operators under the networks' layers, at sizes that the scripts' steps have."""
+"""Rows of the operators for layers of the networks, at sizes from training steps."""
 
 import torch
 import torch.nn.functional as F
@@ -39,7 +39,7 @@ def make_elu(device):
     return tuple(torch.randn(shape, device=device).contiguous(**lay) for _ in range(2))
 
 
-M, D = 4, 128  # pictures and their sides in the landmarks' finest block
+M, D = 4, 128  # images and their side in the landmarks' finest block
 
 
 def make_norm(device):

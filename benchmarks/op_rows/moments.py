@@ -1,4 +1,4 @@
-"""Rows of heatmap_moments: one read of the logits and one write of the maps."""
+"""Rows of heatmap_moments: the limit is one read of the logits and one write of the maps."""
 
 import torch
 

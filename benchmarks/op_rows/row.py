@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Row:
-    """One operator at one size. `make` gives the inputs, every other callable takes them."""
+    """One operator at one size. `make` returns the inputs of all other callables."""
 
     name: str
     size: str
@@ -21,6 +21,6 @@ class Row:
     grads: Sequence[int] = ()  # the inputs by which forward + backward differentiates
     tolerance: float = 1e-5  # largest absolute difference to the formula
     compiled: bool = True  # whether torch.compile can take the formula
-    # What the table asks for: "forward compiled" 30 is 30 times as fast as compiled, forward;
+    # Targets: "forward compiled" 30 is 30 times as fast as compiled in the forward pass;
     # "floor" 1.7 is at most 1.7 times the floor.
     bars: dict[str, float] = field(default_factory=dict)

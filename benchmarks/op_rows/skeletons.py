@@ -1,4 +1,4 @@
-"""Rows of draw_skeleton: one write of the pictures; against OpenCV and Pillow, image by image."""
+"""Rows of draw_skeleton against OpenCV and Pillow: the limit is one write of the images."""
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ N, S = 16, 256
 
 
 def make(joints):
-    # Limbs as long as those of a person that fills the picture.
+    # Limbs as long as those of a person that fills the image.
     start = torch.rand(N, 1, 2, generator=torch.Generator().manual_seed(0)) * S / 2 + S / 4
     steps = torch.randn(N, joints, 2, generator=torch.Generator().manual_seed(1)) * S / 6
     return lambda device: ((start + steps).clamp(2, S - 3).to(device),)
@@ -90,7 +90,7 @@ def row(name, drawn, library, draw):
         reads=N * drawn.joints * 8,
         writes=N * drawn.channels * S * S,
         tolerance=0,
-        compiled=False,  # it turns the program into Python as it goes
+        compiled=False,  # the reference is a Python loop over the program
     )
 
 

@@ -1,4 +1,4 @@
-"""Rows of the three warps: one read of the picture and one write of the result."""
+"""Rows of the three warps: the limit is one read of the image and one write of the result."""
 
 import cv2
 import numpy as np

@@ -1,4 +1,4 @@
-// Marks arithmetic that host and device share. Headers that include this include no torch.
+// Marks functions for host and device. Headers that include this include no torch.
 #pragma once
 #include <cmath>
 #include <cstdint>

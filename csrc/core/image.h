@@ -1,4 +1,4 @@
-// What an image must be for the sampler, whatever Python has let through.
+// Checks of an image for the sampler, independent of those in Python.
 #pragma once
 #include "core/sampler.h"
 #include "core/stable.h"
@@ -16,7 +16,7 @@ inline void check_image(const Tensor& image, const char* name) {
   check_plane(image.size(2), image.size(3), name);
 }
 
-// An image where it lies: any strides, so that channels_last and expanded ones need no copy.
+// A view of an image with any strides: channels_last and expanded images need no copy.
 template <class S>
 struct Image {
   const S* data;

@@ -1,4 +1,4 @@
-// The Python module `_C`: importing it registers the kernels; build_info() says how they were
+// The Python module `_C`. Importing it registers the kernels. build_info() tells how they were
 // built.
 #include <pybind11/pybind11.h>
 
@@ -25,7 +25,7 @@
 
 namespace {
 
-// Found in the file's bytes by nets/ops/_build.py, which must know before it loads the library.
+// nets/ops/_build.py searches the bytes of the file for it, before it loads the library.
 const char* const kStamp = "guise-stamp:" GUISE_STAMP ";";
 
 pybind11::dict build_info() {

@@ -1,4 +1,4 @@
-// From an image of any layout to packed planes (packed.h), and back.
+// Conversion of an image of any layout to packed planes (packed.h), and back.
 #pragma once
 #include <memory>
 
@@ -13,7 +13,7 @@ inline int64_t grain_of(int64_t pixels_each) {
   return std::max<int64_t>(1, 16384 / std::max<int64_t>(pixels_each, 1));
 }
 
-// The first `channels` rows to planes that lie `apart` from each other, and back.
+// Copies the first `channels` rows to planes at a distance of `apart`, and back.
 template <class T>
 void put(const Rows<T>& rows, int n, int64_t channels, int64_t apart, T* out) {
   for (int64_t c = 0; c < channels; ++c) std::copy_n(rows[c], n, out + c * apart);
@@ -64,15 +64,14 @@ void pack_row(const Image<T>& a, int64_t padding, int64_t n, int64_t i, const T*
 
 template <class T>
 void pack_image(const Image<T>& a, int64_t padding, int64_t n, T* planes) {
-  const std::vector<T> zeros((a.w - 1) * a.sx + 1, T(0));  // the lanes beyond the last channel
+  const std::vector<T> zeros((a.w - 1) * a.sx + 1, T(0));  // for lanes beyond the last channel
   for (int64_t i = 0; i < groups_of(a.c) * (a.h + 2 * kFrame); ++i)
     pack_row(a, padding, n, i, zeros.data(), planes + i * (a.w + 2 * kFrame) * kLanes);
 }
 
 // Packs up to `block` images at a time and calls body(first, count, their packed planes, from, to)
-// for rows of the output, `rows` an image, each `width` wide. A thread takes images of its own
-// while there are enough for all, so that what one has packed no other must fetch; else rows of
-// them all.
+// for rows of the output, `rows` an image, each `width` wide. With enough images, each thread takes
+// whole images, and no thread reads what another has packed. Else threads share the rows of all.
 template <class T, class Body>
 void for_each_packed(const Image<T>& a, int64_t padding, int64_t rows, int64_t width, int64_t block,
                      Body body) {
@@ -91,7 +90,7 @@ void for_each_packed(const Image<T>& a, int64_t padding, int64_t rows, int64_t w
     });
     return;
   }
-  const std::vector<T> zeros((a.w - 1) * a.sx + 1, T(0));  // the lanes beyond the last channel
+  const std::vector<T> zeros((a.w - 1) * a.sx + 1, T(0));  // for lanes beyond the last channel
   std::unique_ptr<T[]> planes(new T[count(0, a.n) * high * wide]);
   for (int64_t n = 0; n < a.n; n += block) {
     const int64_t images = count(n, a.n);

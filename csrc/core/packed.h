@@ -1,5 +1,5 @@
-// How the CPU holds an image while it is sampled: four channels beside each other, so that one load
-// brings a whole tap, and a frame of padding around each plane, so that no tap needs a test.
+// The layout of an image that the CPU samples. Four channels are adjacent, so that one load reads a
+// whole tap. Each plane has a frame of padding, so that no tap needs a test.
 #pragma once
 #include <algorithm>
 #include <cstring>
@@ -9,14 +9,14 @@
 
 namespace guise {
 
-constexpr int kLanes = 4, kChunk = 64;  // channels in a group; positions that travel together
+constexpr int kLanes = 4, kChunk = 64;  // channels in a group; positions in a chunk
 
 template <class T>
-using Tile = T[kChunk][kLanes];  // as the packed image has them
+using Tile = T[kChunk][kLanes];  // in the order of the packed image
 template <class T>
-using Rows = T[kLanes][kChunk];  // as everything else has them
+using Rows = T[kLanes][kChunk];  // in the order of all other tensors
 
-// Four numbers that the compiler keeps in one register, with or without AVX.
+// Four numbers in one register, with or without AVX.
 template <class T>
 struct Lanes {
   typedef T type __attribute__((vector_size(kLanes * sizeof(T)), aligned(sizeof(T)), may_alias));
@@ -24,7 +24,7 @@ struct Lanes {
       __attribute__((vector_size(2 * kLanes * sizeof(T)), aligned(sizeof(T)), may_alias));
 };
 
-// A plane of h x w pixels and its frame: offsets, and which positions it knows.
+// A plane of h x w pixels and its frame: offsets, and the range of positions.
 template <class T>
 struct Plane {
   int64_t h, w;
@@ -74,7 +74,7 @@ void to_tile(const Rows<T>& rows, Tile<T>& tile) {
   }
 }
 
-// Asks for the cache lines that read will want.
+// Prefetches the cache lines that `read` will use.
 template <class T>
 void fetch(const Plane<T>& p, const T* plane, const Footprints<T>& f, int n) {
   for (int i = 0; i < n; i += 64 / int(kLanes * sizeof(T))) {
@@ -84,7 +84,7 @@ void fetch(const Plane<T>& p, const T* plane, const Footprints<T>& f, int n) {
   }
 }
 
-// What a group of channels is at `n` positions.
+// Samples a group of channels at `n` positions.
 template <class T>
 void read(const Plane<T>& p, const T* plane, const Footprints<T>& f, int n, Rows<T>& out) {
   using V = typename Lanes<T>::type;
@@ -103,7 +103,7 @@ void read(const Plane<T>& p, const T* plane, const Footprints<T>& f, int n, Rows
   from_tile<T>(tile, out);
 }
 
-// The transpose of read: adds what arrives at each position to the pixels it was read from.
+// The transpose of `read`: adds the gradient at each position to the pixels that it was read from.
 template <class T>
 void add(const Plane<T>& p, T* plane, const Footprints<T>& f, int n, const Tile<T>& in) {
   using V = typename Lanes<T>::type;
@@ -118,7 +118,7 @@ void add(const Plane<T>& p, T* plane, const Footprints<T>& f, int n, const Tile<
   }
 }
 
-// How read, weighted by what arrives, changes with the position; adds to dx and dy.
+// Adds the gradients of the positions to dx and dy.
 template <class T>
 void slope(const Plane<T>& p, const T* plane, const Footprints<T>& f, int n, const Tile<T>& in,
            T* dx, T* dy) {

@@ -1,4 +1,4 @@
-// Sums over a thread block, in one fixed order: the same result every time.
+// Sums over a thread block in a fixed order: the same result every time.
 #pragma once
 #include <cstdint>
 
@@ -10,7 +10,7 @@ constexpr int kWarp = 32;
 template <class T, class F>
 __device__ __forceinline__ T block_reduce(T value, T neutral, F combine) {
   __shared__ T partial[kWarp];
-  __syncthreads();  // the last call's readers are done
+  __syncthreads();  // all threads have read the result of the last call
   for (int step = kWarp / 2; step > 0; step /= 2) {
     value = combine(value, __shfl_xor_sync(0xffffffffu, value, step));
   }

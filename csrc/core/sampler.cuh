@@ -1,11 +1,11 @@
-// How a CUDA kernel reads and adds at pixel positions (sampler.h).
+// Reads and atomic adds of CUDA kernels at pixel positions (sampler.h).
 #pragma once
 #include "core/image.h"
 #include "core/launch.cuh"
 
 namespace guise {
 
-// The taps of one position: which lie in the image, and where.
+// The taps of one position: their offsets, and whether they lie in the image.
 template <class T>
 struct Taps {
   int32_t x, y;
@@ -22,7 +22,7 @@ struct Taps {
     slope_x = slope_at(px, sx), slope_y = slope_at(py, sy);
   }
 
-  // Border padding reaches past the last pixel only with weight 0, so it may read 0 there.
+  // With border padding a tap past the last pixel has weight 0, so 0 may be read there.
   template <class S>
   __device__ void values(const S* p, int64_t sy, int64_t sx, T (&q)[4]) const {
     p += y * sy + x * sx;
@@ -40,7 +40,7 @@ struct Taps {
     values(p, sy, sx, q);
     return blend(q);
   }
-  // The derivatives of read by the position.
+  // The derivatives of read with respect to the position.
   __device__ void slopes(const T (&q)[4], T& dx, T& dy) const {
     dx = slope_x * ((q[1] - q[0]) * (1 - v) + (q[3] - q[2]) * v);
     dy = slope_y * ((q[2] - q[0]) * (1 - u) + (q[3] - q[1]) * u);

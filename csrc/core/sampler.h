@@ -2,7 +2,7 @@
 //
 // Pixel centres lie at the integers, the first at 0, the last at n - 1. With zeros padding the
 // image is surrounded by 0, with border padding positions are clamped to it. A position that is NaN
-// reads the padding: 0, or the border at 0. No position, whatever it is, reads outside of the
+// reads the padding: 0, or the border at 0. No position, whatever its value, reads outside the
 // image.
 #pragma once
 #include "core/hd.h"
@@ -11,13 +11,13 @@ namespace guise {
 
 enum Padding : int64_t { kZeros = 0, kBorder = 1 };
 
-// Sides up to here have exact float positions, and planes of fewer pixels have 32-bit offsets.
+// Limits for exact float positions along a side, and for 32-bit offsets in a plane.
 constexpr int64_t kMaxSide = int64_t(1) << 24, kMaxPlane = int64_t(1) << 30;
 
-// Pixels of frame around a plane: with zeros padding both taps of a far position lie in it.
+// Width of the frame around a plane. With zeros padding both taps of a far position lie in it.
 constexpr int64_t kFrame = 2;
 
-// The positions that one axis of n pixels knows; all others fall on the nearer end.
+// The range of positions on an axis of n pixels. All others are clamped to it.
 template <class T>
 struct Span {
   T lo, hi;
@@ -29,7 +29,7 @@ GUISE_HD Span<T> span_of(int64_t n, int64_t padding) {
   return {T(0), T(n - 1)};
 }
 
-// Where a position falls on one axis: between tap i, of weight 1 - w, and tap i + 1, of weight w.
+// A position on one axis: between tap i with weight 1 - w and tap i + 1 with weight w.
 template <class T>
 struct Tap {
   int32_t i;
@@ -38,14 +38,14 @@ struct Tap {
 
 template <class T>
 GUISE_HD Tap<T> tap_at(T x, Span<T> span) {
-  x = x > span.lo ? x : span.lo;  // "not above": NaN must land here, before the cast
+  x = x > span.lo ? x : span.lo;  // "not above", so that NaN is clamped before the cast
   x = x < span.hi ? x : span.hi;
   int32_t i = int32_t(x);
-  i -= T(i) > x;  // the cast cuts towards 0; this makes it a floor
+  i -= T(i) > x;  // the cast truncates; this makes it a floor
   return {i, x - T(i)};
 }
 
-// Border padding holds the lookup still where it clamps; its derivative there is 0.
+// The derivative with border padding is 0 where the position is clamped.
 template <class T>
 GUISE_HD T slope_at(T x, Span<T> span) {
   return x > span.lo && x < span.hi ? T(1) : T(0);

@@ -2,8 +2,8 @@
 // >= 2.10.
 #pragma once
 #ifndef __CUDACC__
-// Where it is set, Half.h takes all vector intrinsics in, a third of what every file here costs to
-// compile, for conversions that none of them makes.
+// With it, Half.h includes all vector intrinsics for conversions that no file here uses. They would
+// take a third of the compile time.
 #pragma push_macro("__F16C__")
 #undef __F16C__
 #endif
@@ -28,7 +28,7 @@ namespace guise {
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-// What a kernel computes in when it reads and writes T: float for the 16-bit types, else T.
+// The type in which a kernel that reads and writes T computes: float for 16-bit types, else T.
 template <class T>
 struct Compute {
   using type = float;
@@ -46,7 +46,7 @@ inline std::string shape_str(const Tensor& t) {
   return s + "]";
 }
 
-// Whether the numbers of a picture lie without gaps, the channels innermost.
+// True if the image is contiguous in memory with the channels innermost.
 inline bool is_channels_last(const Tensor& t) {
   if (t.dim() != 4) return false;
   const int64_t n = t.size(0), c = t.size(1), h = t.size(2), w = t.size(3);
@@ -55,14 +55,14 @@ inline bool is_channels_last(const Tensor& t) {
           (h == 1 || t.stride(2) == w * c) && (n == 1 || t.stride(0) == h * w * c));
 }
 
-// Lets kernels count the pixels of one map in 32 bits; maps are counted in 64.
+// With this, 32-bit indices suffice within a map. Indices across maps have 64 bits.
 inline void check_map_size(int64_t h, int64_t w) {
   constexpr int64_t kSide = int64_t(1) << 30;
   STD_TORCH_CHECK(h >= 0 && w >= 0 && h < kSide && w < kSide && h * w < 2 * kSide,
                   "a map must have fewer than 2^31 pixels, got ", h, " x ", w);
 }
 
-// The same as a dtype.
+// compute_t for a dtype at run time.
 inline ScalarType compute_type(ScalarType type) {
   return type == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
 }
@@ -71,8 +71,8 @@ inline Tensor as_type(const Tensor& t, ScalarType type) {
   return t.scalar_type() == type ? t : torch::stable::to(t, type);
 }
 
-// The CPU's kernels know float and double alone. 16-bit tensors become float before and 16-bit
-// again after: torch's conversions run in vectors, and half the kernels need not be compiled.
+// The CPU kernels are compiled for float and double only. 16-bit tensors are converted to float
+// before and back after: torch's conversions are vectorised, and half as many kernels are compiled.
 inline Tensor computed(const Tensor& t) {
   const auto type = t.scalar_type();
   const bool small = type == ScalarType::Half || type == ScalarType::BFloat16;
@@ -108,7 +108,7 @@ inline cudaStream_t stream_of(const Tensor& t) {
 
 }  // namespace guise
 
-// GUISE_DISPATCH(dtype, "op", { ... scalar_t ... }) over the floating types that a kernel knows.
+// GUISE_DISPATCH(dtype, "op", { ... scalar_t ... }) over the floating types that a kernel supports.
 // A function with a generic lambda: THO_DISPATCH_V2 would split its body at every comma.
 #define GUISE_DISPATCH(dtype, name, ...)              \
   ::guise::dispatch(dtype, name, [&](auto zero) {     \

@@ -1,11 +1,10 @@
-// Crops through perspective views: where a crop's pixel reads, and the pointers, for host and
-// device.
+// Perspective crops: the position that a crop's pixel reads, and the pointers, for host and device.
 #pragma once
 #include "core/sampler.h"
 
 namespace guise {
 
-// Takes a crop's pixel (x, y, 1) to the image's pixel.
+// Maps a crop's pixel (x, y, 1) to the image's pixel.
 template <class T>
 struct Homography {
   T h[9];
@@ -25,7 +24,7 @@ struct Homography {
 template <class S, class T>
 struct CropsArgs {
   const Homography<T>* views;  // [N, P]
-  int64_t n, p, c;             // images, crops an image, channels
+  int64_t n, p, c;             // images, crops of an image, channels
   int64_t height, width;       // of an image
   int64_t h, w;                // of a crop
 };

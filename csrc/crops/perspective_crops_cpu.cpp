@@ -4,7 +4,7 @@
 namespace guise {
 namespace {
 
-// Where pixels x.. x + n of row y read.
+// The positions that pixels x to x + n of row y read.
 template <class T>
 void positions(const Homography<T>& view, int64_t y, int64_t x, int n, T* u, T* v) {
 #pragma omp simd
@@ -54,7 +54,7 @@ Tensor perspective_crops_cpu(const Tensor& image_, const Tensor& views_, int64_t
   return as_type(crops, image_.scalar_type());
 }
 
-// One image's gradient is summed by one thread, in order: the same sum every time.
+// One thread sums the gradient of an image, in order: the same sum every time.
 template <class T>
 void backward(const CropsArgs<T, T>& a, const T* grad, T* grad_image) {
   const Plane<T> plane(a.height, a.width, kBorder);

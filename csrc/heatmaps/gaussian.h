@@ -18,9 +18,9 @@ GUISE_HD T difference_of_products(T a, T b, T c, T d) {
   return std::fma(a, b, -cd) + std::fma(-c, d, cd);
 }
 
-// q as a sum of squares, which no rounding makes negative: q = px u^2 + py dy^2 with
-// u = dx - skew dy, which is covariance = L D L^T written backwards. Distances are taken from the
-// mean first: near it they lose no digits, however narrow the map is.
+// q as a sum of squares, which rounding cannot make negative: q = px u^2 + py dy^2 with
+// u = dx - skew dy, from the factors of covariance = L D L^T. The mean is subtracted first: near it
+// no digits are lost, however narrow the map is.
 template <class T>
 struct Gaussian {
   T mx, my, skew, px, py;
@@ -39,14 +39,14 @@ GUISE_HD T gaussian_value(T u, T px, T rest) {
   return kind == kRational ? 1 / (1 + q) : exp_nonpositive(T(-0.5) * q);
 }
 
-// d value / d q, from the same numbers.
+// d value / d q, from the same arguments.
 template <GaussianKind kind, class T>
 GUISE_HD T gaussian_slope(T u, T px, T rest) {
   const T value = gaussian_value<kind>(u, px, rest);
   return kind == kRational ? -value * value : T(-0.5) * value;
 }
 
-// With s = grad * slope of every pixel: what the gradients of one map need.
+// The sums that the gradients of one map need; s = grad * slope of a pixel.
 template <class T>
 struct GaussianSums {
   T u, y, uu, uy, yy;  // sums of s u, s dy, s u^2, s u dy, s dy^2

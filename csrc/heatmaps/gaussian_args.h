@@ -11,7 +11,7 @@ struct GaussianArgs {
   const S* mean;        // [maps, 2]     (x, y)
   const S* covariance;  // [maps, 2, 2]  its symmetric part counts
   int64_t maps;
-  int32_t h, w;  // h w < 2^31: within a map 32 bits serve
+  int32_t h, w;  // h w < 2^31: 32 bits suffice within a map
 
   GUISE_HD Gaussian<T> gaussian(int64_t m) const {
     const S *p = mean + 2 * m, *c = covariance + 4 * m;
@@ -19,7 +19,7 @@ struct GaussianArgs {
   }
 };
 
-// Python has said all this in friendlier words; here it keeps every access within bounds.
+// Python has checked all this with clearer messages. Here it keeps every access within bounds.
 inline void check_gaussians(const Tensor& mean, const Tensor& covariance, int64_t h, int64_t w,
                             int64_t kind) {
   STD_TORCH_CHECK(mean.dim() == 3 && mean.size(2) == 2, "mean must be [N, K, 2], got ",

@@ -5,12 +5,12 @@
 namespace guise {
 namespace {
 
-constexpr int32_t kStrip = 4096;  // pixels that a block fills before it takes another map
+constexpr int32_t kStrip = 4096;  // pixels of one map that a block fills at once
 
 GUISE_HD int32_t strips_of(int64_t area) { return int32_t((area + kStrip - 1) / kStrip); }
 
-// Writes maps*h*w values and reads 6 a map: 31.5 MB for 16x30x128x128 in float32, 6.6 us at the
-// 4.8 TB/s of an H200. Not yet measured on a GPU.
+// Writes maps*h*w values and reads 6 for each map: 31.5 MB for 16x30x128x128 in float32, 6.6 us at
+// the 4.8 TB/s of an H200. Not yet measured on a GPU.
 template <GaussianKind kind, class S, int V>
 __global__ void __launch_bounds__(kThreads) fill_kernel(const GaussianArgs<S> a, S* heat) {
   using T = compute_t<S>;
@@ -34,9 +34,9 @@ __global__ void __launch_bounds__(kThreads) fill_kernel(const GaussianArgs<S> a,
   }
 }
 
-// A block a map: reads grad once (31.5 MB, 6.6 us at 4.8 TB/s for the size above), writes 6 values,
-// recomputes the maps instead of reading them; no atomics, so the sums are the same every time.
-// Not yet measured on a GPU.
+// One block for each map. Reads grad once (31.5 MB, 6.6 us at 4.8 TB/s for the size above), writes
+// 6 values, and computes the maps again. Without atomics the sums are the same every time. Not yet
+// measured on a GPU.
 template <GaussianKind kind, class S, int V>
 __global__ void __launch_bounds__(kThreads)
     backward_kernel(const GaussianArgs<S> a, const S* grad, S* grad_mean, S* grad_covariance) {
@@ -74,7 +74,7 @@ __global__ void __launch_bounds__(kThreads)
 template <GaussianKind kind, class S>
 void fill(const GaussianArgs<S>& a, S* heat, const Tensor& like) {
   const int64_t threads = a.maps * strips_of(int64_t(a.h) * a.w) * kThreads;
-  if (threads == 0) return;  // a grid of no blocks is a launch error
+  if (threads == 0) return;  // an empty grid is a launch error
   if (aligned(a.w, kWide<S>, heat)) {
     launch(fill_kernel<kind, S, kWide<S>>, threads, like, a, heat);
   } else {

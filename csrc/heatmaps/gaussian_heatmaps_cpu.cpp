@@ -6,13 +6,13 @@
 namespace guise {
 namespace {
 
-// 1 / (u^2 + rest) along a row: the row's halves share divisions, which cost more than all else.
-// False, and nothing is written, where a product of two denominators could leave the type's range.
+// 1 / (u^2 + rest) along a row. The halves of the row share divisions, the most expensive part.
+// Returns false and writes nothing if a product of two denominators could leave the type's range.
 template <class T>
 bool fill_rational(const T* dx, T shift, T rest, int64_t w, T* out) {
   const T first = dx[0] - shift, last = dx[w - 1] - shift;
   if (!(rest > T(0.5) && first * first + rest < T(1e18) && last * last + rest < T(1e18)))
-    return false;  // NaN must land here
+    return false;  // also if NaN
   const int64_t half = w / 2;
 #pragma omp simd
   for (int64_t x = 0; x < half; ++x) {
@@ -33,7 +33,7 @@ void fill_rows(const GaussianArgs<T>& a, T* heat, const T* grid_x, const T* grid
   for (int64_t r = lo; r < hi;) {
     const int64_t m = r / a.h, end = std::min(hi, (m + 1) * a.h);
     const Gaussian<T> g = a.gaussian(m);
-    const T root = std::sqrt(g.px);  // NaN where a covariance is none: fill_rational declines
+    const T root = std::sqrt(g.px);  // NaN for an invalid covariance: fill_rational returns false
     for (int64_t x = 0; x < a.w; ++x) dx[x] = grid_x[x] - g.mx, scaled[x] = root * dx[x];
     for (; r < end; ++r) {
       const T dy = grid_y[r - m * a.h] - g.my, shift = g.skew * dy, rest = g.py * dy * dy;
@@ -106,7 +106,7 @@ std::tuple<Tensor, Tensor> gaussian_heatmaps_backward_cpu(const Tensor& grad_, c
     const scalar_t* const from = grad.const_data_ptr<scalar_t>();
     scalar_t* const to_mean = by_mean.mutable_data_ptr<scalar_t>();
     scalar_t* const to_covariance = by_covariance.mutable_data_ptr<scalar_t>();
-    // A map belongs to one thread, so the sums do not depend on their number.
+    // One thread sums a map, so the sums do not depend on the number of threads.
     torch::stable::parallel_for(0, a.maps, 1, [&](int64_t lo, int64_t hi) {
       for (int64_t m = lo; m < hi; ++m) {
         const auto g = a.gaussian(m);

@@ -10,9 +10,9 @@ __device__ __forceinline__ T block_max(T value) {
   return block_reduce(value, T(-INFINITY), [](T a, T b) { return a > b ? a : b; });
 }
 
-// A block a map. Reads the logits once from memory and once more from the L2 cache, where a map
-// still lies (64 KB at 128x128 in float32), writes the map once: 63 MB for 16x30x128x128, 13 us at
-// the 4.8 TB/s of an H200. Not yet measured on a GPU.
+// One block for each map. Reads the logits once from memory and once more from the L2 cache, which
+// still holds the map (64 KB at 128x128 in float32), and writes the map once. That is 63 MB for
+// 16x30x128x128, 13 us at the 4.8 TB/s of an H200. Not yet measured on a GPU.
 template <class S, int V>
 __global__ void __launch_bounds__(kThreads) moments_kernel(const MomentsArgs<S> a) {
   using T = compute_t<S>;
@@ -69,7 +69,7 @@ __global__ void __launch_bounds__(kThreads) moments_kernel(const MomentsArgs<S> 
   }
 }
 
-// A block a map: the sum over the map first, then the gradient; the second reading comes from L2.
+// One block for each map: the sum over the map first, then the gradient, which reads from L2.
 // Moves map, grad_map and the gradient once each: 94 MB for 16x30x128x128, 20 us at 4.8 TB/s.
 // Not yet measured on a GPU.
 template <class S, int V>
@@ -135,7 +135,7 @@ std::tuple<Tensor, Tensor, Tensor> heatmap_moments_cuda(const Tensor& logits_) {
   Tensor map = torch::stable::new_empty(logits, {n, k, logits.size(2), logits.size(3)});
   Tensor mean = torch::stable::new_empty(logits, {n, k, 2});
   Tensor covariance = torch::stable::new_empty(logits, {n, k, 2, 2});
-  if (n * k == 0) return {map, mean, covariance};  // a grid of no blocks is a launch error
+  if (n * k == 0) return {map, mean, covariance};  // an empty grid is a launch error
   GUISE_DISPATCH(logits.scalar_type(), "heatmap_moments",
                  { moments(moments_args<scalar_t>(logits, map, mean, covariance), logits); });
   return {map, mean, covariance};

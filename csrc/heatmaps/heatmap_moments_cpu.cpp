@@ -6,8 +6,8 @@
 namespace guise {
 namespace {
 
-// One map, which stays in the processor's cache: its maximum, then e^(logit - maximum) and the
-// mean, then the scaled map and the covariance. Rows are summed in lanes, the map in double.
+// One map, which stays in the cache: its maximum, then e^(logit - maximum) and the mean, then the
+// scaled map and the covariance. Rows are summed in lanes, the map in double.
 template <class T>
 void moments(const MomentsArgs<T>& a, int64_t m, const T* grid_x, const T* grid_y) {
   const int64_t area = int64_t(a.h) * a.w;
@@ -75,7 +75,7 @@ std::tuple<Tensor, Tensor, Tensor> heatmap_moments_cpu(const Tensor& logits_) {
   return {as_type(map, type), as_type(mean, type), as_type(covariance, type)};
 }
 
-// d logits = h (s - sum h s), with s the slope of the loss by h.
+// Gradient of the logits: h (s - sum h s), s the gradient of h.
 template <bool with_map, class T>
 void moments_backward(const MomentsBackwardArgs<T>& a, int64_t m, const T* grid_x,
                       const T* grid_y) {

@@ -1,15 +1,15 @@
 // Softmax of a map with its mean and covariance on the grid of grid.h: the arithmetic.
 //
-// With h = softmax(logits) over the pixels p of a map: mean = sum h p, and, centred because that
-// loses no digits, covariance = sum h (p - mean)(p - mean)^T.
+// With h = softmax(logits) over the pixels p of a map: mean = sum h p, and
+// covariance = sum h (p - mean)(p - mean)^T. Centring loses no digits.
 #pragma once
 #include "core/grid.h"
 #include "core/lanes.h"
 
 namespace guise {
 
-// The loss's slope by h at an offset d = (x, y) from the mean, up to a constant, which the softmax
-// forgets: g + grad_mean . d + d^T grad_covariance d. The part of a row is taken out.
+// The gradient of h at an offset d = (x, y) from the mean, up to a constant, which the softmax
+// cancels: g + grad_mean . d + d^T grad_covariance d. The part of a whole row is computed once.
 template <class T>
 struct MomentSlopes {
   T mean_x, mean_y, xx, xy, yy;  // grad of mean and covariance; xy is the sum of both corners
@@ -19,12 +19,12 @@ struct MomentSlopes {
   GUISE_HD T at(T g, T row, T slant, T x) const { return g + row + x * (xx * x + slant); }
 };
 
-// A running softmax: values seen so far have this maximum, their e^(v - top) sums up to these.
+// A running softmax: the maximum of the values so far, and sums of their e^(v - top).
 template <class T>
 struct RunningMoments {
   T top, sum, x, y;
 
-  // Makes `other` the maximum. Nothing has been seen while top is -inf: no (-inf) - (-inf) then.
+  // Makes `other` the maximum. top is -inf before the first value: no (-inf) - (-inf) then.
   GUISE_HD void raise(T other) {
     const T scale = top == other ? T(1) : exp_nonpositive(top - other);
     top = other;

@@ -20,7 +20,7 @@ struct MomentsArgs {
 template <class S>
 struct MomentsBackwardArgs {
   using T = compute_t<S>;
-  const S* grad_map;         // [maps, h, w]  or null: nothing depends on the map itself
+  const S* grad_map;         // [maps, h, w]  or null if nothing depends on the map itself
   const S* grad_mean;        // [maps, 2]
   const S* grad_covariance;  // [maps, 2, 2]
   const S* map;              // [maps, h, w]

@@ -6,18 +6,18 @@
 namespace guise {
 namespace {
 
-constexpr int64_t kStage = 512;  // tiles whose sum is one term of the whole: errors grow slower
+constexpr int64_t kStage = 512;  // tiles of a partial sum, which keeps rounding errors small
 
-// How many tiles at once. Where the filters stay in a second-level cache of a MiB, so do the tiles'
-// 16 matrices, in half of it; else many, since the filters are read again for each block.
+// Tiles in a block. If the filters fit a second-level cache of 1 MiB, the tiles' 16 matrices take
+// half of it. Else blocks are large, because each reads all filters again.
 int64_t tiles_at_once(int64_t inputs, int64_t outputs, int64_t tiles) {
   const bool small = 16 * inputs * outputs <= int64_t(1) << 18;
   return even_block(tiles, small ? std::clamp<int64_t>(6400 / (inputs + outputs), 24, 96) : 96);
 }
 
 // Filters [O, I, 3, 3], channels_last, as 16 matrices inputs x outputs, packed and joined along the
-// inputs. Backwards: of the convolution that takes gradients of the outputs to gradients of the
-// inputs, outputs x inputs.
+// inputs. Backwards: outputs x inputs, of the convolution from gradients of the outputs to those of
+// the inputs.
 template <class Factor>
 std::vector<Factor> filters_of(const float* weight, int64_t outputs, int64_t inputs, bool back) {
   constexpr int64_t kJoin = kJoined<Factor>;
@@ -54,7 +54,7 @@ std::vector<Factor> filters_of(const float* weight, int64_t outputs, int64_t inp
   return u;
 }
 
-// The matrices' rows to the pixels of tiles lo to hi, plus bias and what is added, if any.
+// Transforms the rows of the matrices to the pixels of tiles lo to hi, plus bias and `added`.
 template <class S>
 void scatter(const Map& m, Matrices<float>& from, const float* bias, const S* added, int64_t lo,
              int64_t hi, S* pixels) {
@@ -88,17 +88,17 @@ void convolve(const Map& from, const Map& to, const S* pixels, const float* weig
   const int64_t block = tiles_at_once(from.c / kJoin, to.c, to.tiles());
   const int64_t blocks = (to.tiles() + block - 1) / block;
   const int64_t threads = std::min<int64_t>(torch::stable::get_num_threads(), blocks);
-  std::atomic<int64_t> next = 0;  // a thread that is held up leaves its blocks to others
+  std::atomic<int64_t> next = 0;  // a slow thread leaves blocks to the others
   torch::stable::parallel_for(0, threads, 1, [&](int64_t, int64_t) {
     Matrices<Factor> in(block, from.c / kJoin);
-    Matrices<float> made(block, to.c);
+    Matrices<float> products(block, to.c);
     for (int64_t b; (b = next++) < blocks;) {
       const int64_t first = b * block, last = std::min(first + block, to.tiles());
       gather(from, pixels, zeros.data(), first, last, in);
       for (int p = 0; p < 16; ++p)
-        product(in[p], from.c / kJoin, 1, filters.data() + p * size, made[p], last - first, to.c,
-                from.c / kJoin, false);
-      scatter(to, made, bias, added, first, last, result);
+        product(in[p], from.c / kJoin, 1, filters.data() + p * size, products[p], last - first,
+                to.c, from.c / kJoin, false);
+      scatter(to, products, bias, added, first, last, result);
     }
   });
 }
@@ -108,7 +108,7 @@ const S* pointer(const Tensor& t) {
   return static_cast<const S*>(t.const_data_ptr());
 }
 
-// body(S{}) for the type of pictures, float or bfloat16.
+// Calls body(S{}) with the type of the images, float or bfloat16.
 template <class F>
 void for_type(ScalarType type, const F& body) {
   type == ScalarType::Float ? body(float{}) : body(Brain{});
@@ -155,16 +155,16 @@ Tensor conv3x3_input_backward_cpu(const Tensor& grad, const Tensor& weight) {
   return convolve(channels_last(grad), channels_last(weight), nullptr, nullptr, true);
 }
 
-// What a layer's weight gradient is made from.
+// The inputs of a layer's weight gradient.
 template <class S>
 struct Weighed {
   Map to, from;
   const S *grads, *inputs;
-  int64_t block;  // tiles at once
+  int64_t block;  // tiles in a block
 };
 
 // Gradient^T input, 16 matrices of `width` outputs x inputs, summed over blocks of tiles, and the
-// gradients' own sums, which are the bias's.
+// sums of the gradients, which are the gradient of the bias.
 template <class S>
 class TileSums {
  public:
@@ -176,7 +176,7 @@ class TileSums {
         back_((w.block + 1) / kJoin, width),
         part_(16 * width * w.from.c) {}
 
-  // Of the outputs from o on, over the blocks lo to hi.
+  // For the outputs from o on, over the blocks lo to hi.
   const float* operator()(int64_t o, int64_t lo, int64_t hi) {
     const int64_t inputs = w_.from.c, place = width_ * inputs;
     const int64_t stage = std::max<int64_t>(1, kStage / w_.block);
@@ -229,8 +229,7 @@ void to_filters(const std::vector<const float*>& sums, int64_t width, int64_t in
     }
 }
 
-// Every thread has outputs of its own, in slices; the inputs are transformed again for each of
-// them.
+// Every thread has its own slices of outputs. The inputs are transformed again for each slice.
 template <class S>
 void weigh_by_outputs(const Weighed<S>& w, int64_t slices, float* result, float* bias) {
   const int64_t inputs = w.from.c, blocks = (w.to.tiles() + w.block - 1) / w.block;
@@ -245,28 +244,28 @@ void weigh_by_outputs(const Weighed<S>& w, int64_t slices, float* result, float*
   });
 }
 
-// Every thread sums its own share of the tiles, then all are added.
+// Every thread sums its own share of the tiles. Then the sums are added.
 template <class S>
 void weigh_by_tiles(const Weighed<S>& w, float* result, float* bias) {
   const int64_t blocks = (w.to.tiles() + w.block - 1) / w.block;
   const int64_t shares = std::clamp<int64_t>(torch::stable::get_num_threads(), 1, blocks + 1);
   std::vector<std::unique_ptr<TileSums<S>>> sums(shares);
-  std::vector<const float*> made(shares);
+  std::vector<const float*> partial(shares);
   torch::stable::parallel_for(0, shares, 1, [&](int64_t lo, int64_t hi) {
     for (int64_t i = lo; i < hi; ++i) {
       sums[i] = std::make_unique<TileSums<S>>(w, w.to.c);
-      made[i] = (*sums[i])(0, i * blocks / shares, (i + 1) * blocks / shares);
+      partial[i] = (*sums[i])(0, i * blocks / shares, (i + 1) * blocks / shares);
     }
   });
   torch::stable::parallel_for(0, w.to.c, 16, [&](int64_t lo, int64_t hi) {
-    to_filters(made, w.to.c, w.from.c, lo, hi, result);
+    to_filters(partial, w.to.c, w.from.c, lo, hi, result);
   });
   std::fill_n(bias, w.to.c, 0.f);
   for (const auto& share : sums)
     for (int64_t i = 0; i < w.to.c; ++i) bias[i] += share->bias()[i];
 }
 
-// Slices of the outputs, of about 128; 0 where they would be so narrow that transforming the inputs
+// Slices of the outputs, of about 128. 0 if they would be so narrow that transforming the inputs
 // for each costs more than adding the sums of all threads.
 int64_t slices_of(const Map& to, const Map& from) {
   const int64_t threads = torch::stable::get_num_threads();
@@ -287,7 +286,7 @@ std::tuple<Tensor, Tensor> conv3x3_weight_backward_cpu(const Tensor& grad_, cons
   float* const result = out.mutable_data_ptr<float>();
   float* const bias_result = bias.mutable_data_ptr<float>();
   const int64_t slices = slices_of(to, from);
-  // A block reads and writes all sums, so the larger they are, the larger are the blocks.
+  // A block reads and writes all sums: larger sums need larger blocks.
   const int64_t most = std::clamp<int64_t>(from.c * to.c / 1024, 96, 192);
   const int64_t block =
       slices ? std::min<int64_t>(192, (to.tiles() + 5) / 6 * 6) : even_block(to.tiles(), most);

@@ -7,9 +7,9 @@
 namespace guise {
 namespace {
 
-// Two pictures whose channels are joined, as rows: in either layout a row of the result is one of
-// a and one of b, a picture's channels or, channels_last, a pixel's. One picture alone has no
-// seams: its rows may be cut anywhere.
+// Two tensors concatenated along the channels, as rows. A row of the result is a row of a and a row
+// of b: the channels of an image or, channels_last, of a pixel. The rows of a single tensor may be
+// cut anywhere.
 struct Sides {
   int64_t rows, a, b;
 };
@@ -26,8 +26,8 @@ Sides sides_of(const Tensor& a, const Tensor& b, bool last) {
               : Sides{a.size(0), a.size(1) * pixels, b.size(1) * pixels};
 }
 
-// Without gaps and in the layout that is asked for: what a tracer promised of the strides may not
-// be what another kernel gave.
+// Contiguous in the layout asked for: the strides may differ from those that a tracer
+// promised.
 Tensor laid(const Tensor& t, bool last) {
   using torch::headeronly::MemoryFormat;
   return torch::stable::contiguous(t, last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
@@ -45,7 +45,7 @@ T elu(T x) {
   return x > 0 ? x : expm1_nonpositive(x);  // NaN takes the second branch and stays
 }
 
-// Values as bits that the compiler turns into lanes: the 16-bit class's own conversions branch.
+// Conversions that the compiler can vectorise: those of the 16-bit class branch.
 template <class S>
 struct Lane {
   using Bits = S;
@@ -71,7 +71,7 @@ void elu_row(const S* from, int64_t n, S* to) {
   for (int64_t i = 0; i < n; ++i) out[i] = L::store(elu(L::load(in[i])));
 }
 
-// The derivative from the value: 1 where it is positive, else e^x = value + 1.
+// The derivative from the value: 1 if it is positive, else e^x = value + 1.
 template <class S>
 void slope_row(const S* grad, const S* value, int64_t n, S* to) {
   using L = Lane<S>;
@@ -85,7 +85,7 @@ void slope_row(const S* grad, const S* value, int64_t n, S* to) {
   }
 }
 
-// bfloat16, in which residual blocks train, is read and written as it is; half becomes float first.
+// bfloat16, in which residual blocks train, needs no copy. half is converted to float first.
 template <class F>
 void dispatch_lanes(ScalarType type, const F& body) {
   if (type == ScalarType::BFloat16) return body(torch::headeronly::BFloat16{});

@@ -4,14 +4,13 @@
 namespace guise {
 namespace {
 
-// The norm of each channel of each picture, channels_last, and leaky ReLU. A thread takes the
-// channels of one cache line at a time: all pixels of them stay in its second-level cache while
-// they are read for the mean, for the variance and for the result.
+// The norm of each channel of each image, channels_last, and leaky ReLU. A thread takes the
+// channels of one cache line at a time. All their pixels stay in its second-level cache while they
+// are read for the mean, the variance and the result.
 
-constexpr int64_t kRun = 128;  // pixels whose sum is one term of the whole: errors grow slower
+constexpr int64_t kRun = 128;  // pixels of a partial sum, which keeps rounding errors small
 
-// take(p), which reads a vector, of no more than its first Lanes numbers; give(p, x), which writes
-// one, likewise.
+// take(p) reads the first Lanes numbers of a vector at most, and give(p, x) writes them.
 template <int Lanes, class N, class Take>
 Wide some(const N* p, Take take) {
   if constexpr (Lanes == kWide) return take(p);
@@ -39,7 +38,7 @@ struct Block {
     some<Lanes>(p, x, [](S* q, Wide y) { write(q, y); });
   }
 
-  // term(pixel, vector, sums) for all pixels, which adds to two sums a channel.
+  // Calls term(pixel, vector, sums) for all pixels, which adds to two sums a channel.
   template <class Term>
   static void sum(int64_t pixels, Values (&total)[2], Term term) {
     for (int64_t from = 0; from < pixels; from += kRun) {
@@ -51,8 +50,8 @@ struct Block {
   }
 };
 
-// What ReLU cuts off, in 16 bits beside pictures of floats: of 0 or less, as a half, below its
-// smallest normal number 0, above its largest that.
+// The negative part that ReLU drops, as a half beside images of floats. Subnormal halves become 0,
+// and magnitudes above the largest half become that.
 inline WideHalf cut_off(Wide x) {
   const WideBits bits = (WideBits)(-x);
   const WideBits half = ((bits + 0xfff + (bits >> 13 & 1)) >> 13) - (112u << 10);
@@ -66,7 +65,7 @@ inline Wide from_cut_off(WideHalf half) {
   return -(Wide)(bits != 0 ? (bits << 13) + (112u << 23) : WideBits{});
 }
 
-// Beside pictures of floats 16-bit floats are kept, else what the pictures are made of.
+// The type of what is kept: 16-bit floats beside images of floats, else the type of the images.
 template <class S>
 struct Kept {
   using type = Brain;
@@ -87,7 +86,7 @@ struct Forward {
   const S* x;
   S* y;
   float* scale;
-  typename Kept<S>::type* kept;  // or none
+  typename Kept<S>::type* kept;  // or null
   float slope, eps;
 
   template <int V, int Lanes>
@@ -103,7 +102,7 @@ struct Forward {
       sum += d, squares += d * d;
     });
     for (int v = 0; v < V; ++v) {
-      off[v] = sums[0][v] / float(pixels);  // what rounding left of the mean
+      off[v] = sums[0][v] / float(pixels);  // the rounding error of the mean
       const Wide variance = sums[1][v] / float(pixels) - off[v] * off[v] + eps;
       for (int l = 0; l < Lanes; ++l)
         scale[v * Lanes + l] = factor[v][l] = 1 / std::sqrt(variance[l]);
@@ -123,7 +122,7 @@ template <class S>
 struct Backward {
   const S *grad, *y;
   const float* scale;
-  const typename Kept<S>::type* kept;  // or none
+  const typename Kept<S>::type* kept;  // or null
   S* result;
   float slope;
 
@@ -157,7 +156,7 @@ struct Backward {
   }
 };
 
-// All blocks of all pictures: lines of 64 bytes, then vectors, then what remains, 4 by 4.
+// All blocks of all images: cache lines of 64 bytes, then vectors, then groups of 4 channels.
 template <class S, class Body>
 void for_each_block(const Tensor& x, const Body& body) {
   constexpr int kVectors = 64 / int(sizeof(S)) / kWide, kLine = kVectors * kWide;
@@ -184,7 +183,7 @@ void check(const Tensor& t, const Tensor& like, ScalarType type, const char* nam
   STD_TORCH_CHECK(t.dim() == 4 && t.scalar_type() == type && t.size(0) == like.size(0) &&
                       t.size(1) == like.size(1) && t.size(2) == like.size(2) &&
                       t.size(3) == like.size(3) && t.size(1) % 4 == 0,
-                  name, " must be of the picture's shape, type and a multiple of 4 channels, got ",
+                  name, " must be of the image's shape, type and a multiple of 4 channels, got ",
                   shape_str(t));
   STD_TORCH_CHECK(is_channels_last(t), name, " must be channels_last");
 }
@@ -195,7 +194,7 @@ void check_scale(const Tensor& scale, const Tensor& x) {
                   "scale must be a contiguous float [N, C, 1, 1], got ", shape_str(scale));
 }
 
-// body(S{}) for the type of pictures, float or bfloat16, and the type that is kept beside them.
+// Calls body(S{}) with the type of the images, float or bfloat16.
 template <class F>
 void for_type(const Tensor& x, const F& body) {
   const bool brain = x.scalar_type() == ScalarType::BFloat16;

@@ -4,10 +4,10 @@
 namespace guise {
 namespace {
 
-// leaky_relu(x (1 + scale) + shift) of channels_last pictures, one pass there and one back. Scale
-// and shift are the first and the last channels of what one convolution makes.
+// leaky_relu(x (1 + scale) + shift) of channels_last images, one pass forward and one backward.
+// Scale and shift are the first and the second half of the channels of one convolution's result.
 
-constexpr int64_t kGrain = 32768;  // numbers of x that are worth another thread
+constexpr int64_t kGrain = 32768;  // numbers of x for each further thread
 
 void check(const Tensor& t, const Tensor& x, int64_t channels, const char* name) {
   STD_TORCH_CHECK(t.dim() == 4 && t.scalar_type() == x.scalar_type() && t.size(0) == x.size(0) &&
@@ -17,19 +17,19 @@ void check(const Tensor& t, const Tensor& x, int64_t channels, const char* name)
   STD_TORCH_CHECK(is_channels_last(t), name, " must be channels_last");
 }
 
-// body(S{}) for the type of pictures, float or bfloat16.
+// Calls body(S{}) with the type of the images, float or bfloat16.
 template <class F>
 void for_type(const Tensor& x, const F& body) {
   const ScalarType type = x.scalar_type();
   STD_TORCH_CHECK(x.dim() == 4 && x.size(1) > 0 && x.size(1) % kWide == 0 &&
                       (type == ScalarType::Float || type == ScalarType::BFloat16),
-                  "x must be a float or bfloat16 picture of a multiple of ", kWide,
-                  " channels, got ", shape_str(x));
+                  "x must be a float or bfloat16 image of a multiple of ", kWide, " channels, got ",
+                  shape_str(x));
   type == ScalarType::Float ? body(float{}) : body(Brain{});
 }
 
-// body(i, j) for every vector of x, with `both`'s vector of the scale; that of the shift lies c
-// further.
+// Calls body(i, j) for every vector i of x. j is the vector of the scale in `both`; that of the
+// shift is c further.
 template <class Body>
 void for_each_vector(const Tensor& x, const Body& body) {
   const int64_t c = x.size(1), pixels = x.numel() / c;
@@ -61,9 +61,9 @@ void modulate_cpu(const Tensor& x, const Tensor& both, Tensor y, Tensor scale, d
     const float slope = float(slope_);
     for_each_vector(x, [&](int64_t i, int64_t j) {
       const Wide value = read(from + i), factor = read(by + j);
-      const Wide made = value + value * factor + read(by + j + c);
+      const Wide sum = value + value * factor + read(by + j + c);
       write(kept + i, factor);
-      write(to + i, made > 0 ? made : made * slope);
+      write(to + i, sum > 0 ? sum : sum * slope);
     });
   });
 }

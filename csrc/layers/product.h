@@ -1,7 +1,7 @@
-// Products of small matrices, in lanes that the compiler maps to the processor's vectors.
+// Products of small matrices, in lanes that the compiler maps to vector registers.
 //
-// Their factors are floats, or, where the processor has instructions for them, pairs of bfloat16:
-// two numbers that are neighbours along the sum. Sums are floats.
+// Factors are floats, or pairs of bfloat16 if the processor has instructions for them. A pair holds
+// two neighbours along the sum. Sums are floats.
 #pragma once
 #include <algorithm>
 #include <cstdint>
@@ -18,7 +18,7 @@ constexpr int kWide = 16;
 #else
 constexpr int kWide = 8;
 #endif
-// Aligned as a float is: pixels and rows of a matrix begin anywhere.
+// Aligned like a float: pixels and rows of a matrix begin anywhere.
 typedef float Wide __attribute__((vector_size(kWide * 4), aligned(4)));
 typedef uint32_t WideBits __attribute__((vector_size(kWide * 4), aligned(4)));
 typedef uint16_t WideWords __attribute__((vector_size(kWide * 4), aligned(4)));
@@ -36,7 +36,7 @@ inline Wide read(const Brain* p) {
   return (Wide)(__builtin_convertvector(*reinterpret_cast<const WideHalf*>(p), WideBits) << 16);
 }
 
-// To the nearest, ties to even; NaN stays NaN.
+// Rounds to nearest, ties to even. NaN stays NaN.
 inline WideHalf rounded(Wide x) {
 #ifdef __AVX512BF16__
   return (WideHalf)_mm512_cvtneps_pbh((__m512)x);
@@ -59,7 +59,7 @@ constexpr int kJoined = 1;  // numbers in a factor
 template <>
 constexpr int kJoined<Pair> = 2;
 
-// What numbers of a type are multiplied as, and what the products of factors are added to.
+// For a type of numbers: the type of factors, and the type of sums of their products.
 template <class Number>
 struct FactorOf {
   using type = float;
@@ -139,8 +139,9 @@ void product_panel(const Factor* a, int64_t row, int64_t column, const Factor* b
   }
 }
 
-// Where number n of row k lies in a matrix that is packed: panel by panel of kPanel columns and,
-// last, of those that remain, each row by row. So a panel fills whole sets of the cache.
+// The offset of number n of row k in a packed matrix. It is stored panel by panel of kPanel
+// columns, each row by row; the last panel holds the columns that remain. A panel fills whole cache
+// sets.
 inline int64_t packed_at(int64_t k, int64_t n, int64_t depth, int64_t columns) {
   const int64_t first = n / kPanel * kPanel;
   return first * depth + k * std::min<int64_t>(kPanel, columns - first) + n - first;

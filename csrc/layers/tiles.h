@@ -1,4 +1,4 @@
-// Pictures whose channels lie innermost, cut into tiles of 2x2 pixels, for winograd.h.
+// Images with innermost channels, cut into tiles of 2x2 pixels, for winograd.h.
 #pragma once
 #include <vector>
 
@@ -27,20 +27,20 @@ inline Map map_of(const Tensor& t, ScalarType type, const char* name) {
   return m;
 }
 
-// What a tracer promised of the strides may not be what another kernel gave.
+// The strides may differ from those that a tracer promised.
 inline Tensor channels_last(const Tensor& t) {
   return torch::stable::contiguous(t, torch::headeronly::MemoryFormat::ChannelsLast);
 }
 
-// A new tensor of the CPU. Not a view of another order of axes, which autograd would not let anyone
-// change in place.
+// A new tensor on the CPU. Not a view with permuted axes, which autograd would not allow to be
+// changed in place.
 inline Tensor channels_last(int64_t n, int64_t c, int64_t h, int64_t w, ScalarType type) {
   const auto none = std::nullopt;
   const auto format = torch::headeronly::MemoryFormat::ChannelsLast;
   return torch::stable::empty({n, c, h, w}, type, none, none, none, format);
 }
 
-// How many tiles at once: as many for every thread as for the others, about `most`, multiples of 6.
+// Tiles in a block: about `most`, a multiple of 6, and equal shares for all threads.
 inline int64_t even_block(int64_t tiles, int64_t most) {
   const int64_t threads = torch::stable::get_num_threads();
   const int64_t rounds = (tiles + threads * most - 1) / (threads * most);
@@ -52,7 +52,8 @@ template <class T>
 class Matrices {  // 16, of `rows` x `columns`
  public:
   Matrices(int64_t rows, int64_t columns)
-      : apart_(rows * columns + 16), data_(16 * apart_) {}  // 16: not all on the same cache sets
+      : apart_(rows * columns + 16),
+        data_(16 * apart_) {}  // 16 apart: not all in the same cache sets
   T* operator[](int place) { return data_.data() + place * apart_; }
 
  private:
@@ -60,7 +61,7 @@ class Matrices {  // 16, of `rows` x `columns`
   std::vector<T> data_;
 };
 
-// Where the Side x Side pixels of tile i lie, from `from` before its corner; `zeros` if outside.
+// Addresses of the Side x Side pixels of tile i, from `from` before its corner; `zeros` if outside.
 template <int Side, class S>
 void tile_at(const Map& m, const S* pixels, const S* zeros, int64_t from, int64_t i,
              const S* (&at)[Side * Side]) {
@@ -77,7 +78,7 @@ void tile_at(const Map& m, const S* pixels, const S* zeros, int64_t from, int64_
 inline void put(float* row, int64_t c, Wide x) { wide(row + c) = x; }
 inline void put(Pair* row, int64_t c, Wide x) { write(reinterpret_cast<Brain*>(row) + c, x); }
 
-// Channels c to c + kWide of rows that are joined, which lie beside each other.
+// Channels c to c + kWide of joined rows, which are adjacent.
 inline void put_joined(float* row, int64_t c, const Wide (&x)[1]) { wide(row + c) = x[0]; }
 #ifdef __AVX512BF16__
 inline void put_joined(Pair* row, int64_t c, const Wide (&x)[2]) {
@@ -88,7 +89,7 @@ inline void put_joined(Pair* row, int64_t c, const Wide (&x)[2]) {
 }
 #endif
 
-// Tiles lo to hi through `transform` to the rows of the matrices, joined along the channels.
+// Transforms tiles lo to hi into rows of the matrices, joined along the channels.
 template <class S, class Factor>
 void gather(const Map& m, const S* pixels, const S* zeros, int64_t lo, int64_t hi,
             Matrices<Factor>& out) {
@@ -105,8 +106,8 @@ void gather(const Map& m, const S* pixels, const S* zeros, int64_t lo, int64_t h
   }
 }
 
-// The first `channels` from `pixels` on likewise, joined along the tiles; after the last tile
-// zeros. transform(pixels of a tile, their 16 places, channel). Packed, or row by row.
+// The same for the first `channels` from `pixels` on, joined along the tiles, with zeros after the
+// last tile. transform(pixels of a tile, their 16 positions, channel). Packed, or row by row.
 template <int Side, bool packed, class S, class Factor, class Transform>
 void gather_joined(const Map& m, int64_t channels, const S* pixels, const S* zeros, int64_t from,
                    int64_t lo, int64_t hi, Matrices<Factor>& out, Transform transform) {

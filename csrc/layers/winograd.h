@@ -1,8 +1,8 @@
-// 3x3 convolutions with 2.25 times fewer products: Winograd's F(2x2, 3x3),.
+// 3x3 convolutions with 2.25 times fewer products: Winograd's F(2x2, 3x3).
 //
 // Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", CVPR 2016, section 4.1. A
 // tile of 2x2 outputs needs 4x4 inputs d and a 3x3 filter g: A^T [(G g G^T) (B^T d B)] A. Products
-// of the 16 places are independent: 16 matrix products, tiles x inputs by inputs x outputs.
+// of the 16 positions are independent: 16 matrix products, tiles x inputs by inputs x outputs.
 #pragma once
 
 namespace guise {

@@ -1,6 +1,5 @@
-// Bytes to move: the picture once, N C H W; points and program are a few kB. At 16x3x256x256 that
-// is 3 MB, a microsecond or so at the bandwidth of an H100 or H200: a launch is what it costs.
-// Not yet measured on a GPU.
+// Writes the image once; points and program are a few kB. 16x3x256x256 is 3 MB, about 1 us at the
+// bandwidth of an H100 or H200: the launch takes longer. Not yet measured on a GPU.
 #include <algorithm>
 
 #include "skeleton/skeleton_args.h"
@@ -10,12 +9,12 @@ namespace {
 
 constexpr int kThreads = 128, kMaxStrokes = 256;
 
-struct Program {  // travels as a kernel argument: no copy to the device, and graphs can hold it
+struct Program {  // a kernel argument: no copy to the device, and CUDA graphs can hold it
   int16_t word[kMaxWords];
 };
 
-// A block paints one row of one picture at a time. Its threads first find the spans of one stroke
-// each, then each pixel takes the colour of the last stroke that covers it.
+// A block draws one row of one image at a time. First each thread computes the spans of one stroke.
+// Then each pixel takes the colour of the last stroke that covers it.
 __global__ void __launch_bounds__(kThreads)
     draw_kernel(const __grid_constant__ Program program, SkeletonStyle style, int strokes,
                 const float* points, int64_t joints, int64_t rows, int64_t h, int64_t w,
@@ -29,10 +28,10 @@ __global__ void __launch_bounds__(kThreads)
       const Shape shape(program.word + i * words, points + image * joints * 2, style);
       int count = 0;
       if (y >= shape.top && y <= shape.bottom) {
-        Span found[kMaxSpans];
-        count = int(shape_row(shape, style, y, found));
+        Span row_spans[kMaxSpans];
+        count = int(shape_row(shape, style, y, row_spans));
         for (int k = 0; k < count; ++k) {
-          spans[i][k] = {int(found[k].first), int(found[k].last)};
+          spans[i][k] = {int(row_spans[k].first), int(row_spans[k].last)};
         }
       }
       counts[i] = count;

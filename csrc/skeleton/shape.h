@@ -5,7 +5,7 @@
 
 namespace guise {
 
-// half * d / sqrt(length), rounded to the nearest; ties away from zero if `up`, else towards it.
+// half * d / sqrt(length), rounded to nearest; ties away from zero if `up`, else towards it.
 GUISE_HD int64_t pillow_shift(int64_t half, int64_t d, int64_t length, bool up) {
   const int64_t square = 4 * half * half * d * d;
   const int64_t twice = int64_t(std::sqrt(double(square / length)));
@@ -14,10 +14,10 @@ GUISE_HD int64_t pillow_shift(int64_t half, int64_t d, int64_t length, bool up) 
 }
 
 struct Shape {
-  int64_t kind, n = 0, top = 0, bottom = -1;  // rows top to bottom, none if it is not drawn
+  int64_t kind, n = 0, top = 0, bottom = -1;  // rows top to bottom; none if it is not drawn
   Place at[kMaxCorners] = {};
-  Edge edge[4];   // a thick line's in OpenCV's raster
-  Place quad[4];  // its corners in Pillow's, whole pixels
+  Edge edge[4];   // of a thick line in OpenCV's raster
+  Place quad[4];  // its corners in Pillow's raster, whole pixels
 
   template <class Word>
   GUISE_HD Shape(const Word* stroke, const float* points, const SkeletonStyle& s)
@@ -28,7 +28,7 @@ struct Shape {
     for (int64_t i = 0; i < all; ++i, pair += 2) {
       const float *a = points + 2 * pair[0], *b = points + 2 * pair[1];
       const float x = (a[0] + b[0]) * 0.5f, y = (a[1] + b[1]) * 0.5f;
-      if (is_there(x, y, stroke[3])) {
+      if (is_present(x, y, stroke[3])) {
         if (i < drawn) at[n++] = {int64_t(x), int64_t(y)};
       } else if (!partial || i >= drawn) {
         return;
@@ -70,7 +70,7 @@ struct Shape {
   }
 };
 
-// The spans of row y, at most kMaxSpans of them; returns how many.
+// Writes the spans of row y, at most kMaxSpans; returns their number.
 GUISE_HD int64_t shape_row(const Shape& shape, const SkeletonStyle& s, int64_t y, Span* out) {
   const Place* at = shape.at;
   if (shape.kind == kDot) {

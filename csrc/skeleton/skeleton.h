@@ -1,8 +1,8 @@
-// A skeleton's strokes as words, and what they say about points.
+// The strokes of a skeleton as words, and the rules by which points are present.
 //
-// A program is rows of words, one row a stroke: kind, points drawn, points needed besides, rule,
-// partial, a colour for each channel (-1 leaves it), and a pair of joints for each point, which
-// lies in their middle. nets/ops/skeleton.py writes and explains it.
+// A program has one row of words for each stroke: kind, points drawn, further points needed, rule,
+// partial, a colour for each channel (-1: unchanged), and for each point the two joints in whose
+// middle it lies. nets/ops/skeleton.py writes and explains it.
 #pragma once
 #include "core/hd.h"
 
@@ -19,8 +19,8 @@ struct SkeletonStyle {
   GUISE_HD int64_t words() const { return 5 + channels + 2 * corners; }
 };
 
-GUISE_HD bool is_there(float x, float y, int64_t rule) {
-  if (!(std::fabs(x) <= kFar && std::fabs(y) <= kFar)) return false;  // NaN must land here
+GUISE_HD bool is_present(float x, float y, int64_t rule) {
+  if (!(std::fabs(x) <= kFar && std::fabs(y) <= kFar)) return false;  // also if NaN
   if (rule == kFinite) return true;
   if (rule == kTruncated) return x > -1 && y > -1;
   return x >= 0 && y >= 0 && (rule != kMarked || x != 0 || y != 0);

@@ -7,12 +7,12 @@
 
 namespace guise {
 
-// Python has said all this in friendlier words; here it keeps every access within bounds.
+// Python has checked all this with clearer messages. Here it keeps every access within bounds.
 inline SkeletonStyle skeleton_style(const Tensor& points, const std::vector<int64_t>& program,
                                     const std::vector<int64_t>& style, int64_t h, int64_t w) {
   STD_TORCH_CHECK(points.dim() == 3 && points.size(2) == 2, "points must be [N, J, 2], got ",
                   shape_str(points));
-  STD_TORCH_CHECK(points.size(1) < 1 << 15, "points must be fewer than 32768 a picture");
+  STD_TORCH_CHECK(points.size(1) < 1 << 15, "points must be fewer than 32768 an image");
   STD_TORCH_CHECK(points.scalar_type() == ScalarType::Float, "points must be float32");
   STD_TORCH_CHECK(h > 0 && w > 0 && h <= kFar && w <= kFar, "size must be 1 to 16383 pixels");
   STD_TORCH_CHECK(style.size() == 6, "style must hold 6 numbers");

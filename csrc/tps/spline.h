@@ -1,9 +1,9 @@
-// Thin-plate splines: where a pixel reads, for host and device.
+// Thin-plate splines: the position that a pixel reads, for host and device.
 //
 // In coordinates q = (p - centre) / extent of the control points, pixel p reads the image at
 // p + a_0 + a_x q_x + a_y q_y + sum_k w_k U(|q - node_k|^2) with U(s) = s ln s. Scaling keeps the
-// terms of the sum small, and so what cancels between them: a float is then exact to 1e-4 pixels
-// with 100 points, against 1e-3 in pixel coordinates.
+// terms of the sum small, and so the cancellation between them. With 100 points a float is exact to
+// 1e-4 pixels, against 1e-3 in pixel coordinates.
 #pragma once
 #include <cstring>
 
@@ -11,7 +11,7 @@
 
 namespace guise {
 
-// s ln s for s >= 0, 0 at 0. The logarithm is Cephes' logf, without a branch: s = m 2^e with m
+// s ln s for s >= 0, and 0 at 0. The logarithm is Cephes' logf without branches: s = m 2^e with m
 // between sqrt(1/2) and sqrt(2). NaN and infinity pass through the product.
 GUISE_HD float radial(float s) {
   uint32_t bits;
@@ -47,7 +47,7 @@ struct SplineArgs {
 
   GUISE_HD T across(int64_t m, T x) const { return (x - frame[3 * m]) * frame[3 * m + 2]; }
   GUISE_HD T down(int64_t m, T y) const { return (y - frame[3 * m + 1]) * frame[3 * m + 2]; }
-  // The j-th of the K + 3 functions whose weighted sum displaces, at q = (x, y).
+  // Function j of the K + 3 whose weighted sum is the displacement, at q = (x, y).
   GUISE_HD T basis(int64_t m, int64_t j, T x, T y) const {
     if (j >= k) return j == k ? T(1) : j == k + 1 ? x : y;
     const T dx = x - nodes[2 * (m * k + j)], dy = y - nodes[2 * (m * k + j) + 1];

@@ -8,7 +8,7 @@
 
 namespace guise {
 
-constexpr int64_t kMaxNodes = 2048;  // their gradients fit a thread block's shared memory
+constexpr int64_t kMaxNodes = 2048;  // whose gradients fit the shared memory of a block
 
 inline void check_spline(const Tensor& image, const Tensor& nodes, const Tensor& frame,
                          const Tensor& coefficients) {

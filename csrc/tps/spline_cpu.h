@@ -17,7 +17,7 @@ struct SplineChunk {
   explicit SplineChunk(const SplineArgs<T>& a)
       : a(a), plane(a.h, a.w, a.padding), basis((a.k + 3) * kChunk) {}
 
-  // Evaluates the functions of nodes m where the pixels are; all images that share m use them.
+  // Evaluates the functions of nodes m at the pixels, for all images that share m.
   void move(int64_t m, int64_t row, int64_t column) {
     top = row, left = column, n = int(std::min<int64_t>(kChunk, a.w - column));
     const T v = a.down(m, T(row));
@@ -38,13 +38,13 @@ struct SplineChunk {
     }
   }
 
-  // Where the pixels of one image read.
+  // The positions that the pixels of one image read.
   void place(int64_t image, Footprints<T>& taps) {
     typedef T Block __attribute__((vector_size(64), aligned(sizeof(T)), may_alias));
     constexpr int kBlock = 64 / sizeof(T), kBlocks = kChunk / kBlock;
     static_assert(kBlocks % 4 == 0);
     const T* c = a.coefficients + image * (a.k + 3) * 2;
-    for (int i = 0; i < kBlocks; i += 4) {  // eight sums at once hide how long each takes
+    for (int i = 0; i < kBlocks; i += 4) {  // eight independent sums hide the latency of each
       Block dx[4] = {}, dy[4] = {};
       for (int64_t j = 0; j < a.k + 3; ++j) {
         const Block* b = reinterpret_cast<const Block*>(basis.data() + j * kChunk) + i;

@@ -1,15 +1,15 @@
-// Forward moves the image in, mostly through L2, and out in 16-byte stores: 16 x 3 x 128 x 128
-// float32 is 3.1 MB each way, no less than 2 us at 3 TB/s; with 25 points the spline's 6.6 million
-// logarithms (some 25 instructions each) cost about as much, with 100 points they rule. Backward:
-// two images in, one out, twelve atomic adds a pixel, and 2 (K + 3) sums a block. Not yet measured
-// on a GPU.
+// Forward reads the image, mostly through L2, and writes it in 16-byte stores. 16 x 3 x 128 x 128
+// float32 is 3.1 MB each way, at least 2 us at 3 TB/s. With 25 points the 6.6 million logarithms of
+// the spline (about 25 instructions each) take as long; with 100 points they take most of the time.
+// Backward reads two images, writes one, and needs twelve atomic adds a pixel and 2 (K + 3) sums a
+// block. Not yet measured on a GPU.
 #include "core/sampler.cuh"
 #include "tps/spline_args.h"
 
 namespace guise {
 namespace {
 
-// Where pixel (px, py) of image n reads.
+// The position that pixel (px, py) of image n reads.
 template <class T>
 __device__ void place(const SplineArgs<T>& a, int64_t n, T px, T py, T& x, T& y) {
   const int64_t m = n / a.share;
@@ -47,7 +47,7 @@ __global__ void __launch_bounds__(kThreads) warp_kernel(SplineArgs<T> a, Image<S
   }
 }
 
-// Each block serves one image; its part of the coefficients' gradients is summed in shared memory.
+// A block works on one image and sums its gradients of the coefficients in shared memory.
 template <class S, class T>
 __global__ void __launch_bounds__(kThreads)
     warp_backward_kernel(SplineArgs<T> a, Image<S> image, const S* grad, T* grad_image,
@@ -75,8 +75,7 @@ __global__ void __launch_bounds__(kThreads)
         taps.add(grad_image + (n * a.c + c) * area, a.w, g);
       }
     }
-    for (int64_t j = 0; j < terms;
-         ++j) {  // the whole warp takes part, beyond the last pixel with 0
+    for (int64_t j = 0; j < terms; ++j) {  // whole warps, with 0 beyond the last pixel
       const T b = a.basis(m, j, a.across(m, px), a.down(m, py));
       T bx = b * dx, by = b * dy;
       for (int lanes = 16; lanes > 0; lanes /= 2) {

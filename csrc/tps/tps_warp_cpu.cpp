@@ -3,8 +3,8 @@
 namespace guise {
 namespace {
 
-// Images that share nodes are warped together, so that the functions of the nodes are evaluated
-// once for all of them: as many as a share of the last cache holds.
+// Images that share nodes are warped together: the functions of the nodes are evaluated once for
+// all of them. Their number is limited by a thread's share of the last-level cache.
 constexpr int64_t kCacheBytes = 8 * 1024 * 1024;
 
 template <class T>
@@ -20,7 +20,7 @@ void warp(const Image<T>& image, const SplineArgs<T>& a, T* out) {
         chunk.move(first / a.share, y, x);
         chunk.place(first, taps[0]);
         for (int64_t i = 0; i < count; ++i) {
-          if (i + 1 < count) {  // the next image's pixels come while this one's are read
+          if (i + 1 < count) {  // prefetches the next image's pixels while this one's are read
             chunk.place(first + i + 1, taps[(i + 1) % 2]);
             fetch(chunk.plane, planes + (i + 1) * size, taps[(i + 1) % 2], chunk.n);
           }
@@ -53,7 +53,7 @@ Tensor tps_warp_cpu(const Tensor& image_, const Tensor& nodes_, const Tensor& fr
   return as_type(out, image_.scalar_type());
 }
 
-// One image's gradients are summed by one thread, in order: the same sums every time.
+// One thread sums the gradients of an image, in order: the same sums every time.
 template <class T>
 void backward(const Image<T>& image, const SplineArgs<T>& a, const T* grad, T* grad_image,
               T* grad_coefficients) {

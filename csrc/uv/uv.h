@@ -1,9 +1,8 @@
-// Textures looked up at offsets from the identity: where a pixel reads, and what becomes of it, for
-// host and device.
+// Textures sampled at offsets from the identity grid: positions and blending, for host and device.
 //
 // Pixel i of n lies at -1 + (2 i + 1) / n in [-1, 1] (pixel centres, align_corners = False),
-// offsets are in the same frame. In the texture's pixels that is i * scale + offset + delta *
-// reach, which is i itself, exactly, where the sizes agree and the offset is 0.
+// and offsets are in the same frame. In pixels of the texture that is i * scale + offset + delta *
+// reach. It is exactly i if the sizes are equal and delta is 0.
 #pragma once
 #include "core/sampler.h"
 
@@ -17,15 +16,15 @@ struct UvAxis {
 };
 
 template <class T>
-GUISE_HD UvAxis<T> uv_axis(int64_t texture, int64_t picture) {
-  const T scale = T(texture) / T(picture);
+GUISE_HD UvAxis<T> uv_axis(int64_t texture, int64_t image) {
+  const T scale = T(texture) / T(image);
   return {scale, (scale - 1) / 2, T(texture) / 2};
 }
 
 template <class S, class T>
 struct UvArgs {
-  int64_t n, share;    // pictures; pictures in a row that share a texture
-  int64_t c, h, w;     // of a picture
+  int64_t n, share;    // images; consecutive images that share a texture
+  int64_t c, h, w;     // of an image
   int64_t high, wide;  // of a texture
   int64_t padding;
   UvAxis<T> x, y;
@@ -35,7 +34,7 @@ struct UvArgs {
   const S* mask;           // [N, 1, h, w]  or null
 };
 
-// The picture's value out of the texture's: plus the low-frequency layer, over the background.
+// Blends a value with the background.
 template <class T>
 GUISE_HD T uv_blend(T value, T mask, T background) {
   return value * mask + background * (1 - mask);

@@ -11,7 +11,7 @@ namespace guise {
 using MaybeTensor = std::optional<Tensor>;
 using FourTensors = std::tuple<Tensor, Tensor, Tensor, Tensor>;
 
-inline bool is_picture(const Tensor& t, const Tensor& texture, const Tensor& delta, int64_t c) {
+inline bool is_per_image(const Tensor& t, const Tensor& texture, const Tensor& delta, int64_t c) {
   return t.dim() == 4 && t.size(0) == delta.size(0) && t.size(1) == c &&
          t.size(2) == delta.size(2) && t.size(3) == delta.size(3) &&
          t.scalar_type() == texture.scalar_type();
@@ -23,21 +23,21 @@ inline void check_uv(const Tensor& texture, const Tensor& delta, const MaybeTens
   check_image(delta, "delta");
   const int64_t textures = texture.size(0), n = delta.size(0);
   STD_TORCH_CHECK(textures > 0 ? n % textures == 0 : n == 0, "delta must have a whole number of ",
-                  "pictures a texture, got ", shape_str(delta), " for ", shape_str(texture));
-  STD_TORCH_CHECK(is_picture(delta, texture, delta, 2), "delta must be [N, 2, H, W] of texture's ",
-                  "type, got ", shape_str(delta));
-  STD_TORCH_CHECK(!low_frequency || is_picture(*low_frequency, texture, delta, texture.size(1)),
+                  "images a texture, got ", shape_str(delta), " for ", shape_str(texture));
+  STD_TORCH_CHECK(is_per_image(delta, texture, delta, 2),
+                  "delta must be [N, 2, H, W] of texture's ", "type, got ", shape_str(delta));
+  STD_TORCH_CHECK(!low_frequency || is_per_image(*low_frequency, texture, delta, texture.size(1)),
                   "low_frequency must be [N, C, H, W] of texture's type");
-  STD_TORCH_CHECK(!mask || is_picture(*mask, texture, delta, 1),
+  STD_TORCH_CHECK(!mask || is_per_image(*mask, texture, delta, 1),
                   "mask must be [N, 1, H, W] of texture's type");
 }
 
 inline void check_uv_grad(const Tensor& grad, const Tensor& texture, const Tensor& delta) {
-  STD_TORCH_CHECK(is_picture(grad, texture, delta, texture.size(1)),
+  STD_TORCH_CHECK(is_per_image(grad, texture, delta, texture.size(1)),
                   "grad must be [N, C, H, W] of texture's type, got ", shape_str(grad));
 }
 
-// A contiguous tensor of t's shape; an empty one where there is no t.
+// A contiguous tensor of t's shape; an empty one if t is absent.
 inline Tensor empty_as(const Tensor& t) {
   return torch::stable::new_empty(t, {t.size(0), t.size(1), t.size(2), t.size(3)});
 }
@@ -48,22 +48,22 @@ inline Tensor empty_as(const MaybeTensor& t, const Tensor& like) {
 
 template <class S>
 struct UvGrads {
-  const S* picture;                           // [N, C, h, w]  of the loss
-  S *texture, *delta, *low_frequency, *mask;  // out; the last two are null where not wanted
+  const S* image;                             // [N, C, h, w]
+  S *texture, *delta, *low_frequency, *mask;  // out; the last two may be null
 };
 
 template <class S>
-UvGrads<S> uv_grads(const Tensor& picture, Tensor& texture, Tensor& delta, Tensor& low_frequency,
+UvGrads<S> uv_grads(const Tensor& image, Tensor& texture, Tensor& delta, Tensor& low_frequency,
                     Tensor& mask) {
   const auto out = [](Tensor& t) { return t.dim() == 4 ? t.mutable_data_ptr<S>() : nullptr; };
-  return {picture.const_data_ptr<S>(), out(texture), out(delta), out(low_frequency), out(mask)};
+  return {image.const_data_ptr<S>(), out(texture), out(delta), out(low_frequency), out(mask)};
 }
 
 inline MaybeTensor contiguous(const MaybeTensor& t) {
   return t ? MaybeTensor(torch::stable::contiguous(*t)) : t;
 }
 
-// The pictures must be contiguous.
+// The images must be contiguous.
 template <class S, class T = compute_t<S>>
 UvArgs<S, T> uv_args(const Tensor& texture, const Tensor& delta, const MaybeTensor& low_frequency,
                      const MaybeTensor& mask, double background, int64_t padding) {

@@ -1,11 +1,11 @@
-// A chunk of up to kChunk pixels of one row of a picture, on the CPU.
+// A chunk of up to kChunk pixels of one row of an image, on the CPU.
 #pragma once
 #include "core/pack.h"
 #include "uv/uv_args.h"
 
 namespace guise {
 
-// Contiguous, and of a type that the CPU computes in.
+// Contiguous, and of a type that the CPU kernels take.
 inline MaybeTensor computed(const MaybeTensor& t) {
   return t ? MaybeTensor(torch::stable::contiguous(computed(*t))) : t;
 }
@@ -20,7 +20,7 @@ struct Chunk {
 
   explicit Chunk(const UvArgs<T, T>& a) : a(a), plane(a.high, a.wide, a.padding) {}
 
-  // Where `n` pixels from column `left` of row `top` of picture i read, and how much of them shows.
+  // Positions that `n` pixels from column `left` of row `top` of image i read, and their mask.
   void place(int64_t i, int64_t top, int64_t left, int n) {
     const T* dx = a.delta + (2 * i * a.h + top) * a.w + left;
     const T* dy = dx + a.h * a.w;

@@ -1,7 +1,7 @@
-// Forward moves, a float32 picture of 3 channels: offsets 8, low-frequency 12, mask 4 and result 12
-// bytes a pixel in 16-byte accesses, and the texture 12 bytes through L1 and L2. 8 x 3 x 256 x 256:
-// 25 MB, so no less than 8 us at 3 TB/s. Backward: 12 bytes of grad and what forward read, 12 + 8 +
-// 4 bytes of gradients out, and twelve atomic adds a pixel. Not yet measured on a GPU.
+// Bytes a pixel, float32, 3 channels. Forward: offsets 8, low-frequency layer 12, mask 4 and result
+// 12 in 16-byte accesses, and 12 of the texture through L1 and L2. 8 x 3 x 256 x 256 is 25 MB, at
+// least 8 us at 3 TB/s. Backward: reads the same and 12 of grad, writes gradients of 12 + 8 + 4,
+// and needs twelve atomic adds. Not yet measured on a GPU.
 #include "core/sampler.cuh"
 #include "uv/uv_args.h"
 
@@ -65,7 +65,7 @@ __global__ void __launch_bounds__(kThreads)
       T q[4], qx, qy;
       taps.values(texture, textures.sy, textures.sx, q);
       taps.slopes(q, qx, qy);
-      const T whole = T(grads.picture[at]), grad = whole * mask;
+      const T whole = T(grads.image[at]), grad = whole * mask;
       const T low = a.low_frequency ? T(a.low_frequency[at]) : T(0);
       shown += whole * (taps.blend(q) + low - a.background);
       dx += grad * qx, dy += grad * qy;
@@ -79,9 +79,9 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 template <class S, class T = compute_t<S>>
-void sample(const Tensor& texture, const UvArgs<S, T>& a, Tensor& picture) {
+void sample(const Tensor& texture, const UvArgs<S, T>& a, Tensor& image) {
   constexpr int V = kWide<S>;
-  S* out = picture.mutable_data_ptr<S>();
+  S* out = image.mutable_data_ptr<S>();
   const Image<S> from = image_of<S>(texture);
   const int64_t area = a.h * a.w;
   if (aligned(area, V, out, a.delta, a.low_frequency, a.mask)) {
@@ -105,15 +105,15 @@ Tensor uv_sample_cuda(const Tensor& texture, const Tensor& delta_,
   const torch::stable::accelerator::DeviceGuard guard(texture.get_device_index());
   const Tensor delta = torch::stable::contiguous(delta_);
   const MaybeTensor low_frequency = contiguous(low_frequency_), mask = contiguous(mask_);
-  Tensor picture = torch::stable::new_empty(
+  Tensor image = torch::stable::new_empty(
       texture, {delta.size(0), texture.size(1), delta.size(2), delta.size(3)});
-  if (picture.numel() == 0) return picture;
+  if (image.numel() == 0) return image;
   GUISE_DISPATCH(texture.scalar_type(), "uv_sample", {
     sample<scalar_t>(texture,
                      uv_args<scalar_t>(texture, delta, low_frequency, mask, background, padding),
-                     picture);
+                     image);
   });
-  return picture;
+  return image;
 }
 
 FourTensors uv_sample_backward_cuda(const Tensor& grad_, const Tensor& texture,

@@ -43,18 +43,18 @@ Tensor uv_sample_cpu(const Tensor& texture_, const Tensor& delta_,
   const Tensor texture = computed(texture_);
   const Tensor delta = torch::stable::contiguous(computed(delta_));
   const MaybeTensor low_frequency = computed(low_frequency_), mask = computed(mask_);
-  const Tensor picture = torch::stable::new_empty(
+  const Tensor image = torch::stable::new_empty(
       texture, {delta.size(0), texture.size(1), delta.size(2), delta.size(3)});
-  if (picture.numel() > 0) {
+  if (image.numel() > 0) {
     GUISE_DISPATCH(texture.scalar_type(), "uv_sample", {
       const auto a = uv_args<scalar_t>(texture, delta, low_frequency, mask, background, padding);
-      sample(image_of<scalar_t>(texture), a, picture.mutable_data_ptr<scalar_t>());
+      sample(image_of<scalar_t>(texture), a, image.mutable_data_ptr<scalar_t>());
     });
   }
-  return as_type(picture, texture_.scalar_type());
+  return as_type(image, texture_.scalar_type());
 }
 
-// The gradients at one chunk of pixels, and what they add to the texture's.
+// Writes the gradients at one chunk of pixels and adds to the gradient of the texture.
 template <class T>
 void spread(Chunk<T>& chunk, const UvGrads<T>& grads, const T* pixels, T* sum, int64_t i, int64_t y,
             int64_t x, int n) {
@@ -67,7 +67,7 @@ void spread(Chunk<T>& chunk, const UvGrads<T>& grads, const T* pixels, T* sum, i
   for (int64_t c = 0; c < a.c; c += kLanes) {
     const int64_t from = (i * a.c + c) * area + at, group = c / kLanes * chunk.plane.size();
     const int lanes = int(std::min<int64_t>(kLanes, a.c - c));
-    get(grads.picture + from, n, lanes, area, grad);
+    get(grads.image + from, n, lanes, area, grad);
     if (a.mask) {
       read(chunk.plane, pixels + group, chunk.taps, n, chunk.values);
       for (int l = 0; l < lanes; ++l) {
@@ -92,7 +92,7 @@ void spread(Chunk<T>& chunk, const UvGrads<T>& grads, const T* pixels, T* sum, i
   if (grads.mask) std::copy_n(shown, n, grads.mask + i * area + at);
 }
 
-// One texture's gradient is summed by one thread, in order: the same sum every time.
+// One thread sums the gradient of a texture, in order: the same sum every time.
 template <class T>
 void backward(const Image<T>& textures, const UvArgs<T, T>& a, const UvGrads<T>& grads) {
   torch::stable::parallel_for(0, textures.n, 1, [&](int64_t lo, int64_t hi) {

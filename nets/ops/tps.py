@@ -24,17 +24,17 @@ MAX_POINTS = 2048
 
 
 def tps_fit(control: Tensor, target: Tensor) -> Tensor:
-    """Coefficients of the thin-plate spline that takes every control point to its target.
+    """Coefficients of the thin-plate spline that maps every control point to its target.
 
     control  [K, 2] or [N, K, 2]  (x, y) in pixels, not all on one line; 3 <= K <= 2048
     target   [N, K, 2]  in pixels
     returns  [N, K + 3, 2]  for `tps_warp`, float64 or else float32: the weights of the K radial
              functions, then a_0, a_x, a_y, of the displacement in pixels; differentiable in both
 
-    The spline is f(p) = p + a_0 + a_x q_x + a_y q_y + sum_k w_k U(|q - q_k|^2), U(s) = s ln s; q is
-    p about the mean of the control points, over twice their rms distance from it: the same f as in
-    pixel coordinates, far better conditioned. Solved in float64. Raises ValueError on a wrong shape
-    and on points that lie on one line. Bookstein 1989, eq. 4 and 6.
+    The spline is f(p) = p + a_0 + a_x q_x + a_y q_y + sum_k w_k U(|q - q_k|^2), U(s) = s ln s. Here
+    q is p minus the mean of the control points, divided by twice their rms distance from it. That
+    is the same f as in pixel coordinates, but far better conditioned. Solved in float64.
+    Raises ValueError on a wrong shape and on points that lie on one line. Bookstein 1989, eq. 4, 6.
     """
     _check_points("tps_fit", control)
     check_beside("tps_fit", "target", target, control)

@@ -124,9 +124,8 @@ def _by_image(value: Tensor, delta: Tensor) -> Tensor:
 def _by_texture(value: Tensor, m: int) -> Tensor:
     """[N, C, H, W] -> [M, C, N / M * H W]"""
     n, c, h, w = value.shape
-    return (
-        value.view(m, n // max(m, 1), c, h, w).transpose(1, 2).reshape(m, c, n // max(m, 1) * h * w)
-    )
+    share = n // max(m, 1)
+    return value.view(m, share, c, h, w).transpose(1, 2).reshape(m, c, share * h * w)
 
 
 def uv_sample_backward_reference(

@@ -1,4 +1,4 @@
-"""Building the operators: which library serves, what is said, and what a fault leads to.
+"""Building the operators: the library in use, the messages, and faults of the build.
 
 The builds here compile csrc/core/module.cpp alone, which takes seconds, in copies of the package.
 """
@@ -61,7 +61,7 @@ def run(tree, *command, **environment):
 
 def broken_compiler(tree):
     file = tree / "broken-c++"
-    # torch asks for the version first and believes only in compilers that name themselves.
+    # torch asks for the version first, and accepts only compilers that print their name.
     file.write_text(
         "#!/bin/sh\ncase $1 in -v|--version|-dump*) exec c++ $1;; esac\n"
         "echo 'broken-c++: the disk ate my headers' >&2\nexit 1\n"
@@ -134,7 +134,7 @@ def test_without_a_compiler_the_references_serve_with_one_warning(tree):
 
 @no_compiler
 @pytest.mark.slow
-def test_a_broken_compiler_speaks_once_and_the_references_serve_only_if_auto(tree):
+def test_a_broken_compiler_is_reported_once_and_references_serve_only_with_auto(tree):
     compiler = broken_compiler(tree)
     rc, out, err = run(tree, "-c", CALL + ";" + CALL, CXX=compiler)
     assert rc == 0
@@ -205,7 +205,7 @@ def test_two_processes_build_once_and_later_ones_not_at_all(tree):
     assert "no C++ compiler" in err  # other sources: the old library does not serve
 
 
-def test_a_dead_builders_lock_holds_nobody_up(tmp_path):
+def test_the_lock_of_a_dead_process_is_free(tmp_path):
     hold = (
         "import sys, time; from pathlib import Path; from nets.ops import _build\n"
         "with _build._only_one(Path(sys.argv[1])): print('held', flush=True); time.sleep(600)"

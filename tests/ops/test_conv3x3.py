@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from nets import ops
 
-module = importlib.import_module("nets.ops.conv3x3")  # the package names the function so
+module = importlib.import_module("nets.ops.conv3x3")  # the package attribute is the function
 
 needs_kernel = pytest.mark.skipif(
     ops.kernel("conv3x3", "cpu") != "compiled", reason="the operators are not compiled"
@@ -42,25 +42,25 @@ def gradients(function, tensors, grad):
 
 @needs_kernel
 @pytest.mark.parametrize("size", SIZES, ids=str)
-def test_values_and_gradients_are_as_exact_as_torch_s(size):
+def test_values_and_gradients_are_as_exact_as_those_of_torch(size):
     tensors = inputs(*size)
     exact = plain(*(t.double() for t in tensors))
     got = ops.conv3x3(*tensors)
     assert got.is_contiguous(memory_format=torch.channels_last)
-    # Twice torch's error, as for every operator; 1e-6 where torch happens to be lucky.
+    # Twice torch's error, as for every operator; 1e-6 where torch's error happens to be tiny.
     limit = 2 * (plain(*tensors) - exact).abs().max() + 1e-6
     assert (got - exact).abs().max() <= limit
     grad = torch.randn(exact.shape, generator=torch.Generator().manual_seed(1))
-    wanted = gradients(plain, [t.double() for t in tensors], grad)
+    exact_gradients = gradients(plain, [t.double() for t in tensors], grad)
     torchs, ours = gradients(plain, tensors, grad), gradients(ops.conv3x3, tensors, grad)
-    for mine, theirs, want in zip(ours, torchs, wanted, strict=True):
+    for mine, theirs, want in zip(ours, torchs, exact_gradients, strict=True):
         assert mine.shape == want.shape
         assert (mine - want).abs().max() <= 2 * (theirs - want).abs().max() + 1e-5
 
 
 @needs_kernel
 @pytest.mark.parametrize("size", SIZES, ids=str)
-def test_bfloat16_is_twice_as_far_off_as_torch_s_at_most(size):
+def test_bfloat16_has_at_most_three_times_the_error_of_torch(size):
     """Tiles and filters are rounded after their transforms, which makes their rounding larger."""
     x, weight, bias, added = inputs(*size)
     rounded = [x.bfloat16(), weight, bias, added.bfloat16()]
@@ -69,10 +69,10 @@ def test_bfloat16_is_twice_as_far_off_as_torch_s_at_most(size):
     got = [ops.conv3x3(*rounded), *gradients(ops.conv3x3, rounded, grad)]
     brain = [t.bfloat16() for t in rounded]
     torchs = [plain(*brain), *gradients(plain, brain, grad)]
-    wanted = [plain(*exact), *gradients(plain, exact, grad)]
+    exact_results = [plain(*exact), *gradients(plain, exact, grad)]
     assert [t.dtype for t in got[:4]] == [torch.bfloat16] * 2 + [torch.float32] * 2
-    for mine, theirs, want in zip(got, torchs, wanted, strict=True):
-        # The root of the mean square; a weight's gradient adds up as many roundings as pixels.
+    for mine, theirs, want in zip(got, torchs, exact_results, strict=True):
+        # Root mean square: a gradient of the weight sums a rounding for each pixel.
         errors = [(t - want).square().mean().sqrt() for t in (mine, theirs)]
         assert errors[0] <= 3 * errors[1] + 1e-6
 
@@ -93,7 +93,7 @@ def test_hand_computed():
     got = ops.conv3x3(x, weight, torch.full((16,), 0.5))
     want = torch.full((1, 16, 24, 24), 0.5)
     for dy in (-1, 0, 1):
-        for dx in (-1, 0, 1):  # a cross-correlation: the filter comes out turned around
+        for dx in (-1, 0, 1):  # a cross-correlation: the filter appears rotated by 180 degrees
             want[0, 4, 5 - dy, 7 - dx] += 2 * weight[4, 3, dy + 1, dx + 1]
             if dy <= 0 and dx <= 0:
                 want[0, 4, -dy, -dx] += weight[4, 3, dy + 1, dx + 1]
@@ -154,7 +154,7 @@ def test_autocast_is_followed_and_the_reference_goes_to_torch(monkeypatch):
     assert torch.equal(ops.conv3x3(*tensors), plain(*tensors))
 
 
-def test_wrong_inputs_get_torch_s_errors():
+def test_wrong_inputs_raise_the_errors_of_torch():
     x, weight, bias, _ = inputs(2, 16, 32, 20, 18)
     with pytest.raises(RuntimeError, match="to have 32 channels"):
         ops.conv3x3(x, weight.transpose(0, 1), bias)
@@ -163,7 +163,7 @@ def test_wrong_inputs_get_torch_s_errors():
 
 
 @needs_kernel
-def test_opcheck_and_compile():
+def test_opcheck():
     x, weight, bias, added = inputs(2, 16, 16, 17, 18)
     last = dict(memory_format=torch.channels_last)
     arguments = [t.to(**last).requires_grad_() for t in (x, weight)]

@@ -1,4 +1,4 @@
-"""What every operator keeps to on a GPU: the caller's stream and device, and CUDA graphs."""
+"""Contract of every operator on a GPU: the caller's stream and device, and CUDA graphs."""
 
 import pytest
 import torch
@@ -60,7 +60,7 @@ def case(request):
 
 
 def frozen(case, device):
-    """The call with everything but its input made beforehand, so that a graph can hold it."""
+    """The call with all other arguments computed before, so that a graph can capture it."""
     call, changing = case(device)
     if case is CASES["tps_warp"]:
         coefficients, control = spline(device)

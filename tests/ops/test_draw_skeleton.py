@@ -1,4 +1,4 @@
-"""Stick figures are OpenCV's and Pillow's, and the compiled kernel's are the reference's."""
+"""draw_skeleton against OpenCV and Pillow, and the compiled kernel against the reference."""
 
 import math
 
@@ -32,8 +32,9 @@ def figure(kind, count, raster=OPENCV, thickness=3, also=0, **more):
     stroke = Stroke(
         kind, tuple(range(count)), (255,), more.pop("rule", "finite"), also=others, **more
     )
-    size = lambda _: thickness  # noqa: E731
-    return skeleton(count + also, 1, [stroke], size, size, raster=raster)
+    return skeleton(
+        count + also, 1, [stroke], lambda _: thickness, lambda _: thickness, raster=raster
+    )
 
 
 def points_of(*rows):
@@ -41,7 +42,7 @@ def points_of(*rows):
 
 
 def opencv_parts(joints: np.ndarray, size: int) -> np.ndarray:
-    """The figure of Esser et al. 2018, drawn with OpenCV, for joints that are all there."""
+    """The figure of Esser et al. 2018, drawn with OpenCV, for joints that are all present."""
     at = dict(zip(sk.JOINTS_15, joints, strict=True))
     canvas = np.zeros((3, size, size), np.uint8)
 
@@ -64,7 +65,7 @@ def opencv_parts(joints: np.ndarray, size: int) -> np.ndarray:
 
 
 def pillow_image(points: np.ndarray, size: int) -> np.ndarray:
-    """The figure of the image variant, drawn with Pillow, for key points that are all there."""
+    """The figure of the image variant, drawn with Pillow, for keypoints that are all present."""
     image = Image.new("RGB", (size, size))
     draw = ImageDraw.Draw(image)
     colours = [(255, 0, 0), (0, 255, 0), (0, 0, 255)]
@@ -84,17 +85,17 @@ def pillow_image(points: np.ndarray, size: int) -> np.ndarray:
 @pytest.mark.parametrize("size", [64, 128, 256])
 def test_parts_are_opencvs_pixel_for_pixel(size):
     at = torch.rand(20, 15, 2, generator=torch.Generator().manual_seed(size))
-    at = at * (size - 20) + 10  # OpenCV clips what leaves the picture; see below
+    at = at * (size - 20) + 10  # OpenCV clips lines that leave the image; see below
     ours = draw_skeleton(at, sk.PARTS_STYLE, size).numpy()
-    for joints, picture in zip(at.numpy(), ours, strict=True):
-        np.testing.assert_array_equal(picture, opencv_parts(joints, size))
+    for joints, image in zip(at.numpy(), ours, strict=True):
+        np.testing.assert_array_equal(image, opencv_parts(joints, size))
 
 
-def test_image_style_is_pillows_but_for_tips_of_the_trunk():
+def test_image_style_is_pillows_except_at_tips_of_the_trunk():
     at = torch.rand(20, 18, 2, generator=torch.Generator().manual_seed(0)) * 236 + 10
     ours = draw_skeleton(at, sk.IMAGE_STYLE, 256).numpy()
-    for points, picture in zip(at.numpy(), ours, strict=True):
-        differ = (picture != pillow_image(points, 256)).any(0).sum()
+    for points, image in zip(at.numpy(), ours, strict=True):
+        differ = (image != pillow_image(points, 256)).any(0).sum()
         # Pillow lengthens the sharp tips of a polygon by a few pixels, differently by version.
         assert differ <= 20
 
@@ -105,24 +106,24 @@ def test_face_lines_are_opencvs_pixel_for_pixel():
     groups = {(0, 17): (255, 255, 255), (17, 22): (255, 0, 0), (22, 27): (0, 255, 0)}
     groups |= {(31, 36): (0, 0, 255), (36, 42): (255, 0, 255), (42, 48): (0, 255, 255)}
     groups |= {(48, 60): (255, 255, 0), (60, 68): (255, 255, 0)}
-    for points, picture in zip(at.numpy().astype(np.int32), ours, strict=True):
+    for points, image in zip(at.numpy().astype(np.int32), ours, strict=True):
         canvas = np.ones((256, 256, 3), np.uint8)
         for (first, last), colour in groups.items():
             if first == 31:
                 bridge = [points[[27, 28, 29, 30, 30, 33]]]
                 cv2.polylines(canvas, bridge, False, (0, 0, 255), 2)
             cv2.polylines(canvas, [points[first:last]], first >= 36, colour, 2)
-        np.testing.assert_array_equal(picture, canvas.transpose(2, 0, 1))
+        np.testing.assert_array_equal(image, canvas.transpose(2, 0, 1))
 
 
 @pytest.mark.parametrize("thickness", [1, 2, 3, 6, 7])
-def test_lines_that_leave_the_picture_are_opencvs_within_a_pixel(thickness):
+def test_lines_that_leave_the_image_are_opencvs_within_a_pixel(thickness):
     at = torch.randint(-30, 95, (40, 2, 2), generator=torch.Generator().manual_seed(1))
     ours = draw_skeleton(at.float(), figure("line", 2, thickness=thickness), 64)[:, 0].numpy()
     around = np.ones((3, 3), np.uint8)
-    for (a, b), picture in zip(at.tolist(), ours, strict=True):
+    for (a, b), image in zip(at.tolist(), ours, strict=True):
         theirs = cv2.line(np.zeros((64, 64), np.uint8), a, b, 255, thickness)
-        for one, other in ((picture, theirs), (theirs, picture)):
+        for one, other in ((image, theirs), (theirs, image)):
             assert not (one & ~cv2.dilate(other, around))[2:-2, 2:-2].any()
 
 
@@ -180,7 +181,7 @@ def test_compiled_is_the_reference_for_any_stroke(data):
 
 
 @pytest.mark.parametrize(
-    ("rule", "place", "there"),
+    ("rule", "position", "present"),
     [
         ("positive", (0.0, 0.0), True),
         ("positive", (-0.1, 5.0), False),
@@ -194,9 +195,9 @@ def test_compiled_is_the_reference_for_any_stroke(data):
         ("finite", (5.0, math.inf), False),
     ],
 )
-def test_a_line_needs_both_its_ends(rule, place, there):
+def test_a_line_needs_both_its_ends(rule, position, present):
     drawn = figure("line", 2, rule=rule)
-    assert bool(draw_skeleton(points_of((20.0, 9.0), place), drawn, 32).any()) is there
+    assert bool(draw_skeleton(points_of((20.0, 9.0), position), drawn, 32).any()) is present
 
 
 def test_a_partial_polygon_needs_all_its_other_joints():
@@ -219,7 +220,7 @@ def test_neck_is_half_as_bright_and_eyes_go_together():
     assert both[0, 16, 26] == 255 and both[1, 16, 34] == 255 and both[0, 30, 30] == 127
 
 
-def test_trunk_of_the_image_style_takes_the_corners_that_are_there():
+def test_trunk_of_the_image_style_uses_the_corners_that_are_present():
     at = torch.zeros(3, 18, 2)  # (0, 0) marks a missing point
     for count, corners in enumerate(((1, 2, 8), (1, 2), ())):
         for i in corners:

@@ -1,4 +1,4 @@
-"""elu_cat: one pass over two joined pictures, in either layout."""
+"""elu_cat against the formula: values, gradients, layouts and types."""
 
 import importlib
 
@@ -8,18 +8,18 @@ import torch.nn.functional as F
 
 from nets import ops
 
-module = importlib.import_module("nets.ops.elu_cat")  # the package names the function so
+module = importlib.import_module("nets.ops.elu_cat")  # the package attribute is the function
 needs_kernel = pytest.mark.skipif(
     ops.kernel("elu_cat", "cpu") != "compiled", reason="the operators are not compiled"
 )
 
 
-def pictures(a, b, dtype=torch.float32, last=True, scale=2.0, size=(2, 40, 30)):
+def tensors(a, b, dtype=torch.float32, last=True, scale=2.0, size=(2, 40, 30)):
     g = torch.Generator().manual_seed(0)
     n, h, w = size
-    made = [torch.randn(n, c, h, w, generator=g) * scale for c in (a, b)]
+    drawn = [torch.randn(n, c, h, w, generator=g) * scale for c in (a, b)]
     form = torch.channels_last if last else torch.contiguous_format
-    return [t.to(dtype).contiguous(memory_format=form).requires_grad_() for t in made]
+    return [t.to(dtype).contiguous(memory_format=form).requires_grad_() for t in drawn]
 
 
 def plain(a, b):
@@ -31,7 +31,7 @@ def plain(a, b):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
 def test_values_and_gradients(monkeypatch, dtype, channels, last):
     monkeypatch.setattr(module, "LEAST", 0)
-    a, b = pictures(*channels, dtype, last)
+    a, b = tensors(*channels, dtype, last)
     exact = plain(*(t.detach().double().requires_grad_() for t in (a, b)))
     got = ops.elu_cat(a, b)
     assert got.dtype == dtype
@@ -46,7 +46,7 @@ def test_values_and_gradients(monkeypatch, dtype, channels, last):
         ours, torch.autograd.grad(plain(*wide), wide, grad.double()), strict=True
     ):
         assert mine.shape == want.shape and mine.dtype == dtype
-        # From the rounded value: e^x = value + 1 is off by half a unit of 1 at most, then rounded.
+        # From the rounded value: e^x = value + 1 has an error of half a unit of 1, then is rounded.
         assert ((mine - want).abs() <= 2.0 ** (1 - bits) * (grad.abs().max() + want.abs())).all()
 
 
@@ -64,9 +64,9 @@ def test_special_values(monkeypatch):
 
 @pytest.mark.parametrize("last", [True, False], ids=["channels_last", "contiguous"])
 @pytest.mark.parametrize("least", [0, 1 << 30], ids=["kernel", "torch"])
-def test_one_picture_alone(monkeypatch, least, last):
+def test_one_tensor_alone(monkeypatch, least, last):
     monkeypatch.setattr(module, "LEAST", least)
-    a, _ = pictures(6, 10, last=last)
+    a, _ = tensors(6, 10, last=last)
     got, want = ops.elu_cat(a), F.elu(a)
     torch.testing.assert_close(got, want)
     assert got.stride() == a.stride()
@@ -78,7 +78,7 @@ def test_one_picture_alone(monkeypatch, least, last):
 
 def test_layouts_that_differ_and_views(monkeypatch):
     monkeypatch.setattr(module, "LEAST", 0)
-    a, b = pictures(6, 10)
+    a, b = tensors(6, 10)
     plainly = b.detach().contiguous()
     torch.testing.assert_close(ops.elu_cat(a, plainly), plain(a, plainly))
     views = [t.detach()[:, ::2, 1:, :-3] for t in (a, b)]
@@ -89,14 +89,14 @@ def test_layouts_that_differ_and_views(monkeypatch):
     assert ops.elu_cat(empty, empty).shape == (0, 12, 40, 30)
 
 
-def test_small_and_half_pictures_go_to_torch(monkeypatch):
+def test_small_and_half_tensors_go_to_torch(monkeypatch):
     monkeypatch.setattr(module, "_elu_cat", None)
-    for a, b in (pictures(6, 10, torch.float16), pictures(2, 3, size=(1, 4, 4))):
+    for a, b in (tensors(6, 10, torch.float16), tensors(2, 3, size=(1, 4, 4))):
         assert torch.equal(ops.elu_cat(a, b), plain(a, b))
 
 
 def test_errors():
-    a, b = pictures(6, 10)
+    a, b = tensors(6, 10)
     with pytest.raises(ValueError, match=r"must be \[N, A, H, W\] and .*got \[2, 6, 40, 30\] and"):
         ops.elu_cat(a, b[..., 1:])
     with pytest.raises(ValueError, match=r"got \[6, 40, 30\] and \[10, 40, 30\]"):
@@ -107,7 +107,7 @@ def test_errors():
 
 @needs_kernel
 def test_opcheck_and_a_second_derivative():
-    a, b = pictures(3, 5, torch.float64, size=(1, 3, 4))
+    a, b = tensors(3, 5, torch.float64, size=(1, 3, 4))
     torch.library.opcheck(torch.ops.guise.elu_cat, (a, b, True))
     value = ops.elu_cat(a, b).detach().contiguous(memory_format=torch.channels_last)
     torch.library.opcheck(torch.ops.guise.elu_cat_backward, (value, value, 3, True))
@@ -122,7 +122,7 @@ def test_opcheck_and_a_second_derivative():
 @pytest.mark.parametrize("last", [True, False], ids=["channels_last", "contiguous"])
 def test_the_kernel_takes_other_strides_than_a_tracer_promised(last):
     """A convolution's fake kernel may name a layout that its real one does not give."""
-    a, b = (t.detach() for t in pictures(6, 10, last=not last))
+    a, b = (t.detach() for t in tensors(6, 10, last=not last))
     value = torch.ops.guise.elu_cat(a, b, last)
     torch.testing.assert_close(value, plain(a, b))
     assert value.is_contiguous(

@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 
 from nets import ops
 
-module = importlib.import_module("nets.ops.gaussian_heatmaps")  # the package holds the function
+module = importlib.import_module(
+    "nets.ops.gaussian_heatmaps"
+)  # the package attribute is the function
 KINDS = ("rational", "exponential")
 
 
@@ -22,7 +24,7 @@ def gaussians(*shape, dtype=torch.float32, device="cpu", seed=0):
 
 
 def formula(mean, covariance, size, kind):
-    """The definition as it is written, with a matrix inverse: nothing in common with the code."""
+    """The definition with a matrix inverse, independent of the code."""
     y, x = (-1 + 2 * torch.arange(n, dtype=mean.dtype, device=mean.device) / n for n in size)
     d = torch.stack(torch.meshgrid(x, y, indexing="xy"), -1) - mean[:, :, None, None]
     q = (d @ torch.linalg.inv(covariance)[:, :, None] * d).sum(-1)
@@ -49,7 +51,7 @@ def test_is_as_exact_as_the_plain_formula(kind, size, narrow, device):
     exact = formula(mean.double(), covariance.double(), size, kind)
     plain = (formula(mean, covariance, size, kind) - exact).abs().max()
     error = (ops.gaussian_heatmaps(mean, covariance, size, kind) - exact).abs().max()
-    assert error <= 2 * plain + 1e-7  # 1e-7: a rounding of the result, where plain is lucky
+    assert error <= 2 * plain + 1e-7  # 1e-7: one rounding, where the plain error happens to be tiny
 
 
 @settings(deadline=None, max_examples=60)
@@ -180,7 +182,7 @@ def test_autocast_computes_and_returns_float32(device):
     assert torch.equal(maps, ops.gaussian_heatmaps(mean.float(), covariance.float(), (8, 8)))
 
 
-# Importing torch's compiler warns of torch's own use of torch.jit.
+# Importing torch's compiler warns about its own use of torch.jit.
 @pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
 def test_compile_export_vmap_and_opcheck(device):
     mean, covariance = gaussians(2, 3, device=device)

@@ -14,7 +14,7 @@ def logits_of(*shape, dtype=torch.float32, device="cpu", scale=3.0, seed=0):
 
 
 def formula(logits):
-    """The definition pixel by pixel, centred; it shares no line with the code."""
+    """The centred definition, pixel by pixel, independent of the code."""
     n, k, h, w = logits.shape
     p = logits.flatten(2).softmax(-1)
     coordinates = [2 * torch.arange(s, dtype=p.dtype, device=p.device) / s - 1 for s in (h, w)]
@@ -43,7 +43,7 @@ def test_is_as_exact_as_the_plain_formula(scale, size, device):
     logits = logits_of(2, 9, *size, scale=scale, device=device)
     exact = formula(logits.double())
     for ours, plain, true in zip(ops.heatmap_moments(logits), formula(logits), exact, strict=True):
-        # 1e-7: a rounding of a coordinate, where the plain sums are lucky
+        # 1e-7: one rounding of a coordinate, where the plain error happens to be tiny
         assert (ours - true).abs().max() <= 2 * (plain - true).abs().max() + 1e-7
 
 
@@ -168,7 +168,7 @@ def test_autocast_computes_and_returns_float32(device):
         assert torch.equal(got, want)
 
 
-# Importing torch's compiler warns of torch's own use of torch.jit.
+# Importing torch's compiler warns about its own use of torch.jit.
 @pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
 def test_compile_export_vmap_and_opcheck(device):
     logits = logits_of(2, 3, 8, 12, device=device)

@@ -1,4 +1,4 @@
-"""What importing the package loads, seen in a fresh process."""
+"""Modules that importing the package loads, in a fresh process."""
 
 import subprocess
 import sys
@@ -23,7 +23,7 @@ def test_importing_is_light(module):
 
 
 def test_the_choice_of_conv3x3_is_a_constant_to_the_compiler():
-    """Also where the library is not loaded yet: a compiler cannot trace what loads it."""
+    """Also before the library is loaded: the compiler cannot trace its loading."""
     code = """
 import torch
 from nets import ops

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from nets import ops
 
-module = importlib.import_module("nets.ops.instance_norm")  # the package names the function so
+module = importlib.import_module("nets.ops.instance_norm")  # the package attribute is the function
 needs_kernel = pytest.mark.skipif(
     ops.kernel("instance_norm", "cpu") != "compiled", reason="the operators are not compiled"
 )
@@ -16,7 +16,7 @@ SIZES = [(3, 4, 8, 8), (2, 44, 16, 12), (1, 64, 33, 31), (2, 432, 5, 3), (2, 28,
 KINDS = [torch.float32, torch.bfloat16]
 
 
-def picture(size, dtype=torch.float32, layout=torch.channels_last, offset=7.0):
+def image(size, dtype=torch.float32, layout=torch.channels_last, offset=7.0):
     x = torch.randn(size, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     x = (3 * x + offset).to(dtype).contiguous(memory_format=layout)
     return x.requires_grad_()
@@ -34,7 +34,7 @@ def plain(slope):
 @pytest.mark.parametrize("slope", [0.0, 0.2, 1.0])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
 def test_in_double_precision_it_is_the_formula(slope, layout):
-    x = picture((2, 5, 6, 4), torch.float64, layout)
+    x = image((2, 5, 6, 4), torch.float64, layout)
     grad = torch.randn(x.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     ours = gradients(lambda x: ops.instance_norm(x, slope), x, grad)
     torch.testing.assert_close(ours, gradients(plain(slope), x, grad), rtol=1e-9, atol=1e-9)
@@ -45,7 +45,7 @@ def test_in_double_precision_it_is_the_formula(slope, layout):
 @pytest.mark.parametrize("size", SIZES, ids=str)
 @pytest.mark.parametrize("dtype", KINDS, ids=str)
 def test_the_kernel_is_as_exact_as_the_reference(monkeypatch, dtype, size, slope):
-    x = picture(size, dtype)
+    x = image(size, dtype)
     grad = torch.randn(size, generator=torch.Generator().manual_seed(1)).to(dtype)
     grad = grad.contiguous(memory_format=torch.channels_last)
     exact = gradients(plain(slope), x.detach().double().requires_grad_(), grad)
@@ -60,7 +60,7 @@ def test_the_kernel_is_as_exact_as_the_reference(monkeypatch, dtype, size, slope
     assert ours[0].is_contiguous(memory_format=torch.channels_last)
     monkeypatch.setattr(module, "_serves", lambda x: False)
     theirs = gradients(lambda x: ops.instance_norm(x, slope), x, grad)
-    # Values may move over the kink: a gradient there is one or the other.
+    # Values near 0 may change sign, and so have the other gradient.
     kink = (F.instance_norm(x.detach().double()).abs() < 1e-2) & (slope != 1)
     for mine, other, want in zip(ours, theirs, exact, strict=True):
         assert mine.dtype == dtype
@@ -71,36 +71,36 @@ def test_the_kernel_is_as_exact_as_the_reference(monkeypatch, dtype, size, slope
 @pytest.mark.parametrize("slope", [0.0, 0.2, 1.0])
 @pytest.mark.parametrize("dtype", KINDS, ids=str)
 def test_in_place_is_the_same_to_the_last_bit(slope, dtype):
-    x = picture((3, 20, 8, 8))
+    x = image((3, 20, 8, 8))
     grad = torch.randn(x.shape, generator=torch.Generator().manual_seed(1))
     results = []
     for inplace in (False, True):
-        made = (2 * x).to(dtype)
-        y = ops.instance_norm(made, slope, inplace=inplace)
-        assert (y.data_ptr() == made.data_ptr()) == inplace
+        fresh = (2 * x).to(dtype)
+        y = ops.instance_norm(fresh, slope, inplace=inplace)
+        assert (y.data_ptr() == fresh.data_ptr()) == inplace
         results.append((y, torch.autograd.grad(y, x, grad.to(dtype))[0]))
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 
 @pytest.mark.parametrize("offset", [1e3, pytest.param(1e5, marks=needs_kernel)])
-def test_of_an_offset_it_keeps_the_digits(offset):
-    """The variance is of what is left when the mean is off, and the kernel takes off the rest."""
-    x = picture((1, 4, 64, 64), offset=offset).detach()
+def test_a_large_offset_costs_no_digits(offset):
+    """The mean is subtracted before the variance, and the kernel corrects its rounding error."""
+    x = image((1, 4, 64, 64), offset=offset).detach()
     assert (ops.instance_norm(x) - F.instance_norm(x.double())).abs().max() < 1e-4
 
 
 def test_in_float32_behind_a_relu_it_has_the_gradient_of_the_formula():
-    """Of what the ReLU cuts off only 11 bits are kept."""
-    x = picture((2, 8, 16, 16))
+    """The kernel keeps only 11 bits of the negative part."""
+    x = image((2, 8, 16, 16))
     grad = torch.randn(x.shape, generator=torch.Generator().manual_seed(1))
     ours = gradients(lambda x: ops.instance_norm(x, 0.0), x, grad)
     torch.testing.assert_close(ours, gradients(plain(0.0), x, grad), rtol=1e-3, atol=2e-4)
 
 
 @needs_kernel
-def test_what_a_relu_cuts_off_is_kept_as_a_half():
+def test_the_negative_part_is_kept_as_a_half():
     x = -torch.randn(1, 4, 64, 64, generator=torch.Generator().manual_seed(0)).mul(4).exp()
-    x = x.contiguous(memory_format=torch.channels_last)  # tiny numbers and 60 times the deviation
+    x = x.contiguous(memory_format=torch.channels_last)  # tiny numbers, and 60 times the deviation
     y, kept = torch.empty_like(x), torch.empty_like(x, dtype=torch.float16)
     scale = torch.empty(1, 4, 1, 1)
     torch.ops.guise.instance_norm(x, y, scale, kept, 0.0, 1e-5)
@@ -110,8 +110,8 @@ def test_what_a_relu_cuts_off_is_kept_as_a_half():
     assert torch.equal(y, y.clamp(min=0))
 
 
-def test_a_number_that_is_not_finite_spoils_its_channel_and_no_other():
-    x = picture((2, 8, 16, 16)).detach()
+def test_nan_and_infinity_stay_in_their_channel():
+    x = image((2, 8, 16, 16)).detach()
     x[1, 3, 5, 5] = float("nan")
     x[0, 2, 5, 5] = float("inf")
     spoilt = ops.instance_norm(x, 0.2).isnan().flatten(2).any(2)
@@ -123,7 +123,7 @@ def test_a_channel_of_one_value_is_zeros():
     assert ops.instance_norm(x, 0.0).abs().max() == 0
 
 
-def test_of_no_pictures_and_of_one_pixel():
+def test_no_images_and_one_pixel():
     assert ops.instance_norm(torch.zeros(0, 4, 8, 8)).shape == (0, 4, 8, 8)
     with pytest.raises(ValueError, match="more than one pixel"):
         ops.instance_norm(torch.zeros(2, 3, 1, 1))

@@ -1,4 +1,4 @@
-"""modulate: one pass there and one back, against the formula and autograd of it."""
+"""modulate and modulate_backward against the formula and its autograd."""
 
 import importlib
 
@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from nets import ops
 
-module = importlib.import_module("nets.ops.modulate")  # the package names the function so
+module = importlib.import_module("nets.ops.modulate")  # the package attribute is the function
 needs_kernel = pytest.mark.skipif(
     ops.kernel("modulate", "cpu") != "compiled", reason="the operators are not compiled"
 )
@@ -16,15 +16,15 @@ SLOPE = 0.2
 
 
 def drawn(n, c, h, w, dtype, layout=torch.channels_last):
-    """x, scale and shift joined, and a gradient."""
+    """x, scale and shift concatenated, and a gradient."""
     generator = torch.Generator().manual_seed(0)
     sizes = [(n, c, h, w), (n, 2 * c, h, w), (n, c, h, w)]
-    made = [torch.randn(size, generator=generator, dtype=torch.float64) for size in sizes]
-    return [t.to(dtype).contiguous(memory_format=layout) for t in made]
+    drawn = [torch.randn(size, generator=generator, dtype=torch.float64) for size in sizes]
+    return [t.to(dtype).contiguous(memory_format=layout) for t in drawn]
 
 
 def exact(x, both, grad):
-    """y, scale, gradient of x, gradients of scale and shift joined, all in double precision."""
+    """y, scale, gradient of x, gradients of scale and shift concatenated, in float64."""
     x, both = (t.double().requires_grad_() for t in (x, both))
     scale, shift = both.chunk(2, dim=1)
     y = F.leaky_relu(x * (1 + scale) + shift, SLOPE)
@@ -49,7 +49,7 @@ def test_the_kernel_rounds_once(monkeypatch, dtype, size):
     want = exact(*inputs)
     assert torch.equal(scale, want[1].to(dtype))
     for got, expected in zip((y, by_x, by_both), (want[0], *want[2:]), strict=True):
-        # Half a unit of the type, and float32's rounding of a sum in which digits cancel.
+        # Half a unit of the type, plus float32 rounding of a sum with cancellation.
         bound = torch.finfo(dtype).eps * expected.abs() + 1e-6
         assert ((got.double() - expected).abs() <= bound).all()
 
@@ -85,7 +85,7 @@ def test_parts_of_a_batch_are_written_in_place():
 
 
 @needs_kernel
-def test_what_is_not_a_number_stays_so():
+def test_nan_stays_nan():
     x, both, grad = drawn(1, 16, 2, 2, torch.float32)
     x[0, 0, 0, 0], both[0, 1, 0, 1], both[0, 18, 1, 1] = float("nan"), float("nan"), float("inf")
     y, _, by_x, _ = computed(x, both, grad)

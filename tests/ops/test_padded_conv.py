@@ -50,8 +50,8 @@ def test_what_an_upsampling_keeps_is_small():
     x, *rest = drawn((2, 16, 16, 16), (16, 16, 3, 3), (16,), dtype=torch.float32)
     kept = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
-        made = conv3x3_upsampled(x, *rest)
-    assert made.shape == (2, 16, 32, 32)
+        result = conv3x3_upsampled(x, *rest)
+    assert result.shape == (2, 16, 32, 32)
     assert kept and max(t.numel() for t in kept) <= x.numel()
 
 
@@ -59,11 +59,11 @@ def test_upsampling_follows_autocast():
     x, *rest = drawn((2, 32, 16, 16), (32, 32, 3, 3), (32,), dtype=torch.float32)
     exact = conv3x3_upsampled(x, *rest)
     with torch.autocast("cpu", torch.bfloat16):
-        made = conv3x3_upsampled(x, *rest)
-    assert made.dtype == torch.bfloat16
-    assert (made - exact).norm() < 0.02 * exact.norm()
+        result = conv3x3_upsampled(x, *rest)
+    assert result.dtype == torch.bfloat16
+    assert (result - exact).norm() < 0.02 * exact.norm()
     for got, want in zip(
-        torch.autograd.grad(made.float().square().sum(), [x, *rest]),
+        torch.autograd.grad(result.float().square().sum(), [x, *rest]),
         torch.autograd.grad(exact.square().sum(), [x, *rest]),
         strict=True,
     ):

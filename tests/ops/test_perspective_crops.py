@@ -1,4 +1,4 @@
-"""Pixel centres lie at the integers; a homography takes a crop's pixel to the image's pixel."""
+"""Pixel centres lie at the integers; a homography maps a crop's pixel to the image's pixel."""
 
 import cv2
 import numpy as np
@@ -10,7 +10,7 @@ from nets.ops.crops import perspective_crops_reference
 
 
 def views(n, p, seed=0, spread=20.0, centre=24.0):
-    """Homographies of boxes that are rotated, skewed, and partly beyond the image."""
+    """Homographies of boxes that are rotated, skewed and partly outside the image."""
     rng = np.random.default_rng(seed)
     crop = np.float32([[0, 0], [0, 16], [16, 16], [16, 0]])
     box = np.float32([[-1, -1], [-1, 1], [1, 1], [1, -1]]) * 12
@@ -21,7 +21,7 @@ def views(n, p, seed=0, spread=20.0, centre=24.0):
     )
 
 
-def test_reads_the_very_pixels(device):
+def test_whole_positions_read_pixels(device):
     image = torch.arange(12.0, device=device).view(1, 1, 3, 4)
     shift = torch.tensor([[1.0, 0, 1], [0, 1, 2], [0, 0, 1]], device=device)
     crop = perspective_crops(image, shift[None, None], (2, 3))
@@ -81,7 +81,7 @@ def test_a_missing_crop_is_filled(device):
     assert torch.equal(crops, whole)
     grad = torch.ones(2, 3, 5, 8, 8, device=device)
     (gradient,) = torch.autograd.grad(perspective_crops(image, h, 8), image, grad)
-    # Every pixel of a crop hands its whole gradient on: two of three crops do.
+    # Every pixel of a crop passes on its whole gradient, in two of three crops.
     torch.testing.assert_close(gradient.sum((1, 2, 3)).tolist(), [3 * 5 * 64.0, 2 * 5 * 64.0])
 
 

@@ -36,40 +36,44 @@ def test_the_reference_by_hand():
     first[..., 1, 1], scale[..., 1, 1], shift[..., 1, 1] = 1, 10, 100
     biases = (torch.tensor([value]) for value in (0.5, 1.0, 7.0))
     filters = (first, scale, shift)
-    made = SpadeLayers(*(t for pair in zip(filters, biases, strict=True) for t in pair))
+    parameters = SpadeLayers(*(t for pair in zip(filters, biases, strict=True) for t in pair))
     # The hidden layer is 2.5 and 0, the scale 26 and 1, the shift 257 and 7.
-    y = spade_modulate_reference(x, maps, made, 0.2)
+    y = spade_modulate_reference(x, maps, parameters, 0.2)
     torch.testing.assert_close(y.flatten(), torch.tensor([3 * 27 + 257, 0.2 * (-5 * 2 + 7)]))
-    y = spade_modulate_conv1x1_reference(x, maps, made, torch.full((1, 1, 1, 1), 2.0))
+    y = spade_modulate_conv1x1_reference(x, maps, parameters, torch.full((1, 1, 1, 1), 2.0))
     torch.testing.assert_close(y.flatten(), torch.tensor([2 * 3 * 27 + 257.0, 2 * -5 * 2 + 7.0]))
 
 
 @pytest.mark.parametrize("padded", [False, True])
 def test_modulation(padded):
     x, maps = drawn((2, 4, 6, 6), (2, 3, 6, 6))
-    made = layers(3, 5, 8)
-    expected = spade_modulate_reference(x, maps, made, 0.2)
+    parameters = layers(3, 5, 8)
+    expected = spade_modulate_reference(x, maps, parameters, 0.2)
     given = F.pad(maps, (0, 0, 0, 0, 0, 2)) if padded else maps
-    agree(spade_modulate(x, given, made, 0.2), expected, [x, maps, *made])
+    agree(spade_modulate(x, given, parameters, 0.2), expected, [x, maps, *parameters])
 
 
 def test_modulation_through_a_1x1_convolution():
     x, maps, weight = drawn((2, 4, 6, 6), (2, 3, 6, 6), (3, 4, 1, 1))
-    made = layers(3, 5, 7)
-    expected = spade_modulate_conv1x1_reference(x, maps, made, weight)
-    agree(spade_modulate_conv1x1(x, maps, made, weight), expected, [x, maps, weight, *made])
+    parameters = layers(3, 5, 7)
+    expected = spade_modulate_conv1x1_reference(x, maps, parameters, weight)
+    agree(
+        spade_modulate_conv1x1(x, maps, parameters, weight),
+        expected,
+        [x, maps, weight, *parameters],
+    )
 
 
 def test_modulation_of_a_few_images_at_once(monkeypatch):
     monkeypatch.setattr(spade, "PIXELS", 200)
     for inputs in [(5, 4, 6, 6), (3, 4, 12, 12)]:  # two at once, and larger than the limit
         x, maps = drawn(inputs, (inputs[0], 3, *inputs[2:]))
-        made = layers(3, 5, 8)
-        got = spade_modulate(x, maps, made, 0.2)
-        ours = torch.autograd.grad(got.square().sum(), [x, maps, *made])
+        parameters = layers(3, 5, 8)
+        got = spade_modulate(x, maps, parameters, 0.2)
+        ours = torch.autograd.grad(got.square().sum(), [x, maps, *parameters])
         monkeypatch.setattr(spade, "PIXELS", 1 << 14)
-        expected = spade_modulate(x, maps, made, 0.2)
-        theirs = torch.autograd.grad(expected.square().sum(), [x, maps, *made])
+        expected = spade_modulate(x, maps, parameters, 0.2)
+        theirs = torch.autograd.grad(expected.square().sum(), [x, maps, *parameters])
         monkeypatch.setattr(spade, "PIXELS", 200)
         torch.testing.assert_close([got, *ours], [expected, *theirs])
 
@@ -79,16 +83,16 @@ def test_a_hidden_layer_that_is_kept_changes_nothing(monkeypatch, through):
     monkeypatch.setattr(spade, "PIXELS", 1024)
     x, maps, weight = drawn((3, 16, 32, 32), (3, 32, 32, 32), (16, 16, 1, 1), dtype=torch.float32)
     x, maps, weight = (t.detach().bfloat16().requires_grad_() for t in (x, maps, weight))
-    made, results = layers(32, 16, 32, torch.float32), []
-    assert spade._kept(maps, made.weight, made.bias).dtype == torch.bfloat16
-    assert spade._kept(maps.float(), made.weight, made.bias) is None
+    parameters, results = layers(32, 16, 32, torch.float32), []
+    assert spade._kept(maps, parameters.weight, parameters.bias).dtype == torch.bfloat16
+    assert spade._kept(maps.float(), parameters.weight, parameters.bias) is None
     for kept in (spade._kept, lambda *_: None):
         monkeypatch.setattr(spade, "_kept", kept)
         if through:
-            last = spade_modulate_conv1x1(x, maps, made, weight)
+            last = spade_modulate_conv1x1(x, maps, parameters, weight)
         else:
-            last = spade_modulate(x, maps, made, 0.2)
-        inputs = [x, maps, *made, *([weight] if through else [])]
+            last = spade_modulate(x, maps, parameters, 0.2)
+        inputs = [x, maps, *parameters, *([weight] if through else [])]
         results.append([last, *torch.autograd.grad(last.float().square().sum(), inputs)])
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
     assert results[0][1].abs().sum() > 0
@@ -97,22 +101,28 @@ def test_a_hidden_layer_that_is_kept_changes_nothing(monkeypatch, through):
 def test_modulation_by_the_fast_convolution():
     """float32, multiples of 16 channels, 512 pixels: the sizes that a compiled kernel takes."""
     x, maps = drawn((2, 16, 16, 16), (2, 32, 16, 16), dtype=torch.float32)
-    made = layers(32, 16, 32, torch.float32)
+    parameters = layers(32, 16, 32, torch.float32)
     with torch.no_grad():
-        made.scale.mul_(0.1)
-        made.shift.mul_(0.1)
-    expected = spade_modulate_reference(x, maps, made, 0.2)
-    agree(spade_modulate(x, maps, made, 0.2), expected, [x, maps, *made], rtol=1e-3, atol=2e-2)
+        parameters.scale.mul_(0.1)
+        parameters.shift.mul_(0.1)
+    expected = spade_modulate_reference(x, maps, parameters, 0.2)
+    agree(
+        spade_modulate(x, maps, parameters, 0.2),
+        expected,
+        [x, maps, *parameters],
+        rtol=1e-3,
+        atol=2e-2,
+    )
 
 
 @pytest.mark.parametrize("through", [False, True])
 def test_a_second_derivative_is_refused(through):
     x, maps, weight = drawn((2, 4, 6, 6), (2, 3, 6, 6), (4, 4, 1, 1))
-    made = layers(3, 5, 8)
+    parameters = layers(3, 5, 8)
     if through:
-        y = spade_modulate_conv1x1(x, maps, made, weight)
+        y = spade_modulate_conv1x1(x, maps, parameters, weight)
     else:
-        y = spade_modulate(x, maps, made, 0.2)
+        y = spade_modulate(x, maps, parameters, 0.2)
     (grad,) = torch.autograd.grad(y.square().sum(), x, create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
         grad.sum().backward()

@@ -1,4 +1,4 @@
-"""The spline takes an output pixel to where it reads: control points show what targets hold."""
+"""The spline maps an output pixel to its source: control points show the image at the targets."""
 
 import cv2
 import numpy as np
@@ -15,7 +15,7 @@ def grid(points, size, margin=10.0):
 
 
 def targets(control, size, n=2, seed=0):
-    """Turned, scaled and shaken by 2 pixels, as that augmentation does."""
+    """Rotated, scaled and jittered by 2 pixels, as in that augmentation."""
     g = torch.Generator().manual_seed(seed)
     turn = torch.tensor([[1.1 * 0.96, -0.28], [0.28, 1.1 * 0.96]], dtype=torch.double)
     shaken = torch.rand(n, len(control), 2, generator=g, dtype=torch.double) * 4 - 2
@@ -23,7 +23,7 @@ def targets(control, size, n=2, seed=0):
 
 
 def spline(control, target, points, eps=1.1920929e-07):
-    """The textbook's in pixel coordinates: r^2 ln(r^2 + eps), the whole system, float64."""
+    """The textbook's spline in pixel coordinates: r^2 ln(r^2 + eps), the whole system, float64."""
 
     def u(a, b):
         s = ((a[:, None] - b[None]) ** 2).sum(-1)
@@ -61,7 +61,7 @@ def test_is_the_textbooks_spline_and_opencvs_sampling(device, points):
             cv2.INTER_LINEAR,
             borderMode=cv2.BORDER_REPLICATE,
         )
-        # OpenCV may round positions to 1/32 pixel; on noise that moves a value by up to 1/32.
+        # OpenCV may round positions to 1/32 pixel, which changes values of noise by up to 1/32.
         assert np.abs(out[n].permute(1, 2, 0).numpy() - want).max() < 0.04
         ramps = torch.from_numpy(pixels(size)).view(1, size, size, 2).permute(0, 3, 1, 2)
         mine = tps_warp(

@@ -19,7 +19,7 @@ def inputs(n=3, m=3, c=3, size=(11, 13), texture=(17, 9), dtype=torch.float32, d
 
 
 def composite(texture, delta, low_frequency, mask, padding="zeros", background=-1.0):
-    """The same out of grid_sample, one picture a texture."""
+    """The same with grid_sample, one image for each texture."""
     h, w = delta.shape[2:]
     x = -1 + (2 * torch.arange(w, device=delta.device, dtype=delta.dtype) + 1) / w
     y = -1 + (2 * torch.arange(h, device=delta.device, dtype=delta.dtype) + 1) / h
@@ -28,7 +28,7 @@ def composite(texture, delta, low_frequency, mask, padding="zeros", background=-
     return (value + low_frequency) * mask + background * (1 - mask)
 
 
-def test_no_offset_returns_the_very_texture(device):
+def test_no_offset_returns_the_texture_itself(device):
     texture = torch.rand(2, 3, 37, 41, device=device)
     assert torch.equal(uv_sample(texture, torch.zeros(2, 2, 37, 41, device=device)), texture)
 
@@ -116,7 +116,7 @@ def test_no_offset_reads_outside(device, padding, value):
     )
     out.sum().backward()
     assert texture.grad.isfinite().all()
-    assert (delta.grad[delta.detach() != 0] == 0).all()  # nothing changes out there
+    assert (delta.grad[delta.detach() != 0] == 0).all()  # no gradient outside
 
 
 @pytest.mark.parametrize("given", [(True, True), (True, False), (False, True), (False, False)])

@@ -1,4 +1,4 @@
-"""What the three warps promise alike: types, layouts, transforms of torch, determinism."""
+"""Contract of all three warps: types, layouts, transforms of torch, determinism."""
 
 import pytest
 import torch
@@ -55,7 +55,7 @@ def warp(request):
 
 
 def arguments(warp, device="cpu", backward=False):
-    """What the operator itself takes, below the public function."""
+    """The arguments of the operator below the public function."""
     image, shape = pixels(device=device), geometry(warp, device=device)
     grad = torch.rand_like(WARPS[warp](image, shape))
     if warp == "crops":
@@ -112,19 +112,19 @@ def test_half_types_are_computed_in_float32(warp, device, dtype):
     grad = torch.rand_like(out)
     out.backward(grad)
     exact.backward(grad.float())
-    # one rounding where one tensor is used, a few where several gradients of it are added up
+    # one rounding, or a few where several gradients are summed
     few = 4 * torch.finfo(dtype).eps
     torch.testing.assert_close(image.grad.float(), wide.grad, rtol=few, atol=few)
 
 
-def test_any_layout_will_do(warp, device):
+def test_any_layout(warp, device):
     image, shape = pixels(device=device), geometry(warp, device=device)
     want = WARPS[warp](image, shape)
     strided = torch.rand(4, 3, 11, 24, dtype=torch.double, device=device)[..., ::2].copy_(image)
     last = image.to(memory_format=torch.channels_last)
     swapped = shape.mT.contiguous().mT
-    for picture, form in ((strided, shape), (last, shape), (image, swapped)):
-        same(WARPS[warp](picture, form), want)
+    for view, form in ((strided, shape), (last, shape), (image, swapped)):
+        same(WARPS[warp](view, form), want)
     one = WARPS[warp](image[:1].expand(4, -1, -1, -1), shape)
     same(one, WARPS[warp](image[:1].repeat(4, 1, 1, 1), shape))
 
@@ -133,7 +133,7 @@ def test_any_layout_will_do(warp, device):
 def test_any_batch_and_channels(warp, device, shape):
     n, c = shape
     if warp == "uv" and c == 0:
-        pytest.skip("its mask here is a channel of the picture")
+        pytest.skip("its mask here is a channel of the image")
     image = pixels(n, c, device=device).requires_grad_()
     form = geometry(warp, 4, device=device)[:n]
     out = WARPS[warp](image, form)
@@ -153,9 +153,9 @@ def test_one_pixel(device):
 
 
 def test_larger_than_a_chunk(warp, device):
-    """Rows longer than the CPU takes at once; the last part is short."""
+    """Rows longer than a chunk of the CPU kernel, with a short last chunk."""
     if warp != "tps":
-        pytest.skip("sizes come from elsewhere")
+        pytest.skip("only the size of tps_warp follows the image")
     image = pixels(2, 5, size=(7, 150), device=device)
     still = torch.zeros(2, 8, 2, dtype=torch.double, device=device)
     still[:, 5, 0] = 3
@@ -200,7 +200,7 @@ def test_autocast_gives_float32(warp, device):
 
 
 @pytest.mark.parametrize("n", [1, 3, 8])
-def test_same_bits_whatever_the_threads(warp, n):
+def test_same_bits_for_any_number_of_threads(warp, n):
     image, shape = pixels(n, dtype=torch.float), geometry(warp, n, torch.float)
 
     def run(threads):

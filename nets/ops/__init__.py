@@ -11,10 +11,15 @@ from nets.ops.elu_cat import elu_cat
 from nets.ops.gaussian_heatmaps import gaussian_heatmaps
 from nets.ops.heatmap_moments import heatmap_moments
 from nets.ops.instance_norm import instance_norm
-from nets.ops.modulate import modulate, modulate_backward
 from nets.ops.padded_conv import conv3x3_keep_padding, conv3x3_padded, conv3x3_upsampled
 from nets.ops.skeleton import draw_skeleton
-from nets.ops.spade import SpadeLayers, spade_modulate, spade_modulate_conv1x1
+from nets.ops.spade import (
+    SpadeLayers,
+    modulate,
+    modulate_backward,
+    spade_modulate,
+    spade_modulate_conv1x1,
+)
 from nets.ops.tps import tps_fit, tps_warp
 from nets.ops.uv import uv_sample
 

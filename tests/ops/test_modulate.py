@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from nets import ops
 
-module = importlib.import_module("nets.ops.modulate")  # the package attribute is the function
+module = importlib.import_module("nets.ops.spade")
 needs_kernel = pytest.mark.skipif(
     ops.kernel("modulate", "cpu") != "compiled", reason="the operators are not compiled"
 )

@@ -22,7 +22,7 @@ from typing import Any
 from nets.errors import UserError
 from nets.run import checkpoints
 from nets.run.files import write_atomic
-from nets.run.options import user_errors
+from nets.run.options import rename, user_errors
 from nets.tensor_files import read_plain, write_safetensors
 
 SYSTEMS = ("vunet", "landmarks", "bilayer", "dcign")
@@ -92,8 +92,15 @@ def find(path: str | Path | None = None) -> Path:
 
 
 def read_checkpoint(path: Path, system: str | None = None) -> dict[str, Any]:
-    """The content of a checkpoint of ours or of a file of the originals; see `checkpoints.read`."""
-    return checkpoints.read(path, system, published=read)
+    """The content of a checkpoint of ours or of a file of the originals; see `checkpoints.read`.
+
+    Options of checkpoints of earlier versions come under today's names.
+    """
+    content = checkpoints.read(path, system, published=read)
+    if content["system"] in SYSTEMS:
+        renamed = getattr(_module(content["system"]), "RENAMED", {})
+        content["options"] = rename(content["options"], renamed, str(path))
+    return content
 
 
 PROG = "python -m nets.published"

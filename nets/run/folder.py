@@ -13,6 +13,7 @@ import platform
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,10 @@ from nets.run.precision import processor_facts
 FOLDERS = ("checkpoints", "images", "tensorboard")
 
 
-def open_folder(args: Any) -> tuple[Path, Lock]:
+def open_folder(args: Any, renamed: Mapping[str, str]) -> tuple[Path, Lock]:
     """The locked folder that the options mean, with its sub-folders and its config.yaml.
+
+    renamed  names that options had in earlier versions -> today's
 
     With --name: that one. Without: the newest one that the same options began and did not finish,
     so that the same command goes on; else a new one, named after the time.
@@ -38,7 +41,7 @@ def open_folder(args: Any) -> tuple[Path, Lock]:
     if args.name:
         folder, lock = _named(root / args.name)
     else:
-        folder, lock = _unfinished(root, args) or _new(root)
+        folder, lock = _unfinished(root, args, renamed) or _new(root)
     if args.resume == "never" and checkpoints.stored(folder / "checkpoints"):
         raise UserError(f"{folder}: holds checkpoints; give another --name, or --resume auto")
     for name in FOLDERS:
@@ -83,7 +86,7 @@ def _named(folder: Path) -> tuple[Path, Lock]:
     return folder, lock
 
 
-def _unfinished(root: Path, args: Any) -> tuple[Path, Lock] | None:
+def _unfinished(root: Path, args: Any, renamed: Mapping[str, str]) -> tuple[Path, Lock] | None:
     if args.resume == "never":
         return None
     wanted = options.plain(args)
@@ -91,7 +94,10 @@ def _unfinished(root: Path, args: Any) -> tuple[Path, Lock] | None:
         folder, lock = config.parent, Lock(config.parent / ".lock")
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             facts = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
-            if not facts["finished"] and options.read_yaml(config) == wanted and lock.acquire():
+            before = options.rename(options.read_yaml(config), renamed)
+            common = before.keys() & wanted.keys()  # another version may have had others as well
+            same = bool(common) and all(before[key] == wanted[key] for key in common)
+            if not facts["finished"] and same and lock.acquire():
                 return folder, lock
     return None
 

@@ -20,9 +20,10 @@ import errno
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin
 
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
@@ -36,25 +37,19 @@ NonNegativeFloat = restricted_number_type("NonNegativeFloat", float, (">=", 0.0)
 PositiveFloat = restricted_number_type("PositiveFloat", float, (">", 0.0))
 Fraction = restricted_number_type("Fraction", float, [(">=", 0.0), ("<", 1.0)])
 COMMAND_LINE = "command line"
-WORDINGS = (  # jsonargparse's, and how we say it
-    (r"<class '([\w.]+)'>", r"\1"),
-    (r"(?:[a-z_]+\.)+(?=[A-Z])", ""),
-    (
-        r"Does not validate .* Subtypes: \[(.*?)\] Errors: .*Given value: (.*)",
-        r"must be \1, got \2",
-    ),
-    (r"NoneType|None\b", "null"),
-    (r"Expected an? (.+?)\. Got value: (.*)", r"must be \1, got \2"),
-    (r"Not of type (\w+): (\S+) does not conform to restriction (.*)", r"must be \3, got \2"),
-    (r"\bv *([<>]=?)", r"\1 "),
-    (r"Not of type (\w+): (.*)", r"must be \1: \2"),
-    (r"Literal\[(.*)\]", r"one of \1"),
-    (r"PositiveFloat", "a number > 0"),
-    (r"NonNegativeFloat", "a number >= 0"),
-    (r"PositiveInt", "a whole number > 0"),
-    (r"NonNegativeInt", "a whole number >= 0"),
-    (r"Fraction", "a number >= 0 and < 1"),
-)
+HELP_PUBLISHED = "--help_published"
+KINDS: dict[Any, str] = {  # types of options, as messages call them
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "text",
+    type(None): "null",
+    PositiveInt: "a whole number > 0",
+    NonNegativeInt: "a whole number >= 0",
+    PositiveFloat: "a number > 0",
+    NonNegativeFloat: "a number >= 0",
+    Fraction: "a number >= 0 and < 1",
+}
 Translate = Callable[[dict[str, Any], str], dict[str, Any]]
 
 
@@ -66,14 +61,48 @@ class RankLost(RuntimeError):
     """Another rank died or did not answer in time (exit code 4)."""
 
 
+class Parser(ArgumentParser):
+    """A parser with options of the published programs, which --help_published lists.
+
+    renamed    published name -> name of ours, for options that differ in nothing else
+    published  help texts of the published options that have no name of ours
+    """
+
+    def __init__(self, description: str, renamed: Mapping[str, str] | None = None):
+        epilog = f"{HELP_PUBLISHED} lists the options of the published programs that work as well."
+        super().__init__(
+            description=description, epilog=epilog, exit_on_error=False, allow_abbrev=False
+        )
+        self.renamed = dict(renamed or {})
+        self.published: dict[str, str] = {}
+
+    def add_published(self, *names: str, help: str, **settings: Any) -> None:
+        """Add an option that works like any other and is listed by --help_published only."""
+        self.published[names[0]] = help
+        self.add_argument(*names, help=argparse.SUPPRESS, **settings)
+
+    def published_help(self) -> str:
+        """The text of --help_published."""
+        lines = ["Options of the published programs, which work as well.", "", "other names:"]
+        lines += [f"  --{old:28} --{new}" for old, new in sorted(self.renamed.items())]
+        lines += ["", "options without another name:"]
+        for name, help in self.published.items():
+            default = self.get_default(name.lstrip("-"))
+            lines.append(f"  {name:30} {help} (default: {_shown(default)})")
+        return "\n".join(lines)
+
+
 def add_flag(group: Any, name: str, default: bool, help: str) -> None:
     """Add a switch that takes `--name`, `--name true` and `--name false`, in any case."""
     group.add_argument(name, type=bool, nargs="?", const=True, default=default, help=help)
 
 
-def tool_parser(description: str) -> ArgumentParser:
-    """A parser with the options that every script has: configuration, seed, device, precision."""
-    parser = ArgumentParser(description=description, exit_on_error=False, allow_abbrev=False)
+def tool_parser(description: str, renamed: Mapping[str, str] | None = None) -> Parser:
+    """A parser with the options that every script has: configuration, seed, device, precision.
+
+    renamed  see `Parser`
+    """
+    parser = Parser(description, renamed)
     run = parser.add_argument_group("run")
     add = run.add_argument
     add("--config", type=str, nargs="+", default=None, metavar="FILE",
@@ -96,9 +125,12 @@ def add_reading(parser: ArgumentParser) -> None:
         help="a sample that cannot be read: stop, or report, replace and count it")  # fmt: skip
 
 
-def parser(system: str, description: str) -> ArgumentParser:
-    """A parser for the script that trains `system`: the options that all of them share."""
-    result = tool_parser(description)
+def parser(system: str, description: str, renamed: Mapping[str, str] | None = None) -> Parser:
+    """A parser for the script that trains `system`: the options that all of them share.
+
+    renamed  see `Parser`
+    """
+    result = tool_parser(description, renamed)
     add_reading(result)
     folder = result.add_argument_group("run folder")
     add = folder.add_argument
@@ -147,22 +179,27 @@ def parse(
     Raises UserError: one line with key, source and the nearest known key.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
+    renamed = parser.renamed if isinstance(parser, Parser) else {}
+    if HELP_PUBLISHED in argv and isinstance(parser, Parser):
+        print(parser.published_help())
+        raise SystemExit(0)
     files, argv = _take_configs(argv)
     slashed, argv = _take_slashed(argv)
+    argv = [_rename_token(token, renamed) for token in argv]
     layers = [(read_yaml(file), str(file)) for file in map(find_config, files)]
     if slashed:
         layers.append((slashed, COMMAND_LINE))
     known = _known(parser)
     args = parser.get_defaults()
     for keys, source in layers:
-        translated = translate(keys, source) if translate else keys
+        translated = rename(translate(keys, source) if translate else keys, renamed, source)
         for key, value in _flatten(translated, known, source):
             args[key] = _checked(parser, key, value, source)
     _refuse_unknown(parser, known, argv)
     try:
         given = parser.parse_args(argv, defaults=False)
     except ArgumentError as error:
-        raise UserError(_readable(str(error), COMMAND_LINE)) from error
+        raise UserError(_command_line_error(parser, str(error), argv)) from error
     for key in known:
         args[key] = _builtin(given[key] if key in given else args[key])
     for key in known:  # numbers inside lists as plain ones, too: they end up in checkpoints
@@ -187,7 +224,7 @@ def save(args: Namespace, path: Path) -> None:
 def read_yaml(path: Path) -> dict[str, Any]:
     """The keys of a YAML file, plain values only. Raises UserError that names file and line."""
     try:
-        keys = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        keys = yaml.load(Path(path).read_text(encoding="utf-8-sig"), _Yaml)
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read as a configuration: {error}") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
@@ -199,6 +236,32 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(keys, dict):
         raise UserError(f"{path}: must hold `key: value` pairs, got a {type(keys).__name__}")
     return keys
+
+
+def rename(keys: Mapping[str, Any], renamed: Mapping[str, str], source: str = "") -> dict[str, Any]:
+    """The options under the names that they have here; see `Parser`.
+
+    Raises UserError where an option is given by two of its names.
+    """
+    result: dict[str, Any] = {}
+    for key, value in keys.items():
+        new = renamed.get(key, key)
+        if new in result and result[new] != value:
+            raise UserError(f"{key} in {source}: another name of {new}, which is given as well")
+        result[new] = value
+    return result
+
+
+class _Yaml(yaml.SafeLoader):
+    """Plain YAML in which a key that stands twice is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for place, key in enumerate(keys):
+            if key in keys[:place]:
+                mark = node.value[place][0].start_mark
+                raise yaml.MarkedYAMLError(problem=f"{key} stands twice", problem_mark=mark)
+        return super().construct_mapping(node, deep)
 
 
 def find_config(name: str) -> Path:
@@ -228,6 +291,7 @@ def user_errors(prog: str | None = None) -> Iterator[None]:
     prog  what begins the line; default: the script's name
     """
     prog = prog or Path(sys.argv[0]).name
+    code: Any  # of SystemExit it may be a text
     try:
         yield
         return
@@ -285,11 +349,12 @@ def _take_slashed(argv: list[str]) -> tuple[dict[str, Any], list[str]]:
     rest: list[str] = []
     tokens = iter(argv)
     for token in tokens:
-        name, equals, value = token.partition("=")
+        name, equals, text = token.partition("=")
         if not name.startswith("--") or "/" not in name:
             rest.append(token)
             continue
-        if not equals and (value := next(tokens, None)) is None:
+        value = text if equals else next(tokens, None)
+        if value is None:
             raise UserError(f"{name} on the command line: a value must follow")
         *groups, last = name[2:].split("/")
         inner = keys
@@ -319,7 +384,9 @@ def _flatten(
         elif isinstance(value, dict) and any(other.startswith(f"{key}.") for other in known):
             yield from _flatten(value, known, source, f"{key}.")
         elif key != "config":
-            raise UserError(f"{key} in {source}: unknown key{_nearest(key, known)}")
+            depth = key.count(".") + 1
+            level = [".".join(other.split(".")[:depth]) for other in known]
+            raise UserError(f"{key} in {source}: unknown key{_nearest(key, level)}")
 
 
 def _checked(parser: ArgumentParser, key: str, value: Any, source: str) -> Any:
@@ -329,7 +396,7 @@ def _checked(parser: ArgumentParser, key: str, value: Any, source: str) -> Any:
     try:
         return parser.parse_object({key: value}, defaults=False)[key]
     except ArgumentError as error:
-        raise UserError(_readable(str(error), source)) from error
+        raise UserError(f"{key} in {source}: must be {_rule(parser, key)}, got {value}") from error
 
 
 def _refuse_unknown(parser: ArgumentParser, known: list[str], argv: list[str]) -> None:
@@ -343,21 +410,65 @@ def _refuse_unknown(parser: ArgumentParser, known: list[str], argv: list[str]) -
 
 def _nearest(name: str, known: Sequence[str], prefix: str = "") -> str:
     """`; did you mean X?` for the most similar known name, or an empty text."""
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-    return f"; did you mean {prefix}{close[0]}?" if close else ""
+    stems = {key.removesuffix(".yaml"): key for key in known}
+    close = difflib.get_close_matches(name.removesuffix(".yaml"), stems, n=1, cutoff=0.7)
+    return f"; did you mean {prefix}{stems[close[0]]}?" if close else ""
 
 
-def _readable(message: str, source: str) -> str:
-    """jsonargparse's message as `key in source: must be this, got that`."""
+def _rename_token(token: str, renamed: Mapping[str, str]) -> str:
+    """`--img_size` or `--img_size=64` under the name that the option has here."""
+    name, equals, value = token.partition("=")
+    if name.startswith("--") and name[2:] in renamed:
+        return f"--{renamed[name[2:]]}{equals}{value}"
+    return token
+
+
+def _rule(parser: ArgumentParser, key: str) -> str:
+    """What the value of an option must be."""
+    action = next(action for action in parser._actions if action.dest == key)
+    return _kind(getattr(action, "_typehint", None) or action.type)
+
+
+def _kind(hint: Any) -> str:
+    """A type, in words."""
+    origin, inner = get_origin(hint), get_args(hint)
+    if hint in KINDS:
+        return KINDS[hint]
+    if origin is Literal:
+        return f"one of {', '.join(map(str, inner))}"
+    if origin in (Union, UnionType):
+        return " or ".join(_kind(part) for part in inner)
+    if origin is list:
+        return f"a list, each {_kind(inner[0])}"
+    if origin is tuple:
+        return f"a list of {len(inner)}, each {_kind(inner[0])}"
+    if origin is dict:
+        return "a mapping"
+    return getattr(hint, "__name__", str(hint))
+
+
+def _command_line_error(parser: ArgumentParser, message: str, argv: Sequence[str]) -> str:
+    """One line on an argument that the parser refused with this message."""
     text = " ".join(message.split())
-    key = re.match(r"(?:Parser key \"|argument -*)([\w.]+)\"?:\s*", text)
+    key = re.match(r"(?:Parser key \"|argument (?:-\w/|-\w, )?-*)([\w.]+)", text)
     if not key:
-        return f"{source}: {text}"
-    detail = text[key.end() :]
-    for pattern, better in WORDINGS:
-        detail = re.sub(pattern, better, detail)
-    where = f"--{key[1]}" if source == COMMAND_LINE else f"{key[1]} in {source}"
-    return f"{where}: {detail}"
+        return f"command line: {text}"
+    action = next((a for a in parser._actions if key[1] == a.dest), None)
+    values = [
+        token.partition("=")[2] if "=" in token else "".join(argv[place + 1 : place + 2])
+        for place, token in enumerate(argv)
+        if action is not None and token.partition("=")[0] in action.option_strings
+    ]
+    if not values or "expected" in text.partition(": ")[2].split(". ")[0].split():
+        return f"--{key[1]}: {text.partition(': ')[2]}"
+    return f"--{key[1]}: must be {_rule(parser, key[1])}, got {values[-1]}"
+
+
+def _shown(default: Any) -> str:
+    """A default as one would type it."""
+    if isinstance(default, bool) or default is None:
+        return "null" if default is None else str(default).lower()
+    return str(default)
 
 
 def _builtin(value: Any) -> Any:

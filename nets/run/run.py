@@ -7,7 +7,7 @@ import math
 import signal
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -42,12 +42,15 @@ class Run:
 
     system  name of the system; a checkpoint of another one is refused
     args    namespace of options.parser's options
+    renamed  names that options had in earlier versions -> today's, for folders that those began
     step    finished optimiser steps. The loop's `step` counts from 0; what step k logs, draws and
             saves carries the number k + 1
     On SIGTERM, SIGINT and SIGUSR1 the step is finished and saved, then SystemExit is raised.
     """
 
-    def __init__(self, system: str, args: Any, ranks: Ranks):
+    def __init__(
+        self, system: str, args: Any, ranks: Ranks, renamed: Mapping[str, str] | None = None
+    ):
         if args.nan == "halve" and args.precision != "fp16":
             raise UserError(
                 f"--nan halve: only fp16 has a loss scale to halve, --precision is "
@@ -55,6 +58,7 @@ class Run:
             )
         self.system = system
         self.args = args
+        self._renamed = dict(renamed or {})
         self.ranks = ranks
         self.device, self.rank, self.world_size = ranks.device, ranks.rank, ranks.world_size
         self.is_main = ranks.is_main
@@ -80,7 +84,7 @@ class Run:
     def _open(self) -> tuple[Path, int | None, list[str]]:
         """Folder, step of the newest whole checkpoint if any, what there is to say. On rank 0."""
         try:
-            folder, self._lock = open_folder(self.args)
+            folder, self._lock = open_folder(self.args, self._renamed)
             describe(folder, self.device, self.world_size, finished=False)
         except OSError as error:
             raise UserError(
@@ -213,10 +217,10 @@ class Run:
         self.print(f"going on from {path}, step {self.step}")
         if self.is_main:
             options.save(self.args, self.folder / "config.yaml")
-        now, before = options.plain(self.args), content["options"]
-        for key in sorted(now.keys() | before.keys()):
-            if now.get(key) != before.get(key):
-                self.print(f"option {key} was {before.get(key)}, is {now.get(key)}")
+        now, before = options.plain(self.args), options.rename(content["options"], self._renamed)
+        for key in sorted(now.keys() & before.keys()):  # others are of another version
+            if now[key] != before[key]:
+                self.print(f"option {key} was {before[key]}, is {now[key]}")
         return self.step
 
     def save(self, step: int, score: float | None = None, every: int | None = None) -> None:

@@ -1,5 +1,6 @@
 """Options: precedence, what a bad one says, what is written."""
 
+import re
 from typing import Literal
 
 import pytest
@@ -51,6 +52,8 @@ def test_a_bare_name_is_looked_up_in_the_configs_folder(config, tmp_path, monkey
     assert parse("--config", "market").batch_size == 7
     with pytest.raises(UserError, match=r"--config markt.yaml: no such .*mean market.yaml\?"):
         parse("--config", "markt.yaml")
+    with pytest.raises(UserError, match=r"no such file$"):  # what is not near is not suggested
+        parse("--config", "nothing.yaml")
 
 
 def test_configs_lie_in_folders_and_two_of_one_name_are_refused(config, tmp_path, monkeypatch):
@@ -122,16 +125,17 @@ def test_translate_maps_the_keys_of_files_and_slashes(config):
         ("zzz: 3", "zzz in {}: unknown key"),
         ("losses: {KM: {weight: 1}}", "losses.KM in {}: unknown key; did you mean losses.KL"),
         ("losses: 3", "losses in {}: unknown key"),
-        ("batch_size: 0", "batch_size in {}: must be > 0, got 0"),
-        ("batch_size: 1.5", "batch_size in {}: must be a whole number > 0: 1.5 not an integer"),
-        ("batch_size: many", "batch_size in {}: must be a whole number > 0: "),
+        ("batch_size: 0", "batch_size in {}: must be a whole number > 0, got 0"),
+        ("batch_size: 1.5", "batch_size in {}: must be a whole number > 0, got 1.5"),
+        ("batch_size: many", "batch_size in {}: must be a whole number > 0, got many"),
         ("batch_size: null", "batch_size in {}: must not be null"),
-        ("lr: fast", "lr in {}: must be a number > 0: "),
-        ("ema: 1", "ema in {}: must be >= 0.0 and < 1.0, got 1"),
-        ("weights: 1", "weights in {}: must be list, got 1"),
-        ("weights: [1, a]", "weights in {}: must be float, got a"),
-        ("fit: crop", "fit in {}: must be one of 'squash', 'letterbox', null, got crop"),
-        ("compile: 3", "compile in {}: must be bool, got 3"),
+        ("lr: fast", "lr in {}: must be a number > 0, got fast"),
+        ("ema: 1", "ema in {}: must be a number >= 0 and < 1, got 1"),
+        ("weights: 1", "weights in {}: must be a list, each a number, got 1"),
+        ("weights: [1, a]", "weights in {}: must be a list, each a number, got [1"),
+        ("fit: crop", "fit in {}: must be one of squash, letterbox or null, got crop"),
+        ("compile: 3", "compile in {}: must be true or false, got 3"),
+        ("lr: 1\nseed: 2\nlr: 1", "{}, line 3: not plain YAML: lr stands twice"),
         ("batch_size: [3\nlr: 1", "{}, line 2: not plain YAML: "),
         ("- a\n- b", "{}: must hold `key: value` pairs, got a list"),
         ("lr: !!python/object/apply:os.system ['true']", "{}, line 1: not plain YAML: "),
@@ -151,10 +155,10 @@ def test_a_bad_config_is_named_with_its_key(config, text, message):
         (["--bach_size", "3"], "--bach_size on the command line: unknown option; did you mean --b"),
         (["--batch-size", "3"], "--batch-size on the command line: unknown option; did you mean -"),
         (["--batch", "3"], "--batch on the command line: unknown option"),
-        (["--batch_size", "0"], "--batch_size: must be > 0, got 0"),
+        (["--batch_size", "0"], "--batch_size: must be a whole number > 0, got 0"),
         (["--batch_size"], "--batch_size: expected one argument"),
-        (["--precision", "fp8"], "--precision: must be one of 'auto', 'fp32', 'bf16', 'fp16', got"),
-        (["--compile", "maybe"], "--compile: must be bool, got maybe"),
+        (["--precision", "fp8"], "--precision: must be one of auto, fp32, bf16, fp16, got"),
+        (["--compile", "maybe"], "--compile: must be true or false, got maybe"),
         (["--config"], "--config: expected at least one argument"),
         (["--config", "no/such.yaml"], "--config no/such.yaml: no such file"),
         (["stray"], "command line: unrecognized arguments: stray"),
@@ -201,6 +205,38 @@ def test_help_names_every_option_in_its_group(capsys):
     for action in make_parser()._actions:
         if action.dest not in ("help", "print_shtab"):
             assert f"--{action.dest}" in text and action.help
+    assert "--help_published lists the options" in text
+
+
+def published_parser():
+    parser = options.parser("toy", "Train a toy.", {"img_size": "image_size", "num": "workers"})
+    parser.add_argument("--image_size", type=options.PositiveInt, default=64, help="pixels")
+    parser.add_published("--tex_channels", type=int, default=8, help="channels of the texture")
+    return parser
+
+
+def test_published_names_mean_ours_everywhere(config):
+    for given in (["--img_size", "32"], ["--img_size=32"], ["--config", config("img_size: 32")]):
+        args = options.parse(published_parser(), [*given, "--num", "0"])
+        assert (args.image_size, args.workers) == (32, 0) and "img_size" not in args
+    path = config("{img_size: 32, image_size: 64}", "both.yaml")
+    with pytest.raises(UserError, match=r"image_size in .*: another name of image_size"):
+        options.parse(published_parser(), ["--config", path])
+    with pytest.raises(UserError, match="--image_size: must be a whole number > 0, got many"):
+        options.parse(published_parser(), ["--img_size", "many"])
+
+
+def test_published_options_are_listed_apart(capsys):
+    parser = published_parser()
+    assert options.parse(parser, ["--tex_channels", "9"]).tex_channels == 9
+    with pytest.raises(SystemExit):
+        options.parse(parser, ["--help"])
+    assert "tex_channels" not in capsys.readouterr().out
+    with pytest.raises(SystemExit) as end:
+        options.parse(parser, ["--help_published"])
+    text = capsys.readouterr().out
+    assert end.value.code == 0 and re.search(r"--img_size +--image_size", text)
+    assert re.search(r"--tex_channels +channels of the texture \(default: 8\)", text)
 
 
 @pytest.mark.parametrize(

@@ -68,7 +68,7 @@ def newest_whole(folder: Path) -> tuple[int | None, list[Path]]:
 
     Those are renamed to *.broken, so that they neither count as kept nor are looked at again.
     """
-    broken = []
+    broken: list[Path] = []
     for path in stored(folder):
         if is_whole(path):
             return step_of(path), broken

@@ -1,4 +1,4 @@
-"""Files that are either whole or not there: atomic writes and the lock of a run folder."""
+"""Atomic writes, files that only grow, and the lock of a run folder."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ import fcntl
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO
+from typing import IO, cast
 
 
 class _Remembering:
     """A binary file that keeps the first OSError of a write.
 
-    torch.save turns an error of the file below it into a RuntimeError without the file's name.
+    torch.save turns such an error into a RuntimeError without the file's name.
     """
 
     def __init__(self, file: IO[bytes]):
         self.file = file
         self.error: OSError | None = None
 
-    def write(self, data) -> int:
+    def write(self, data: bytes) -> int:
         try:
             return self.file.write(data)
         except OSError as error:
@@ -32,11 +32,11 @@ class _Remembering:
 
 
 def write_atomic(path: Path, write: Callable[[IO[bytes]], object], durable: bool = True) -> None:
-    """`path` holds all that `write(file)` wrote, or what it held before.
+    """Write a file so that `path` holds all of it, or still what it held before.
 
-    The bytes go to a temporary name in the same folder, which is renamed when they are complete;
-    durable  also wait until file and folder are on the disk, so that a power cut loses nothing.
-    Raises OSError that names `path`; the temporary file is gone then.
+    write    writes the bytes to a temporary file in the same folder, which is then renamed
+    durable  also wait until file and folder are on the disk, so that a power cut loses nothing
+    Raises OSError that names `path`; the temporary file is removed.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.tmp")
@@ -44,7 +44,7 @@ def write_atomic(path: Path, write: Callable[[IO[bytes]], object], durable: bool
     try:
         with open(temporary, "wb") as file:
             guarded = _Remembering(file)
-            write(guarded)
+            write(cast(IO[bytes], guarded))  # torch.save and the writers here need no more
             file.flush()
             if durable:
                 os.fsync(file.fileno())
@@ -61,7 +61,7 @@ def write_atomic(path: Path, write: Callable[[IO[bytes]], object], durable: bool
 
 
 class Appending:
-    """A file that only grows. Each piece is in it at once and whole, or OSError names the file."""
+    """A file that only grows. Each write is complete at once, or raises OSError with its name."""
 
     def __init__(self, path: Path):
         self.path = Path(path)
@@ -85,7 +85,7 @@ class Appending:
 
 
 def write_text(path: Path, text: str) -> None:
-    """`path` holds `text` as UTF-8, written atomically."""
+    """Write `text` as UTF-8, atomically."""
     write_atomic(path, lambda file: file.write(text.encode()))
 
 
@@ -99,9 +99,9 @@ def sync_folder(folder: Path) -> None:
 
 
 class Lock:
-    """Only one living process holds `path`; a process that dies lets go of it.
+    """A lock file that one living process holds; it is free again when that process dies.
 
-    A POSIX record lock: unlike flock's it is not inherited by forked data workers, so a worker
+    It is a POSIX record lock. Unlike flock's, forked data workers do not inherit it, so a worker
     that outlives its killed parent by some seconds does not keep the folder.
     """
 
@@ -110,7 +110,7 @@ class Lock:
         self._descriptor: int | None = None
 
     def acquire(self) -> bool:
-        """True if this process holds the lock now, False if another one does."""
+        """Take the lock; False if another process holds it."""
         descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

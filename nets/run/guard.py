@@ -1,7 +1,7 @@
-"""Numbers that are not finite: stop or leave the step out, and keep the batch that did it.
+"""Losses and gradients that are not finite: stop or skip the step, and save its batch.
 
-In fp16 a gradient that overflows says that the loss scale is too large, which is how the scale is
-found: whatever was chosen for other numbers, the step is left out and the scale halved.
+In fp16 the loss scale is found by overflow: a gradient that is not finite always skips the step
+and halves the scale, whatever --nan says.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ GRADIENT = "gradient_norm"  # the name under which a step's gradients are looked
 
 
 class Guard:
-    """Looks at the losses and gradients of every step before they are used."""
+    """Checks the losses and gradients of every step before they are used."""
 
     def __init__(
         self,
@@ -33,9 +33,9 @@ class Guard:
         report: Callable[[str], None],
         halve: Callable[[], float] | None = None,
     ):
-        """policy  "stop", "skip": leave the step out, "halve": and halve the loss scale
-        report  takes a line for every step that is left out
-        halve   halves the loss scale and returns it; None where there is none
+        """policy  "stop"; "skip" the step; or "halve": skip it and halve the loss scale
+        report  called with a line for every step that is skipped
+        halve   halves the loss scale and returns it; None without a loss scale
         """
         self.folder = folder
         self.ranks = ranks
@@ -48,18 +48,20 @@ class Guard:
         self._buffers: list[tuple[Tensor, Tensor]] = []
 
     def begin(self, models: Iterable[nn.Module]) -> None:
-        """A step begins: if it is left out, the models' buffers are what they are now, e.g. the
-        averages of a BatchNorm, which a forward pass moves before its loss is known.
+        """Remember the models' buffers at the start of a step, to restore them if it is skipped.
+
+        The forward pass of a BatchNorm, for example, moves its averages before the loss is known.
         """
         if self.policy != "stop" or self.halve is not None:
-            there = [buffer for model in models for buffer in model.buffers()]
-            self._buffers = [(buffer, buffer.clone()) for buffer in there]
+            buffers = [buffer for model in models for buffer in model.buffers()]
+            self._buffers = [(buffer, buffer.clone()) for buffer in buffers]
 
     def check(self, step: int, losses: dict[str, Tensor], batch: Any) -> bool:
-        """Whether step number `step` may go on: the losses of all ranks are finite.
+        """True if the losses of all ranks are finite; waits for the device.
 
-        Saves the batch of a loss that is not. Raises NonFinite if such steps are not to be left
-        out, or at the 20th in a row. Waits for the device.
+        step  number of the step, counted from 1
+        Saves the batch of a loss that is not finite. Raises NonFinite if the policy is "stop", or
+        at the 20th such step in a row.
         """
         values = floats(losses)
         bad = {name: value for name, value in values.items() if not math.isfinite(value)}
@@ -69,8 +71,8 @@ class Guard:
         if bad:
             named = ", ".join(f"{name} is {value}" for name, value in bad.items())
             text = f"step {step}: {named}; its batch is in {self._keep(step, values, batch)}"
-        scale = self.halve is not None and (GRADIENT in losses or self.policy == "halve")
-        if self.policy == "stop" and not scale:
+        halve = self.halve if GRADIENT in losses or self.policy == "halve" else None
+        if self.policy == "stop" and halve is None:
             raise NonFinite(f"{text}; --nan skip would leave such steps out")
         self.count += 1
         self._row = self._row + 1 if step == self._last + 1 else 1
@@ -80,7 +82,7 @@ class Guard:
         with torch.no_grad():
             for buffer, before in self._buffers:
                 buffer.copy_(before)
-        halved = f", loss scale halved to {self.halve():g}" if scale else ""
+        halved = "" if halve is None else f", loss scale halved to {halve():g}"
         self.report(f"{text}; step left out{halved}, {self.count} so far")
         return False
 
@@ -93,7 +95,7 @@ class Guard:
 
 
 def floats(values: dict[str, Any]) -> dict[str, float]:
-    """Plain numbers from scalars; those on a device are fetched at once."""
+    """The scalars as plain numbers; those on a device are fetched together."""
     tensors = {name: v.detach().double() for name, v in values.items() if isinstance(v, Tensor)}
     fetched = torch.stack(list(tensors.values())).tolist() if tensors else []
     return {**{k: float(v) for k, v in values.items() if k not in tensors},

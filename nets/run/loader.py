@@ -1,9 +1,9 @@
-"""Batches on their way to the device: any step can be entered directly, with any workers.
+"""The data loader: the batches of any step, whatever the number of workers and after any restart.
 
-The order of epoch e is a permutation from (seed, e); epochs follow each other without a gap, so the
+The order of epoch e is a permutation from (seed, e). Epochs follow each other without a gap, so the
 last batch of one is completed from the next. Step k takes the k-th piece of that stream, divided
-among accumulated batches and ranks. So neither a restart nor the number of workers changes what a
-step sees, and two ranks with batch b see what one rank with batch 2b does.
+among accumulated batches and ranks. Two ranks with batch b therefore see what one rank with batch
+2b does.
 """
 
 from __future__ import annotations
@@ -19,19 +19,20 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import DataLoader, default_collate
+from torch.utils.data import Dataset as TorchDataset
 
+from nets.contracts import Dataset, Place
 from nets.errors import BadSample, UserError
 from nets.run.ranks import Ranks
 from nets.run.seeds import generator
 from nets.run.stop import SIGNALS
 
-Place = tuple[int, int]  # (epoch, index) of a sample
-ATTEMPTS = 20  # replacements that are tried for one bad sample
+ATTEMPTS = 20  # replacements tried for one bad sample
 
 
 class Order:
-    """Position in the endless stream of samples -> (epoch, index)."""
+    """(epoch, index) of a position in the endless stream of samples."""
 
     def __init__(self, length: int, seed: int, shuffle: bool = True):
         self.length = length
@@ -52,7 +53,7 @@ class Order:
 
 
 class Loader:
-    """The batches of a training run, by step. Made by `loader`."""
+    """The batches of a training run, by step; `loader` constructs it."""
 
     def __init__(
         self,
@@ -83,7 +84,7 @@ class Loader:
 
     @property
     def samples_per_step(self) -> int:
-        """Over all ranks and accumulated batches."""
+        """Samples over all ranks and accumulated batches."""
         return self.batch_size * self.accumulate * self.ranks.world_size
 
     def epoch(self, step: int) -> int:
@@ -91,7 +92,7 @@ class Loader:
         return step * self.samples_per_step // self.length
 
     def batch(self, step: int) -> dict[str, Any]:
-        """The one batch of a step, on the device: dict of stacked tensors. accumulate must be 1."""
+        """The batch of a step, on the device: a dict of stacked tensors. accumulate must be 1."""
         if self.accumulate != 1:
             raise ValueError(f"batch: accumulate must be 1, got {self.accumulate}; use batches")
         (batch,) = self.batches(step)
@@ -100,10 +101,11 @@ class Loader:
     def batches(self, step: int) -> Iterator[dict[str, Any]]:
         """The `accumulate` batches of a step, on the device."""
         if step != self._next:
-            self._stream = None  # its workers end before the next ones are forked
+            self._stream = None  # ends its workers before the next ones are forked
             first = step * self.samples_per_step + self.ranks.rank * self.batch_size
             places = _places(self.order, first, self.batch_size, self.ranks.world_size)
             self._stream = _stream(self._reader, places, self._workers, self.ranks)
+        assert self._stream is not None  # set when _next was set
         self._next = None  # until all are taken: a caller that breaks off leaves some behind
         for _ in range(self.accumulate):
             batch, bad = _next(self._stream)
@@ -114,7 +116,7 @@ class Loader:
         self._next = step + 1
 
     def _count(self, bad: list[BadSample]) -> None:
-        """Report bad samples, or raise: always with `fail`, beyond 1 % or 100 with `skip`."""
+        """Raise the first bad sample, or with `skip` report them, up to 1 % of the data."""
         for error in bad:
             if not self._skip:
                 raise error
@@ -134,14 +136,15 @@ def loader(
 ) -> Loader:
     """An endless source of batches by step; see `Loader`.
 
-    dataset        len(), and [(epoch, index)] -> dict, or __getitems__ for a list of them
+    dataset        see `nets.contracts.Dataset`; it may have __getitems__ for a list of places
     batch_size     samples a batch and rank
     workers        reading processes of this rank; 0: read here
     seed, shuffle  the order of an epoch is a permutation from (seed, epoch), or 0, 1, 2, ...
-    on_bad_sample  "fail": raise BadSample; "skip": report it and take another one instead, drawn
-                   from (seed, epoch, index); UserError beyond 1 % of the dataset (10 to 100 files)
+    on_bad_sample  "fail": raise BadSample; "skip": report it and replace it by another sample,
+                   drawn from (seed, epoch, index); UserError beyond 1 % of the dataset (at least
+                   10, at most 100 files)
     accumulate     batches a step
-    report         takes the lines about skipped samples
+    report         called with a line for each skipped sample
     """
     return Loader(dataset, batch_size, ranks, **settings)
 
@@ -154,10 +157,10 @@ def in_order(
     on_bad_sample: str = "fail",
     report: Callable[[str], None] = print,
 ) -> Iterator[dict[str, Any]]:
-    """Each sample of this rank once, in order, on the device; the last batch may be short.
+    """Batches of this rank's samples, each once, in order, on the device; the last may be short.
 
-    Rank r of R reads samples r, r + R, r + 2R, ...; the epoch is always 0. A bad sample raises, or
-    is left out and reported with on_bad_sample="skip".
+    Rank r of R reads samples r, r + R, r + 2R, ...; the epoch is always 0. A bad sample raises
+    BadSample; with on_bad_sample="skip" it is left out and reported.
     """
     mine = range(ranks.rank, len(dataset), ranks.world_size)
     places = [
@@ -176,7 +179,7 @@ def in_order(
 
 
 def to_device(batch: Any, device: torch.device) -> Any:
-    """The batch with all its tensors on the device; does not wait for pinned ones."""
+    """The batch with all its tensors on the device; copies of pinned ones are asynchronous."""
     if isinstance(batch, Tensor):
         return batch.to(device, non_blocking=True)
     if isinstance(batch, dict):
@@ -187,21 +190,21 @@ def to_device(batch: Any, device: torch.device) -> Any:
 
 
 def _places(order: Order, position: int, count: int, ranks: int) -> Iterator[list[Place]]:
-    """Where a rank's batches come from, from a position on, without end.
+    """The places of a rank's batches from a position on, without end.
 
-    Not a method: its frame would tie the loader into a cycle, and its workers would outlive it.
+    It is no method: its frame would keep the loader in a reference cycle, and its workers alive.
     """
     while True:
         yield [order[position + i] for i in range(count)]
         position += count * ranks
 
 
-class _Reader(Dataset):
-    """Reads a batch's samples; what was bad comes back beside the batch, not as an exception,
-    which would lose its file on the way out of a worker.
+class _Reader(TorchDataset):
+    """Reads a batch's samples and returns bad ones beside the batch.
 
-    replace  whether another sample takes the place of a bad one; a batch for which none is found,
-             or of which nothing is left, is None
+    (As an exception a bad sample would lose its file's name on the way out of a worker.)
+    replace  replace a bad sample by another one. A batch is None if no replacement can be read, or
+             if no sample is left
     """
 
     def __init__(self, dataset: Dataset, seed: int, replace: bool):
@@ -217,7 +220,7 @@ class _Reader(Dataset):
             try:
                 samples = read_all(places)
             except BadSample:
-                samples = None  # one by one, to know which
+                samples = None  # read one by one, to learn which one is bad
         if samples is None:
             samples = [self._read(place, bad) for place in places]
         good = [sample for sample in samples if sample is not None]
@@ -232,7 +235,7 @@ class _Reader(Dataset):
         return self._replacement(place, bad) if self.replace else None
 
     def _replacement(self, place: Place, bad: list[BadSample]) -> dict[str, Any] | None:
-        """Another sample of the same epoch: never the neighbour, the same after a restart."""
+        """Another sample of the same epoch, drawn at random; the same one after a restart."""
         epoch, index = place
         drawn = generator(self.seed, "replacement", epoch, index)
         for other in torch.randint(len(self.dataset), (ATTEMPTS,), generator=drawn).tolist():
@@ -245,7 +248,7 @@ class _Reader(Dataset):
 
 
 def _stream(reader: _Reader, places: Any, workers: int, ranks: Ranks) -> Iterator[Any]:
-    """What the reader makes of each list of places, in order; read ahead by the workers."""
+    """The reader's batch for each list of places, in order; workers read ahead."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "This DataLoader will create", UserWarning)
         source = DataLoader(
@@ -256,10 +259,10 @@ def _stream(reader: _Reader, places: Any, workers: int, ranks: Ranks) -> Iterato
             worker_init_fn=_follow_the_parent,
             pin_memory=ranks.device.type == "cuda",
             prefetch_factor=2 if workers else None,
-            # Its own: else making the iterator, as after a restart, would draw from the global one.
+            # Else a new iterator, as after a restart, would draw from the global generator.
             generator=torch.Generator(),
         )
-        # A signal that comes while workers start finds them as `_follow_the_parent` leaves them.
+        # Signals wait until `_follow_the_parent` has run in the new workers.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         try:
             return iter(source)
@@ -268,7 +271,7 @@ def _stream(reader: _Reader, places: Any, workers: int, ranks: Ranks) -> Iterato
 
 
 def _next(stream: Iterator[Any]) -> Any:
-    """The next batch. Raises UserError when a worker died, which shows in several ways."""
+    """The next batch. Raises UserError if a worker died, of which torch has several errors."""
     try:
         return next(stream)
     except (RuntimeError, ConnectionError, EOFError, FileNotFoundError) as error:
@@ -287,10 +290,10 @@ def _as_it_is(batch: Any) -> Any:
 
 
 def _follow_the_parent(worker: int) -> None:
-    """A Ctrl-C or a scheduler's SIGTERM reaches workers too; the parent decides when to end.
+    """Let the parent decide when a worker ends: ignore Ctrl-C and a scheduler's SIGTERM.
 
-    A worker dies with its parent, however that died: it holds the parent's connections to the other
-    ranks, which else would not learn that a rank is gone.
+    The worker dies with its parent, however that died. It holds the parent's connections to the
+    other ranks, which would otherwise not notice that a rank is gone.
     """
     if sys.platform == "linux":
         pr_set_pdeathsig = 1
@@ -302,7 +305,7 @@ def _follow_the_parent(worker: int) -> None:
 
 
 def _obey_the_parent_only() -> None:
-    """End the process on a SIGTERM that the parent sent; take no notice of others."""
+    """End the process on a SIGTERM that the parent sent; ignore others."""
     while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
         pass
     os._exit(0)

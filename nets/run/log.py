@@ -1,4 +1,4 @@
-"""What a run tells: log.txt and TensorBoard, each step once, also after a restart."""
+"""The log of a run: log.txt and TensorBoard, each step once, also after a restart."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from nets.run.files import Appending, write_atomic
 
 
 class Window:
-    """Sums of losses since the last log line, on the device, so that adding waits for nothing."""
+    """Sums of losses since the last log line, kept on the device so that nothing waits for it."""
 
     def __init__(self) -> None:
         self.sums: dict[str, Tensor] = {}
         self.count = 0
 
     def add(self, losses: dict[str, Tensor]) -> None:
-        """Add one step's scalars; a step without a name counts as 0 for it, one without any does
-        not count.
+        """Add one step's scalars. A name that a step lacks counts as 0; a step without any scalar
+        does not count.
         """
         if not losses:
             return
@@ -36,13 +36,13 @@ class Window:
         self.count += 1
 
     def means(self) -> dict[str, Tensor]:
-        """Mean of each loss over the window, which is empty afterwards."""
+        """The mean of each loss over the window, which is then emptied."""
         means = {name: total / max(1, self.count) for name, total in self.sums.items()}
-        self.__init__()
+        self.sums, self.count = {}, 0
         return means
 
     def state(self) -> dict[str, Any]:
-        """Plain numbers; float32 survives the way through Python's floats unchanged."""
+        """The window as plain numbers; float32 values survive Python's floats unchanged."""
         return {"count": self.count, "sums": {name: v.item() for name, v in self.sums.items()}}
 
     def restore(self, state: dict[str, Any], device: torch.device) -> None:
@@ -54,20 +54,19 @@ class Window:
 
 
 class Board:
-    """TensorBoard's events of one folder.
+    """TensorBoard events of one folder, written before each call returns.
 
-    Each is in the file before the call returns, so that none is lost with the process, and a disk
-    that takes no more is met here, as an OSError that names the file. (torch's SummaryWriter writes
-    from a thread of its own, which tells of such an error by a traceback, and later.)
+    So no event is lost with the process, and a full disk raises OSError here, with the file's name.
+    (torch's SummaryWriter writes from a thread of its own, which only prints a traceback later.)
     """
 
     def __init__(self, folder: Path, step: int):
-        """step  finished steps to go on from: later events of earlier attempts are declared void"""
-        from tensorboard.compat.proto.event_pb2 import SessionLog  # a second, so not above
+        """step  finished steps to go on from; later events of earlier attempts become void"""
+        from tensorboard.compat.proto.event_pb2 import SessionLog  # takes a second, so not above
         from tensorboard.summary.writer.record_writer import RecordWriter
 
         folder.mkdir(parents=True, exist_ok=True)
-        now = f"{time.time():017.6f}"  # the order of the names is the order of the attempts
+        now = f"{time.time():017.6f}"  # names sort in the order of the attempts
         name = f"events.out.tfevents.{now}.{socket.gethostname()}.{os.getpid()}"
         self._file = Appending(folder / name)
         self._records = RecordWriter(self._file)
@@ -99,34 +98,34 @@ class Log:
     """log.txt and tensorboard/ of a run folder. Only the main rank has one."""
 
     def __init__(self, folder: Path, step: int | None = None):
-        """step  finished steps to go on from; None: from none"""
+        """step  finished steps to go on from; None: a new run"""
         self.folder = Path(folder)
         self.path = self.folder / "log.txt"
-        self._file = None
-        self._board = None
+        self._file: Appending | None = None
+        self._board: Board | None = None
         self._step = step or 0
         forget_later(self.path, self._step)
 
     def line(self, text: str) -> None:
-        """Append one line, at once."""
+        """Append one line."""
         if self._file is None:
             self._file = Appending(self.path)
         self._file.write(text.encode() + b"\n")
 
     def record(self, step: int, numbers: dict[str, Any]) -> None:
-        """One JSON line and one TensorBoard scalar a number."""
+        """Write one JSON line, and one TensorBoard scalar for each number."""
         self.line(json.dumps({"step": step, **{k: _jsonable(v) for k, v in numbers.items()}}))
         for name, value in numbers.items():
             if isinstance(value, int | float):
                 self.board.scalar(name, value, step)
 
     def image(self, name: str, step: int, image: np.ndarray) -> None:
-        """An (H, W, 3) uint8 image for TensorBoard."""
+        """Write an (H, W, 3) uint8 image to TensorBoard."""
         self.board.image(name, image, step)
 
     @property
     def board(self) -> Board:
-        """The events of tensorboard/, begun at the first use."""
+        """The events of tensorboard/; the file is opened at the first use."""
         if self._board is None:
             self._board = Board(self.folder / "tensorboard", self._step)
         return self._board
@@ -141,13 +140,13 @@ class Log:
 
 
 def records(path: Path) -> list[dict[str, Any]]:
-    """The JSON lines of a log.txt, in their order."""
+    """The JSON lines of a log.txt, in order."""
     lines = Path(path).read_text(encoding="utf-8").splitlines()
     return [json.loads(line) for line in lines if line.startswith('{"step":')]
 
 
 def forget_later(path: Path, step: int) -> None:
-    """Cut a file at its first JSON line of a step after `step`, and a half-written last line."""
+    """Cut a log at its first JSON line of a step after `step`, or at a half-written last line."""
     if not path.exists():
         return
     lines = path.read_bytes().splitlines(keepends=True)
@@ -171,7 +170,7 @@ def _step_of(line: bytes) -> int:
 
 
 def _jsonable(value: Any) -> Any:
-    """JSON has no NaN and no infinity: they are written as text."""
+    """The value, with NaN and infinity as text, since JSON has none."""
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     return value

@@ -1,4 +1,4 @@
-"""fp32, bf16 or fp16: autocast, loss scaling and memory format behind one object."""
+"""Numerical precision of a run: autocast, loss scaling and memory format in one object."""
 
 from __future__ import annotations
 
@@ -13,11 +13,10 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def best_precision(device: torch.device) -> tuple[str, str]:
-    """The precision that `auto` means on `device`, and why.
+    """The precision that `auto` means on `device`, and the reason.
 
-    A fixed property of the device and not a measurement, so that a run that goes on after a
-    restart goes on in the same precision. On a processor with AVX512-BF16 or AMX, convolutions in
-    bf16 and channels_last are 2 and more than 10 times as fast as in fp32; without, slower.
+    It depends on the device's instructions and not on a measurement, so a resumed run keeps its
+    precision. Only processors with AVX512-BF16 or AMX are faster in bf16 than in fp32.
     """
     if device.type == "cuda":
         if torch.cuda.get_device_capability(device) >= (8, 0):
@@ -31,20 +30,19 @@ def best_precision(device: torch.device) -> tuple[str, str]:
 
 
 def processor_facts() -> dict[str, Any]:
-    """What torch knows of this processor: its name, and a flag for each extension it has."""
-    ask = getattr(torch.cpu, "get_capabilities", None)  # older torch does not tell
+    """The processor's name and a flag for each instruction set extension, as torch says."""
+    ask = getattr(torch.cpu, "get_capabilities", None)  # older torch has none
     return dict(ask()) if ask else {}
 
 
 class Precision:
-    """How networks compute: `with precision.autocast():` around the forward pass, then
-    `precision.backward(loss)` and `precision.step(optimizer)`.
+    """Precision of the forward pass, of gradients, and of the optimiser step.
 
     name           fp32, bf16 or fp16 (resolved from auto); `reason` says why
     memory_format  of images and weights
-    Weights stay float32. In fp16 the loss is scaled; `gradient_norm` tells a step whose gradients
-    overflowed, which must be left out and the scale halved (`Run.check` does both). After 2000 good
-    steps the scale doubles. It is part of a checkpoint (state_dict).
+    Weights stay float32. In fp16 the loss is scaled. A step whose gradients overflow must be left
+    out and the scale halved, which `Run.check` does. After 2000 good steps the scale doubles. The
+    scale is part of a checkpoint (state_dict).
     """
 
     def __init__(self, name: str, device: torch.device, channels_last: bool = True):
@@ -58,23 +56,24 @@ class Precision:
         self.scaler = torch.amp.GradScaler(device.type, enabled=name == "fp16")
 
     def autocast(self) -> AbstractContextManager:
-        """Products and convolutions inside run in the chosen precision."""
+        """A context in which products and convolutions run in the chosen precision."""
         if self.name == "fp32":
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, self.dtype)
 
     def place(self, model: nn.Module) -> nn.Module:
         """The model on the device, in the memory format."""
-        return model.to(self.device, memory_format=self.memory_format)
+        # torch's annotations of Module.to leave memory_format out.
+        return model.to(self.device, memory_format=self.memory_format)  # type: ignore[call-overload]
 
     def backward(self, loss: Tensor) -> None:
-        """Gradients of the loss, scaled in fp16."""
+        """Compute the gradients of the loss, scaled in fp16."""
         self.scaler.scale(loss).backward()
 
     def gradient_norm(self, *optimizers: torch.optim.Optimizer) -> Tensor:
-        """The 2-norm of all gradients that the optimisers hold, a scalar, for `Run.check`: a step
-        whose gradients are not finite must not be taken. Once a step: in fp16 the gradients are
-        divided by the loss scale, and are the true ones afterwards.
+        """The 2-norm of all gradients of the optimisers' parameters, a scalar for `Run.check`.
+
+        Call it once a step: in fp16 it also divides the gradients by the loss scale.
         """
         if self.scaler.is_enabled():
             for optimizer in optimizers:
@@ -84,13 +83,13 @@ class Precision:
         return nn.utils.get_total_norm(gradients)
 
     def step(self, *optimizers: torch.optim.Optimizer) -> None:
-        """Step the optimisers, and adapt the scale; once for all that one backward pass serves."""
+        """Step all optimisers of a backward pass, then adapt the loss scale."""
         for optimizer in optimizers:
             self.scaler.step(optimizer)
         self.scaler.update()
 
     def halve(self) -> float:
-        """The loss scale, after it was halved for a step that is left out; only in fp16."""
+        """Halve the loss scale, for a step that is left out, and return it; only in fp16."""
         scale = self.scaler.get_scale() / 2
         self.scaler = torch.amp.GradScaler(self.device.type, scale)
         return scale

@@ -134,12 +134,13 @@ class Ranks:
         """
         if self.world_size == 1:
             return model
+        buffers: dict[str, Any] = {_KEEP_BUFFERS: False}
         return DistributedDataParallel(
             model,
             device_ids=[self.device.index] if self.device.type == "cuda" else None,
-            **{_KEEP_BUFFERS: False},
             gradient_as_bucket_view=True,
             find_unused_parameters=unused_parameters,
+            **buffers,
         )
 
     def silent(self, patience: float = 3.0) -> list[int]:
@@ -147,7 +148,7 @@ class Ranks:
         those that hang or are dead. Empty where that cannot be found out.
         """
         try:
-            self._store.set(f"lost/{self.rank}", b"1")
+            self._store.set(f"lost/{self.rank}", "1")
             deadline = time.monotonic() + patience
             there: set[int] = set()
             while len(there) < self.world_size and time.monotonic() < deadline:

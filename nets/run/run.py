@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from nets.errors import UserError
 from nets.run import checkpoints, images, options, seeds
+from nets.run.files import Lock
 from nets.run.folder import describe, open_folder
 from nets.run.guard import Guard, floats
 from nets.run.log import Log, Window
@@ -30,7 +31,7 @@ TIME_IS_UP = 1  # no signal that is listened to has this number
 
 
 class Run:
-    """A run in its folder. All ranks have one and call it together; only rank 0 writes.
+    """A training run and its folder. All ranks call it together; only rank 0 writes.
 
         with Run("vunet", args, ranks) as run:
             ...
@@ -38,14 +39,14 @@ class Run:
             for step in run.steps(total, images):
                 ...
                 run.log(step, losses, lr=lr)
-                run.save(step)                      # the last line: what follows it may be lost
+                run.save(step)                      # the last line of the loop
 
     system  name of the system; a checkpoint of another one is refused
     args    namespace of options.parser's options
     renamed  names that options had in earlier versions -> today's, for folders that those began
-    step    finished optimiser steps. The loop's `step` counts from 0; what step k logs, draws and
-            saves carries the number k + 1
-    On SIGTERM, SIGINT and SIGUSR1 the step is finished and saved, then SystemExit is raised.
+    step    number of finished optimiser steps. The loop's `step` counts from 0; logs, images and
+            checkpoints of step k carry the number k + 1
+    On SIGTERM, SIGINT and SIGUSR1 the run finishes the step, saves it and raises SystemExit.
     """
 
     def __init__(
@@ -73,7 +74,7 @@ class Run:
         self._saved = 0
         self._bar: tqdm | None = None
         self._stop = Stop()
-        self._lock = None
+        self._lock: Lock | None = None
         self.folder, self._found, notes = ranks.on_main(self._open)
         self._log = Log(self.folder, self._found) if self.is_main else None
         halve = (lambda: self._parts["precision"].halve()) if args.precision == "fp16" else None
@@ -82,7 +83,7 @@ class Run:
             self.print(note)
 
     def _open(self) -> tuple[Path, int | None, list[str]]:
-        """Folder, step of the newest whole checkpoint if any, what there is to say. On rank 0."""
+        """The folder, the step of its newest whole checkpoint or None, and notes; on rank 0."""
         try:
             folder, self._lock = open_folder(self.args, self._renamed)
             describe(folder, self.device, self.world_size, finished=False)
@@ -99,7 +100,7 @@ class Run:
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        """Raises UserError instead of an OSError of a disk that takes no more."""
+        """Describe and release the folder. Raises UserError for an OSError of a full disk."""
         self._stop.remove()
         self._close_bar()
         if self.is_main:
@@ -109,8 +110,10 @@ class Run:
                     finished = self.step >= self.total
                     describe(self.folder, self.device, self.world_size, finished)
             finally:
-                self._log.close()
-                self._lock.release()
+                if self._log:
+                    self._log.close()
+                if self._lock:
+                    self._lock.release()
         if isinstance(error, OSError) and error.errno in FULL:
             file = error.filename or self.folder
             raise UserError(
@@ -121,7 +124,7 @@ class Run:
     # Steps
 
     def steps(self, total: int, images: int = 0) -> Iterator[int]:
-        """The numbers of the steps that are still to do, 0 to total - 1, with a progress bar.
+        """The numbers of the remaining steps, up to total - 1, with a progress bar.
 
         images  images in a step, of all ranks, for the images/s of bar and log
         Before each step the global generators are seeded from (seed, step, rank). Saves at the end,
@@ -147,7 +150,7 @@ class Run:
         self.stop_listening()
 
     def _leave(self) -> bool:
-        """Whether the time is up; on a signal saves and raises SystemExit. All ranks agree."""
+        """True if the time limit is reached. Saves and raises SystemExit on a signal."""
         limit = self.args.time_limit * 60
         reason = self._stop.number
         if not reason and limit and time.monotonic() - self._started > limit:
@@ -164,44 +167,44 @@ class Run:
         return reason == TIME_IS_UP
 
     def listen(self, items: Iterable[Item]) -> Iterator[Item]:
-        """The items, until a signal asks this rank to stop: for validation and warm-up."""
+        """The items, until a signal asks this rank to stop; for validation and warm-up."""
         for item in items:
             if self._stop.number:
                 return
             yield item
 
     def stop_listening(self) -> None:
-        """From now on a signal ends the process at once: for what saves nothing."""
+        """Let signals end the process at once from now on; for code that saves nothing."""
         self._stop.remove()
 
     def stopping(self) -> bool:
-        """Whether a signal asked any rank to stop; all ranks must ask together."""
+        """True if a signal asked any rank to stop; all ranks must call it together."""
         return self.ranks.any(bool(self._stop.number))
 
     def due(self, step: int, every: int) -> bool:
-        """Whether what is done every so many steps (0: never) is done after this one, or the last.
+        """True if `step` is a multiple of `every`, or the run's last step; False if `every` is 0.
 
-        The last step of all counts; one at which a signal or the time limit ends the run does not.
+        A step at which a signal or the time limit ends the run does not count as the last.
         """
         return bool(every) and ((step + 1) % every == 0 or step + 1 == self.total)
 
     def generator(
         self, step: int, stream: str = "noise", device: torch.device | str | None = None
     ) -> torch.Generator:
-        """A generator from (seed, stream, step), equal on all ranks; on the run's device.
+        """A generator seeded from (seed, stream, step), equal on all ranks, on the run's device.
 
-        Draw for all ranks' images and take `ranks.part(noise)`: then two ranks with batch b draw
-        what one rank with batch 2b does.
+        Draw for the images of all ranks and take `ranks.part(noise)`. Two ranks with batch b then
+        draw what one rank with batch 2b does.
         """
         return seeds.generator(self.args.seed, stream, step, device=device or self.device)
 
     # Checkpoints
 
     def resume(self, **parts: Any) -> int:
-        """Register what checkpoints hold, and load the folder's newest whole one if there is one.
+        """Register the parts of checkpoints, and load the folder's newest whole one, if any.
 
-        parts    objects with state_dict and load_state_dict, by name; None is left out. Models are
-                 saved without the wrappers of ranks and compilation.
+        parts    objects with state_dict and load_state_dict, by name; None is ignored. Models are
+                 saved without the wrappers of ranks and compilation
         returns  the number of finished steps
         """
         self._parts = {name: bare(part) for name, part in parts.items() if part is not None}
@@ -224,16 +227,15 @@ class Run:
         return self.step
 
     def save(self, step: int, score: float | None = None, every: int | None = None) -> None:
-        """Write a checkpoint after this step if it is due: every `ckpt_freq` (or `every`) steps.
+        """Write a checkpoint every `ckpt_freq` (or `every`) steps, and at every step with a score.
 
-        score  of the weights as they are, lower is better: the best one's checkpoint is kept; a
-               score makes the checkpoint due
+        score  of the current weights, lower is better; the best one's checkpoint is kept
         """
         if score is not None or (step + 1) % (every or self.args.ckpt_freq) == 0:
             self._save(step + 1, score)
 
     def _save_once(self) -> None:
-        """Save after the last finished step, unless that was done or there was none."""
+        """Save the last finished step, unless it is saved already or there is none."""
         if self._saved != self.step:
             self._save(self.step)
 
@@ -246,7 +248,7 @@ class Run:
         self._saved = step
 
     def _write(self, step: int, windows: list[dict[str, Any]]) -> None:
-        """The checkpoint, after all events that it comes after; then the old ones go. On rank 0."""
+        """Write the checkpoint of a step and delete old ones; on rank 0."""
         content = {
             "system": self.system,
             "options": options.plain(self.args),
@@ -260,24 +262,24 @@ class Run:
         best = self._best["step"] if self._best else None
         checkpoints.prune(folder, self.args.keep_last, self.args.keep_every, best)
 
-    # Telling
+    # Log and images
 
     def print(self, text: str) -> None:
-        """One line to the terminal and to log.txt, from rank 0."""
-        if self.is_main:
+        """Print one line to the terminal and to log.txt, from rank 0."""
+        if self._log:
             tqdm.write(text)
             self._log.line(text)
 
     def log(
         self, step: int, losses: dict[str, Tensor], every: int | None = None, **numbers: float
     ) -> dict[str, float] | None:
-        """Count this step's losses; at step 1, every `log_freq` steps and the last, and where
-        `early`, tell the means.
+        """Add this step's losses to the means that the next log line holds, and write it if due.
 
-        losses   scalars by name, of this rank; the line has their mean over ranks and over the
-                 steps since the last line. Nothing waits for a GPU in between.
-        numbers  learning rate and the like, told as they are
-        returns  the means where they are told, on every rank, else None
+        A line is due at step 1, every `log_freq` (or `every`) steps, at the last, and when `early`.
+        losses   scalars by name, of this rank. The line has their means over ranks and over the
+                 steps since the last line; nothing waits for a GPU in between
+        numbers  further numbers of this step for the line, such as the learning rate
+        returns  the means if a line is due, on every rank, else None
         """
         self._window.add(losses)
         if self.device.type == "cpu":
@@ -286,50 +288,49 @@ class Run:
         if not due:
             return None
         means = floats(self.ranks.mean(self._window.means()))
-        if self.is_main:
+        if self._log:
             self._log.record(step + 1, {**means, **numbers, **self._speed(step + 1)})
             self._show(means)
         return means
 
     def early(self, step: int) -> bool:
-        """Whether a step before the first `log_freq` is told: `start_log_freq`, twice it, ..."""
+        """True if step is N, 2N, 4N, ... for N = `start_log_freq`, before the first `log_freq`."""
         times, rest = divmod(step + 1, self.args.start_log_freq or self.args.log_freq)
         return step + 1 < self.args.log_freq and not rest and times & (times - 1) == 0
 
     def record(self, step: int, numbers: dict[str, float]) -> None:
-        """Tell numbers of this step as they are, e.g. of a validation; from rank 0."""
-        if self.is_main and numbers:
+        """Log numbers of this step as they are, such as those of a validation; from rank 0."""
+        if self._log and numbers:
             self._log.record(step + 1, numbers)
 
     def image(self, name: str, step: int | None, content: Tensor | np.ndarray) -> Path:
         """Write images/<name>_<step>.png and show it in TensorBoard; from rank 0.
 
-        step      None: of no step, images/<name>.png
+        step     None: of no step, images/<name>.png
         content  (N, C, H, W) in [-1, 1] or uint8, tiled; or one finished (H, W, 3) uint8 array
         """
         number = 0 if step is None else step + 1
         file = f"{name}.png" if step is None else f"{name}_{number:07d}.png"
         path = self.folder / "images" / file
-        if self.is_main:
-            done = isinstance(content, np.ndarray)
-            tiled = content if done else images.tile(content)
+        if self._log:
+            tiled = content if isinstance(content, np.ndarray) else images.tile(content)
             images.save_png(path, tiled)
             self._log.image(name, number, tiled)
         return path
 
     def check(self, losses: dict[str, Tensor], batch: Any) -> bool:
-        """Whether the step may go on: these numbers are finite on all ranks. Waits for the device.
+        """True if these numbers are finite on all ranks; waits for the device.
 
-        losses  scalars by name: the losses before their gradients; the norm of the gradients, as
-                gradient_norm, before the optimiser's step
-        The batch of a number that is not is saved as bad_batch.pt. --nan stop raises NonFinite
-        then; --nan skip and halve return False on all ranks, and raise at the 20th step in a row;
-        so does every gradient that overflows in fp16, which halves the loss scale.
+        losses  scalars by name: the losses before the backward pass, or the norm of the gradients,
+                as gradient_norm, before the optimiser step
+        If not, the batch is saved as bad_batch.pt. --nan stop then raises NonFinite. --nan skip and
+        halve return False on all ranks, and raise at the 20th step in a row. In fp16, gradients
+        that overflow always return False and halve the loss scale.
         """
         return self._guard.check(self.step + 1, losses, batch)
 
     def _speed(self, step: int) -> dict[str, float]:
-        """Time and memory of the steps since the last line."""
+        """Time and memory per step since the last log line."""
         (last, since), now = self._last_line, time.perf_counter()
         self._last_line = (step, now)
         seconds = (now - since) / max(1, step - last)

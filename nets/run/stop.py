@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 import time
+from typing import Any
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
@@ -25,7 +26,7 @@ class Stop:
     def __init__(self) -> None:
         self.number = 0
         self._since = 0.0
-        self._before: dict[int, object] = {}
+        self._before: dict[int, Any] = {}
         self._fd = self._former_fd = -1
         self._torchrun = "TORCHELASTIC_RUN_ID" in os.environ
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -111,7 +112,8 @@ class Update:
         self.precision.step(*(o for o in self.optimizers if o not in self.closures))
         for optimizer, objective in self.closures.items():
             batch = self._batch
-            optimizer.step(lambda objective=objective, batch=batch: objective(batch))
+            # LBFGS takes a loss as a tensor, as its documentation shows.
+            optimizer.step(partial(objective, batch))  # type: ignore[arg-type]
         if self.ema:
             self.ema.update()
         return self._window.means()

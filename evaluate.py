@@ -1,9 +1,9 @@
-"""Scores of a trained network: prints them with their protocol and writes them as JSON.
+"""Score a trained network: print the scores with their protocol and write them as JSON.
 
-python evaluate.py                                  the newest run, on its own test split
-python evaluate.py --checkpoint RUN --data_index data/market/index.p --out scores.json
+    python evaluate.py                                 the newest run, on its own test split
+    python evaluate.py --checkpoint RUN --data data/market/index.p --out scores.json
 
-The system is known from the checkpoint; --help has a group of options for each.
+The checkpoint says which system it is of; --help has a group of options for each.
 """
 
 from __future__ import annotations
@@ -21,24 +21,23 @@ from nets.run.ranks import Ranks
 
 # fmt: off
 def parser() -> options.ArgumentParser:
-    p = options.tool_parser(__doc__.split("\n\n")[0])
+    p = options.tool_parser(__doc__.split("\n\n")[0], {"data_index": "data", "data_root": "data"})
     options.add_reading(p)
     g = p.add_argument_group("evaluation")
     add = g.add_argument
     add("--checkpoint", type=str | None, default=None,
         help="a checkpoint or run folder, an original's too; default: the newest under runs/")
-    add("--data_index", type=str | None, default=None, help="an index.p; default: the run's data")
-    add("--data_root", type=str | None, default=None,
-        help="a folder of data in the system's layout; default: the run's data")
-    add("--batch_size", type=PositiveInt, default=16, help="images at once")
+    add("--data", type=str | None, default=None,
+        help="data in the system's layout; default: the run's")
+    add("--batch_size", type=PositiveInt, default=16, help="images per batch")
     add("--out", type=str | None, default=None,
         help="the JSON report; default: evaluation.json in the run folder")
     return p
 # fmt: on
 
 
-def tell(report: dict[str, Any]) -> None:
-    """The report for people, with the protocol of each number."""
+def print_report(report: dict[str, Any]) -> None:
+    """Print the scores of a report and the protocol of each; tables are only in the file."""
     for name, part in report.items():
         if name == "protocol" or not isinstance(part, dict):
             continue
@@ -48,7 +47,7 @@ def tell(report: dict[str, Any]) -> None:
             elif isinstance(value, float):
                 value = f"{value:.4f}"
             elif isinstance(value, list | dict):
-                continue  # tables: in the file
+                continue
             print(f"  {name:15} {key:31} {value}")
     if "protocol" in report:
         print("protocol:")
@@ -71,8 +70,10 @@ def main(argv: list[str] | None = None) -> None:
     args.out = args.out or str(folder / "evaluation.json")
     report = systems.call(system, "evaluate", "evaluate", args, content, path, Ranks(args.device))
     report = {"checkpoint": str(path), "step": content["step"], **report}
-    write_text(Path(args.out), json.dumps(report, indent=1) + "\n")  # first: `| head` may end this
-    tell(report)
+    write_text(
+        Path(args.out), json.dumps(report, indent=1) + "\n"
+    )  # before printing: `| head` may end this
+    print_report(report)
     print(f"written: {args.out}")
 
 

@@ -1,12 +1,12 @@
-"""Images from a trained network: the appearance of one in the pose of another.
+"""Transfer with a trained network: the appearance of one image in the pose of another.
 
     python infer.py                                       the newest run, demo images
     python infer.py -s me.jpg -d dancer.jpg -o out.png    one image out of two
     python infer.py -s me.jpg -d dance.mp4 -o out.mp4     a video, with its sound
-    python infer.py -s me.jpg -d poses/ -o out/ ...       several: a grid and single images
-    python infer.py -d dancer.jpg --samples 8 -o out/ ... appearances drawn for a pose
+    python infer.py -s me.jpg -d poses/ -o out/ ...       several: a grid, and each image
+    python infer.py -d dancer.jpg --samples 8 -o out/ ... sampled appearances in a pose
 
-The system is known from the checkpoint; --help has a group of options for each.
+The checkpoint says which system it is of; --help has a group of options for each.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from nets.run import checkpoints, options
 from nets.run.options import NonNegativeFloat, PositiveFloat, PositiveInt, add_flag
 from nets.run.ranks import Ranks
 
-FINDERS = ("vunet", "bilayer")  # systems that look for people or faces in images
-FINDING = ("concat", "paste", "detector", "person", "on_missing")  # options of theirs
+FINDERS = ("vunet", "bilayer")  # systems that detect people or faces in images
+FINDING = ("concat", "paste", "detector", "person", "on_missing")  # options of those
 
 
 # fmt: off
@@ -33,28 +33,28 @@ def parser() -> options.ArgumentParser:
     add("--checkpoint", type=str | None, default=None,
         help="a checkpoint or run folder, an original's too; default: the newest under runs/")
     add("-s", "--source", type=str, nargs="+", default=[], metavar="IMAGE",
-        help="where the appearance comes from: images or folders of them")
+        help="images, or folders of them, that give the appearance")
     add("-d", "--driving", type=str, nargs="+", default=[], metavar="FILE",
-        help="where the pose comes from: images, folders of them, or videos")
+        help="images, folders of them, or videos that give the pose")
     add("-o", "--out", type=str, default="out.png",
-        help="an image; of several transfers a grid, with the single ones in a folder beside it; "
-        "of a video a video, of several a folder of SOURCE--DRIVING.mp4")
-    add_flag(g, "--grid", False, "also of one pair: poses above, sources to the left")
-    g = p.add_argument_group("videos, and what is found in images")
+        help="output: an image; for several transfers a grid, with each image in a folder beside "
+        "it; for a video a video, for several a folder of SOURCE--DRIVING.mp4")
+    add_flag(g, "--grid", False, "write a grid for one pair, too: poses above, sources to the left")
+    g = p.add_argument_group("videos and detection")
     add = g.add_argument
-    add("--start", type=NonNegativeFloat | None, default=None, help="second to begin at")
-    add("--end", type=PositiveFloat | None, default=None, help="second to stop before")
+    add("--start", type=NonNegativeFloat | None, default=None, help="start in the video, seconds")
+    add("--end", type=PositiveFloat | None, default=None, help="end in the video, seconds")
     add("--fps", type=PositiveFloat | None, default=None,
-        help="images a second; default: every frame of the driving video")
+        help="frames per second; default: every frame of the driving video")
     add_flag(g, "--concat", False,
         "also write SOURCE--DRIVING_concat.mp4: source, driving and result side by side")
-    add_flag(g, "--paste", False, "put the result back into the driving image or frame")
+    add_flag(g, "--paste", False, "paste the result into the driving image or frame")
     add("--detector", type=Literal[BACKENDS], default="mediapipe",
-        help="finds joints and faces where none are given: pip install -e '.[extract]'")
+        help="detector of joints and faces, for images without; pip install -e '.[extract]'")
     add("--person", type=PositiveInt, default=1,
-        help="which person of the driving image, or of the video's first frame; 1: the largest")
+        help="person in the driving image, or in the video's first frame; 1: the largest")
     add("--on_missing", type=Literal[ON_MISSING], default="fail",
-        help="a frame without a person or face: stop, leave it out, or hold the one before")
+        help="at a frame without a person or face: stop, leave it out, or hold the one before")
     return p
 # fmt: on
 

@@ -1,4 +1,4 @@
-"""Checkpoints: one file a step, whole or not there, read without running any code.
+"""Checkpoints: one file per step, written atomically, read without running any code.
 
 A file holds tensors, numbers, strings, lists and dicts only:
 
@@ -10,8 +10,8 @@ A file holds tensors, numbers, strings, lists and dicts only:
     best      {"step", "score"} of the best checkpoint so far, or None
     log       per rank, the losses added up since the last log line
 
-Random states are not among them: step k draws from (seed, k, rank), the order of an epoch from
-(seed, epoch), so the step is all there is to know; that is also the sampler's position.
+Random states are not stored: step k draws from (seed, k, rank), and the order of an epoch from
+(seed, epoch). The step is also the sampler's position.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ def step_of(path: Path) -> int:
 
 def stored(folder: Path) -> list[Path]:
     """The checkpoints in a folder, newest first."""
-    found = [path for path in Path(folder).glob(PATTERN) if path.stem[5:].isdigit()]
-    return sorted(found, key=step_of, reverse=True)
+    files = [path for path in Path(folder).glob(PATTERN) if path.stem[5:].isdigit()]
+    return sorted(files, key=step_of, reverse=True)
 
 
 def write(path: Path, content: dict[str, Any]) -> None:
@@ -90,8 +90,8 @@ def read(
     Raises UserError that names the file and what is wrong.
     """
     content = None if Path(path).is_dir() else read_plain(path)
-    wanted = {"format", "system", "options", "step", "parts"}
-    if not isinstance(content, dict) or not wanted <= content.keys():
+    required = {"format", "system", "options", "step", "parts"}
+    if not isinstance(content, dict) or not required <= content.keys():
         other = _weights_alone(Path(path))
         if other is None and published is not None:
             other = published(path, content)
@@ -136,20 +136,20 @@ def find(
     """The checkpoint that is meant: a file, the newest of a run folder, or of all under `root`.
 
     recognise  tells the system of a published program's folder, which is then itself what is meant
-    Raises UserError where there is none.
+    Raises UserError if there is none.
     """
     if path is not None and Path(path).is_file():
         return Path(path)
     if path is not None and not Path(path).is_dir():
         raise UserError(f"--checkpoint {path}: no such file or run folder")
     folder = Path(root if path is None else path)
-    found = [file for file in folder.rglob(PATTERN) if file.parent.name == "checkpoints"]
-    if not found:
+    files = [file for file in folder.rglob(PATTERN) if file.parent.name == "checkpoints"]
+    if not files:
         if path is not None and recognise is not None and recognise(Path(path)):
             return Path(path)
         where = f"under {folder}/" if path is None else f"in {folder}"
         raise UserError(f"no checkpoint {where}: train first, or give --checkpoint")
-    newest = max(found, key=lambda file: (file.stat().st_mtime_ns, file.name))
+    newest = max(files, key=lambda file: (file.stat().st_mtime_ns, file.name))
     for file in stored(newest.parent):
         if is_whole(file):
             return file

@@ -15,7 +15,7 @@ from nets.run.ranks import bare
 class EMA:
     """Float32 averages of a model's floating parameters: average += (1 - decay) (weight - average).
 
-    Averages start at the weights they are made from. Buffers are taken as they are.
+    Averages start at the current weights. Buffers are not averaged.
     """
 
     def __init__(self, model: nn.Module, decay: float | None):
@@ -32,7 +32,7 @@ class EMA:
 
     @torch.no_grad()
     def update(self) -> None:
-        """Move the averages towards the weights; after every optimiser step."""
+        """Move the averages towards the weights; call it after every optimiser step."""
         weights = [weight.detach().float() for weight in self._weights().values()]
         self.steps += 1
         share = 1 / self.steps if self.decay is None else 1 - self.decay
@@ -40,7 +40,7 @@ class EMA:
 
     @contextlib.contextmanager
     def swapped(self) -> Iterator[nn.Module]:
-        """The model with the averages as its weights, inside the block."""
+        """A context in which the model has the averages as its weights."""
         weights = self._weights()
         kept = {name: weight.detach().clone() for name, weight in weights.items()}
         self._copy(weights, self.average)

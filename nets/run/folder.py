@@ -1,7 +1,7 @@
-"""The folder of a run: found or made, locked, described.
+"""The folder of a run: open, lock, describe.
 
 <run_dir>/<name or time>/ holds config.yaml, log.txt, checkpoints/, images/, tensorboard/ and
-environment.json. A file .lock keeps a second run out while the first one lives.
+environment.json. The lock file .lock keeps a second run out while the first one lives.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ FOLDERS = ("checkpoints", "images", "tensorboard")
 
 
 def open_folder(args: Any, renamed: Mapping[str, str]) -> tuple[Path, Lock]:
-    """The locked folder that the options mean, with its sub-folders and its config.yaml.
+    """The run folder of these options, locked, with its sub-folders and its config.yaml.
 
     renamed  names that options had in earlier versions -> today's
 
-    With --name: that one. Without: the newest one that the same options began and did not finish,
-    so that the same command goes on; else a new one, named after the time.
-    Raises UserError where another run writes there, or where checkpoints are in the way.
+    With --name it is that folder. Without, it is the newest unfinished one of the same options, so
+    that the same command continues it; else a new one, named after the time.
+    Raises UserError if another run writes there, or if --resume never meets checkpoints.
     """
     root = Path(args.run_dir)
     if args.name:
@@ -49,13 +49,13 @@ def open_folder(args: Any, renamed: Mapping[str, str]) -> tuple[Path, Lock]:
     for name in ("", *FOLDERS):
         for leftover in (folder / name).glob(".*.tmp"):
             leftover.unlink()
-    if not checkpoints.stored(folder / "checkpoints"):  # else once they are seen to fit the options
+    if not checkpoints.stored(folder / "checkpoints"):  # else when they are seen to fit
         options.save(args, folder / "config.yaml")
     return folder, lock
 
 
 def describe(folder: Path, device: torch.device, ranks: int, finished: bool) -> None:
-    """Write environment.json: versions, revision, command line, device; whether it is finished."""
+    """Write environment.json: versions, revision, command line, device, finished or not."""
     facts = {
         "finished": finished,
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
@@ -71,7 +71,7 @@ def describe(folder: Path, device: torch.device, ranks: int, finished: bool) -> 
 
 
 def device_name(device: torch.device) -> str:
-    """The name of the GPU, or of the processor with the number of cores that may be used."""
+    """The name of the GPU, or of the processor with its number of usable cores."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     name = processor_facts().get("cpu_name") or platform.processor()
@@ -89,14 +89,14 @@ def _named(folder: Path) -> tuple[Path, Lock]:
 def _unfinished(root: Path, args: Any, renamed: Mapping[str, str]) -> tuple[Path, Lock] | None:
     if args.resume == "never":
         return None
-    wanted = options.plain(args)
+    asked = options.plain(args)
     for config in sorted(root.glob("*/config.yaml"), reverse=True):
         folder, lock = config.parent, Lock(config.parent / ".lock")
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             facts = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
             before = options.rename(options.read_yaml(config), renamed)
-            common = before.keys() & wanted.keys()  # another version may have had others as well
-            same = bool(common) and all(before[key] == wanted[key] for key in common)
+            common = before.keys() & asked.keys()  # another version may have had more
+            same = bool(common) and all(before[key] == asked[key] for key in common)
             if not facts["finished"] and same and lock.acquire():
                 return folder, lock
     return None
@@ -113,7 +113,7 @@ def _new(root: Path) -> tuple[Path, Lock]:
 
 
 def _revision() -> str | None:
-    """The git revision of this program, with a + where files were changed."""
+    """The git revision of this program, with a + if files were changed."""
     here = Path(__file__).parent
     ask = ["git", "-C", str(here), "describe", "--always", "--dirty=+", "--exclude=*"]
     try:

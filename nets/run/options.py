@@ -1,14 +1,14 @@
 """Options of the scripts: command line over YAML files over defaults, errors in one line.
 
-Exit codes of every script, also where `user_errors` is what turns an error into one:
+Exit codes of every script (see `user_errors`):
 
     0    done, or the time limit was reached and everything is saved
     1    a defect of the program (with a traceback)
     2    bad input: option, configuration, data, checkpoint, or a disk that takes no more
-    3    the numbers went bad: losses that are not finite
+    3    losses that are not finite
     4    another rank died or cannot be reached
-    130  SIGINT (Ctrl-C), 143 SIGTERM, 138 SIGUSR1: the step was finished and saved before
-         (130 also at once, for a second Ctrl-C)
+    130  SIGINT (Ctrl-C), 143 SIGTERM, 138 SIGUSR1, after the step was finished and saved
+         (130 also for a second Ctrl-C, which ends the process at once)
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ Translate = Callable[[dict[str, Any], str], dict[str, Any]]
 
 
 class NonFinite(RuntimeError):
-    """A loss that is not finite, so that training stopped (exit code 3)."""
+    """A loss is not finite, and training stopped (exit code 3)."""
 
 
 class RankLost(RuntimeError):
@@ -106,13 +106,13 @@ def tool_parser(description: str, renamed: Mapping[str, str] | None = None) -> P
     run = parser.add_argument_group("run")
     add = run.add_argument
     add("--config", type=str, nargs="+", default=None, metavar="FILE",
-        help="YAML files, later over earlier; a bare name is looked up in configs/")  # fmt: skip
-    add("--seed", type=NonNegativeInt, default=0, help="start of every random draw")
+        help="YAML files, later over earlier; a bare name is searched in configs/")  # fmt: skip
+    add("--seed", type=NonNegativeInt, default=0, help="seed of all random numbers")
     add("--device", type=Literal["auto", "cpu", "cuda"], default="auto",
-        help="where to compute; auto: cuda where there is one")  # fmt: skip
+        help="device; auto: cuda if there is one")  # fmt: skip
     add("--precision", type=Literal["auto", "fp32", "bf16", "fp16"], default="auto",
-        help="of convolutions and products; auto: bf16 where the device is fast in it")  # fmt: skip
-    add_flag(run, "--channels_last", True, "keep images and weights as NHWC in memory")
+        help="numerical precision; auto: bf16 if the device has bf16 arithmetic")  # fmt: skip
+    add_flag(run, "--channels_last", True, "memory format of images and weights: NHWC")
     return parser
 
 
@@ -120,9 +120,9 @@ def add_reading(parser: ArgumentParser) -> None:
     """Add the options of scripts that read a dataset."""
     add = parser.add_argument_group("reading data").add_argument
     add("--workers", type=NonNegativeInt, default=2,
-        help="processes that read data, per rank; 0: read in the training process")  # fmt: skip
+        help="processes that read data, per rank; 0: the training process reads")  # fmt: skip
     add("--on_bad_sample", type=Literal["fail", "skip"], default="fail",
-        help="a sample that cannot be read: stop, or report, replace and count it")  # fmt: skip
+        help="at a sample that cannot be read: stop, or report, count and replace it")  # fmt: skip
 
 
 def parser(system: str, description: str, renamed: Mapping[str, str] | None = None) -> Parser:
@@ -134,37 +134,36 @@ def parser(system: str, description: str, renamed: Mapping[str, str] | None = No
     add_reading(result)
     folder = result.add_argument_group("run folder")
     add = folder.add_argument
-    add("--run_dir", type=str, default=f"runs/{system}", help="folder of the run folders")
+    add("--run_dir", type=str, default=f"runs/{system}", help="parent folder of the run folders")
     add("--name", type=str | None, default=None,
-        help="name of the run folder; null: the time of its start")  # fmt: skip
+        help="name of the run folder; null: its starting time")  # fmt: skip
     add("--resume", type=Literal["auto", "never"], default="auto",
-        help="auto: the same command goes on where it was; never: start anew")  # fmt: skip
-    add("--log_freq", type=PositiveInt, default=250, help="steps between two log lines")
+        help="auto: the same command continues its run; never: start anew")  # fmt: skip
+    add("--log_freq", type=PositiveInt, default=250, help="steps between log lines")
     add("--start_log_freq", type=NonNegativeInt, default=0,
-        help="also tell this step and twice, four times it, until log_freq; 0: not")  # fmt: skip
-    add("--ckpt_freq", type=PositiveInt, default=1000, help="steps between two checkpoints")
-    add("--keep_last", type=PositiveInt, default=3, help="newest checkpoints that are kept")
+        help="also log at steps N, 2N, 4N, ... before log_freq; 0: off")  # fmt: skip
+    add("--ckpt_freq", type=PositiveInt, default=1000, help="steps between checkpoints")
+    add("--keep_last", type=PositiveInt, default=3, help="number of newest checkpoints to keep")
     add("--keep_every", type=NonNegativeInt, default=0,
-        help="also keep the checkpoints of every so many steps; 0: none")  # fmt: skip
+        help="also keep every checkpoint at a multiple of N steps; 0: off")  # fmt: skip
     loop = result.add_argument_group("loop")
     add = loop.add_argument
     add("--time_limit", type=NonNegativeFloat, default=0.0,
-        help="minutes after which to save and end; 0: none")  # fmt: skip
+        help="minutes until the run saves and ends; 0: no limit")  # fmt: skip
     add("--accumulate", type=PositiveInt, default=1,
-        help="batches whose gradients are averaged into one step")  # fmt: skip
+        help="batches per step, whose gradients are averaged")  # fmt: skip
     add_flag(
         loop,
         "--compile",
         False,
-        "compile the networks with torch.compile; needs a C++ compiler, and "
-        "the first pass of each kind (training, validation) waits for it, minutes on a few cores",
+        "compile the networks with torch.compile: needs a C++ compiler, and minutes before the "
+        "first training step and the first validation",
     )
     add("--ema", type=Fraction, default=0.0,
-        help="decay per step of an exponential average of the weights; 0: none")  # fmt: skip
+        help="decay per step of an exponential moving average of the weights; 0: off")  # fmt: skip
     add("--nan", type=Literal["stop", "skip", "halve"], default="stop",
-        help="a loss or gradient that is not finite: stop; leave the step out; or, in fp16 only, "
-        "leave it out and halve the loss scale, as an overflow of gradients always does there. "
-        "The 20th step in a row stops")  # fmt: skip
+        help="at a loss that is not finite: stop, skip the step, or (fp16) skip it and halve the "
+        "loss scale; the 20th such step in a row stops")  # fmt: skip
     return result
 
 
@@ -173,9 +172,10 @@ def parse(
 ) -> Namespace:
     """The options as a namespace: command line > later config > earlier config > defaults.
 
-    translate(keys, source)  maps the keys of a configuration file, nested as read, to the keys of
-    `parser`; `source` is the file. `--a/b/c VALUE` on the command line is read as the nested key
-    {a: {b: {c: VALUE}}}, translated as well, and stands above the files.
+    translate  (keys, source) -> keys of `parser`, for the nested keys of a configuration file
+
+    `--a/b/c VALUE` on the command line is the nested key {a: {b: {c: VALUE}}}. It is translated as
+    well and overrides the files. `--local-rank=N`, which torch.distributed.launch adds, is ignored.
     Raises UserError: one line with key, source and the nearest known key.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
@@ -185,7 +185,7 @@ def parse(
         raise SystemExit(0)
     files, argv = _take_configs(argv)
     slashed, argv = _take_slashed(argv)
-    argv = [_rename_token(token, renamed) for token in argv]
+    argv = [_rename_token(t, renamed) for t in argv if not t.startswith("--local-rank=")]
     layers = [(read_yaml(file), str(file)) for file in map(find_config, files)]
     if slashed:
         layers.append((slashed, COMMAND_LINE))
@@ -202,14 +202,14 @@ def parse(
         raise UserError(_command_line_error(parser, str(error), argv)) from error
     for key in known:
         args[key] = _builtin(given[key] if key in given else args[key])
-    for key in known:  # numbers inside lists as plain ones, too: they end up in checkpoints
+    for key in known:  # also inside lists, for checkpoints hold plain numbers only
         args[key] = _plain(args[key])
     args["config"] = [str(file) for file in files]
     return args
 
 
 def plain(args: Namespace) -> dict[str, Any]:
-    """The options as nested dicts of plain values, without the names of configuration files."""
+    """The options as nested dicts of plain values, without --config."""
     keys = args.as_dict() if isinstance(args, Namespace) else dict(vars(args))
     keys.pop("config", None)
     return _plain(keys)
@@ -280,15 +280,15 @@ def find_config(name: str) -> Path:
             )
         if named:
             return named[0]
-    there = [path.name for path in files]
-    raise UserError(f"--config {name}: no such file{_nearest(name, there)}")
+    names = [path.name for path in files]
+    raise UserError(f"--config {name}: no such file{_nearest(name, names)}")
 
 
 @contextlib.contextmanager
 def user_errors(prog: str | None = None) -> Iterator[None]:
     """Turn errors that the user can repair into one line and an exit code; also a decorator.
 
-    prog  what begins the line; default: the script's name
+    prog  start of the line; default: the script's name
     """
     prog = prog or Path(sys.argv[0]).name
     code: Any  # of SystemExit it may be a text
@@ -307,13 +307,13 @@ def user_errors(prog: str | None = None) -> Iterator[None]:
         ranks = int(os.environ.get("WORLD_SIZE", "1"))
         rank = f" [rank {os.environ.get('RANK')}]" if ranks > 1 else ""
         print(f"{prog}:{rank} error: {' '.join(text.split())}", file=sys.stderr, flush=True)
-    # Outside of the handlers: an error that were still known would keep its frames, those the
-    # loader, and that its workers, for whose end the interpreter would wait.
+    # Raised outside of the handlers. A live exception would keep its frames, they the loader, and
+    # the loader its workers, for which the interpreter would wait.
     raise SystemExit(code)
 
 
 def _explain(error: Exception) -> tuple[int, str]:
-    """Exit code and text of an error that is not a defect of the program, else (0, "")."""
+    """The exit code and text of an error that is not a defect of the program, else (0, "")."""
     text = str(error)
     if isinstance(error, UserError | BadSample):
         return 2, text
@@ -333,7 +333,7 @@ def _explain(error: Exception) -> tuple[int, str]:
 
 
 def _take_configs(argv: list[str]) -> tuple[list[str], list[str]]:
-    """Split the values of every --config from the other arguments."""
+    """(files of every --config, the other arguments)."""
     scanner = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     scanner.add_argument("--config", nargs="+", action="extend", default=[])
     try:
@@ -344,7 +344,7 @@ def _take_configs(argv: list[str]) -> tuple[list[str], list[str]]:
 
 
 def _take_slashed(argv: list[str]) -> tuple[dict[str, Any], list[str]]:
-    """Split `--a/b value` and `--a/b=value` into a nested dict from the other arguments."""
+    """(nested dict of `--a/b value` and `--a/b=value`, the other arguments)."""
     keys: dict[str, Any] = {}
     rest: list[str] = []
     tokens = iter(argv)
@@ -376,7 +376,7 @@ def _known(parser: ArgumentParser) -> list[str]:
 def _flatten(
     keys: dict, known: list[str], source: str, prefix: str = ""
 ) -> Iterator[tuple[str, Any]]:
-    """(dotted key, value) pairs of nested keys; a dict stays whole where its key is an option."""
+    """(dotted key, value) pairs of nested keys; a dict whose key is an option stays whole."""
     for name, value in keys.items():
         key = f"{prefix}{name}"
         if key in known:
@@ -390,7 +390,7 @@ def _flatten(
 
 
 def _checked(parser: ArgumentParser, key: str, value: Any, source: str) -> Any:
-    """The value in the option's type."""
+    """The value, checked and converted to the option's type."""
     if value is None and parser.get_default(key) is not None:
         raise UserError(f"{key} in {source}: must not be null")
     try:
@@ -472,7 +472,7 @@ def _shown(default: Any) -> str:
 
 
 def _builtin(value: Any) -> Any:
-    """int and float instead of the parser's restricted kinds of them."""
+    """The value with int and float in place of the parser's restricted numbers."""
     if isinstance(value, list):
         return [_builtin(item) for item in value]
     if isinstance(value, bool):
@@ -482,7 +482,7 @@ def _builtin(value: Any) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """Dicts, lists, strings, numbers and None only."""
+    """The value as dicts, lists, strings, numbers and None only."""
     if isinstance(value, dict):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -1,4 +1,4 @@
-"""Devices and ranks: one process, or several that torchrun started, behind one small object."""
+"""Devices and ranks: one process, or the processes that torchrun started."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ TIMEOUT = 600.0  # seconds; GUISE_RANK_TIMEOUT overrides it
 
 
 class Ranks:
-    """This process among the ranks of a run, and what they agree on.
+    """This process among the ranks of a run, and operations that all ranks call together.
 
     device       torch.device of this rank
     rank         0 .. world_size - 1 among all machines; local_rank among those of this machine
@@ -41,8 +41,8 @@ class Ranks:
         """Join the ranks that torchrun started.
 
         device   "cpu", "cuda", or "auto": cuda where there is one
-        timeout  seconds after which a rank that does not answer ends the run
-        Raises UserError when there is no such device.
+        timeout  seconds to wait for a rank that does not answer before the run ends
+        Raises UserError if there is no such device.
         """
         self.rank = _integer("RANK", 0)
         self.world_size = _integer("WORLD_SIZE", 1)
@@ -59,7 +59,7 @@ class Ranks:
             timeout = float(os.environ.get("GUISE_RANK_TIMEOUT", TIMEOUT))
         backend = "cpu:gloo,cuda:nccl" if self.device.type == "cuda" else "gloo"
         store, _, _ = next(dist.rendezvous("env://", timeout=timedelta(seconds=timeout)))
-        # A name of its own for each attempt of torchrun --max-restarts, whose store lives on.
+        # Each attempt of torchrun --max-restarts has its own prefix, for their store is the same.
         attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
         self._store = dist.PrefixStore(f"guise/{attempt}", store)
         dist.init_process_group(
@@ -79,11 +79,11 @@ class Ranks:
         return value.item()
 
     def any(self, flag: bool) -> bool:
-        """Whether the flag is set on any rank."""
+        """True if the flag is set on any rank."""
         return bool(self.max(float(flag)))
 
     def mean(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Each scalar's mean over the ranks, as float32; all ranks give the same names."""
+        """The mean of each scalar over the ranks, as float32; all ranks pass the same names."""
         names = sorted(values)
         if not names:
             return {}
@@ -95,7 +95,7 @@ class Ranks:
         return dict(zip(names, stacked.unbind(), strict=True))
 
     def gather(self, value: Any) -> list[Any]:
-        """The values of all ranks, in their order, on every rank: numbers, lists, CPU tensors."""
+        """The values of all ranks, in rank order, on every rank: numbers, lists, CPU tensors."""
         if self.world_size == 1:
             return [value]
         values = [None] * self.world_size
@@ -103,7 +103,7 @@ class Ranks:
         return values
 
     def on_main(self, work: Callable[[], Result]) -> Result:
-        """What `work()` returns on rank 0, on every rank; its error is raised on every rank too."""
+        """Run `work()` on rank 0 and return its result, or raise its error, on every rank."""
         if self.world_size == 1:
             return work()
         box: list[Any] = [None, None]
@@ -122,7 +122,7 @@ class Ranks:
         self.any(False)
 
     def part(self, whole: Tensor) -> Tensor:
-        """This rank's rows of a tensor that holds the rows of all ranks, e.g. shared noise."""
+        """This rank's rows of a tensor with the rows of all ranks, such as shared noise."""
         return whole.chunk(self.world_size)[self.rank] if self.world_size > 1 else whole
 
     def wrap(self, model: nn.Module, unused_parameters: bool = False) -> nn.Module:
@@ -144,35 +144,37 @@ class Ranks:
         )
 
     def silent(self, patience: float = 3.0) -> list[int]:
-        """The ranks that do not say within `patience` seconds that they, too, lost another one:
-        those that hang or are dead. Empty where that cannot be found out.
+        """The ranks that hang or are dead, after another rank was lost.
+
+        They are those that do not report within `patience` seconds that they, too, lost a rank.
+        Empty if that cannot be determined.
         """
         try:
             self._store.set(f"lost/{self.rank}", "1")
             deadline = time.monotonic() + patience
-            there: set[int] = set()
-            while len(there) < self.world_size and time.monotonic() < deadline:
+            alive: set[int] = set()
+            while len(alive) < self.world_size and time.monotonic() < deadline:
                 time.sleep(0.1)
-                there = {r for r in range(self.world_size) if self._store.check([f"lost/{r}"])}
+                alive = {r for r in range(self.world_size) if self._store.check([f"lost/{r}"])}
         except (RuntimeError, ValueError):
             return []
-        return sorted(set(range(self.world_size)) - there)
+        return sorted(set(range(self.world_size)) - alive)
 
     def close(self) -> None:
-        """Leave the process group. Only at an orderly end: it waits for the other ranks."""
+        """Leave the process group at an orderly end; waits for the other ranks."""
         if dist.is_initialized():
             dist.destroy_process_group()
 
 
 def hold_gradients(model: nn.Module, hold: bool) -> AbstractContextManager:
-    """While `hold`: backward passes add up gradients on each rank and average nothing yet."""
+    """A context in which, if `hold`, backward passes accumulate gradients without averaging."""
     if hold and isinstance(model, DistributedDataParallel):
         return model.no_sync()
     return contextlib.nullcontext()
 
 
 def bare(model: Any) -> Any:
-    """The object itself, without the wrappers of DistributedDataParallel and torch.compile."""
+    """The model without the wrappers of DistributedDataParallel and torch.compile."""
     while isinstance(model, DistributedDataParallel) or hasattr(model, "_orig_mod"):
         model = model.module if isinstance(model, DistributedDataParallel) else model._orig_mod
     return model
@@ -182,7 +184,7 @@ def bare(model: Any) -> Any:
 def closing(ranks: Ranks) -> Iterator[Ranks]:
     """Close the ranks when the block ends without an error.
 
-    Raises RankLost, which names them, where the block failed because other ranks do not answer.
+    Raises RankLost, which names them, if the block failed because other ranks do not answer.
     """
     try:
         yield ranks
@@ -205,12 +207,12 @@ def _integer(name: str, default: int) -> int:
 
 
 def _device(name: str, local_rank: int, local_world_size: int) -> torch.device:
-    there = torch.cuda.is_available()
-    if name == "cpu" or (name == "auto" and not there):
+    available = torch.cuda.is_available()
+    if name == "cpu" or (name == "auto" and not available):
         return torch.device("cpu")
     if name not in ("auto", "cuda"):
         raise UserError(f"--device must be auto, cpu or cuda, got {name}")
-    if not there:
+    if not available:
         raise UserError("--device cuda: torch finds no CUDA device; --device cpu works without")
     if local_world_size > torch.cuda.device_count():
         raise UserError(
@@ -222,7 +224,7 @@ def _device(name: str, local_rank: int, local_world_size: int) -> torch.device:
 
 
 def _share_threads(ranks: int) -> str:
-    """Divide the processor among the machine's ranks; torchrun would leave each one thread."""
+    """Divide the processor cores among the machine's ranks; torchrun gives each one thread."""
     if ranks == 1 or os.environ.get("OMP_NUM_THREADS", "1") != "1":
         return ""
     cores = len(os.sched_getaffinity(0))

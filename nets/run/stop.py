@@ -1,4 +1,4 @@
-"""Signals that ask a run to stop: noted when they come, obeyed when the step is finished."""
+"""Signals that ask a run to stop, which it does at the end of a step."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 
 class Stop:
-    """Notes SIGTERM, SIGINT and SIGUSR1 instead of dying of them.
+    """Records SIGTERM, SIGINT and SIGUSR1, which would otherwise end the process.
 
     number  the signal that came first, or 0
-    A second Ctrl-C ends the process at once, with status 130. Under torchrun, which passes a Ctrl-C
-    on that the terminal has sent already, it must come a second later to count as one.
+    A second Ctrl-C ends the process at once, with status 130. Under torchrun it must come at least
+    a second later, for torchrun passes on the Ctrl-C that the terminal has already sent.
 
-    A thread of its own takes the signals, so that they are noted while the main one waits or
-    computes. The main one blocks them, and with it all threads and processes that it starts: a
-    terminal's Ctrl-C goes to all of them, and a compiler must not die of it.
+    A separate thread receives the signals, so that they are recorded while the main thread waits
+    or computes. The main thread blocks them, and so do all threads and processes that it starts:
+    a terminal's Ctrl-C goes to all of them, and must not end a compiler.
     """
 
     def __init__(self) -> None:
@@ -36,7 +36,7 @@ class Stop:
             return
         ear, self._fd = os.pipe()
         os.set_blocking(self._fd, False)
-        self._former_fd = signal.set_wakeup_fd(self._fd)  # there Python writes what came
+        self._former_fd = signal.set_wakeup_fd(self._fd)  # Python writes each signal's number there
         self._before = {number: signal.signal(number, lambda *_: None) for number in SIGNALS}
         threading.Thread(target=self._listen, args=(ear,), daemon=True).start()
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)

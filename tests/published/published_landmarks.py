@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 
 
-def axis(n):
-    return -1 + 2 * torch.arange(n, dtype=torch.float64) / n
+def axis(n, dtype):
+    return -1 + 2 * torch.arange(n, dtype=dtype) / n
 
 
 def twice(x, corners):
@@ -17,13 +17,14 @@ def twice(x, corners):
 
 
 class Landmarks:
-    """In float64. p  the state dict; fixed  a fixed covariance or None; low  masks at a quarter of
-    the size
+    """The networks in one dtype.
+
+    p  the state dict; fixed  a fixed covariance or None; low  masks at a quarter of the size
     """
 
-    def __init__(self, p, fixed=None, low=False):
-        self.p = {name: value.double() for name, value in p.items()}
-        self.fixed, self.low = fixed, low
+    def __init__(self, p, fixed=None, low=False, dtype=torch.float64):
+        self.p = {name: value.to(dtype) for name, value in p.items()}
+        self.fixed, self.low, self.dtype = fixed, low, dtype
 
     def conv(self, name, x, stride=1):
         w = self.p[f"{name}.weight"]
@@ -49,18 +50,18 @@ class Landmarks:
         logits, features = self.unet("shape_encoder", image, 4, 3)
         n, k, h, w = logits.shape
         maps = logits.flatten(2).softmax(-1).view(n, k, h, w)
-        x, y = axis(w).view(1, 1, 1, -1), axis(h).view(1, 1, -1, 1)
+        x, y = axis(w, self.dtype).view(1, 1, 1, -1), axis(h, self.dtype).view(1, 1, -1, 1)
         mean = torch.stack([(maps * x).sum((2, 3)), (maps * y).sum((2, 3))], -1)
         dx, dy = x - mean[..., 0, None, None], y - mean[..., 1, None, None]
         parts = [(maps * a * b).sum((2, 3)) for a, b in ((dx, dx), (dx, dy), (dx, dy), (dy, dy))]
         covariance = torch.stack(parts, -1).view(n, k, 2, 2)
         if self.fixed is not None:
-            covariance = (self.fixed * torch.eye(2).double()).expand(n, k, 2, 2)
+            covariance = (self.fixed * torch.eye(2, dtype=self.dtype)).expand(n, k, 2, 2)
         return maps, mean, covariance, features
 
     @staticmethod
     def drawn(mean, covariance, size):
-        y, x = torch.meshgrid(axis(size), axis(size), indexing="ij")
+        y, x = torch.meshgrid(axis(size, mean.dtype), axis(size, mean.dtype), indexing="ij")
         d = torch.stack([x, y], -1) - mean[:, :, None, None]
         squared = torch.einsum("nkhwi,nkij,nkhwj->nkhw", d, torch.linalg.inv(covariance), d)
         return 1 / (1 + squared)

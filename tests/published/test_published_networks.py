@@ -11,7 +11,6 @@ from nets import bilayer, landmarks
 from nets import published as originals
 from published_landmarks import Landmarks
 
-BEHIND = ("background", "reconstruction")
 LANDMARKS = {"n_landmarks": 4, "n_filters": 5, "ngc": 8, "nsf": 2, "naf": 6, "fixed_covar": 0.03}
 HEADS = {
     "image_size": 32, "emb_num_channels": 8, "emb_max_channels": 16, "pse_num_channels": 16,
@@ -73,11 +72,14 @@ def test_landmarks_give_the_same_numbers(tmp_path, masks, fixed):
     a, b = images(2, 3, 48, 48), images(2, 3, 48, 48, seed=1)
     with torch.no_grad():
         theirs = Landmarks(state, fixed, masks == "low")(a, b)
+        plain = Landmarks(state, fixed, masks == "low", torch.float32)(a.float(), b.float())
         short, mine = net(a.float(), b.float()), net.double()(a, b)
     for name, value in theirs.items():
         near(getattr(mine, name), value, name)
-        # Instance norms over nearly constant maps amplify rounding, most where images are small.
-        near(getattr(short, name), value, name, 2e-3 if name in BEHIND else 1e-4)
+        # Instance norms over nearly constant maps amplify rounding, by how much depends on the
+        # processor. So float32 is held against what stock torch loses in float32 here.
+        lost = (plain[name] - value).abs().max() / value.abs().max()
+        near(getattr(short, name), value, name, max(4 * lost, 1e-5))
     assert theirs["means"].std() > 1e-3 and theirs["reconstruction"].std() > 0.1
 
 

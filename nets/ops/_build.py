@@ -63,9 +63,12 @@ def _csrc() -> Path:
 
 
 def flags(native: bool, cuda: bool) -> dict[str, list[str]]:
-    """Compiler flags for "cxx" and "nvcc"; `native` is for code that stays on this machine."""
+    """Compiler flags for "cxx" and "nvcc"; `native` is for code that stays on this machine.
+
+    GUISE_MARCH in the environment replaces "native" in -march=native, for example by x86-64-v3.
+    """
     both = [TARGET, *(["-DUSE_CUDA"] if cuda else [])]
-    cxx = [*COMMON, *(["-march=native"] if native else []), *both]
+    cxx = [*COMMON, *([f"-march={_march()}"] if native else []), *both]
     return {"cxx": cxx, "nvcc": ["-O3", "--expt-relaxed-constexpr", *both]}
 
 
@@ -74,9 +77,7 @@ def stamp(native: bool, cuda: bool) -> str:
     code = hashlib.sha256()
     for file in _files():
         code.update(file.relative_to(_csrc()).as_posix().encode() + b"\0" + file.read_bytes())
-    return (
-        f"{code.hexdigest()[:16]}-{_processor() if native else 'any'}-{'cuda' if cuda else 'cpu'}"
-    )
+    return f"{code.hexdigest()[:16]}-{_target() if native else 'any'}-{'cuda' if cuda else 'cpu'}"
 
 
 def write_facts(folder: Path, native: bool, cuda: bool) -> None:
@@ -113,6 +114,16 @@ def choose_archs() -> None:
 def say(text: str) -> None:
     """Prints one line to standard error, apart from the program's output."""
     print(f"nets.ops: {text}", file=sys.stderr, flush=True)
+
+
+def _march() -> str:
+    """The value of -march for code that stays on this machine."""
+    return os.environ.get("GUISE_MARCH", "native")
+
+
+def _target() -> str:
+    """What native code is for: this processor, or the architecture that GUISE_MARCH names."""
+    return _processor() if _march() == "native" else _march()
 
 
 @functools.cache

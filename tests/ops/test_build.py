@@ -101,6 +101,16 @@ def test_the_stamp_follows_every_source(tmp_path, monkeypatch, suffix):
     assert len(stamps) == 3
 
 
+def test_another_architecture_is_another_build(monkeypatch):
+    monkeypatch.delenv("GUISE_MARCH", raising=False)
+    here = _build.stamp(True, False)
+    assert "-march=native" in _build.flags(True, False)["cxx"]
+    monkeypatch.setenv("GUISE_MARCH", "x86-64-v3")
+    assert "-march=x86-64-v3" in _build.flags(True, False)["cxx"]
+    assert _build.stamp(True, False) != here
+    assert not any("-march" in flag for flag in _build.flags(False, False)["cxx"])
+
+
 def test_importing_compiles_and_loads_nothing(tree):
     code = "import sys, nets.ops; print('torch.utils.cpp_extension' in sys.modules)"
     assert run(tree, "-c", code) == (0, "False\n", "")

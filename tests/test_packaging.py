@@ -1,6 +1,7 @@
 """A wheel holds the commands, the configs and the sources of the operators, and works anywhere."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -13,8 +14,6 @@ COMMANDS = ("guise-train-vunet", "guise-train-landmarks", "guise-train-bilayer",
             "guise-train-dcign", "guise-infer", "guise-extract", "guise-evaluate")  # fmt: skip
 IGNORED = shutil.ignore_patterns(".*", "build", "dist", "runs", "tests", "docs", "benchmarks",
                                  "*.egg-info", "__pycache__", "*.so")  # fmt: skip
-
-pytestmark = pytest.mark.slow
 
 
 def run(command, cwd, **environment):
@@ -44,6 +43,7 @@ def installed(tmp_path_factory):
     return work / "site"
 
 
+@pytest.mark.slow
 def test_a_wheel_holds_configs_and_sources(installed):
     for folder in ("configs", "csrc"):
         copied = {f.relative_to(installed / "nets" / folder) for f in
@@ -52,12 +52,14 @@ def test_a_wheel_holds_configs_and_sources(installed):
                          (ROOT / folder).rglob("*") if f.is_file()}  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_command_shows_its_help(installed, command, tmp_path):
     output = run([installed / "bin" / command, "--help"], tmp_path, PYTHONPATH=str(installed))
     assert "--config" in output or "extract.py people" in output
 
 
+@pytest.mark.slow
 def test_a_command_trains_by_the_name_of_a_config(installed, tmp_path):
     where = run(
         [sys.executable, "-c", "import nets; print(nets.__file__)"],
@@ -71,3 +73,21 @@ def test_a_command_trains_by_the_name_of_a_config(installed, tmp_path):
     assert list((tmp_path / "runs/vunet/a/checkpoints").glob("step_*.pt"))
     run([installed / "bin/guise-infer"], tmp_path, PYTHONPATH=str(installed))
     assert (tmp_path / "out.png").stat().st_size > 0
+
+
+@pytest.mark.parametrize("tool", ["ruff", "codespell", "clang-format"])
+def test_pre_commit_and_the_test_extra_pin_the_same_version(tool):
+    pinned = {
+        name: re.findall(rf"\b{tool}==([\d.]+)", (ROOT / name).read_text(encoding="utf-8"))
+        for name in ("setup.py", ".pre-commit-config.yaml")
+    }
+    assert len(pinned["setup.py"]) == 1
+    assert set(pinned[".pre-commit-config.yaml"]) == set(pinned["setup.py"])
+
+
+def test_the_version_is_the_newest_of_the_changelog_and_of_the_citation():
+    import nets
+
+    newest = re.search(r"^## ([\d.]+)", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.M)
+    cited = re.search(r"^version: (.+)$", (ROOT / "CITATION.cff").read_text(encoding="utf-8"), re.M)
+    assert newest and cited and newest[1] == cited[1] == nets.__version__

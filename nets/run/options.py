@@ -33,7 +33,7 @@ from nets.run.files import write_text
 
 PACKAGE = Path(__file__).resolve().parents[1]
 # A checkout has the folder beside the package, an installed wheel inside it.
-CONFIGS = next(p for p in (PACKAGE / "configs", PACKAGE.parent / "configs") if p.is_dir())
+CONFIGS = PACKAGE / "configs" if (PACKAGE / "configs").is_dir() else PACKAGE.parent / "configs"
 NonNegativeFloat = restricted_number_type("NonNegativeFloat", float, (">=", 0.0))
 PositiveFloat = restricted_number_type("PositiveFloat", float, (">", 0.0))
 Fraction = restricted_number_type("Fraction", float, [(">=", 0.0), ("<", 1.0)])

@@ -1,4 +1,4 @@
-"""README.md and docs/: short enough to read, every link leads somewhere, every option exists."""
+"""README.md and docs/: sizes, links, images, and the files and functions that they name."""
 
 import re
 from pathlib import Path
@@ -81,3 +81,13 @@ def test_every_config_and_module_that_a_page_names_exists(page):
         assert module.with_suffix(".py").exists() or (module / "__main__.py").exists(), name
     for name in re.findall(r"`((?:nets|csrc|tests|benchmarks|configs|docs)/[\w./-]+)`", text):
         assert (ROOT / name).exists(), f"{page.name}: {name} is missing"
+
+
+def test_every_function_of_the_guided_tour_is_in_its_file():
+    text = " ".join((ROOT / "docs/architecture.md").read_text(encoding="utf-8").split())
+    named = re.findall(r"`([\w.]+)` (?:\(|in |of )`(nets/[\w/.]+\.py)`", text)
+    assert len(named) >= 15
+    for name, file in named:
+        code = (ROOT / file).read_text(encoding="utf-8")
+        last = name.rpartition(".")[2]
+        assert re.search(rf"^ *(?:def|class) {last}\b", code, re.MULTILINE), f"{file}: no {name}"

@@ -1,5 +1,6 @@
 """README.md and docs/: sizes, links, images, and the files and functions that they name."""
 
+import json
 import re
 from pathlib import Path
 
@@ -91,3 +92,74 @@ def test_every_function_of_the_guided_tour_is_in_its_file():
         code = (ROOT / file).read_text(encoding="utf-8")
         last = name.rpartition(".")[2]
         assert re.search(rf"^ *(?:def|class) {last}\b", code, re.MULTILINE), f"{file}: no {name}"
+
+
+STEP_ROWS = {
+    "VUNet, whole image, 128 px": "image-128",
+    "VUNet, whole image, 256 px": "image-256",
+    "VUNet, parts, 128 px": "parts-128",
+    "VUNet, parts, 256 px": "parts-256",
+    "landmarks, 30 landmarks, 128 px": "landmarks-128",
+    "landmarks, 128 px": "landmarks-128",
+    "the same with masks": "landmarks-128-masks",
+    "head avatars, 64 px": "bilayer-64",
+    "head avatars, 128 px": "bilayer-128",
+    "DC-IGN, 150 px, 96 maps": "dcign-150-96",
+    "DC-IGN, the demo's network": "dcign-150-demo",
+}
+STEP_TABLES = {  # heading in docs/performance.md -> key in the JSON
+    "A training step": "step_s",
+    "A forward pass": "forward_s",
+    "Memory": "peak_mb_of_a_step",
+}
+
+
+def equal_as_written(text, value):
+    """Whether a number in a text is `value`, rounded to the digits that are written."""
+    decimals = len(text.partition(".")[2])
+    return abs(float(text) - value) <= 0.5000001 * 10**-decimals
+
+
+@pytest.mark.parametrize("heading", STEP_TABLES)
+def test_figures_of_steps_are_those_of_the_benchmark(heading):
+    page = (ROOT / "docs/performance.md").read_text(encoding="utf-8")
+    results = json.loads((ROOT / "benchmarks/results/steps-cpu.json").read_text(encoding="utf-8"))
+    measured = {row["row"]: row for row in results["rows"]}
+    table = page.partition(f"## {heading}\n")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| (.+?)(?:, \d+ (?:images?|samples?))? \|(.*)\|$", table, re.MULTILINE)
+    rows = [(STEP_ROWS[name], cells.split("|")) for name, cells in rows if name in STEP_ROWS]
+    assert len(rows) >= 4
+    for name, cells in rows:
+        for way, cell in zip(("published", "fp32", "bf16"), cells, strict=True):
+            if not (numbers := re.findall(r"[\d.]+", cell)):
+                continue
+            value = measured[name][way][STEP_TABLES[heading]]
+            assert equal_as_written(numbers[0], value), f"{heading}, {name}, {way}: {value:.4g}"
+            if len(numbers) == 2:
+                ratio = measured[name]["published"][STEP_TABLES[heading]] / value
+                assert equal_as_written(numbers[1], ratio), (
+                    f"{heading}, {name}, {way}: {ratio:.3g}x"
+                )
+
+
+def test_figures_of_operators_are_those_of_the_benchmark():
+    page = (ROOT / "docs/performance.md").read_text(encoding="utf-8")
+    results = json.loads((ROOT / "benchmarks/results/ops-cpu.json").read_text(encoding="utf-8"))
+    measured = {row["name"]: row for row in results["rows"]}
+    section = page.partition("## Operators\n")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| `(\w+)`(?:, ([a-z]+))?(?:, .*?)? \|(.*)\|$", section, re.MULTILINE)
+    assert len(rows) >= 15
+    for name, kind, cells in rows:
+        row = measured[f"{name} {kind}" if kind else name]
+        cells = cells.split("|")
+        forward = len(cells) == 5
+        times = row["forward" if forward else "backward"]
+        columns = ("ours", "floor", "formula", "compiled") if forward else (
+            "ours", "formula", "compiled")  # fmt: skip
+        for column, cell in zip(columns, cells, strict=False):
+            value = row["floor"] if column == "floor" else times.get(column)
+            shown = cell.strip()
+            assert bool(shown) == (value is not None), f"{name} {kind}: {column}"
+            assert not shown or equal_as_written(shown, value), f"{name} {kind}: {column} {value}"
+        if forward and (other := re.match(r" *([\d.]+) (.+?) *$", cells[4])):
+            assert equal_as_written(other[1], times[other[2]]), f"{name} {kind}: {times[other[2]]}"

@@ -163,3 +163,78 @@ def test_figures_of_operators_are_those_of_the_benchmark():
             assert not shown or equal_as_written(shown, value), f"{name} {kind}: {column} {value}"
         if forward and (other := re.match(r" *([\d.]+) (.+?) *$", cells[4])):
             assert equal_as_written(other[1], times[other[2]]), f"{name} {kind}: {times[other[2]]}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_row_of_a_table_has_as_many_cells_as_its_heading(page):
+    text = without_code(page.read_text(encoding="utf-8"))
+    for table in re.findall(r"(?:^\|.*\|\n)+", text, re.MULTILINE):
+        heading, *rows = table.splitlines()
+        assert len(rows) >= 2, heading
+        for row in rows:
+            assert row.count("|") == heading.count("|"), row
+
+
+LEARNING = {  # what a page writes -> its place in benchmarks/results/learning-SYSTEM.json
+    "vunet": {
+        "| masked L1, range 0 to 1 | 0.091 |": "transfer masked_l1 mean",
+        "0.214 |": "transfer masked_l1_copy_source mean",
+        "| 0.187 |": "transfer masked_l1_mean_image mean",
+        "| ratio to the better baseline | 0.49 |": "transfer ratio_to_best_baseline",
+        "L1 0.164": "reconstruction l1 mean",
+        "SSIM 0.40": "reconstruction ssim mean",
+    },
+    "landmarks": {
+        "side | 0.041 |": "regression error",
+        "| 0.133, the mean pose": "regression error_mean_pose",
+        "| mask IoU | 0.69 |": "mask iou mean",
+        "masked L1 | 0.081 |": "background masked_l1 mean",
+        "| 0.170, the mean image": "background masked_l1_mean_image mean",
+        "| 0.107, the mean of the clip": "background masked_l1_clip_mean mean",
+        "| 0.042;": "reconstruction l1 mean",
+        "0.143 |": "reconstruction l1_person mean",
+    },
+    "bilayer": {
+        "range 0 to 1 | 0.052 |": "heads masked_l1 mean",
+        "| 0.056 |": "heads masked_l1_low_frequency mean",
+        "| 0.098 |": "heads masked_l1_copy_source mean",
+        "mouth | 0.094 |": "heads features_l1 mean",
+        "| 0.105 | 0.138 |": "heads features_l1_low_frequency mean",
+        "| 0.138 |": "heads features_l1_copy_source mean",
+        "another person | 0.052 |": "cross masked_l1 mean",
+        "| 0.089 |": "cross masked_l1_copy_source mean",
+        "degrees | 3.2 |": "azimuth driven mean",
+        "| 33.1 |": "azimuth copy_source mean",
+        "| mask IoU | 0.977 |": "heads mask_iou mean",
+    },
+    "dcign": {
+        "within batches | 0.99 |": "correlation azimuth_within",
+        "test images | 0.99 |": "correlation azimuth_pooled",
+        "| 0.95 |": "correlation elevation_pooled",
+        "over copying | 0.27 |": "rerender azimuth|ratio_to_copy",
+        "| 0.56 |": "rerender elevation|ratio_to_copy",
+        "| 0.54 |": "rerender light|ratio_to_copy",
+        "other latents | 0.72 |": "decoding azimuth_others",
+        "| 0.40 |": "decoding elevation_others",
+        "| 0.42 |": "decoding light_others",
+        "at once: 0.24": "rerender azimuth+light|ratio_to_copy",
+        "shape: 0.62": "swap ratio_to_copy",
+    },
+}
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_scores_of_a_demo_are_those_of_the_benchmark(system):
+    page = (ROOT / f"docs/{system}.md").read_text(encoding="utf-8")
+    section = " ".join(
+        page.partition("## What the demo reaches\n")[2].partition("\n## ")[0].split()
+    )
+    file = ROOT / f"benchmarks/results/learning-{system}.json"
+    report = json.loads(file.read_text(encoding="utf-8"))
+    assert report["bars_missed"] == 0
+    for text, place in LEARNING[system].items():
+        assert text in section, text
+        value = report
+        for key in place.split("|") if "|" in place else place.split():
+            value = value[key]
+        assert equal_as_written(re.findall(r"\d\d?\.\d+", text)[0], value), f"{text}: {value:.4g}"

@@ -1,7 +1,8 @@
-"""Installs guise; builds csrc/ ahead of time where torch and a compiler are there.
+"""Installs guise; compiles csrc/ ahead of time if torch and a compiler are present.
 
-pip install --no-build-isolation -e .     with this environment's torch: compiles now
-pip install -e .                          without: the operators compile on their first use
+pip install --no-build-isolation -e .     uses this environment's torch and compiles now
+pip install -e .                          compiles the operators at their first use
+pip install .                             the same, with the scripts as commands (guise-infer, ...)
 """
 
 import os
@@ -16,6 +17,17 @@ from setuptools.command.build_py import build_py
 ROOT = Path(__file__).resolve().parent
 BUILD = runpy.run_path(str(ROOT / "nets" / "ops" / "_build.py"))
 CHOICE = os.environ.get("GUISE_OPS", "auto")
+# The distribution's name: `guise` on PyPI belongs to somebody else's project.
+NAME = "guise-nets"
+SCRIPTS = (
+    "train_vunet",
+    "train_landmarks",
+    "train_bilayer",
+    "train_dcign",
+    "infer",
+    "extract",
+    "evaluate",
+)
 # MediaPipe in the release whose networks lie in its package, which there is up to Python 3.12. It
 # wants NumPy before 2, on which everything else runs as well.
 EXTRACT = ["mediapipe==0.10.21; python_version < '3.13'", "numpy<2; python_version < '3.13'"]
@@ -61,23 +73,33 @@ def extension():
 
 
 class BuildPython(build_py):
-    """Takes csrc/ along into a wheel, so that it can still be compiled where it lands."""
+    """Adds csrc/ and configs/ to a wheel: operators still compile there, and configs are found."""
 
     def run(self):
+        if self.editable_mode:
+            super().run()
+            return
+        shutil.rmtree(self.build_lib, ignore_errors=True)  # modules that have moved since
         super().run()
-        if not self.editable_mode:
-            shutil.copytree(ROOT / "csrc", Path(self.build_lib) / "nets/csrc", dirs_exist_ok=True)
+        for folder in ("csrc", "configs"):
+            shutil.copytree(ROOT / folder, Path(self.build_lib) / "nets" / folder)
 
 
 version = re.search(r'__version__ = "(.+)"', (ROOT / "nets" / "__init__.py").read_text())[1]
 ext_modules, cmdclass = extension()
 setup(
-    name="guise",
+    name=NAME,
     version=version,
     description="One image's appearance in another image's pose: four families of networks",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
     license="MIT",
     python_requires=">=3.10",
-    packages=find_packages(include=["nets*"]),
+    packages=find_packages(include=["nets", "nets.*", "guise", "guise.*"]),
+    py_modules=list(SCRIPTS),
+    entry_points={
+        "console_scripts": [f"guise-{name.replace('_', '-')} = {name}:main" for name in SCRIPTS]
+    },
     ext_modules=ext_modules,
     cmdclass={"build_py": BuildPython, **cmdclass},
     install_requires=[
@@ -111,6 +133,11 @@ setup(
             "nbformat==5.11.1",
             "ipykernel==7.4.0",
             "ruff==0.17.5",
+            "mypy==2.4.1",
+            "types-PyYAML==6.0.12.20261122",
+            "types-tqdm==4.70.0.20261106",
+            "codespell==2.4.3",
+            "clang-format==23.1.5",
         ],
         "benchmark": ["kornia", "opencv-python-headless", "matplotlib", "psutil"],
     },

@@ -6,4 +6,4 @@ inside the networks. Pixel coordinates count pixel centres: the first pixel's ce
 one's W - 1. Normalised coordinates say beside them which corners they mean.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -11,7 +11,7 @@ NOTEBOOK = Path(__file__).parents[1] / "docs/guise_in_action.ipynb"
 
 
 @pytest.mark.slow
-def test_the_notebook_shows_a_image_of_every_part(tmp_path, monkeypatch):
+def test_the_notebook_shows_an_image_of_every_part(tmp_path, monkeypatch):
     nbclient = pytest.importorskip("nbclient", reason="is installed by the extra `test`")
     import nbformat
 

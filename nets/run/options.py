@@ -32,7 +32,9 @@ from jsonargparse.typing import NonNegativeInt, PositiveInt, restricted_number_t
 from nets.errors import BadSample, UserError
 from nets.run.files import write_text
 
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+PACKAGE = Path(__file__).resolve().parents[1]
+# A checkout has the folder beside the package, an installed wheel inside it.
+CONFIGS = PACKAGE / "configs" if (PACKAGE / "configs").is_dir() else PACKAGE.parent / "configs"
 NonNegativeFloat = restricted_number_type("NonNegativeFloat", float, (">=", 0.0))
 PositiveFloat = restricted_number_type("PositiveFloat", float, (">", 0.0))
 Fraction = restricted_number_type("Fraction", float, [(">=", 0.0), ("<", 1.0)])

@@ -1,0 +1,240 @@
+"""README.md and docs/: sizes, links, images, and the files and functions that they name."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+SYSTEMS = ("vunet", "landmarks", "bilayer", "dcign")
+LINK = re.compile(r"!?\[[^\]]*\]\(([^)#\s]+)(?:#([\w-]+))?\)")
+IMAGES = (".png", ".gif", ".jpg")
+
+
+def without_code(text):
+    return re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+
+
+def links(page):
+    """(target, anchor) of every link of a page to a file of the repository."""
+    found = LINK.findall(without_code(page.read_text(encoding="utf-8")))
+    return [(target, anchor) for target, anchor in found if "://" not in target]
+
+
+def anchors(page):
+    """The anchors that GitHub gives to a page's headings."""
+    text = without_code(page.read_text(encoding="utf-8"))
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", h.lower()).replace(" ", "-") for h in headings}
+
+
+def test_the_readme_has_at_most_900_words():
+    assert len(README.split()) <= 900
+
+
+def test_the_readme_has_at_most_one_table_of_four_columns():
+    tables = re.findall(r"^\|[-:| ]+\|$", README, re.MULTILINE)
+    assert len(tables) <= 1
+    assert all(table.count("|") - 1 <= 4 for table in tables)
+
+
+def test_the_readme_has_five_recipes_and_a_python_snippet():
+    recipes = README.partition("## Recipes")[2].partition("\n## ")[0]
+    assert len(re.findall(r"^\*\*.+?```bash\n.+?```", recipes, re.DOTALL | re.MULTILINE)) == 5
+    (snippet,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    compile(snippet, "README.md", "exec")
+    assert "import guise" in snippet
+
+
+def test_the_readme_links_to_a_page_of_every_system():
+    targets = {target for target, _ in links(ROOT / "README.md")}
+    assert {f"docs/{system}.md" for system in SYSTEMS} <= targets
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_link_leads_to_a_file_and_a_heading(page):
+    for target, anchor in links(page):
+        file = page.parent / target
+        assert file.exists(), f"{page.name}: {target} is missing"
+        assert not anchor or anchor in anchors(file), f"{page.name}: {target} has no #{anchor}"
+
+
+def test_every_image_is_shown_somewhere_and_small():
+    shown = {(page.parent / target).resolve() for page in PAGES for target, _ in links(page)}
+    images = [file for file in (ROOT / "docs").iterdir() if file.suffix in IMAGES]
+    assert len(images) >= 5
+    for image in images:
+        assert image.resolve() in shown, f"{image.name}: no page shows it"
+        assert image.stat().st_size <= 300_000, f"{image.name}: more than 300 kB"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_config_and_module_that_a_page_names_exists(page):
+    text = page.read_text(encoding="utf-8")
+    configs = {file.name for file in (ROOT / "configs").rglob("*.yaml")}
+    for name in re.findall(r"--config ([\w.]+\.yaml)", text):
+        assert name in configs, f"{page.name}: --config {name}"
+    for name in re.findall(r"python -m (nets[\w.]*)", text):
+        module = ROOT / name.replace(".", "/")
+        assert module.with_suffix(".py").exists() or (module / "__main__.py").exists(), name
+    for name in re.findall(r"`((?:nets|csrc|tests|benchmarks|configs|docs)/[\w./-]+)`", text):
+        assert (ROOT / name).exists(), f"{page.name}: {name} is missing"
+
+
+def test_every_function_of_the_guided_tour_is_in_its_file():
+    text = " ".join((ROOT / "docs/architecture.md").read_text(encoding="utf-8").split())
+    named = re.findall(r"`([\w.]+)` (?:\(|in |of )`(nets/[\w/.]+\.py)`", text)
+    assert len(named) >= 15
+    for name, file in named:
+        code = (ROOT / file).read_text(encoding="utf-8")
+        last = name.rpartition(".")[2]
+        assert re.search(rf"^ *(?:def|class) {last}\b", code, re.MULTILINE), f"{file}: no {name}"
+
+
+STEP_ROWS = {
+    "VUNet, whole image, 128 px": "image-128",
+    "VUNet, whole image, 256 px": "image-256",
+    "VUNet, parts, 128 px": "parts-128",
+    "VUNet, parts, 256 px": "parts-256",
+    "landmarks, 30 landmarks, 128 px": "landmarks-128",
+    "landmarks, 128 px": "landmarks-128",
+    "the same with masks": "landmarks-128-masks",
+    "head avatars, 64 px": "bilayer-64",
+    "head avatars, 128 px": "bilayer-128",
+    "DC-IGN, 150 px, 96 maps": "dcign-150-96",
+    "DC-IGN, the demo's network": "dcign-150-demo",
+}
+STEP_TABLES = {  # heading in docs/performance.md -> key in the JSON
+    "A training step": "step_s",
+    "A forward pass": "forward_s",
+    "Memory": "peak_mb_of_a_step",
+}
+
+
+def equal_as_written(text, value):
+    """Whether a number in a text is `value`, rounded to the digits that are written."""
+    decimals = len(text.partition(".")[2])
+    return abs(float(text) - value) <= 0.5000001 * 10**-decimals
+
+
+@pytest.mark.parametrize("heading", STEP_TABLES)
+def test_figures_of_steps_are_those_of_the_benchmark(heading):
+    page = (ROOT / "docs/performance.md").read_text(encoding="utf-8")
+    results = json.loads((ROOT / "benchmarks/results/steps-cpu.json").read_text(encoding="utf-8"))
+    measured = {row["row"]: row for row in results["rows"]}
+    table = page.partition(f"## {heading}\n")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| (.+?)(?:, \d+ (?:images?|samples?))? \|(.*)\|$", table, re.MULTILINE)
+    rows = [(STEP_ROWS[name], cells.split("|")) for name, cells in rows if name in STEP_ROWS]
+    assert len(rows) >= 4
+    for name, cells in rows:
+        for way, cell in zip(("published", "fp32", "bf16"), cells, strict=True):
+            if not (numbers := re.findall(r"[\d.]+", cell)):
+                continue
+            value = measured[name][way][STEP_TABLES[heading]]
+            assert equal_as_written(numbers[0], value), f"{heading}, {name}, {way}: {value:.4g}"
+            if len(numbers) == 2:
+                ratio = measured[name]["published"][STEP_TABLES[heading]] / value
+                assert equal_as_written(numbers[1], ratio), (
+                    f"{heading}, {name}, {way}: {ratio:.3g}x"
+                )
+
+
+def test_figures_of_operators_are_those_of_the_benchmark():
+    page = (ROOT / "docs/performance.md").read_text(encoding="utf-8")
+    results = json.loads((ROOT / "benchmarks/results/ops-cpu.json").read_text(encoding="utf-8"))
+    measured = {row["name"]: row for row in results["rows"]}
+    section = page.partition("## Operators\n")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| `(\w+)`(?:, ([a-z]+))?(?:, .*?)? \|(.*)\|$", section, re.MULTILINE)
+    assert len(rows) >= 15
+    for name, kind, cells in rows:
+        row = measured[f"{name} {kind}" if kind else name]
+        cells = cells.split("|")
+        forward = len(cells) == 5
+        times = row["forward" if forward else "backward"]
+        columns = ("ours", "floor", "formula", "compiled") if forward else (
+            "ours", "formula", "compiled")  # fmt: skip
+        for column, cell in zip(columns, cells, strict=False):
+            value = row["floor"] if column == "floor" else times.get(column)
+            shown = cell.strip()
+            assert bool(shown) == (value is not None), f"{name} {kind}: {column}"
+            assert not shown or equal_as_written(shown, value), f"{name} {kind}: {column} {value}"
+        if forward and (other := re.match(r" *([\d.]+) (.+?) *$", cells[4])):
+            assert equal_as_written(other[1], times[other[2]]), f"{name} {kind}: {times[other[2]]}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_row_of_a_table_has_as_many_cells_as_its_heading(page):
+    text = without_code(page.read_text(encoding="utf-8"))
+    for table in re.findall(r"(?:^\|.*\|\n)+", text, re.MULTILINE):
+        heading, *rows = table.splitlines()
+        assert len(rows) >= 2, heading
+        for row in rows:
+            assert row.count("|") == heading.count("|"), row
+
+
+LEARNING = {  # what a page writes -> its place in benchmarks/results/learning-SYSTEM.json
+    "vunet": {
+        "| masked L1, range 0 to 1 | 0.091 |": "transfer masked_l1 mean",
+        "0.214 |": "transfer masked_l1_copy_source mean",
+        "| 0.187 |": "transfer masked_l1_mean_image mean",
+        "| ratio to the better baseline | 0.49 |": "transfer ratio_to_best_baseline",
+        "L1 0.164": "reconstruction l1 mean",
+        "SSIM 0.40": "reconstruction ssim mean",
+    },
+    "landmarks": {
+        "side | 0.041 |": "regression error",
+        "| 0.133, the mean pose": "regression error_mean_pose",
+        "| mask IoU | 0.69 |": "mask iou mean",
+        "masked L1 | 0.081 |": "background masked_l1 mean",
+        "| 0.170, the mean image": "background masked_l1_mean_image mean",
+        "| 0.107, the mean of the clip": "background masked_l1_clip_mean mean",
+        "| 0.042;": "reconstruction l1 mean",
+        "0.143 |": "reconstruction l1_person mean",
+    },
+    "bilayer": {
+        "range 0 to 1 | 0.052 |": "heads masked_l1 mean",
+        "| 0.056 |": "heads masked_l1_low_frequency mean",
+        "| 0.098 |": "heads masked_l1_copy_source mean",
+        "mouth | 0.094 |": "heads features_l1 mean",
+        "| 0.105 | 0.138 |": "heads features_l1_low_frequency mean",
+        "| 0.138 |": "heads features_l1_copy_source mean",
+        "another person | 0.052 |": "cross masked_l1 mean",
+        "| 0.089 |": "cross masked_l1_copy_source mean",
+        "degrees | 3.2 |": "azimuth driven mean",
+        "| 33.1 |": "azimuth copy_source mean",
+        "| mask IoU | 0.977 |": "heads mask_iou mean",
+    },
+    "dcign": {
+        "within batches | 0.99 |": "correlation azimuth_within",
+        "test images | 0.99 |": "correlation azimuth_pooled",
+        "| 0.95 |": "correlation elevation_pooled",
+        "over copying | 0.27 |": "rerender azimuth|ratio_to_copy",
+        "| 0.56 |": "rerender elevation|ratio_to_copy",
+        "| 0.54 |": "rerender light|ratio_to_copy",
+        "other latents | 0.72 |": "decoding azimuth_others",
+        "| 0.40 |": "decoding elevation_others",
+        "| 0.42 |": "decoding light_others",
+        "at once: 0.24": "rerender azimuth+light|ratio_to_copy",
+        "shape: 0.62": "swap ratio_to_copy",
+    },
+}
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_scores_of_a_demo_are_those_of_the_benchmark(system):
+    page = (ROOT / f"docs/{system}.md").read_text(encoding="utf-8")
+    section = " ".join(
+        page.partition("## What the demo reaches\n")[2].partition("\n## ")[0].split()
+    )
+    file = ROOT / f"benchmarks/results/learning-{system}.json"
+    report = json.loads(file.read_text(encoding="utf-8"))
+    assert report["bars_missed"] == 0
+    for text, place in LEARNING[system].items():
+        assert text in section, text
+        value = report
+        for key in place.split("|") if "|" in place else place.split():
+            value = value[key]
+        assert equal_as_written(re.findall(r"\d\d?\.\d+", text)[0], value), f"{text}: {value:.4g}"

@@ -49,6 +49,17 @@ def test_cpp_compiles_without_warnings(file, tmp_path):
 
 
 @pytest.mark.slow
+@sources("_cpu.cpp")
+def test_cpp_compiles_for_arm(file, tmp_path):
+    """All but module.cpp, which needs the configuration of a Python for that processor."""
+    compiler = "aarch64-linux-gnu-g++"
+    if shutil.which(compiler) is None:
+        pytest.skip(f"no {compiler} (Debian: g++-aarch64-linux-gnu)")
+    flags = [*_build.flags(native=False, cuda=False)["cxx"], "-Wall", "-Wextra", "-Werror"]
+    compile_([compiler, *flags, "-fPIC"], file, tmp_path)
+
+
+@pytest.mark.slow
 @sources(".cu")
 def test_cuda_compiles_without_warnings_for_sm_80_and_sm_90(file, tmp_path):
     if shutil.which("nvcc") is None:

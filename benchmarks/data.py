@@ -12,7 +12,6 @@ written, to JPEG's error. The median of three passes, the first of which is left
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
 import tempfile
@@ -24,7 +23,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks import video_rows
-from benchmarks.machine import facts
+from benchmarks.machine import write_report
 from nets.data.io.images import write_image
 from nets.data.people.index import IndexDataset, write_index
 from nets.run.loader import loader
@@ -93,8 +92,8 @@ def main() -> None:
     args = parser.parse_args()
     if args.only == "videos":
         with tempfile.TemporaryDirectory() as folder:
-            made = video_rows.rows(Path(folder), args.quick)
-        write(args.output or RESULTS / "videos-cpu.json", {"rows": made})
+            rows = video_rows.rows(Path(folder), args.quick)
+        write_report(args.output or RESULTS / "videos-cpu.json", {"rows": rows})
         return
     ranks, batches = Ranks(args.device), 4 if args.quick else 24
     rows = []
@@ -110,13 +109,7 @@ def main() -> None:
                 rows.append({"data": name, "workers": workers, "images_per_s": plain,
                              "images_per_s_with_inputs": whole})  # fmt: skip
                 print(f"{name}, {workers} workers: {plain:7.0f} images/s, {whole:7.0f} with inputs")
-    write(args.output or RESULTS / f"data-{args.device}.json", {"size": SIZE, "rows": rows})
-
-
-def write(output: Path, content: dict[str, Any]) -> None:
-    output.parent.mkdir(exist_ok=True)
-    output.write_text(json.dumps({"machine": facts(), **content}, indent=1) + "\n")
-    print(f"written: {output}")
+    write_report(args.output or RESULTS / f"data-{args.device}.json", {"size": SIZE, "rows": rows})
 
 
 if __name__ == "__main__":

@@ -28,7 +28,6 @@ asserted to come out as the network painted it, but for what H.264 changes.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Callable
@@ -40,7 +39,7 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks import driven_video
-from benchmarks.machine import facts
+from benchmarks.machine import write_report
 from benchmarks.step_rows.bilayer import (
     TEST,
     as_published,
@@ -181,10 +180,7 @@ def main() -> None:
         rows.append(measure(f"frame, batch {n}", ways, list, n, seconds, device))
     rows.append(driven_video.row(lambda: network(device, last=True), device, args.quick))
     output = args.output or Path(__file__).parent / f"results/inference-{args.device}.json"
-    output.parent.mkdir(exist_ok=True)
-    content = {"machine": facts(), "fold_ms": fold_ms, "rows": rows}
-    output.write_text(json.dumps(content, indent=1) + "\n")
-    print(f"written: {output}")
+    write_report(output, {"fold_ms": fold_ms, "rows": rows})
 
 
 if __name__ == "__main__":

@@ -1,12 +1,13 @@
-"""The machine that a benchmark ran on, and how much memory something takes."""
+"""What all benchmarks share: facts of the machine, choice of rows, reports, memory."""
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,28 @@ def facts() -> dict[str, Any]:
         # Names of files without the folders of this machine.
         "command": [Path(word).name if "/" in word else word for word in sys.argv],
     }
+
+
+def choose(rows: Sequence[Any], part: str) -> list[Any]:
+    """The row of that name, or the rows whose names contain it; ends the program if none does."""
+    chosen = [row for row in rows if row.name == part] or [row for row in rows if part in row.name]
+    if not chosen:
+        names = ", ".join(dict.fromkeys(row.name for row in rows))
+        sys.exit(f"{Path(sys.argv[0]).name}: no row is named like {part}; rows: {names}")
+    return chosen
+
+
+def needs_extra(error: ImportError) -> None:
+    """End the program with the command that installs a missing package."""
+    script = Path(sys.argv[0]).name
+    sys.exit(f"{script}: needs {error.name}: pip install -e '.[benchmark]'")
+
+
+def write_report(file: Path, content: dict[str, Any]) -> None:
+    """Write a benchmark's results as JSON, with the facts of the machine before them."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps({"machine": facts(), **content}, indent=1) + "\n")
+    print(f"written: {file}")
 
 
 def peak_memory(call: Callable[[], Any], device: torch.device) -> float:

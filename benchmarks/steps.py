@@ -27,7 +27,7 @@ from typing import Any
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from benchmarks.machine import facts, peak_memory
+from benchmarks.machine import choose, peak_memory, write_report
 from benchmarks.step_rows import ROWS
 
 
@@ -144,18 +144,18 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="JSON")
     args = parser.parse_args()
     output = args.output or Path(__file__).parent / f"results/steps-{args.device}.json"
+    chosen = choose(ROWS, args.rows)
     results = {}
     if args.rows and output.is_file():
-        results = {r["row"]: r for r in json.loads(output.read_text())["rows"]}
-    chosen = [r for r in ROWS if r.name == args.rows] or [r for r in ROWS if args.rows in r.name]
+        try:
+            results = {r["row"]: r for r in json.loads(output.read_text())["rows"]}
+        except (ValueError, KeyError, TypeError):
+            sys.exit(f"steps.py: --output {output}: not a JSON that steps.py wrote")
     for row in chosen:
         device = torch.device(args.device)
         results[row.name] = measure(row, device, 1.0 if args.quick else 8.0, args.compile)
         print(table([results[row.name]]), flush=True)
-    output.parent.mkdir(exist_ok=True)
-    content = {"machine": facts(), "rows": list(results.values())}
-    output.write_text(json.dumps(content, indent=1) + "\n")
-    print(f"written: {output}")
+    write_report(output, {"rows": list(results.values())})
 
 
 if __name__ == "__main__":

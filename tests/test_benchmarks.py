@@ -1,8 +1,12 @@
-"""The benchmarks start: what they import is there."""
+"""The benchmarks start, check their rows, and refuse bad arguments in one line."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
+import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -15,3 +19,49 @@ def test_every_benchmark_imports():
         cwd=ROOT, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
+
+
+def run(*command, **environment):
+    return subprocess.run(
+        [sys.executable, *command], cwd=ROOT, capture_output=True, text=True, timeout=300,
+        env={**os.environ, **environment},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("script", ["benchmarks/ops.py", "benchmarks/steps.py"])
+def test_a_row_that_nobody_has_is_named_with_those_that_there_are(script):
+    done = run(script, "nosuchrow")
+    assert done.returncode == 1 and len(done.stderr.splitlines()) == 1
+    assert "no row is named like nosuchrow; rows: " in done.stderr
+
+
+def test_a_json_of_another_kind_is_refused_and_kept(tmp_path):
+    file = tmp_path / "other.json"
+    file.write_text("[1]")
+    done = run("benchmarks/steps.py", "parts-128", "--output", file)
+    assert done.returncode == 1 and f"{file}: not a JSON that steps.py wrote" in done.stderr
+    assert file.read_text() == "[1]"
+
+
+def test_a_missing_package_is_named_with_its_extra(tmp_path):
+    (tmp_path / "cv2.py").write_text("raise ImportError(name='cv2')")
+    done = run("benchmarks/ops.py", PYTHONPATH=str(tmp_path))
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == ("ops.py: needs cv2: pip install -e '.[benchmark]'")
+    assert run("benchmarks/ops.py", "--help", PYTHONPATH=str(tmp_path)).returncode == 0
+
+
+def test_agreement_is_held_against_this_machines_own_rounding():
+    from benchmarks import ops
+    from benchmarks.op_rows.row import Row
+
+    def row(factor, exact=False):
+        return Row("x", "1", lambda device: (torch.rand(1000) * 3,), lambda x: x.exp() * factor,
+                   torch.exp, 4, 4, exact=exact)  # fmt: skip
+
+    inputs = (torch.rand(1000) * 3,)
+    ops.check(row(1.0), inputs)
+    with pytest.raises(AssertionError, match="x: off by"):
+        ops.check(row(1 + 1e-5), inputs)
+    with pytest.raises(AssertionError, match="more than 0"):
+        ops.check(row(1 + 1e-6, exact=True), inputs)

@@ -44,7 +44,6 @@ def row(kind):
         reads=N * K * 6 * 4,
         writes=N * K * H * W * 4,
         grads=(0, 1),
-        tolerance=2e-5,
         bars=BARS if kind == "rational" else {},
     )
 

@@ -32,7 +32,6 @@ ROWS = [
         reads=N * K * H * W * 4,
         writes=N * K * H * W * 4,
         grads=(0,),
-        tolerance=2e-6,
         bars={"forward formula": 4},
     )
 ]

@@ -19,7 +19,7 @@ class Row:
     writes: int  # ... and write
     others: dict[str, Callable] = field(default_factory=dict)  # libraries; by name, CPU or both
     grads: Sequence[int] = ()  # the inputs by which forward + backward differentiates
-    tolerance: float = 1e-5  # largest absolute difference to the formula
+    exact: bool = False  # the result must equal the formula's; else see `ops.check`
     compiled: bool = True  # whether torch.compile can take the formula
     # Targets: "forward compiled" 30 is 30 times as fast as compiled in the forward pass;
     # "floor" 1.7 is at most 1.7 times the floor.

@@ -116,7 +116,6 @@ def uv_row(name, smooth):
         writes=8 * 256 * 256 * 3 * 4,
         grads=(0, 1, 2, 3),
         bars={"forward formula": 2.5, "backward formula": 1.5},
-        tolerance=2e-4,  # noise: positions near 256 round by 1e-5, twice in the formula
     )
 
 
@@ -131,7 +130,6 @@ ROWS = [
         reads=16 * 3 * 128 * 128 * 4,
         writes=16 * 8 * 3 * 64 * 64 * 4,
         grads=(0,),
-        tolerance=5e-4,
         bars={"forward formula": 2, "forward OpenCV": 1},
     ),
     uv_row("noise", False),
@@ -146,7 +144,6 @@ ROWS = [
         reads=16 * 3 * 128 * 128 * 4,
         writes=16 * 3 * 128 * 128 * 4,
         grads=(0, 2),
-        tolerance=5e-4,
         bars={"forward formula": 40, "forward compiled": 10, "backward formula": 3},
     ),
 ]

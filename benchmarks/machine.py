@@ -9,7 +9,7 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 
@@ -45,7 +45,7 @@ def choose(rows: Sequence[Any], part: str) -> list[Any]:
     return chosen
 
 
-def needs_extra(error: ImportError) -> None:
+def needs_extra(error: ImportError) -> NoReturn:
     """End the program with the command that installs a missing package."""
     script = Path(sys.argv[0]).name
     sys.exit(f"{script}: needs {error.name}: pip install -e '.[benchmark]'")

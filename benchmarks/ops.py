@@ -27,7 +27,7 @@ from torch.utils.benchmark import Timer
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.machine import choose, needs_extra, write_report
-from benchmarks.op_rows.row import Row
+from benchmarks.op_rows import Row, all_rows
 from nets import ops
 from nets.ops import _build
 
@@ -174,10 +174,10 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="JSON; a PNG is drawn beside it")
     args = parser.parse_args()
     try:
-        from benchmarks.op_rows import ROWS
+        rows = all_rows()
     except ImportError as error:
         needs_extra(error)
-    chosen = choose(ROWS, args.rows)
+    chosen = choose(rows, args.rows)
     if _build.library() is None:
         sys.exit("benchmarks/ops.py: the operators are not compiled: nothing to compare")
     _keep_memory()

@@ -77,21 +77,19 @@ setup(
     description="One image's appearance in another image's pose: four families of networks",
     license="MIT",
     python_requires=">=3.10",
-    packages=find_packages(include=["nets*"]),
+    packages=find_packages(include=["nets*", "guise*"]),
     ext_modules=ext_modules,
     cmdclass={"build_py": BuildPython, **cmdclass},
     install_requires=[
         "torch>=2.10",
         "numpy",
         "pillow",
+        "safetensors",
         "tensorboard",
-        "torchmetrics",
         "jsonargparse",
         "pyyaml",
         "tqdm",
         "av",
-        "scipy",
-        "matplotlib",
         "ninja",
         "pybind11",
         "setuptools",
@@ -99,7 +97,11 @@ setup(
     extras_require={
         "extract": EXTRACT,
         "face-alignment": [*EXTRACT, "face-alignment==1.5.0"],  # joints and masks are MediaPipe's
+        "eval": ["scipy"],  # .mat files of BBC Pose
+        "plot": ["matplotlib"],  # scatter plots of evaluate.py
         "test": [
+            "scipy",
+            "matplotlib",
             "pytest==9.2.0",
             "pytest-timeout==2.4.0",
             "pytest-xdist==3.8.0",

@@ -106,14 +106,12 @@ setup(
         "torch>=2.10",
         "numpy",
         "pillow",
+        "safetensors",
         "tensorboard",
-        "torchmetrics",
         "jsonargparse",
         "pyyaml",
         "tqdm",
         "av",
-        "scipy",
-        "matplotlib",
         "ninja",
         "pybind11",
         "setuptools",
@@ -121,7 +119,11 @@ setup(
     extras_require={
         "extract": EXTRACT,
         "face-alignment": [*EXTRACT, "face-alignment==1.5.0"],  # joints and masks are MediaPipe's
+        "eval": ["scipy"],  # .mat files of BBC Pose
+        "plot": ["matplotlib"],  # scatter plots of evaluate.py
         "test": [
+            "scipy",
+            "matplotlib",
             "pytest==9.2.0",
             "pytest-timeout==2.4.0",
             "pytest-xdist==3.8.0",

@@ -1,30 +1,34 @@
-"""Scores of images against the truth, and the protocol that each number depends on.
+"""Scores of images against the ground truth, and the protocol behind each number.
 
-Most take 8-bit images: uint8 (N, 3, H, W) RGB, as they would be written to a file. Scores are per
-image, (N,) float64; `summary` makes the mean and standard deviation of them. Those of the
-published head avatars, `signed_psnr`, `signed_ssim` and `pose_error`, take what the networks give:
-RGB in [-1, 1], as it is. LPIPS and identity similarity are in `nets.pretrained`.
+Most scores take 8-bit images: uint8 (N, 3, H, W) RGB, as they would be written to a file. They
+return one float64 number per image, (N,); `summary` reduces them to mean and standard deviation.
+`signed_psnr`, `signed_ssim` and `pose_error` are the scores of the published head avatars. They
+take the networks' outputs: RGB in [-1, 1], not rounded. LPIPS and identity similarity are in
+`nets.pretrained`.
 """
+
+from __future__ import annotations
 
 import math
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-SSIM_SETTINGS = {"kernel_size": 11, "sigma": 1.5, "data_range": 255.0, "k1": 0.01, "k2": 0.03}
+SSIM_SETTINGS = {"window": 11, "sigma": 1.5, "data_range": 255.0, "k1": 0.01, "k2": 0.03}
 PSNR_SETTINGS = {"data_range": 255.0}
 
 # What evaluate.py prints beside the numbers.
 PROTOCOL = {
     "ssim": (
-        "SSIM (torchmetrics): Gaussian window {kernel_size}x{kernel_size} of sigma {sigma}, data "
+        "SSIM: Gaussian window {window}x{window} of sigma {sigma}, data "
         "range {data_range:g} on 8-bit RGB at the network's resolution, k1 {k1}, k2 {k2}, "
         "variances weighted by the window without bias correction, borders by reflection, mean "
         "over all pixels and the three channels"
     ).format(**SSIM_SETTINGS),
     "psnr": (
-        "PSNR in dB (torchmetrics): data range {data_range:g} on 8-bit RGB at the network's "
+        "PSNR in dB: data range {data_range:g} on 8-bit RGB at the network's "
         "resolution, squared error averaged over pixels and channels of each image; equal "
         "images give inf"
     ).format(**PSNR_SETTINGS),
@@ -34,20 +38,20 @@ PROTOCOL = {
     ),
     "nearest_outfit": (
         "nearest outfit: the candidate of smallest masked L1 to the prediction, all in the same "
-        "pose; the first one of equals"
+        "pose; of equal candidates the first"
     ),
     "signed_psnr": (
         "PSNR in dB: 20 log10(2 / sqrt(MSE)) over all images together, RGB in [-1, 1], not clamped"
     ),
     "signed_ssim": (
         "SSIM: Gaussian window 11x11 of sigma 1.5, zeros beyond the borders, on RGB in [-1, 1], "
-        "not clamped; constants 0.01^2 and 0.03^2 of the range given: 1 is the published "
-        "program's, 2 is the images' own; mean over pixels and channels"
+        "not clamped; constants (0.01 R)^2 and (0.03 R)^2 of the data range R: 1 as in the "
+        "published program, or 2, the images' own; mean over pixels and channels"
     ),
     "pose_error": (
-        "pose error: mean distance of the 68 detected points from those detected in the truth, "
-        "over the distance of the truth's eye centres; images without a found face are left out "
-        "and counted"
+        "pose error: mean distance between the 68 points detected in the prediction and in the "
+        "truth, divided by the distance of the truth's eye centres; images without a detected "
+        "face are left out and counted"
     ),
     "summary": (
         "mean and standard deviation (population) over the images; infinite values are counted "
@@ -62,8 +66,6 @@ def ssim(prediction: Tensor, truth: Tensor) -> Tensor:
     prediction, truth  uint8 (N, 3, H, W); H and W at least 6 (the reflection needs them)
     Wang et al. 2004, eq. 13.
     """
-    from torchmetrics.functional.image import structural_similarity_index_measure
-
     _check("ssim", prediction, truth)
     if min(prediction.shape[-2:]) < 6:
         raise ValueError(
@@ -71,15 +73,36 @@ def ssim(prediction: Tensor, truth: Tensor) -> Tensor:
         )
     # The variances are small differences of large numbers: float64 where it is fast and float32
     # might mean TF32; on the CPU float32, 20 times faster there (test_ssim_of_flat_images).
-    kind = torch.float64 if prediction.is_cuda else torch.float32
+    dtype = torch.float64 if prediction.is_cuda else torch.float32
     with torch.autocast(prediction.device.type, enabled=False):
         scores = [  # one image at a time keeps the memory small
-            structural_similarity_index_measure(
-                prediction[i : i + 1].to(kind), truth[i : i + 1].to(kind), **SSIM_SETTINGS
-            )
+            _ssim_of_one(prediction[i : i + 1].to(dtype), truth[i : i + 1].to(dtype))
             for i in range(len(prediction))
         ]
     return torch.stack(scores).double() if scores else prediction.new_zeros(0, dtype=torch.float64)
+
+
+def _ssim_of_one(x: Tensor, y: Tensor) -> Tensor:
+    """Structural similarity of two images (1, 3, H, W) in [0, 255], a scalar."""
+    size, data_range = int(SSIM_SETTINGS["window"]), SSIM_SETTINGS["data_range"]
+    window = _gaussian_window(size, SSIM_SETTINGS["sigma"], x).expand(3, 1, size, size)
+    x, y = (F.pad(image, [size // 2] * 4, mode="reflect") for image in (x, y))
+    mx, my, xx, yy, xy = F.conv2d(torch.cat([x, y, x * x, y * y, x * y]), window, groups=3)
+    variance_x = (xx - mx**2).clamp(min=0)
+    variance_y = (yy - my**2).clamp(min=0)
+    covariance = xy - mx * my
+    c1, c2 = (SSIM_SETTINGS["k1"] * data_range) ** 2, (SSIM_SETTINGS["k2"] * data_range) ** 2
+    top = (2 * (mx * my) + c1) * (2 * covariance + c2)
+    bottom = (mx**2 + my**2 + c1) * (variance_x + variance_y + c2)
+    return (top / bottom).mean()
+
+
+def _gaussian_window(size: int, sigma: float, like: Tensor) -> Tensor:
+    """A Gaussian of sum 1, (size, size), in the type and on the device of `like`."""
+    offsets = torch.arange(size, dtype=like.dtype, device=like.device) - size // 2
+    line = torch.exp(-((offsets / sigma) ** 2) / 2)
+    line = line / line.sum()
+    return line[:, None] * line
 
 
 def psnr(prediction: Tensor, truth: Tensor) -> Tensor:
@@ -87,14 +110,9 @@ def psnr(prediction: Tensor, truth: Tensor) -> Tensor:
 
     prediction, truth  uint8 (N, 3, H, W); equal images give inf
     """
-    from torchmetrics.functional.image import peak_signal_noise_ratio
-
     _check("psnr", prediction, truth)
-    scores = [
-        peak_signal_noise_ratio(prediction[i].double(), truth[i].double(), **PSNR_SETTINGS)
-        for i in range(len(prediction))
-    ]
-    return torch.stack(scores) if scores else prediction.new_zeros(0, dtype=torch.float64)
+    error = (prediction.double() - truth.double()).square().mean((1, 2, 3))
+    return 10 * torch.log10(PSNR_SETTINGS["data_range"] ** 2 / error)
 
 
 def signed_psnr(prediction: Tensor, truth: Tensor) -> Tensor:
@@ -109,7 +127,7 @@ def signed_ssim(prediction: Tensor, truth: Tensor, data_range: float = 1.0) -> T
     """Structural similarity of each image, (N,): `PROTOCOL["signed_ssim"]`.
 
     prediction, truth  floating (N, C, H, W) in [-1, 1]
-    data_range         1 for numbers that compare with published ones, 2 for the right constants
+    data_range         1 as in published numbers, 2 for the constants of the images' own range
     """
     if prediction.ndim != 4 or prediction.shape != truth.shape:
         raise ValueError(
@@ -117,13 +135,10 @@ def signed_ssim(prediction: Tensor, truth: Tensor, data_range: float = 1.0) -> T
             f"got {list(prediction.shape)} and {list(truth.shape)}"
         )
     x, y = (p.float().flatten(0, 1)[:, None] for p in (prediction, truth))
-    offsets = torch.arange(11, device=x.device) - 5.0
-    line = torch.exp(-(offsets**2) / (2 * 1.5**2))
-    line = line / line.sum()
-    window = (line[:, None] * line)[None, None]
+    window = _gaussian_window(11, 1.5, x)[None, None]
     with torch.autocast(x.device.type, enabled=False):
         maps = torch.cat([x, y, x * x, y * y, x * y])
-        mx, my, xx, yy, xy = torch.nn.functional.conv2d(maps, window, padding=5).chunk(5)
+        mx, my, xx, yy, xy = F.conv2d(maps, window, padding=5).chunk(5)
     c1, c2 = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
     top = (2 * mx * my + c1) * (2 * (xy - mx * my) + c2)
     bottom = (mx**2 + my**2 + c1) * (xx - mx**2 + yy - my**2 + c2)
@@ -133,8 +148,9 @@ def signed_ssim(prediction: Tensor, truth: Tensor, data_range: float = 1.0) -> T
 def pose_error(
     detect: Callable[[Tensor], Tensor | None], prediction: Tensor, truth: Tensor
 ) -> tuple[Tensor, int]:
-    """Errors of the images in which a face was found, and how many others there were:
-    `PROTOCOL["pose_error"]`.
+    """Errors of the images with a detected face, (M,), and the count of the others.
+
+    `PROTOCOL["pose_error"]` says what an error is.
 
     detect             uint8 (3, H, W) -> 68 points (68, 2) in pixels, or None
     prediction, truth  (N, 3, H, W) in [-1, 1]
@@ -148,8 +164,8 @@ def pose_error(
         ours, theirs = ours.double().cpu(), theirs.double().cpu()
         eyes = theirs[36:42].mean(0) - theirs[42:48].mean(0)
         errors.append((ours - theirs).norm(dim=1).mean() / eyes.norm())
-    found = torch.stack(errors) if errors else torch.zeros(0, dtype=torch.float64)
-    return found, len(prediction) - len(found)
+    values = torch.stack(errors) if errors else torch.zeros(0, dtype=torch.float64)
+    return values, len(prediction) - len(values)
 
 
 def masked_l1(prediction: Tensor, truth: Tensor, mask: Tensor) -> Tensor:
@@ -166,7 +182,7 @@ def masked_l1(prediction: Tensor, truth: Tensor, mask: Tensor) -> Tensor:
 
 
 def nearest_outfit(prediction: Tensor, mask: Tensor, candidates: Tensor) -> Tensor:
-    """Which candidate each prediction looks most like: indices (N,), int64.
+    """Index of the candidate that each prediction resembles most, (N,) int64.
 
     prediction  uint8 (N, 3, H, W)
     mask        bool (N, H, W), the person in that pose
@@ -188,10 +204,10 @@ def nearest_outfit(prediction: Tensor, mask: Tensor, candidates: Tensor) -> Tens
 
 
 def summary(values: Tensor) -> dict[str, float | int]:
-    """{"mean", "std", "count"} of per-image scores, and "infinite" if there are such.
+    """{"mean", "std", "count"} of per-image scores; also "infinite", a count, if any are.
 
-    `PROTOCOL["summary"]`. The numbers are plain and finite, ready for JSON; NaN raises ValueError,
-    and so does having no finite value at all.
+    `PROTOCOL["summary"]` says how. The numbers are plain and finite, ready for JSON. Raises
+    ValueError for NaN, and where no value is finite.
     """
     values = values.double().flatten()
     finite = values[values.isfinite()]

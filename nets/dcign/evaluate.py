@@ -189,6 +189,8 @@ def evaluate(args: options.Namespace, content: dict[str, Any], path: Path, ranks
     out = Path(args.figure or Path(args.out).with_name(f"{Path(args.out).stem}_scatter.png"))
     if out.suffix.lower() != ".png":
         raise UserError(f"--figure {out}: must end in .png")
+    if args.figure:
+        visuals.require_matplotlib()
     if args.data_index:
         raise UserError("--data_index: not for DC-IGN; give --data_root, a folder of batches")
     if args.entangled:
@@ -242,8 +244,11 @@ def measure(
             report[f"rerender {name}"] = part
         report["swap"] = demo_metrics.swaps(latents, unseen, scene)
         found = demo_metrics.grids(latents, unseen)
-        visuals.scatter(out, found, f"{trained['regime']}, step {content['step']}")
-        print(f"written: {out}")
+        try:
+            visuals.scatter(out, found, f"{trained['regime']}, step {content['step']}")
+            print(f"written: {out}")
+        except UserError as error:
+            print(f"no scatter plots: {error}")
         report["curves"] = {
             f"{name}_{end}": grid["similarity"][place].item()
             for name, grid in found.items()

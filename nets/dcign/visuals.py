@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import math
 from collections.abc import Mapping, Sequence
@@ -17,6 +18,7 @@ from nets.data.scenes.batches import Source, unit
 from nets.dcign import DCIGN, factor_slice
 from nets.dcign.metrics import set_latent
 from nets.dcign.options import groups
+from nets.errors import UserError
 from nets.run.images import labelled_grid
 from nets.run.options import Namespace
 from nets.run.run import Run
@@ -112,13 +114,20 @@ def show(
     return run.image(name, step, sweep_sheet(net, image[:2], latents, args.sweep_steps))
 
 
+def require_matplotlib() -> None:
+    """Raises UserError where matplotlib, which only plots need, is not installed."""
+    if importlib.util.find_spec("matplotlib") is None:
+        raise UserError("plots need matplotlib: pip install -e '.[plot]'")
+
+
 def scatter(path: Path, grids: Mapping[str, Mapping[str, Tensor]], title: str) -> None:
     """Write a PNG: above each factor's latent against its value, a dot a face; below how similar
     the shape latents stay to those at 0.
 
     grids  what `demo_metrics.grids` gives
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # no display is asked for
+    require_matplotlib()
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # needs no display
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(3.4 * len(grids), 5.2), layout="constrained")

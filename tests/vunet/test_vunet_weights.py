@@ -195,7 +195,7 @@ def test_a_checkpoint_and_safetensors_are_made_of_it(tmp_path, capsys):
         assert np.array_equal(held.reshape(header[name]["shape"]), tensor.numpy())
     back = checkpoints.read(tmp_path / "out.safetensors", "vunet")
     assert back["step"] == 1500 and back["options"] == content["options"]
-    assert list(back["parts"]["model"]) == list(content["parts"]["model"])
+    assert set(back["parts"]["model"]) == set(content["parts"]["model"])
     for name, tensor in content["parts"]["model"].items():
         assert torch.equal(back["parts"]["model"][name], tensor)
     convert([str(tmp_path / "out.safetensors"), str(tmp_path / "again.pt")])
@@ -221,7 +221,7 @@ def test_an_originals_weights_may_be_safetensors(tmp_path):
     refused(other, "not a whole file of safetensors")
     with other.open("wb") as file:
         write_safetensors(file, {"a": torch.ones(12, 10)}, {})
-    for wrong in ((b"[12, 10]", b"[-8,-15]"), (b"[0, 480]", b"[8, 488]")):
+    for wrong in ((b"[12,10]", b"[-8,-5]"), (b"[0,480]", b"[8,488]")):
         spoilt = other.with_name("spoilt.safetensors")
         spoilt.write_bytes(other.read_bytes().replace(*wrong))
         refused(spoilt, "not a whole file of safetensors")

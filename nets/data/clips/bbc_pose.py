@@ -13,6 +13,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -188,10 +189,9 @@ def read_points(file: Path) -> np.ndarray:
 
 def write_points(file: Path, points: np.ndarray) -> None:
     """Write joints (2, 7, N) as the variable `my_pred`, float64, whole or not at all."""
-    from scipy.io import savemat
-
+    scipy_io = _scipy_io(file)
     with whole_file(file) as stream:
-        savemat(stream, {"my_pred": np.asarray(points, np.float64)})
+        scipy_io.savemat(stream, {"my_pred": np.asarray(points, np.float64)})
 
 
 def validation_truth(path: str | Path) -> np.ndarray:
@@ -213,6 +213,7 @@ def read_mat(file: Path, name: str, fields: int) -> np.ndarray:
 def _load(file: Path) -> dict[str, Any]:
     if not Path(file).is_file():
         raise UserError(f"{file}: no such file; BBC Pose has it beside its videos")
+    scipy_io = _scipy_io(file)
     # SciPy's reader dies of some damaged files, so that a process of its own reads first.
     first = subprocess.run(
         [sys.executable, "-c", "import sys, scipy.io; scipy.io.loadmat(sys.argv[1])", str(file)],
@@ -222,9 +223,16 @@ def _load(file: Path) -> dict[str, Any]:
         said = " ".join(first.stderr.strip().rpartition("\n")[2].split())[:200]
         reason = said if first.returncode > 0 and said else "SciPy's reader dies of it"
         raise UserError(f"{file}: cannot be read as a .mat file ({reason})")
-    from scipy.io import loadmat
+    return scipy_io.loadmat(file)
 
-    return loadmat(file)
+
+def _scipy_io(file: Path) -> ModuleType:
+    """SciPy's module for .mat files. Raises UserError where SciPy is not installed."""
+    try:
+        import scipy.io
+    except ImportError as error:
+        raise UserError(f"{file}: .mat files need SciPy: pip install -e '.[eval]'") from error
+    return scipy.io
 
 
 def _aligned(file: Path, what: str, frames: Any, joints: Any) -> tuple[np.ndarray, np.ndarray]:

@@ -72,7 +72,15 @@ def squash(image: Tensor, box: Sequence[float] | None, size: int) -> Tensor:
 
 def read_letterboxed(path: str | Path, size: int) -> Placed:
     """Like read_image, but keeping the aspect ratio: the square's rest is black."""
-    image = _open(path, size)
+    return _letterboxed(_open(path, size), size)
+
+
+def letterbox(image: Tensor, size: int) -> Placed:
+    """An image (3, H, W) uint8 in a square, as `read_letterboxed` places a file's."""
+    return _letterboxed(Image.fromarray(image.cpu().permute(1, 2, 0).contiguous().numpy()), size)
+
+
+def _letterboxed(image: Image.Image, size: int) -> Placed:
     scale = size / max(image.size)
     w, h = (max(1, round(side * scale)) for side in image.size)
     x, y = (size - w) // 2, (size - h) // 2

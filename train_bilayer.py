@@ -20,210 +20,196 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from nets.bilayer import standing_statistics
+from nets.bilayer import Bilayer, build, standing_statistics
 from nets.bilayer.data import open_avatars, prepare
 from nets.bilayer.experiment import Experiment, printing_to
-from nets.bilayer.network import build
-from nets.bilayer.objective import SHOWN, Scores, mean_scores, naming_options, open_losses
+from nets.bilayer.losses import Losses
+from nets.bilayer.objective import Scores, mean_scores, naming_options, open_losses
 from nets.bilayer.options import learning_rate, optimizer, parse, schedule
 from nets.bilayer.visuals import grid
 from nets.bilayer.warm_start import start
 from nets.run import options
 from nets.run.ema import EMA
 from nets.run.loader import Loader, in_order, loader
-from nets.run.log import Window
 from nets.run.precision import Precision
-from nets.run.ranks import Ranks, closing, hold_gradients
+from nets.run.ranks import Ranks, closing
 from nets.run.run import Run
+from nets.run.update import Update
 
 Optimizers = dict[str, torch.optim.Optimizer]
 
 
-class Training:
-    """What the loop below works with: networks, optimisers, data, and who is told."""
-
-    def __init__(self, run: Run, args: options.Namespace, precision: Precision):
-        self.run, self.args, self.precision = run, args, precision
-        names = args.save_dataset_filenames
-        self.data = open_avatars(args, "train", names)
-        self.test = None if args.skip_test else open_avatars(args, "test", names)
-        torch.manual_seed(args.seed)  # the same weights on every rank, in every start of this run
-        with naming_options():
-            self.net = precision.place(build(options.plain(args)))
-        if run.world_size > 1 and run.device.type == "cuda":
-            torch.nn.SyncBatchNorm.convert_sync_batchnorm(self.net)
-        self.optimizers: Optimizers = {
-            name: optimizer(args, name, parameters) for name, parameters in self.net.trainable()
-        }
-        self.closures = [
-            n for n in self.optimizers if args.use_closure or args.optims[n] == "lbfgs"
-        ]
-        self.clock = (run.step, time.perf_counter())
-        self.step_epoch, self.total = schedule(args, len(self.data))
-        self.experiment = Experiment(run, args, self.step_epoch)
-        decay = {"running_average": args.wgv_momentum, "average": None}.get(args.wgv_mode, args.ema)
-        self.ema = None if decay == 0 else EMA(self.net, decay)
-        self.losses = precision.place(open_losses(args, run, precision))
-        self.scores = Scores(args, run)
-
-    def batches(self, seed: int) -> Loader:
-        """Batches of this rank's share of `batch_size`."""
-        args, ranks = self.args, self.run.ranks
-        size = args.batch_size // (ranks.world_size * args.accumulate)
-        settings = {"on_bad_sample": args.on_bad_sample, "accumulate": args.accumulate}
-        settings |= {"workers": args.workers, "shuffle": self.data.shuffle}
-        return loader(self.data, size, ranks, seed=seed, report=self.run.print, **settings)
-
-    def tests(self) -> Iterator[dict[str, Any]]:
-        size = max(1, self.args.batch_size // self.run.world_size)
-        bad = self.args.on_bad_sample
-        rest = in_order(self.test, size, self.run.ranks, 0, bad, self.run.print)
-        return itertools.islice(rest, 1) if self.args.debug else rest
-
-    def objective(self, model: Any, batch: dict[str, Any]) -> Tensor:
-        """A batch's loss again, with fresh gradients: for optimisers that ask several times."""
-        for opt in self.optimizers.values():
-            opt.zero_grad(set_to_none=True)
-        with self.precision.autocast():
-            data = model(prepare(batch, self.args), self.args.networks_train)
-            loss = sum(self.losses(data).values())
-        loss.backward()
-        return loss
-
-    def averaged(self) -> contextlib.AbstractContextManager:
-        return self.ema.swapped() if self.ema else contextlib.nullcontext()
+def open_networks(
+    run: Run, args: options.Namespace, precision: Precision
+) -> tuple[Bilayer, Optimizers]:
+    """The networks, the same on every rank and at every start, and an optimiser for each of them
+    that learns.
+    """
+    torch.manual_seed(args.seed)
+    with naming_options():
+        net = precision.place(build(options.plain(args)))
+    if run.world_size > 1 and run.device.type == "cuda":
+        torch.nn.SyncBatchNorm.convert_sync_batchnorm(net)
+    return net, {name: optimizer(args, name, weights) for name, weights in net.trainable()}
 
 
-def validate(t: Training, step: int) -> None:
-    """Standing statistics, then all test data through `networks_test`: means, grid, list."""
-    args, run, begun = t.args, t.run, time.perf_counter()
-    if args.calc_stats:
-        count = min(args.stats_calc_iters, 10) if args.debug else args.stats_calc_iters
-        stream = t.batches(args.seed + 1)
-        some = (b for number in range(count) for b in stream.batches((step + 1) * count + number))
-        batches = (prepare(batch, args) for batch in run.listen(some))
-        with t.precision.autocast():
-            standing_statistics(t.net, batches, args.networks_calc_stats)
-    if t.test is None:
-        return
-    t.net.eval()
+def average_decay(args: options.Namespace) -> float | None:
+    """Decay of the moving average of the weights; 0: no average, None: the plain mean."""
+    return {"running_average": args.wgv_momentum, "average": None}.get(args.wgv_mode, args.ema)
+
+
+def open_loader(run: Run, args: options.Namespace, data: Any, seed: int) -> Loader:
+    """Batches of this rank's share of `batch_size`."""
+    size = args.batch_size // (run.world_size * args.accumulate)
+    settings = {"on_bad_sample": args.on_bad_sample, "accumulate": args.accumulate}
+    settings |= {"workers": args.workers, "shuffle": data.shuffle}
+    return loader(data, size, run.ranks, seed=seed, report=run.print, **settings)
+
+
+def calculate_statistics(
+    run: Run, args: options.Namespace, net: Bilayer, data: Any, step: int
+) -> None:
+    """Set the running statistics of BatchNorm to their means over training batches."""
+    count = min(args.stats_calc_iters, 10) if args.debug else args.stats_calc_iters
+    source = open_loader(run, args, data, args.seed + 1)
+    batches = (b for number in range(count) for b in source.batches((step + 1) * count + number))
+    prepared = (prepare(batch, args) for batch in run.listen(batches))
+    standing_statistics(net, prepared, args.networks_calc_stats)
+
+
+def validate(
+    run: Run,
+    args: options.Namespace,
+    net: Bilayer,
+    test: Any,
+    scores: Scores,
+    experiment: Experiment,
+    step: int,
+) -> None:
+    """Run all test data through `networks_test`: log mean scores, write a grid, list the files."""
+    begun = time.perf_counter()
+    size = max(1, args.batch_size // run.world_size)
+    batches = in_order(test, size, run.ranks, 0, args.on_bad_sample, run.print)
     files: list[str] = []
 
     def prepared() -> Iterator[dict[str, Tensor]]:
-        for batch in run.listen(t.tests()):
+        for batch in run.listen(itertools.islice(batches, 1) if args.debug else batches):
             files.extend(batch.get("files", []))
             yield prepare(batch, args)
 
-    with t.precision.autocast():
-        means, data = mean_scores(t.net, args.networks_test, prepared(), t.scores, run.ranks)
+    means, data = mean_scores(net, args.networks_test, prepared(), scores, run.ranks)
     if run.stopping():
         return
-    t.experiment.append_tests(run.ranks.gather(files))
-    seconds = time.perf_counter() - begun
-    t.experiment.losses(step, "test", means, seconds)
+    experiment.append_tests(run.ranks.gather(files))
+    experiment.losses(step, "test", means, time.perf_counter() - begun)
     run.record(step, {f"test_{name}": value for name, value in means.items()})
-    number = t.experiment.epoch(step) // args.test_freq
+    number = experiment.epoch(step) // args.test_freq
     if data:
-        t.experiment.grid(step, "test", number, grid(data, args.networks_test, args.num_visuals))
+        experiment.grid(step, "test", number, grid(data, args.networks_test, args.num_visuals))
 
 
-def tell_step(t: Training, step: int, data: dict[str, Tensor], terms: dict[str, Tensor]) -> None:
-    """What metrics/ shows of single steps."""
-    args, experiment = t.args, t.experiment
-    if step % args.metrics_log_rate == 0:
-        numbers = {f"losses/{name}": value.item() for name, value in terms.items()}
-        numbers["loss/train_loss"] = sum(numbers.values())
-        for name, opt in t.optimizers.items():
-            adam = "betas" in opt.param_groups[0]
-            first = 1 - args.adam_beta1 ** (step + 1) if adam else 1.0
-            numbers[f"lrs/{name}"] = opt.param_groups[0]["lr"] / first
-        with torch.no_grad(), t.precision.autocast():
-            scores = t.scores(data)
-        numbers |= {f"metrics/{SHOWN[k]}": float(v) for k, v in scores.items()}
-        (last, since), t.clock = t.clock, (step, time.perf_counter())
-        numbers["timing/seconds_per_step"] = (t.clock[1] - since) / max(1, step - last)
-        experiment.scalars(step, numbers)
-    if step % args.images_log_rate == 0:
-        shown = {"source_image": "source_imgs", "target_image": "target_imgs",
-                 "generated_image": args.dis_fake_imgs_name}  # fmt: skip
-        experiment.images(step, {k: data[v][0, 0] for k, v in shown.items() if v in data})
+def gradients_again(
+    args: options.Namespace,
+    model: nn.Module,
+    losses: Losses,
+    optimizers: Optimizers,
+    precision: Precision,
+    batch: dict[str, Any],
+) -> Tensor:
+    """A batch's loss, with fresh gradients: for optimisers that evaluate it several times."""
+    for opt in optimizers.values():
+        opt.zero_grad(set_to_none=True)
+    with precision.autocast():
+        loss = sum(losses(model(prepare(batch, args), args.networks_train)).values())
+    loss.backward()
+    return loss
 
 
-def train(t: Training) -> None:
-    run, args, precision = t.run, t.args, t.precision
-    net, experiment, step_epoch = t.net, t.experiment, t.step_epoch
-    size = sum(p.numel() for opt in t.optimizers.values() for p in opt.param_groups[0]["params"])
+def train(
+    run: Run, args: options.Namespace, precision: Precision, stack: contextlib.ExitStack
+) -> None:
+    data = open_avatars(args, "train", args.save_dataset_filenames)
+    test = None if args.skip_test else open_avatars(args, "test", args.save_dataset_filenames)
+    net, optimizers = open_networks(run, args, precision)
+    decay = average_decay(args)
+    ema = None if decay == 0 else EMA(net, decay)
+    losses = precision.place(open_losses(args, run, precision))
+    scores = Scores(args, run)
+    step_epoch, total = schedule(args, len(data))
+    experiment = stack.enter_context(contextlib.closing(Experiment(run, args, step_epoch)))
+    size = sum(p.numel() for opt in optimizers.values() for p in opt.param_groups[0]["params"])
     run.print(
-        f"training {', '.join(t.optimizers)} ({size:,} parameters) on {t.data.name}: "
-        f"{len(t.data)} videos, {args.image_size} px, {t.total} steps of {args.batch_size}, "
-        f"{step_epoch} an epoch, on {run.device} in {precision.name} ({precision.reason}); "
-        f"run folder {run.folder}"
+        f"training {', '.join(optimizers)} ({size:,} parameters) on {data.name}: {len(data)} "
+        f"videos, {args.image_size} px, {total} steps of {args.batch_size}, {step_epoch} an epoch, "
+        f"on {run.device} in {precision.name} ({precision.reason}); run folder {run.folder}"
     )
-    states = {f"optimizer_{name}": opt for name, opt in t.optimizers.items()}
-    fresh = not run.resume(model=net, ema=t.ema, losses=t.losses, precision=precision, **states)
+    states = {f"optimizer_{name}": opt for name, opt in optimizers.items()}
+    fresh = not run.resume(model=net, ema=ema, losses=losses, precision=precision, **states)
     if fresh:
-        start(run, args, net, t.optimizers, step_epoch)
-        if t.ema:
-            t.ema.load_state_dict(EMA(net, t.ema.decay).state_dict())
+        start(run, args, net, optimizers, step_epoch)
+        if ema:
+            ema.load_state_dict(EMA(net, decay).state_dict())
     experiment.open(run.step)
     if args.save_dataset_filenames:
-        experiment.open_list("train", t.data, run.step * args.batch_size)
-        if t.test is not None:
-            experiment.open_list("test", t.test, 0 if fresh else len(t.test))
+        experiment.open_list("train", data, run.step * args.batch_size)
+        if test is not None:
+            experiment.open_list("test", test, 0 if fresh else len(test))
     if args.compile:
         net.compile()
     model = run.ranks.wrap(net, unused_parameters=True)  # the embedder's last block is idle
-    batches = t.batches(args.seed)
+
+    def closure(batch: dict[str, Any]) -> Tensor:
+        return gradients_again(args, model, losses, optimizers, precision, batch)
+
+    closures = {
+        opt: closure
+        for name, opt in optimizers.items()
+        if args.use_closure or args.optims[name] == "lbfgs"
+    }
+    update = Update(run, precision, list(optimizers.values()), ema, args.accumulate, closures)
+    batches = open_loader(run, args, data, args.seed)
     every = args.visual_freq if args.visual_freq > 0 else step_epoch
     begun = time.perf_counter()
-    if fresh and not args.skip_test and args.save_initial_test_before_training:
-        with t.averaged():
-            validate(t, run.step - 1)
 
-    for step in run.steps(t.total, args.batch_size):
+    def evaluate(step: int) -> None:
+        with update.evaluating(net):
+            if args.calc_stats:
+                calculate_statistics(run, args, net, data, step)
+            if test is not None:
+                validate(run, args, net, test, scores, experiment, step)
+
+    if fresh and test is not None and args.save_initial_test_before_training:
+        evaluate(run.step - 1)
+
+    for step in run.steps(total, args.batch_size):
         net.train()
-        for name, opt in t.optimizers.items():
-            for group in opt.param_groups:
-                group["lr"] = args.lrs[name] * learning_rate(args, step, t.total)
-            opt.zero_grad(set_to_none=True)
-        finite, told = True, Window()  # of all batches of the step
-        for part, batch in enumerate(batches.batches(step)):
+        factor = learning_rate(args, step, total)
+        update.begin([args.lrs[name] * factor for name in optimizers])
+        for _, batch in update.batches(batches, step):
             if args.save_dataset_filenames:
                 experiment.append("train", itertools.chain(*run.ranks.gather(batch["files"])))
-            hold = hold_gradients(model, part + 1 < args.accumulate)
-            with naming_options(), hold, precision.autocast():
-                data = model(prepare(batch, args), args.networks_train)
-                terms = t.losses(data)
-            finite = finite and run.check(terms, batch)
-            told.add(terms)
-            if finite:
-                precision.backward(sum(terms.values()) / args.accumulate)
-        if finite:
-            norm = precision.gradient_norm(*t.optimizers.values())
-            finite = run.check({"gradient_norm": norm}, batch)
-        if finite:
-            precision.step(*(opt for name, opt in t.optimizers.items() if name not in t.closures))
-            for name in t.closures:
-                t.optimizers[name].step(lambda batch=batch: t.objective(model, batch))
-            if t.ema:
-                t.ema.update()
-        means = run.log(step, told.means() if finite else {}, every=every)
-        tell_step(t, step, data, terms)
+            with naming_options(), update.forward(model):
+                result = model(prepare(batch, args), args.networks_train)
+                terms = losses(result)
+            update.backward(sum(terms.values()), terms)
+        means = run.log(step, update.apply(), every=every)
+        with torch.no_grad(), precision.autocast():
+            experiment.step_metrics(step, result, terms, optimizers, scores)
+
         if means and run.due(step, every):
             experiment.losses(step, "train", means, time.perf_counter() - begun)
             number, begun = (step + 1) // every, time.perf_counter()
-            image = grid(data, args.networks_train, args.num_visuals)
+            image = grid(result, args.networks_train, args.num_visuals)
             experiment.grid(step, "train", number, image)
         testing = experiment.ends(step, args.test_freq)
         saving = experiment.ends(step, args.checkpoint_freq) or (testing and args.debug)
         if testing or (saving and args.calc_stats):
-            with t.averaged():
-                validate(t, step)
+            evaluate(step)
         if saving and not run.stopping():
             networks = {name: getattr(net, name) for name in args.networks_to_train}
-            experiment.save_networks(experiment.epoch(step), networks, t.optimizers)
+            experiment.save_networks(experiment.epoch(step), networks, optimizers)
         run.save(step)
 
 
@@ -238,9 +224,7 @@ def main(argv: list[str] | None = None) -> None:
             stack.enter_context(printing_to(run.folder / "logs", run.rank))
         if args.debug:
             stack.enter_context(torch.autograd.detect_anomaly(check_nan=False))
-        t = Training(run, args, Precision(args.precision, run.device, args.channels_last))
-        stack.enter_context(contextlib.closing(t.experiment))
-        train(t)
+        train(run, args, Precision(args.precision, run.device, args.channels_last), stack)
 
 
 if __name__ == "__main__":

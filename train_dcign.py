@@ -11,120 +11,51 @@ Kulkarni, Whitney, Kohli, Tenenbaum, NIPS 2015. The same command goes on where i
 
 from __future__ import annotations
 
-import contextlib
-
 import torch
-from torch import Tensor, nn
 
 from nets.data.scenes.batches import Drawn, Source, unit
 from nets.dcign import (
     DCIGN,
-    LIKELIHOODS,
-    RMSprop,
-    active_mask,
     build,
     demo_metrics,
-    factor_slice,
-    hold,
-    invariance,
-    kl_divergence,
     visuals,
 )
 from nets.dcign.data import open_batches
 from nets.dcign.evaluate import summary, validate
 from nets.dcign.latents import Latents
+from nets.dcign.objective import Objective, TypeMeans, make_optimizer
 from nets.dcign.options import groups, parse, sets
 from nets.dcign.warm_start import export, start_from
 from nets.run import options
 from nets.run.ema import EMA
 from nets.run.loader import loader
-from nets.run.log import Window
 from nets.run.precision import Precision
-from nets.run.ranks import Ranks, closing, hold_gradients
+from nets.run.ranks import Ranks, closing
 from nets.run.run import Run
+from nets.run.update import Update
 
-TURNED = 160  # test images that are re-rendered at the end
-
-
-class Objective(nn.Module):
-    """What a step minimises: the negative lower bound, summed over the batch, of a held code."""
-
-    def __init__(self, net: DCIGN, args: options.Namespace):
-        super().__init__()
-        self.net, self.args = net, args
-        self.likelihood = LIKELIHOODS[args.likelihood]
-        if args.regime == "entangled":
-            owned = torch.ones(1, net.latents, dtype=torch.bool)
-        else:
-            slices = [factor_slice(groups(args), g.name, net.latents) for g in groups(args)]
-            owned = torch.stack([active_mask(s, net.latents) for s in slices])
-        self.register_buffer("owned", owned, persistent=False)
-
-    def forward(
-        self, image: Tensor, kind: Tensor, noise: Tensor
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss, and what it is made of in nats an image.
-
-        image  (N, 1, S, S) in [0, 1]; kind (1,) number of the type; noise (N, D) standard normal
-        """
-        args, active = self.args, self.owned[kind][0]
-        heads = self.net.encode(image)
-        held = [hold(head, active, args.clamp, args.gradient_filter) for head in heads]
-        parameters = self.net.decode_parameters(self.net.sample(*held, noise))
-        reconstruction = self.likelihood(parameters, image)
-        kl = kl_divergence(*held)
-        loss = reconstruction + kl
-        terms = {
-            "lower_bound": -loss,
-            "reconstruction": reconstruction,
-            "kl": kl,
-            "kl_unclamped": kl_divergence(*heads),
-        }
-        if args.force_invariance:
-            pull = sum(
-                invariance(head, active, args.invariance_strength, args.invariance_sign)
-                for head in heads
-            )
-            loss, terms["invariance"] = loss + pull, pull
-        return loss, {name: term.detach() / len(image) for name, term in terms.items()}
-
-
-class TypeMeans:
-    """Mean lower bound of each type of batch since the last log line, of rank 0's batches."""
-
-    def __init__(self, kinds: list[str], device: torch.device):
-        self.kinds = kinds
-        self.sums = torch.zeros(2, len(kinds), device=device)
-
-    def add(self, kind: Tensor, bound: Tensor) -> None:
-        self.sums.index_add_(1, kind, torch.stack([bound.float(), torch.ones_like(bound)])[:, None])
-
-    def take(self) -> dict[str, float]:
-        sums, counts = self.sums.tolist()
-        self.sums.zero_()
-        return {
-            f"lower_bound_{k}": s / c for k, s, c in zip(self.kinds, sums, counts, strict=True) if c
-        }
-
-    def state_dict(self) -> dict[str, Tensor]:
-        return {"sums": self.sums}
-
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        self.sums.copy_(state["sums"])
-
-
-def make_optimizer(args: options.Namespace, net: DCIGN) -> torch.optim.Optimizer:
-    decays = (args.momentum_decay, args.update_decay)
-    if args.optimizer == "rmsprop":
-        return RMSprop(net.parameters(), args.learning_rate, *decays)
-    betas = tuple(1 - decay for decay in decays)
-    return torch.optim.Adam(net.parameters(), args.learning_rate, betas, fused=True)
+RERENDERED = 160  # test images that are rendered with other latents at the end
 
 
 def learning_rate(args: options.Namespace, step: int, total: int) -> float:
     """Level; over the last `warm_down` steps it falls linearly to 0."""
     left = (total - step) / args.warm_down if args.warm_down else 1.0
     return args.learning_rate * min(1.0, left)
+
+
+@torch.no_grad()
+def finish(run: Run, args: options.Namespace, net: DCIGN, source: Source, unseen: Source) -> None:
+    """Print the scores of the trained network, and write sweeps of its latents as an image."""
+    rows = validate(run, args, net, unseen, run.step - 1)
+    scores = summary(rows, list(unseen.counts), groups(args))
+    if hasattr(unseen, "draw") and args.regime == "disentangled" and run.is_main:
+        latents = Latents(net, options.plain(args), known=source)
+        scene = demo_metrics.test_scene(unseen, max(unseen.counts.values()), RERENDERED)
+        for name, part in demo_metrics.rerendering(latents, unseen, scene).items():
+            scores[f"rerender_{name}"] = part["ratio_to_copy"]
+    run.print(" ".join(f"{name} {value:.4g}" for name, value in scores.items()))
+    path = visuals.show(run, args, net, unseen, rows, run.step - 1, "final")
+    run.print(f"sweeps of the latents: {path}")
 
 
 def train(run: Run, args: options.Namespace, precision: Precision) -> None:
@@ -157,6 +88,7 @@ def train(run: Run, args: options.Namespace, precision: Precision) -> None:
     if args.compile:
         objective.compile()
     model = run.ranks.wrap(objective)
+    update = Update(run, precision, [optimizer], ema, args.accumulate)
     batches = loader(
         data,
         1,
@@ -172,36 +104,25 @@ def train(run: Run, args: options.Namespace, precision: Precision) -> None:
     for step in run.steps(total, images_per_step):
         net.train()
         lr = learning_rate(args, step, total)
-        for group in optimizer.param_groups:
-            group["lr"] = lr
-        optimizer.zero_grad(set_to_none=True)
         noise = torch.randn(
             images_per_step, net.latents, device=run.device, generator=run.generator(step)
         )
-        finite, told = True, Window()  # of all batches of the step
-        for part, batch in enumerate(batches.batches(step)):
+        update.begin(lr)
+        for part, batch in update.batches(batches, step):
             first = (part * run.world_size + run.rank) * args.bsize
             mine = noise[first : first + args.bsize]
-            with hold_gradients(model, part + 1 < args.accumulate), precision.autocast():
+            with update.forward(model):
                 loss, terms = model(unit(batch["image"][0]), batch["kind"], mine)
-            finite = finite and run.check(terms, batch)
-            told.add(terms)
-            if finite:
-                precision.backward(loss / args.accumulate)
+            update.backward(loss, terms)
+            if update.finite:
                 types.add(batch["kind"], terms["lower_bound"])
-        finite = finite and run.check({"gradient_norm": precision.gradient_norm(optimizer)}, batch)
-        if finite:
-            precision.step(optimizer)
-            if ema:
-                ema.update()
-        run.log(step, told.means() if finite else {}, lr=lr)
+        run.log(step, update.apply(), lr=lr)
         if run.due(step, args.log_freq):
             run.record(step, types.take())
 
         score = None
         if run.due(step, args.test_freq):
-            net.eval()
-            with ema.swapped() if ema else contextlib.nullcontext(), precision.autocast():
+            with update.evaluating(net):
                 rows = validate(run, args, net, unseen, step)
                 if rows:
                     scores = summary(rows, list(unseen.counts), groups(args))
@@ -209,35 +130,10 @@ def train(run: Run, args: options.Namespace, precision: Precision) -> None:
                     score = -scores["test_lower_bound"]
                     visuals.show(run, args, net, unseen, rows, step)
         run.save(step, score)
-    finish(run, args, net, optimizer, ema, precision, source, unseen)
-
-
-@torch.no_grad()
-def finish(
-    run: Run,
-    args: options.Namespace,
-    net: DCIGN,
-    optimizer: torch.optim.Optimizer,
-    ema: EMA | None,
-    precision: Precision,
-    source: Source,
-    unseen: Source,
-) -> None:
-    """What was learnt, in one line, and an image of it."""
-    net.eval()
-    with ema.swapped() if ema else contextlib.nullcontext(), precision.autocast():
-        rows = validate(run, args, net, unseen, run.step - 1)
-        scores = summary(rows, list(unseen.counts), groups(args))
-        if hasattr(unseen, "draw") and args.regime == "disentangled" and run.is_main:
-            latents = Latents(net, options.plain(args), known=source)
-            scene = demo_metrics.test_scene(unseen, max(unseen.counts.values()), TURNED)
-            for name, part in demo_metrics.rerendering(latents, unseen, scene).items():
-                scores[f"rerender_{name}"] = part["ratio_to_copy"]
-        run.print(" ".join(f"{name} {value:.4g}" for name, value in scores.items()))
+    with update.evaluating(net):
+        finish(run, args, net, source, unseen)
         if args.export_torch7:
             run.ranks.on_main(lambda: export(run, net, optimizer))
-        path = visuals.show(run, args, net, unseen, rows, run.step - 1, "final")
-    run.print(f"sweeps of the latents: {path}")
 
 
 @options.user_errors()

@@ -12,16 +12,16 @@ The same command goes on where it was stopped.
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from nets.errors import UserError
-from nets.landmarks import LandmarkModel, build, build_discriminator
-from nets.landmarks.data import LandmarkInputs, open_clips
+from nets.landmarks import LandmarkModel, LandmarkOutput, build, build_discriminator
+from nets.landmarks.data import Images, LandmarkInputs, open_clips
 from nets.landmarks.losses import (
     discriminator_loss,
     generator_gan_loss,
@@ -37,10 +37,10 @@ from nets.run import options
 from nets.run.ema import EMA
 from nets.run.images import labelled_grid, tile
 from nets.run.loader import in_order, loader
-from nets.run.log import Window
 from nets.run.precision import Precision
-from nets.run.ranks import Ranks, closing, hold_gradients
+from nets.run.ranks import Ranks, closing
 from nets.run.run import Run
+from nets.run.update import Update
 
 
 def perceptual_net(args: options.Namespace, run: Run, precision: Precision) -> vgg.VGG19 | None:
@@ -116,6 +116,39 @@ def final_image(
     run.print(f"landmarks and what is made of them: {path}")
 
 
+def generator_losses(
+    args: options.Namespace,
+    out: LandmarkOutput,
+    images: Images,
+    features: vgg.VGG19 | None,
+    critic: nn.Module | None,
+) -> tuple[list[Tensor], dict[str, Tensor]]:
+    """The generator's loss, in a list, and its weighted terms by name."""
+    drawn, target = out.reconstruction, images.target
+    loss = args.vgg_lambda * perceptual_loss(drawn, target, features, args.reduced_w)
+    terms = {"vgg.loss": loss}
+    if args.motion_weight:
+        motion = motion_loss(drawn, target, images.appearance)
+        terms["motion.loss"] = args.motion_weight * motion
+        loss = loss + terms["motion.loss"]
+    if args.motion_mask_weight:
+        masks = out.mask, out.appearance_mask
+        covered = motion_mask_loss(*masks, target, images.appearance)
+        terms["motion_mask.loss"] = args.motion_mask_weight * covered
+        loss = loss + terms["motion_mask.loss"]
+    if critic:
+        terms["gan.loss"] = generator_gan_loss(critic, drawn, not args.no_lsgan)
+        loss = loss + terms["gan.loss"]
+    return [loss], terms
+
+
+@torch.no_grad()
+def show(run: Run, step: int, net: LandmarkModel, images: Images) -> None:
+    """Write images of the first sample of a batch."""
+    for name, row in sheets(images, net(images.pose[:1], images.appearance[:1])).items():
+        run.image(name, step, tile(row, columns=len(row)))
+
+
 def train(run: Run, args: options.Namespace, precision: Precision) -> None:
     data, test = open_data(run, args)
     inputs = LandmarkInputs(args, data.joint_order)
@@ -152,6 +185,8 @@ def train(run: Run, args: options.Namespace, precision: Precision) -> None:
     model = run.ranks.wrap(net)
     judge = run.ranks.wrap(critic) if critic else None
     settings = {"on_bad_sample": args.on_bad_sample, "report": run.print}
+    trained = [net, critic] if critic else [net]
+    update = Update(run, precision, optimizers, ema, args.accumulate)
     batches = loader(
         data, args.batch_size, run.ranks, workers=args.workers, seed=args.seed,
         accumulate=args.accumulate, **settings,
@@ -160,72 +195,35 @@ def train(run: Run, args: options.Namespace, precision: Precision) -> None:
     for step in run.steps(total, images_per_step):
         net.train()
         lr = learning_rate(args, step, total)
-        for optimiser in optimizers:
-            for group in optimiser.param_groups:
-                group["lr"] = lr
-            optimiser.zero_grad(set_to_none=True)
-        finite, told = True, Window()  # of all batches of the step
-        for part, batch in enumerate(batches.batches(step)):
+        update.begin(lr)
+        for _, batch in update.batches(batches, step):
             images = inputs(batch, args.use_temporal, args.use_warped)
-            held = part + 1 < args.accumulate
-            with hold_gradients(model, held), precision.autocast():
+            with update.forward(model):
                 out = model(images.pose, images.appearance)
-                made, target = out.reconstruction, images.target
-                loss = args.vgg_lambda * perceptual_loss(made, target, features, args.reduced_w)
-                terms = {"vgg.loss": loss}
-                if args.motion_weight:
-                    moved = motion_loss(made, target, images.appearance)
-                    terms["motion.loss"] = args.motion_weight * moved
-                    loss = loss + terms["motion.loss"]
-                if args.motion_mask_weight:
-                    masks = out.mask, out.appearance_mask
-                    covered = motion_mask_loss(*masks, target, images.appearance)
-                    terms["motion_mask.loss"] = args.motion_mask_weight * covered
-                    loss = loss + terms["motion_mask.loss"]
-                if critic:
-                    terms["gan.loss"] = generator_gan_loss(critic, made, not args.no_lsgan)
-                    loss = loss + terms["gan.loss"]
-            if critic:
-                with hold_gradients(judge, held), precision.autocast():
-                    loss_D, scores = discriminator_loss(judge, made, target, not args.no_lsgan)
+                losses, terms = generator_losses(args, out, images, features, critic)
+            if judge:
+                with update.forward(judge):
+                    loss_D, scores = discriminator_loss(
+                        judge, out.reconstruction, images.target, not args.no_lsgan
+                    )
+                losses.append(loss_D)
                 terms |= {f"{name}.loss": value for name, value in scores.items()}
-            finite = finite and run.check(terms, batch)
-            told.add(terms)
-            if finite:
-                precision.backward(loss / args.accumulate)
-                if critic:
-                    precision.backward(loss_D / args.accumulate)
-        if finite:
-            norm = precision.gradient_norm(*optimizers)
-            finite = run.check({"gradient_norm": norm}, batch)
-        if finite:
-            if not args.no_grad_clip:
-                for trained in (net, critic) if critic else (net,):
-                    torch.nn.utils.clip_grad_norm_(trained.parameters(), 1.0)
-            precision.step(*optimizers)
-            if ema:
-                ema.update()
-        run.log(step, told.means() if finite else {}, learning_rate=lr)
+            update.backward(losses, terms)
+        run.log(step, update.apply(clip=() if args.no_grad_clip else trained), learning_rate=lr)
 
         showing = step == 0 or run.due(step, args.log_freq)
-        scoring = run.due(step, args.test_freq or args.val_freq * an_epoch)
-        score = None
+        scoring, score = run.due(step, args.test_freq or args.val_freq * an_epoch), None
         if showing or scoring:
-            net.eval()
-            with ema.swapped() if ema else contextlib.nullcontext(), precision.autocast():
+            with update.evaluating(net):
                 if showing:
-                    with torch.no_grad():
-                        seen = net(images.pose[:1], images.appearance[:1])
-                    for name, row in sheets(images, seen).items():
-                        run.image(name, step, tile(row, columns=len(row)))
+                    show(run, step, net, images)
                 if scoring:
                     scores = validate(run, args, net, features, inputs, test)
                     run.record(step, scores)
                     score = scores.get("validation.loss")
         epoch_ends = run.due(step, args.save_freq * an_epoch)
         run.save(step, score, every=1 if epoch_ends else None)
-    net.eval()
-    with ema.swapped() if ema else contextlib.nullcontext(), precision.autocast():
+    with update.evaluating(net):
         final_image(run, args, net, inputs)
 
 

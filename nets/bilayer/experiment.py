@@ -19,7 +19,8 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,11 @@ from nets.run.images import tile
 from nets.run.log import Board, forget_later
 from nets.run.run import Run
 
+SHOWN = {  # what metrics/ calls them
+    "G_PSNR": "PSNR", "G_SSIM": "SSIM", "G_SSIM2": "SSIM2", "G_LPIPS": "lpips", "G_CSIM": "CSIM",
+    "G_PME": "pose_matching_metric",
+}  # fmt: skip
+
 
 class Experiment:
     """The writers of one run's experiment folder. Every rank has one; grids are written by each
@@ -47,6 +53,7 @@ class Experiment:
         self.run, self.args, self.step_epoch = run, args, step_epoch
         self.folder = run.folder
         self._boards: dict[str, Board] = {}
+        self._clock = (run.step, time.perf_counter())
         self._listed: dict[str, bool] = {}
         self._start = 0
 
@@ -94,6 +101,36 @@ class Experiment:
         if self.run.is_main:
             board = self.board("tensorboard_paper")
             board.image(f"results_{phase}", image, step + 1)
+
+    def step_metrics(
+        self,
+        step: int,
+        data: Mapping[str, Tensor],
+        terms: Mapping[str, Tensor],
+        optimizers: Mapping[str, torch.optim.Optimizer],
+        scores: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]],
+    ) -> None:
+        """Log numbers of a single step every `metrics_log_rate` steps, and images every
+        `images_log_rate` steps, in metrics/.
+
+        data   what a batch's forward pass returned; terms  the weighted terms of its loss
+        """
+        args = self.args
+        if step % args["metrics_log_rate"] == 0:
+            numbers = {f"losses/{name}": value.item() for name, value in terms.items()}
+            numbers["loss/train_loss"] = sum(numbers.values())
+            for name, opt in optimizers.items():
+                adam = "betas" in opt.param_groups[0]
+                first = 1 - args["adam_beta1"] ** (step + 1) if adam else 1.0
+                numbers[f"lrs/{name}"] = opt.param_groups[0]["lr"] / first
+            numbers |= {f"metrics/{SHOWN[k]}": float(v) for k, v in scores(data).items()}
+            (last, since), self._clock = self._clock, (step, time.perf_counter())
+            numbers["timing/seconds_per_step"] = (self._clock[1] - since) / max(1, step - last)
+            self.scalars(step, numbers)
+        if step % args["images_log_rate"] == 0:
+            shown = {"source_image": "source_imgs", "target_image": "target_imgs",
+                     "generated_image": args["dis_fake_imgs_name"]}  # fmt: skip
+            self.images(step, {k: data[v][0, 0] for k, v in shown.items() if v in data})
 
     def scalars(self, step: int, numbers: Mapping[str, float]) -> None:
         """Numbers of one step in metrics/."""

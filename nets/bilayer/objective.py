@@ -19,11 +19,6 @@ from nets.run.precision import Precision
 from nets.run.ranks import Ranks
 from nets.run.run import Run
 
-SHOWN = {  # what metrics/ calls them
-    "G_PSNR": "PSNR", "G_SSIM": "SSIM", "G_SSIM2": "SSIM2", "G_LPIPS": "lpips", "G_CSIM": "CSIM",
-    "G_PME": "pose_matching_metric",
-}  # fmt: skip
-
 
 def weights_folders(args: Mapping[str, Any], part: str) -> list[Path]:
     """Where the auxiliary weights of a part (perceptual, lpips, csim) may be."""

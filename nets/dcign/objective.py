@@ -1,0 +1,88 @@
+"""The objective of a DC-IGN's training step, its optimiser, and means by type of batch."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from nets.dcign.code import active_mask, factor_slice, hold, invariance
+from nets.dcign.losses import LIKELIHOODS, kl_divergence
+from nets.dcign.network import DCIGN
+from nets.dcign.options import groups
+from nets.dcign.rmsprop import RMSprop
+from nets.run import options
+
+
+class Objective(nn.Module):
+    """What a step minimises: the negative lower bound, summed over the batch, of a held code."""
+
+    def __init__(self, net: DCIGN, args: options.Namespace):
+        super().__init__()
+        self.net, self.args = net, args
+        self.likelihood = LIKELIHOODS[args.likelihood]
+        if args.regime == "entangled":
+            owned = torch.ones(1, net.latents, dtype=torch.bool)
+        else:
+            slices = [factor_slice(groups(args), g.name, net.latents) for g in groups(args)]
+            owned = torch.stack([active_mask(s, net.latents) for s in slices])
+        self.register_buffer("owned", owned, persistent=False)
+
+    def forward(
+        self, image: Tensor, kind: Tensor, noise: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss, and what it is made of in nats an image.
+
+        image  (N, 1, S, S) in [0, 1]; kind (1,) number of the type; noise (N, D) standard normal
+        """
+        args, active = self.args, self.owned[kind][0]
+        heads = self.net.encode(image)
+        held = [hold(head, active, args.clamp, args.gradient_filter) for head in heads]
+        parameters = self.net.decode_parameters(self.net.sample(*held, noise))
+        reconstruction = self.likelihood(parameters, image)
+        kl = kl_divergence(*held)
+        loss = reconstruction + kl
+        terms = {
+            "lower_bound": -loss,
+            "reconstruction": reconstruction,
+            "kl": kl,
+            "kl_unclamped": kl_divergence(*heads),
+        }
+        if args.force_invariance:
+            pull = sum(
+                invariance(head, active, args.invariance_strength, args.invariance_sign)
+                for head in heads
+            )
+            loss, terms["invariance"] = loss + pull, pull
+        return loss, {name: term.detach() / len(image) for name, term in terms.items()}
+
+
+class TypeMeans:
+    """Mean lower bound of each type of batch since the last log line, of rank 0's batches."""
+
+    def __init__(self, kinds: list[str], device: torch.device):
+        self.kinds = kinds
+        self.sums = torch.zeros(2, len(kinds), device=device)
+
+    def add(self, kind: Tensor, bound: Tensor) -> None:
+        self.sums.index_add_(1, kind, torch.stack([bound.float(), torch.ones_like(bound)])[:, None])
+
+    def take(self) -> dict[str, float]:
+        sums, counts = self.sums.tolist()
+        self.sums.zero_()
+        return {
+            f"lower_bound_{k}": s / c for k, s, c in zip(self.kinds, sums, counts, strict=True) if c
+        }
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {"sums": self.sums}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        self.sums.copy_(state["sums"])
+
+
+def make_optimizer(args: options.Namespace, net: DCIGN) -> torch.optim.Optimizer:
+    decays = (args.momentum_decay, args.update_decay)
+    if args.optimizer == "rmsprop":
+        return RMSprop(net.parameters(), args.learning_rate, *decays)
+    betas = tuple(1 - decay for decay in decays)
+    return torch.optim.Adam(net.parameters(), args.learning_rate, betas, fused=True)

@@ -1,15 +1,15 @@
-"""Mistakes that a user can put right: scripts print them as one line and leave with status 2."""
+"""Errors that a user can correct: scripts print them as one line and exit with status 2."""
 
 
 class UserError(ValueError):
-    """A wrong option, file or environment; the text says what is wrong and what would be right."""
+    """A wrong option, file or environment; the text says what is wrong and how to correct it."""
 
 
 class BadSample(ValueError):
-    """A sample of a dataset that cannot be used, with the file that is to blame.
+    """A sample of a dataset that cannot be used, and the file that causes it.
 
-    file  the path as the user knows it
-    why   what is wrong with it, a phrase without a full stop
+    file  the path as the user gave it
+    why   what is wrong with the file, a phrase without a full stop
     """
 
     def __init__(self, file: object, why: str):

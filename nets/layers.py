@@ -1,4 +1,4 @@
-"""Small functions on images and feature maps that several systems share."""
+"""Functions on images and feature maps that several systems share."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from torch import Tensor
 
 
 def signed(image: Tensor) -> Tensor:
-    """uint8 in [0, 255] to float32 in [-1, 1], as the networks take images: x / 127.5 - 1."""
+    """Images as the networks take them, float32 in [-1, 1], from uint8: x / 127.5 - 1."""
     return image.float() / 127.5 - 1
 
 
 def depth_to_space(x: Tensor) -> Tensor:
-    """(N, 4C, H, W) -> (N, C, 2H, 2W), the inverse of `space_to_depth`."""
+    """Feature maps (N, C, 2H, 2W) from (N, 4C, H, W): channel blocks become 2 x 2 pixels."""
     n, c, h, w = x.shape
     if x.is_contiguous(memory_format=torch.channels_last):
         x = x.permute(0, 2, 3, 1).reshape(n, h, w, 2, 2, c // 4).transpose(2, 3)

@@ -1,4 +1,4 @@
-"""What inference writes: one image, or a grid with the single images in a folder beside it."""
+"""Writes the images of inference: one file, or a grid and a folder of single images."""
 
 from __future__ import annotations
 
@@ -20,14 +20,16 @@ def write_grid(
     sources: list[Tensor | None],
     columns: list[str],
     poses: Tensor,
-    made: Tensor,
+    images: Tensor,
 ) -> None:
-    """Write one image to --out, or a grid there and the single images in a folder beside it.
+    """Writes one image to --out, or a grid to --out and single images to a folder beside it.
 
-    rows     names of the sources; `sources` their images (3, S, S) uint8, None: nothing to show
-    columns  names of the drivings; `poses` (P, 3, S, S) in [-1, 1] what stands for them
-    made     (len(rows), len(columns), 3, S, S) in [-1, 1]
-    Raises UserError where --out is no image and no folder.
+    rows     names of the source images
+    sources  the source images, (3, S, S) uint8; None leaves a cell empty
+    columns  names of the driving images
+    poses    (P, 3, S, S) in [-1, 1], the images above the columns
+    images   (len(rows), len(columns), 3, S, S) in [-1, 1], the results
+    Raises UserError if --out is neither an image nor a folder.
     """
     out = Path(args.out)
     rows, columns = distinct(rows), distinct(columns)
@@ -36,20 +38,20 @@ def write_grid(
         folder, out = out, out / "grid.png"
     if out.suffix.lower() not in (".png", ".jpg", ".jpeg"):
         raise UserError(f"--out {out}: must end in .png or .jpg, or be a folder")
-    made = to_uint8(made).cpu()
-    if made.shape[:2] == (1, 1) and not args.grid:
-        write_image(out, made[0, 0])
+    results = to_uint8(images).cpu()
+    if results.shape[:2] == (1, 1) and not args.grid:
+        write_image(out, results[0, 0])
         print(f"written: {out}")
         return
-    cells = [[None, *to_uint8(poses).cpu()]]
-    cells += [[s if s is None else s.cpu(), *row] for s, row in zip(sources, made, strict=True)]
+    cells: list[list[Tensor | None]] = [[None, *to_uint8(poses).cpu()]]
+    cells += [[s if s is None else s.cpu(), *row] for s, row in zip(sources, results, strict=True)]
     grid = labelled_grid(cells, ["", *rows], ["", *columns])
     write_image(out, torch.from_numpy(grid.copy()).permute(2, 0, 1))
     for (i, row), (j, column) in product(enumerate(rows), enumerate(columns)):
-        write_image(folder / f"{row}--{column}.png".replace(" ", "_"), made[i, j])
+        write_image(folder / f"{row}--{column}.png".replace(" ", "_"), results[i, j])
     print(f"written: {out} and {len(rows) * len(columns)} images in {folder}/")
 
 
 def distinct(names: list[str]) -> list[str]:
-    """The names, numbered where one comes twice: each is that of a file."""
+    """The names, with a number appended to each that occurs twice: they become file names."""
     return [f"{n}_{i + 1}" if names.count(n) > 1 else n for i, n in enumerate(names)]

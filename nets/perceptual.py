@@ -1,6 +1,6 @@
-"""Perceptual distances: VGG preprocessing, names of layers, and distances between their features.
+"""Perceptual distances: VGG preprocessing, names of layers, and distances between features.
 
-Images are in [-1, 1] and never clamped. The networks themselves are in `nets.pretrained.vgg`.
+Images are in [-1, 1] and never clamped. The networks are in `nets.pretrained.vgg`.
 """
 
 from collections.abc import Sequence
@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 
 def preprocess_torchvision(image: Tensor) -> Tensor:
-    """What torchvision's VGG expects, from RGB in [-1, 1]: [0, 1] normalised by mean and std.
+    """The input of torchvision's VGG: RGB in [0, 1], normalised by mean and std.
 
-    image    [N, 3, H, W]  any floating type; values beyond [-1, 1] are not clamped
+    image    [N, 3, H, W]  RGB in [-1, 1], any floating type; values beyond are not clamped
     returns  the same shape, float32 (float64 from float64), differentiable
     """
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -22,9 +22,9 @@ def preprocess_torchvision(image: Tensor) -> Tensor:
 
 
 def preprocess_caffe(image: Tensor) -> Tensor:
-    """What the Caffe and Keras VGG expects, from RGB in [-1, 1]: BGR in [0, 255] minus the mean.
+    """The input of the Caffe and Keras VGG: BGR in [0, 255] minus the mean.
 
-    image    [N, 3, H, W]  any floating type; values beyond [-1, 1] are not clamped
+    image    [N, 3, H, W]  RGB in [-1, 1], any floating type; values beyond are not clamped
     returns  the same shape, float32 (float64 from float64), differentiable
     """
     mean = (103.939, 116.779, 123.68)
@@ -32,10 +32,11 @@ def preprocess_caffe(image: Tensor) -> Tensor:
 
 
 def preprocess_face(image: Tensor) -> Tensor:
-    """What a face-trained VGG16 is fed in the losses of head avatars: [0, 255] minus a mean that
-    is in BGR order, although the image is RGB. Published weights were trained against this.
+    """The input of the face-trained VGG16 in the losses of head avatars: [0, 255] minus a mean.
 
-    image    [N, 3, H, W]  any floating type; values beyond [-1, 1] are not clamped
+    The mean is in BGR order although the image is RGB, as when the published weights were trained.
+
+    image    [N, 3, H, W]  RGB in [-1, 1], any floating type; values beyond are not clamped
     returns  the same shape, float32 (float64 from float64), differentiable
     """
     mean = (103.939, 116.779, 123.68)
@@ -43,7 +44,7 @@ def preprocess_face(image: Tensor) -> Tensor:
 
 
 def unprocessed(image: Tensor) -> Tensor:
-    """The image in [-1, 1] as it is, which is how some published losses feed a VGG."""
+    """The image itself, in [-1, 1], which some published losses feed to a VGG."""
     return _per_channel(image, (0, 1, 2), [1.0] * 3, [0.0] * 3)
 
 
@@ -55,36 +56,36 @@ def _per_channel(
             "preprocess: image must be a floating-point [N, 3, H, W] in [-1, 1], "
             f"got {list(image.shape)} {image.dtype}"
         )
-    # bfloat16 holds 8 bits: the steps of a 0-255 scale would be lost here.
+    # bfloat16 has 8 significant bits: too few for the steps of a 0-255 scale.
     image = image if image.dtype == torch.float64 else image.float()
     # Python numbers rather than tensors of constants: no copy to the device in every step.
     planes = [image[:, c] * a + b for c, a, b in zip(order, scale, shift, strict=True)]
     return torch.stack(planes, dim=1)
 
 
-BLOCKS = (2, 2, 4, 4, 4)  # convolutions a block; a 2x2 pooling stands between two blocks
-BLOCKS16 = (2, 2, 3, 3, 3)
-WIDTHS = (64, 128, 256, 512, 512)
+BLOCKS = (2, 2, 4, 4, 4)  # VGG19's convolutions per block; 2x2 pooling between two blocks
+BLOCKS16 = (2, 2, 3, 3, 3)  # VGG16's
+WIDTHS = (64, 128, 256, 512, 512)  # channels of the blocks
 
 
 class Convolution(NamedTuple):
-    """Where one convolution stands: layer `relu<block>_<place>`, `features.<index>` on disk."""
+    """The position of one convolution: layer `relu<block>_<place>`, `features.<number>` on disk."""
 
     block: int
     place: int
     inputs: int
     outputs: int
-    index: int
+    number: int
 
 
 def convolutions(blocks: Sequence[int]) -> list[Convolution]:
-    """Those of the network with so many a block."""
-    rows, inputs, index = [], 3, 0
+    """All convolutions of the network that has `blocks` convolutions per block."""
+    rows, inputs, number = [], 3, 0
     for block, (count, width) in enumerate(zip(blocks, WIDTHS, strict=True), start=1):
         for place in range(1, count + 1):
-            rows.append(Convolution(block, place, inputs, width, index))
-            inputs, index = width, index + 2  # a ReLU has a number of its own
-        index += 1  # and so has a pooling
+            rows.append(Convolution(block, place, inputs, width, number))
+            inputs, number = width, number + 2  # the ReLU has a number of its own
+        number += 1  # and so has the pooling
     return rows
 
 
@@ -92,7 +93,7 @@ CONVOLUTIONS = convolutions(BLOCKS)
 
 
 def layer_position(name: str, blocks: Sequence[int] = BLOCKS) -> int:
-    """How many convolutions lead to a layer, 0 for `input_1`. ValueError for an unknown name."""
+    """The number of convolutions up to a layer, 0 for `input_1`. Raises ValueError."""
     if name == "input_1":
         return 0
     for position, row in enumerate(convolutions(blocks), start=1):
@@ -105,18 +106,18 @@ def layer_position(name: str, blocks: Sequence[int] = BLOCKS) -> int:
 
 
 def layer_name(index: int, blocks: Sequence[int] = BLOCKS) -> str:
-    """The name of the layer that is `features[index]` in torchvision's network, a ReLU."""
+    """The name of the ReLU that is `features[index]` in torchvision's network."""
     for row in convolutions(blocks):
-        if row.index + 1 == index:
+        if row.number + 1 == index:
             return f"relu{row.block}_{row.place}"
-    known = ", ".join(str(row.index + 1) for row in convolutions(blocks))
-    raise ValueError(f"vgg: a layer's index must be that of a ReLU, one of {known}, got {index}")
+    known = ", ".join(str(row.number + 1) for row in convolutions(blocks))
+    raise ValueError(f"vgg: index must be that of a ReLU, one of {known}, got {index}")
 
 
 def gram_matrix(features: Tensor) -> Tensor:
-    """F^T F / (4 H W) of an activation map: (N, C, H, W) -> (N, C, C), always in float32.
+    """The Gram matrix F F^T / (4 H W) of activations (N, C, H, W): (N, C, C).
 
-    (Half precision would overflow: activations of a 0-255 scale reach thousands.)
+    Never in half precision, which would overflow: activations of a 0-255 scale reach thousands.
     """
     with torch.autocast(features.device.type, enabled=False):
         flat = as_real(features).flatten(2)
@@ -131,16 +132,16 @@ def feature_distances(
     vgg: nn.Module | None = None,
     squared: bool = False,
 ) -> dict[str, Tensor]:
-    """L1 between the activations of two images, and between their Gram matrices.
+    """L1 distances between the activations of two images, and between their Gram matrices.
 
-    prediction   (N, 3, H, W) RGB in [-1, 1], may exceed it; gradients go to it
-    target       the same shape; no gradient
-    layers       mean |F(y) - F(t)| is taken in these: names as of `layer_position`, or `image` for
-                 the image as it is. Gradients of the target are never recorded
-    gram_layers  mean |G(y) - G(t)| is taken in these, G = `gram_matrix` of the same activations
-    vgg          a `nets.pretrained.vgg.VGG19`; may be None if only `image` and `input_1` are asked
-                 for, the latter then as the caffe family takes it
-    squared      mean (F(y) - F(t))^2 in place of the L1 of activations
+    prediction   (N, 3, H, W) RGB in [-1, 1], may exceed the range; receives gradients
+    target       the same shape; receives no gradients
+    layers       for mean |F(y) - F(t)|: names as in `layer_position`, or `image` for the image
+                 itself
+    gram_layers  for mean |G(y) - G(t)|, G the `gram_matrix` of the activations
+    vgg          a `nets.pretrained.vgg.VGG19`; may be None if the layers are `image` and `input_1`,
+                 the latter then preprocessed as for the caffe family
+    squared      mean (F(y) - F(t))^2 instead of the L1 of activations
     returns      {"feature_<layer>": (N,), ..., "gram_<layer>": (N,), ...}
     """
     prediction, target = checked_pair("feature_distances", prediction, target)
@@ -150,15 +151,15 @@ def feature_distances(
         raise ValueError(f"feature_distances: vgg must be given for the layers {', '.join(inner)}")
 
     def activations(image: Tensor) -> dict[str, Tensor]:
-        found = {"image": image}
+        features = {"image": image}
         if vgg is not None and names != ["image"]:
-            found.update(vgg(image, [name for name in names if name != "image"]))
+            features.update(vgg(image, [name for name in names if name != "image"]))
         elif "input_1" in names:
-            found["input_1"] = preprocess_caffe(image)
-        return found
+            features["input_1"] = preprocess_caffe(image)
+        return features
 
-    # Two passes rather than one over both images, for the target's keeps nothing for the backward
-    # pass: 0.87 s and 255 MB against 1.15 s and 460 MB (relu1_2 .. relu5_2, forward and backward,
+    # Two passes instead of one over both images: the target's keeps nothing for the backward
+    # pass. 0.87 s and 255 MB against 1.15 s and 460 MB (relu1_2 .. relu5_2, forward and backward,
     # four images of 128 pixels, float32, two CPU cores).
     of_target = activations(target.detach())
     of_prediction = activations(prediction)
@@ -174,6 +175,7 @@ def feature_distances(
 
 
 def checked_pair(function: str, prediction: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Both images by `as_real`. Raises ValueError unless they are [N, C, H, W] of one shape."""
     if prediction.ndim != 4 or prediction.shape != target.shape:
         raise ValueError(
             f"{function}: prediction and target must be [N, C, H, W] of one shape, "
@@ -183,11 +185,12 @@ def checked_pair(function: str, prediction: Tensor, target: Tensor) -> tuple[Ten
 
 
 def mean_distance(ours: Tensor, theirs: Tensor, squared: bool = False) -> Tensor:
+    """The mean absolute or squared difference of each sample of (N, C, H, W): (N,)."""
     kind = torch.float64 if ours.dtype == torch.float64 else torch.float32
     distance = (ours - theirs).square() if squared else (ours - theirs).abs()
     return distance.mean((1, 2, 3), dtype=kind)
 
 
 def as_real(x: Tensor) -> Tensor:
-    """`x` in float32, or in float64 if it is that already."""
+    """`x` in float32; float64 stays float64."""
     return x if x.dtype == torch.float64 else x.float()

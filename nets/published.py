@@ -1,13 +1,12 @@
-"""Reading what the originals wrote: configurations, checkpoints.
+"""Reads checkpoints and configurations that the original programs wrote.
 
-Each system's `published.py` has `read(path, **options)`, the content of a checkpoint as
-`nets.run.checkpoints` has it, and `load(path, **options) -> (model, options)`: the project's own
-model in eval mode, with every switch set that these weights need, and the options of its training
-script that describe it.
+Each system's `published.py` has two functions. `read(path, **options)` returns the content of a
+checkpoint in the form of `nets.run.checkpoints`. `load(path, **options)` returns the project's own
+model in eval mode and the options of its training script that describe it.
 
-    python -m nets.published IN OUT     writes OUT, a checkpoint (.pt) or OUT.safetensors
+    python -m nets.published IN OUT     writes OUT, a checkpoint (.pt) or a .safetensors
 
-A .safetensors that this made is read back as what it was made of.
+A .safetensors that this command wrote is read like the checkpoint it came from.
 """
 
 from __future__ import annotations
@@ -17,6 +16,7 @@ import importlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from nets.errors import UserError
@@ -29,20 +29,20 @@ SYSTEMS = ("vunet", "landmarks", "bilayer", "dcign")
 
 
 def load(system: str, path: str | Path, **options: Any) -> tuple[Any, dict[str, Any]]:
-    """The model that a file or folder of an original holds, in eval mode, and its options.
+    """The model in an original's file or folder, in eval mode, and its options.
 
     system   "vunet", "landmarks", "bilayer" or "dcign"
-    options  override what is read off the weights or taken as the original's default
-    Raises UserError where it is not that system's, with the first three differences; nothing is
-    half-loaded. Files are read as data: one with code inside is refused.
+    options  override the options inferred from the weights and the original's defaults
+    Raises UserError with the first three differences if the file is not that system's. Files are
+    read as data: one with code inside is refused.
     """
     return _module(system).load(path, **options)
 
 
 def recognise(path: str | Path, held: Any = None) -> str | None:
-    """The system that wrote a file or folder, told from the content; None where it is nobody's.
+    """The system whose original wrote a file or folder, by its content; None if unknown.
 
-    held  what `read_plain(path)` gave, if the file has been read already
+    held  the result of `read_plain(path)`, if the file has been read already
     """
     path = Path(path)
     if path.is_dir():
@@ -56,8 +56,8 @@ def recognise(path: str | Path, held: Any = None) -> str | None:
     if not isinstance(held, Mapping):
         return None
     inner = held.get("model")
-    names = inner if isinstance(inner, Mapping) else held
-    names = [str(name).removeprefix("module.") for name in names]  # as a parallel model saves it
+    state = inner if isinstance(inner, Mapping) else held
+    names = [str(name).removeprefix("module.") for name in state]  # DataParallel's prefix
     for system, starts in {
         "vunet": ("f_phi.", "e_theta.", "enc_up/", "dec_down/"),
         "landmarks": ("shape_encoder.", "appearance_encoder."),
@@ -69,7 +69,7 @@ def recognise(path: str | Path, held: Any = None) -> str | None:
 
 
 def read(path: str | Path, held: Any = None) -> dict[str, Any] | None:
-    """An original's file or folder as a checkpoint's content; None where it is nobody's.
+    """The content of an original's file or folder as a checkpoint; None if it is unknown.
 
     held     see `recognise`
     returns  {"system", "step", "options", "parts": {"model", ...}, "kind": one line for people}
@@ -80,14 +80,14 @@ def read(path: str | Path, held: Any = None) -> dict[str, Any] | None:
     return {"system": system, **_module(system).read(path)}
 
 
-def _module(system: str) -> Any:
+def _module(system: str) -> ModuleType:
     if system not in SYSTEMS:
         raise ValueError(f"published: system must be one of {', '.join(SYSTEMS)}, got {system!r}")
     return importlib.import_module(f"nets.{system}.published")
 
 
 def find(path: str | Path | None = None) -> Path:
-    """The checkpoint that is meant, see `checkpoints.find`; the originals' folders included."""
+    """The checkpoint that a path refers to, as `checkpoints.find`; also originals' folders."""
     return checkpoints.find(path, recognise=recognise)
 
 
@@ -126,11 +126,11 @@ def main(argv: list[str] | None = None) -> None:
     if args.out.suffix == ".pt":
         checkpoints.write(args.out, content)
     else:
-        said = {name: content[name] for name in ("system", "step", "options")}
-        about = {"guise": json.dumps(said, default=str)}
-        parts = content["parts"]  # of a run that averages its weights, the averages
+        header = {name: content[name] for name in ("system", "step", "options")}
+        metadata = {"guise": json.dumps(header, default=str)}
+        parts = content["parts"]  # averaged weights replace the model's if the run has them
         model = parts["model"] | parts.get("ema", {}).get("average", {})
-        write_atomic(args.out, lambda file: write_safetensors(file, model, about))
+        write_atomic(args.out, lambda file: write_safetensors(file, model, metadata))
     print(f"written: {args.out}")
 
 

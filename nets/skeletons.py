@@ -1,9 +1,11 @@
-"""Bodies and faces as points: joint orders and how to get from one to another, body-part boxes.
+"""Joints of bodies and points of faces: joint orders, body-part boxes, stick figures.
 
-Joints are (x, y) in pixels of the square image that a network sees; a joint is missing where a
-coordinate is negative or NaN, and only there: beyond the right or lower border is a place like any
-other. "r" and "l" are the person's own sides.
+Joints are (x, y) in pixels of the square image that a network sees. A joint is missing if a
+coordinate is negative or NaN. A joint beyond the right or lower border is not missing. "r" and "l"
+are the person's own sides.
 """
+
+from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -23,8 +25,8 @@ JOINTS_15 = _names(
     "rankle rknee rhip rshoulder relbow rwrist reye",
     "lankle lknee lhip lshoulder lelbow lwrist leye cnose",
 )
-JOINTS_17 = (*JOINTS_15, "rear", "lear")  # what datasets and detectors hand over, ears if known
-# Also the column order of the key-point files that come with Market-1501 and DeepFashion.
+JOINTS_17 = (*JOINTS_15, "rear", "lear")  # of datasets and detectors; ears may be missing
+# Also the column order of the keypoint files of Market-1501 and DeepFashion.
 OPENPOSE_18 = _names(
     "cnose cneck rshoulder relbow rwrist lshoulder lelbow lwrist",
     "rhip rknee rankle lhip lknee lankle reye leye rear lear",
@@ -53,7 +55,7 @@ _MIDPOINTS = {"cneck": ("lshoulder", "rshoulder"), "chip": ("lhip", "rhip")}
 
 
 def valid_joints(joints: Tensor) -> Tensor:
-    """Which joints are there: (..., J) bool from (..., J, 2); both coordinates >= 0, NaN is not."""
+    """True for joints that are not missing, (..., J) from (..., J, 2): both coordinates >= 0."""
     return (joints >= 0).all(-1)
 
 
@@ -61,10 +63,10 @@ def convert_joints(joints: Tensor, source: Sequence[str], target: Sequence[str])
     """The joints in another order, matched by name.
 
     joints   (..., len(source), 2) floating point
-    source   names along the second last axis; those that `target` lacks are dropped
-    target   names wanted
-    returns  (..., len(target), 2). A name that `source` lacks is NaN. A neck or middle of the hips
-             that is missing is the midpoint of the two shoulders or hips where both are valid.
+    source   names along the second last axis; names that `target` lacks are dropped
+    target   names of the result
+    returns  (..., len(target), 2). A name that `source` lacks is NaN. A missing neck or hip centre
+             becomes the midpoint of the two shoulders or hips where both are valid.
     """
     if joints.ndim < 2 or joints.shape[-1] != 2 or joints.shape[-2] != len(source):
         raise ValueError(
@@ -76,22 +78,21 @@ def convert_joints(joints: Tensor, source: Sequence[str], target: Sequence[str])
     missing = joints.new_full((*joints.shape[:-2], 2), torch.nan)
 
     def find(name: str) -> Tensor:
-        found = joints[..., place[name], :] if name in place else missing
+        own = joints[..., place[name], :] if name in place else missing
         ends = [place.get(end) for end in _MIDPOINTS.get(name, ())]
         if not ends or None in ends:
-            return found
+            return own
         pair = joints[..., ends, :]
-        usable = valid_joints(pair).all(-1) & ~valid_joints(found)
-        return torch.where(usable[..., None], pair.mean(-2), found)
+        usable = valid_joints(pair).all(-1) & ~valid_joints(own)
+        return torch.where(usable[..., None], pair.mean(-2), own)
 
     if not target:
         return joints[..., :0, :]
     return torch.stack([find(name) for name in target], -2)
 
 
-# Vertices of MediaPipe's face mesh (468 points, or 478 with the irises) that lie where the 68
-# points of iBUG are annotated. The jaw is the mesh's outline: where a turned head hides it,
-# annotators and the mesh differ.
+# Vertices of MediaPipe's face mesh (468 points, or 478 with irises) at the places of the 68 points
+# of iBUG. The jaw is the mesh's outline; where a turned head hides it, annotators and mesh differ.
 MESH_68 = (
     *(127, 234, 93, 132, 58, 136, 149, 176, 152, 400, 378, 365, 288, 361, 323, 454, 356),  # jaw
     *(70, 63, 105, 66, 107, 336, 296, 334, 293, 300),  # right and left brow
@@ -113,7 +114,7 @@ def mesh_to_68(mesh: Tensor) -> Tensor:
 
 # --- body parts ---------------------------------------------------------------------------------
 
-PARTS = (  # in the order in which a network sees them; lower legs have none
+PARTS = (  # in the order of the network's input; lower legs have no part
     ("lshoulder", "lhip", "rhip", "rshoulder"),
     ("lshoulder", "rshoulder", "cnose"),
     ("lshoulder", "lelbow"),
@@ -130,21 +131,21 @@ def part_corners(joints: Tensor, size: int) -> Tensor:
 
     joints   (N, 15, 2) pixels, in the order of JOINTS_15
     size     side of the image, pixels
-    returns  (N, 8, 4, 2) float64: the corners that a crop shows top left, bottom left, bottom
-             right and top right, parts in the order of PARTS
+    returns  (N, 8, 4, 2) float64: the top left, bottom left, bottom right and top right corners of
+             each crop; parts in the order of PARTS
 
     The trunk's corners are its joints. A limb lies along the middle of its box, which is half as
-    wide as long. The head's box is a square from the neck to twice the way to the nose; without a
-    nose it stands on the shoulders. A thigh without a knee reaches straight down to the border.
-    Esser, Sutter, Ommer 2018, section 3.4. A box of less than one square pixel counts as missing:
-    its homography would show unrelated pixels.
+    wide as long. The head's box is a square from the neck through the nose, twice that distance
+    high; without a nose it stands on the shoulders. A thigh without a knee extends straight down to
+    the border. Esser, Sutter, Ommer 2018, section 3.4. A box of less than one square pixel counts
+    as missing: its homography would show unrelated pixels.
     """
     if joints.ndim != 3 or joints.shape[1:] != (15, 2):
         raise ValueError(f"part_corners: joints must be (N, 15, 2), got {list(joints.shape)}")
     joints = joints.double()
     joints = torch.where(valid_joints(joints)[..., None], joints, torch.nan)
 
-    def at(name: str) -> Tensor:  # (N, 2); NaN carries "missing" through the arithmetic
+    def at(name: str) -> Tensor:  # (N, 2); missing joints are NaN and so are their results
         return joints[:, JOINTS_15.index(name)]
 
     def limb(p0: Tensor, p1: Tensor) -> Tensor:
@@ -182,14 +183,14 @@ def _perpendicular(v: Tensor) -> Tensor:
 
 
 def part_homographies(joints: Tensor, size: int, box_factor: int) -> Tensor:
-    """Where the pixels of each body-part crop lie in the image, for `ops.perspective_crops`.
+    """Homographies from each body-part crop to the image, for `ops.perspective_crops`.
 
     joints      (N, 15, 2) pixels of the image, in the order of JOINTS_15
     size        side of the image, pixels
     box_factor  a crop's side is s = size // 2**box_factor
     returns     (N, 8, 3, 3) float32, computed in float64: maps a pixel (x, y, 1) of the crop to a
-                pixel of the image, so that (0, 0), (0, s), (s, s), (s, 0) fall on the corners of
-                `part_corners`. NaN where the part is missing. No gradients.
+                pixel of the image, and (0, 0), (0, s), (s, s), (s, 0) to the corners of
+                `part_corners`. NaN for missing parts. No gradients.
     """
     side = size >> box_factor
     if box_factor < 0 or side < 1:
@@ -207,7 +208,7 @@ def part_homographies(joints: Tensor, size: int, box_factor: int) -> Tensor:
         [torch.stack(columns, -1), torch.stack([g, h, torch.ones_like(g)], -1)[..., None, :]], -2
     )
     matrix = matrix / matrix.new_tensor([side, side, 1])
-    whole = matrix.isfinite().all(-1).all(-1)[..., None, None]  # three corners in line: no map
+    whole = matrix.isfinite().all(-1).all(-1)[..., None, None]  # collinear corners: no homography
     return torch.where(whole, matrix, torch.nan).float()
 
 
@@ -219,25 +220,26 @@ def _cross(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _parts_style() -> Skeleton:
-    """Right, left and middle of the body as channels 0, 1 and 2, drawn apart from one another."""
+    """The style "parts": right, left and middle of the body in channels 0, 1 and 2."""
     at = {name: i for i, name in enumerate(JOINTS_15)}
     right, left, middle = (255, None, None), (None, 255, None), (None, None, 255)
+    sides: list[tuple[str, tuple[int | None, ...]]] = [("r", right), ("l", left)]
     trunk = tuple(at[name] for name in ("lhip", "lshoulder", "rshoulder", "rhip"))
     strokes = [Stroke("fill", trunk, middle)]
     chain = ("ankle", "knee", "hip", "shoulder", "elbow", "wrist")
-    for side, colour in (("r", right), ("l", left)):
+    for side, colour in sides:
         for a, b in pairwise(chain):
             strokes.append(Stroke("line", (at[side + a], at[side + b]), colour))
     nose, eyes = at["cnose"], (at["reye"], at["leye"])
     neck = (at["rshoulder"], at["lshoulder"])
     strokes.append(Stroke("line", (neck, nose), (127, 127, None), "truncated"))
-    for eye, colour in zip(eyes, (right, left), strict=True):
+    for eye, (_, colour) in zip(eyes, sides, strict=True):
         strokes.append(Stroke("line", (nose, eye), colour, "truncated", also=eyes))
     return skeleton(15, 3, strokes, lambda size: 3 * size // 128)
 
 
 def _image_style() -> Skeleton:
-    """The right side red, the middle green and the left side blue, over one another."""
+    """The style "image": the right side red, the middle green and the left side blue."""
     red, green, blue = (255, 0, 0), (0, 255, 0), (0, 0, 255)
     right = [(2, 3), (3, 4), (2, 8), (8, 9), (9, 10)]
     middle = [(16, 14), (14, 0), (0, 15), (15, 17), (0, 1)]
@@ -254,7 +256,7 @@ def _image_style() -> Skeleton:
 
 
 def _face_68() -> Skeleton:
-    """Outlines of a face's 68 points; its background is 1, as published weights know it."""
+    """Outlines of a face's 68 points; the background is 1, as for the published weights."""
     white, red, green, blue = (255, 255, 255), (255, 0, 0), (0, 255, 0), (0, 0, 255)
     magenta, cyan, yellow = (255, 0, 255), (0, 255, 255), (255, 255, 0)
     parts = [
@@ -286,12 +288,12 @@ def stickman(
     """Stick figures of people, (N, 3, S, S) uint8 on the device of `joints`.
 
     joints  (N, len(order), 2) pixels of the image; missing = negative or NaN, for "image" also
-            (0, 0). What has a missing end is left out.
+            (0, 0). A line with a missing end is left out.
     size    side S of the images
-    style   "parts": channels right, left, centre; lines of 3 px at S = 128, as OpenCV draws them.
-            "image": red, green, blue over one another; lines of 4 px and dots of radius 3 at
-            S = 256, as Pillow draws them.
-    order   names of the joints; converted to the style's own by name
+    style   "parts": channels right, left, centre; lines of 3 px at S = 128, as drawn by OpenCV.
+            "image": red, green and blue drawn over one another; lines of 4 px and dots of radius 3
+            at S = 256, as drawn by Pillow.
+    order   names of the joints; converted to the style's order by name
     """
     if style not in STYLES:
         raise ValueError(f"stickman: style must be one of {', '.join(STYLES)}, got {style!r}")

@@ -1,4 +1,4 @@
-"""Spectrally normalised convolutions and fully connected layers, stored as torch's classic form."""
+"""Spectrally normalised convolutions and fully connected layers, with torch's classic keys."""
 
 from __future__ import annotations
 
@@ -9,14 +9,19 @@ from torch import Tensor, nn
 from nets.ops.autocast import full_precision
 
 
-class Spectral:
+class Spectral(nn.Module):
     """Mixin of a linear or convolutional layer: effective weight = weight_orig / sigma.
 
-    sigma = u . (W v) with W the weight as (outputs, rest), u and v the stored vectors. A training
-    forward moves them first by one power iteration; gradients flow through sigma with u and v
-    constant. `fold` and `release` leave a plain layer whose parameter is `weight`.
-    Miyato et al. 2018, algorithm 1.
+    sigma = u . (W v) with W the weight as (outputs, rest), and u and v the stored vectors. In
+    training, each forward pass first updates u and v by one power iteration. Gradients flow through
+    sigma with u and v constant. `fold` and `release` leave a plain layer with the parameter
+    `weight`. Miyato et al. 2018, algorithm 1.
     """
+
+    weight: Tensor  # of a plain layer; a spectral one has the other three instead
+    weight_orig: Tensor
+    weight_u: Tensor
+    weight_v: Tensor
 
     def _init_spectral(self, eps: float) -> None:
         self.eps, self.spectral = eps, True
@@ -28,29 +33,33 @@ class Spectral:
             self.register_buffer(name, self._unit(start))
 
     def effective_weight(self) -> Tensor:
+        """The weight that the layer computes with."""
         if not self.spectral:
             return self.weight
         weight = self.weight_orig
-        # The vectors are short and the products cheap: never in bfloat16.
+        # The vectors are short and the products cheap, so they are never in bfloat16.
         with full_precision(weight):
             if self.training:
                 self.iterate()
-            # A second forward before the backward pass moves the buffers: keep these values.
+            # Copies: a second forward pass before the backward pass changes the buffers.
             u, v = self.weight_u.clone(), self._inner(self.weight_v).flatten().clone()
             return weight / torch.dot(u, torch.mv(self._inner(weight, 1).flatten(1), v))
 
     @torch.no_grad()
     def iterate(self, times: int = 1) -> None:
-        """Power iterations of the stored vectors."""
+        """Updates the stored vectors by power iterations."""
         matrix, v = self._inner(self.weight_orig, 1).flatten(1), self._inner(self.weight_v)
         for _ in range(times):
-            moved = self._unit(torch.mv(matrix.t(), self.weight_u))
-            v.copy_(moved.view(v.shape))
-            self.weight_u.copy_(self._unit(torch.mv(matrix, moved)))
+            new_v = self._unit(torch.mv(matrix.t(), self.weight_u))
+            v.copy_(new_v.view(v.shape))
+            self.weight_u.copy_(self._unit(torch.mv(matrix, new_v)))
 
     def _inner(self, t: Tensor, first: int = 0) -> Tensor:
-        """A view of the weight (first = 1), or of what has its inner shape, in the order in which
-        the weight lies in memory: flattening one that is channels_last would copy it."""
+        """A view of `t` whose inner axes follow the weight's memory order.
+
+        t      the weight (first = 1), or a tensor of its inner shape (first = 0)
+        Flattening a weight in channels_last without this would copy it.
+        """
         inner = self.weight_orig.shape[1:]
         t = t.view(*t.shape[:first], *inner)
         last = len(inner) == 3 and self.weight_orig.is_contiguous(memory_format=torch.channels_last)
@@ -61,7 +70,7 @@ class Spectral:
 
     @torch.no_grad()
     def fold(self) -> None:
-        """Become a plain layer of the same function, by the stored vectors; for inference."""
+        """Turns this into a plain layer of the same outputs, for inference."""
         if self.spectral:
             training, self.training = self.training, False
             weight = self.effective_weight()
@@ -70,7 +79,7 @@ class Spectral:
             self.weight.copy_(weight)
 
     def release(self) -> None:
-        """Become a plain layer with the weight as it is, not divided."""
+        """Turns this into a plain layer with the weight as stored, not divided by sigma."""
         if self.spectral:
             weight = self.weight_orig
             del self.weight_orig, self.weight_u, self.weight_v
@@ -107,16 +116,20 @@ def spectral_layers(net: nn.Module) -> list[Spectral]:
 
 
 def settle(net: nn.Module, iterations: int = 10) -> nn.Module:
-    """`net` after power iterations of every spectral norm: for fresh networks, whose vectors are
-    random, so that they do not explode in evaluation mode."""
+    """`net` after power iterations of every spectral norm.
+
+    For fresh networks: their vectors are random, and outputs in evaluation mode could explode.
+    """
     for layer in spectral_layers(net):
         layer.iterate(iterations)
     return net
 
 
 def fold(net: nn.Module) -> nn.Module:
-    """`net`, every spectral norm divided into its weight, in place: same outputs in evaluation
-    mode, bit for bit; for inference."""
+    """`net` with every weight divided by its spectral norm, in place, for inference.
+
+    Outputs in evaluation mode stay the same, bit for bit.
+    """
     for layer in spectral_layers(net):
         layer.fold()
     return net

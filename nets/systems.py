@@ -1,9 +1,9 @@
-"""What the scripts need of each system beside a training loop.
+"""Calls the system that a checkpoint belongs to, for infer.py and evaluate.py.
 
     nets/NAME/infer.py      add_options(parser), infer(args, content, path, ranks)
     nets/NAME/evaluate.py   add_options(parser), evaluate(args, content, path, ranks)
 
-Above the systems, which do not know each other; below the scripts.
+The scripts import this module; the systems do not know it, nor each other.
 """
 
 from __future__ import annotations
@@ -18,14 +18,12 @@ from nets.run import options
 
 
 def module(system: str, part: str) -> ModuleType:
-    """nets/SYSTEM/PART.py, e.g. "vunet", "infer"."""
+    """The module nets/SYSTEM/PART.py, e.g. of "vunet" and "infer"."""
     return importlib.import_module(f"nets.{system}.{part}")
 
 
 def add_options(parser: options.ArgumentParser, part: str) -> dict[str, str]:
-    """Add to a parser the options that each system's `part` has for itself, a group a system;
-    returned: option -> system.
-    """
+    """Adds each system's own options for `part` to a parser; returns {option: system}."""
     owners: dict[str, str] = {}
     for system in SYSTEMS:
         shared = {action.dest for action in parser._actions}
@@ -37,15 +35,16 @@ def add_options(parser: options.ArgumentParser, part: str) -> dict[str, str]:
 def refuse_foreign(
     args: options.Namespace, parser: options.ArgumentParser, owners: dict[str, str], system: str
 ) -> None:
-    """Raise UserError where an option was set that only another system has."""
+    """Raises UserError if an option of another system was set."""
     for name, owner in owners.items():
         if owner != system and args[name] != parser.get_default(name):
             raise UserError(f"--{name}: an option of {owner}; this is a checkpoint of {system}")
 
 
 def call(system: str, part: str, function: str, *args: Any) -> Any:
-    """The result of nets/SYSTEM/PART.py's function. Raises UserError where this version
-    has no such system.
+    """Calls a function of nets/SYSTEM/PART.py and returns its result.
+
+    Raises UserError if this version has no such system.
     """
     if system not in SYSTEMS:
         raise UserError(f"a checkpoint of {system}: this version knows {', '.join(SYSTEMS)}")

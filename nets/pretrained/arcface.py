@@ -1,8 +1,8 @@
-"""Face recognition with IR-SE50, and how alike two faces are by it.
+"""Face recognition with IR-SE50, and the identity similarity of two faces.
 
 Deng, Guo, Xue, Zafeiriou, "ArcFace", CVPR 2019: a residual network of 50 layers with squeeze and
-excitation, 512 numbers a face of 112 x 112 pixels. 43,797,696 parameters; the keys are those of
-the published InsightFace weights, 397 entries.
+excitation. It maps a face of 112 x 112 pixels to 512 numbers. 43,797,696 parameters; the 397 keys
+are those of the published InsightFace weights.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ TEMPLATE = (
     (39.14085, 92.3655),
     (73.18488, 92.2041),
 )
-OFFICIAL = {"insight_face.pth": ("", "", "")}  # its publishers give no digest or address
+OFFICIAL = {"insight_face.pth": ("", "", "")}  # published without digest and address
 
 
 class Excitation(nn.Module):
-    """x times a gate for each channel, from the channels' means."""
+    """Squeeze and excitation: x times a gate per channel, computed from the channels' means."""
 
     def __init__(self, channels: int, reduction: int = 16):
         super().__init__()
@@ -44,6 +44,8 @@ class Excitation(nn.Module):
 
 
 class Bottleneck(nn.Module):
+    """A residual block with squeeze and excitation."""
+
     def __init__(self, inputs: int, outputs: int, stride: int):
         super().__init__()
         if inputs == outputs:
@@ -66,14 +68,15 @@ class Bottleneck(nn.Module):
 
 
 class IRSE50(nn.Module):
-    """Frozen, in evaluation mode."""
+    """The face recognition network, frozen and always in evaluation mode."""
 
     def __init__(self, description: str = ""):
         super().__init__()
         self.input_layer = nn.Sequential(
             nn.Conv2d(3, 64, 3, 1, 1, bias=False), nn.BatchNorm2d(64), nn.PReLU(64)
         )
-        body, inputs = [], 64
+        body: list[nn.Module] = []
+        inputs = 64
         for width, count in ((64, 3), (128, 4), (256, 14), (512, 3)):
             for k in range(count):
                 body.append(Bottleneck(inputs, width, 1 if k else 2))
@@ -94,7 +97,7 @@ class IRSE50(nn.Module):
         return super().train(False)
 
     def forward(self, faces: Tensor) -> Tensor:
-        """(N, 3, 112, 112) aligned faces in [-1, 1] -> (N, 512) of length 1."""
+        """Embeddings (N, 512) of length 1, of aligned faces (N, 3, 112, 112) in [-1, 1]."""
         if tuple(faces.shape[1:]) != (3, SIDE, SIDE):
             raise ValueError(
                 f"IRSE50: faces must be [N, 3, {SIDE}, {SIDE}], got {list(faces.shape)}"
@@ -110,9 +113,11 @@ def load_recognition(
 ) -> IRSE50:
     """IR-SE50 on the CPU in float32.
 
-    path    an insight_face.pth; None looks into the folders and torch's hub cache
-    source  "auto", or "random": seeded, untrained weights, to test programs with
-    Raises UserError, one line that says what to do, when the file is not there or is not right.
+    path     an insight_face.pth; None: looks in `folders` and torch's hub cache
+    source   "auto", or "random": seeded, untrained weights for tests of programs
+    folders  folders to look in
+    option   the option that names a folder, for messages
+    Raises UserError, one line with the remedy, if the file is missing or wrong.
     """
     if source == "random":
         with torch.random.fork_rng(devices=[]):
@@ -125,27 +130,28 @@ def load_recognition(
         raise UserError(f"{file}: no such IR-SE50 weight file")
     with torch.device("meta"):
         net = IRSE50(f"IR-SE50, {file}")
-    state, wanted = read_state(file), net.state_dict()
-    for name in wanted:
+    state, expected = read_state(file), net.state_dict()
+    for name in expected:
         if name.endswith("num_batches_tracked"):
             state.setdefault(name, torch.zeros((), dtype=torch.int64))
-    require(state, wanted, file, "an IR-SE50 state dict")
+    require(state, expected, file, "an IR-SE50 state dict")
     state = {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
     net.load_state_dict(state, assign=True)
     return net.eval().requires_grad_(False)
 
 
 def five_points(points: Tensor) -> Tensor:
-    """Eyes, nose and mouth corners (N, 5, 2) of 68 points (N, 68, 2)."""
+    """Eyes, nose and mouth corners, (N, 5, 2), from 68 points (N, 68, 2)."""
     eyes = [points[:, 36:42].mean(1), points[:, 42:48].mean(1)]
     return torch.stack([*eyes, points[:, 30], points[:, 48], points[:, 54]], dim=1)
 
 
 def similarity_transform(source: Tensor, target: Tensor) -> Tensor:
-    """(N, 2, 3): rotation, scale and translation from `source` to `target`, by least squares.
+    """Rotation, scale and translation from `source` to `target` by least squares, (N, 2, 3).
 
-    source  (K, 2);  target  (N, K, 2)
-    Without reflection; Umeyama 1991, which in the plane is a product of complex numbers.
+    source  (K, 2) points
+    target  (N, K, 2) points
+    Without reflection. Umeyama 1991; in the plane it is a product of complex numbers.
     """
     centre, middle = source.mean(0), target.mean(1)
     x, y = source - centre, target - middle[:, None]
@@ -157,10 +163,10 @@ def similarity_transform(source: Tensor, target: Tensor) -> Tensor:
 
 
 def aligned(image: Tensor, points: Tensor) -> Tensor:
-    """Faces (N, 3, 112, 112), upright and of one size, zeros beyond the image.
+    """Upright faces of one size, (N, 3, 112, 112); zeros beyond the image.
 
     image   (N, 3, H, W) in [-1, 1]
-    points  (N, 68, 2) pixels (x, y), from the image's corner: x / W runs from 0 to 1
+    points  (N, 68, 2) pixels (x, y) from the image's corner, so that x / W is in [0, 1]
     """
     h, w = image.shape[-2:]
     template = torch.tensor(TEMPLATE, dtype=points.dtype, device=points.device)
@@ -175,10 +181,10 @@ def aligned(image: Tensor, points: Tensor) -> Tensor:
 
 @torch.no_grad()
 def csim(net: IRSE50, prediction: Tensor, truth: Tensor, points: Tensor) -> Tensor:
-    """Cosine similarity of the faces' embeddings, (N,) in [-1, 1]; larger is better.
+    """Cosine similarity of the faces' embeddings, (N,) in [-1, 1]; larger is more similar.
 
     prediction, truth  (N, 3, H, W) in [-1, 1]
-    points             (N, 68, 2) of the true image, by which both are aligned; see `aligned`
+    points             (N, 68, 2) of the true image, which align both faces; see `aligned`
     """
     with torch.autocast(prediction.device.type, enabled=False):
         faces = [net(aligned(x.float(), points.float())) for x in (prediction, truth)]

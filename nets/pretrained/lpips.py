@@ -1,4 +1,4 @@
-"""LPIPS: how different two images look, by calibrated distances between VGG16's activations.
+"""LPIPS: the perceptual distance of two images, from calibrated distances of VGG16 activations.
 
 Zhang, Isola, Efros, Shechtman, Wang, "The Unreasonable Effectiveness of Deep Features as a
 Perceptual Metric", CVPR 2018; version 0.1, network VGG.
@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from nets.errors import UserError
-from nets.pretrained.vgg import VGG19, WIDTHS, load_vgg
+from nets.perceptual import WIDTHS
+from nets.pretrained.vgg import VGG19, load_vgg
 from nets.pretrained.weights import find, read_state
 from nets.tensor_files import require
 
@@ -29,8 +30,10 @@ OFFICIAL = {
 
 
 class LPIPS(nn.Module):
-    """Frozen; gradients reach the images. The calibration's keys are the official ones,
-    `lin0..4.model.1.weight`, (1, C, 1, 1) each."""
+    """The LPIPS distance, frozen; gradients reach the images.
+
+    The calibration has the official keys: `lin0..4.model.1.weight`, (1, C, 1, 1) each.
+    """
 
     def __init__(self, vgg: VGG19, state: dict[str, Tensor], description: str):
         super().__init__()
@@ -59,7 +62,7 @@ class LPIPS(nn.Module):
             )
         with torch.autocast(prediction.device.type, enabled=False):
             both = [self.vgg(self._scaled(x.float()), LAYERS) for x in (prediction, truth)]
-            total = 0
+            total = prediction.new_zeros(len(prediction), dtype=torch.float32)
             for k, layer in enumerate(LAYERS):
                 a, b = (
                     x[layer] / (torch.linalg.vector_norm(x[layer], dim=1, keepdim=True) + 1e-10)
@@ -85,17 +88,19 @@ def load_lpips(
 ) -> LPIPS:
     """LPIPS on the CPU in float32.
 
-    path      the calibration, a vgg.pth; None looks into the folders and torch's hub cache
-    vgg_path  VGG16's weights; None likewise looks for vgg16-397923af.pth
-    source    "auto", or "random": seeded, untrained weights, to test programs with
-    download  fetch what is not found
-    Raises UserError, one line that says what to do, when a file is not there or is not right.
+    path      the calibration, a vgg.pth; None: looks in `folders` and torch's hub cache
+    vgg_path  VGG16's weights; None: looks there for vgg16-397923af.pth
+    source    "auto", or "random": seeded, untrained weights for tests of programs
+    download  download missing files
+    folders   folders to look in
+    option    the option that names a folder, for messages
+    Raises UserError, one line with the remedy, if a file is missing or wrong.
     """
     vgg = load_vgg(vgg_path, "torchvision16", source, download, False, "maxpool", option, folders)
-    wanted = {f"lin{k}.model.1.weight": (1, width, 1, 1) for k, width in enumerate(WIDTHS)}
+    expected = {f"lin{k}.model.1.weight": (1, width, 1, 1) for k, width in enumerate(WIDTHS)}
     if source == "random":
         generator = torch.Generator().manual_seed(16)
-        state = {name: torch.rand(shape, generator=generator) for name, shape in wanted.items()}
+        state = {name: torch.rand(shape, generator=generator) for name, shape in expected.items()}
         return LPIPS(vgg, state, "LPIPS of random weights (seeded, untrained)")
     if path is None:
         path = find(OFFICIAL, "LPIPS weights", option, download, "7 kB, ", folders)
@@ -103,6 +108,6 @@ def load_lpips(
     if not file.is_file():
         raise UserError(f"{file}: no such LPIPS weight file")
     state = read_state(file)
-    require(state, wanted, file, "the linear weights of LPIPS for VGG16")
+    require(state, expected, file, "the linear weights of LPIPS for VGG16")
     state = {name: value.float() for name, value in state.items()}
     return LPIPS(vgg, state, f"LPIPS 0.1, {file}; {vgg.description}")

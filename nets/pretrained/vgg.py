@@ -1,17 +1,19 @@
-"""VGG19 and VGG16 as fixed feature extractors, and where their weights come from.
+"""VGG19 and VGG16 as fixed feature extractors, and the sources of their weights.
 
-Several trainings are in use and are not interchangeable. Each has its own
-preprocessing, here from images in [-1, 1] and without any clamping, so that a prediction beyond
-the range keeps its gradient:
+Several families of weights are in use and not interchangeable. Each has its own preprocessing. It
+starts here from images in [-1, 1], without clamping, so that predictions beyond the range keep
+their gradients:
 
 torchvision  RGB, ((v + 1) / 2 - mean) / std with the ImageNet mean and standard deviation
 caffe        the network of Simonyan and Zisserman 2014, as Caffe and Keras serve it:
              BGR, 255 (v + 1) / 2 - (103.939, 116.779, 123.68)
 torchvision16, face  VGG16 for images and for faces; see `preprocess_face`
 
-Layers are named `relu3_2` or `block3_conv2`, which are the same: the second convolution of the
-third block, after its ReLU. `input_1` is the preprocessed image.
+Layers are named `relu3_2` or, equivalently, `block3_conv2`: the second convolution of the third
+block, after its ReLU. `input_1` is the preprocessed image.
 """
+
+from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,14 +23,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nets.errors import UserError
-from nets.perceptual import (  # noqa: F401
+from nets.perceptual import (
     BLOCKS,
     BLOCKS16,
     CONVOLUTIONS,
-    WIDTHS,
-    Convolution,
     convolutions,
-    layer_name,
     layer_position,
     preprocess_caffe,
     preprocess_face,
@@ -38,7 +37,7 @@ from nets.perceptual import (  # noqa: F401
 from nets.pretrained.weights import find, read_keras, read_state, verify
 from nets.tensor_files import require
 
-# What the publishers call their files, and the digest they publish (the start of it, for sha256).
+# The publishers' file names, digests (the start of it, for sha256) and addresses.
 OFFICIAL = {
     "torchvision": {
         "vgg19-dcbb9e9d.pth": (
@@ -67,7 +66,7 @@ OFFICIAL = {
             "https://download.pytorch.org/models/vgg16-397923af.pth",
         ),
     },
-    "face": {"vgg16_face_caffe.pth": ("", "", "")},  # its publishers give no digest or address
+    "face": {"vgg16_face_caffe.pth": ("", "", "")},  # published without digest and address
 }
 
 
@@ -78,17 +77,21 @@ FAMILIES: dict[str, Callable[[Tensor], Tensor]] = {
     "face": preprocess_face,
 }
 SIXTEEN = ("torchvision16", "face")
-POOLINGS = {"maxpool": F.max_pool2d, "avgpool": F.avg_pool2d}
+POOLINGS: dict[str, Callable[[Tensor, int], Tensor]] = {
+    "maxpool": F.max_pool2d,
+    "avgpool": F.avg_pool2d,
+}
 
 
 class VGG19(nn.Module):
     """VGG19 without its classifier, frozen: gradients reach the image, not the parameters.
 
-    It computes in the type of its parameters (`vgg.to(torch.bfloat16)` halves the time and memory
-    where the device has it; autocast works too but converts all weights in every call).
+    It computes in the type of its parameters. `vgg.to(torch.bfloat16)` halves time and memory on
+    devices with bfloat16; autocast works too but converts all weights in every call.
     """
 
     blocks = BLOCKS
+    convolutions: nn.ModuleList
 
     def __init__(
         self,
@@ -100,14 +103,14 @@ class VGG19(nn.Module):
     ):
         super().__init__()
         self.rows = convolutions(self.blocks)
-        with torch.device("meta"):  # no time and no random numbers spent on values to be replaced
+        with torch.device("meta"):  # saves the time and random numbers of an initialisation
             self.convolutions = nn.ModuleList(
                 nn.Conv2d(row.inputs, row.outputs, 3, padding=1) for row in self.rows
             )
         own = {}
         for position, row in enumerate(self.rows):
             for part in ("weight", "bias"):
-                own[f"convolutions.{position}.{part}"] = state[f"features.{row.index}.{part}"]
+                own[f"convolutions.{position}.{part}"] = state[f"features.{row.number}.{part}"]
         self.load_state_dict(own, assign=True)
         self.requires_grad_(False)
         self.family = family
@@ -119,12 +122,12 @@ class VGG19(nn.Module):
         """Activations after the ReLU of the named layers; computes no further than the last one.
 
         image    [N, 3, H, W]  RGB in [-1, 1], any floating type
-        layers   names as in the module's description
-        returns  name -> [N, C, H / 2**(B-1), W / 2**(B-1)] for block B, in the parameters' type,
-                 in the order asked for; `input_1` in float32
+        layers   names as in the module's docstring
+        returns  name -> [N, C, H / 2**(B-1), W / 2**(B-1)] for block B, in the parameters' type
+                 and the order of `layers`; `input_1` in float32
         """
-        wanted = {name: layer_position(name, self.blocks) for name in layers}
-        last = max([0, *wanted.values()])
+        positions = {name: layer_position(name, self.blocks) for name in layers}
+        last = max([0, *positions.values()])
         x = self.preprocess(image)
         outputs = {0: x}
         if last:
@@ -134,21 +137,21 @@ class VGG19(nn.Module):
                     f"vgg: image must be at least {smallest} pixels wide and high for these "
                     f"layers, got {list(image.shape)}"
                 )
-            x = x.to(self.convolutions[0].weight.dtype)
-        for position, convolution in enumerate(self.convolutions[:last], start=1):
-            if position > 1 and self.rows[position - 1].place == 1:
+            x = x.to(next(self.convolutions.parameters()).dtype)
+        for position, row in enumerate(self.rows[:last], start=1):
+            if position > 1 and row.place == 1:
                 x = self.pool(x, 2)
-            x = F.relu(convolution(x), inplace=True)
+            x = F.relu(self.convolutions[position - 1](x), inplace=True)
             outputs[position] = x
-        return {name: outputs[position] for name, position in wanted.items()}
+        return {name: outputs[position] for name, position in positions.items()}
 
     def forward(self, image: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
-        """`features`, so that `torch.compile(vgg)` and hooks work."""
+        """Returns `features`; so `torch.compile(vgg)` and hooks work."""
         return self.features(image, layers)
 
 
 class VGG16(VGG19):
-    """The network of thirteen convolutions: three in the last three blocks."""
+    """VGG16: thirteen convolutions, three in each of the last three blocks."""
 
     blocks = BLOCKS16
 
@@ -165,19 +168,19 @@ def load_vgg(
 ) -> VGG19:
     """A frozen VGG19, or VGG16 for the families of such, on the CPU in float32.
 
-    path      a weight file: a state dict with `features.N.weight/bias` (.pth; for family "caffe"
-              the conversion of the Caffe model) or, for "caffe", Keras's HDF5 file (.h5, read with
-              h5py). None looks into the `folders` and torch's hub cache for the official names
-    family    which training it is, hence its preprocessing: of VGG19 "torchvision" or "caffe", of
-              VGG16 "torchvision16" or "face"
-    source    "auto", or "random": seeded random weights, the same on every machine; no file is read
-    download  fetch the official file into the hub cache if no file is found
-    normalise  false: images in [-1, 1] go into the network as they are
-    pooling   between the blocks: "maxpool" or "avgpool"
-    option    how the user gives `path`, for the messages
-    returns   the network; its `description` says which weights it holds
-    Raises UserError, in one line that says what to do, when there is no file or it is not right.
-    A file with an official name must have the official digest.
+    path       a weight file: a state dict with `features.N.weight/bias` (.pth; for family "caffe"
+               the conversion of the Caffe model) or, for "caffe", Keras's HDF5 file (.h5, read with
+               h5py). None: looks for the official names in `folders` and torch's hub cache
+    family     of the weights, with its preprocessing: "torchvision" or "caffe" for VGG19,
+               "torchvision16" or "face" for VGG16
+    source     "auto", or "random": seeded random weights, equal on all machines; reads no file
+    download   download the official file into the hub cache if it is missing
+    normalise  False: images in [-1, 1] enter the network without preprocessing
+    pooling    between the blocks: "maxpool" or "avgpool"
+    option     the option that takes `path`, for messages
+    returns    the network; its `description` names the weights
+    Raises UserError, one line with the remedy, if the file is missing or wrong. A file with an
+    official name must have the official digest.
     """
     if family not in FAMILIES:
         raise ValueError(f"load_vgg: family must be {' or '.join(FAMILIES)}, got {family!r}")
@@ -186,11 +189,10 @@ def load_vgg(
     if pooling not in POOLINGS:
         raise ValueError(f"load_vgg: pooling must be {' or '.join(POOLINGS)}, got {pooling!r}")
     kind = VGG16 if family in SIXTEEN else VGG19
-    settings = {"normalise": normalise, "pooling": pooling}
     if source == "random":
         note = f"random {kind.__name__} (seeded, untrained), {family} preprocessing"
         note = note if normalise else note + " left out"
-        return kind(_random_state(kind.blocks), family, note, **settings)
+        return kind(_random_state(kind.blocks), family, note, normalise, pooling)
     what = f"{family} {kind.__name__} weights"
     if path is None:
         path = find(
@@ -209,7 +211,7 @@ def load_vgg(
     note = f"{kind.__name__}, {family} weights of {file}{checked}"
     if not normalise:
         note += ", images not normalised"
-    return kind(_checked(state, file, kind), family, note, **settings)
+    return kind(_checked(state, file, kind), family, note, normalise, pooling)
 
 
 def _verify(file: Path, family: str, name: str) -> str:
@@ -233,28 +235,30 @@ def _read_keras(file: Path) -> dict[str, Tensor]:
         row = next((r for r in CONVOLUTIONS if f"{r.block}_{r.place}" == layer), None)
         if row is not None:
             part = "weight" if value.ndim == 4 else "bias"
-            state[f"features.{row.index}.{part}"] = value
+            state[f"features.{row.number}.{part}"] = value
     return state
 
 
 def _checked(state: dict[str, Tensor], file: Path, kind: type[VGG19]) -> dict[str, Tensor]:
-    """The state dict in float32, if it is that network's; else UserError with the differences."""
-    expected = {}
+    """The state dict in float32. Raises UserError with the differences if it is another's."""
+    expected: dict[str, tuple[int, ...]] = {}
     for row in convolutions(kind.blocks):
-        expected[f"features.{row.index}.weight"] = (row.outputs, row.inputs, 3, 3)
-        expected[f"features.{row.index}.bias"] = (row.outputs,)
+        expected[f"features.{row.number}.weight"] = (row.outputs, row.inputs, 3, 3)
+        expected[f"features.{row.number}.bias"] = (row.outputs,)
     require(state, expected, file, f"a {kind.__name__} state dict")
     return {key: value.float() for key, value in state.items()}
 
 
 def _random_state(blocks: Sequence[int], seed: int = 19) -> dict[str, Tensor]:
-    """He's variance (2015, eq. 10), drawn uniform: unlike normal draws these are the same bits on
-    every processor."""
+    """Random weights of He's variance (2015, eq. 10).
+
+    Uniform draws, unlike normal ones, have the same bits on every processor.
+    """
     generator = torch.Generator().manual_seed(seed)
     state = {}
     for row in convolutions(blocks):
         bound = (6 / (9 * row.inputs)) ** 0.5
         weight = torch.rand(row.outputs, row.inputs, 3, 3, generator=generator)
-        state[f"features.{row.index}.weight"] = weight.mul_(2 * bound).sub_(bound)
-        state[f"features.{row.index}.bias"] = torch.zeros(row.outputs)
+        state[f"features.{row.number}.weight"] = weight.mul_(2 * bound).sub_(bound)
+        state[f"features.{row.number}.bias"] = torch.zeros(row.outputs)
     return state

@@ -1,4 +1,4 @@
-"""Files of weights that others publish: found, checked, and fetched where that is asked for."""
+"""Finds, verifies and downloads weight files that others publish."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from nets.errors import UserError
 from nets.tensor_files import read_plain
 
-Files = Mapping[str, tuple[str, str, str]]  # name -> kind of digest, (start of) it, address
+Files = Mapping[str, tuple[str, str, str]]  # name -> kind of digest, (start of) digest, address
 
 
 def find(
@@ -24,13 +24,14 @@ def find(
     folders: Sequence[Path] = (),
     instead: str = "",
 ) -> Path:
-    """The first of the official files that lies in one of the folders or torch's hub cache.
+    """The path of the first official file in `folders` or torch's hub cache.
 
-    what      e.g. "VGG19 weights"
-    option    that takes the file's path
-    download  fetch the first one into the cache where none is found; `size` is how large it is
-    instead   what else can be done, for the message
-    Raises UserError, one line that says what to do.
+    what      e.g. "VGG19 weights", for messages
+    option    the option that takes the file's path, for messages
+    download  download the first official file into the cache if none is there
+    size      of that file, e.g. "about 550 MB, ", for messages
+    instead   another remedy, for messages
+    Raises UserError, one line with the remedy, if no file is found.
     """
     cache = Path(torch.hub.get_dir()) / "checkpoints"
     for folder in (*folders, cache):
@@ -58,9 +59,9 @@ def find(
 
 
 def verify(file: Path, official: Files) -> str:
-    """ " (sha256 verified)" for a file of an official name whose digest is published, else "".
+    """A note, " (sha256 verified)"; empty if no digest is published for the file's name.
 
-    Raises UserError where such a file is not the official one.
+    Raises UserError if the digest differs.
     """
     kind, expected, _ = official.get(file.name, ("", "", ""))
     if not expected:
@@ -87,9 +88,9 @@ def read_state(file: Path, prefix: str = "") -> dict[str, Tensor]:
 
 
 def read_keras(file: Path, instead: str) -> dict[str, Tensor]:
-    """The arrays of one of Keras's HDF5 files by their paths; kernels as torch keeps them.
+    """The arrays of a Keras HDF5 file by their paths, with kernels in torch's layout.
 
-    instead  a file of the same weights that needs no h5py, for the message
+    instead  a file of the same weights that needs no h5py, for messages
     """
     try:
         import h5py
@@ -103,7 +104,7 @@ def read_keras(file: Path, instead: str) -> dict[str, Tensor]:
     def collect(name: str, node: object) -> None:
         if isinstance(node, h5py.Dataset):
             value = torch.from_numpy(node[()])
-            # Keras keeps kernels as height, width, input, output.
+            # Keras stores kernels as (height, width, input, output).
             state[name] = value.permute(3, 2, 0, 1).contiguous() if value.ndim == 4 else value
 
     try:

@@ -213,7 +213,7 @@ def test_weight_files_are_checked(empty_cache, tmp_path):
     torch.save({f"lin{k}.model.1.weight": torch.zeros(1, 8, 1, 1) for k in range(5)}, lin)
     vgg = tmp_path / "mine.pth"
     rand = load_lpips(source="random")
-    names = [f"features.{row.index}" for row in rand.vgg.rows]
+    names = [f"features.{row.number}" for row in rand.vgg.rows]
     torch.save({f"{n}.{p}": getattr(c, p) for n, c in zip(names, rand.vgg.convolutions, strict=True)
                 for p in ("weight", "bias")}, vgg)  # fmt: skip
     with pytest.raises(

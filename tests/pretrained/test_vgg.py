@@ -27,7 +27,7 @@ def state(net):
     """The random weights under the names that both publishers' files use."""
     own, rows = net.state_dict(), enumerate(vgg.CONVOLUTIONS)
     return {
-        f"features.{row.index}.{part}": own[f"convolutions.{i}.{part}"]
+        f"features.{row.number}.{part}": own[f"convolutions.{i}.{part}"]
         for i, row in rows
         for part in ("weight", "bias")
     }
@@ -206,9 +206,9 @@ def test_reads_keras_files(net, state, tmp_path):
         root.create_group("block1_pool")
         for row in vgg.CONVOLUTIONS:
             name = f"block{row.block}_conv{row.place}"
-            weight = state[f"features.{row.index}.weight"].permute(2, 3, 1, 0)
+            weight = state[f"features.{row.number}.weight"].permute(2, 3, 1, 0)
             root[f"{name}/{name}_W_1:0"] = weight.numpy()
-            root[f"{name}/{name}_b_1:0"] = state[f"features.{row.index}.bias"].numpy()
+            root[f"{name}/{name}_b_1:0"] = state[f"features.{row.number}.bias"].numpy()
     loaded = vgg.load_vgg(path, "caffe")
     for a, b in zip(net.parameters(), loaded.parameters(), strict=True):
         assert torch.equal(a, b)
@@ -315,11 +315,11 @@ def test_vgg16_and_average_pooling():
     face = vgg.load_vgg(source="random", family="face", pooling="avgpool")
     assert len(face.convolutions) == 13 and "random VGG16" in face.description
     x = torch.rand(1, 3, 32, 32) * 2 - 1
-    names = [vgg.layer_name(k, vgg.BLOCKS16) for k in (1, 6, 11, 18, 25)]
+    names = [perceptual.layer_name(k, perceptual.BLOCKS16) for k in (1, 6, 11, 18, 25)]
     assert names == [f"relu{b}_1" for b in range(1, 6)]
-    assert [vgg.layer_name(k) for k in (1, 6, 11, 20, 29)] == names
+    assert [perceptual.layer_name(k) for k in (1, 6, 11, 20, 29)] == names
     with pytest.raises(ValueError, match=r"must be that of a ReLU, one of 1, 3, 6, .* got 4"):
-        vgg.layer_name(4)
+        perceptual.layer_name(4)
     mean = torch.tensor([103.939, 116.779, 123.68]).view(1, 3, 1, 1)
     y = x * 127.5 + 127.5 - mean  # BGR mean, RGB image
     for place, name in zip((0, 2, 4, 7, 10), names, strict=True):

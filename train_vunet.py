@@ -33,6 +33,7 @@ from nets.vunet.data import PersonInputs, open_people, signed
 from nets.vunet.infer import without_training
 from nets.vunet.layers import initialise_from_data
 from nets.vunet.options import kl_factor, learning_rate, parse, weights
+from nets.vunet.published import RENAMED
 from nets.vunet.visuals import (
     final_image,
     show,
@@ -147,7 +148,7 @@ def train(run: Run, args: options.Namespace, precision: Precision) -> None:
     size = sum(p.numel() for p in net.parameters())
     run.print(
         f"training a VUNet ({args.variant}, {size:,} parameters) on {data.name}: {len(data)} "
-        f"images of {args.spatial_size} px, {total} steps of {images_per_step} images, on "
+        f"images of {args.image_size} px, {total} steps of {images_per_step} images, on "
         f"{run.device} in {precision.name} ({precision.reason}); run folder {run.folder}"
     )
     if not run.resume(model=net, optimizer=optimizer, ema=ema, precision=precision):
@@ -238,7 +239,7 @@ def start_from(run: Run, args: options.Namespace, net: VUNet, optimizer: Any) ->
 @options.user_errors()
 def main(argv: list[str] | None = None) -> None:
     args = parse(argv, __doc__.split("\n\n")[0])
-    with closing(Ranks(args.device)) as ranks, Run("vunet", args, ranks) as run:
+    with closing(Ranks(args.device)) as ranks, Run("vunet", args, ranks, RENAMED) as run:
         precision = Precision(args.precision, run.device, args.channels_last)
         if args.mode == "train":
             train(run, args, precision)

@@ -34,7 +34,7 @@ from nets.worlds.people.world import PeopleWorld
 SIZE, BATCH = 128, 16
 RESULTS = Path(__file__).parent / "results"
 OPTIONS = {
-    "spatial_size": SIZE,
+    "image_size": SIZE,
     "box_factor": 1,
     "appearance": "crops",
     "stickman": "parts",

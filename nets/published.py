@@ -36,7 +36,8 @@ def load(system: str, path: str | Path, **options: Any) -> tuple[Any, dict[str, 
     Raises UserError with the first three differences if the file is not that system's. Files are
     read as data: one with code inside is refused.
     """
-    return _module(system).load(path, **options)
+    module = _module(system)
+    return module.load(path, **rename(options, getattr(module, "RENAMED", {})))
 
 
 def recognise(path: str | Path, held: Any = None) -> str | None:

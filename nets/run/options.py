@@ -83,6 +83,11 @@ class Parser(ArgumentParser):
         self.published[names[0]] = help
         self.add_argument(*names, help=argparse.SUPPRESS, **settings)
 
+    @property
+    def hidden(self) -> _Hidden:
+        """A group of options that only --help_published lists."""
+        return _Hidden(self)
+
     def published_help(self) -> str:
         """The text of --help_published."""
         lines = ["Options of the published programs, which work as well.", "", "other names:"]
@@ -92,6 +97,13 @@ class Parser(ArgumentParser):
             default = self.get_default(name.lstrip("-"))
             lines.append(f"  {name:30} {help} (default: {_shown(default)})")
         return "\n".join(lines)
+
+
+class _Hidden:
+    """What an argument group has, for options that only --help_published lists."""
+
+    def __init__(self, parser: Parser):
+        self.add_argument = parser.add_published
 
 
 def add_flag(group: Any, name: str, default: bool, help: str) -> None:
@@ -248,9 +260,10 @@ def rename(keys: Mapping[str, Any], renamed: Mapping[str, str], source: str = ""
     result: dict[str, Any] = {}
     for key, value in keys.items():
         new = renamed.get(key, key)
-        if new in result and result[new] != value:
+        before = result.get(new)
+        if before is not None and value is not None and before != value:
             raise UserError(f"{key} in {source}: another name of {new}, which is given as well")
-        result[new] = value
+        result[new] = before if value is None else value
     return result
 
 

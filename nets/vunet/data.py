@@ -16,7 +16,7 @@ from nets.layers import signed
 
 
 def open_people(options: Mapping[str, Any], split: str, length: int = 0, world: int = 0):
-    """The dataset that a run's options describe: `data_index`, `data_root`, or the demo world.
+    """The dataset that a run's options describe: `data`, or without it the demo world.
 
     split    "train" or "test"
     length   the first so many samples; 0: all
@@ -24,25 +24,24 @@ def open_people(options: Mapping[str, Any], split: str, length: int = 0, world: 
     returns  a dataset: len(), [(epoch, index)] -> {"target", "joints", "index", ...}, `joint_order`
     Raises UserError where there is nothing, or nothing usable.
     """
-    if options["data_index"] and options["data_root"]:
-        raise UserError("--data_index and --data_root: give one of them")
-    size, seed, pairing = options["spatial_size"], options["seed"], options["pairing"]
-    if options["data_index"]:
+    size, seed, pairing = options["image_size"], options["seed"], options["pairing"]
+    path = options["data"]
+    if path and not Path(path).is_dir():
         from nets.data.people.index import IndexDataset
 
         fit = options["fit"] == "letterbox"
-        data = IndexDataset(options["data_index"], split, size, pairing, seed, letterbox=fit)
-    elif options["data_root"]:
+        data = IndexDataset(path, split, size, pairing, seed, letterbox=fit)
+    elif path:
         from nets.data.people.meta import PrjotiDataset
 
         if options["fit"] != "squash":
-            raise UserError("--fit letterbox: only for --data_index")
-        data = PrjotiDataset(options["data_root"], split, size, pairing, seed)
+            raise UserError("--fit letterbox: only for an index, not for a folder")
+        data = PrjotiDataset(path, split, size, pairing, seed)
     else:
         from nets.worlds.people.world import PeopleWorld
 
         if size < 16:
-            raise UserError(f"spatial_size: must be 16 or more for the demo world, got {size}")
+            raise UserError(f"image_size: must be 16 or more for the demo world, got {size}")
         data = PeopleWorld(split, size, world, pairing="same" if pairing == "same" else "identity")
     return First(data, length) if 0 < length < len(data) else data
 
@@ -86,11 +85,11 @@ class PersonInputs:
     images, into what the network takes, on their device.
 
     joint_order  names along the second axis of the joints that come in
-    options      a run's options: spatial_size, box_factor, appearance, stickman, missing_part
+    options      a run's options: image_size, box_factor, appearance, stickman, missing_part
     """
 
     def __init__(self, options: Mapping[str, Any], joint_order: Sequence[str]):
-        self.size = options["spatial_size"]
+        self.size = options["image_size"]
         self.box_factor = options["box_factor"]
         self.crops = options["appearance"] == "crops"
         self.style = options["stickman"]

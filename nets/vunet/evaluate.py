@@ -39,14 +39,14 @@ def evaluate(args: options.Namespace, content: dict[str, Any], path: Path, ranks
     """Reconstruction of test images; on the demo world also transfer against the exact truth."""
     precision = Precision(args.precision, ranks.device, args.channels_last)
     net, trained = load_network(content, path, precision)
-    if args.data_index or args.data_root:
-        trained = {**trained, "data_index": args.data_index, "data_root": args.data_root}
+    if args.data:
+        trained = {**trained, "data": args.data}
     world = args.world_seed
     data = open_people({**trained, "pairing": "same"}, "test", args.images, world)
     if world and not hasattr(data, "transfer_truth"):
         raise UserError(f"--world_seed: of the demo world, this is {data.name}")
     inputs = PersonInputs(trained, data.joint_order)
-    print(f"{len(data)} test images of {data.name}, {trained['spatial_size']} px")
+    print(f"{len(data)} test images of {data.name}, {trained['image_size']} px")
     report: dict[str, Any] = {"data": data.name, "images": len(data), "world_seed": world}
     report["protocol"] = {name: metrics.PROTOCOL[name] for name in SCORES}
     with torch.no_grad(), precision.autocast():

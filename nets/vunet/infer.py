@@ -84,7 +84,7 @@ def infer(args: options.Namespace, content: dict[str, Any], path: Path, ranks: R
     with torch.no_grad(), precision.autocast():
         for video in videos:
             find = detector(args, "driving", video)
-            drive(args, transfer, sources, video, find, trained["spatial_size"])
+            drive(args, transfer, sources, video, find, trained["image_size"])
         if not drivings:
             return
         joints = torch.stack([driving.joints for driving in drivings])
@@ -146,7 +146,7 @@ def people(
         files = list_images(f"--{option}", files)
         if files and needed and joints is None:
             find = detector(args, option, files[0])
-            seen.append(found(args, find, files, number, trained["spatial_size"]))
+            seen.append(found(args, find, files, number, trained["image_size"]))
         else:
             seen.append([given(file, joints if needed else None, trained) for file in files])
     sources, drivings = ([on_device(one, ranks) for one in some] for some in seen)
@@ -197,7 +197,7 @@ class SeenPerson(NamedTuple):
 
 def given(file: Path, joints: str | None, trained: dict[str, Any]) -> SeenPerson:
     """All of an image as training saw it, and the joints that a file names, if there is one."""
-    size = trained["spatial_size"]
+    size = trained["image_size"]
     points = None if joints is None else read_joints(joints, file, image_size(file))
     if trained["fit"] == "squash":
         return SeenPerson(
@@ -309,9 +309,8 @@ def without_training(run: Run, args: options.Namespace, precision: Precision) ->
     run.stop_listening()
     path = find(args.checkpoint)
     net, trained = load_network(read_checkpoint(path, "vunet"), path, precision)
-    if args.data_index or args.data_root:
-        given = {"data_index": args.data_index, "data_root": args.data_root}
-        trained |= {**given, "pairing": "same"}  # other data need not know identities
+    if args.data:
+        trained |= {"data": args.data, "pairing": "same"}  # other data need not know identities
     bad, workers = args.on_bad_sample, args.workers
     if args.mode == "add_reconstructions":
         data = open_people({**trained, "pairing": "same"}, "test")

@@ -261,7 +261,7 @@ class VUNet(nn.Module):
     @classmethod
     def parts(
         cls,
-        spatial_size: int = 256,  # S, side of image and pose, pixels
+        image_size: int = 256,  # S, side of image and pose, pixels
         box_factor: int = 2,  # appearance crops have side S / 2^box_factor
         bottleneck_factor: int = 2,  # the coarsest map has side 2^bottleneck_factor
         width: int = 32,  # channels of the finest scale; doubles a scale
@@ -273,10 +273,10 @@ class VUNet(nn.Module):
     ) -> VUNet:
         """The form that sees body-part crops. ValueError for sizes that do not divide."""
         coarsest = 2**bottleneck_factor
-        n = _scales(spatial_size, coarsest, "spatial_size")
+        n = _scales(image_size, coarsest, "image_size")
         if box_factor < 0 or n - box_factor < LATENTS:
             raise ValueError(
-                f"VUNet: box_factor must be 0 to {n - LATENTS} for spatial_size {spatial_size} "
+                f"VUNet: box_factor must be 0 to {n - LATENTS} for image_size {image_size} "
                 f"and bottleneck_factor {bottleneck_factor}, got {box_factor}"
             )
         if bottleneck_factor < 1:
@@ -297,7 +297,7 @@ class VUNet(nn.Module):
     @classmethod
     def image(
         cls,
-        spatial_size: int = 256,  # S, side of image, appearance and pose; a power of two >= 4
+        image_size: int = 256,  # S, side of image, appearance and pose; a power of two >= 4
         width: int = 64,
         max_width: int = 128,
         norm: str = "none",  # of the convolutions, see `NormConv2d`
@@ -310,13 +310,13 @@ class VUNet(nn.Module):
         box_factor: int = 0,  # the appearance has side S / 2^box_factor
     ) -> VUNet:
         """The form that sees a whole image. ValueError for sizes that do not divide."""
-        n = _scales(spatial_size, 1, "spatial_size")
+        n = _scales(image_size, 1, "image_size")
         widths = [min(width * 2**k, max_width) for k in range(n)]
         if n < 3:
-            raise ValueError(f"VUNet: spatial_size must be >= 4, got {spatial_size}")
+            raise ValueError(f"VUNet: image_size must be >= 4, got {image_size}")
         if not 0 <= box_factor <= n - LATENTS:
             raise ValueError(
-                f"VUNet: box_factor must be 0 to {n - LATENTS} for spatial_size {spatial_size}, "
+                f"VUNet: box_factor must be 0 to {n - LATENTS} for image_size {image_size}, "
                 f"got {box_factor}"
             )
         padding, seen = "symmetric", widths[box_factor:]
@@ -400,7 +400,7 @@ def build(options: Mapping[str, Any]) -> VUNet:
     """
     crops = options["appearance"] == "crops"
     common = {
-        "spatial_size": options["spatial_size"],
+        "image_size": options["image_size"],
         "width": options["nf_start"],
         "max_width": options["nf_max"],
         "dropout": options["drop_prob"],

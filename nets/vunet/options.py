@@ -19,7 +19,7 @@ from nets.run.options import (
     add_flag,
 )
 from nets.vunet import build, losses
-from nets.vunet.published import SETTINGS, TERMS, translate
+from nets.vunet.published import RENAMED, SETTINGS, TERMS, translate
 
 FORMS = {  # what an option that is null means
     "parts": {
@@ -28,7 +28,7 @@ FORMS = {  # what an option that is null means
         "betas": [0.5, 0.9],
     },
     "image": {
-        "appearance": "picture", "stickman": "image", "pairing": "identity", "conv": "none",
+        "appearance": "image", "stickman": "image", "pairing": "identity", "conv": "none",
         "tanh": True, "nf_start": 64, "lr": 1e-4, "betas": [0.9, 0.999],
     },
 }  # fmt: skip
@@ -40,103 +40,111 @@ IMAGE_LOSSES = {
 
 
 # fmt: off
-def parser(description: str) -> options.ArgumentParser:
-    p = options.parser("vunet", description)
+def parser(description: str) -> options.Parser:
+    p = options.parser("vunet", description, RENAMED)
     g = p.add_argument_group("what to do")
     add = g.add_argument
     add("--mode", type=Literal["train", "test", "transfer", "add_reconstructions"], default="train",
-        help="train; or, from --checkpoint: images drawn from the prior, transfer grids, or "
-        "every test image reconstructed, with an index.p of them")
+        help="train; or, from --checkpoint: samples from the prior, transfer grids, or "
+        "reconstructions of all test images with an index.p of them")
     add("--checkpoint", type=str | None, default=None,
-        help="a checkpoint or run folder to start from")
-    add_flag(g, "--retrain", False, "second round: take weights and moments, begin at step 0")
-    add_flag(g, "--reset_optimizer", False, "with --checkpoint: begin with fresh moments")
-    add_flag(g, "--keep_kl", False, "the KL weight is the last one of its ramp from the beginning")
-    add("--log_dir", type=str | None, default=None, help="another name of --run_dir")
-    g = p.add_argument_group("data (none: the demo world of people)")
+        help="checkpoint or run folder to start from")
+    add_flag(g, "--retrain", False, "second round: weights and moments of --checkpoint, step 0")
+    add_flag(g, "--reset_optimizer", False, "fresh moments for --checkpoint")
+    g = p.add_argument_group("data")
     add = g.add_argument
-    add("--data_index", type=str | None, default=None, help="an index.p, index.json or index.npz")
-    add("--data_root", type=str | None, default=None, help="a folder with meta.yaml (Prjoti)")
+    add("--data", type=str | None, default=None,
+        help="an index (index.p, .json or .npz), or a folder with meta.yaml; default: the demo "
+        "world of people")
     add("--pairing", type=Literal["same", "identity", "any"] | None, default=None,
-        help="where the appearance comes from: the target itself, another image of the same "
-        "identity, any image; default: same for parts, identity for image")
+        help="source of the appearance: the target itself, another image of the same identity, or "
+        "any image; default: same for parts, identity for image")
     add("--fit", type=Literal["squash", "letterbox"], default="squash",
         help="how images become square")
     add("--batch_size", type=PositiveInt, default=16, help="images per step and rank")
     add("--test_images", type=NonNegativeInt, default=256,
-        help="images of the test split that a validation looks at; 0: all")
+        help="test images in a validation; 0: all")
     g = p.add_argument_group("network")
     add = g.add_argument
     add("--variant", type=Literal["parts", "image"], default="parts",
-        help="body-part crops, coarsest map 2^bottleneck_factor; or whole image, down to 1x1")
-    add("--appearance", type=Literal["crops", "picture"] | None, default=None,
-        help="what the appearance encoder sees; default: by variant")
-    add("--stickman", type=Literal["parts", "image"] | None, default=None,
-        help="style of the drawn pose; default: by variant")
-    add("--spatial_size", type=PositiveInt, default=256, help="side of the images, pixels")
-    add("--box_factor", type=NonNegativeInt, default=2, help="crops have side S / 2^box_factor")
-    add("--bottleneck_factor", type=PositiveInt, default=2, help="coarsest side, as power of two")
+        help="appearance from body-part crops, or from the whole image")
+    add("--image_size", type=PositiveInt, default=256, help="side of the images, pixels")
     add("--nf_start", type=PositiveInt | None, default=None,
         help="channels of the finest scale; default: 32 for parts, 64 for image")
-    add("--nf_max", type=PositiveInt, default=128, help="most channels of a scale")
-    add("--drop_prob", type=options.Fraction, default=0.0, help="dropout inside residual blocks")
-    add("--img_channels", type=Literal[3], default=3, help="channels of an image")
-    add("--pose_channels", type=Literal[3], default=3, help="channels of a drawn pose")
-    add("--out_channels", type=Literal[3], default=3, help="channels of the output")
-    add("--conv", type=Literal["none", "weight", "weight_affine"] | None, default=None,
-        help="normalisation of the convolutions of the image form (parts: always weight)")
-    add("--tanh", type=bool | None, default=None, help="image form: bounded output; default true")
-    add("--wiring", type=Literal["chain", "port"], default="chain",
-        help="image form: autoregressive prior; port: as imported checkpoints learnt it")
-    add("--missing_part", type=float, default=0.0, help="value of a missing crop, in [-1, 1]")
-    add("--init_batches", type=NonNegativeInt, default=4,
-        help="batches for data-dependent initialisation of weight normalisation; 0: none")
-    g = p.add_argument_group("loss, parts form: 5 * (features + Gram) + kl * KL")
+    add("--nf_max", type=PositiveInt, default=128, help="maximum of channels of a scale")
+    add("--drop_prob", type=options.Fraction, default=0.0, help="dropout in residual blocks")
+    g = p.add_argument_group("loss")
     add = g.add_argument
     add("--feature_layers", type=list[str], default=list(losses.PARTS_LAYERS),
-        help="input_1 (pixels) and layers of VGG19")
-    add("--feature_weights", type=list[NonNegativeFloat], default=[1.0] * 6, help="one a layer")
-    add("--gram_weights", type=list[NonNegativeFloat], default=[0.0] * 6, help="one a layer")
+        help="parts: input_1 (pixels) and layers of VGG19")
+    add("--feature_weights", type=list[NonNegativeFloat], default=[1.0] * 6,
+        help="parts: weights of the features, one a layer")
+    add("--gram_weights", type=list[NonNegativeFloat], default=[0.0] * 6,
+        help="parts: weights of the Gram matrices, one a layer")
     add("--background_weight", type=NonNegativeFloat, default=1.0,
-        help="both forms: of pixels off the person, where the data have masks (the demo world)")
-    add("--kl_start", type=NonNegativeInt | None, default=None,
-        help="step up to which the KL weight is kl_min; default: lr_decay_end / 2")
-    add("--kl_end", type=NonNegativeInt | None, default=None,
-        help="step from which it is kl_max; default: 3/4 lr_decay_end")
-    add("--kl_min", type=NonNegativeFloat, default=1e-6, help="first KL weight")
-    add("--kl_max", type=NonNegativeFloat, default=1.0, help="last KL weight")
-    g = p.add_argument_group("loss, image form: weighted sum of the terms that have a weight")
-    for term in TERMS:
-        g.add_argument(f"--losses.{term}.weight", type=NonNegativeFloat | None, default=None,
-                       help=f"factor of {term}")
-        for field, kind, text in (("start_ramp_it", NonNegativeInt, "step at which a ramp starts"),
-                                  ("start_ramp_val", NonNegativeFloat, "weight up to there"),
-                                  ("end_ramp_it", NonNegativeInt, "step at which it ends"),
-                                  ("end_ramp_val", NonNegativeFloat, "weight from there on")):
-            g.add_argument(f"--losses.{term}.{field}", type=kind | None, default=None, help=text)
-    g.add_argument("--losses.perceptual.vgg_feat_weights", type=list[NonNegativeFloat],
-                   default=[1.0] * 6, help="factors of the image and of relu1_2 .. relu5_2")
-    g = p.add_argument_group("VGG19")
-    add = g.add_argument
+        help="weight of pixels off the person, for data with masks (the demo world)")
+    add("--kl_max", type=NonNegativeFloat, default=1.0, help="parts: final weight of the KL")
     add("--vgg_weights", type=str | None, default=None,
-        help="file of weights; default: torch's cache")
+        help="weights of VGG19; default: from torch's cache")
     add("--perceptual", type=Literal["pretrained", "random"], default="pretrained",
-        help="random: a seeded random VGG19 where there are no weights")
-    add_flag(g, "--vgg_download", False, "fetch the weights when they are not there")
+        help="random: a seeded random VGG19 instead of weights")
+    add_flag(g, "--vgg_download", False, "download the weights of VGG19 if they are missing")
     g = p.add_argument_group("schedule")
     add = g.add_argument
     add("--lr", type=PositiveFloat | None, default=None,
         help="learning rate; default: 1e-3 for parts, 1e-4 for image")
-    add("--betas", type=tuple[options.Fraction, options.Fraction] | None, default=None,
-        help="of Adam; default: 0.5, 0.9 for parts, 0.9, 0.999 for image")
     add("--lr_decay_begin", type=NonNegativeInt | None, default=None,
-        help="step from which it falls linearly; default: 1000 for parts, never for image")
+        help="first step of its linear decay; default: 1000 for parts, never for image")
     add("--lr_decay_end", type=PositiveInt | None, default=None,
         help="step at which it is 0 and training ends; default: 100000 for parts")
     add("--num_steps", type=PositiveInt | None, default=None, help="steps, instead of lr_decay_end")
     add("--num_epochs", type=PositiveInt | None, default=None, help="epochs, instead of steps")
-    add("--test_freq", type=PositiveInt, default=1000, help="steps between two validations")
+    add("--test_freq", type=PositiveInt, default=1000, help="steps between validations")
+    _published(p)
     return p
+
+
+def _published(p: options.Parser) -> None:
+    """Options that --help_published lists: fine settings of the published networks and losses."""
+    g = p.hidden
+    add = g.add_argument
+    add_flag(g, "--keep_kl", False, "the last KL weight from the first step on")
+    add("--appearance", type=Literal["crops", "image", "picture"] | None, default=None,
+        help="input of the appearance encoder; picture: earlier name of image; default: by variant")
+    add("--stickman", type=Literal["parts", "image"] | None, default=None,
+        help="style of the stick figure; default: by variant")
+    add("--box_factor", type=NonNegativeInt, default=2, help="side of the crops: S / 2^box_factor")
+    add("--bottleneck_factor", type=PositiveInt, default=2,
+        help="side of the coarsest map, as a power of two")
+    add("--img_channels", type=Literal[3], default=3, help="channels of an image")
+    add("--pose_channels", type=Literal[3], default=3, help="channels of a stick figure")
+    add("--out_channels", type=Literal[3], default=3, help="channels of the output")
+    add("--conv", type=Literal["none", "weight", "weight_affine"] | None, default=None,
+        help="image form: normalisation of the convolutions (parts: always weight)")
+    add("--tanh", type=bool | None, default=None, help="image form: bounded output; default: true")
+    add("--wiring", type=Literal["chain", "port"], default="chain",
+        help="image form: autoregressive prior; port: that of imported checkpoints")
+    add("--missing_part", type=float, default=0.0, help="value of a missing crop, in [-1, 1]")
+    add("--init_batches", type=NonNegativeInt, default=4,
+        help="batches for data-dependent initialisation of weight normalisation; 0: none")
+    add("--kl_start", type=NonNegativeInt | None, default=None,
+        help="last step with KL weight kl_min; default: lr_decay_end / 2")
+    add("--kl_end", type=NonNegativeInt | None, default=None,
+        help="first step with KL weight kl_max; default: 3/4 lr_decay_end")
+    add("--kl_min", type=NonNegativeFloat, default=1e-6, help="first weight of the KL")
+    add("--betas", type=tuple[options.Fraction, options.Fraction] | None, default=None,
+        help="betas of Adam; default: 0.5, 0.9 for parts, 0.9, 0.999 for image")
+    for term in TERMS:
+        add(f"--losses.{term}.weight", type=NonNegativeFloat | None, default=None,
+            help=f"image form: weight of {term}")
+        for field, kind, text in (("start_ramp_it", NonNegativeInt, "first step of a ramp"),
+                                  ("start_ramp_val", NonNegativeFloat, "weight up to that step"),
+                                  ("end_ramp_it", NonNegativeInt, "last step of a ramp"),
+                                  ("end_ramp_val", NonNegativeFloat, "weight from that step on")):
+            add(f"--losses.{term}.{field}", type=kind | None, default=None,
+                help=f"image form, {term}: {text}")
+    add("--losses.perceptual.vgg_feat_weights", type=list[NonNegativeFloat], default=[1.0] * 6,
+        help="image form: weights of the image and of relu1_2 .. relu5_2")
 # fmt: on
 
 
@@ -145,9 +153,10 @@ def parse(argv: Sequence[str] | None = None, description: str = "") -> options.N
     args = options.parse(parser(description), argv, translate)
     for name, value in FORMS[args.variant].items():
         args[name] = value if args[name] is None else args[name]
+    if args.appearance == "picture":
+        args.appearance = "image"
     if args.variant == "image":
         image_losses(args)
-    args.run_dir = args.log_dir or args.run_dir
     if args.mode != "train" and not args.checkpoint:
         raise UserError(f"--mode {args.mode}: needs --checkpoint")
     if args.mode != "train" and args.name:

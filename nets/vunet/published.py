@@ -23,10 +23,10 @@ from nets.vunet.layers import NormConv2d
 # How the two programs prepare what their networks see; neither keeps it with the weights.
 COMMON = {
     "fit": "squash", "missing_part": 0.0, "drop_prob": 0.0, "box_factor": 0, "seed": 0,
-    "bottleneck_factor": 2, "data_index": None, "data_root": None,
+    "bottleneck_factor": 2, "data": None,
 }  # fmt: skip
 PORT = {
-    "variant": "image", "appearance": "picture", "stickman": "image", "pairing": "identity",
+    "variant": "image", "appearance": "image", "stickman": "image", "pairing": "identity",
     "wiring": "port", "out_channels": 3,
 }  # fmt: skip
 TENSORFLOW = {
@@ -44,7 +44,7 @@ Names = Iterator[tuple[str, str]]  # prefixes of a convolution: here, there
 def load(path: str | Path, **options: Any) -> tuple[VUNet, dict[str, Any]]:
     """The network in eval mode and the options of `train_vunet.py` that describe it.
 
-    options  override what is read off the weights: `spatial_size` where TensorFlow weights of
+    options  override what is read off the weights: `image_size` where TensorFlow weights of
              another size than the published ones are meant (a convolutional network does not say)
     Raises UserError where the file is not of a VUNet, with the first three differences.
     """
@@ -85,7 +85,7 @@ def _port(
     settings = {
         **COMMON,
         **PORT,
-        "spatial_size": 2 ** (scales - 1),
+        "image_size": 2 ** (scales - 1),
         "conv": "weight_affine" if affine else "none",  # one switch, `final_act`, chose both
         "tanh": not affine,
         "nf_start": size_of(state, f"e_theta.in_op.{kernel}", 0),
@@ -126,12 +126,12 @@ def _tensorflow(path: Path, state: Mapping[str, Tensor], options: dict[str, Any]
     crops, box = channels % 24 == 0, scales[0] - scales[1]
     # The sizes are not in the weights: 128 and 2 go with a box factor of 1, 256 and 4 with 2.
     ratio = 2 ** (scales[0] - 1)
-    size = options.get("spatial_size") or ratio * (2 if box == 1 else 4)
+    size = options.get("image_size") or ratio * (2 if box == 1 else 4)
     settings = {
         **COMMON,
         **TENSORFLOW,
-        "appearance": "crops" if crops else "picture",
-        "spatial_size": size,
+        "appearance": "crops" if crops else "image",
+        "image_size": size,
         "bottleneck_factor": max(size // ratio, 1).bit_length() - 1,
         "box_factor": box,
         "nf_start": size_of(state, "dec_up/dense_0/V", 1),
@@ -186,10 +186,10 @@ def _content(
             name = f"{prefix}{'/' if '/' in prefix else '.'}{name}"
             wanted[name], take = there(conv, leaf)
             taken[f"{here}.{leaf}"] = (name, take)
-    require(state, wanted, path, f"the weights of a VUNet of {settings['spatial_size']} px")
+    require(state, wanted, path, f"the weights of a VUNet of {settings['image_size']} px")
     model = {k: take(state[name]).float().contiguous() for k, (name, take) in taken.items()}
     model = {name: model[name] for name in net.state_dict()}
-    size = f"{settings['spatial_size']} px"
+    size = f"{settings['image_size']} px"
     return {
         "options": settings,
         "parts": {"model": model},
@@ -300,10 +300,14 @@ def _highest(pattern: str, state: Mapping[str, Tensor]) -> int:
     return max((int(match[1]) for match in found if match), default=1)
 
 
-RENAMED = {
+RENAMED = {  # names in published files, and in earlier versions of guise -> names here
     "n_data_processes": "workers",
     "experiment_name": "name",
     "dropout_prob": "drop_prob",
+    "spatial_size": "image_size",
+    "data_index": "data",
+    "data_root": "data",
+    "log_dir": "run_dir",
 }
 LEFT_OUT = (
     "iterator",
@@ -343,14 +347,14 @@ def translate(keys: dict[str, Any], source: str) -> dict[str, Any]:
         elif key == "ckpt_freq" and value is None:
             continue  # once an epoch there; the default here
         elif key not in LEFT_OUT:
-            result[RENAMED.get(key, key)] = value
+            result[key] = value
     return result
 
 
 def _model(keys: Any, source: str) -> dict[str, Any]:
     if not isinstance(keys, dict):
         raise UserError(f"model_pars in {source}: must be a mapping, got {keys!r}")
-    result = {RENAMED.get(key, key): value for key, value in keys.items() if key != "final_act"}
+    result = {key: value for key, value in keys.items() if key != "final_act"}
     if "final_act" in keys:
         result["tanh"] = keys["final_act"]
         result["conv"] = "none" if keys["final_act"] else "weight_affine"

@@ -12,7 +12,7 @@ model: model.VUNet
 batch_size: 8
 num_epochs: 100
 code_root: null
-model_pars: {final_act: FINAL, nf_start: 64, nf_max: 128, spatial_size: 256, dropout_prob: 0.0,
+model_pars: {final_act: FINAL, nf_start: 64, nf_max: 128, image_size: 256, dropout_prob: 0.0,
   img_channels: 3, pose_channels: 3}
 lr: 0.0001
 integrations: {wandb: {active: false}, tensorboardX: {active: false}}
@@ -27,7 +27,7 @@ MARKET = """
 data_index: data/market/index.p
 batch_size: 16
 init_batches: 4
-spatial_size: 128
+image_size: 128
 box_factor: 1
 bottleneck_factor: 1
 drop_prob: 0.1
@@ -55,7 +55,7 @@ def config(tmp_path):
 def test_flat_yaml_of_the_parts_form(config):
     args = settings.parse(["--config", config(MARKET)])
     assert (args.variant, args.appearance, args.conv) == ("parts", "crops", "weight")
-    assert (args.spatial_size, args.box_factor, args.bottleneck_factor) == (128, 1, 1)
+    assert (args.image_size, args.box_factor, args.bottleneck_factor) == (128, 1, 1)
     assert (args.pairing, args.stickman, args.drop_prob, args.lr) == ("same", "parts", 0.1, 1e-3)
     shipped = settings.parse(["--config", "market.yaml"])
     given = {**vars(args), "config": None}
@@ -66,10 +66,10 @@ def test_flat_yaml_of_the_parts_form(config):
 def test_nested_yaml_of_the_image_form(config, capsys, final, conv):
     files = [config(PORT.replace("FINAL", final)), config("data_root: X\ndatasets: {}", "b.yaml")]
     args = settings.parse(["--config", *files])
-    assert (args.variant, args.appearance, args.stickman) == ("image", "picture", "image")
-    assert (args.nf_start, args.nf_max, args.spatial_size) == (64, 128, 256)
+    assert (args.variant, args.appearance, args.stickman) == ("image", "image", "image")
+    assert (args.nf_start, args.nf_max, args.image_size) == (64, 128, 256)
     assert (args.tanh, args.conv) == (final == "True", conv)
-    assert (args.data_root, args.num_epochs, args.lr) == ("X", 100, 1e-4)
+    assert (args.data, args.num_epochs, args.lr) == ("X", 100, 1e-4)
     assert (args.log_freq, args.start_log_freq) == (1000, 1)
     ramp = [settings.weights(args, step)["KL"] for step in (0, 2000, 2750, 3500, 9000)]
     assert ramp == [0, 0, 0.5, 1, 1]
@@ -108,8 +108,8 @@ def test_learning_rate_and_kl_of_the_shipped_schedule():
         (["--mode", "transfer"], "--mode transfer: needs --checkpoint"),
         (["--retrain"], "--retrain: needs --checkpoint"),
         (["--feature_weights", "[1.0]"], "feature_weights: must be 6 numbers"),
-        (["--spatial_sise", "64"], "did you mean --spatial_size"),
-        (["--spatial_size", "big"], "--spatial_size: "),
+        (["--image_sise", "64"], "did you mean --image_size"),
+        (["--image_size", "big"], "--image_size: "),
         (["--drop_prob", "1.5"], "--drop_prob: "),
         (["--variant", "image", "--losses.KL.start_ramp_it", "3"], "losses.KL: a ramp needs all"),
     ],

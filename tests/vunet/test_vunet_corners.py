@@ -96,7 +96,7 @@ def test_the_image_form_with_other_parts(tmp_path, monkeypatch, more):
 def test_a_dataset_of_one_image_and_a_larger_batch(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     index = index_folder(tmp_path / "data", count=2)  # one to train with, one to test with
-    train("--data_index", index, "--pairing", "any", "--name", "a")
+    train("--data", index, "--pairing", "any", "--name", "a")
     names = {path.name for path in (tmp_path / "runs/vunet/a/images").iterdir()}
     assert {"final_0000001.png", "testing_cond_0000001.png"} <= names
     assert "testing_test_sample_0000001.png" in names
@@ -106,7 +106,7 @@ def test_a_broken_test_image_is_left_out_where_that_was_asked_for(tmp_path, monk
     monkeypatch.chdir(tmp_path)
     index = index_folder(tmp_path / "data")
     (tmp_path / "data/images/0.png").write_text("no image")  # every third one is for testing
-    shared = ["--data_index", index, "--pairing", "same", "--name"]
+    shared = ["--data", index, "--pairing", "same", "--name"]
     train(*shared, "a", "--on_bad_sample", "skip")
     assert "images/0.png: is not an image" in capsys.readouterr().out
     error = refused(capsys, train_vunet.main, "--config", "smoke.yaml", *shared, "b")
@@ -126,10 +126,10 @@ def test_a_refused_command_leaves_the_run_as_it_is(inside, capsys):
 def test_modes_take_other_data_than_the_checkpoint_was_trained_on(inside):
     shared = ["--checkpoint", "runs/vunet/a", "--workers", "0", "--batch_size", "2"]
     train_vunet.main(["--mode", "add_reconstructions", *shared, "--name", "r",
-                      "--data_index", "data/index.p"])  # fmt: skip
+                      "--data", "data/index.p"])  # fmt: skip
     made = read_index(inside / "runs/vunet/r/reconstructions/index.p")
     assert made["imgs"].tolist() == [b"images/%06d.png" % i for i in range(4)]
-    train_vunet.main(["--mode", "transfer", *shared, "--name", "t", "--data_index", "data/index.p"])
+    train_vunet.main(["--mode", "transfer", *shared, "--name", "t", "--data", "data/index.p"])
     names = {path.name for path in (inside / "runs/vunet/t/images").iterdir()}
     assert names == {f"transfer_{i}.png" for i in range(10)}
 
@@ -137,7 +137,7 @@ def test_modes_take_other_data_than_the_checkpoint_was_trained_on(inside):
 @pytest.mark.slow
 def test_reconstructions_of_two_ranks_make_one_index(inside):
     done = script("train_vunet.py", "--mode", "add_reconstructions", "--checkpoint", "runs/vunet/a",
-                  "--name", "two", "--data_index", "data/index.p", cwd=inside, ranks=2)  # fmt: skip
+                  "--name", "two", "--data", "data/index.p", cwd=inside, ranks=2)  # fmt: skip
     assert done.returncode == 0, done.stderr
     made = read_index(inside / "runs/vunet/two/reconstructions/index.p")
     assert made["imgs"].tolist() == [b"images/%06d.png" % i for i in range(4)]
@@ -159,8 +159,8 @@ def test_two_images_are_enough_to_evaluate_a_transfer_and_one_is_not(inside):
 
 
 def joints_file(index, path):
-    names = train_vunet.open_people({"data_index": str(index), "data_root": None, "seed": 0,
-        "spatial_size": 32, "pairing": "same", "fit": "squash"}, "train").joint_order  # fmt: skip
+    names = train_vunet.open_people({"data": str(index), "seed": 0,
+        "image_size": 32, "pairing": "same", "fit": "squash"}, "train").joint_order  # fmt: skip
     rows = read_index(index)["joints"]
     one = {n: p.tolist() for n, p in zip(names, rows[0], strict=True)}
     path.write_text(json.dumps(one))
@@ -190,8 +190,8 @@ def test_prjoti_folders_train_both_forms_and_know_their_pairing(tmp_path, monkey
     write_meta(tmp_path / "data", {"crop": paths, "kps_rel": points}, "", {"crop": "image"}, {})
     assert "appearance" not in PrjotiDataset(tmp_path / "data", pairing="same")[0, 0]
     assert "appearance" in PrjotiDataset(tmp_path / "data")[0, 0]
-    train("--data_root", "data", "--pairing", "same", "--name", "parts")
-    train_vunet.main(["--config", "smoke.yaml", "prjoti.yaml", *IMAGE, "--data_root", "data",
+    train("--data", "data", "--pairing", "same", "--name", "parts")
+    train_vunet.main(["--config", "smoke.yaml", "prjoti.yaml", *IMAGE, "--data", "data",
                       "--num_steps", "5", "--name", "image", "--log_freq", "100",
                       "--start_log_freq", "1"])  # fmt: skip
     run = tmp_path / "runs/vunet/image"

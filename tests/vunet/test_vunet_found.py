@@ -106,8 +106,8 @@ def test_found_joints_do_what_given_ones_do_on_the_cut_out_person(run, folder, t
 
 @pytest.mark.parametrize("way", ["found", "given"])
 def test_ears_reach_the_figure_from_a_detector_and_from_a_file(tmp_path, way):
-    trained = {"spatial_size": 64, "box_factor": 0, "fit": "squash", "missing_part": 0.0,
-               "appearance": "picture", "stickman": "image"}  # fmt: skip
+    trained = {"image_size": 64, "box_factor": 0, "fit": "squash", "missing_part": 0.0,
+               "appearance": "image", "stickman": "image"}  # fmt: skip
     joints, drawn = scene(0)[1], []
     joints[15:] = joints[14] + torch.tensor([[-20.0, -5.0], [20.0, -5.0]])  # inside of the box
     write_image(tmp_path / "me.png", NOBODY)

@@ -193,11 +193,11 @@ def test_output_is_bounded_with_tanh():
 @pytest.mark.parametrize(
     "call, message",
     [
-        (lambda: VUNet.parts(96, 1, 1), "spatial_size must be 2 times a power of two, got 96"),
+        (lambda: VUNet.parts(96, 1, 1), "image_size must be 2 times a power of two, got 96"),
         (lambda: VUNet.parts(64, 5, 1), "box_factor must be 0 to 4"),
         (lambda: VUNet.parts(64, 1, 0), "bottleneck_factor must be >= 1, got 0"),
-        (lambda: VUNet.image(100), "spatial_size must be 1 times a power of two, got 100"),
-        (lambda: VUNet.image(2), "spatial_size must be >= 4, got 2"),
+        (lambda: VUNet.image(100), "image_size must be 1 times a power of two, got 100"),
+        (lambda: VUNet.image(2), "image_size must be >= 4, got 2"),
         (lambda: small("image")[0](torch.zeros(1, 3, 32, 32)), "mode 'train' needs an appearance"),
         (
             lambda: small("image")[0](torch.zeros(1, 3, 32, 32), mode="x"),

@@ -150,20 +150,20 @@ def test_the_image_form_trains_with_a_random_vgg(tmp_path, monkeypatch, capsys):
 
 def test_own_data_from_an_index(tmp_path, monkeypatch, capsys):
     index = index_folder(tmp_path / "data")
-    train(tmp_path, "--data_index", index, "--name", "a", "--pairing", "same",
+    train(tmp_path, "--data", index, "--name", "a", "--pairing", "same",
           monkeypatch=monkeypatch)  # fmt: skip
     monkeypatch.chdir(tmp_path)
     train_vunet.main(["--mode", "add_reconstructions", "--checkpoint", "runs/vunet/a",
                       "--name", "r", "--workers", "0"])  # fmt: skip
     made = read_index(tmp_path / "runs/vunet/r/reconstructions/index.p")
     assert len(made["imgs"]) == 4 and not any(made["train"])
-    evaluate.main(["--data_index", str(index), "--out", "scores.json", "--workers", "0",
+    evaluate.main(["--data", str(index), "--out", "scores.json", "--workers", "0",
                    "--checkpoint", "runs/vunet/a"])  # fmt: skip
     scores = json.loads((tmp_path / "scores.json").read_text())
     assert scores["images"] == 4 and "transfer" not in scores
     assert 0 < scores["reconstruction"]["l1"]["mean"] < 1
     with pytest.raises(SystemExit, match="2"):
-        evaluate.main(["--data_index", str(index), "--world_seed", "1", "--checkpoint",
+        evaluate.main(["--data", str(index), "--world_seed", "1", "--checkpoint",
                        "runs/vunet/a"])  # fmt: skip
     assert "--world_seed: of the demo world, this is" in capsys.readouterr().err
 
@@ -300,12 +300,12 @@ def broken_image(tmp_path):
     index = index_folder(tmp_path / "data")
     image = tmp_path / "data/images/1.png"
     image.write_bytes(image.read_bytes()[:100])
-    return ["--data_index", index, "--pairing", "same"], "images/1.png: "
+    return ["--data", index, "--pairing", "same"], "images/1.png: "
 
 
 def empty_index(tmp_path):
     (tmp_path / "index.p").write_bytes(b"")
-    return ["--data_index", tmp_path / "index.p"], "index.p: "
+    return ["--data", tmp_path / "index.p"], "index.p: "
 
 
 def missing_vgg(tmp_path):
@@ -328,8 +328,8 @@ def not_a_folder(tmp_path):
         empty_index,
         missing_vgg,
         not_a_folder,
-        lambda p: (["--data_root", p / "nothing"], "nothing"),
-        lambda p: (["--spatial_size", "48"], "spatial_size must be 2 times a power of two, got 48"),
+        lambda p: (["--data", p / "nothing"], "nothing"),
+        lambda p: (["--image_size", "48"], "image_size must be 2 times a power of two, got 48"),
         lambda p: (["--box_factor", "5"], "box_factor must be 0 to 3"),
         lambda p: (["--feature_layers", "[block9_conv2]"], "block9_conv2"),
         lambda p: (["--checkpoint", p / "nothing"], "nothing: no such file or run folder"),
@@ -345,7 +345,7 @@ def test_bad_input_is_one_line(tmp_path, monkeypatch, capsys, case):
 
 
 def test_bad_input_of_a_script_is_one_line_and_status_2(tmp_path):
-    done = script("train_vunet.py", "--config", "smoke.yaml", "--data_index", "nothing.p",
+    done = script("train_vunet.py", "--config", "smoke.yaml", "--data", "nothing.p",
                   cwd=tmp_path)  # fmt: skip
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert last_line(done) == "train_vunet.py: error: nothing.p: no such index file"

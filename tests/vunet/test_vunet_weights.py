@@ -69,7 +69,7 @@ def test_the_port_gives_the_same_numbers(tmp_path, affine):
     assert options["wiring"] == "port" and options["stickman"] == "image"
     assert options["tanh"] is not affine
     assert options["conv"] == ("weight_affine" if affine else "none")
-    assert (options["spatial_size"], options["nf_start"], options["nf_max"]) == (8, 8, 16)
+    assert (options["image_size"], options["nf_start"], options["nf_max"]) == (8, 8, 16)
     with torch.no_grad():
         same(net(pose, appearance, "transfer"), theirs(pose, appearance))
 
@@ -80,7 +80,7 @@ def test_tensorflow_variables_give_the_same_numbers(tmp_path, suffix):
     _, path, want = tensorflow(tmp_path, suffix, **beside)
     net, options = originals.load("vunet", path)
     assert options["variant"] == "parts" and options["appearance"] == "crops"
-    assert (options["spatial_size"], options["box_factor"]) == (16, 1)
+    assert (options["image_size"], options["box_factor"]) == (16, 1)
     assert options["bottleneck_factor"] == 1 and options["drop_prob"] == 0
     with torch.no_grad():
         same(net(values(1)(2, 3, 16, 16), values(2)(2, 24, 8, 8), "transfer"), want)
@@ -89,7 +89,7 @@ def test_tensorflow_variables_give_the_same_numbers(tmp_path, suffix):
 
 def test_an_option_overrides_what_the_weights_do_not_say(tmp_path):
     _, path, _ = tensorflow(tmp_path)
-    net, options = originals.load("vunet", path, spatial_size=32)
+    net, options = originals.load("vunet", path, image_size=32)
     assert options["bottleneck_factor"] == 2
     assert net(torch.zeros(1, 3, 32, 32), torch.zeros(1, 24, 16, 16)).image.shape[-1] == 32
     with pytest.raises(ValueError, match="load: colour must be one of appearance, "):
@@ -255,7 +255,7 @@ def test_the_scripts_take_the_file_as_it_is(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "model-7.ckpt: vunet of the published PyTorch program, plain" in done.stdout
     assert (tmp_path / "out.png").is_file()
-    size = "--variant image --spatial_size 16 --nf_start 8 --nf_max 16 --num_steps 8"
+    size = "--variant image --image_size 16 --nf_start 8 --nf_max 16 --num_steps 8"
     small = [*size.split(), "--batch_size", "1", "--losses.color_L1.weight", "1"]
     done = script("train_vunet.py", *small)
     assert done.returncode == 2

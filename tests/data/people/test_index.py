@@ -280,7 +280,7 @@ def test_a_figure_of_the_image_style_has_the_ears_that_the_index_has(tmp_path, i
     index["joint_order"], index["joints"] = order, index["joints"][:, : len(order)]
     data = IndexDataset(saved(tmp_path, index), "train", 64)
     batch = {"joints": data[0, 0]["joints"][None]}
-    options = {"spatial_size": 64, "box_factor": 0, "stickman": "image", "missing_part": 0.0}
+    options = {"image_size": 64, "box_factor": 0, "stickman": "image", "missing_part": 0.0}
     drawn = PersonInputs(options | {"appearance": "picture"}, data.joint_order).pose(
         batch["joints"]
     )

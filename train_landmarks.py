@@ -1,9 +1,9 @@
 """Train unsupervised landmarks: the pose of one frame, the appearance and background of another.
 
     python train_landmarks.py --config demo_landmarks.yaml      a demo world, minutes on a CPU
-    python train_landmarks.py --config train_args_bbc_pose.yaml --dataset_path D --save_path S
-    python train_landmarks.py --dataset clips --dataset_path VIDEOS --use_temporal
-    python train_landmarks.py --dataset images --dataset_path IMAGES --use_warped
+    python train_landmarks.py --config train_args_bbc_pose.yaml --data D --save_path S
+    python train_landmarks.py --dataset clips --data VIDEOS --use_temporal
+    python train_landmarks.py --dataset images --data IMAGES --use_warped
     torchrun --nproc_per_node=8 train_landmarks.py --config train_args_bbc_pose.yaml ...
 
 Dundar, Shih, Garg, Pottorf, Tao, Catanzaro, arXiv 2001.09518.
@@ -30,6 +30,7 @@ from nets.landmarks.losses import (
     perceptual_loss,
 )
 from nets.landmarks.options import learning_rate, parse
+from nets.landmarks.published import RENAMED
 from nets.landmarks.visuals import final_rows, sheets
 from nets.landmarks.warm_start import start_from
 from nets.pretrained import vgg
@@ -156,21 +157,21 @@ def train(run: Run, args: options.Namespace, precision: Precision) -> None:
     net = precision.place(build(args))
     critic = precision.place(build_discriminator(args)) if args.use_gan else None
     optimizer = torch.optim.Adam(
-        net.parameters(), args.learning_rate, weight_decay=args.weight_decay, fused=True
+        net.parameters(), args.lr, weight_decay=args.weight_decay, fused=True
     )
     optimizer_D = None
     if critic:
-        optimizer_D = torch.optim.Adam(critic.parameters(), args.learning_rate, fused=True)
+        optimizer_D = torch.optim.Adam(critic.parameters(), args.lr, fused=True)
     optimizers = [o for o in (optimizer, optimizer_D) if o]
     ema = EMA(net, args.ema) if args.ema else None
     images_per_step = args.batch_size * args.accumulate * run.world_size
-    total = args.num_steps or math.ceil(args.epochs * len(data) / images_per_step)
+    total = args.num_steps or math.ceil(args.num_epochs * len(data) / images_per_step)
     an_epoch = max(1, round(len(data) / images_per_step))
     size = sum(p.numel() for p in net.parameters())
     partner = " and ".join(("another frame",) * args.use_temporal + ("a warp",) * args.use_warped)
     run.print(
         f"training {args.n_landmarks} landmarks ({size:,} parameters) on {data.name}: {len(data)} "
-        f"frames of {args.img_size} px, appearance from {partner}, {total} steps of "
+        f"frames of {args.image_size} px, appearance from {partner}, {total} steps of "
         f"{images_per_step} frames, on {run.device} in {precision.name} ({precision.reason}); "
         f"run folder {run.folder}"
     )
@@ -230,7 +231,7 @@ def train(run: Run, args: options.Namespace, precision: Precision) -> None:
 @options.user_errors()
 def main(argv: list[str] | None = None) -> None:
     args = parse(__doc__.split("\n\n")[0], argv)
-    with closing(Ranks(args.device)) as ranks, Run("landmarks", args, ranks) as run:
+    with closing(Ranks(args.device)) as ranks, Run("landmarks", args, ranks, RENAMED) as run:
         train(run, args, Precision(args.precision, run.device, args.channels_last))
 
 

@@ -170,7 +170,7 @@ class LoadedLandmarks(LoadedNetwork):
     def __init__(self, content: dict[str, Any], path: Path, precision: Precision):
         super().__init__(content, path, precision)
         self.net, self.options = landmarks.load_network(content, path, precision)
-        self.size: int = self.options["img_size"]
+        self.size: int = self.options["image_size"]
 
     @torch.no_grad()
     def landmarks(self, image: Image) -> Tensor:

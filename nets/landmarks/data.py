@@ -24,8 +24,8 @@ def open_clips(options: Mapping[str, Any], split: str, pairs: bool) -> Any:
             `joint_order`, empty where no joints are known
     Raises UserError where there is nothing, or nothing usable.
     """
-    kind, path = options["dataset"], options["dataset_path"]
-    size, seed, fraction = options["img_size"], options["seed"], options["val_frac"]
+    kind, path = options["dataset"], options["data"]
+    size, seed, fraction = options["image_size"], options["seed"], options["val_frac"]
     if split == "val" and kind in ("clips", "images"):
         path = options["val_path"] or path
     if not kind:
@@ -88,7 +88,7 @@ class LandmarkInputs:
         ranges = (
             (options[f"{name}_lb"], options[f"{name}_ub"]) for name in ("rot", "scale", "trans")
         )
-        self.warps = augment.Warps(options["img_size"], *ranges, mode=options["tps"])
+        self.warps = augment.Warps(options["image_size"], *ranges, mode=options["tps"])
 
     @torch.no_grad()
     def __call__(self, batch: Mapping[str, Any], temporal: bool, warped: bool) -> Images:

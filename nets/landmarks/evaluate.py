@@ -85,8 +85,8 @@ STAGES = ("all", "dump", "regress", "score", "val_truth")
 
 # fmt: off
 def add_options(p: options.ArgumentParser) -> None:
-    g = p.add_argument_group("landmarks: on BBC Pose (--data_root, or the run's own) in three "
-                             "steps; on an index.p or the demo world in one")
+    g = p.add_argument_group("landmarks: on BBC Pose (--data FOLDER, or the run's) in three steps; "
+                             "on an index (--data index.p) or the demo world in one")
     add = g.add_argument
     add("--stage", type=Literal[STAGES], default="all",
         help="BBC Pose: dump the landmarks of all frames, regress joints from them, score those; "
@@ -115,17 +115,18 @@ def evaluate(args: options.Namespace, content: dict[str, Any], path: Path, ranks
     precision = Precision(args.precision, ranks.device, args.channels_last)
     net, trained = load_network(content, path, precision, args.landmarks)
     kind = trained.get("dataset")
-    root = args.data_root or (trained["dataset_path"] if kind == "bbc_pose" else None)
+    index = args.data if args.data and Path(args.data).suffix else None
+    root = (args.data if not index else None) or (trained["data"] if kind == "bbc_pose" else None)
     if args.stage != "all" and not root:
-        raise UserError(f"--stage {args.stage}: a step of BBC Pose; needs --data_root, its folder")
+        raise UserError(f"--stage {args.stage}: a step of BBC Pose; needs --data, its folder")
     with torch.no_grad(), precision.autocast():
-        if args.data_index:
-            return of_index(args, net, trained, ranks)
+        if index:
+            return of_index(args, index, net, trained, ranks)
         if root:
             return of_bbc(args, net, trained, ranks, Path(root), path.parent.parent)
         if kind:
             raise UserError(
-                f"--data_index, --data_root: the run learnt from {trained['dataset_path']}, which "
+                f"--data: the run learnt from {trained['data']}, which "
                 "has no joints; give an index.p or BBC Pose's folder"
             )
         return of_world(args, net, trained, ranks)
@@ -149,7 +150,7 @@ def of_bbc(
         print(f"written: {file}")
     if args.stage in ("all", "dump"):
         for partition in PARTITIONS:
-            data = bbc_pose.BBCEvaluation(root, partition, trained["img_size"])
+            data = bbc_pose.BBCEvaluation(root, partition, trained["image_size"])
             dumped = dump(args, net, data, ranks, with_truth=partition == "train")
             file = write_dump(gaussians / partition, dumped, args.gaussians_pickle)
             print(f"written: {file} ({len(data)} frames)")
@@ -252,13 +253,13 @@ def gather(
 
 
 def of_index(
-    args: options.Namespace, net: LandmarkModel, trained: dict[str, Any], ranks: Ranks
+    args: options.Namespace, index: str, net: LandmarkModel, trained: dict[str, Any], ranks: Ranks
 ) -> dict[str, Any]:
     """Regression from the index's training images to its test images."""
     from nets.data.people.index import IndexDataset
 
-    size = trained["img_size"]
-    data = [IndexDataset(args.data_index, split, size) for split in ("train", "test")]
+    size = trained["image_size"]
+    data = [IndexDataset(index, split, size) for split in ("train", "test")]
     some = [Every(d, n) for d, n in zip(data, (args.labelled, args.held_out), strict=True)]
     return regressed(args, net, some, ranks)
 
@@ -292,7 +293,7 @@ def of_world(
     """Regression to held-out clips of the demo world; masks and backgrounds against the truth."""
     from nets.worlds.clips import ClipsWorld
 
-    size = trained["img_size"]
+    size = trained["image_size"]
     known, held = ClipsWorld("train", size), ClipsWorld("test", size, pairs=True, truth=True)
     some = [Every(known, args.labelled), Every(held, args.held_out)]
     report = regressed(args, net, some, ranks)

@@ -45,7 +45,7 @@ def infer(args: options.Namespace, content: dict[str, Any], path: Path, ranks: R
     """What the arguments ask for, written to --out."""
     precision = Precision(args.precision, ranks.device, args.channels_last)
     net, trained = load_network(content, path, precision)
-    size = trained["img_size"]
+    size = trained["image_size"]
     with torch.no_grad(), precision.autocast():
         if not args.source and not args.driving:
             demo(args, net, trained, ranks)
@@ -66,7 +66,7 @@ def demo(
 ) -> None:
     """Frames of the run's own test data, of the demo world where that is not said."""
     print("no -s and no -d: frames of the run's own test data")
-    known = {"dataset": "", "dataset_path": "", "val_path": "", "seed": 0, "val_frac": 1.0}
+    known = {"dataset": "", "data": "", "val_path": "", "seed": 0, "val_frac": 1.0}
     known |= {"frame_cache": None, "on_bad_sample": "fail", "flip_probability": 0.0, "tps": "clean"}
     known |= {"rot_lb": 0.0, "rot_ub": 0.0, "scale_lb": 1.0, "scale_ub": 1.0}
     known |= {"trans_lb": 0.0, "trans_ub": 0.0, "use_temporal": True}

@@ -22,11 +22,20 @@ from torch import Tensor, nn
 
 from nets.errors import UserError
 from nets.landmarks import LandmarkModel, build, build_discriminator
+from nets.run.options import rename
 from nets.tensor_files import read_plain, require, size_of
 
-UNSAID = {"img_size": 128, "use_identity_covariance": False, "fixed_covar": 0.05}
+UNSAID = {"image_size": 128, "use_identity_covariance": False, "fixed_covar": 0.05}
 AVERAGES = ("exp_avg", "exp_avg_sq")
 LOCATIONS = ("dataset", "dataset_path", "save_path", "torch_home")
+RENAMED = {  # names of the published program, and of earlier versions of guise -> names here
+    "img_size": "image_size",
+    "learning_rate": "lr",
+    "dataset_path": "data",
+    "num_workers": "workers",
+    "epochs": "num_epochs",
+    "resume_ckpt": "checkpoint",
+}
 OF_THE_LAUNCHER = ("rank", "world_size")
 
 
@@ -60,7 +69,7 @@ def read(path: str | Path, **options: Any) -> dict[str, Any]:
         covariance = f"a fixed covariance of {settings['fixed_covar']:g}"
     kind = (
         f"of the published program, {settings['n_landmarks']} landmarks with {covariance}"
-        f"{', masks' if settings['use_fg_bg_mask'] else ''}, {settings['img_size']} px"
+        f"{', masks' if settings['use_fg_bg_mask'] else ''}, {settings['image_size']} px"
     )
     if epoch:
         kind += f", epoch {epoch[1]}"
@@ -133,7 +142,7 @@ def read_options(path: str | Path) -> dict[str, Any]:
         raise UserError(f"{path}: not YAML: {str(error).splitlines()[0]}") from error
     if not isinstance(keys, dict):
         raise UserError(f"{path}: must map options to values, got {type(keys).__name__}")
-    return translate(keys)
+    return rename(translate(keys), RENAMED, str(path))
 
 
 def translate(keys: Mapping[str, Any], source: str = "") -> dict[str, Any]:

@@ -25,9 +25,9 @@ def start_from(
     critic: nn.Module | None,
     optimizer_D: torch.optim.Optimizer | None,
 ) -> None:
-    """Load what --resume_ckpt, _D, _opt_G and _opt_D name; training begins at step 0 with it.
+    """Load what --checkpoint, --resume_ckpt_D, _opt_G and _opt_D name; training begins at step 0.
 
-    A checkpoint of ours at --resume_ckpt serves for all that the others do not name. Raises
+    A checkpoint of ours at --checkpoint serves for all that the others do not name. Raises
     UserError where a file does not fit.
     """
     parts: dict[str, tuple[str, nn.Module, Any]] = {
@@ -39,7 +39,7 @@ def start_from(
         parts |= {"_opt_D": ("optimizer_D", critic, optimizer_D)}
     shared: tuple[Path, Mapping[str, Any]] | None = None
     for suffix, (name, module, adam) in parts.items():
-        given = args[f"resume_ckpt{suffix}"]
+        given = args[f"resume_ckpt{suffix}"] if suffix else args.checkpoint
         if given:
             path, states, held = own_parts(Path(given))
             if suffix == "" and states:

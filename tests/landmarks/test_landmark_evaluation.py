@@ -120,7 +120,7 @@ def test_bbc_pose_in_three_steps(tmp_path, monkeypatch, capsys):
     data = bbc_folder(tmp_path / "bbc")
     run = untrained(tmp_path)
     monkeypatch.chdir(tmp_path)
-    shared = ["--checkpoint", str(run), "--data_root", str(data), "--workers", "0"]
+    shared = ["--checkpoint", str(run), "--data", str(data), "--workers", "0"]
     for stage in ("dump", "regress", "score"):
         evaluate_script.main([*shared, "--stage", stage, "--out", f"{stage}.json"])
     report = json.loads((tmp_path / "score.json").read_text())
@@ -161,7 +161,7 @@ def test_the_pickle_serves_the_regression_too(tmp_path, monkeypatch):
     data = bbc_folder(tmp_path / "bbc")
     run = untrained(tmp_path)
     monkeypatch.chdir(tmp_path)
-    shared = ["--checkpoint", str(run), "--data_root", str(data), "--workers", "0"]
+    shared = ["--checkpoint", str(run), "--data", str(data), "--workers", "0"]
     evaluate_script.main([*shared, "--gaussians_pickle", "--out", "a.json"])
     assert sorted(p.name for p in (run / "gaussians/val").iterdir()) == ["gaussians.pkl3"]
     assert 0 <= json.loads((tmp_path / "a.json").read_text())["val"]["accuracy"] <= 1
@@ -183,7 +183,7 @@ def test_the_demo_world_and_an_index(tmp_path, monkeypatch):
     assert background["ratio_to_mean_image"] == pytest.approx(
         background["masked_l1"]["mean"] / background["masked_l1_mean_image"]["mean"]
     )
-    evaluate_script.main([*shared, "--data_index", str(index), "--out", "index.json"])
+    evaluate_script.main([*shared, "--data", str(index), "--out", "index.json"])
     found = json.loads((tmp_path / "index.json").read_text())
     assert found["labelled"] == 6 and found["held_out"] == 3 and "mask" not in found
 
@@ -192,8 +192,8 @@ def test_the_demo_world_and_an_index(tmp_path, monkeypatch):
     "arguments, message",
     [
         (["--landmarks", "9"], "was trained with 4 landmarks, not 9"),
-        (["--stage", "dump"], "--stage dump: a step of BBC Pose; needs --data_root"),
-        (["--data_root", "none"], r"none/code/results.mat: no such file"),
+        (["--stage", "dump"], "--stage dump: a step of BBC Pose; needs --data"),
+        (["--data", "none"], r"none/code/results.mat: no such file"),
         (["--images", "5"], "--images: an option of vunet"),
     ],
 )

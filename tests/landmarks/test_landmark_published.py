@@ -61,11 +61,11 @@ def test_configuration_is_read_off_the_weights(tmp_path, options):
 def test_what_weights_do_not_say_comes_from_opt_yaml_or_from_the_caller(tmp_path):
     path, _ = written(tmp_path)
     content = originals.read(path)
-    assert content["system"] == "landmarks" and content["options"]["img_size"] == 128
+    assert content["system"] == "landmarks" and content["options"]["image_size"] == 128
     assert "assumed" in content["kind"] and "epoch 6" in content["kind"]
     (tmp_path / "opt.yaml").write_text(OPT.format(folder=tmp_path))
     net, found = landmarks.load(path)
-    assert (found["img_size"], found["use_identity_covariance"]) == (64, True)
+    assert (found["image_size"], found["use_identity_covariance"]) == (64, True)
     assert net.fixed_covariance == 0.008
     net, found = landmarks.load(path, use_identity_covariance=False)
     assert net.fixed_covariance is None
@@ -76,11 +76,11 @@ def test_what_weights_do_not_say_comes_from_opt_yaml_or_from_the_caller(tmp_path
 def test_opt_yaml_means_what_its_writer_meant(tmp_path):
     (tmp_path / "opt.yaml").write_text(OPT.format(folder=tmp_path))
     assert landmarks.read_options(tmp_path / "opt.yaml") == {
-        "dataset_path": "None",  # a folder may have that name; only resume_ckpt* can be null
+        "data": "None",  # a folder may have that name; only resume_ckpt* can be null
         "fixed_covar": 0.008,
-        "img_size": 64,
-        "learning_rate": 1e-4,
-        "resume_ckpt": None,
+        "image_size": 64,
+        "lr": 1e-4,
+        "checkpoint": None,
         "resume_ckpt_D": None,
         "save_path": str(tmp_path),
         "torch_home": "",

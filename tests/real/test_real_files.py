@@ -78,7 +78,7 @@ def test_people_of_photos_and_videos_are_found_and_train_a_vunet(people, tmp_pat
     with pytest.raises(SystemExit, match="0"):
         extract.main(["check", str(people), "-o", str(tmp_path / "check.png")])
     train_vunet.main([
-        "--config", "smoke.yaml", "--data_index", str(people / "index.p"), "--num_steps", "2",
+        "--config", "smoke.yaml", "--data", str(people / "index.p"), "--num_steps", "2",
         "--name", "a", "--run_dir", str(tmp_path / "runs"),
     ])  # fmt: skip
     infer.main([
@@ -116,7 +116,7 @@ def test_a_person_in_poses_of_the_held_out_rest_of_a_clip(people, tmp_path):
     write_index(people / "tail.p", JOINTS_17, names, np.nan_to_num(index["joints"], nan=-1.0),
                 [name not in held for name in names], index["identities"].tolist())  # fmt: skip
     train_vunet.main([
-        "--config", "demo.yaml", "--data_index", str(people / "tail.p"), "--batch_size", "8",
+        "--config", "demo.yaml", "--data", str(people / "tail.p"), "--batch_size", "8",
         "--num_steps", "500", "--lr_decay_begin", "160", "--lr_decay_end", "500", "--test_freq",
         "100000", "--ckpt_freq", "100000", "--name", "a", "--run_dir", str(tmp_path / "runs"),
     ])  # fmt: skip
@@ -184,7 +184,7 @@ def test_landmarks_of_a_clip_tell_where_the_joints_are(tmp_path):
         "100000", "--ckpt_freq", "100000", "--name", "a", "--run_dir", str(tmp_path / "runs"),
     ])  # fmt: skip
     run, report = str(tmp_path / "runs/a"), tmp_path / "scores.json"
-    evaluate.main(["--checkpoint", run, "--data_index", str(tmp_path / "joints/index.p"), "--out",
+    evaluate.main(["--checkpoint", run, "--data", str(tmp_path / "joints/index.p"), "--out",
                    str(report)])  # fmt: skip
     scores = json.loads(report.read_text())["regression"]
     assert scores["ratio_to_mean_pose"] < 0.9
@@ -209,7 +209,7 @@ def test_a_few_minutes_on_one_video_beat_copying_the_source(tmp_path):
     heads(data, "train", "--end", "12", "--sampling_rate", "3")
     heads(data, "test", "--start", "12", "--sampling_rate", "3")
     train_bilayer.main([
-        "--config", "demo_bilayer.yaml", "--data_root", str(data), "--batch_size", "8",
+        "--config", "demo_bilayer.yaml", "--data", str(data), "--batch_size", "8",
         "--num_steps", "600", "--lr_decay_begin", "300", "--test_freq", "100000",
         "--checkpoint_freq", "100000", "--name", "a", "--run_dir", str(tmp_path / "runs"),
     ])  # fmt: skip

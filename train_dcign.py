@@ -1,10 +1,10 @@
 """Train a DC-IGN: an autoencoder of faces whose latents are azimuth, elevation, light, and shape.
 
     python train_dcign.py --config demo_dcign.yaml            a demo world, minutes on a CPU
-    python train_dcign.py --no_load --name my_first_dcign --datasetdir DATASET
-    python train_dcign.py --import NETWORK --name next --shape_bias --force_invariance
+    python train_dcign.py --no_load --name my_first_dcign --data DATASET
+    python train_dcign.py --checkpoint NETWORK --name next --shape_bias --force_invariance
     python train_dcign.py --regime entangled --name plain     all latents equal, for comparison
-    torchrun --nproc_per_node=8 train_dcign.py --datasetdir DATASET
+    torchrun --nproc_per_node=8 train_dcign.py --data DATASET
 
 Kulkarni, Whitney, Kohli, Tenenbaum, NIPS 2015. The same command goes on where it was stopped.
 """
@@ -25,6 +25,7 @@ from nets.dcign.evaluate import summary, validate
 from nets.dcign.latents import Latents
 from nets.dcign.objective import Objective, TypeMeans, make_optimizer
 from nets.dcign.options import groups, parse, sets
+from nets.dcign.published import RENAMED
 from nets.dcign.warm_start import export, start_from
 from nets.run import options
 from nets.run.ema import EMA
@@ -40,7 +41,7 @@ RERENDERED = 160  # test images that are rendered with other latents at the end
 def learning_rate(args: options.Namespace, step: int, total: int) -> float:
     """Level; over the last `warm_down` steps it falls linearly to 0."""
     left = (total - step) / args.warm_down if args.warm_down else 1.0
-    return args.learning_rate * min(1.0, left)
+    return args.lr * min(1.0, left)
 
 
 @torch.no_grad()
@@ -68,19 +69,19 @@ def train(run: Run, args: options.Namespace, precision: Precision) -> None:
     ema = EMA(net, args.ema) if args.ema else None
     types = TypeMeans(list(source.counts), run.device)
     batches_a_step = args.accumulate * run.world_size
-    images_per_step = args.bsize * batches_a_step
+    images_per_step = args.batch_size * batches_a_step
     epoch = max(1, len(data) // batches_a_step)
-    total = args.num_steps or args.epochs * epoch
+    total = args.num_steps or args.num_epochs * epoch
     size = sum(p.numel() for p in net.parameters())
     counted = ", ".join(f"{count} {kind}" for kind, count in source.counts.items())
     run.print(
         f"training a DC-IGN ({args.regime}, {size:,} parameters) on {source.name}: batches of "
-        f"{args.bsize} ({counted}), {total} steps of {images_per_step} images of "
+        f"{args.batch_size} ({counted}), {total} steps of {images_per_step} images of "
         f"{args.image_size} px, on {run.device} in {precision.name} ({precision.reason}); "
         f"run folder {run.folder}"
     )
     parts = {"model": net, "optimizer": optimizer, "ema": ema, "precision": precision}
-    if not run.resume(**parts, types=types) and args["import"] and not args.no_load:
+    if not run.resume(**parts, types=types) and args.checkpoint and not args.no_load:
         start_from(run, args, net, optimizer)
         if ema:
             ema.load_state_dict(EMA(net, args.ema).state_dict())
@@ -109,8 +110,8 @@ def train(run: Run, args: options.Namespace, precision: Precision) -> None:
         )
         update.begin(lr)
         for part, batch in update.batches(batches, step):
-            first = (part * run.world_size + run.rank) * args.bsize
-            mine = noise[first : first + args.bsize]
+            first = (part * run.world_size + run.rank) * args.batch_size
+            mine = noise[first : first + args.batch_size]
             with update.forward(model):
                 loss, terms = model(unit(batch["image"][0]), batch["kind"], mine)
             update.backward(loss, terms)
@@ -139,7 +140,7 @@ def train(run: Run, args: options.Namespace, precision: Precision) -> None:
 @options.user_errors()
 def main(argv: list[str] | None = None) -> None:
     args = parse(__doc__.split("\n\n")[0], argv)
-    with closing(Ranks(args.device)) as ranks, Run("dcign", args, ranks) as run:
+    with closing(Ranks(args.device)) as ranks, Run("dcign", args, ranks, RENAMED) as run:
         train(run, args, Precision(args.precision, run.device, args.channels_last))
 
 

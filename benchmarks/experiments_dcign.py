@@ -64,7 +64,7 @@ def train(name: str, config: str, steps: int | None, folder: Path, more: list[st
     if steps:
         command += ["--num_steps", steps]
     if name == "f":
-        command += ["--import", folder / "a"]
+        command += ["--checkpoint", folder / "a"]
     subprocess.run([str(part) for part in command], check=True)
     return folder / name
 

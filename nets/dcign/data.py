@@ -11,15 +11,15 @@ from nets.data.scenes.factors import FactorTable
 
 
 def open_batches(options: Mapping[str, Any], sets: Mapping[str, str], split: str) -> Source:
-    """The batches that a run's options describe: of `datasetdir`, else of the demo world of heads.
+    """The batches that a run's options describe: of `data`, else of the demo world of heads.
 
-    options  datasetdir, regime ("disentangled" or "entangled"), bsize, image_size, seed, and
+    options  data, regime ("disentangled" or "entangled"), batch_size, image_size, seed, and
              num_train_batches_per_type, num_test_batches_per_type (None: all that are there)
     sets     type -> name of its set of batches
     Raises UserError where there is nothing, or nothing usable.
     """
     limit = options[f"num_{split}_batches_per_type"]
-    count, size, root = options["bsize"], options["image_size"], options["datasetdir"]
+    count, size, root = options["batch_size"], options["image_size"], options["data"]
     kinds = sets if options["regime"] == "disentangled" else None
     if root is None:
         from nets.worlds.heads.batches import HeadBatches

@@ -191,8 +191,6 @@ def evaluate(args: options.Namespace, content: dict[str, Any], path: Path, ranks
         raise UserError(f"--figure {out}: must end in .png")
     if args.figure:
         visuals.require_matplotlib()
-    if args.data_index:
-        raise UserError("--data_index: not for DC-IGN; give --data_root, a folder of batches")
     if args.entangled:
         file = find(args.entangled)
         other = read_checkpoint(file, "dcign")
@@ -213,17 +211,17 @@ def measure(
 ) -> dict[str, Any]:
     """The report's parts for one network."""
     net, trained = load_network(content, path, precision)
-    if args.data_root:
-        trained |= {"datasetdir": args.data_root, "num_train_batches_per_type": None,
+    if args.data:
+        trained |= {"data": args.data, "num_train_batches_per_type": None,
                     "num_test_batches_per_type": None}  # fmt: skip
     elif "kind" in content:
-        raise UserError(f"{path}: a published network; --data_root, a folder of batches, is needed")
+        raise UserError(f"{path}: a published network; --data, a folder of batches, is needed")
     latents = Latents(net, trained)
     asked = {**trained, "regime": "disentangled"}
-    if trained["datasetdir"] is None:
+    if trained["data"] is None:
         count = trained["num_test_batches_per_type"]
-        asked |= {"bsize": BATCH, "num_test_batches_per_type":
-                  count and -(-count * trained["bsize"] // BATCH)}  # fmt: skip
+        asked |= {"batch_size": BATCH, "num_test_batches_per_type":
+                  count and -(-count * trained["batch_size"] // BATCH)}  # fmt: skip
     unseen = open_batches(asked, sets(trained), "test")
     each = args.test_batches or max(unseen.counts.values())
     with precision.autocast():

@@ -69,7 +69,7 @@ class Latents:
     @functools.cached_property
     def seen(self) -> tuple[dict[str, Tensor], dict[str, dict[str, Tensor]]]:
         """Codes {type: (B, N, D)} and labels {type: {name: (B, N, ...)}} of training batches."""
-        return encode_batches(self.net, self.known, -(-IMAGES // self.trained["bsize"]))
+        return encode_batches(self.net, self.known, -(-IMAGES // self.trained["batch_size"]))
 
     @functools.cached_property
     def owners(self) -> dict[str, slice]:

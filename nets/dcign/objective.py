@@ -83,6 +83,6 @@ class TypeMeans:
 def make_optimizer(args: options.Namespace, net: DCIGN) -> torch.optim.Optimizer:
     decays = (args.momentum_decay, args.update_decay)
     if args.optimizer == "rmsprop":
-        return RMSprop(net.parameters(), args.learning_rate, *decays)
+        return RMSprop(net.parameters(), args.lr, *decays)
     betas = tuple(1 - decay for decay in decays)
-    return torch.optim.Adam(net.parameters(), args.learning_rate, betas, fused=True)
+    return torch.optim.Adam(net.parameters(), args.lr, betas, fused=True)

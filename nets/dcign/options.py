@@ -10,6 +10,7 @@ import torch
 
 from nets.dcign import Group, build, factor_slice, parse_groups
 from nets.dcign import published as originals
+from nets.dcign.published import RENAMED
 from nets.errors import UserError
 from nets.published import find, read_checkpoint, recognise
 from nets.run import checkpoints, options
@@ -20,7 +21,7 @@ DEFAULTS = {  # where neither the command line, a configuration nor the imported
     "feature_maps": 96,
     "image_size": 150,
     "likelihood": "bernoulli",
-    "learning_rate": 5e-4,
+    "lr": 5e-4,
     "momentum_decay": 0.1,
     "update_decay": 0.01,
 }
@@ -42,42 +43,28 @@ NO_EFFECT = (  # options of the program for undifferentiated training that do no
 
 
 # fmt: off
-def parser(description: str) -> options.ArgumentParser:
-    p = options.parser("dcign", description)
+def parser(description: str) -> options.Parser:
+    p = options.parser("dcign", description, RENAMED)
     g = p.add_argument_group("what to do")
     add = g.add_argument
     add("--regime", type=Literal["disentangled", "entangled"], default="disentangled",
-        help="disentangled: one variable of the scene changes in a batch, and the latents of the "
-        "others are held; entangled: everything changes, all latents are equal")
-    add("--import", type=str | None, default=None,
-        help="a network to start from: a folder of the published program, or a run of this one")
-    add_flag(g, "--no_load", False, "start from scratch whatever --import says")
-    add_flag(g, "--reset_optimizer", False, "with --import: begin with fresh moments")
-    add("--networks_dir", type=str | None, default=None, help="another name of --run_dir")
-    add("--save", "-s", type=str | None, default=None,
-        help="the run folder itself, instead of --run_dir and --name")
-    add_flag(g, "--export_torch7", False, "also write the network as the published program does")
-    g = p.add_argument_group("data (none: the demo world of heads)")
+        help="disentangled: one factor of the scene changes in a batch, and the latents of the "
+        "others are clamped; entangled: all factors change, all latents are equal")
+    add("--checkpoint", type=str | None, default=None,
+        help="network to start from: a run, a checkpoint, or a published network's folder")
+    add_flag(g, "--reset_optimizer", False, "fresh moments for --checkpoint")
+    g = p.add_argument_group("data")
     add = g.add_argument
-    add("--datasetdir", type=str | None, default=None,
-        help="a folder of batches (th_AZ_VARIED/FT_training/batch1 ..., th_training/batch1 ... "
-        "for --regime entangled), or of images with a factors.csv")
-    add("--bsize", type=PositiveInt, default=20, help="images in a batch, at least 2")
+    add("--data", type=str | None, default=None,
+        help="folder of batches (th_AZ_VARIED/FT_training/batch1 ..., th_training/batch1 ... "
+        "for --regime entangled), or of images with a factors.csv; default: the demo world")
+    add("--batch_size", type=PositiveInt, default=20, help="images in a batch, at least 2")
     add("--num_train_batches", type=PositiveInt, default=5000, help="steps in an epoch")
     add("--num_train_batches_per_type", type=PositiveInt | None, default=None,
-        help="training batches of each type; default: all there are, 200 of the demo world")
-    add("--num_test_batches", type=PositiveInt | None, default=None,
-        help="test batches of all types together, instead of the next option")
+        help="training batches of each type; default: all, 200 of the demo world")
     add("--num_test_batches_per_type", type=PositiveInt | None, default=None,
-        help="test batches of each type; default: all there are, 8 of the demo world")
-    add_flag(g, "--shape_bias", False, "draw the last type, shape, more often")
-    add("--shape_bias_amount", type=NonNegativeInt, default=15,
-        help="ratio of the types with --shape_bias: 1 : 1 : 1 : 1 + this (the paper: 9)")
-    add("--order", type=Literal["draws", "passes", "order"] | None, default=None,
-        help="batches with replacement, each once an epoch at random, or each once as numbered; "
-        "default: draws, and order for --regime entangled, as published")
-    add_flag(g, "--shuffle", True, "the images inside a batch: --clamp first takes one of them")
-    add("--color", "-c", type=Literal[0], default=0, help="the network takes one channel")
+        help="test batches of each type; default: all, 8 of the demo world")
+    add_flag(g, "--shape_bias", False, "draw batches of the last type, shape, more often")
     g = p.add_argument_group("network")
     add = g.add_argument
     add("--dim_hidden", type=PositiveInt | None, default=None, help="latents; default: 200")
@@ -86,51 +73,66 @@ def parser(description: str) -> options.ArgumentParser:
     add("--image_size", type=PositiveInt | None, default=None,
         help="side of the images, pixels: 150 as published, or a multiple of 16 from 48")
     add("--likelihood", type=Literal["bernoulli", "gaussian"] | None, default=None,
-        help="of a pixel; default: bernoulli")
-    add("--groups", type=list[str], default=originals.GROUPS,
-        help="types of batches, each with the number of latents that own it, in their order; "
-        "name=latents@SET has its batches in th_SET")
-    add("--model", type=Literal["convnet"], default="convnet", help="the only one")
-    g = p.add_argument_group("the code in a training step")
+        help="likelihood of a pixel; default: bernoulli")
+    g = p.add_argument_group("latents in a training step")
     add = g.add_argument
     add("--clamp", type=Literal["first", "mean", "off"], default="first",
-        help="inactive latents become those of the batch's first image, as in the published "
-        "program, or their average, as in the paper")
-    add_flag(g, "--gradient_filter", True, "inactive latents receive no gradient")
-    add_flag(g, "--force_invariance", False, "draw the inactive latents of a batch together")
+        help="value of clamped latents: those of the batch's first image, as in the published "
+        "program, or their mean, as in the paper")
+    add_flag(g, "--force_invariance", False, "draw the clamped latents of a batch together")
     add("--invariance_strength", type=NonNegativeFloat | None, default=None,
-        help="how strongly; default: 0.01, as in the paper")
-    add("--invariance_sign", type=Literal["repaired", "original"], default="repaired",
-        help="original: the published program's, which drives the latents apart, twice a step")
+        help="strength of that; default: 0.01, as in the paper")
     g = p.add_argument_group("schedule")
     add = g.add_argument
-    add("--epochs", type=PositiveInt, default=24, help="epochs of --num_train_batches steps")
+    add("--num_epochs", type=PositiveInt, default=24, help="epochs of --num_train_batches steps")
     add("--num_steps", type=PositiveInt | None, default=None, help="steps, instead of epochs")
     add("--optimizer", type=Literal["rmsprop", "adam"], default="rmsprop",
-        help="the published program's, or Adam with the same betas")
-    add("--learning_rate", "--learningRate", "-r", type=float, default=None,
-        help="default: 0.0005; the sign, with which the published program told ascent from "
-        "descent, is left out")
+        help="the published program's optimiser, or Adam with the same betas")
+    add("--lr", "-r", type=float, default=None, help="learning rate; default: 0.0005")
+    add("--test_freq", type=PositiveInt | None, default=None,
+        help="steps between tests; default: an epoch")
+    _published(p)
+    return p
+
+
+def _published(p: options.Parser) -> None:
+    """Options that --help_published lists: fine settings, and names without effect here."""
+    g = p.hidden
+    add = g.add_argument
+    add_flag(g, "--no_load", False, "ignore --checkpoint")
+    add("--save", "-s", type=str | None, default=None,
+        help="the run folder itself, instead of --run_dir and --name")
+    add_flag(g, "--export_torch7", False, "also write the network as the published program does")
+    add("--num_test_batches", type=PositiveInt | None, default=None,
+        help="test batches of all types together")
+    add("--shape_bias_amount", type=NonNegativeInt, default=15,
+        help="ratio of the types with --shape_bias: 1 : 1 : 1 : 1 + this (the paper: 9)")
+    add("--order", type=Literal["draws", "passes", "order"] | None, default=None,
+        help="batches with replacement, each once an epoch at random, or each once as numbered; "
+        "default: draws, and order for --regime entangled, as published")
+    add_flag(g, "--shuffle", True, "shuffle the images in a batch: --clamp first takes one of them")
+    add("--color", "-c", type=Literal[0], default=0, help="the network takes one channel")
+    add("--groups", type=list[str], default=originals.GROUPS,
+        help="types of batches, each with its number of own latents, in their order; "
+        "name=latents@SET has its batches in th_SET")
+    add("--model", type=Literal["convnet"], default="convnet", help="the only one")
+    add_flag(g, "--gradient_filter", True, "clamped latents receive no gradient")
+    add("--invariance_sign", type=Literal["repaired", "original"], default="repaired",
+        help="original: the published program's, which drives the latents apart")
     add("--momentum_decay", type=NonNegativeFloat | None, default=None,
         help="1 - beta1; default: 0.1")
     add("--update_decay", type=NonNegativeFloat | None, default=None,
         help="1 - beta2; default: 0.01")
     add("--warm_down", type=NonNegativeInt, default=0,
-        help="last steps over which the learning rate falls linearly to 0")
+        help="last steps, over which lr falls linearly to 0")
     add_flag(g, "--sample", False, "tests and images from sampled codes, as published")
-    add("--test_freq", type=PositiveInt | None, default=None,
-        help="steps between two tests; default: an epoch")
     add("--sweep_steps", type=PositiveInt, default=7, help="images in a sweep of a latent")
-    g = p.add_argument_group("where to compute, as the published programs say it")
-    add = g.add_argument
     add("--threads", "-t", type=PositiveInt | None, default=None, help="processor threads")
     add_flag(g, "--useCuda", False, "--device cuda")
     add_flag(g, "--useCudnn", False, "needs --useCuda; cuDNN is always used there")
-    add("--deviceId", type=PositiveInt | None, default=None, help="which GPU, counted from 1")
-    g = p.add_argument_group("without effect, as in the published program")
+    add("--deviceId", type=PositiveInt | None, default=None, help="number of the GPU, from 1")
     for names in NO_EFFECT:
-        g.add_argument(*names, type=str, nargs="?", const="true", default=None, help="ignored")
-    return p
+        add(*names, type=str, nargs="?", const="true", default=None, help="no effect")
 # fmt: on
 
 
@@ -146,15 +148,14 @@ def parse(description: str, argv: list[str] | None = None) -> options.Namespace:
         print(f"{', '.join(ignored)}: no effect, as in the published program")
     if args.save:
         args.run_dir, args.name = str(Path(args.save).parent), Path(args.save).name
-    args.run_dir = args.networks_dir or args.run_dir
     _place(args)
-    if args["import"] and not args.no_load:
+    if args.checkpoint and not args.no_load:
         _adopt(args)
     for name, value in DEFAULTS.items():
         args[name] = value if args[name] is None else args[name]
-    if args.learning_rate < 0:
-        print(f"--learning_rate {args.learning_rate:g}: the loss descends, its size is taken")
-        args.learning_rate = -args.learning_rate
+    if args.lr < 0:
+        print(f"--lr {args.lr:g}: the loss descends, its size is taken")
+        args.lr = -args.lr
     for name in ("momentum_decay", "update_decay"):
         if not 0 < args[name] <= 1:
             raise UserError(f"--{name}: must be above 0 and at most 1, got {args[name]:g}")
@@ -162,8 +163,8 @@ def parse(description: str, argv: list[str] | None = None) -> options.Namespace:
         args.invariance_strength = STRENGTH if args.force_invariance else 0.0
     if not args.force_invariance and args.invariance_strength:
         raise UserError("--invariance_strength: needs --force_invariance")
-    if args.regime == "disentangled" and args.bsize < 2:
-        raise UserError("--bsize: must be 2 or more, one image cannot vary")
+    if args.regime == "disentangled" and args.batch_size < 2:
+        raise UserError("--batch_size: must be 2 or more, one image cannot vary")
     args.order = args.order or ("draws" if args.regime == "disentangled" else "order")
     args.test_freq = args.test_freq or args.num_train_batches
     _test_batches(args)
@@ -190,19 +191,22 @@ def sets(args: Any) -> dict[str, str]:
 
 
 def imported(args: Any) -> tuple[Path, dict[str, Any]]:
-    """The network that --import means, a path or a name in the folder of the runs: where it is, and
-    its content as of a checkpoint, of the published program as well. Raises UserError where it is
-    not there or is of other sizes than those asked for.
+    """The (path, content) of the network that --checkpoint names, also a published one.
+
+    It is a path, or a name in the folder of the runs. Raises UserError if it does not exist, or has
+    other sizes than those asked for.
     """
-    tried = (Path(args["import"]), Path(args.run_dir) / args["import"])
+    tried = (Path(args.checkpoint), Path(args.run_dir) / args.checkpoint)
     path = next((path for path in tried if path.exists()), None)
     if path is None:
-        raise UserError(f"--import {args['import']}: no such folder or file")
+        raise UserError(f"--checkpoint {args.checkpoint}: no such folder or file")
     asked = {name: args[name] for name in SIZES if args[name] is not None}
     if recognise(path) == "dcign":
         return path, originals.read(path, **asked)
     if path.is_dir() and not list(path.rglob(checkpoints.PATTERN)):
-        raise UserError(f"--import {path}: holds neither {originals.PARAMETERS} nor checkpoints")
+        raise UserError(
+            f"--checkpoint {path}: holds neither {originals.PARAMETERS} nor checkpoints"
+        )
     path = find(path)
     content = read_checkpoint(path, "dcign")
     found = content["options"]

@@ -32,6 +32,15 @@ NUMBERS = ("learningRate", "momentumDecay", "updateDecay")  # of config.t7
 MAPS = 96
 GROUPS = ["azimuth=1", "elevation=1", "light=1", "shape=rest"]  # who owns which latents
 SHOWN = 3  # differences that an error names
+RENAMED = {  # names of the published programs, and of earlier versions of guise -> names here
+    "datasetdir": "data",
+    "bsize": "batch_size",
+    "learning_rate": "lr",
+    "learningRate": "lr",
+    "epochs": "num_epochs",
+    "networks_dir": "run_dir",
+    "import": "checkpoint",
+}
 
 
 def load(path: str | Path, **options: Any) -> tuple[DCIGN, dict[str, Any]]:
@@ -40,7 +49,7 @@ def load(path: str | Path, **options: Any) -> tuple[DCIGN, dict[str, Any]]:
     options  dim_hidden, feature_maps: what must be there; else taken from cmd_options.txt, else 96
              maps and as many latents as the vector is long
     The options returned hold dim_hidden, feature_maps, image_size, likelihood, regime, groups and,
-    of the folder's files: learning_rate, momentum_decay, update_decay, epochs, lower_bound and
+    of the folder's files: lr, momentum_decay, update_decay, num_epochs, lower_bound and
     lower_bound_test (lists, a value an epoch, nats a batch), command (the run's options as text).
     Raises UserError with the first three differences where the vector does not fit; nothing is
     loaded then.
@@ -109,7 +118,7 @@ def optimizer_state(path: str | Path, model: DCIGN) -> dict[str, Any] | None:
     for group in result["param_groups"]:
         group["momentum_decay"] = settings.get("momentum_decay", group["momentum_decay"])
         group["update_decay"] = settings.get("update_decay", group["update_decay"])
-        group["lr"] = settings.get("learning_rate", group["lr"])
+        group["lr"] = settings.get("lr", group["lr"])
     start = 0
     for i, p in enumerate(model.parameters()):
         part = slice(start, start := start + p.numel())
@@ -248,9 +257,7 @@ def _training(folder: Path, count: int) -> tuple[dict[str, Any], tuple[int, Tens
             tables[name] = table or torch7.Table()
     found: dict[str, Any] = {}
     config = tables.get("config.t7", {})
-    for there, here in zip(
-        NUMBERS, ("learning_rate", "momentum_decay", "update_decay"), strict=True
-    ):
+    for there, here in zip(NUMBERS, ("lr", "momentum_decay", "update_decay"), strict=True):
         if isinstance(config.get(there), float) and math.isfinite(config[there]):
             found[here] = abs(config[there])  # negative there: it ascends
     for name, here in (("lowerbound", "lower_bound"), ("lowerbound_test", "lower_bound_test")):
@@ -259,7 +266,7 @@ def _training(folder: Path, count: int) -> tuple[dict[str, Any], tuple[int, Tens
             if not isinstance(history, Tensor):
                 raise UserError(f"{folder / name}.t7: must hold a tensor, one row an epoch")
             found[here] = history.double().flatten().tolist()
-    found["epochs"] = len(found.get("lower_bound", ()))
+    found["num_epochs"] = len(found.get("lower_bound", ()))
     for name, table in tables.items():
         if "m" in table and "v" in table:
             return found, _moments(folder / name, table, count)

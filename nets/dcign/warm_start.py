@@ -16,7 +16,7 @@ from nets.run.run import Run
 
 
 def start_from(run: Run, args: options.Namespace, net: DCIGN, optimizer: Any) -> None:
-    """Begin with the weights of --import, and with its moments if they are of this optimiser."""
+    """Start from the weights of --checkpoint, and from its moments if its optimiser is the same."""
     path, content = imported(args)
     checkpoints.load_weights(content, net, path)
     moments = content["parts"].get("optimizer")
@@ -25,7 +25,7 @@ def start_from(run: Run, args: options.Namespace, net: DCIGN, optimizer: Any) ->
     if moments is not None:
         optimizer.load_state_dict(moments)
         for group in optimizer.param_groups:  # what is asked for here wins
-            group["lr"] = args.learning_rate
+            group["lr"] = args.lr
             if args.optimizer == "rmsprop":
                 group |= {name: args[name] for name in ("momentum_decay", "update_decay")}
     what = content.get("kind", f"of step {content['step']}, {content['options']['regime']}")
@@ -42,7 +42,7 @@ def export(run: Run, net: DCIGN, optimizer: Any) -> None:
 
     history = [line for line in records(run.folder / "log.txt") if "lower_bound" in line]
     tests = [line for line in records(run.folder / "log.txt") if "test_lower_bound" in line]
-    size = run.args.bsize
+    size = run.args.batch_size
     histories = {
         "lowerbound": [line["lower_bound"] * size for line in history],
         "lowerbound_test": [line["test_lower_bound"] * size for line in tests],
@@ -58,7 +58,7 @@ def load_network(
     options it was trained with; of a published network those that its files do not say are null.
     """
     faces = [f"{g.name}={g.latents or 'rest'}" for g in FACES]
-    absent = {"groups": faces, "regime": "disentangled", "datasetdir": None, "bsize": 20,
+    absent = {"groups": faces, "regime": "disentangled", "data": None, "batch_size": 20,
               "num_train_batches_per_type": None, "num_test_batches_per_type": None}  # fmt: skip
     trained = {**absent, **content["options"]}
     net = build(trained)

@@ -238,7 +238,11 @@ def save(args: Namespace, path: Path) -> None:
 def read_yaml(path: Path) -> dict[str, Any]:
     """The keys of a YAML file, plain values only. Raises UserError that names file and line."""
     try:
-        keys = yaml.load(Path(path).read_text(encoding="utf-8-sig"), _Yaml)
+        loader = _Yaml(Path(path).read_text(encoding="utf-8-sig"))
+        try:
+            keys = loader.get_single_data()
+        finally:
+            loader.dispose()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read as a configuration: {error}") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:

@@ -27,7 +27,7 @@ def write_run(folder: Path, seed: int = 1, **options: object) -> Path:
     said = {
         "dim_hidden": LATENTS, "feature_maps": 8, "image_size": SIZE, "likelihood": "bernoulli",
         "groups": ["azimuth=1", "elevation=1", "light=1", "shape=rest"],
-        "regime": "disentangled", "datasetdir": None, "bsize": 6, "seed": 0,
+        "regime": "disentangled", "data": None, "batch_size": 6, "seed": 0,
         "num_train_batches_per_type": 3, "num_test_batches_per_type": 2,
     }  # fmt: skip
     content = {

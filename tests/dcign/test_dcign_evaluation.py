@@ -193,7 +193,7 @@ def test_views_are_of_persons_that_no_batch_shows():
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    return write_run(tmp_path_factory.mktemp("run") / "run", bsize=4)
+    return write_run(tmp_path_factory.mktemp("run") / "run", batch_size=4)
 
 
 @pytest.fixture()
@@ -205,7 +205,7 @@ def few(monkeypatch):
 
 
 def test_evaluate_reports_every_measure_and_the_entangled_run(run, few, tmp_path, capsys):
-    other = write_run(tmp_path / "e", seed=3, regime="entangled", bsize=4)
+    other = write_run(tmp_path / "e", seed=3, regime="entangled", batch_size=4)
     out = tmp_path / "report.json"
     options = ["--checkpoint", str(run), *EXACT, "--test_batches", "1", "--out", str(out)]
     evaluate.main([*options, "--entangled", str(other)])
@@ -249,7 +249,7 @@ def test_data_without_labels_or_renderer_is_judged_as_far_as_it_goes(run, tmp_pa
                 tmp_path / f"known/th_{name}_VARIED/{mode}/batch1.npz", batch["image"], labels
             )
     out = str(tmp_path / "o.json")
-    options = ["--checkpoint", str(run), *EXACT, "--out", out, "--data_root"]
+    options = ["--checkpoint", str(run), *EXACT, "--out", out, "--data"]
     evaluate.main([*options, str(tmp_path / "plain")])
     assert "no labels" in capsys.readouterr().out
     plain = json.loads((tmp_path / "o.json").read_text())
@@ -266,8 +266,7 @@ def test_data_without_labels_or_renderer_is_judged_as_far_as_it_goes(run, tmp_pa
         (["--entangled", "RUN"], "a run of another regime"),
         (["--entangled", "nowhere"], "nowhere: no such file or run folder"),
         (["--figure", "x.jpg"], "--figure x.jpg: must end in .png"),
-        (["--data_root", "nowhere"], "nowhere: no such folder of batches"),
-        (["--data_index", "index.p"], "--data_index: not for DC-IGN"),
+        (["--data", "nowhere"], "nowhere: no such folder of batches"),
         (["--test_batches", "-1"], "--test_batches"),
     ],
 )
@@ -287,7 +286,7 @@ def test_a_checkpoint_without_data_of_its_own_asks_for_some(run, tmp_path, capsy
     checkpoints.write(path, content)
     with pytest.raises(SystemExit):
         evaluate.main(["--checkpoint", str(path)])
-    assert "--data_root, a folder of batches, is needed" in capsys.readouterr().err
+    assert "--data, a folder of batches, is needed" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", sorted(experiments_dcign.EXPERIMENTS))
@@ -296,7 +295,7 @@ def test_experiments_are_what_they_say(name, tmp_path):
     if name == "f":  # goes on from a network of the demo's size
         other = write_run(tmp_path / "a", regime="entangled")
         sizes = ["--dim_hidden", str(LATENTS), "--feature_maps", "8", "--image_size", str(SIZE)]
-        options += [*sizes, "--import", str(other)]
+        options += [*sizes, "--checkpoint", str(other)]
     args = parse("", [*options, *experiments_dcign.EXPERIMENTS[name]])
     assert (args.regime == "entangled") == (name == "a")
     if name != "a":

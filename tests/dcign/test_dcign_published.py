@@ -44,7 +44,7 @@ def test_a_folder_gives_the_same_network(network):
     found, options = dcign.load(folder)
     assert not found.training and recognise(folder) == "dcign"
     assert options["dim_hidden"] == 5 and options["feature_maps"] == 8
-    assert options["epochs"] == 2 and options["lower_bound_test"] == [-9100.0, -8100.0]
+    assert options["num_epochs"] == 2 and options["lower_bound_test"] == [-9100.0, -8100.0]
     image = torch.rand(2, 1, 150, 150)
     for a, b in zip(found(image), model(image), strict=True):
         assert torch.equal(a, b)
@@ -89,7 +89,7 @@ def test_the_optimisers_state_is_found_in_either_file(network, where):
         (folder / "state.t7").write_bytes(torch7.dumps(state))
         (folder / "config.t7").write_bytes(torch7.dumps(table))
     found, options = dcign.load(folder)
-    assert options["learning_rate"] == 1e-3 and options["momentum_decay"] == 0.2
+    assert options["lr"] == 1e-3 and options["momentum_decay"] == 0.2
     other = RMSprop(found.parameters())
     other.load_state_dict(dcign.optimizer_state(folder, found))
     for net, stepper in ((model, optimizer), (found, other)):

@@ -181,20 +181,20 @@ def test_a_network_of_the_published_program_is_a_start(tmp_path, monkeypatch):
     for name in ("--image_size", "--feature_maps", "--dim_hidden"):
         del tiny[tiny.index(name) : tiny.index(name) + 2]
     shared = ["--num_steps", 1, "--learning_rate", "-0.000000000001"]
-    run = train(tmp_path, "--import", "published", "--name", "a", "--export_torch7", *shared,
+    run = train(tmp_path, "--checkpoint", "published", "--name", "a", "--export_torch7", *shared,
                 monkeypatch=monkeypatch, tiny=tiny)  # fmt: skip
     log = (run / "log.txt").read_text()
     assert "starting from" in log and "with its moments" in log
     content = checkpoints.read(checkpoints.stored(run / "checkpoints")[0])
-    assert content["options"]["dim_hidden"] == 6 and content["options"]["learning_rate"] == 1e-12
+    assert content["options"]["dim_hidden"] == 6 and content["options"]["lr"] == 1e-12
     assert content["parts"]["optimizer"]["state"][0]["step"] == 2
     for name, value in model.state_dict().items():
         torch.testing.assert_close(content["parts"]["model"][name], value, rtol=0, atol=1e-9)
     again, facts = originals.load(run / "torch7")
-    assert same(again.state_dict(), content["parts"]["model"]) and facts["epochs"] == 1
+    assert same(again.state_dict(), content["parts"]["model"]) and facts["num_epochs"] == 1
     assert torch7.read(run / "torch7/lowerbound_test.t7").shape == (1, 1)
     # A run of our own is a start as well, and --no_load leaves it alone.
-    other = train(tmp_path, "--import", run, "--name", "b", "--num_steps", 1, "--learning_rate",
+    other = train(tmp_path, "--checkpoint", run, "--name", "b", "--num_steps", 1, "--learning_rate",
                   "1e-12", "--reset_optimizer", monkeypatch=monkeypatch, tiny=tiny)  # fmt: skip
     assert "without its moments" in (other / "log.txt").read_text()
     torch.testing.assert_close(weights(other), weights(run), rtol=0, atol=1e-9)
@@ -202,14 +202,12 @@ def test_a_network_of_the_published_program_is_a_start(tmp_path, monkeypatch):
 
 def test_batches_of_a_folder(tmp_path, monkeypatch):
     heads(tmp_path / "D", "--bsize", "4", "--num_train_batches", "2", "--torch7")
-    run = train(
-        tmp_path, "--datasetdir", "D", "--name", "a", "--num_steps", 2, monkeypatch=monkeypatch
-    )
+    run = train(tmp_path, "--data", "D", "--name", "a", "--num_steps", 2, monkeypatch=monkeypatch)
     ours = train(tmp_path, "--name", "b", "--num_steps", 2, monkeypatch=monkeypatch)
     assert same(weights(run), weights(ours))  # the same images, by way of files
     tests = [line for line in records(run / "log.txt") if "test_mse" in line]
     assert "within_azimuth" not in tests[0]  # such files have no labels
-    mixed = train(tmp_path, "--datasetdir", "D", "--regime", "entangled", "--name", "c",
+    mixed = train(tmp_path, "--data", "D", "--regime", "entangled", "--name", "c",
                   "--num_steps", 2, monkeypatch=monkeypatch)  # fmt: skip
     assert "(2 mixed)" in (mixed / "log.txt").read_text()
 
@@ -218,12 +216,12 @@ def test_options_of_both_published_programs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     published = ["--no_load", "--networks_dir", "networks", "--momentum_decay", "0.2", "--threads",
                  "1", "-p", "--coefL1", "0", "-n", "x", "--model", "convnet", "-c", "0",
-                 "--num_test_batches", "4", "-r", "0.001", "--import", "default"]  # fmt: skip
+                 "--num_test_batches", "4", "-r", "0.001", "--checkpoint", "default"]  # fmt: skip
     train_dcign.main([*TINY, "--num_steps", "1", "--name", "x", *published])
     out = capsys.readouterr().out
     assert "--plot, --network, --coefL1: no effect, as in the published program" in out
     found = checkpoints.read(tmp_path / "networks/x/checkpoints/step_00000001.pt")["options"]
-    assert found["momentum_decay"] == 0.2 and found["learning_rate"] == 0.001
+    assert found["momentum_decay"] == 0.2 and found["lr"] == 0.001
     train_dcign.main([*TINY, "--num_steps", "1", "-s", "logs/y"])
     assert (tmp_path / "logs/y/log.txt").is_file()
 
@@ -233,7 +231,7 @@ def broken_batch(folder):
     for path in (folder / "D").glob("*/FT_training/batch1"):
         path.write_bytes(path.read_bytes()[:-10])
     return [
-        "--datasetdir",
+        "--data",
         folder / "D",
         "--num_train_batches_per_type",
         1,
@@ -242,24 +240,24 @@ def broken_batch(folder):
 
 def other_size(folder):
     heads(folder / "D", "--bsize", "3", "--num_train_batches", "1")
-    return (["--datasetdir", folder / "D", "--num_train_batches_per_type", 1],
+    return (["--data", folder / "D", "--num_train_batches_per_type", 1],
             "must be a batch of [4, 1, 48, 48], is [3, 1, 48, 48]")  # fmt: skip
 
 
 def no_batches(folder):
     (folder / "D/th_AZ_VARIED/FT_training").mkdir(parents=True)
-    return ["--datasetdir", folder / "D"], "th_AZ_VARIED/FT_training: holds no batches"
+    return ["--data", folder / "D"], "th_AZ_VARIED/FT_training: holds no batches"
 
 
 def nothing_to_import(folder):
     (folder / "N").mkdir()
-    return ["--import", folder / "N"], "N: holds neither parameters.t7 nor checkpoints"
+    return ["--checkpoint", folder / "N"], "N: holds neither parameters.t7 nor checkpoints"
 
 
 def other_latents(folder):
     (folder / "N").mkdir()
     (folder / "N/parameters.t7").write_bytes(torch7.dumps(torch.zeros(890_737 + 3 * 16_202)))
-    return (["--import", folder / "N", "--feature_maps", 96, "--image_size", 150],
+    return (["--checkpoint", folder / "N", "--feature_maps", 96, "--image_size", 150],
             "are those of dim_hidden 3, not of 6")  # fmt: skip
 
 
@@ -271,8 +269,8 @@ def other_latents(folder):
         no_batches,
         nothing_to_import,
         other_latents,
-        lambda f: (["--import", f / "no"], "no: no such folder or file"),
-        lambda f: (["--bsize", 1], "--bsize: must be 2 or more"),
+        lambda f: (["--checkpoint", f / "no"], "no: no such folder or file"),
+        lambda f: (["--bsize", 1], "--batch_size: must be 2 or more"),
         lambda f: (["--dim_hidden", 3], "3 latents are too few for shape"),
         lambda f: (["--feature_maps", 6], "maps must be a multiple of 4"),
         lambda f: (["--image_size", 100], "image_size must be 150"),

@@ -136,7 +136,7 @@ def root(tmp_path):
 
 
 def settings(root, **others):
-    return {"datasetdir": str(root), "regime": "disentangled", "bsize": 3, "image_size": 48,
+    return {"data": str(root), "regime": "disentangled", "batch_size": 3, "image_size": 48,
             "num_train_batches_per_type": None, "num_test_batches_per_type": None,
             **others}  # fmt: skip
 
@@ -260,7 +260,7 @@ def test_a_table_of_factors_gives_batches(images):
         FactorTable(folder / "factors.csv", "train", sets, 3, 8)
     with pytest.raises(UserError, match="must have a column `elevation`"):
         FactorTable(folder / "factors.csv", "train", SETS, 2, 8)
-    mixed = open_batches(settings(folder, bsize=2, image_size=8), sets, "train")
+    mixed = open_batches(settings(folder, batch_size=2, image_size=8), sets, "train")
     assert mixed.counts == source.counts
     for row in rows:
         del row["split"]

@@ -120,7 +120,7 @@ def main(argv: list[str] | None = None) -> None:
     if args.out.suffix not in (".pt", ".safetensors"):
         raise UserError(f"{args.out}: must end in .pt or .safetensors")
     if args.out.exists():
-        raise UserError(f"{args.out}: is there already")
+        raise UserError(f"{args.out}: exists already")
     content = read_checkpoint(Path(args.source))
     print(checkpoints.describe(content, args.source))
     args.out.parent.mkdir(parents=True, exist_ok=True)

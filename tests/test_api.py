@@ -100,13 +100,13 @@ def test_vunet_transfers_as_infer_does(vunet_run, fit, tmp_path, monkeypatch):
 def test_vunet_detects_people_where_no_joints_are_given(vunet_run, monkeypatch):
     image, joints = person(0)
     _, pose = person(1)
-    found = [convert_joints(points, JOINTS_15, JOINTS_17) for points in (joints, pose)]
+    joints_17 = [convert_joints(points, JOINTS_15, JOINTS_17) for points in (joints, pose)]
 
     class Detector:
         def people(self, pixels):
             if pixels.float().std() < 1:
                 return []
-            points = found[0 if torch.equal(pixels, image) else 1]
+            points = joints_17[0 if torch.equal(pixels, image) else 1]
             return [Person(points, person_box(points))]
 
     monkeypatch.setattr("nets.api.open_detector", Detector)

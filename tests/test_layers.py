@@ -64,8 +64,8 @@ def test_normalised_weights_and_their_gradients_lie_as_the_parameter_does(form, 
         for w in (weight, expected)
     )
     torch.testing.assert_close(ours, theirs)
-    for made in (weight, ours[0]):
-        assert made.is_contiguous(memory_format=form)
+    for tensor in (weight, ours[0]):
+        assert tensor.is_contiguous(memory_format=form)
 
 
 def test_affine_weight_norm_is_its_formula_and_starts_as_the_plain_convolution():

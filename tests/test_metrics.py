@@ -45,9 +45,9 @@ def test_ssim_is_the_published_formula(size):
         ssim_formula(x.double().numpy(), y.double().numpy())
         for x, y in zip(prediction, truth, strict=True)
     ]
-    found = metrics.ssim(prediction, truth)
+    scores = metrics.ssim(prediction, truth)
     # float32 inside: variances of 65025 * 2**-24, against the constant 58.5 below them
-    np.testing.assert_allclose(found.numpy(), expected, atol=1e-5)
+    np.testing.assert_allclose(scores.numpy(), expected, atol=1e-5)
     assert 0.1 < expected[0] < 0.99
 
 
@@ -113,8 +113,8 @@ def test_nearest_outfit_looks_inside_the_mask_only():
 
 
 def test_summary_is_mean_and_population_std():
-    found = metrics.summary(torch.tensor([1.0, 2.0, 6.0]))
-    assert found == {"mean": 3.0, "std": pytest.approx(math.sqrt(14 / 3)), "count": 3}
+    result = metrics.summary(torch.tensor([1.0, 2.0, 6.0]))
+    assert result == {"mean": 3.0, "std": pytest.approx(math.sqrt(14 / 3)), "count": 3}
     assert metrics.summary(torch.tensor([5.0, math.inf])) == {
         "mean": 5.0,
         "std": 0.0,

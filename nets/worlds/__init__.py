@@ -1,1 +1,1 @@
-"""Small renderers of data with known truth: made on the fly, seeded, downloading nothing."""
+"""The demo worlds: small seeded renderers of data with known ground truth."""

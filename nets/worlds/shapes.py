@@ -1,11 +1,11 @@
-"""Painting many textured, rounded, tapered boxes into many images at once.
+"""Paints many textured, rounded, tapered boxes into many images at once.
 
-Every shape has an axis: v runs along it, u across. Its half width is a parabola over the axis, its
-corners are rounded, its shading is that of a cylinder, its texture is wrapped around that cylinder
-and is attached to it. Images are cut into tiles of 8 x 8 pixels; a shape is evaluated only in the
-tiles that it touches, for all images and shapes in one expression, and the tiles are then blended
-over each other from back to front. Distances are in pixels, so edges are smooth at every size.
-Only + - * / sqrt, floor, clamp and comparisons touch a pixel: no batch changes an image.
+Every shape has an axis: v runs along it, u across. Its half width is a parabola over the axis, and
+its corners are rounded. It is shaded like a cylinder, and its texture is wrapped around it. Images
+are cut into tiles of 8 x 8 pixels. A shape is evaluated only in the tiles that it touches, for all
+images and shapes in one expression. The tiles are then blended from back to front. Distances are in
+pixels, so edges are smooth at every size. Pixels are computed with + - * / sqrt, floor, clamp and
+comparisons only, so an image does not depend on its batch.
 """
 
 from __future__ import annotations
@@ -15,15 +15,21 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-SIDE = 8  # of a tile, in pixels
+SIDE = 8  # side of a tile, in pixels
 PIXELS = SIDE * SIDE
 
-# What describes a shape, all in pixels: centre, the unit axis v (u is v turned by -90 degrees),
-# half length, half width at the middle, its change towards the far end, its bulge in the middle,
-# roundness of the corners (1: a capsule); cloth of the near end (`a`, with the texture's second
-# colour `c`) and plain colour of the far end (`b`) from `cut` along v on, `loose` px of extra half
-# width for the cloth; shading strength; texture (see `texture`); depth (larger is
-# nearer); what the shape leaves in the fourth channel.
+# The numbers of a shape, lengths in pixels:
+#   cx cy, vx vy       centre, unit axis v (u is v turned by -90 degrees)
+#   half               half length
+#   width taper bulge  half width at the middle, its change towards the far end, bulge in the middle
+#   round              roundness of the corners (1: a capsule)
+#   cut, loose         where the cloth ends along v; its extra half width
+#   shade              strength of the shading
+#   a, c               colour of the cloth at the near end, second colour of its texture
+#   opaque             value for the fourth channel
+#   b                  plain colour of the far end, from `cut` on
+#   turn ... dots      texture, see `texture`
+#   depth              larger is nearer
 FIELDS = (
     *("cx", "cy", "vx", "vy", "half", "width", "taper", "bulge", "round", "cut", "loose", "shade"),
     *("a0", "a1", "a2", "opaque", "b0", "b1", "b2", "c0", "c1", "c2"),
@@ -35,13 +41,13 @@ Detail = tuple[int, Callable[[Tensor, "Local", Tensor], None], Tensor]
 
 
 class Local:
-    """The pixels of some tiles in their shape's coordinates, each (R, 64) in pixels."""
+    """Coordinates of the pixels of R tiles relative to their shapes, (R, 64) each, in pixels."""
 
     def __init__(self, u: Tensor, v: Tensor, across: Tensor) -> None:
         self.u, self.v, self.across = u, v, across  # across: u over the half width, in [-1, 1]
 
     def rows(self, chosen: Tensor) -> Local:
-        """The rows with these numbers."""
+        """The rows with the given indices."""
         return Local(*(x.index_select(0, chosen) for x in (self.u, self.v, self.across)))
 
     def narrow(self, start: int, count: int) -> Local:
@@ -50,7 +56,7 @@ class Local:
 
 
 def axis_fields(near: Tensor, far: Tensor, reach: Tensor) -> dict[str, Tensor]:
-    """Centre, axis and half length of shapes from near to far (..., 2), `reach` px beyond both."""
+    """Centre, axis and half length of shapes between two points (..., 2), longer by `reach` px."""
     delta = far - near
     length = delta.square().sum(-1).sqrt().clamp(min=1e-3)
     centre = (near + far) / 2
@@ -64,7 +70,7 @@ def axis_fields(near: Tensor, far: Tensor, reach: Tensor) -> dict[str, Tensor]:
 
 
 def stack(fields: dict[str, Tensor]) -> Tensor:
-    """(N, P, F) float32 table of shapes from named (N, P) tensors, in the order of FIELDS."""
+    """The table of shapes, (N, P, F) float32 in the order of FIELDS, from (N, P) tensors."""
     return torch.stack([fields[name] for name in FIELDS], -1).float()
 
 
@@ -74,16 +80,16 @@ def soft(edge: Tensor) -> Tensor:
 
 
 def images_from_tiles(tiles: Tensor, size: int) -> Tensor:
-    """Tiles (N * tiles, C, 64) uint8 as images (N, C, size, size), size a multiple of 8."""
+    """Images (N, C, size, size) from tiles (N * tiles, C, 64) uint8; size a multiple of 8."""
     k = size // SIDE
-    rows = tiles.view(torch.int64)  # eight pixels as one number: one eighth of the copies
+    rows = tiles.view(torch.int64)  # eight pixels as one number: fewer copies
     n, c = rows.shape[0] // (k * k), rows.shape[1]
     rows = rows.reshape(n, k, k, c, SIDE).permute(0, 3, 1, 4, 2).contiguous()
     return rows.view(torch.uint8).reshape(n, c, size, size)
 
 
 def _touching(table: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Which tiles a shape may reach (P, N, T), and (u, v) of a tile's first pixel (P, N, T)."""
+    """Whether a shape may reach a tile, and u and v of the tile's first pixel, (P, N, T) each."""
     cx, cy, vx, vy, half, width, taper, bulge, loose = (
         table[..., _AT[name], None].transpose(0, 1)
         for name in ("cx", "cy", "vx", "vy", "half", "width", "taper", "bulge", "loose")
@@ -103,9 +109,10 @@ def _touching(table: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor]:
 def texture(local: Local, get: Callable[[str], Tensor]) -> Tensor:
     """Share of the second colour in [0, 1], (R, 64): plain, stripes both ways, checks or dots.
 
-    fu, fv are cycles per radian around the shape and per pixel along it; pv a phase in cycles;
-    the four weights say how much of: stripes along v, stripes along u, their product,
-    dots. Edges are one pixel soft; what is finer than a pixel fades to its mean.
+    fu, fv  cycles per radian around the shape and per pixel along it
+    pv      phase in cycles
+    along, across, both, dots  weights of stripes along v, stripes along u, their product, and dots
+    Edges are one pixel soft. Textures finer than a pixel fade to their mean.
     """
     x = local.across
     angle = (x * x).mul_(0.42).add_(1.0).mul_(x)  # close to asin, cheaper: 1.42 at the outline
@@ -125,8 +132,10 @@ def texture(local: Local, get: Callable[[str], Tensor]) -> Tensor:
     return share.addcmul_(along.mul_(across), get("both")).clamp_(0, 1)
 
 
-def _evaluate(get: Callable[[str], Tensor], u0: Tensor, v0: Tensor) -> tuple[Tensor, ...]:
-    """Coverage, position, shade and share of the far colour, (R, 64) each."""
+def _evaluate(
+    get: Callable[[str], Tensor], u0: Tensor, v0: Tensor
+) -> tuple[Tensor, Local, Tensor, Tensor]:
+    """Coverage, coordinates, shade and share of the far colour, (R, 64) each."""
     step = torch.arange(PIXELS, device=u0.device)
     sx, sy = (step % SIDE).to(u0.dtype), (step // SIDE).to(u0.dtype)
     vx, vy = get("vx"), get("vy")
@@ -150,12 +159,13 @@ def _evaluate(get: Callable[[str], Tensor], u0: Tensor, v0: Tensor) -> tuple[Ten
 
 
 def paint(tiles: Tensor, table: Tensor, size: int, details: Sequence[Detail] = ()) -> None:
-    """Paint shapes over images, in place, each image's shapes from back to front.
+    """Paints shapes over images, in place, each image's shapes from back to front.
 
-    tiles     (N * tiles, 4, 64) float32: red, green, blue in [0, 255] and what a shape leaves there
-    table     (N, P, F) float32, the columns FIELDS; a shape of zero width is left out
-    details   what is painted on a shape: its index, a function of (colour (R, 3, 64) to change in
-              place, local, numbers (R, k, 1)), and each image's numbers (N, k)
+    tiles    (N * tiles, 4, 64) float32: red, green, blue in [0, 255], and the shapes' `opaque`
+    table    (N, P, F) float32, columns as in FIELDS; shapes of zero width are skipped
+    details  painted on single shapes: the shape's index, a function, and numbers (N, k) of each
+             image. The function gets colour (R, 3, 64), which it changes in place, the local
+             coordinates, and the rows' numbers (R, k, 1)
     """
     n, p, _ = table.shape
     touching, u0, v0 = _touching(table, size)
@@ -193,14 +203,14 @@ def paint(tiles: Tensor, table: Tensor, size: int, details: Sequence[Detail] = (
     colour.index_copy_(0, rows, mixed)
     rgb.mul_(shade[:, None])
 
-    # Blend in rounds: the k-th round holds the k-th shape from behind of every tile.
+    # Blend in rounds: the k-th round blends the k-th shape from the back of every tile.
     place = image * (size // SIDE) ** 2 + tile
     order = torch.argsort(rank[shape, image] + place * p)
     place = place[order]
     new = torch.ones_like(place, dtype=torch.bool)
     new[1:] = place[1:] != place[:-1]
-    index = torch.arange(len(place), device=place.device)
-    turn = index - torch.where(new, index, 0).cummax(0).values
+    position = torch.arange(len(place), device=place.device)
+    turn = position - torch.where(new, position, 0).cummax(0).values
     rounds = torch.bincount(turn).tolist()
     by_turn = torch.argsort(turn, stable=True)
     for chosen in by_turn.split(rounds):

@@ -74,16 +74,16 @@ def test_features_are_the_published_network(net, state):
     published = nn.Sequential(*layers)
     published.load_state_dict({k.removeprefix("features."): v for k, v in state.items()})
     x = image(2, 3, 32, 48)
-    found = net.features(x, ALL)
-    assert list(found) == ALL
+    activations = net.features(x, ALL)
+    assert list(activations) == ALL
     y = net.preprocess(x)
-    torch.testing.assert_close(found["input_1"], y)
+    torch.testing.assert_close(activations["input_1"], y)
     for index, layer in enumerate(published):
         y = layer(y)
         for name, at in TORCHVISION_INDEX.items():
             if at == index:
-                torch.testing.assert_close(found[name], y)
-    assert found["relu5_2"].shape == (2, 512, 2, 3)
+                torch.testing.assert_close(activations[name], y)
+    assert activations["relu5_2"].shape == (2, 512, 2, 3)
 
 
 def test_both_naming_schemes_name_the_same_layers(net):
@@ -142,10 +142,10 @@ def test_half_precision_and_channels_last(net):
     x = image(2, 3, 32, 32)
     expected = net.features(x, ALL)
     last = copy.deepcopy(net).to(memory_format=torch.channels_last)
-    found = last.features(x.to(memory_format=torch.channels_last), ALL)
+    activations = last.features(x.to(memory_format=torch.channels_last), ALL)
     # Another memory layout, another convolution algorithm: float32 rounding over sums of 4608.
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
-    assert found["relu3_2"].is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(activations, expected, rtol=1e-4, atol=1e-4)
+    assert activations["relu3_2"].is_contiguous(memory_format=torch.channels_last)
     with torch.autocast("cpu", torch.bfloat16):
         by_autocast = net.features(x, ALL)
     for half in (by_autocast, last.to(torch.bfloat16).features(x, ALL)):

@@ -202,7 +202,7 @@ def test_a_checkpoint_and_safetensors_are_made_of_it(tmp_path, capsys):
     assert "vunet weights alone, step 1500" in capsys.readouterr().out
     with pytest.raises(SystemExit, match="2"):
         convert([str(path), str(tmp_path / "out.pt")])
-    assert "is there already" in capsys.readouterr().err
+    assert "exists already" in capsys.readouterr().err
 
 
 def test_an_originals_weights_may_be_safetensors(tmp_path):

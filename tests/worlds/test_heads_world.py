@@ -44,24 +44,24 @@ def at_rest(scene: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 def test_images_are_those_of_a_plain_ray_tracer():
     identity, scene = some(6)
-    made = render(identity, size=SIZE, **at_rest(scene))
+    rendered = render(identity, size=SIZE, **at_rest(scene))
     angles = torch.stack([scene[name] for name in RANGES], 1).tolist()
     for i in range(6):
         truth = ray_traced(identity[i].double().numpy(), *angles[i], SIZE)
-        error = np.abs(made["image"][i, 0].numpy() - truth * 255)
+        error = np.abs(rendered["image"][i, 0].numpy() - truth * 255)
         # Half a grey level of rounding, float32 beside it; a pixel on an edge may fall to either.
         assert (error > 0.51).mean() < 2e-4, i
-        assert np.array_equal(made["mask"][i].numpy(), truth < 1) or (
-            (made["mask"][i].numpy() != (truth < 1)).sum() <= 2
+        assert np.array_equal(rendered["mask"][i].numpy(), truth < 1) or (
+            (rendered["mask"][i].numpy() != (truth < 1)).sum() <= 2
         )
 
 
 def test_the_world_has_the_statistics_of_its_design():
     n = 120
     identity, scene = some(n)
-    made = render(identity, size=SIZE, **at_rest(scene))
-    grey = made["image"].double() / 255
-    assert abs((~made["mask"]).double().mean() - 0.5) < 0.04  # about half is background
+    rendered = render(identity, size=SIZE, **at_rest(scene))
+    grey = rendered["image"].double() / 255
+    assert abs((~rendered["mask"]).double().mean() - 0.5) < 0.04  # about half is background
     assert abs(grey.mean() - 0.71) < 0.03
     inside = grey.clamp(1e-12, 1 - 1e-12)
     entropy = -(grey * inside.log() + (1 - grey) * (1 - inside).log()).sum((1, 2, 3)).mean()
@@ -126,8 +126,8 @@ def test_images_are_exact_under_autocast():
     identity, scene = some(2)
     plain = render(identity, size=64, colour=True, **scene)
     with torch.autocast("cpu", torch.bfloat16):
-        made = render(identity, size=64, colour=True, **scene)
-    assert all(torch.equal(made[name], plain[name]) for name in plain)
+        rendered = render(identity, size=64, colour=True, **scene)
+    assert all(torch.equal(rendered[name], plain[name]) for name in plain)
 
 
 def test_splits_share_nobody_and_persons_differ():
@@ -147,10 +147,10 @@ def test_points_lie_where_they_say():
     identity, scene = some(24)
     scene = {name: value * 0.5 for name, value in scene.items()}
     scene["expression"][:, 2] = 0
-    made = render(identity, size=256, colour=True, **scene)
-    points = made["points"]
+    rendered = render(identity, size=256, colour=True, **scene)
+    points = rendered["points"]
     assert points.shape == (24, 68, 2) and points.min() > 0 and points.max() < 255
-    near = torch.nn.functional.max_pool2d(made["mask"].float()[:, None], 3, 1, 1)[:, 0] > 0
+    near = torch.nn.functional.max_pool2d(rendered["mask"].float()[:, None], 3, 1, 1)[:, 0] > 0
     at = points.round().long()
     assert near[torch.arange(24)[:, None], at[..., 1], at[..., 0]].all()
     # In a frontal image the pupils are dark, between the corners; lips are redder than skin.
@@ -186,26 +186,26 @@ def test_expressions_move_their_points_and_images():
     identity = identities(torch.arange(6))
     zero = torch.zeros(6, dtype=torch.float64)
     rest = torch.zeros(6, 3)
-    made = {"rest": render(identity, zero, zero, zero, 128, expression=rest)}
+    rendered = {"rest": render(identity, zero, zero, zero, 128, expression=rest)}
     for i, name in enumerate(("mouth", "brows", "blink")):
         change = rest.clone()
         change[:, i] = 1
-        made[name] = render(identity, zero, zero, zero, 128, expression=change)
+        rendered[name] = render(identity, zero, zero, zero, 128, expression=change)
     plain = render(identity, zero, zero, zero, 128)
-    assert torch.equal(plain["image"], made["rest"]["image"])
-    assert torch.equal(plain["points"], made["rest"]["points"])
+    assert torch.equal(plain["image"], rendered["rest"]["image"])
+    assert torch.equal(plain["points"], rendered["rest"]["points"])
 
     def moved(name: str, points: list[int]) -> torch.Tensor:
-        return (made[name]["points"] - plain["points"])[:, points, 1]
+        return (rendered[name]["points"] - plain["points"])[:, points, 1]
 
-    gap = made["mouth"]["points"][:, 66, 1] - made["mouth"]["points"][:, 62, 1]
+    gap = rendered["mouth"]["points"][:, 66, 1] - rendered["mouth"]["points"][:, 62, 1]
     assert (plain["points"][:, 66, 1] - plain["points"][:, 62, 1]).abs().max() < 1
     assert (gap > 5).all() and (moved("mouth", [8, 57]) > 2).all()
     assert (moved("brows", list(range(17, 27))) < -1.5).all()
     assert (moved("blink", [37, 38, 43, 44]) > 2).all()
     assert moved("blink", list(range(17))).abs().max() == 0
     for name in ("mouth", "brows", "blink"):
-        assert ((made[name]["image"] != plain["image"]).float().mean((1, 2, 3)) > 0.002).all()
+        assert ((rendered[name]["image"] != plain["image"]).float().mean((1, 2, 3)) > 0.002).all()
 
 
 def test_clips_show_one_person_and_have_the_truth():
@@ -287,9 +287,9 @@ def test_a_data_root_holds_images_points_and_masks(tmp_path):
     assert set(np.unique(mask)) == {0, 255}
     scene = {name: value[2:3] for name, value in motion(2, 3).items()}
     who = identities(torch.tensor([1]))
-    made = render(who, size=64, colour=True, background=torch.tensor([1]), **scene)
-    assert np.array_equal(points, made["points"][0].numpy())
-    truth = made["image"][0].permute(1, 2, 0).numpy().astype(int)
+    rendered = render(who, size=64, colour=True, background=torch.tensor([1]), **scene)
+    assert np.array_equal(points, rendered["points"][0].numpy())
+    truth = rendered["image"][0].permute(1, 2, 0).numpy().astype(int)
     assert np.abs(image.astype(int) - truth).mean() < 6  # of JPEG
     with pytest.raises(UserError, match="nothing to write"):
         write_data_root(tmp_path, {"train": 0})

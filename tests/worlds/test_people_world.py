@@ -66,10 +66,10 @@ def test_a_image_depends_on_its_ids_alone(size):
 @pytest.mark.parametrize("size", [64, 128])
 def test_joints_lie_on_the_person_and_inside_the_image(size):
     ids = torch.arange(160)
-    made = render(ids, ids, ids, size)
-    joints = made["joints"]
+    rendered = render(ids, ids, ids, size)
+    joints = rendered["joints"]
     assert len(JOINTS_15) == 15 and joints.min() > 0 and joints.max() < size - 1
-    mask = torch.nn.functional.max_pool2d(made["mask"].float()[:, None], 3, 1, 1)[:, 0] > 0
+    mask = torch.nn.functional.max_pool2d(rendered["mask"].float()[:, None], 3, 1, 1)[:, 0] > 0
     near = joints.round().long()
     assert mask[ids[:, None], near[..., 1], near[..., 0]].all()
     # So does the middle of every bone: limbs run between the right joints.
@@ -78,12 +78,12 @@ def test_joints_lie_on_the_person_and_inside_the_image(size):
             points = joints[:, [JOINTS_15.index(side + name) for name in bone]]
             middle = ((points[:, 1:] + points[:, :-1]) / 2).round().long()
             assert mask[ids[:, None], middle[..., 1], middle[..., 0]].all(), (side, bone)
-    share = made["mask"].float().mean((1, 2))
+    share = rendered["mask"].float().mean((1, 2))
     assert share.min() > 0.04 and share.max() < 0.5
     # Nobody is cut off: the image's frame stays background.
     frame = torch.ones(size, size, dtype=torch.bool)
     frame[1:-1, 1:-1] = False
-    assert not made["mask"][:, frame].any()
+    assert not rendered["mask"][:, frame].any()
 
 
 def test_joints_and_masks_do_not_see_the_background_and_joints_not_the_outfit():
@@ -106,11 +106,11 @@ def test_clothes_keep_their_colours_in_every_pose():
     outfits, poses = torch.arange(40), torch.arange(40)
     colours = []
     for shift in (0, 13):
-        made = render(outfits, poses + shift, poses, 128)
-        joints = made["joints"]
+        rendered = render(outfits, poses + shift, poses, 128)
+        joints = rendered["joints"]
         chest = joints[:, [JOINTS_15.index(n) for n in ("rshoulder", "lshoulder", "rhip", "lhip")]]
         colours.append(
-            torch.stack([patch(i, p) for i, p in zip(made["image"], chest, strict=True)])
+            torch.stack([patch(i, p) for i, p in zip(rendered["image"], chest, strict=True)])
         )
     same = (colours[0] - colours[1]).abs().mean(1)
     other = (colours[0] - colours[1].roll(1, 0)).abs().mean(1)
@@ -134,10 +134,10 @@ def test_right_is_at_smaller_x_for_who_faces_the_viewer_and_mirroring_exchanges_
     assert (joints["rshoulder"][:, 0] < joints["lshoulder"][:, 0]).all()
     assert (joints["reye"][:, 0] < joints["leye"][:, 0]).all()
     pose[:, POSE_FIELDS.index("x")] = 0
-    here, there = skeleton(pose)["joints"], skeleton(mirror(pose))["joints"]
+    original, mirrored = skeleton(pose)["joints"], skeleton(mirror(pose))["joints"]
     sides = [JOINTS_15.index({"r": "l", "l": "r", "c": "c"}[n[0]] + n[1:]) for n in JOINTS_15]
     flip = torch.tensor([-1.0, 1.0, 1.0], dtype=torch.float64)
-    torch.testing.assert_close(there, here[:, sides] * flip, rtol=0, atol=1e-12)
+    torch.testing.assert_close(mirrored, original[:, sides] * flip, rtol=0, atol=1e-12)
 
 
 def test_a_mixed_pose_lies_between_its_ends():
@@ -212,8 +212,8 @@ def test_workers_make_the_same_images():
     loader = torch.utils.data.DataLoader(
         world, sampler=keys, batch_size=4, num_workers=2, collate_fn=first
     )
-    made = [sample for batch in loader for sample in batch]
-    for sample, key in zip(made, keys, strict=True):
+    rendered = [sample for batch in loader for sample in batch]
+    for sample, key in zip(rendered, keys, strict=True):
         assert torch.equal(sample["target"], world[key]["target"])
 
 
@@ -250,10 +250,10 @@ def test_the_sheet_is_written(tmp_path):
 def test_a_gpu_paints_the_same_people():
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device")
-    here, there = render(IDS, IDS, IDS, 128), render(*3 * [IDS.cuda()], 128)
-    assert there["image"].is_cuda
-    torch.testing.assert_close(there["joints"].cpu(), here["joints"], rtol=0, atol=1e-4)
+    on_cpu, on_cuda = render(IDS, IDS, IDS, 128), render(*3 * [IDS.cuda()], 128)
+    assert on_cuda["image"].is_cuda
+    torch.testing.assert_close(on_cuda["joints"].cpu(), on_cpu["joints"], rtol=0, atol=1e-4)
     # Rounding differs by the last bit: a colour by one step, an outline's pixel now and then.
-    away = (there["image"].cpu().int() - here["image"].int()).abs()
+    away = (on_cuda["image"].cpu().int() - on_cpu["image"].int()).abs()
     assert (away <= 1).float().mean() > 0.999
-    assert (there["mask"].cpu() == here["mask"]).float().mean() > 0.999
+    assert (on_cuda["mask"].cpu() == on_cpu["mask"]).float().mean() > 0.999

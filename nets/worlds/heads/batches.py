@@ -1,4 +1,4 @@
-"""Batches of the demo world of heads, rendered when they are first asked for."""
+"""Batches of the demo world of heads, each rendered on its first use."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from nets.errors import UserError
 from nets.random import uniform
 from nets.worlds.heads.world import RANGES, SPLITS, identities, render
 
-COUNTS = {"train": 200, "test": 8}  # batches of a type
+COUNTS = {"train": 200, "test": 8}  # batches of each type
 KINDS = (*FACTORS, "shape", MIXED)
-POOL = 2 << 30  # bytes of images that are kept
+POOL = 2 << 30  # bytes of cached images
 
 
 class HeadBatches:
     """Batches by type and number; each is a function of (seed, split, type, number) alone.
 
-    In a batch of type azimuth, elevation or light that factor is uniform in its range and all else
-    is fixed; of type shape each image shows another person; mixed, everything changes. The splits
-    share no person, and neither do two batches.
+    In a batch of type azimuth, elevation or light, only that factor varies, uniform in its range.
+    In type shape, each image shows another person. In type mixed, everything varies. Two splits
+    share no person, nor do two batches.
     Labels: azimuth, elevation, light (radians), identity (20 numbers), person (its id).
     """
 
@@ -33,18 +33,18 @@ class HeadBatches:
     def __init__(
         self,
         split: str,  # "train" or "test"
-        sets: Mapping[str, str] | None = None,  # its keys are the types; None: everything changes
-        count: int = 20,  # images in a batch
-        size: int = 150,  # their side in pixels
-        limit: int | None = None,  # batches of a type; default: 200 to train, 8 to test
+        sets: Mapping[str, str] | None = None,  # its keys are the types; None: type mixed
+        count: int = 20,  # images per batch
+        size: int = 150,  # side of the images, in pixels
+        limit: int | None = None,  # batches per type; default: 200 to train, 8 to test
         seed: int = 0,
     ):
-        """Raises UserError for a type that is none of azimuth, elevation, light, shape."""
+        """Raises UserError for a type other than azimuth, elevation, light and shape."""
         unknown = [kind for kind in kinds_of(sets) if kind not in KINDS]
         if unknown:
             raise UserError(
-                f"the demo world of heads has no batches in which only {unknown[0]} changes, but "
-                f"of {', '.join(KINDS[:-1])}; give --datasetdir"
+                f"the demo world of heads has no batches in which only {unknown[0]} changes; its "
+                f"types are {', '.join(KINDS[:-1])}. Give --datasetdir"
             )
         if size < 16:
             raise UserError(f"image_size: must be 16 or more for the demo world, got {size}")
@@ -54,10 +54,12 @@ class HeadBatches:
         self._open_pool()
 
     def _open_pool(self) -> None:
-        """Memory for images that were rendered, which forked workers share."""
+        """Allocates memory for rendered images, which forked workers share."""
         one = self.count * self.size**2
         slots = min(sum(self.counts.values()), POOL // one)
-        memory = mmap.mmap(-1, max(1, slots) * (one + 1))  # taken as it is written to
+        memory = mmap.mmap(
+            -1, max(1, slots) * (one + 1)
+        )  # pages are allocated when they are written
         whole = torch.frombuffer(memory, dtype=torch.uint8)
         self._images = whole[: slots * one].view(slots, self.count, 1, self.size, self.size)
         self._ready = whole[slots * one : slots * (one + 1)]
@@ -69,10 +71,10 @@ class HeadBatches:
 
     def __setstate__(self, state: dict) -> None:
         self.__dict__.update(state)
-        self._open_pool()  # a process that was not forked has its own
+        self._open_pool()  # a process that was not forked has a pool of its own
 
     def scene(self, kind: str, number: int) -> dict[str, Tensor]:
-        """The labels of a batch: what `render` needs for its images."""
+        """The labels of a batch, from which `draw` renders its images."""
         n, place = self.count, KINDS.index(kind)
         key = torch.tensor([number], dtype=torch.int64)
         fixed = uniform(self.seed, f"heads {self.split} {kind}", key, len(FACTORS)).expand(n, -1)
@@ -89,12 +91,13 @@ class HeadBatches:
         return {**scene, "identity": identities(person), "person": person}
 
     def draw(self, scene: Mapping[str, Tensor]) -> Tensor:
-        """The exact images (N, 1, S, S) uint8 of labels like those of `scene`."""
-        given = [scene[name] for name in ("identity", *FACTORS)]
-        with torch.autocast("cpu", enabled=False):  # exact, also where a test computes in bf16
-            return render(*given, self.size)["image"]
+        """The exact images (N, 1, S, S) uint8 of labels as returned by `scene`."""
+        identity, (azimuth, elevation, light) = scene["identity"], (scene[f] for f in FACTORS)
+        with torch.autocast("cpu", enabled=False):  # exact, also if the caller computes in bf16
+            return render(identity, azimuth, elevation, light, self.size)["image"]
 
     def read(self, kind: str, number: int) -> dict[str, Tensor]:
+        """A batch: image (N, 1, S, S) uint8 and the labels."""
         if not 0 <= number < self.counts[kind]:
             raise IndexError(f"HeadBatches: number must be below {self.counts[kind]}, got {number}")
         scene, slot = self.scene(kind, number), self._first[kind] + number

@@ -1,10 +1,10 @@
-"""Painting many shaded ellipsoids into many images at once: orthographic, exact, hard edges.
+"""Paints many shaded ellipsoids into many images at once: orthographic, exact, with hard edges.
 
-Seen along z an ellipsoid's front is  depth(x, y) = d0 - b.(x, y) + s,  s = sqrt(K),  with K a
-quadratic form, and its normal is proportional to (k.(x, y) + b s, s). So a pixel costs one product
-of a row of coefficients with the basis (1, x, y, x^2, x y, y^2), a square root and a dozen
-multiplications. As in `shapes`, images are cut into tiles of 8 x 8 pixels and a part is evaluated
-only in the tiles that it reaches, for all images and parts in one expression.
+Seen along z, the front of an ellipsoid is  depth(x, y) = d0 - b.(x, y) + s,  s = sqrt(K),  with K a
+quadratic form. Its normal is proportional to (k.(x, y) + b s, s). So a pixel costs one product of a
+row of coefficients with the basis (1, x, y, x^2, x y, y^2), a square root and a dozen
+multiplications. As in `shapes`, images are cut into tiles of 8 x 8 pixels. A part is evaluated only
+in the tiles that it reaches, for all images and parts in one expression.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor
 from nets.worlds.shapes import PIXELS, SIDE
 
 AMBIENT, DIFFUSE = 0.25, 0.75
-SHARPNESS = 14.0  # of the blend of normals over the smooth parts, per unit of depth
+SHARPNESS = 14.0  # of the blend of the smooth parts' normals, per unit of depth
 FAR = -1e9  # depth of the background
 
 
@@ -25,26 +25,26 @@ FAR = -1e9  # depth of the background
 class Ellipsoids:
     """Parts of N heads in the camera's frame (x right, y up, z to the viewer), float64.
 
-    The first `smooth` parts share their normals where they overlap; the last `clipped` ones are
-    cut by a plane. A part with a radius of 0 is left out.
+    The normals of the first `smooth` parts are blended where they overlap. The last `clipped` parts
+    are cut by a plane. A part with a radius of 0 is skipped.
     """
 
     centre: Tensor  # (N, P, 3)
-    axes: Tensor  # (N, P, 3, 3): columns are the half axes, radius times direction
+    axes: Tensor  # (N, P, 3, 3): columns are the half axes (radius times direction)
     smooth: int
     clipped: int
-    plane: Tensor  # (N, clipped, 4): only points p with plane[:3].p >= plane[3]
+    plane: Tensor  # (N, clipped, 4): keeps the points p with plane[:3].p >= plane[3]
 
     def rows(self, chosen: slice) -> Ellipsoids:
-        """Some of the heads."""
-        tensors = (self.centre[chosen], self.axes[chosen])
-        return Ellipsoids(*tensors, self.smooth, self.clipped, self.plane[chosen])
+        """The heads of a slice."""
+        centre, axes, plane = self.centre[chosen], self.axes[chosen], self.plane[chosen]
+        return Ellipsoids(centre, axes, self.smooth, self.clipped, plane)
 
 
 def _coefficients(parts: Ellipsoids) -> dict[str, Tensor]:
-    """Numbers that describe each part's front over its centre, (N, P) each."""
-    there = parts.axes.square().sum(-2).amin(-1) > 0
-    safe = torch.where(there[..., None, None], parts.axes, torch.eye(3).to(parts.axes))
+    """Coefficients of each part's front relative to its centre, (N, P) each."""
+    exists = parts.axes.square().sum(-2).amin(-1) > 0
+    safe = torch.where(exists[..., None, None], parts.axes, torch.eye(3).to(parts.axes))
     spread = safe @ safe.transpose(-1, -2)
     xx, xy, yy = spread[..., 0, 0], spread[..., 0, 1], spread[..., 1, 1]
     xz, yz, zz = spread[..., 0, 2], spread[..., 1, 2], spread[..., 2, 2]
@@ -53,14 +53,14 @@ def _coefficients(parts: Ellipsoids) -> dict[str, Tensor]:
     bx, by = -(exx * xz + exy * yz), -(exy * xz + eyy * yz)
     top = zz + bx * xz + by * yz  # K over the centre
     return {
-        "there": there, "bx": bx, "by": by, "top": top, "exx": exx, "exy": exy, "eyy": eyy,
+        "exists": exists, "bx": bx, "by": by, "top": top, "exx": exx, "exy": exy, "eyy": eyy,
         "kxx": exx * top, "kxy": exy * top, "kyy": eyy * top,
         "cx": parts.centre[..., 0], "cy": parts.centre[..., 1], "cz": parts.centre[..., 2],
     }  # fmt: skip
 
 
 def _touching(part: dict[str, Tensor], left: float, top: float, step: float, k: int) -> Tensor:
-    """Which of the k x k tiles a part may reach, (P, N, k * k)."""
+    """Whether a part may reach a tile of the k x k, (P, N, k * k) bool."""
     middle = (torch.arange(k, device=part["cx"].device) * SIDE + (SIDE - 1) / 2) * step
     half = (SIDE - 1) / 2 * step
     x = left + middle - part["cx"][..., None]
@@ -70,12 +70,12 @@ def _touching(part: dict[str, Tensor], left: float, top: float, step: float, k: 
     reach = 1 + half * (e["exx"] + e["eyy"] + 2 * e["exy"].abs()).sqrt()
     norm = (e["exx"] * x * x)[..., None, :] + (e["eyy"] * y * y)[..., :, None]
     norm += 2 * (e["exy"] * y)[..., :, None] * x[..., None, :]
-    near = (norm <= (reach * reach)[..., None]) & part["there"][..., None, None]
+    near = (norm <= (reach * reach)[..., None]) & part["exists"][..., None, None]
     return near.flatten(2).transpose(0, 1)
 
 
 def _basis(step: float, device: torch.device) -> Tensor:
-    """(6, 64): 1, x, y, x^2, x y, y^2 of a tile's pixels from its first one."""
+    """1, x, y, x^2, x y, y^2 of a tile's pixels relative to its first one, (6, 64)."""
     index = torch.arange(PIXELS, device=device, dtype=torch.float64)
     x, y = index % SIDE * step, -(index // SIDE) * step
     return torch.stack([torch.ones_like(x), x, y, x * x, x * y, y * y])
@@ -84,13 +84,13 @@ def _basis(step: float, device: torch.device) -> Tensor:
 def paint(
     parts: Ellipsoids, light: Tensor, size: int, left: float, top: float, step: float
 ) -> tuple[Tensor, Tensor]:
-    """What each pixel shows: (shade, part), both (N * tiles, 64); size a multiple of 8.
+    """The shade and the visible part of each pixel, both (N * tiles, 64) float32.
 
-    light             (N, 3) unit vectors towards the light, in the camera's frame
-    left, top, step   x and y of the first pixel's centre, and the distance of two pixels
-    shade             float32, AMBIENT + DIFFUSE max(0, normal.light); 1 on the background
-    part              float32, the number of the nearest part; -1 on the background. All smooth
-                      parts that overlap count as part 0.
+    light            (N, 3) unit vectors towards the light, in the camera's frame
+    size             side of the images, a multiple of 8
+    left, top, step  x and y of the first pixel's centre, and the distance of two pixels
+    shade            AMBIENT + DIFFUSE max(0, normal.light); 1 on the background
+    part             number of the nearest part; -1 on the background. Smooth parts count as 0.
     """
     n, p = parts.centre.shape[:2]
     k = size // SIDE
@@ -157,7 +157,7 @@ def paint(
     shown = torch.where(front > FAR, 0.0, -1.0)
     shade.masked_fill_(front == FAR, 1)
 
-    # All others, one part after the other: where it is nearer than what is there.
+    # The other parts, one after the other: each replaces farther pixels.
     rest = slice(skin, None)
     lit = light.float().index_select(0, image[rest])
     value = nx[rest] * lit[:, 0:1]
@@ -189,7 +189,7 @@ def _clip(
     slope_x: Tensor,
     slope_y: Tensor,
 ) -> None:
-    """Cut rows by their planes, in place: what is left is the front, or the back from inside."""
+    """Cuts rows by their planes, in place; where the front is cut off, the back becomes visible."""
     left, top, step, k = raster
     hit, depth, nx, ny, nz = surface
     plane = parts.plane[image, which]
@@ -202,7 +202,7 @@ def _clip(
     behind = depth - 2 * nz
     back = torch.addcmul(rest, behind, c) >= 0
     inner = back & ~front
-    # At the back s changes its sign, and the normal shows to the inside.
+    # At the back s has the other sign, and the normal points inwards.
     depth.copy_(torch.where(inner, behind, depth))
     for normal, slope in ((nx, slope_x), (ny, slope_y)):
         normal.copy_(torch.where(inner, 2 * slope * nz - normal, normal))

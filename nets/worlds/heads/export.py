@@ -1,4 +1,4 @@
-"""Heads in motion, and a folder of them laid out as a few-shot avatar's training data."""
+"""Writes videos of moving heads as a folder of training data for few-shot avatars."""
 
 from __future__ import annotations
 
@@ -14,13 +14,16 @@ from nets.errors import UserError
 from nets.random import uniform
 from nets.worlds.heads.world import RANGES, SPLITS, contact_sheet, identities, render
 
-_AT_ONCE = 16  # frames that are drawn together
+_AT_ONCE = 16  # frames rendered together
 
 
-def motion(clip: int, frames: int, seed: int = 0, ranges: dict[str, float] = RANGES) -> dict:
-    """The scenes of a clip's frames, as `heads.scenes` gives them: smooth, under one light.
+def motion(
+    clip: int, frames: int, seed: int = 0, ranges: dict[str, float] = RANGES
+) -> dict[str, Tensor]:
+    """The scenes of a clip's frames, in the form of `world.scenes`: smooth motion, one light.
 
-    clip  any number of at least 0; a frame is 1/25 s, and frame k is the same in a longer clip
+    clip    number of the clip, 0 or more
+    frames  count of frames, 1/25 s each; frame k does not depend on the count
     """
     draw = uniform(seed, "heads motion", torch.tensor([clip]), 32)[0]
     t = torch.arange(frames, dtype=torch.float64) / 25
@@ -32,7 +35,9 @@ def motion(clip: int, frames: int, seed: int = 0, ranges: dict[str, float] = RAN
         slow = (2 * math.pi * (slowest * (1 + one) * t + p)).sin()
         return share * slow + (1 - share) * (2 * math.pi * (2 * slowest * (1 + two) * t + q)).sin()
 
-    blinks = (t / (2 + 3 * draw[20]) + draw[21]) % 1 * (2 + 3 * draw[20])  # seconds since the last
+    blinks = (
+        (t / (2 + 3 * draw[20]) + draw[21]) % 1 * (2 + 3 * draw[20])
+    )  # seconds since the last blink
     expression = torch.stack(
         [
             wave(10, 1.2).clamp(min=0),
@@ -51,17 +56,19 @@ def motion(clip: int, frames: int, seed: int = 0, ranges: dict[str, float] = RAN
 
 def write_data_root(
     root: Path,
-    persons: dict[str, int],  # per phase, "train" and "test"
-    videos: int = 2,  # of each person, each before its background and under its light
-    frames: int = 16,  # of each video
+    persons: dict[str, int],  # count of persons per phase, "train" and "test"
+    videos: int = 2,  # per person, each with its own background and light
+    frames: int = 16,  # per video
     size: int = 256,
     seed: int = 0,
     ranges: dict[str, float] = RANGES,
 ) -> int:
-    """Write DATA_ROOT/{imgs,keypoints,segs}/PHASE/PERSON/VIDEO/SEQUENCE/FRAME; how many frames.
+    """Writes ROOT/{imgs,keypoints,segs}/PHASE/PERSON/VIDEO/SEQUENCE/FRAME; returns the frame count.
 
-    imgs *.jpg; keypoints *.npy, (68, 2) float32 in pixels of the jpg; segs *.png, white is the
-    person. A train person is never a test person. What is there already is written over.
+    imgs       *.jpg
+    keypoints  *.npy, (68, 2) float32 in pixels of the jpg
+    segs       *.png, white is the person
+    The phases share no person. Existing files are overwritten.
     """
     written = 0
     for phase, count in persons.items():
@@ -70,16 +77,24 @@ def write_data_root(
             clip = 2 * number + (phase == "test")
             scene = motion(clip, frames, seed, ranges)
             who = identities(torch.tensor([person + SPLITS[phase]]), seed).expand(frames, -1)
-            behind = torch.full((frames,), number + SPLITS[phase])
+            background = torch.full((frames,), number + SPLITS[phase])
             place = f"person_{person:05d}/video_{video:02d}/00"
             for start in range(0, frames, _AT_ONCE):
                 part = slice(start, start + _AT_ONCE)
-                some = {name: value[part] for name, value in scene.items()}
-                made = render(who[part], size=size, colour=True, background=behind[part], **some)
-                for i in range(len(made["image"])):
-                    mask = made["mask"][i].byte()[None] * 255
+                heads = render(
+                    who[part],
+                    scene["azimuth"][part],
+                    scene["elevation"][part],
+                    scene["light"][part],
+                    size,
+                    colour=True,
+                    expression=scene["expression"][part],
+                    background=background[part],
+                )
+                for i in range(len(heads["image"])):
+                    mask = heads["mask"][i].byte()[None] * 255
                     name = f"{place}/{start + i:05d}"
-                    write_frame(root, phase, name, made["image"][i], made["points"][i], mask)
+                    write_frame(root, phase, name, heads["image"][i], heads["points"][i], mask)
                     written += 1
     if not written:
         raise UserError(f"{root}: nothing to write; persons, videos and frames must be 1 or more")
@@ -92,13 +107,17 @@ def main() -> None:
     add("--out", default="heads.png", help="the sheet to write")
     add("--persons", type=int, default=7, help="columns of the sheet, or persons to train on")
     add("--poses", type=int, default=4, help="rows of the sheet")
-    add("--size", type=int, default=150, help="pixels a side of one image")
-    add("--colour", action="store_true", help="in colour, before backgrounds (a folder always)")
-    add("--seed", type=int, default=0, help="another world")
+    add("--size", type=int, default=150, help="side of one image, pixels")
+    add(
+        "--colour",
+        action="store_true",
+        help="sheet in colour, with backgrounds; a folder always is",
+    )
+    add("--seed", type=int, default=0, help="seed of the world")
     add("--data_root", type=Path, help="write a folder of training data instead of a sheet")
-    add("--test_persons", type=int, default=4, help="persons of the folder's test split")
-    add("--videos", type=int, default=2, help="of each person in the folder")
-    add("--frames", type=int, default=16, help="of each video in the folder")
+    add("--test_persons", type=int, default=4, help="persons in the folder's test split")
+    add("--videos", type=int, default=2, help="videos per person in the folder")
+    add("--frames", type=int, default=16, help="frames per video in the folder")
     args = parser.parse_args()
     if args.data_root:
         persons = {"train": args.persons, "test": args.test_persons}

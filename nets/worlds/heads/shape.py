@@ -1,4 +1,4 @@
-"""What a head is made of: ellipsoids from twenty numbers and an expression, and its 68 points.
+"""The ellipsoids of a head, from twenty numbers and an expression, and its 68 face points.
 
 The head's frame: x to the image's right, y up, z out of the face, the head's radius about 1.
 """
@@ -18,15 +18,17 @@ _EYES = ((74, 46, 28), (50, 90, 140), (70, 110, 70), (96, 84, 60), (90, 104, 116
 
 
 def colours(identity: Tensor, albedo: Tensor, colour: bool) -> Tensor:
-    """(N, P + 1, 1 or 3) in [0, 255]: what each part reflects; the last row is the background.
+    """The colour of each part, (N, P + 1, 1 or 3) in [0, 255]; the last row is the background's.
 
-    identity  (N, 20); albedo  (N, P), the grey ones
+    identity  (N, 20)
+    albedo    (N, P), the grey values
+    colour    three channels, else one
     """
     white = torch.ones_like(albedo[:, :1])
     grey = torch.cat([albedo, white], 1)[..., None] * 255
     if not colour:
         return grey
-    made = grey.repeat(1, 1, 3)
+    result = grey.repeat(1, 1, 3)
     number = (identity.double() * 4096).round().long() + (1 << 14)
     key = torch.zeros_like(number[:, 0])
     for column in number.unbind(1):
@@ -35,7 +37,7 @@ def colours(identity: Tensor, albedo: Tensor, colour: bool) -> Tensor:
     skin_number, hair_number = (
         identity[:, PARAMETERS.index(name)].double() for name in ("skin", "hair")
     )
-    tones = made.new_tensor(SKIN).flip(0)
+    tones = result.new_tensor(SKIN).flip(0)
     place = ((skin_number + 2) / 4 * (len(tones) - 1)).clamp(0, len(tones) - 1.001)
     low = place.long()
     skin = torch.lerp(tones[low], tones[low + 1], (place - low)[:, None])
@@ -52,10 +54,10 @@ def colours(identity: Tensor, albedo: Tensor, colour: bool) -> Tensor:
         "rbrow": 0.8 * hair, "lbrow": 0.8 * hair, "riris": eyes, "liris": eyes,
         "shoulders": clothes, "mouth": skin.new_tensor([70.0, 18.0, 22.0]).expand_as(skin),
     }  # fmt: skip
-    made[:, :SMOOTH] = skin[:, None]
+    result[:, :SMOOTH] = skin[:, None]
     for name, value in reflected.items():
-        made[:, PARTS.index(name)] = value.clamp(0, 255)
-    return made
+        result[:, PARTS.index(name)] = value.clamp(0, 255)
+    return result
 
 
 PARAMETERS = (
@@ -63,8 +65,8 @@ PARAMETERS = (
     *("eye_gap", "eye_size", "eye_y", "brow_y", "brow_thick", "mouth_w", "lip", "ear"),
     *("skin", "hair", "hairline"),
 )
-EXPRESSION = ("mouth", "brows", "blink")  # open 0..1, lifted -1..1, closed 0..1
-# In the order of painting: smooth skin first, what planes cut last.
+EXPRESSION = ("mouth", "brows", "blink")  # open 0 to 1, lifted -1 to 1, closed 0 to 1
+# In the order of painting: smooth skin first, parts cut by planes last.
 PARTS = (
     *("skull", "jaw", "chin", "rcheek", "lcheek", "bridge", "tip", "rnostril", "lnostril"),
     *("neck", "reye", "leye", "riris", "liris", "rbrow", "lbrow", "mouth", "upper", "lower"),
@@ -72,13 +74,13 @@ PARTS = (
 )
 SMOOTH, CLIPPED = 9, 3
 BODY = PARTS.index("shoulders")
-_FOLLOWS = 0.3  # share of the head's azimuth that the shoulders turn by
+_FOLLOWS = 0.3  # the shoulders turn by this share of the head's azimuth
 
 Head = dict[str, tuple[Tensor, ...]]
 
 
 def rotation(azimuth: Tensor, elevation: Tensor) -> Tensor:
-    """(N, 3, 3), the head's frame to the camera's: Rx(elevation) Ry(azimuth), angles in radians."""
+    """Rotation from the head's frame to the camera's, (N, 3, 3): Rx(elevation) Ry(azimuth)."""
     (ca, sa), (ce, se) = ((t.cos(), t.sin()) for t in (azimuth, elevation))
     zero = torch.zeros_like(ca)
     rows = (ca, zero, sa, -se * sa, ce, se * ca, -ce * sa, -se, ce * ca)
@@ -89,7 +91,8 @@ def head(identity: Tensor, expression: Tensor | None, shoulders: bool) -> Head:
     """The parts by name: (x, y, z, radius x, radius y, radius z, albedo, roll), each (N,).
 
     identity    (N, 20) numbers of PARAMETERS, about N(0, 1)
-    expression  (N, 3) numbers of EXPRESSION; None: at rest, as zeros
+    expression  (N, 3) numbers of EXPRESSION; None: zeros
+    shoulders   include the shoulders
     """
     v = dict(zip(PARAMETERS, identity.double().unbind(1), strict=True))
     zero = torch.zeros_like(v["skin"])
@@ -112,7 +115,7 @@ def head(identity: Tensor, expression: Tensor | None, shoulders: bool) -> Head:
     above, below = my + 0.75 * lt + 0.3 * drop, my - 0.75 * lt - 2.1 * drop
     brow = ey + 0.16 + 0.025 * v["brow_y"] + 0.05 * lift
     thick = 0.032 * (1 + 0.25 * v["brow_thick"])
-    parts = {
+    parts: dict[str, tuple[Tensor | float, ...]] = {
         "skull": (0, 0.12, -0.05, w, h, d, skin),
         "jaw": (0, -0.40 - drop, 0.08, 0.54 * wide, 0.50, 0.64, skin),
         "chin": (0, -0.74 - 0.05 * v["chin"] - drop, 0.40, chin, 0.17, 0.22, skin),
@@ -141,13 +144,13 @@ def head(identity: Tensor, expression: Tensor | None, shoulders: bool) -> Head:
         name: tuple(torch.as_tensor(x, dtype=zero.dtype, device=zero.device) + zero for x in row)
         for name, row in parts.items()
     }
-    # From where on up: an open eye has no lid, a closed one all of it.
+    # The heights from which lids and cap are visible: an open eye shows no lid, a closed one all.
     filled["limits"] = (ey + 0.86 * es * (1 - 1.9 * blink), 0.34 - 0.06 * v["hairline"])
     return filled
 
 
 def in_camera(parts: Head, azimuth: Tensor, elevation: Tensor) -> tuple[Ellipsoids, Tensor]:
-    """The parts turned by (N,) azimuth and elevation in radians, and their albedo (N, P)."""
+    """The parts in the camera's frame, and their albedo (N, P); angles (N,) in radians."""
     turn = rotation(azimuth.double(), elevation.double())
     zero = torch.zeros_like(turn[:, 0, 0])
     numbers = torch.stack(
@@ -169,25 +172,27 @@ def in_camera(parts: Head, azimuth: Tensor, elevation: Tensor) -> tuple[Ellipsoi
 
 
 def _stack(parts: Head, names: Sequence[str]) -> Tensor:
-    """Centre and radii of parts, (N, P, 6)."""
+    """Centres and radii of the named parts, (N, P, 6)."""
     return torch.stack([torch.stack(parts[name][:6], -1) for name in names], 1)
 
 
 def _height(rows: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    """z of the front of ellipsoids `rows` (..., 6) over points (x, y); FAR beside them."""
+    """z of the front of ellipsoids (..., 6) at points (x, y); FAR outside of their outline."""
     cx, cy, cz, rx, ry, rz = rows.unbind(-1)
     inside = 1 - ((x - cx) / rx).square() - ((y - cy) / ry).square()
     return torch.where(inside >= 0, cz + rz * inside.clamp(min=0).sqrt(), FAR)
 
 
 def _front(rows: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    """z of the nearest of the parts (N, P, 6), seen from the front, at points (N, K)."""
+    """z of the nearest of parts (N, P, 6), seen from the front, at points (N, K)."""
     return _height(rows[:, :, None], x[:, None], y[:, None]).amax(1)
 
 
 def _rim(skin: Tensor, own: Tensor, dx: Tensor, dy: Tensor) -> tuple[Tensor, Tensor]:
-    """x and y (N, K) where part own[:, k] (N, K, 6) comes out of the skin, from its centre
-    towards (dx, dy) of its radii."""
+    """x and y (N, K) where the parts `own` (N, K, 6) emerge from the skin.
+
+    dx, dy  (K,) the direction from each part's centre, in its radii
+    """
     dx, dy = dx * own[..., 3], dy * own[..., 4]
     low, high = torch.zeros_like(dx), torch.ones_like(dx)
     for _ in range(12):  # bisection, to 2e-4 of the radius
@@ -199,7 +204,7 @@ def _rim(skin: Tensor, own: Tensor, dx: Tensor, dy: Tensor) -> tuple[Tensor, Ten
 
 
 def _jaw(skin: Tensor) -> Tensor:
-    """The contour 0-16 on the skin: the cut of a plane through ears and chin, (N, 17, 3)."""
+    """Points 0 to 16 on the skin, in a plane through ears and chin, (N, 17, 3)."""
     origin = skin.new_tensor([0.0, -0.06, 0.0])
     down = skin.new_tensor([0.0, -0.80, 0.42])
     turn = torch.linspace(-0.06, 1.06, 17, dtype=skin.dtype, device=skin.device) * torch.pi
@@ -213,7 +218,7 @@ def _jaw(skin: Tensor) -> Tensor:
     return origin + far[..., None] * ray
 
 
-# Where from a part's centre its outline is looked for, in radii: an eye, the upper, the lower lip.
+# Directions from a part's centre to the points on its outline, in radii: eye, upper and lower lip.
 _EYE = ([-1, -0.45, 0.45, 1, 0.45, -0.45], [0, 0.89, 0.89, 0, -0.89, -0.89])
 _UPPER = ([-1, -0.72, -0.3, 0, 0.3, 0.72, 1], [-0.2, 0.7, 0.95, 0.9, 0.95, 0.7, -0.2])
 _LOWER = ([0.75, 0.35, 0, -0.35, -0.75], [-0.66, -0.94, -1, -0.94, -0.66])
@@ -221,8 +226,10 @@ _RIMS = ("reye",) * 6 + ("leye",) * 6 + ("upper",) * 7 + ("lower",) * 5
 
 
 def points(parts: Head, blink: Tensor | None = None) -> Tensor:
-    """The 68 points of iBUG 300-W in the head's frame, (N, 68, 3), all on surfaces of the head.
+    """The 68 points of iBUG 300-W in the head's frame, (N, 68, 3), all on its surface.
 
+    parts  as returned by `head`
+    blink  (N,) closing of the eyes, 0 to 1; None: open
     0-16 jaw, 17-26 brows, 27-35 nose, 36-47 eyes, 48-67 lips; the person's right before the left.
     """
     skin = _stack(parts, PARTS[:SMOOTH])
@@ -243,11 +250,11 @@ def points(parts: Head, blink: Tensor | None = None) -> Tensor:
     rim_x, rim_y = _rim(skin, _stack(parts, _RIMS), *towards)
     if blink is not None:  # the lid's edge, where it is below the eye's upper rim
         limit = parts["limits"][0][:, None]
-        for upper, lower in ((slice(1, 3), slice(4, 6)), (slice(7, 9), slice(10, 12))):
-            edge = torch.minimum(rim_y[:, upper], torch.maximum(limit, rim_y[:, lower].flip(1)))
-            rim_y[:, upper] = torch.where(blink[:, None] > 0, edge, rim_y[:, upper])
+        for top, bottom in ((slice(1, 3), slice(4, 6)), (slice(7, 9), slice(10, 12))):
+            edge = torch.minimum(rim_y[:, top], torch.maximum(limit, rim_y[:, bottom].flip(1)))
+            rim_y[:, top] = torch.where(blink[:, None] > 0, edge, rim_y[:, top])
     upper, lower = parts["upper"], parts["lower"]
-    # Lips that touch hide their inner edges: both are then the line between them.
+    # Lips that touch hide their inner edges: both edges are then the line between the lips.
     line = (upper[1] - 0.5 * upper[4] + lower[1] + 0.5 * lower[4])[:, None] / 2
     in_x, in_y = [], []
     for lip, sign, at in ((upper, -1, (-0.82, -0.4, 0, 0.4, 0.82)), (lower, 1, (0.4, 0, -0.4))):

@@ -1,29 +1,29 @@
-"""The demo world of heads in the form of `nets.data.heads.videos`."""
+"""The demo world of heads as a dataset in the form of `nets.data.heads.videos`."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from nets.contracts import Place, Sample
 from nets.data.heads.faces import normalised_pose
 from nets.worlds.heads.world import HeadsWorld
 
 PERSONS = {"train": 1000, "test": 64}
-# A face from the front to three quarters: what one photograph tells of a head.
+# From frontal to three-quarter views: what one photograph shows of a head.
 RANGES = {"azimuth": 0.9, "elevation": 0.3, "light": 0.8}
 SCENE = ("azimuth", "elevation", "light", "expression")
 
 
 class HeadVideos:
-    """An endless supply of talking heads: item `index` is a video of person `index`, under one
-    light and before one background; its frames are drawn anew in every epoch, but for phase test.
+    """A dataset of videos of talking heads: item `index` is a video of person `index`.
 
-    Samples also hold person, background (1,) int64 and target_scene, the (t, ...) azimuth,
-    elevation, light in radians and expression of the targets, of which `truth` makes any other
-    person's image. The phases share no person.
+    A video has one light and one background. In phase train its frames are drawn anew in every
+    epoch. Samples also hold person and background, (1,) int64, and target_scene: azimuth, elevation
+    and light in radians and expression of the targets, (t, ...) each. `truth` renders any person in
+    such a scene. The phases share no person.
     """
 
     name = "heads"
@@ -33,9 +33,9 @@ class HeadVideos:
         self,
         phase: str = "train",
         size: int = 64,  # side of the images, pixels
-        sources: int = 1,
-        targets: int = 1,
-        masks: bool = True,
+        sources: int = 1,  # source frames per sample
+        targets: int = 1,  # target frames per sample
+        masks: bool = True,  # add segmentation masks
         seed: int = 0,
         length: int = 0,  # persons, one video each; 0: PERSONS
     ):
@@ -49,34 +49,36 @@ class HeadVideos:
     def __len__(self) -> int:
         return len(self.world)
 
-    def __getitem__(self, place: tuple[int, int]) -> dict[str, Any]:
+    def __getitem__(self, place: Place, /) -> Sample:
         return self.__getitems__([place])[0]
 
-    def __getitems__(self, places: Sequence[tuple[int, int]]) -> list[dict[str, Any]]:
+    def __getitems__(self, places: Sequence[Place]) -> list[Sample]:
         places = [(epoch if self.phase == "train" else 0, index) for epoch, index in places]
-        with torch.autocast("cpu", enabled=False):  # batches may be asked for inside of one
-            return [self._sample(made) for made in self.world.__getitems__(places)]
+        with torch.autocast("cpu", enabled=False):  # the caller may be inside of one
+            return [self._sample(clip) for clip in self.world.__getitems__(places)]
 
-    def _sample(self, made: dict[str, Any]) -> dict[str, Any]:
-        sample: dict[str, Any] = {"indices": torch.tensor([made["index"]])}
+    def _sample(self, clip: Sample) -> Sample:
+        """A sample of sources and targets from a clip of the world."""
+        sample: Sample = {"indices": torch.tensor([clip["index"]])}
         for name in ("person", "background"):
-            sample[name] = torch.tensor([made[name]])
-        poses = normalised_pose(made["points"], self.size)
-        masks = made["mask"][:, None].to(torch.uint8) * 255
+            sample[name] = torch.tensor([clip[name]])
+        poses = normalised_pose(clip["points"], self.size)
+        masks = clip["mask"][:, None].to(torch.uint8) * 255
         parts = {"source": slice(0, self.sources), "target": slice(self.sources, None)}
         for role, part in parts.items():
             if role == "source" and not self.sources:
                 continue
-            sample[f"{role}_imgs"], sample[f"{role}_poses"] = made["image"][part], poses[part]
+            sample[f"{role}_imgs"], sample[f"{role}_poses"] = clip["image"][part], poses[part]
             if self.masks:
                 sample[f"{role}_segs"] = masks[part]
-        sample["target_scene"] = {name: made[name][parts["target"]] for name in SCENE}
+        sample["target_scene"] = {name: clip[name][parts["target"]] for name in SCENE}
         return sample
 
     def truth(
         self, person: Tensor, background: Tensor, scene: dict[str, Tensor]
     ) -> dict[str, Tensor]:
-        """What persons (N,) look like before backgrounds (N,), in scenes of N: image (N, 3, S, S)
-        uint8, mask (N, S, S) bool, points (N, 68, 2) pixels.
+        """Ground truth of persons (N,) with backgrounds (N,) in N scenes.
+
+        Returns image (N, 3, S, S) uint8, mask (N, S, S) bool and points (N, 68, 2) in pixels.
         """
         return self.world.truth(person, scene, background)

@@ -1,24 +1,25 @@
-"""The demo world of heads: images, masks and 68 points, any person in any pose and light.
+"""The demo world of heads: images, masks and 68 points of any person in any pose and light.
 
     python -m nets.worlds.heads.export --out heads.png --colour
         a sheet of persons (columns) in poses, lights and expressions (rows)
     python -m nets.worlds.heads.export --data_root D --persons 20 --videos 2 --frames 16 --size 256
         videos of moving heads as D/{imgs,keypoints,segs}/PHASE/PERSON/VIDEO/SEQUENCE/FRAME
 
-Coordinates: azimuth > 0 turns the face to the image's right, elevation > 0 lifts it, light
-azimuth > 0 lights it from the image's right; all in radians. Pixels (x, y), (0, 0) the middle of
-the first one.
+Angles are in radians. Azimuth > 0 turns the face to the image's right, elevation > 0 lifts it, and
+light > 0 lights it from the image's right. Pixels are (x, y), with (0, 0) the centre of the first
+one.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from nets.contracts import Place, Sample
 from nets.random import uniform
 from nets.worlds import shapes
 from nets.worlds.heads import ellipsoids
@@ -31,20 +32,20 @@ from nets.worlds.heads.shape import (
     points,
     rotation,
 )
-from nets.worlds.people.backdrop import add_grain, colour_field, things
+from nets.worlds.people.backdrop import add_grain, colour_field, objects
 from nets.worlds.people.look import background_parameters
 
 SPLITS = {"train": 0, "test": 1 << 32}  # first id of a split's persons and backgrounds
 RANGES = {"azimuth": 1.5, "elevation": 0.4, "light": math.radians(80)}  # +- radians, uniform
-_HEIGHT = 0.35  # of the light, radians above the horizon
-_VIEW, _DOWN = 1.15, 0.06  # half the image's side, and how far its middle is below the head's
-_AT_ONCE = 1 << 17  # pixels; what is on the way then stays in the processor's caches
+_HEIGHT = 0.35  # elevation of the light, radians
+_VIEW, _DOWN = 1.15, 0.06  # half the image's side; its centre is this far below the head's
+_AT_ONCE = 1 << 17  # pixels per pass; intermediate results then stay in the processor's caches
 
 
 def identities(ids: Tensor, seed: int = 0) -> Tensor:
-    """(N, 20) float32, the numbers of PARAMETERS of persons `ids`: N(0, 1) clipped to [-2, 2].
+    """The numbers of PARAMETERS of persons, (N, 20) float32: N(0, 1) clipped to [-2, 2].
 
-    ids  (N,) int64, 0 or more; of a split from SPLITS[split] on
+    ids  (N,) int64, 0 or more; those of a split start at SPLITS[split]
     """
     draw = uniform(seed, "head", ids, len(PARAMETERS))
     return torch.special.ndtri(draw).clamp(-2, 2).float()
@@ -62,26 +63,32 @@ def render(
     expression: Tensor | None = None,
     background: Tensor | None = None,
 ) -> dict[str, Tensor]:
-    """Heads under a light, with exact truth, the same on every call and in every batch.
+    """Images of heads with ground truth, the same on every call and in every batch.
 
-    identity    (N, 20), see `identities`; azimuth, elevation, light  (N,) radians
-    size        pixels a side, 16 or more; supersample  rays a pixel and direction
-    colour      of hair, eyes, lips and clothes, given by the identity, with shoulders; else grey
-    expression  (N, 3): mouth open 0..1, brows lifted -1..1, eyes closed 0..1; None: at rest
-    background  (N,) int64, a cluttered one by its number, only in colour; None: white
-    returns  image (N, 1 or 3, size, size) uint8; mask (N, size, size) bool, of all that is not
-             background; points (N, 68, 2) float32 pixels in the order of iBUG 300-W: the true
-             places on the surface, also of those that the head hides
+    identity    (N, 20), see `identities`
+    azimuth, elevation, light  (N,) radians
+    size        side S of the images in pixels, 16 or more
+    colour      with shoulders, and coloured hair, eyes, lips and clothes; else grey
+    supersample  rays per pixel and direction
+    expression  (N, 3): mouth open 0 to 1, brows lifted -1 to 1, eyes closed 0 to 1; None: zeros
+    background  (N,) int64, numbers of cluttered backgrounds, only in colour; None: white
+    returns     image (N, 1 or 3, S, S) uint8; mask (N, S, S) bool, the foreground; points
+                (N, 68, 2) float32 pixels in the order of iBUG 300-W: places on the surface,
+                also of hidden points
     Raises ValueError for arguments of another shape or range.
     """
     n = len(identity)
-    wanted = {"identity": (identity, (n, len(PARAMETERS))), "azimuth": (azimuth, (n,)),
-              "elevation": (elevation, (n,)), "light": (light, (n,))}  # fmt: skip
+    expected: dict[str, tuple[Tensor, tuple[int, ...]]] = {
+        "identity": (identity, (n, len(PARAMETERS))),
+        "azimuth": (azimuth, (n,)),
+        "elevation": (elevation, (n,)),
+        "light": (light, (n,)),
+    }
     if expression is not None:
-        wanted["expression"] = (expression, (n, len(EXPRESSION)))
+        expected["expression"] = (expression, (n, len(EXPRESSION)))
     if background is not None:
-        wanted["background"] = (background, (n,))
-    for name, (value, shape) in wanted.items():
+        expected["background"] = (background, (n,))
+    for name, (value, shape) in expected.items():
         if tuple(value.shape) != shape:
             raise ValueError(
                 f"render: {name} must be {list(shape)}, N as in identity, got {list(value.shape)}"
@@ -93,7 +100,9 @@ def render(
         )
     if background is not None and not colour:
         raise ValueError("render: background needs colour=True; grey heads are on white")
-    with torch.autocast(identity.device.type, enabled=False):  # exact wherever it is called
+    with torch.autocast(
+        identity.device.type, enabled=False
+    ):  # exact, also if the caller computes in bf16
         return _render(
             *(identity, azimuth, elevation, light, expression, background),
             *(size, colour, supersample),
@@ -111,6 +120,7 @@ def _render(
     colour: bool,
     supersample: int,
 ) -> dict[str, Tensor]:
+    """`render` of checked arguments."""
     n = len(identity)
     parts = head(identity, expression, colour)
     solids, albedo = in_camera(parts, azimuth, elevation)
@@ -126,9 +136,9 @@ def _render(
     many = max(1, _AT_ONCE // (size * supersample) ** 2)
     for start in range(0, n, many):
         chosen = slice(start, start + many)
-        behind = None if background is None else background[chosen]
+        some = None if background is None else background[chosen]
         image[chosen], mask[chosen] = _paint(
-            solids.rows(chosen), reflected[chosen], lamp[chosen], behind, size, supersample
+            solids.rows(chosen), reflected[chosen], lamp[chosen], some, size, supersample
         )
     return {
         "image": image,
@@ -164,21 +174,21 @@ def _paint(
     if background is not None:
         tiles = torch.where(nothing[:, None], _backdrop(background, whole), tiles)
     if supersample == 1:
-        made = shapes.images_from_tiles(tiles.add_(0.5).to(torch.uint8), whole)
-        made = made[..., :size, :size]
-        return made[:, :-1], made[:, -1] > 0
+        images = shapes.images_from_tiles(tiles.add_(0.5).to(torch.uint8), whole)
+        images = images[..., :size, :size]
+        return images[:, :-1], images[:, -1] > 0
     k = whole // shapes.SIDE
     grid = tiles.view(n, k, k, -1, shapes.SIDE, shapes.SIDE).permute(0, 3, 1, 4, 2, 5)
-    made = F.avg_pool2d(grid.reshape(n, -1, whole, whole)[..., :fine, :fine], supersample)
-    return (made[:, :-1] + 0.5).to(torch.uint8), made[:, -1] >= 0.5
+    images = F.avg_pool2d(grid.reshape(n, -1, whole, whole)[..., :fine, :fine], supersample)
+    return (images[:, :-1] + 0.5).to(torch.uint8), images[:, -1] >= 0.5
 
 
 def _backdrop(background: Tensor, whole: int) -> Tensor:
     """Cluttered backgrounds as tiles (N * tiles, 4, 64), 0 in the last channel."""
-    behind = background_parameters(0, background)
-    tiles = colour_field(behind, whole)
-    shapes.paint(tiles, things(behind, whole), whole)
-    add_grain(tiles, behind, whole, 0)
+    scenery = background_parameters(0, background)
+    tiles = colour_field(scenery, whole)
+    shapes.paint(tiles, objects(scenery, whole), whole)
+    add_grain(tiles, scenery, whole, 0)
     tiles[:, :3].clamp_(0, 255)
     tiles[:, 3] = 0
     return tiles
@@ -187,25 +197,26 @@ def _backdrop(background: Tensor, whole: int) -> Tensor:
 def scenes(
     ids: Tensor, seed: int = 0, stream: str = "scene", ranges: dict[str, float] = RANGES
 ) -> dict[str, Tensor]:
-    """Poses, lights and expressions by number, as the arguments of `render`.
+    """Random poses, lights and expressions, as the arguments of `render`.
 
-    ids     (N,) int64, 0 or more; stream  a name: the same ids draw others under another one
-    ranges  the largest azimuth, elevation and light in radians; each is uniform, both ways
+    ids      (N,) int64, 0 or more
+    stream   a name; the same ids draw other numbers in another stream
+    ranges   the largest azimuth, elevation and light in radians; each is uniform in +- its range
     returns  azimuth, elevation, light (N,) and expression (N, 3), float64
     """
     draw = uniform(seed, f"heads {stream}", ids, 6)
-    made = {name: (2 * draw[:, i] - 1) * ranges[name] for i, name in enumerate(RANGES)}
+    result = {name: (2 * draw[:, i] - 1) * ranges[name] for i, name in enumerate(RANGES)}
     mouth, brows, blink = draw[:, 3:].unbind(1)
-    # A third of the mouths and three quarters of the eyes are as they are at rest.
+    # A third of the mouths are closed and three quarters of the eyes open, as at rest.
     mouth, blink = (1.5 * mouth - 0.5).clamp(min=0), (4 * blink - 3).clamp(min=0)
-    return made | {"expression": torch.stack([mouth, 2 * brows - 1, blink], 1)}
+    return result | {"expression": torch.stack([mouth, 2 * brows - 1, blink], 1)}
 
 
 class HeadsWorld:
-    """An endless supply of talking heads, as a dataset of `length` clips of some frames each.
+    """A dataset of `length` clips of talking heads.
 
-    Clip `index` shows person index % persons under one light and before one background, both drawn
-    from (seed, index), in poses and expressions drawn from (seed, epoch, index, frame). The splits
+    Clip `index` shows person index % persons with one light and one background, both drawn from
+    (seed, index). Poses and expressions are drawn from (seed, epoch, index, frame). The splits
     share no person and no background.
     """
 
@@ -215,14 +226,14 @@ class HeadsWorld:
         self,
         split: str = "train",  # "train" or "test"
         size: int = 128,  # side of the images, in pixels
-        seed: int = 0,  # of everything
-        length: int | None = None,  # clips; default: 4 of each person
+        seed: int = 0,  # of the world
+        length: int | None = None,  # clips; default: 4 per person
         persons: int | None = None,  # default: 1000 to train, 64 to test
-        frames: int = 2,  # of a clip
+        frames: int = 2,  # per clip
         colour: bool = True,  # else grey on white
-        cluttered: bool = True,  # backgrounds; else white
+        cluttered: bool = True,  # cluttered backgrounds; else white
         ranges: dict[str, float] | None = None,  # see `scenes`; default: RANGES
-        supersample: int = 1,  # rays a pixel and direction
+        supersample: int = 1,  # rays per pixel and direction
     ) -> None:
         if split not in SPLITS:
             raise ValueError(f"HeadsWorld: split must be one of train, test, got {split!r}")
@@ -240,29 +251,33 @@ class HeadsWorld:
         return self.length
 
     def truth(
-        self, person: Tensor, scene: dict[str, Tensor], background: Tensor | None = None
+        self, person: Tensor, scene: Mapping[str, Tensor], background: Tensor | None = None
     ) -> dict[str, Tensor]:
-        """What persons (N,) look like in scenes of N, see `scenes` and `render`.
+        """Ground truth of persons (N,) in N scenes, as returned by `render`.
 
-        person, background  int64, as a sample names them
+        person, background  (N,) int64, ids as in a sample
+        scene               as returned by `scenes`
         """
         return render(
             identities(person, self.seed),
-            size=self.size,
+            scene["azimuth"],
+            scene["elevation"],
+            scene["light"],
+            self.size,
             colour=self.colour,
             supersample=self.supersample,
+            expression=scene.get("expression"),
             background=background if self.cluttered else None,
-            **scene,
         )
 
-    def __getitem__(self, key: tuple[int, int]) -> dict[str, Tensor | int]:
-        return self.__getitems__([key])[0]
+    def __getitem__(self, place: Place, /) -> Sample:
+        return self.__getitems__([place])[0]
 
-    def __getitems__(self, keys: Sequence[tuple[int, int]]) -> list[dict[str, Tensor | int]]:
-        """Samples for (epoch, index) pairs.
+    def __getitems__(self, keys: Sequence[Place]) -> list[Sample]:
+        """Samples at (epoch, index) places, of T frames each.
 
-        Each: image (F, C, S, S) uint8, mask (F, S, S) bool, points (F, 68, 2) pixels; azimuth,
-        elevation, light (F,) and expression (F, 3); person, background, index.
+        image (T, C, S, S) uint8, mask (T, S, S) bool, points (T, 68, 2) pixels; azimuth, elevation,
+        light (T,) and expression (T, 3); person, background and index, integers.
         """
         index = torch.tensor([index for _, index in keys], dtype=torch.int64)
         epoch = torch.tensor([epoch for epoch, _ in keys], dtype=torch.int64)
@@ -277,28 +292,36 @@ class HeadsWorld:
         scene = scenes(frame, self.seed, self.split, self.ranges)
         lit = scenes(index, self.seed, f"{self.split} light", self.ranges)["light"]
         scene["light"] = lit.repeat_interleave(f)
-        each = (person.repeat_interleave(f), scene, background.repeat_interleave(f))
-        made = self.truth(*each) | scene
+        truth = self.truth(person.repeat_interleave(f), scene, background.repeat_interleave(f))
+        values = truth | scene
         samples = []
         for i, (_, number) in enumerate(keys):
-            sample = {name: value[i * f : (i + 1) * f] for name, value in made.items()}
-            whose = {"person": int(person[i]), "background": int(background[i]), "index": number}
-            samples.append(sample | whose)
+            sample: Sample = {name: value[i * f : (i + 1) * f] for name, value in values.items()}
+            ids = {"person": int(person[i]), "background": int(background[i]), "index": number}
+            samples.append(sample | ids)
         return samples
 
 
 def contact_sheet(persons: int, poses: int, size: int, colour: bool, seed: int = 0) -> Tensor:
-    """Persons (columns) in poses, lights and expressions (rows): (1 or 3, H, W) uint8.
+    """A sheet of persons (columns) in poses, lights and expressions (rows), (1 or 3, H, W) uint8.
 
-    The first row is frontal and at rest.
+    The first row is frontal, with a neutral expression.
     """
     scene = scenes(torch.arange(poses), seed, "sheet")
     for value in scene.values():
         value[:1] = 0
     row = torch.arange(poses).repeat_interleave(persons)
     person = identities(torch.arange(persons), seed).repeat(poses, 1)
-    chosen = {name: value[row] for name, value in scene.items()}
-    behind = row if colour else None
-    image = render(person, size=size, colour=colour, supersample=2, background=behind, **chosen)
-    rows = image["image"].reshape(poses, persons, -1, size, size)
+    heads = render(
+        person,
+        scene["azimuth"][row],
+        scene["elevation"][row],
+        scene["light"][row],
+        size,
+        colour=colour,
+        supersample=2,
+        expression=scene["expression"][row],
+        background=row if colour else None,
+    )
+    rows = heads["image"].reshape(poses, persons, -1, size, size)
     return rows.permute(2, 0, 3, 1, 4).reshape(-1, poses * size, persons * size)

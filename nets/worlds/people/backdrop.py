@@ -1,4 +1,4 @@
-"""What is behind the people: a colour field, a floor, things before it, grain."""
+"""The background of the demo images: a colour field, a floor, objects, grain."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from torch import Tensor
 from nets.random import uniform
 from nets.worlds import shapes
 
-_SHIFTS = 16  # tiles in each direction that an image's grain may be shifted by
+_SHIFTS = 16  # largest shift of an image's grain in each direction, in tiles
 
 
-def colour_field(behind: dict[str, Tensor], size: int) -> Tensor:
-    """Smooth colours all over: tiles (N * tiles, 4, 64), 0 in the fourth channel."""
-    field = behind["field"].float()
+def colour_field(background: dict[str, Tensor], size: int) -> Tensor:
+    """A smooth colour field: tiles (N * tiles, 4, 64), 0 in the fourth channel."""
+    field = background["field"].float()
     n, k = field.shape[0], size // shapes.SIDE
-    # The colours at the tiles' corners, then bilinear inside of each tile.
+    # The colours at the tiles' corners, then bilinear interpolation inside of each tile.
     corners = F.interpolate(field, (k + 1, k + 1), mode="bilinear", align_corners=True)
     here = corners.permute(0, 2, 3, 1)[..., None]
     right, down = here[:, :-1, 1:], here[:, 1:, :-1]
@@ -33,16 +33,16 @@ def colour_field(behind: dict[str, Tensor], size: int) -> Tensor:
     return tiles.reshape(-1, 4, shapes.PIXELS)
 
 
-def things(behind: dict[str, Tensor], size: int) -> Tensor:
-    """The floor and what stands on it or hangs in the air, (N, P, F): all may have a texture."""
-    rows = behind["shape"]
+def objects(background: dict[str, Tensor], size: int) -> Tensor:
+    """The table of the floor and the objects of a background, (N, P, F), for `shapes.paint`."""
+    rows = background["shape"]
     middle, angle = rows[..., :2] * 1.2 - 0.1, rows[..., 2]
     along, across = 0.03 + 0.25 * rows[..., 3] ** 2, 0.02 + 0.12 * rows[..., 4] ** 2
     upright = rows[..., 5] < 0.6
     angle = torch.where(upright, (angle > 0.5) / 2, angle) * torch.pi
     step = torch.stack([angle.sin(), angle.cos()], -1) * along[..., None]
-    # The floor is a box around the lower edge of the image.
-    floor = behind["floor"][:, None]
+    # The floor is a box across the lower edge of the image.
+    floor = background["floor"][:, None]
     centre = torch.full_like(floor, 0.5)
     near = torch.cat([torch.stack([centre, floor], -1), middle - step], 1) * size - 0.5
     far = torch.cat([torch.stack([centre, centre + 0.7], -1), middle + step], 1) * size - 0.5
@@ -50,8 +50,8 @@ def things(behind: dict[str, Tensor], size: int) -> Tensor:
     kind = torch.cat([centre + 0.4, rows[..., 6]], 1)
     corner = torch.cat([centre * 0, rows[..., 8]], 1)
     period = (0.04 + 0.08 * torch.cat([centre, rows[..., 7]], 1)) * size
-    first = torch.cat([behind["floor_colour"][:, None], behind["shape_first"]], 1)
-    second = torch.cat([behind["floor_colour"][:, None], behind["shape_second"]], 1)
+    first = torch.cat([background["floor_colour"][:, None], background["shape_first"]], 1)
+    second = torch.cat([background["floor_colour"][:, None], background["shape_second"]], 1)
     zero = torch.zeros_like(wide)
     zeros = ("taper", "bulge", "loose", "turn", "pv", "both", "opaque")
     fields = shapes.axis_fields(near, far, zero) | {
@@ -80,13 +80,13 @@ def _noise(seed: int, side: int, device: str) -> Tensor:
     return noise.reshape(side, side, shapes.PIXELS)
 
 
-def add_grain(tiles: Tensor, behind: dict[str, Tensor], size: int, seed: int) -> None:
-    """Noise for what is not the person, in place; the fourth channel of the tiles is the person."""
+def add_grain(tiles: Tensor, background: dict[str, Tensor], size: int, seed: int) -> None:
+    """Adds noise to the background, in place; the tiles' fourth channel covers the person."""
     k = size // shapes.SIDE
     bank = _noise(seed, k + _SHIFTS - 1, str(tiles.device))
-    starts = (behind["grain_at"] * _SHIFTS).long().tolist()
+    starts = (background["grain_at"] * _SHIFTS).long().tolist()
     grain = torch.stack([bank[y : y + k, x : x + k] for x, y in starts])
-    grain *= behind["grain"].float()[:, None, None, None]
+    grain *= background["grain"].float()[:, None, None, None]
     grain = grain.reshape(-1, 1, shapes.PIXELS)
     grain.addcmul_(grain, tiles[:, 3:], value=-1)
     tiles[:, :3] += grain

@@ -1,6 +1,6 @@
-"""From a pose and an outfit to the shapes that draw the person.
+"""Turns a pose and an outfit into the shapes that draw the person.
 
-Inside of this file lengths are in body heights until `_table` makes them pixels.
+Lengths in this file are in body heights; `_table` converts them to pixels.
 """
 
 from __future__ import annotations
@@ -11,16 +11,17 @@ from torch import Tensor
 from nets.worlds import shapes
 from nets.worlds.people.pose import chest_axis, field, skeleton
 
-# Half widths near and far, bulge, depth over the hips' middle; joints, right and left, from and to.
-_LIMBS = {
-    "upper_arm": (0.035, 0.029, 0.002, 0.02, (3, 10), (4, 11)),
-    "forearm": (0.028, 0.02, 0.003, 0.03, (4, 11), (5, 12)),
-    "thigh": (0.052, 0.041, 0.004, -0.06, (2, 9), (1, 8)),
-    "shin": (0.039, 0.025, 0.006, -0.055, (1, 8), (0, 7)),
-    "hand": (0.022, 0.018, 0.003, 0.04, (5, 12), "hands"),
-    "shoe": (0.029, 0.025, 0.002, -0.03, (0, 7), "toes"),
+# Half widths near and far, bulge, depth relative to the hip centre; the joints (right, left) at
+# both ends.
+_LIMBS: dict[str, tuple[float, float, float, float, list[int], list[int] | str]] = {
+    "upper_arm": (0.035, 0.029, 0.002, 0.02, [3, 10], [4, 11]),
+    "forearm": (0.028, 0.02, 0.003, 0.03, [4, 11], [5, 12]),
+    "thigh": (0.052, 0.041, 0.004, -0.06, [2, 9], [1, 8]),
+    "shin": (0.039, 0.025, 0.006, -0.055, [1, 8], [0, 7]),
+    "hand": (0.022, 0.018, 0.003, 0.04, [5, 12], "hands"),
+    "shoe": (0.029, 0.025, 0.002, -0.03, [0, 7], "toes"),
 }
-# Where the shapes are that more is painted on.
+# Indices of the shapes with painted details.
 TORSO, HEAD = 0, 18
 
 
@@ -43,10 +44,13 @@ def _shape(
     loose: Tensor | float = 0.0,
     shade: float = 1.0,
 ) -> Tensor:
-    """Numbers (N, k, 31) of shapes of one kind from near to far, (N, k, 3) in pixels.
+    """Numbers (N, k, 31) of k shapes of one kind, between the points near and far.
 
-    widths  half widths at both ends, bulge in the middle; reach is how far it goes beyond the ends
-    cloth   (N, 13); rest (N, 3): the colour from the share `cut` of the axis on
+    near, far  (N, k, 3) pixels
+    widths     half widths at both ends, bulge in the middle
+    reach      length beyond both ends
+    cloth      (N, 13)
+    rest       (N, 3), the colour from the share `cut` of the axis on
     """
     blank = torch.zeros_like(near[..., 0])
     columns = [blank + x for x in (*widths, reach, depth, corner, loose, shade, cut)]
@@ -62,7 +66,7 @@ def _table(numbers: Tensor, unit: Tensor, yaw: Tensor) -> Tensor:
     reach = reach * unit
     fields = shapes.axis_fields(near[..., :2], far[..., :2], reach)
     length = 2 * (fields["half"] - reach)
-    # A texture is as long as the limb is, not as long as it is seen.
+    # A foreshortened limb keeps the whole length of its texture.
     stretch = ((far - near).square().sum(-1).sqrt() / length.clamp(min=1e-3)).clamp(1, 3)
     width = (start + end) / 2
     fields |= {
@@ -81,7 +85,7 @@ def _table(numbers: Tensor, unit: Tensor, yaw: Tensor) -> Tensor:
     texture = ("fu", "fv", "pv", "along", "across", "both", "dots")
     names = (*colours, *texture, "b0", "b1", "b2")
     fields |= dict(zip(names, numbers[..., 9:].unbind(-1), strict=True))
-    # Bare from end to end: the near colour is the far one, and no texture is left.
+    # A bare limb: the near colour is the far one, without texture.
     bare = cut < -2
     for i in range(3):
         fields[f"a{i}"] = torch.where(bare, fields[f"b{i}"], fields[f"a{i}"])
@@ -93,12 +97,12 @@ def _table(numbers: Tensor, unit: Tensor, yaw: Tensor) -> Tensor:
 
 
 def _middle_distance(pair: Tensor, unit: Tensor) -> Tensor:
-    """Half of the distance on the image of two points (N, 2, 3), (N, 1) in body heights."""
+    """Half of the distance of two points (N, 2, 3) in the image, (N, 1) in body heights."""
     return (pair[:, 0, :2] - pair[:, 1, :2]).square().sum(-1).sqrt()[:, None] / 2 / unit
 
 
 def _along(start: Tensor, end: Tensor, unit: Tensor) -> Tensor:
-    """From start to end (N, 1, 3), as long as one body height on the image."""
+    """The direction from start to end, (N, 1, 3), one body height long in the image."""
     delta = end - start
     return delta / delta[..., :2].square().sum(-1, keepdim=True).sqrt() * unit[..., None]
 
@@ -106,7 +110,7 @@ def _along(start: Tensor, end: Tensor, unit: Tensor) -> Tensor:
 def figure(
     look: dict[str, Tensor], pose: Tensor, size: int
 ) -> tuple[Tensor, Tensor, list[shapes.Detail]]:
-    """Joints (N, 15, 2) in pixels, the table of the figure's shapes, what is painted on them."""
+    """The joints (N, 15, 2) in pixels, the table of the figure's shapes, and their details."""
     unit = field(pose, "scale")[:, None] * size
     points = {
         name: torch.cat([x[..., :2] * size - 0.5, x[..., 2:] * size], -1)
@@ -124,9 +128,9 @@ def figure(
     lower = torch.where((look["dress"] > 0) & has_skirt, shirt, trousers)
 
     def limb(name: str, cloth: Tensor, rest: Tensor | None = None, cut: str = "") -> Tensor:
-        start, end, bulge, depth, near, far = _LIMBS[name]
-        near = joints[:, near]
-        far = points[far] if isinstance(far, str) else joints[:, far]
+        start, end, bulge, depth, first, last = _LIMBS[name]
+        near = joints[:, first]
+        far = points[last] if isinstance(last, str) else joints[:, last]
         if name == "shoe":  # the heel
             near = near - 0.22 * (far - near)
         return _shape(
@@ -141,7 +145,7 @@ def figure(
             loose=look["loose"] if cut else 0.0,
         )
 
-    # The trunk is as wide as the shoulders are seen, and never thinner than a chest is deep.
+    # The trunk is as wide as the visible shoulders, and never thinner than the chest's depth.
     hips, neck = points["trunk"].split(1, 1)
     turned = yaw.sin().square()[:, None]
     top = _middle_distance(joints[:, [3, 10]], unit) + 0.018
@@ -233,7 +237,7 @@ def figure(
         *(throat, hair, bun, head),
     ]
     table = _table(torch.cat(numbers, 1), unit, yaw)
-    details = [
+    details: list[shapes.Detail] = [
         (TORSO, paint_chest, chest_numbers(look, table[:, TORSO], unit, yaw)),
         (HEAD, paint_face, face_numbers(look, table[:, HEAD], points, big * unit)),
     ]
@@ -241,7 +245,7 @@ def figure(
 
 
 def chest_numbers(look: dict[str, Tensor], torso: Tensor, unit: Tensor, yaw: Tensor) -> Tensor:
-    """What `paint_chest` needs of each image, (N, 16)."""
+    """The numbers of `paint_chest` for each image, (N, 16)."""
     half = torso[:, shapes.FIELDS.index("half"), None]
     return torch.cat(
         [
@@ -275,7 +279,7 @@ def paint_chest(colour: Tensor, local: shapes.Local, own: Tensor) -> None:
 def face_numbers(
     look: dict[str, Tensor], head: Tensor, points: dict[str, Tensor], unit: Tensor
 ) -> Tensor:
-    """What `paint_face` needs of each image, (N, 24)."""
+    """The numbers of `paint_face` for each image, (N, 24)."""
     at = {name: head[:, i] for i, name in enumerate(shapes.FIELDS)}
     vx, vy = at["vx"][:, None], at["vy"][:, None]
     spots = torch.cat([points["joints"][:, [6, 13, 14]], points["head"][:, 2:3]], 1)[..., :2]
@@ -293,7 +297,7 @@ def face_numbers(
 
 
 def paint_face(colour: Tensor, local: shapes.Local, own: Tensor) -> None:
-    """Paints beard, mouth, nose, brows, eyes and the hair line."""
+    """Paints beard, mouth, nose, brows, eyes and the hairline."""
     u4, v4 = own[:, :4], own[:, 4:8]
     half, width, unit, forehead, sides, parting, beard = own[:, 8:15].unbind(1)
     hair, skin, iris = own[:, 15:18], own[:, 18:21], own[:, 21:24]

@@ -1,9 +1,9 @@
-"""What people wear and what is behind them: numbers drawn by id, as named tensors.
+"""Outfits and backgrounds: numbers drawn by id, as named float64 tensors.
 
-Colours are (N, 3) in [0, 255], lengths in body heights, kinds are one-hot or yes/no numbers, all
-float64. Cloth has two colours and a texture: {shirt,trousers}_{first,second,texture}, where a
-texture is (N, 7): cycles per radian and body height of radius around the body, cycles per body
-height along it, the phase along it in cycles, and the four weights of `shapes.texture`.
+Colours are (N, 3) in [0, 255], lengths in body heights, kinds one-hot or 0 and 1. Cloth has two
+colours and a texture: {shirt,trousers}_{first,second,texture}. A texture is (N, 7): cycles per
+radian and body height of radius around the body, cycles per body height along it, the phase along
+it in cycles, and the four weights of `shapes.texture`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _SHOES = ((26, 24, 26), (236, 236, 238), (104, 66, 40), (190, 44, 48), (52, 60, 
 
 
 class _Draws:
-    """Hands out the numbers of each id one after the other."""
+    """Returns the random numbers of each id one after the other."""
 
     def __init__(self, seed: int, stream: str, ids: Tensor, count: int) -> None:
         self.rest = uniform(seed, stream, ids, count)
@@ -55,7 +55,7 @@ class _Draws:
         return (self.take() < share).double()
 
     def choice(self, *shares: float) -> Tensor:
-        """Index in the list of shares, which add up to one."""
+        """Indices (N,) drawn with the probabilities `shares`, which add up to one."""
         bounds = torch.tensor(shares[:-1], dtype=torch.float64, device=self.rest.device).cumsum(0)
         return torch.bucketize(self.take(), bounds, right=True)
 
@@ -73,7 +73,7 @@ def hsv(hue: Tensor, saturation: Tensor, value: Tensor) -> Tensor:
 
 
 def _cloth(draws: _Draws, colourful: float, textures: tuple[float, ...]) -> tuple[Tensor, ...]:
-    """First colour, second colour and texture (N, 7)."""
+    """A cloth: first colour (N, 3), second colour (N, 3) and texture (N, 7)."""
     hue, saturation, value = draws.take(), draws.between(0.45, 0.95), draws.between(0.42, 0.98)
     first = torch.where(
         (draws.take() < colourful)[:, None], hsv(hue, saturation, value), draws.pick(_NEUTRAL)
@@ -103,7 +103,7 @@ def _cloth(draws: _Draws, colourful: float, textures: tuple[float, ...]) -> tupl
 
 
 def outfit_parameters(seed: int, ids: Tensor) -> dict[str, Tensor]:
-    """What the persons with these ids look like: build, skin, hair, face, clothes."""
+    """The looks of persons by id: build, skin, hair, face, clothes."""
     d = _Draws(seed, "outfit", ids, 96)
     look: dict[str, Tensor] = {}
     for part, colourful, textures in (
@@ -123,7 +123,7 @@ def outfit_parameters(seed: int, ids: Tensor) -> dict[str, Tensor]:
 
     look["width"] = d.between(0.9, 1.2)
     look["waist"] = d.between(-0.018, 0.012)
-    # Sleeves and trouser legs: the covered share of upper and lower limb; a skirt is a third way.
+    # Sleeves and trouser legs: the covered share of upper and lower limb; or a skirt.
     sleeves = d.choice(0.12, 0.42, 0.46)
     covered = torch.tensor([0.12, 0.62, 9.0], dtype=torch.float64, device=ids.device)
     look["upper_sleeve"] = covered[sleeves]
@@ -158,7 +158,7 @@ def outfit_parameters(seed: int, ids: Tensor) -> dict[str, Tensor]:
     deep = hsv(d.take(), d.between(0.3, 1.0), d.between(0.15, 0.45))
     look["print_colour"] = torch.where((luma < 132)[:, None], bright, deep)
 
-    # Hair: how far it stands off the head, how far down it hangs, its line on the face.
+    # Hair: distance from the head, length, hairline on the face.
     style = d.choice(0.08, 0.3, 0.2, 0.26, 0.16)  # bald, short, bob, long, curls
     table = torch.tensor(
         [  # stands off, hangs below the head's middle, forehead, sides
@@ -180,7 +180,7 @@ def outfit_parameters(seed: int, ids: Tensor) -> dict[str, Tensor]:
 
 
 def background_parameters(seed: int, ids: Tensor) -> dict[str, Tensor]:
-    """What is behind the persons: a colour field, a floor, shapes before it, grain."""
+    """Backgrounds by id: a colour field, a floor, objects, grain."""
     d = _Draws(seed, "background", ids, 256)
     n, shapes = len(ids), 7
     base = hsv(d.take(), d.between(0.02, 0.5), d.between(0.25, 0.95))

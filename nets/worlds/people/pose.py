@@ -1,13 +1,15 @@
-"""Poses of people: named angles and lengths, families to draw them from, and the joints they give.
+"""Poses of people: named angles and lengths, families of poses, and the joints.
 
-A pose is a vector of the numbers in POSE_FIELDS, so two poses can be mixed into a third and a
-sequence of them is a video. Joints depend on the pose alone (bone lengths belong to it): the same
-pose puts the joints of every outfit in the same places, which is what makes a transfer exact.
-Directions: x to the right of the image, y down, z towards the viewer; a person who faces the
-viewer has the left hand at larger x. Angles are in degrees in the vector, lengths in body heights.
+A pose is a vector of the numbers in POSE_FIELDS. So two poses can be interpolated, and a sequence
+of poses is a video. Joints depend on the pose alone, which includes the bone lengths: one pose has
+the same joints with every outfit, so a transfer has an exact ground truth. Directions: x to the
+right of the image, y down, z towards the viewer. A person who faces the viewer has the left hand at
+larger x. Angles in the vector are in degrees, lengths in body heights.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -18,20 +20,20 @@ from nets.skeletons import JOINTS_15
 _SIDES = ("out", "forward", "elbow", "turn", "spread", "thigh", "knee")
 _MIRRORED = ("yaw", "roll", "side", "twist", "head_yaw", "head_roll")
 POSE_FIELDS = (
-    # of the body: direction it faces, sideways and forward lean; of the chest against the hips
+    # body: the direction it faces, sideways and forward lean; chest relative to the hips; head
     *("yaw", "roll", "pitch", "side", "twist", "bend", "head_yaw", "head_roll", "nod"),
-    # of an arm: away from the body, forward, bend of the elbow, where the forearm bends to
-    # (0 forward, 90 up and out, -90 in); of a leg: outward, forward, bend of the knee
+    # arm: away from the body, forward, bend of the elbow, direction of the forearm's bend
+    # (0 forward, 90 up and out, -90 in); leg: outward, forward, bend of the knee
     *(f"{side}_{name}" for side in "rl" for name in _SIDES),
-    # lengths against the average
+    # lengths relative to the average
     *("head", "torso", "arm", "leg", "shoulders", "hips"),
-    # pixels: the hips' middle in images' sides, and the body's height in them
+    # the hip centre and the body's height, as fractions of the image's side
     *("x", "y", "scale"),
 )
 _AT = {name: i for i, name in enumerate(POSE_FIELDS)}
 
-# Families: how often, then mean and half range of what differs from standing at ease. Written for
-# one side; half of all poses are mirrored.
+# Families: probability, then mean and half range of the numbers that differ from standing at ease.
+# Written for one side; half of all poses are mirrored.
 _STANDING = {
     "yaw": (0, 32),
     "roll": (0, 2),
@@ -77,7 +79,7 @@ _WALKING = {
     "bend": (4, 4),
 }
 _WAVING = {"r_out": (84, 26), "r_elbow": (88, 34), "r_turn": (90, 22), "side": (3, 6)}
-_FAMILIES = (
+_FAMILIES: tuple[tuple[float, Mapping[str, tuple[float, float]]], ...] = (
     (0.16, {}),
     (0.20, _WALKING),
     (0.12, _WAVING),
@@ -119,7 +121,7 @@ _FAMILIES = (
 
 
 def pose_parameters(seed: int, ids: Tensor) -> Tensor:
-    """Poses by id: (N, len(POSE_FIELDS)) float64; the whole figure is in the image."""
+    """Poses by id, (N, len(POSE_FIELDS)) float64, with the whole figure inside the image."""
     draw = uniform(seed, "pose", ids, len(POSE_FIELDS) + 2)
     base = torch.tensor([_STANDING.get(name, (0.0, 0.0)) for name in POSE_FIELDS])
     table = base.double().repeat(len(_FAMILIES), 1, 1)
@@ -129,19 +131,20 @@ def pose_parameters(seed: int, ids: Tensor) -> Tensor:
     table = table.to(ids.device)
     shares = torch.tensor([share for share, _ in _FAMILIES], dtype=torch.float64, device=ids.device)
     bounds = (shares / shares.sum()).cumsum(0)
-    family = torch.bucketize(draw[:, -1].contiguous(), bounds[:-1], right=True)
-    pose = table[family, :, 0] + table[family, :, 1] * (2 * draw[:, :-2] - 1)
+    kind = torch.bucketize(draw[:, -1].contiguous(), bounds[:-1], right=True)
+    pose = table[kind, :, 0] + table[kind, :, 1] * (2 * draw[:, :-2] - 1)
     pose = torch.where(draw[:, -2:-1] < 0.5, mirror(pose), pose)
 
-    # Into the image: shrink to fit, then move within the room that is left.
+    # Shrink to fit into the image, then move within the remaining room.
     low, high = extent(pose)
     fit = torch.minimum(pose[:, _AT["scale"]], 0.96 / (high - low).amax(1))
     return put(pose, fit, draw[:, [_AT["x"], _AT["y"]]] * 0.8 + 0.1, low, high)
 
 
 def extent(pose: Tensor) -> tuple[Tensor, Tensor]:
-    """The figure's box, hair and a margin included, about the hips' middle in body heights: its
-    corners (N, 2).
+    """Two corners (N, 2) of the figure's box relative to the hip centre, in body heights.
+
+    The box includes hair and a margin.
     """
     pose = pose.clone()
     pose[:, _AT["x"]] = pose[:, _AT["y"]] = 0
@@ -154,7 +157,12 @@ def extent(pose: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def put(pose: Tensor, scale: Tensor, place: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    """The poses at a scale (N,), where `place` (N, 2) in [0, 1] says of the room there is."""
+    """The poses, scaled and moved to a place in the image.
+
+    scale      (N,) height of the body as a fraction of the image's side
+    place      (N, 2) in [0, 1], the position within the room that the box leaves
+    low, high  the corners of `extent`
+    """
     room = 1 - (high - low) * scale[:, None]
     start = room * place - low * scale[:, None]
     pose = pose.clone()
@@ -164,7 +172,7 @@ def put(pose: Tensor, scale: Tensor, place: Tensor, low: Tensor, high: Tensor) -
 
 
 def mirror(pose: Tensor) -> Tensor:
-    """The pose seen in a mirror: right and left exchanged; x stays."""
+    """The mirrored pose: right and left are exchanged; x stays."""
     names = [
         {"r": "l", "l": "r"}[name[0]] + name[1:] if name[1:2] == "_" else name
         for name in POSE_FIELDS
@@ -185,14 +193,14 @@ def _turn(points: Tensor, axis: str, angle: Tensor) -> Tensor:
 
 
 def _axes(turns: list[tuple[str, Tensor]], axes: Tensor) -> Tensor:
-    """Where three axes (N, 3, 3), one a row, are after turns about (axis, angles)."""
+    """Axes (N, 3, 3), one per row, after turns (axis, angles)."""
     for axis, angle in turns:
         axes = _turn(axes, axis, angle)
     return axes
 
 
 def _seen(axes: Tensor, points: Tensor) -> Tensor:
-    """Points (N, K, 3) given along some axes (N, 3, 3)."""
+    """Points (N, K, 3) in the image's directions, from coordinates along `axes` (N, 3, 3)."""
     x, y, z = points.split(1, -1)
     return x * axes[:, :1] + y * axes[:, 1:2] + z * axes[:, 2:]
 
@@ -210,10 +218,10 @@ def _hinged(out: Tensor, forward: Tensor, bend: Tensor, turn: Tensor, side: int)
 
 
 def skeleton(pose: Tensor) -> dict[str, Tensor]:
-    """Points of the body in images' sides, z likewise: name -> (N, k, 3) float64.
+    """Points of the body by name, (N, k, 3) float64, as fractions of the image's side.
 
-    `joints` are those of JOINTS_15; the others are what the body is drawn from: tips of `hands` and
-    `toes` (right, left), `trunk` (hips' middle, neck), `head` (centre, top, mouth).
+    `joints` are those of JOINTS_15. The others serve to draw the body: tips of `hands` and `toes`
+    (right, left), `trunk` (hip centre, neck), `head` (centre, top, mouth).
     """
     n = pose.shape[0]
 
@@ -256,8 +264,10 @@ def skeleton(pose: Tensor) -> dict[str, Tensor]:
     ends = {}
     for i, side in enumerate("rl"):
         sign = 2 * i - 1
-        bend = (p(f"{side}_{name}") for name in ("out", "forward", "elbow", "turn"))
-        bones = _seen(chest, _hinged(*bend, sign))
+        out, forward, bend, turn = (
+            p(f"{side}_{name}") for name in ("out", "forward", "elbow", "turn")
+        )
+        bones = _seen(chest, _hinged(out, forward, bend, turn, sign))
         elbow = shoulders[:, i] + bones[:, 0] * (0.162 * p("arm"))[:, None]
         wrist = elbow + bones[:, 1] * (0.142 * p("arm"))[:, None]
         ends[f"{side}_arm"] = torch.stack([elbow, wrist, wrist + bones[:, 1] * 0.045], 1)
@@ -291,10 +301,10 @@ def skeleton(pose: Tensor) -> dict[str, Tensor]:
 
 
 def chest_axis(pose: Tensor) -> Tensor:
-    """How far the chest is turned away from the viewer, (N,) in radians; positive to the right."""
+    """The angle of the chest away from the viewer, (N,) in radians; positive to the right."""
     return torch.deg2rad(pose[:, _AT["yaw"]] + pose[:, _AT["twist"]])
 
 
 def field(pose: Tensor, name: str) -> Tensor:
-    """One named column of poses, (N,)."""
+    """The named column of poses, (N,)."""
     return pose[:, _AT[name]]

@@ -1,6 +1,6 @@
-"""The demo world of people: images, joints, masks, and any outfit in any pose.
+"""The demo world of people: images, joints and masks of any outfit in any pose.
 
-A sheet of outfits (columns) in poses (rows): python -m nets.worlds.people.world --out people.png
+Draw outfits (columns) in poses (rows): python -m nets.worlds.people.world --out people.png
 """
 
 from __future__ import annotations
@@ -12,27 +12,29 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from nets.contracts import Place, Sample
 from nets.random import uniform
 from nets.skeletons import JOINTS_15
 from nets.worlds import shapes
-from nets.worlds.people.backdrop import add_grain, colour_field, things
+from nets.worlds.people.backdrop import add_grain, colour_field, objects
 from nets.worlds.people.body import figure
 from nets.worlds.people.look import background_parameters, outfit_parameters
 from nets.worlds.people.pose import pose_parameters
 
-_AT_ONCE = 1 << 17  # pixels; what is on the way then stays in the processor's caches
-_KEPT = 1 << 15  # outfits or poses of a world whose numbers are drawn once, not for every image
+_AT_ONCE = 1 << 17  # pixels per pass; intermediate results then stay in the processor's caches
+_KEPT = 1 << 15  # largest count of outfits or poses whose numbers are cached
 SPLITS = {"train": 0, "test": 1 << 32}  # first id of a split's outfits, poses and backgrounds
 
 
 def render(
     outfit: Tensor, pose: Tensor, background: Tensor, size: int, seed: int = 0
 ) -> dict[str, Tensor]:
-    """People in `outfit`, in `pose`, before `background`: exact, the same on every call.
+    """Images of people with ground truth, the same on every call.
 
-    outfit, pose, background  (N,) int64, 0 or more: any numbers, each its own look; size in pixels
-    returns  image (N, 3, size, size) uint8, mask (N, size, size) bool (the person),
-             joints (N, 15, 2) float32, pixels in the order of JOINTS_15, all inside
+    outfit, pose, background  (N,) int64, ids, 0 or more
+    size     side S of the images in pixels, 16 or more
+    returns  image (N, 3, S, S) uint8; mask (N, S, S) bool, the person; joints (N, 15, 2) float32,
+             pixels in the order of JOINTS_15, all inside the image
     The joints depend on the pose alone. Raises ValueError for ids of another shape or type.
     """
     for name, ids in (("outfit", outfit), ("pose", pose), ("background", background)):
@@ -53,21 +55,21 @@ def render(
 
 
 def render_parameters(
-    look: dict[str, Tensor], pose: Tensor, behind: dict[str, Tensor], size: int, seed: int = 0
+    look: dict[str, Tensor], pose: Tensor, scenery: dict[str, Tensor], size: int, seed: int = 0
 ) -> dict[str, Tensor]:
-    """Images of people from parameters: see `render` for what comes out."""
+    """Images of people from parameters, with ground truth as in `render`."""
     joints, person, details = figure(look, pose, size)
-    images = _paint(behind, size, seed, person, details)
+    images = _paint(scenery, size, seed, person, details)
     return {"image": images[:, :3], "mask": images[:, 3] > 0, "joints": joints}
 
 
-def render_backgrounds(behind: dict[str, Tensor], size: int, seed: int = 0) -> Tensor:
-    """What `render_parameters` shows without the people: (N, 3, size, size) uint8."""
-    return _paint(behind, size, seed, None, [])[:, :3]
+def render_backgrounds(scenery: dict[str, Tensor], size: int, seed: int = 0) -> Tensor:
+    """The images of `render_parameters` without the people, (N, 3, size, size) uint8."""
+    return _paint(scenery, size, seed, None, [])[:, :3]
 
 
 def _paint(
-    behind: dict[str, Tensor],
+    scenery: dict[str, Tensor],
     size: int,
     seed: int,
     person: Tensor | None,
@@ -75,7 +77,7 @@ def _paint(
 ) -> Tensor:
     """Images (N, 4, size, size) uint8, the person's coverage in the fourth channel."""
     whole = -(-size // shapes.SIDE) * shapes.SIDE
-    table = things(behind, size)
+    table = objects(scenery, size)
     first = table.shape[1]
     if person is not None:
         table = torch.cat([table, person], 1)
@@ -83,23 +85,22 @@ def _paint(
     many = max(1, _AT_ONCE // whole**2)
     for start in range(0, len(table), many):
         part = slice(start, start + many)
-        behind_ = {name: value[part] for name, value in behind.items()}
-        tiles = colour_field(behind_, whole)
+        some = {name: value[part] for name, value in scenery.items()}
+        tiles = colour_field(some, whole)
         own = [(first + index, paint, numbers[part]) for index, paint, numbers in details]
         shapes.paint(tiles, table[part], whole, own)
-        add_grain(tiles, behind_, whole, seed)
+        add_grain(tiles, some, whole, seed)
         tiles.add_(0.5)
         tiles[:, :3].clamp_(0, 255)
-        made = shapes.images_from_tiles(tiles.to(torch.uint8), whole)
-        images.append(made[..., :size, :size])
+        images.append(shapes.images_from_tiles(tiles.to(torch.uint8), whole)[..., :size, :size])
     return torch.cat(images)
 
 
 class PeopleWorld:
-    """An endless supply of people, as a dataset of `length` images.
+    """A dataset of `length` images of people.
 
-    Image `index` shows an outfit, a pose and a background drawn for it from (seed, index); it is
-    the same in every epoch. The splits share no outfit, no pose and no background.
+    Image `index` shows an outfit, a pose and a background drawn from (seed, index), the same in
+    every epoch. The splits share no outfit, no pose and no background.
     """
 
     name = "people"
@@ -109,9 +110,9 @@ class PeopleWorld:
         self,
         split: str = "train",  # "train" or "test"
         size: int = 128,  # side of the images, in pixels
-        seed: int = 0,  # of everything
+        seed: int = 0,  # of the world
         length: int | None = None,  # images; default: 20000 to train, 512 to test
-        pairing: str = "same",  # appearance from the target, or "identity": from another image
+        pairing: str = "same",  # source of the appearance: the target, or "identity": another image
         outfits: int | None = None,  # default: 2000 to train, 64 to test
         poses: int | None = None,  # default: 10000 to train, 512 to test
     ) -> None:
@@ -133,7 +134,7 @@ class PeopleWorld:
         return self.length
 
     def _ids(self, index: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """Outfit, pose and background of samples, and pose and background of their appearance."""
+        """Ids of samples: outfit, pose, background, and the appearance's pose and background."""
         draw = uniform(self.seed, f"people {self.split}", index, 3)
         first = SPLITS[self.split]
         outfit = (draw[:, 0] * self.outfits).long()
@@ -160,14 +161,14 @@ class PeopleWorld:
         return self._poses[pose - SPLITS[self.split]]
 
     def transfer_truth(self, outfit: Tensor, pose: Tensor, background: Tensor) -> dict[str, Tensor]:
-        """What a perfect transfer shows: `render` in this world's size and seed."""
+        """The ground truth of a transfer: `render` with this world's size and seed."""
         return render(outfit, pose, background, self.size, self.seed)
 
-    def __getitem__(self, key: tuple[int, int]) -> dict[str, Tensor | int]:
-        return self.__getitems__([key])[0]
+    def __getitem__(self, place: Place, /) -> Sample:
+        return self.__getitems__([place])[0]
 
-    def __getitems__(self, keys: Sequence[tuple[int, int]]) -> list[dict[str, Tensor | int]]:
-        """Samples for (epoch, index) pairs; images are the same in every epoch."""
+    def __getitems__(self, keys: Sequence[Place]) -> list[Sample]:
+        """Samples at (epoch, index) places; images are the same in every epoch."""
         index = torch.tensor([index for _, index in keys], dtype=torch.int64)
         if ((index < 0) | (index >= self.length)).any():
             raise IndexError(
@@ -178,15 +179,16 @@ class PeopleWorld:
             outfit = outfit.repeat(2)
             pose = torch.cat([pose, other_pose])
             background = torch.cat([background, other_background])
-        behind = background_parameters(self.seed, background)
-        look, pose_ = self._look(outfit), self._pose(pose)
-        made = render_parameters(look, pose_, behind, self.size, self.seed)
+        scenery = background_parameters(self.seed, background)
+        images = render_parameters(
+            self._look(outfit), self._pose(pose), scenery, self.size, self.seed
+        )
         samples = []
         for i, (_, number) in enumerate(keys):
-            sample = {
-                "target": made["image"][i],
-                "joints": made["joints"][i],
-                "mask": made["mask"][i],
+            sample: Sample = {
+                "target": images["image"][i],
+                "joints": images["joints"][i],
+                "mask": images["mask"][i],
                 "outfit": int(outfit[i]),
                 "pose": int(pose[i]),
                 "background": int(background[i]),
@@ -194,14 +196,14 @@ class PeopleWorld:
             }
             if self.pairing == "identity":
                 j = i + len(keys)
-                sample["appearance"] = made["image"][j]
-                sample["appearance_joints"] = made["joints"][j]
+                sample["appearance"] = images["image"][j]
+                sample["appearance_joints"] = images["joints"][j]
             samples.append(sample)
         return samples
 
 
 def contact_sheet(outfits: int, poses: int, size: int, seed: int = 0) -> Tensor:
-    """Outfits (columns) in poses (rows), each row before one background: (3, H, W) uint8."""
+    """A sheet of outfits (columns) in poses (rows), one background per row, (3, H, W) uint8."""
     pose = torch.arange(poses).repeat_interleave(outfits)
     outfit = torch.arange(outfits).repeat(poses)
     image = render(outfit, pose, pose, size, seed)["image"]
@@ -214,8 +216,8 @@ def main() -> None:
     parser.add_argument("--out", default="people.png", help="the image to write")
     parser.add_argument("--outfits", type=int, default=7, help="columns")
     parser.add_argument("--poses", type=int, default=4, help="rows")
-    parser.add_argument("--size", type=int, default=128, help="pixels a side of one image")
-    parser.add_argument("--seed", type=int, default=0, help="another world")
+    parser.add_argument("--size", type=int, default=128, help="side of one image, pixels")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the world")
     args = parser.parse_args()
     from PIL import Image  # only the sheet needs it
 

@@ -193,7 +193,7 @@ def test_samples_come_from_a_list_in_its_order(folder, tmp_path):
         (["source1: id0/video/00/0.jpg"], r"line 2: the last sample ends before its target1"),
         (["source1:"], r"line 2: must be `source1: PATH`"),
         ([], r"names no sample"),
-        (["source1: /elsewhere/0.jpg"], r"line 2: .* lies below no folder imgs"),
+        (["source1: /elsewhere/0.jpg"], r"line 2: .* is not below a folder imgs"),
         (["source1: id0/../../0.jpg"], r"line 2: must lie below ROOT/imgs/train, is id0/\.\./"),
         (["source1: /x/imgs/train/../../0.jpg"], r"line 2: must lie below ROOT/imgs/train"),
     ],

@@ -232,7 +232,7 @@ def refused_check(capsys, data):
 
 def test_small_mistakes_are_one_line(boxes, tmp_path, capsys):
     assert "must be one of people, heads" in refused(capsys, "persons")
-    assert "give the photos, videos" in refused(capsys, "people")
+    assert "give photos, videos" in refused(capsys, "people")
     assert "nowhere: no such file" in refused(capsys, "people", "nowhere")
     (tmp_path / "empty").mkdir()
     assert "empty: holds no images" in refused(capsys, "people", "empty")

@@ -235,7 +235,7 @@ def broken_batch(folder):
         folder / "D",
         "--num_train_batches_per_type",
         1,
-    ], "batch1: is no whole Torch7 file"
+    ], "batch1: is not a whole Torch7 file"
 
 
 def other_size(folder):

@@ -1,7 +1,7 @@
-"""Colour jitter, warps and mirroring of batches on their device, drawn for each sample by number.
+"""Colour jitter, warps and mirroring of batches on their device, drawn for each sample.
 
-Nothing carries a state: what is drawn depends on the seed and on a sample's `draw` alone, a number
-that counts (epoch, index), so neither batches, ranks, workers nor restarts change it.
+There is no random state. All draws depend on the seed and the sample's `draw` only, a number unique
+to (epoch, index). So batches, ranks, workers and restarts do not change them.
 """
 
 from __future__ import annotations
@@ -17,24 +17,25 @@ from nets.random import uniform
 
 MARGIN = 10.0  # pixels from the border to the outer control points
 POINTS = 10  # control points in a row and in a column
-PUSH = 2.0  # pixels that a control point is moved at most, in x and in y
+PUSH = 2.0  # largest shift of a control point in x and in y, pixels
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
 
 
 def flips(seed: int, draw: Tensor, probability: float) -> Tensor:
-    """Which samples are mirrored, (N,) bool; `draw` (N,) int64."""
+    """Random choice of the samples to mirror, (N,) bool; `draw` (N,) int64."""
     return uniform(seed, "flip", draw, 1)[:, 0] < probability
 
 
 def flip_images(image: Tensor, flipped: Tensor) -> Tensor:
-    """The images (N, C, H, W), mirrored left to right where `flipped` (N,) says so."""
+    """Images (N, C, H, W), those with `flipped` (N,) true mirrored left to right."""
     return torch.where(flipped[:, None, None, None], image.flip(-1), image)
 
 
 def flip_joints(joints: Tensor, flipped: Tensor, size: int, order: Sequence[str]) -> Tensor:
-    """Joints (N, J, 2) in pixels of images of that size, mirrored; right and left change places.
+    """Joints (N, J, 2), those with `flipped` (N,) true mirrored; right and left change places.
 
-    order  their names; what starts with r has its counterpart with l
+    joints  pixels of images of side `size`
+    order   names of the joints; a name that begins with r has its counterpart with l
     """
     swap = {"r": "l", "l": "r"}
     other = [swap.get(name[0], "-") + name[1:] for name in order]
@@ -45,8 +46,10 @@ def flip_joints(joints: Tensor, flipped: Tensor, size: int, order: Sequence[str]
 
 
 def jitter_draws(seed: int, draw: Tensor) -> tuple[Tensor, Tensor]:
-    """Factors (N, 4) float32 of brightness, contrast and saturation in [0.6, 1.4] and of hue in
-    [-0.3, 0.3], and the order (N, 4) in which the four are applied, each order equally likely.
+    """Random factors of the colour jitter, (N, 4) float32, and the order of its steps, (N, 4).
+
+    Brightness, contrast and saturation are in [0.6, 1.4], hue in [-0.3, 0.3]. All orders are
+    equally likely.
     """
     drawn = uniform(seed, "jitter", draw, 8)
     low = drawn.new_tensor([0.6, 0.6, 0.6, -0.3])
@@ -58,8 +61,8 @@ def colour_jitter(image: Tensor, factors: Tensor, order: Tensor) -> Tensor:
     """Images (N, 3, H, W) uint8 with brightness, contrast, saturation and hue changed.
 
     factors  (N, 4) float32; order  (N, 4): see `jitter_draws`
-    Bit for bit what Pillow's ImageEnhance and HSV mode make of 8-bit images (torchvision's
-    ColorJitter): each of the four results is clipped and truncated to 8 bits before the next.
+    Bit for bit equal to Pillow's ImageEnhance and HSV mode on 8-bit images (torchvision's
+    ColorJitter). Each of the four results is clipped and truncated to 8 bits before the next step.
     """
     if image.dtype != torch.uint8 or image.ndim != 4 or image.shape[1] != 3:
         raise ValueError(
@@ -98,7 +101,7 @@ def _grey(image: Tensor) -> Tensor:
 
 
 def _hue(image: Tensor, shift: Tensor) -> Tensor:
-    """The hue turned by `shift` cycles, by way of 8-bit HSV; rounds where Pillow rounds."""
+    """Images with the hue shifted by `shift` cycles in 8-bit HSV, rounded as in Pillow."""
     r, g, b = image.split(1, 1)
     value, low = image.amax(1, keepdim=True), image.amin(1, keepdim=True)
     span = value - low
@@ -127,10 +130,12 @@ class Warps:
     """Random thin-plate-spline warps of square images.
 
     size   side of the images, pixels
-    rot    (low, high) in radians; scale  of each axis, above 1 shrinks what is seen; trans  pixels
-    mode   "classic": scales multiply only the cosines, the turn is about half of the largest grid
-           coordinate, and a translation moves only this centre. "clean": scales, then a turn about
-           the image's middle, then a translation
+    rot    range (low, high) of the rotation, radians
+    scale  range of each axis' scale; above 1 shrinks the content
+    trans  range of the translation, pixels
+    mode   "classic": scales multiply only the cosines, the centre of rotation is half of the
+           largest grid coordinate, and a translation moves only this centre. "clean": scales, then
+           a rotation about the image's middle, then a translation
     """
 
     def __init__(
@@ -155,8 +160,8 @@ class Warps:
         return torch.stack([x.flatten(), y.flatten()], 1).to(device)
 
     def draws(self, seed: int, draw: Tensor) -> tuple[Tensor, Tensor]:
-        """rot, sc_x, sc_y, t_x, t_y as (N, 5), and what each control point is moved by,
-        (N, 100, 2) pixels; float64.
+        """Random parameters (N, 5): rot, sc_x, sc_y, t_x, t_y; and the shift of each control
+        point, (N, 100, 2) pixels; float64.
         """
         drawn = uniform(seed, "warp", draw, 5 + 2 * POINTS**2)
         low, high = (drawn.new_tensor([r[i] for r in self.ranges]) for i in (0, 1))
@@ -164,22 +169,25 @@ class Warps:
         return low + (high - low) * drawn[:, :5], push.reshape(-1, POINTS**2, 2)
 
     def target(self, parameters: Tensor, push: Tensor) -> Tensor:
-        """Where the control points read from, (N, 100, 2) pixels."""
+        """Place that each control point reads from, (N, 100, 2) pixels."""
         rot, sx, sy, tx, ty = parameters.T[..., None, None]
         cos, sin, t = rot.cos(), rot.sin(), torch.cat([tx, ty], -1)
+        centre: Tensor | float
+        move: Tensor | float
         if self.mode == "classic":
             rows = [torch.cat([sx * cos, -sin], -1), torch.cat([sin, sy * cos], -1)]
             centre, move = (self.size - MARGIN) / 2 + t, 0.0
         else:
             rows = [torch.cat([sx * cos, -sx * sin], -1), torch.cat([sy * sin, sy * cos], -1)]
             centre, move = (self.size - 1) / 2, t
-        apart = self.control(push.device) - centre
-        return apart @ torch.cat(rows, 1) + centre + move + push
+        offset = self.control(push.device) - centre
+        return offset @ torch.cat(rows, 1) + centre + move + push
 
     def __call__(self, image: Tensor, seed: int, draw: Tensor) -> Tensor:
-        """Images (N, C, S, S), floating, each warped as its `draw` says: bilinear, the border
-        repeated. The spline takes the regular grid to the targets, so it says where each pixel of
-        the result reads from.
+        """Images (N, C, S, S), floating point, each warped by the draws of its number `draw`.
+
+        Sampling is bilinear with the border repeated. The spline maps the regular grid to the
+        targets, which are the places that the pixels of the result read from.
         """
         control = self.control(image.device)
         target = self.target(*self.draws(seed, draw.to(image.device)))

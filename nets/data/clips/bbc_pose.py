@@ -1,11 +1,11 @@
 """BBC Pose in its published layout: sign language interpreters on television, seven joints.
 
     PATH/1/ ... PATH/20/       a folder a video, frames named <frame number>.jpg
-    PATH/code/bbcpose.mat      joints of all videos, found automatically
-    PATH/code/results.mat      joints of the test frames, marked by hand
+    PATH/code/bbcpose.mat      joints of all videos, annotated automatically
+    PATH/code/results.mat      joints of the test frames, annotated by hand
 
-Coordinates in the files are MATLAB's, from 1; they are used as they are, as in the published
-evaluation, so that a crop lies one pixel to the right and below.
+Coordinates in the files count from 1, as in MATLAB. They are used unchanged, as in the published
+evaluation, so a crop is shifted by one pixel to the right and down.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nets.contracts import Place, Sample
 from nets.data.clips.clips import Box
 from nets.data.io.files import whole_file
 from nets.data.io.images import image_size, read_crop
@@ -33,16 +34,16 @@ HALF = 150.0  # half of the box's side, in evaluation
 
 
 class BBCPose:
-    """The annotated frames of the training or validation videos, for `nets.data.clips.clips.Clips`.
+    """The annotated frames of the training or validation videos, a source for `clips.Clips`.
 
     split     "train" (videos 1 to 10) or "val" (11 to 15)
-    fraction  of each video's frames, the first ones; at least one where there is any
-    strict    look for every annotated frame now; else a missing one shows when it is read
-    The box of a frame reaches 60 pixels beyond its joints; an image of it is stretched to a
-    square. Raises UserError where files are missing or joints and frames disagree.
+    fraction  use only the first part of each video's frames, at least one if it has any
+    strict    check now that all annotated frames exist; else a missing one raises when it is read
+    The box of a frame extends 60 pixels beyond its joints; its image is stretched to a square.
+    Raises UserError if files are missing, or the numbers of joints and frames differ.
     """
 
-    joint_order = JOINTS_7
+    joint_order: tuple[str, ...] = JOINTS_7
 
     def __init__(self, path: str | Path, split: str, fraction: float = 1.0, strict: bool = True):
         self.path, self.name = Path(path), str(path)
@@ -71,11 +72,11 @@ class BBCPose:
     def file(self, clip: int, frame: int) -> str:
         return f"{self.videos[clip]}_{frame}.png"
 
-    def read(self, clip: int, frame: int, box: Box, size: int) -> Tensor:
+    def read(self, clip: int, frame: int, box: Box | None, size: int) -> Tensor:
         return read_crop(self.image(clip, frame), box, size)
 
     def joints(self, clip: int, frame: int, box: Box, size: int) -> Tensor:
-        """(7, 2) float32, pixels of the box made a square of that size."""
+        """Joints (7, 2) float32, in pixels of the box stretched to a square of side `size`."""
         x0, y0, x1, y1 = box
         points = torch.from_numpy(self._annotations[clip][1][:, :, frame].T.copy())
         scale = torch.tensor([size / (x1 - x0), size / (y1 - y0)], dtype=torch.float64)
@@ -83,14 +84,18 @@ class BBCPose:
 
 
 class BBCEvaluation:
-    """Frames with boxes of 300 x 300 pixels around the joints, as the evaluation sees them.
+    """A dataset of frames with boxes of 300 x 300 pixels around the joints, for evaluation.
 
     partition  "train", "val": automatic annotation of the videos 1 to 10, 11 to 15;
-               "val_manual": the frames of 11 to 15 that were marked by hand; "test": results.mat
-    [(epoch, index)] gives frame (3, S, S) uint8, gt (14,) float64: x of the seven joints, then y,
-    from -0.5 to 0.5 over the box; bbox (4,) float64 x_min, y_min, x_max, y_max, not rounded; vid,
-    img: place of the video in the partition and of the frame in it, for the test partition the
-    numbers of both; index. The box is clipped to the image and made a square by stretching.
+               "val_manual": frames of 11 to 15 annotated by hand; "test": results.mat
+
+    [(epoch, index)] gives
+        frame     (3, S, S) uint8, the box clipped to the image and stretched to a square
+        gt        (14,) float64, x of the seven joints, then y, from -0.5 to 0.5 over the box
+        bbox      (4,) float64, x_min, y_min, x_max, y_max, pixels, not rounded
+        vid, img  places of the video in the partition and of the frame in the video; for the test
+                  partition the numbers of both
+        index
     """
 
     def __init__(self, path: str | Path, partition: str, size: int):
@@ -101,23 +106,22 @@ class BBCEvaluation:
             self.joints, self._ids = joints, np.stack([videos, frames], 1)
             self._images = self._ids
         else:
-            videos = VIDEOS[partition.removesuffix("_manual")]
-            manual = partition == "val_manual"
-            read = read_annotations(self.path, videos, manual)
-            counts = [len(frames) for frames, _ in read]
-            self.joints = np.concatenate([joints for _, joints in read], 2)
-            clip = np.repeat(np.arange(len(videos)), counts)
+            numbers = VIDEOS[partition.removesuffix("_manual")]
+            annotations = read_annotations(self.path, numbers, partition == "val_manual")
+            counts = [len(frames) for frames, _ in annotations]
+            self.joints = np.concatenate([joints for _, joints in annotations], 2)
+            clip = np.repeat(np.arange(len(numbers)), counts)
             place = np.concatenate([np.arange(count) for count in counts])
             self._ids = np.stack([clip, place], 1)
-            frames = np.concatenate([frames for frames, _ in read])
-            self._images = np.stack([clip + videos[0], frames], 1)
+            frames = np.concatenate([frames for frames, _ in annotations])
+            self._images = np.stack([clip + numbers[0], frames], 1)
         if not len(self):
             raise UserError(f"{self.name}: has no annotated frame")
 
     def __len__(self) -> int:
         return self.joints.shape[2]
 
-    def __getitem__(self, place: tuple[int, int]) -> dict[str, Any]:
+    def __getitem__(self, place: Place) -> Sample:
         index = place[1]
         video, frame = self._images[index]
         file = self.path / str(video) / f"{frame}.jpg"
@@ -141,10 +145,10 @@ class BBCEvaluation:
 def read_annotations(
     path: Path, videos: range, manual: bool = False
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Frame numbers (N,) int64 and joints (2, 7, N) float64 of videos, from code/bbcpose.mat.
+    """Frame numbers (N,) int64 and joints (2, 7, N) float64 of each video, from code/bbcpose.mat.
 
-    manual  those marked by hand instead of those found automatically
-    Raises UserError where they disagree.
+    manual  the annotation by hand instead of the automatic one
+    Raises UserError if the numbers of frames and joints differ.
     """
     file = path / "code/bbcpose.mat"
     at_frames, at_joints = (TEST_FRAMES, TEST_JOINTS) if manual else (TRAIN_FRAMES, TRAIN_JOINTS)
@@ -170,8 +174,9 @@ def read_results(file: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def read_points(file: Path) -> np.ndarray:
-    """Joints (2, 7, N) float64 of a file of predictions or of ground truth: the variable `my_pred`,
-    or `results` as in results.mat. Raises UserError.
+    """Joints (2, 7, N) float64 in a file of predictions or ground truth. Raises UserError.
+
+    Read from the variable `my_pred`, else from `results` as in results.mat.
     """
     content = _load(file)
     if "my_pred" in content:
@@ -195,12 +200,15 @@ def write_points(file: Path, points: np.ndarray) -> None:
 
 
 def validation_truth(path: str | Path) -> np.ndarray:
-    """The validation frames' joints (2, 7, N) in the order of the partition "val"."""
+    """Joints (2, 7, N) of the validation frames, in the order of the partition "val"."""
     return np.concatenate([j for _, j in read_annotations(Path(path), VIDEOS["val"])], 2)
 
 
 def read_mat(file: Path, name: str, fields: int) -> np.ndarray:
-    """An array of structures in a .mat file. Raises UserError."""
+    """The array of structures `name` of a .mat file, with at least that many fields.
+
+    Raises UserError.
+    """
     content = _load(file)
     if name not in content:
         raise UserError(f"{file}: holds no variable {name}")
@@ -214,14 +222,14 @@ def _load(file: Path) -> dict[str, Any]:
     if not Path(file).is_file():
         raise UserError(f"{file}: no such file; BBC Pose has it beside its videos")
     scipy_io = _scipy_io(file)
-    # SciPy's reader dies of some damaged files, so that a process of its own reads first.
+    # SciPy's reader crashes on some damaged files, so another process reads the file first.
     first = subprocess.run(
         [sys.executable, "-c", "import sys, scipy.io; scipy.io.loadmat(sys.argv[1])", str(file)],
         capture_output=True, text=True, errors="replace",
     )  # fmt: skip
     if first.returncode:
-        said = " ".join(first.stderr.strip().rpartition("\n")[2].split())[:200]
-        reason = said if first.returncode > 0 and said else "SciPy's reader dies of it"
+        last = " ".join(first.stderr.strip().rpartition("\n")[2].split())[:200]
+        reason = last if first.returncode > 0 and last else "SciPy's reader crashes on it"
         raise UserError(f"{file}: cannot be read as a .mat file ({reason})")
     return scipy_io.loadmat(file)
 
@@ -257,8 +265,8 @@ def _check_frames(path: Path, video: int, frames: np.ndarray) -> None:
         raise UserError(
             f"{folder}: no such folder; code/bbcpose.mat has {len(frames)} frames of it"
         )
-    there = {file.name for file in folder.iterdir()}
-    missing = [number for number in frames.tolist() if f"{number}.jpg" not in there]
+    names = {file.name for file in folder.iterdir()}
+    missing = [number for number in frames.tolist() if f"{number}.jpg" not in names]
     if missing:
         raise UserError(
             f"{folder}: code/bbcpose.mat has {len(frames)} frames of it, {len(missing)} of which "

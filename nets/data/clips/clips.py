@@ -1,24 +1,24 @@
-"""Frames in clips: folders of videos, of frames, or of stills; any frame, with a partner beside it.
+"""Frames of clips, each with a partner frame of its clip: videos, folders of frames, or stills.
 
-A video is decoded once, when a dataset is first opened: its frames are kept at the size of the
-images in one file of plain pixels (3 S S bytes a frame), so that any frame is read at once.
+A video is decoded once, when a dataset is first opened. Its frames are kept at the images' size in
+one file of plain pixels (3 S S bytes a frame), so that any frame is read directly.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import re
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Protocol, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from nets.data.io.files import whole_file
-from nets.data.io.images import SUFFIXES, read_crop, squash
+from nets.contracts import Place, Sample
+from nets.data.io.files import list_folder, natural_key, report_left_out, whole_file
+from nets.data.io.images import image_endings, is_image, read_crop, squash
 from nets.errors import UserError
 from nets.random import uniform
 
@@ -26,13 +26,14 @@ NEAREST, FARTHEST = 3, 40  # positions ahead, the upper end exclusive
 
 
 def temporal_offset(count: Tensor, position: Tensor, drawn: Tensor) -> Tensor:
-    """How many positions the partner lies ahead, (N,) int64; negative: behind.
+    """Offset of the partner in frames, (N,) int64; negative: before the frame.
 
-    count     (N,) int64, frames of the clip; position  (N,) int64, of the frame, from 0
+    count     (N,) int64, frames of the clip
+    position  (N,) int64, of the frame in its clip, from 0
     drawn     (N,) uniform in [0, 1)
-    Uniform on 3 .. min(40, count - position) - 1; for the last three frames of a clip the same
-    draw from 3 .. 39 backwards, no farther than the first frame. So a partner of a short clip may
-    be nearer than 3, and the frame itself in a clip of one frame.
+    Uniform on 3 .. min(40, count - position) - 1. For the last three frames of a clip the same draw
+    from 3 .. 39 goes backwards, at most to the first frame. So in a short clip the partner may be
+    nearer than 3, and in a clip of one frame it is the frame itself.
     """
     left = count - position
     ahead = left.clamp(max=FARTHEST) - NEAREST
@@ -45,20 +46,41 @@ BOXES = "boxes.json"
 Box = tuple[float, float, float, float]  # x_min, y_min, x_max, y_max, pixels
 
 
+class ClipSource(Protocol):
+    """Clips of frames, by the numbers of clip and frame."""
+
+    name: str
+    counts: Sequence[int] | np.ndarray  # frames of each clip
+    joint_order: tuple[str, ...]  # names of the joints of a JointSource; else empty
+
+    def box(self, clip: int, frame: int) -> Box | None:
+        """The part of the frame to use; None: all of it."""
+
+    def read(self, clip: int, frame: int, box: Box | None, size: int) -> Tensor:
+        """The box of a frame as (3, size, size) uint8."""
+
+    def file(self, clip: int, frame: int) -> str:
+        """Name of the frame, for files of results."""
+
+
+class JointSource(ClipSource, Protocol):
+    """Annotated clips: all frames have a box and joints."""
+
+    def joints(self, clip: int, frame: int, box: Box, size: int) -> Tensor:
+        """Joints (J, 2) float32 of a frame, in pixels of the image that `read` gives."""
+
+
 class Clips:
-    """Samples of a source's clips: every frame, in order, and another frame of its clip with it.
+    """A dataset of all frames of a source's clips, in order, with a partner frame each.
 
-    source  has `name`, `counts` (frames of each clip), `box(clip, frame)`, a Box or None,
-            `read(clip, frame, box, size)` -> (3, size, size) uint8, `file(clip, frame)`, and
-            `joint_order`: names of what `joints(clip, frame, box, size)` gives, or none
-    pairs   hand out a partner: `temporal_offset`, drawn from (seed, epoch, index), cut out with the
-            box of the frame itself
+    pairs  add a partner, drawn by `temporal_offset` from (seed, epoch, index) and cut out with the
+           box of the frame
 
-    [(epoch, index)] gives frame (3, S, S) uint8, partner alike, joints (J, 2) float32 in pixels of
-    the frame where they are known, index, and draw: a number that no other sample of any epoch has.
+    [(epoch, index)] gives frame (3, S, S) uint8; partner, the same; joints (J, 2) float32 in pixels
+    of the frame if annotated; index; and draw, a number that is unique to sample and epoch.
     """
 
-    def __init__(self, source: Any, size: int, seed: int = 0, pairs: bool = False):
+    def __init__(self, source: ClipSource, size: int, seed: int = 0, pairs: bool = False):
         self.source, self.size, self.seed, self.pairs = source, size, seed, pairs
         self.name, self.joint_order = source.name, source.joint_order
         self.starts = np.concatenate([[0], np.cumsum(source.counts)]).astype(np.int64)
@@ -67,41 +89,43 @@ class Clips:
         return int(self.starts[-1])
 
     def place(self, index: int) -> tuple[int, int]:
-        """Clip and frame of a sample; clips without frames are passed over."""
+        """Clip and frame of a sample; clips without frames are skipped."""
         clip = int(np.searchsorted(self.starts, index, "right")) - 1
         return clip, index - int(self.starts[clip])
 
     def file(self, index: int) -> Path:
-        """Where a sample comes from, for its name."""
+        """The source's name of a sample's frame."""
         return Path(self.source.file(*self.place(index)))
 
-    def __getitem__(self, place: tuple[int, int]) -> dict[str, Any]:
+    def __getitem__(self, place: Place) -> Sample:
         epoch, index = place
         clip, frame = self.place(index)
         box = self.source.box(clip, frame)
         draw = epoch * len(self) + index
-        sample = {"frame": self.source.read(clip, frame, box, self.size)}
+        sample: Sample = {"frame": self.source.read(clip, frame, box, self.size)}
         if self.pairs:
             count = torch.tensor([int(self.source.counts[clip])])
             drawn = uniform(self.seed, "partner", torch.tensor([draw]), 1)[0]
             other = frame + int(temporal_offset(count, torch.tensor([frame]), drawn))
             sample["partner"] = self.source.read(clip, other, box, self.size)
         if self.joint_order:
-            sample["joints"] = self.source.joints(clip, frame, box, self.size)
+            source = cast(JointSource, self.source)
+            assert box is not None  # all annotated frames have one
+            sample["joints"] = source.joints(clip, frame, box, self.size)
         return {**sample, "index": index, "draw": draw}
 
 
 class Folders:
-    """Clips of a folder: each a video, or a folder with the frames of one, in the order of names.
+    """Clips of a folder, each a video or a folder of frames, in natural order.
 
-    path   may hold a boxes.json: {clip: [x_min, y_min, x_max, y_max]}, pixels; what is cut out of
-           every frame of that clip. Without: the whole frame.
+    path   may hold a boxes.json: {clip: [x_min, y_min, x_max, y_max]}, pixels, the part to cut out
+           of all frames of that clip; default: the whole frame
     cache  folder for decoded videos; default: .frames in `path`
-    Raises UserError: nothing there, a clip without frames, a clip of one frame where `pairs`, a
-    video that cannot be read, a cache that cannot be written.
+    Raises UserError if there is no clip, a clip has no frame or with `pairs` only one, a video
+    cannot be read, or the cache cannot be written.
     """
 
-    joint_order = ()
+    joint_order: tuple[str, ...] = ()
 
     def __init__(
         self, path: str | Path, size: int, cache: str | Path | None = None, pairs: bool = False
@@ -110,14 +134,14 @@ class Folders:
 
         self.path, self.name = _folder(path), str(path)
         self.cache = Path(cache) if cache else self.path / ".frames"
-        found = sorted(p for p in self.path.iterdir() if not p.name.startswith("."))
-        self.clips = [p for p in found if p.is_dir() or is_video(p)]
+        inside = [p for p in self.path.iterdir() if not p.name.startswith(".")]
+        self.clips = sorted((p for p in inside if p.is_dir() or is_video(p)), key=natural_key)
         if not self.clips:
-            hint = "; --dataset images takes stills" if any(map(_is_image, found)) else ""
+            hint = "; --dataset images takes stills" if any(map(is_image, inside)) else ""
             raise UserError(f"{path}: holds no clips, which are videos or folders of frames{hint}")
         self.boxes = _read_boxes(self.path, [clip.name for clip in self.clips])
         self._size = size
-        self._frames = [self._video(p) if p.is_file() else _listing(p) for p in self.clips]
+        self._frames = [self._video(p) if p.is_file() else _frame_names(p) for p in self.clips]
         self.counts = [len(frames) for frames in self._frames]
         for clip, count in zip(self.clips, self.counts, strict=True):
             if count < 1 + pairs:
@@ -139,7 +163,7 @@ class Folders:
         return read_crop(self.clips[clip] / frames[frame].decode(), box, size)
 
     def _video(self, path: Path) -> _Decoded:
-        """The frames of a video, decoded now unless they are there."""
+        """The frames of a video, decoded now if they are not in the cache."""
         box, facts = self.boxes.get(path.name), path.stat()
         key = repr((facts.st_size, facts.st_mtime_ns, self._size, box)).encode()
         kept = self.cache / f"{path.name}-{hashlib.blake2b(key, digest_size=6).hexdigest()}.rgb"
@@ -149,17 +173,19 @@ class Folders:
 
 
 class Stills:
-    """Images of a folder and its folders, each a clip of one frame; boxes.json as for `Folders`,
-    by the path below the folder.
+    """Images in a folder and the folders below, in natural order, each a clip of one frame.
+
+    path  may hold a boxes.json as for `Folders`, with an image's path below the folder as key
     """
 
-    joint_order = ()
+    joint_order: tuple[str, ...] = ()
 
     def __init__(self, path: str | Path):
         self.path, self.name = _folder(path), str(path)
-        files = sorted(p for p in self.path.rglob("*") if _is_image(p))
+        files, left_out = list_folder(self.path, is_image, recursive=True)
         if not files:
-            raise UserError(f"{path}: holds no images ({', '.join(SUFFIXES)})")
+            raise UserError(f"{path}: holds no images ({', '.join(image_endings())})")
+        report_left_out(path, [file for file in left_out if file.name != BOXES], "image")
         names = [file.relative_to(self.path).as_posix() for file in files]
         self.boxes = _read_boxes(self.path, names)
         self._names = np.array([name.encode() for name in names])
@@ -176,7 +202,7 @@ class Stills:
 
 
 class _Decoded:
-    """A file of pixels, frame by frame; opened anew in each process that reads."""
+    """The frames in a file of decoded pixels. Each read opens the file, as workers need it."""
 
     def __init__(self, path: Path, size: int):
         self.path, self.size = path, size
@@ -201,7 +227,7 @@ def _decode(path: Path, kept: Path, box: Box | None, size: int) -> None:
                 file.write(squash(image, box, size).numpy().tobytes())
     except OSError as error:
         raise UserError(
-            f"{kept.parent}: decoded videos cannot be kept there ({error.strerror}); "
+            f"{kept.parent}: decoded videos cannot be written there ({error.strerror}); "
             "--frame_cache gives another folder"
         ) from error
 
@@ -212,30 +238,19 @@ def _folder(path: str | Path) -> Path:
     return Path(path)
 
 
-def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+def _frame_names(folder: Path) -> np.ndarray:
+    """Names of a folder's frames in natural order, as one array that workers share."""
+    frames, left_out = list_folder(folder, is_image)
+    report_left_out(folder, left_out, "image")
+    return np.array([frame.name.encode() for frame in frames])
 
 
-def _listing(folder: Path) -> np.ndarray:
-    """Names of a folder's frames, as one array that workers share: by number where they have one,
-    so that 10.jpg comes after 9.jpg.
-    """
-    names = [p.name for p in folder.iterdir() if _is_image(p)]
-    names.sort(key=lambda n: [int(t) if t.isdigit() else t for t in _digits(n)])
-    return np.array([name.encode() for name in names])
-
-
-def _digits(name: str) -> list[str]:
-    """Alternating text and digits, beginning with text."""
-    return re.split(r"(\d+)", name)
-
-
-def _read_boxes(folder: Path, names: Sequence[str]) -> dict[str, Box]:
+def _read_boxes(folder: Path, names: Container[str]) -> dict[str, Box]:
     file = folder / BOXES
     if not file.is_file():
         return {}
     try:
-        boxes = json.loads(file.read_text(encoding="utf-8"))
+        boxes = json.loads(file.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
         raise UserError(f"{file}: cannot be read as JSON ({error})") from error
     if not isinstance(boxes, dict):
@@ -243,10 +258,10 @@ def _read_boxes(folder: Path, names: Sequence[str]) -> dict[str, Box]:
     for name, box in boxes.items():
         if name not in names:
             raise UserError(f"{file}: {name} is not in {folder}")
-        right = isinstance(box, list) and len(box) == 4
-        right = right and all(isinstance(edge, int | float) for edge in box)
-        if not right or not (box[0] < box[2] and box[1] < box[3]):
+        valid = isinstance(box, list) and len(box) == 4
+        valid = valid and all(isinstance(edge, int | float) for edge in box)
+        if not valid or not (box[0] < box[2] and box[1] < box[3]):
             raise UserError(
                 f"{file}: {name}: must be [x_min, y_min, x_max, y_max] in pixels, is {box}"
             )
-    return {name: tuple(box) for name, box in boxes.items()}
+    return {name: (box[0], box[1], box[2], box[3]) for name, box in boxes.items()}

@@ -14,7 +14,8 @@ from tqdm import tqdm
 
 from nets.data.extraction.sheet import contact_sheet
 from nets.data.heads.videos import PHASES, AvatarFolder, read_frame
-from nets.data.io.images import SUFFIXES, read_image
+from nets.data.io.files import list_folder, natural_key
+from nets.data.io.images import is_image, read_image
 from nets.data.io.video import is_video, open_video
 from nets.data.people.index import TRUNK, read_index
 from nets.errors import BadSample, UserError
@@ -210,12 +211,14 @@ def _clips(path: Path) -> tuple[Checked, Read]:
     """Folders of frames, videos, or images."""
     if path.is_file():
         raise UserError(f"{path}: is no index; give a folder, or an index.p, .json or .npz")
-    inside = sorted(p for p in path.iterdir() if not p.name.startswith("."))
-    files, frames = [p for p in inside if is_video(p) or p.suffix.lower() in SUFFIXES], []
+    inside = [p for p in path.iterdir() if not p.name.startswith(".")]
+    inside.sort(key=natural_key)
+    files = [p for p in inside if not p.is_dir() and (is_video(p) or is_image(p))]
+    frames: list[Path] = []
     for folder in (p for p in inside if p.is_dir()):
-        found = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES)
-        frames += found
-        if not found:
+        images = list_folder(folder, is_image).files
+        frames += images
+        if not images:
             files.append(folder)
     every = files + frames
     if not frames and all(p.is_dir() for p in files):

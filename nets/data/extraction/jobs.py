@@ -1,4 +1,4 @@
-"""Work on many files: in several processes, with progress, and going on where it was stopped."""
+"""Jobs on many files in several processes, with a progress bar; a second run continues."""
 
 from __future__ import annotations
 
@@ -13,64 +13,64 @@ from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from tqdm import tqdm
 
 from nets.data.detectors import Detector, open_detector
-from nets.data.io.files import whole_file
-from nets.data.io.images import SUFFIXES
+from nets.data.io.files import list_folder, report_left_out, whole_file
+from nets.data.io.images import is_image
 from nets.data.io.video import is_video
 from nets.errors import BadSample, UserError
 
+if TYPE_CHECKING:
+    from multiprocessing.sharedctypes import Synchronized
+    from multiprocessing.synchronize import Event
+
 RECORDS = "extraction"  # folder of the records below a dataset
-_done = _stop = None  # shared by all processes: frames done, and whether to leave
+Record = dict[str, Any]  # result of a job, as JSON: "key" (see record_key) and the job's own keys
+_done: Synchronized[int] | None = None  # frames done, counted by all processes
+_stop: Event | None = None  # set if all processes shall leave
 
 
 @lru_cache(maxsize=2)
 def detector(backend: str) -> Detector:
-    """A detector, opened once in a process."""
+    """The detector of that name, opened once in each process."""
     return open_detector(backend)
 
 
 def list_files(given: Iterable[str | Path]) -> list[Path]:
-    """Images and videos: the files themselves, and those anywhere below folders, sorted.
+    """The given files, and all images and videos below the given folders, in natural order.
 
-    Raises UserError where one is missing or a folder holds none, OSError where one may not be read.
+    One line on stderr names the other files of a folder. Raises UserError if a path is missing or
+    a folder holds no images and videos, OSError if a folder cannot be read.
     """
-
-    def refuse(error: OSError) -> None:
-        raise error
-
     files: list[Path] = []
     for path in map(Path, given):
         if path.is_dir():
-            below = (
-                Path(at) / name for at, _, names in os.walk(path, onerror=refuse) for name in names
-            )
-            found = sorted(p for p in below if p.suffix.lower() in SUFFIXES or is_video(p))
-            found = [p for p in found if not p.name.startswith(".")]
-            if not found:
+            inside, left_out = list_folder(path, lambda p: is_image(p) or is_video(p), True)
+            if not inside:
                 raise UserError(f"{path}: holds no images and no videos")
-            files += found
+            report_left_out(path, left_out, "image or video")
+            files += inside
         elif path.exists():
             files.append(path)
         else:
             raise UserError(f"{path}: no such file or folder")
     if not files:
-        raise UserError("give the photos, videos or folders to work on")
+        raise UserError("give photos, videos or folders")
     return list(dict.fromkeys(files))
 
 
 def record_key(source: Path, settings: dict[str, Any]) -> dict[str, Any]:
-    """What a record was made from: another file or other settings make it anew."""
+    """The key of a record: source file and settings. A job is done again if its key changes."""
     facts = source.stat()
     return {"source": str(source), "bytes": facts.st_size, "changed": facts.st_mtime_ns, **settings}
 
 
-def read_record(path: Path, key: dict[str, Any]) -> dict[str, Any] | None:
-    """The result of a job that is done already, or None."""
+def read_record(path: Path, key: dict[str, Any]) -> Record | None:
+    """The record of a finished job, or None if there is none with this key."""
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -78,14 +78,14 @@ def read_record(path: Path, key: dict[str, Any]) -> dict[str, Any] | None:
     return record if isinstance(record, dict) and record.get("key") == key else None
 
 
-def write_record(path: Path, record: dict[str, Any]) -> None:
-    """Write a result, whole or not at all: last of all that a job writes."""
+def write_record(path: Path, record: Record) -> None:
+    """Write the record of a job, whole or not at all, after all its other files."""
     with whole_file(path) as file:
         file.write(json.dumps(record).encode())
 
 
 def tick(frames: int = 1) -> None:
-    """Tell the bar of progress that so many frames are done."""
+    """Add `frames` to the progress bar. Raises Stopped if another job ended the run."""
     if _stop is not None and _stop.is_set():
         raise Stopped("another job ended the extraction")
     if _done is not None:
@@ -94,19 +94,20 @@ def tick(frames: int = 1) -> None:
 
 
 class Stopped(RuntimeError):
-    """The extraction was interrupted, or another job cannot go on; what is written stays."""
+    """The extraction was interrupted, or another job failed; written files stay."""
 
 
 def run(
-    work: Callable[..., dict[str, Any]],
-    jobs: Sequence[tuple],
+    work: Callable[..., Record],
+    jobs: Sequence[tuple[Any, ...]],
     frames: int,
     workers: int,
     unit: str = "frame",
-) -> list[dict[str, Any]]:
-    """The results of work(*job) in the order of the jobs, in `workers` processes; 0: in this one.
+) -> list[Record]:
+    """The results of work(*job) in the order of the jobs.
 
-    frames  how many to expect in all, for the bar of progress with the time that remains
+    frames   total to expect, for the progress bar
+    workers  processes; 0: this process alone
     A job that raises BadSample or UserError gives {"failed": text}; the others go on.
     """
     global _done
@@ -130,11 +131,11 @@ def run(
                     done, waiting = wait(waiting, 0.5, FIRST_COMPLETED)
                     bar.update(min(counter.value, frames) - bar.n)
                     for future in done:
-                        future.result()  # a full disk ends all, now
+                        future.result()  # raises at once, for example if the disk is full
                 return [future.result() for future in futures]
             except BrokenProcessPool as error:
                 raise UserError(
-                    "a process that extracts died (out of memory?); the same command goes on, "
+                    "a worker process died (out of memory?); the same command continues, "
                     "--workers 1 needs less memory"
                 ) from error
             except BaseException:
@@ -146,21 +147,24 @@ def run(
         bar.close()
 
 
-def _begin(counter: Any, stop: Any) -> None:
+def _begin(counter: Synchronized[int], stop: Event) -> None:
+    """Set up a worker process."""
     global _done, _stop
     _done, _stop = counter, stop
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process says when to leave
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process sets `stop`
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)  # the processes share the processor's cores
 
 
 def _end_with_parent() -> None:
-    """A process that is killed tells its workers nothing: they would work on, then wait forever."""
-    multiprocessing.parent_process().join()
+    """End this worker when the main process ends: a killed one cannot tell its workers."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None  # runs in workers only
+    parent.join()
     os._exit(1)
 
 
-def _safely(work: Callable[..., dict[str, Any]], job: tuple) -> dict[str, Any]:
+def _safely(work: Callable[..., Record], job: tuple[Any, ...]) -> Record:
     try:
         return work(*job)
     except (BadSample, UserError) as error:
@@ -168,7 +172,7 @@ def _safely(work: Callable[..., dict[str, Any]], job: tuple) -> dict[str, Any]:
 
 
 def report(path: Path, lines: Sequence[str]) -> None:
-    """Write what was left out and why, one line each, with the date; nothing: no file."""
+    """Write the lines below a line with the date; without lines delete the file."""
     if not lines:
         path.unlink(missing_ok=True)
         return

@@ -1,4 +1,4 @@
-"""Faces as 68 points: files of them, and the square that is cut out around a face.
+"""Faces as 68 points: their files, and the square that is cut out around a face.
 
 Points are (x, y) in pixels, iBUG order: jaw 0-16, brows 17-26, nose 27-35, eyes 36-47, lips 48-67.
 """
@@ -28,12 +28,12 @@ class FaceBox(NamedTuple):
 
 
 def face_crop_box(points: Tensor | np.ndarray) -> FaceBox:
-    """The square that is cut out around a face: (cx, cy, size), side 2 * size.
+    """The square to cut out around a face: (cx, cy, size), of side 2 * size.
 
     points  (K, 2) float, pixels
-    The centre is that of the points' bounding box, rounded (half to even) and moved up by a sixth
-    of `size`, which is the longer side of that box, truncated.
-    Raises ValueError where the points are not finite or span less than a pixel.
+    `size` is the longer side of the points' bounding box, truncated. The centre is that of the
+    bounding box, rounded (half to even) and moved up by size / 6.
+    Raises ValueError if the points are not finite or span less than a pixel.
     """
     at = torch.as_tensor(points).double()
     if at.ndim != 2 or at.shape[1] != 2 or not len(at):
@@ -51,7 +51,7 @@ def crop_square(image: Tensor, box: FaceBox | tuple[int, int, int], size: int) -
     """The box cut out of an image and resized (bicubic): uint8 (C, size, size), black outside.
 
     image  uint8 (C, H, W), C = 3, or 1 for a mask
-    box      (cx, cy, half side) in pixels, as `face_crop_box` returns it
+    box    (cx, cy, half side) in pixels, as returned by `face_crop_box`
     """
     cx, cy, half = box
     pillow = _to_pillow(image).crop((cx - half, cy - half, cx + half, cy + half))
@@ -59,29 +59,29 @@ def crop_square(image: Tensor, box: FaceBox | tuple[int, int, int], size: int) -
 
 
 def paste_square(
-    image: Tensor, made: Tensor, box: FaceBox | tuple[int, int, int], border: float = 0.06
+    image: Tensor, crop: Tensor, box: FaceBox | tuple[int, int, int], border: float = 0.06
 ) -> Tensor:
-    """`image` with `made` in the place that `crop_square(image, box, size)` was cut from.
+    """A copy of `image` with `crop` at the place of `crop_square(image, box, size)`.
 
-    image  uint8 (3, H, W), stays as it is
-    made     uint8 (3, size, size)
-    border   width of the soft edge, as a fraction of the square's side
+    image   uint8 (3, H, W)
+    crop    uint8 (3, size, size)
+    border  width of the soft edge, as a fraction of the square's side
     """
     cx, cy, half = box
     side = 2 * half
-    patch = _to_pillow(made).resize((side, side), Image.Resampling.BICUBIC)
+    patch = _to_pillow(crop).resize((side, side), Image.Resampling.BICUBIC)
     ramp = ((torch.arange(side) + 0.5) / max(border * side, 1)).clamp(max=1)
     ramp = torch.minimum(ramp, ramp.flip(0))
     alpha = (torch.minimum(ramp[:, None], ramp) * 255).round().byte()
-    whole = _to_pillow(image)
-    whole.paste(patch, (cx - half, cy - half), Image.fromarray(alpha.numpy()))
-    return _from_pillow(whole)
+    result = _to_pillow(image)
+    result.paste(patch, (cx - half, cy - half), Image.fromarray(alpha.numpy()))
+    return _from_pillow(result)
 
 
 def resize_square(image: Tensor, size: int) -> Tensor:
     """An image squashed to a square (Pillow's bicubic): uint8 (C, size, size).
 
-    image  uint8 (C, H, W), C = 1 or 3; one of that size passes unchanged
+    image  uint8 (C, H, W), C = 1 or 3; returned unchanged if it has that size
     """
     if tuple(image.shape[1:]) == (size, size):
         return image
@@ -89,40 +89,42 @@ def resize_square(image: Tensor, size: int) -> Tensor:
 
 
 def points_in_crop(points: Tensor, box: FaceBox | tuple[int, int, int], size: int) -> Tensor:
-    """Points of an image in pixels of the crop that `crop_square(image, box, size)` gives."""
+    """Points of an image, in pixels of the crop `crop_square(image, box, size)`."""
     cx, cy, half = box
     corner = torch.tensor([cx - half, cy - half], dtype=points.dtype, device=points.device)
     return (points - corner) * (size / (2 * half))
 
 
 def normalised_pose(points: Tensor, width: float) -> Tensor:
-    """Poses in [-1, 1] as the networks take them, (..., 2 K) float32: x and y by turns.
+    """Poses in [-1, 1], the networks' input: (..., 2 K) float32, x and y alternating.
 
-    points  (..., K, 2) pixels of a square image; width  its side, pixels
+    points  (..., K, 2) pixels of a square image
+    width   side of the image, pixels
     """
     return (points.float() / width * 2 - 1).flatten(-2)
 
 
 def pose_points(pose: Tensor, size: int) -> Tensor:
-    """The points of poses in pixels of an image of that size: (..., 2 K) -> (..., K, 2)."""
+    """The points of poses, in pixels of an image of side `size`: (..., 2 K) -> (..., K, 2)."""
     return (pose.unflatten(-1, (-1, 2)) + 1) / 2 * size
 
 
 def read_keypoints(path: str | Path, count: int = 68) -> Tensor:
-    """The first `count` points of a file, (count, 2) float32, in its pixels.
+    """The first `count` points of a file, (count, 2) float32, in the file's unit.
 
-    path  .npy (K, 2 or more), (1, 2 K) or (2 K,); or .json, a list of the same form
-    Raises BadSample where the file is missing, no array of numbers, or of another shape.
+    path  .npy of shape (K, 2 or more), (1, 2 K) or (2 K,); or .json, a list of the same form
+    Raises BadSample if the file is missing, not an array of numbers, or of another shape.
     """
     return points_from_array(read_array(path), path, count)
 
 
 def read_array(path: str | Path) -> np.ndarray:
-    """The array in an .npy or .json. Raises BadSample."""
+    """The array in a .npy or .json file. Raises BadSample."""
     path = Path(path)
+    values: np.ndarray | dict[str, np.ndarray]
     try:
         if path.suffix.lower() == ".json":
-            values = np.asarray(json.loads(path.read_text(encoding="utf-8")), dtype=np.float64)
+            values = np.asarray(json.loads(path.read_text(encoding="utf-8-sig")), dtype=np.float64)
         else:
             values = read_arrays(path)
     except FileNotFoundError as error:
@@ -139,7 +141,10 @@ def read_array(path: str | Path) -> np.ndarray:
 
 
 def points_from_array(values: np.ndarray, path: str | Path, count: int = 68) -> Tensor:
-    """An array in one of the shapes that `read_keypoints` takes, as (count, 2) float32."""
+    """Points (count, 2) float32 from an array in one of the shapes of `read_keypoints`.
+
+    path  file of the array, for the BadSample that is raised if it does not fit
+    """
     if values.dtype.kind not in "fiu":
         raise BadSample(path, f"must hold numbers, holds {values.dtype}")
     flat = values.ndim == 1 or (values.ndim == 2 and len(values) == 1)
@@ -156,13 +161,13 @@ def points_from_array(values: np.ndarray, path: str | Path, count: int = 68) -> 
 
 
 def write_keypoints(path: str | Path, points: Tensor) -> None:
-    """Write (K, 2) points as a float32 .npy, whole or not at all; makes the folder."""
+    """Write points (K, 2) as a float32 .npy, whole or not at all. Creates the folder."""
     with whole_file(path) as file:
         np.save(file, points.detach().cpu().numpy().astype(np.float32))
 
 
 def read_mask(path: str | Path) -> Tensor:
-    """A mask as stored, (1, H, W) uint8, white is the person; of three channels the first.
+    """A mask file as (1, H, W) uint8, 255 on the person; the first channel of three.
 
     Raises BadSample.
     """
@@ -172,10 +177,11 @@ def read_mask(path: str | Path) -> Tensor:
 
 
 def hull_mask(points: Tensor, size: int) -> Tensor:
-    """A mask for want of a better one: (1, size, size) uint8, 255 in the convex hull of the points
-    and of the brows moved up by the height of the face below them.
+    """A mask estimated from face points: (1, size, size) uint8, 255 on the person.
 
-    points  (68, 2) pixels of the image of that size
+    points  (68, 2) pixels of an image of side `size`
+    The mask is the convex hull of the points, and of the brows moved up by 0.8 times the height of
+    the face below them.
     """
     at = points.detach().cpu().double()
     brows = at[17:27].clone()
@@ -188,7 +194,7 @@ def hull_mask(points: Tensor, size: int) -> Tensor:
 
 
 def _convex_hull(points: list[list[float]]) -> list[tuple[float, float]]:
-    """Corners of the hull in order (Andrew 1979)."""
+    """Corners of the convex hull in order (Andrew 1979)."""
     half: list[list[tuple[float, float]]] = [[], []]
     ordered = sorted(set(map(tuple, points)))
     for line, corners in ((half[0], ordered), (half[1], ordered[::-1])):

@@ -1,10 +1,11 @@
-"""Heads in videos: images, 68 points and masks of frames that belong to one person's video.
+"""Datasets of heads in videos: for each frame an image, 68 points and a mask.
 
     ROOT/imgs/PHASE/PERSON/VIDEO/SEQUENCE/FRAME.jpg        square, any size
     ROOT/keypoints/PHASE/PERSON/VIDEO/SEQUENCE/FRAME.npy   (68, 2), pixels of that image
     ROOT/segs/PHASE/PERSON/VIDEO/SEQUENCE/FRAME.png        8 bits, white is the person
 
-A folder of that form, of the demo world: python -m nets.worlds.heads.export --data_root ROOT
+This command writes such a folder from the demo world:
+python -m nets.worlds.heads.export --data_root ROOT
 """
 
 from __future__ import annotations
@@ -13,12 +14,13 @@ import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from nets.contracts import Place, Sample
 from nets.data.heads.faces import (
     normalised_pose,
     read_keypoints,
@@ -32,37 +34,43 @@ from nets.errors import BadSample, UserError
 
 PHASES = ("train", "test")
 KINDS = {"imgs": ".jpg", "keypoints": ".npy", "segs": ".png"}
-_STEP = math.sqrt(5)  # of the paper's running number
+_STEP = math.sqrt(5)  # step of the paper's sequence of frames
 
 
 class HeadFrame(NamedTuple):
-    """One frame as it is read: uint8 (3, S, S), float32 (136,) in [-1, 1], uint8 (1, S, S)."""
+    """One frame of a dataset."""
 
-    image: Tensor
-    pose: Tensor
-    mask: Tensor | None
+    image: Tensor  # (3, S, S) uint8
+    pose: Tensor  # (136,) float32 in [-1, 1]
+    mask: Tensor | None  # (1, S, S) uint8
 
 
 def paper_frames(count: int, many: int, start: float) -> list[int]:
-    """`many` of `count` frames by the paper's running number c in [0, 1), which begins at `start`:
-    frame round(c (count - 1)), half to even, then c = frac(c + sqrt 5).
+    """The numbers of `many` frames out of `count`, chosen by the paper's sequence.
+
+    A number c in [0, 1) begins at `start`. Each step takes frame round(c (count - 1)), half to
+    even, then sets c = frac(c + sqrt 5).
     """
-    taken, c = [], start
+    frames, c = [], start
     for _ in range(many):
-        taken.append(round(c * (count - 1)))
+        frames.append(round(c * (count - 1)))
         c = math.modf(c + _STEP)[0]
-    return taken
+    return frames
 
 
 def frame_path(root: str | Path, kind: str, phase: str, name: str) -> Path:
-    """The file of frame `name` = PERSON/VIDEO/SEQUENCE/FRAME; kind: imgs, keypoints or segs."""
+    """The file of a frame.
+
+    kind  imgs, keypoints or segs
+    name  PERSON/VIDEO/SEQUENCE/FRAME
+    """
     return Path(root) / kind / phase / f"{name}{KINDS[kind]}"
 
 
 def read_frame(
     root: str | Path, phase: str, name: str, size: int, keypoints: int = 68, masks: bool = True
 ) -> HeadFrame:
-    """A frame of a dataset folder. Raises BadSample that names the file that is wrong."""
+    """A frame of a dataset folder. Raises BadSample that names the unusable file."""
     file = frame_path(root, "imgs", phase, name)
     image = read_image(file, None)
     height, width = image.shape[1:]
@@ -85,38 +93,46 @@ def read_frame(
 def write_frame(
     root: str | Path, phase: str, name: str, image: Tensor, points: Tensor, mask: Tensor | None
 ) -> None:
-    """Write a frame into a dataset folder: image (3, S, S) uint8, points (68, 2) in its pixels,
-    mask (1, S, S) uint8 or None. Nothing of it stays where a file cannot be written.
+    """Write a frame into a dataset folder, all of its files or none.
+
+    image   (3, S, S) uint8
+    points  (68, 2), pixels of the image
+    mask    (1, S, S) uint8, or None
     """
     files = {kind: frame_path(root, kind, phase, name) for kind in KINDS}
     try:
         write_keypoints(files["keypoints"], points)
         if mask is not None:
             write_image(files["segs"], mask)
-        write_image(files["imgs"], image)  # the last one: a frame is there if its image is
+        write_image(files["imgs"], image)  # last: a frame with an image is complete
     except BaseException:
         for file in files.values():
             file.unlink(missing_ok=True)
         raise
 
 
-def sample_of(
-    sources: Sequence[HeadFrame], targets: Sequence[HeadFrame], index: int
-) -> dict[str, Tensor | str]:
-    """The dictionary that datasets give, from frames."""
-    sample: dict[str, Any] = {}
+def sample_of(sources: Sequence[HeadFrame], targets: Sequence[HeadFrame], index: int) -> Sample:
+    """A dataset's sample made of these frames.
+
+    source_imgs, target_imgs    (T, 3, S, S) uint8
+    source_poses, target_poses  (T, 136) float32 in [-1, 1]
+    source_segs, target_segs    (T, 1, S, S) uint8, if the frames have masks
+    indices                     (1,) int64
+    """
+    sample: Sample = {}
     for role, frames in (("source", sources), ("target", targets)):
         if not frames:
             continue
         sample[f"{role}_imgs"] = torch.stack([frame.image for frame in frames])
         sample[f"{role}_poses"] = torch.stack([frame.pose for frame in frames])
-        if frames[0].mask is not None:
-            sample[f"{role}_segs"] = torch.stack([frame.mask for frame in frames])
+        masks = [frame.mask for frame in frames if frame.mask is not None]
+        if masks:
+            sample[f"{role}_segs"] = torch.stack(masks)
     return {**sample, "indices": torch.tensor([index])}
 
 
 def sample_lines(files: str) -> list[str]:
-    """The lines of one sample in a list of files, `source1: PATH`, from its "files"."""
+    """The lines `source1: PATH` of a list of files, from a sample's entry "files"."""
     return files.split("\n")
 
 
@@ -127,11 +143,13 @@ def _files(names: Sequence[str], sources: int) -> str:
 
 
 class AvatarFolder:
-    """A dataset folder: an item is one PERSON/VIDEO, a sample is frames of it, drawn anew in every
-    epoch from (seed, epoch, item).
+    """A dataset folder. Item `index` is one PERSON/VIDEO; a sample is some of its frames.
 
-    paper  frames by the paper's rule, `paper_frames`, from 0 in phase test; else each uniformly
-    An item without a usable frame gives the next item's.
+    sources, targets  frames of each kind in a sample
+    paper             choose frames by `paper_frames`, in phase test with start 0; else uniformly
+    with_names        add the frames' names as "files"
+    Frames are drawn from (seed, epoch, index). An item without usable frames is replaced by the
+    next one. Raises UserError if no item is usable.
     """
 
     shuffle = True
@@ -163,7 +181,7 @@ class AvatarFolder:
             for video in _folders(folder / person)
         ]
         try:
-            self._usable(0)  # an unusable folder is told here, not by a worker
+            self._usable(0)  # reports an unusable folder here instead of in a worker
         except BadSample as error:
             raise UserError(str(error)) from error
 
@@ -173,10 +191,10 @@ class AvatarFolder:
     def frames(self, item: str) -> list[str]:
         """Names of the frames of PERSON/VIDEO that have all their files, sorted by path part."""
         kinds = [kind for kind in KINDS if kind != "segs" or self.masks]
-        found = []
+        names = []
         for kind in kinds:
             base = self.root / kind / self.phase / item
-            found.append(
+            names.append(
                 {
                     (sequence, Path(file).stem)
                     for sequence in _folders(base)
@@ -184,29 +202,29 @@ class AvatarFolder:
                     if file.endswith(KINDS[kind])
                 }
             )
-        return [f"{item}/{s}/{f}" for s, f in sorted(set.intersection(*found))]
+        return [f"{item}/{s}/{f}" for s, f in sorted(set.intersection(*names))]
 
     def _usable(self, index: int) -> list[str]:
-        """The frames of the item, or of the next one that has any."""
+        """The frames of item `index`, or of the next item that has any."""
         for shift in range(len(self.items)):
             if names := self.frames(self.items[(index + shift) % len(self.items)]):
                 return names
-        wanted = "image, keypoints and mask" if self.masks else "image and keypoints"
+        files = "image, keypoints and mask" if self.masks else "image and keypoints"
         raise BadSample(
-            self.root / "imgs" / self.phase, f"holds no PERSON/VIDEO/SEQUENCE/FRAME with {wanted}"
+            self.root / "imgs" / self.phase, f"holds no PERSON/VIDEO/SEQUENCE/FRAME with {files}"
         )
 
     def choose(self, epoch: int, index: int) -> list[str]:
         """The names of a sample's frames, sources first."""
         names = self._usable(index)
         many = self.sources + self.targets
-        drawn = np.random.default_rng([self.seed, epoch if self.phase == "train" else 0, index])
+        random = np.random.default_rng([self.seed, epoch if self.phase == "train" else 0, index])
         if self.paper:
-            start = float(drawn.random()) if self.phase == "train" else 0.0
+            start = float(random.random()) if self.phase == "train" else 0.0
             return [names[i] for i in paper_frames(len(names), many, start)]
-        return [names[i] for i in drawn.integers(len(names), size=many)]
+        return [names[i] for i in random.integers(len(names), size=many)]
 
-    def __getitem__(self, place: tuple[int, int]) -> dict[str, Any]:
+    def __getitem__(self, place: Place) -> Sample:
         names = self.choose(*place)
         frames = [
             read_frame(self.root, self.phase, name, self.size, self.keypoints, self.masks)
@@ -217,15 +235,15 @@ class AvatarFolder:
 
 
 class AvatarList:
-    """The samples that a list of files names, in its order:
+    """The samples of a list of files, in the order of the list.
 
         data-root: ROOT
         source1: PERSON/VIDEO/SEQUENCE/FRAME.jpg
         target1: PERSON/VIDEO/SEQUENCE/FRAME.jpg
 
-    Paths are below ROOT/imgs/PHASE or absolute; blanks around the number and the colon are free.
-    root  instead of the list's
-    Raises UserError that names the line that is wrong.
+    Paths are below ROOT/imgs/PHASE or absolute. Blanks around the number and the colon are ignored.
+    root  replaces the ROOT of the list
+    Raises UserError that names the wrong line.
     """
 
     shuffle = False
@@ -247,7 +265,7 @@ class AvatarList:
         self.keypoints, self.masks, self.with_names = keypoints, masks, with_names
         self.name = str(file)
         try:
-            lines = self.file.read_text(encoding="utf-8").splitlines()
+            lines = self.file.read_text(encoding="utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"{file}: cannot be read as a list of frames: {error}") from error
         self.root = Path(root) if root else None
@@ -267,10 +285,10 @@ class AvatarList:
             if key == "data-root" and colon:
                 self.root = self.root or Path(value)
                 continue
-            wanted = roles[len(places) % len(roles)]
-            if key != wanted or not colon or not value:
+            role = roles[len(places) % len(roles)]
+            if key != role or not colon or not value:
                 raise UserError(
-                    f"{self.file}, line {number}: must be `{wanted}: PATH`, is `{line.strip()}`"
+                    f"{self.file}, line {number}: must be `{role}: PATH`, is `{line.strip()}`"
                 )
             places.append(self._place(number, value))
         if len(places) % len(roles):
@@ -281,18 +299,18 @@ class AvatarList:
         return [places[i : i + len(roles)] for i in range(0, len(places), len(roles))]
 
     def _place(self, number: int, value: str) -> tuple[Path, str, str]:
-        """(root, phase, name) of a line's path, whose files are there."""
+        """(root, phase, name) of a line's path. Raises UserError if a file of it is missing."""
         path, root, phase = Path(value), self.root, self.phase
         if path.is_absolute():
             parts = path.parts
             cut = max((i for i, part in enumerate(parts[:-2]) if part == "imgs"), default=0)
             if not cut:
-                raise UserError(f"{self.file}, line {number}: {value} lies below no folder imgs")
+                raise UserError(f"{self.file}, line {number}: {value} is not below a folder imgs")
             root, phase, path = Path(*parts[:cut]), parts[cut + 1], Path(*parts[cut + 2 :])
         elif root is None:
             raise UserError(
-                f"{self.file}, line {number}: a relative path, and neither a line `data-root: "
-                "ROOT` above it nor --data_root"
+                f"{self.file}, line {number}: a relative path needs a line `data-root: ROOT` above "
+                "it, or --data_root"
             )
         if not below(path.as_posix()):
             raise UserError(
@@ -300,15 +318,15 @@ class AvatarList:
             )
         name = path.with_suffix("").as_posix()
         for kind in KINDS:
-            there = frame_path(root, kind, phase, name)
-            if (kind != "segs" or self.masks) and not there.is_file():
-                raise UserError(f"{self.file}, line {number}: {there} is missing")
+            file = frame_path(root, kind, phase, name)
+            if (kind != "segs" or self.masks) and not file.is_file():
+                raise UserError(f"{self.file}, line {number}: {file} is missing")
         return root, phase, name
 
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __getitem__(self, place: tuple[int, int]) -> dict[str, Any]:
+    def __getitem__(self, place: Place) -> Sample:
         chosen = self.samples[place[1]]
         frames = [
             read_frame(root, phase, name, self.size, self.keypoints, self.masks)
@@ -321,7 +339,7 @@ class AvatarList:
 
 
 def _folders(folder: Path) -> list[str]:
-    """Names of the folders in a folder, sorted; none where it is missing."""
+    """Sorted names of the folders in a folder; none if it is missing."""
     if not folder.is_dir():
         return []
     with os.scandir(folder) as entries:

@@ -1,13 +1,11 @@
-"""What drives: an image, a folder of images, or a video, as frames; and what to do with frames
-in which nothing is found.
-"""
+"""Frames of a driving image, folder or video, and the handling of frames without a detection."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 from torch import Tensor
 
@@ -16,23 +14,28 @@ from nets.data.io.video import is_video, open_video
 from nets.errors import UserError
 
 ON_MISSING = ("skip", "fail", "hold")
-Found = TypeVar("Found")
+Detection = TypeVar("Detection")
 
 
 class Frame(NamedTuple):
-    """An image on its way: how messages call it, its second in a video, (3, H, W) uint8."""
+    """One image of an input, with its name and time."""
 
-    name: str
-    seconds: float | None  # None: an image of its own
-    image: Tensor
+    name: str  # for messages
+    seconds: float | None  # in a video; None: a still image
+    image: Tensor  # (3, H, W) uint8
 
 
 class Frames:
-    """The frames of an image, a folder or a video, streamed, every time anew.
+    """The frames of an image, a folder or a video. Each iteration reads them again.
 
-    start, end, fps  of a video, see `open_video`
+    start, end, fps  for videos only, see `open_video`
     Raises UserError or BadSample that names the file.
     """
+
+    name: str  # the file's name without its ending
+    fps: float | None  # frames a second; None: images
+    count: int | None  # expected frames; None: unknown
+    start: float  # second of the first frame
 
     def __init__(
         self,
@@ -50,12 +53,12 @@ class Frames:
             return
         for name, value in (("start", start), ("end", end), ("fps", fps)):
             if value is not None:
-                raise UserError(f"--{name}: only for videos, {path} is none")
+                raise UserError(f"--{name}: only for videos, {path} is not a video")
         self.images = list_images("", [path])
         self.fps, self.count, self.start = None, len(self.images), 0.0
 
     def __len__(self) -> int:
-        """How many frames to expect; of a video that does not say it 0."""
+        """Number of frames to expect; 0 for a video of unknown length."""
         return self.count or 0
 
     def __iter__(self) -> Iterator[Frame]:
@@ -67,52 +70,56 @@ class Frames:
             yield Frame(str(file), None, read_image(file, None))
 
 
-class Finder:
-    """Looks for something in every frame, and counts the frames that lack it.
+class Finder(Generic[Detection]):
+    """Runs a detector on every frame, and counts the frames without a detection.
 
         finder = Finder(face_points, "face", "hold")
         for frame, points in finder(frames): ...
         finder.report()
 
-    find  image -> what is found in it, or None
-    what  what it is called
-    on_missing  "fail": UserError that names the frame; "skip": the frame is left out; "hold": what
-                was found last serves again, and frames before the first find are left out
+    find        image -> detection, or None
+    what        name of the detected thing, for messages
+    on_missing  for frames without a detection. "fail": UserError that names the frame; "skip":
+                leave the frame out; "hold": use the last detection again, and leave out frames
+                before the first one
     """
 
-    def __init__(self, find: Callable[[Tensor], Found | None], what: str, on_missing: str = "fail"):
+    def __init__(
+        self, find: Callable[[Tensor], Detection | None], what: str, on_missing: str = "fail"
+    ):
         if on_missing not in ON_MISSING:
             raise ValueError(f"Finder: on_missing must be {', '.join(ON_MISSING)}: {on_missing!r}")
         self.find, self.what, self.on_missing = find, what, on_missing
-        self.frames, self.missing = 0, []
+        self.frames = 0
+        self.missing: list[str] = []  # names of the frames without a detection
 
-    def __call__(self, frames: Iterator[Frame] | Frames) -> Iterator[tuple[Frame, Found]]:
+    def __call__(self, frames: Iterable[Frame]) -> Iterator[tuple[Frame, Detection]]:
         last = None
         for frame in frames:
             self.frames += 1
-            found = self.find(frame.image)
-            if found is None:
+            detection = self.find(frame.image)
+            if detection is None:
                 self.missing.append(frame.name)
                 if self.on_missing == "fail":
                     raise UserError(
                         f"{frame.name}: no {self.what} found; --on_missing skip leaves such frames "
-                        "out, hold takes what was found before"
+                        "out, hold uses the last detection"
                     )
                 if self.on_missing == "skip" or last is None:
                     continue
-                found = last
-            last = found
-            yield frame, found
+                detection = last
+            last = detection
+            yield frame, detection
         if self.frames and len(self.missing) == self.frames:
-            raise UserError(f"{frame.name}: no {self.what} found, nor in any frame before")
+            raise UserError(f"{frame.name}: no {self.what} found, and none in any frame before")
 
     def report(self) -> None:
-        """Say on stderr which frames lacked it, if any did."""
+        """Print on stderr which frames had no detection, if any."""
         if self.missing:
-            done = "left out" if self.on_missing == "skip" else "held the one before"
+            action = "left out" if self.on_missing == "skip" else "held the one before"
             names = "; ".join(self.missing[:10]) + ("; ..." if len(self.missing) > 10 else "")
             print(
-                f"{len(self.missing)} of {self.frames} frames without a {self.what}, {done}: "
+                f"{len(self.missing)} of {self.frames} frames without a {self.what}, {action}: "
                 f"{names}",
                 file=sys.stderr,
                 flush=True,
@@ -120,5 +127,5 @@ class Finder:
 
 
 def pair_name(source: str, driving: str, ending: str = "") -> str:
-    """How the file of a transfer is called: SOURCE--DRIVING and the ending, without blanks."""
+    """Name of a transfer's file: SOURCE--DRIVING and the ending; blanks become underscores."""
     return f"{source}--{driving}{ending}".replace(" ", "_")

@@ -1,77 +1,87 @@
-"""Image files to tensors and back."""
+"""Image files: listed, read as tensors, written."""
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import struct
 import warnings
 import zlib
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from pathlib import Path
+from types import TracebackType
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError, features
 from torch import Tensor
 
-from nets.data.io.files import whole_file
+from nets.data.io.files import list_folder, report_left_out, whole_file
 from nets.errors import BadSample, UserError
 
 ORIENTATION = 0x0112  # the EXIF tag
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+ENDINGS = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff", ".avif")
+HEIF_ENDINGS = (".heic", ".heif")  # of phones; read by the package pillow-heif, if it is installed
 BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, zlib.error)
 
 
 class Placed(NamedTuple):
-    """An image inside a square, and where: its first pixel's x and y, width and height, pixels."""
+    """An image inside a square, and its place there: x, y, width and height in pixels."""
 
     image: Tensor
     box: tuple[int, int, int, int]
 
 
 def read_image(path: str | Path, size: int | tuple[int, int] | None) -> Tensor:
-    """An image squashed to `size`, a side or (W, H), or as it is: (3, H, W) uint8, RGB.
+    """An image file as (3, H, W) uint8 RGB.
 
-    Pillow's BILINEAR filter, which averages where it shrinks. Large JPEGs are decoded at a half, a
-    quarter or an eighth of their size as long as that leaves twice the pixels needed in each
-    direction; the result then differs by less than a level on average. EXIF orientation is obeyed;
-    palettes, CMYK and 16 bits become 8-bit RGB; what is transparent shows white.
-    Raises BadSample where the file is missing, truncated, no image, or too large to be one
-    (PIL.Image.MAX_IMAGE_PIXELS).
+    size  side or (W, H) in pixels to which the image is squashed; None: its own size
+    Resized by Pillow's BILINEAR filter, which averages when it shrinks. Large JPEGs are decoded at
+    1/2, 1/4 or 1/8 of their size if that leaves twice the pixels needed in each direction. The
+    result then differs by less than one level on average. EXIF orientation is applied. Palettes,
+    CMYK and 16 bits become 8-bit RGB. Transparent pixels become white.
+    Raises BadSample if the file is missing, truncated, not an image, or larger than
+    PIL.Image.MAX_IMAGE_PIXELS.
     """
     if size is None:
         return _tensor(_open(path, None))
-    shape = (size, size) if isinstance(size, int) else tuple(size)
+    shape = (size, size) if isinstance(size, int) else size
     return _tensor(_open(path, max(shape)).resize(shape, Image.Resampling.BILINEAR))
 
 
 def read_crop(path: str | Path, box: Sequence[float] | None, size: int) -> Tensor:
-    """A box of an image squashed to a square, (3, size, size) uint8, like read_image.
+    """A box of an image file, squashed to a square: (3, size, size) uint8, like read_image.
 
-    box  x_min, y_min, x_max, y_max in pixels, rounded to whole ones (halves to even); None: all
-    Raises BadSample also where no pixel of the image lies in the box.
+    box  x_min, y_min, x_max, y_max in pixels, rounded half to even; None: the whole image
+    Raises BadSample as read_image does, and if the box lies outside the image.
     """
     if box is None:
         return read_image(path, size)
     image = _open(path, None)
     x0, y0, x1, y1 = (round(edge) for edge in box)
     if min(x1, image.width) <= max(x0, 0) or min(y1, image.height) <= max(y0, 0):
-        whole = f"{image.width} x {image.height}"
-        raise BadSample(path, f"is {whole} pixels; the box {x0, y0, x1, y1} lies outside")
+        shape = f"{image.width} x {image.height}"
+        raise BadSample(path, f"is {shape} pixels; the box {x0, y0, x1, y1} lies outside")
     part = image.crop((x0, y0, x1, y1))
     return _tensor(part.resize((size, size), Image.Resampling.BILINEAR))
 
 
 def squash(image: Tensor, box: Sequence[float] | None, size: int) -> Tensor:
-    """A box of an image (3, H, W) uint8 as `read_crop` would make it, (3, size, size) uint8."""
+    """A box of an image (3, H, W) uint8, squashed as by `read_crop`: (3, size, size) uint8."""
     pillow = Image.fromarray(image.cpu().permute(1, 2, 0).contiguous().numpy())
     if box is not None:
-        pillow = pillow.crop(tuple(round(edge) for edge in box))
+        x0, y0, x1, y1 = (round(edge) for edge in box)
+        pillow = pillow.crop((x0, y0, x1, y1))
     return _tensor(pillow.resize((size, size), Image.Resampling.BILINEAR))
 
 
 def read_letterboxed(path: str | Path, size: int) -> Placed:
-    """Like read_image, but keeping the aspect ratio: the square's rest is black."""
+    """An image file in a square with its aspect ratio kept; the borders are black.
+
+    Otherwise like read_image.
+    """
     return _letterboxed(_open(path, size), size)
 
 
@@ -90,41 +100,65 @@ def _letterboxed(image: Image.Image, size: int) -> Placed:
 
 
 def list_images(option: str, files: Iterable[str | Path]) -> list[Path]:
-    """The files themselves, and the images in those that are folders, by name.
+    """The given files, with each folder replaced by the images in it, in natural order.
 
-    option  what the files were given as, for the UserError of a folder without images
+    option  name of the option that gave the files, for messages
+    Hidden files are skipped. One line on stderr names other files of a folder that are left out.
+    Raises UserError if a folder holds no images or cannot be read.
     """
-    result = []
+    result: list[Path] = []
     for file in map(Path, files):
-        inside = [file]
-        if file.is_dir():
-            inside = sorted(p for p in file.iterdir() if p.suffix.lower() in SUFFIXES)
-        if not inside:
-            raise UserError(f"{option} {file}: no images in this folder")
-        result += inside
+        if not file.is_dir():
+            result.append(file)
+            continue
+        try:
+            images, left_out = list_folder(file, is_image)
+        except OSError as error:
+            why = (error.strerror or str(error)).lower()
+            raise UserError(f"{option} {file}: cannot be read: {why}".strip()) from error
+        if not images:
+            raise UserError(f"{option} {file}: no images in this folder".strip())
+        report_left_out(file, left_out, "image")
+        result += images
     return result
 
 
-def read_grey(path: str | Path, size: int) -> Tensor:
-    """An image as 0.21 R + 0.72 G + 0.07 B, squashed to a square: (1, S, S) uint8, rounded.
+def is_image(path: Path) -> bool:
+    """True if a file's ending is that of an image that can be read here."""
+    return path.suffix.lower() in image_endings()
 
-    Otherwise as read_image, which says what is read and refused.
+
+@lru_cache(maxsize=1)
+def image_endings() -> tuple[str, ...]:
+    """The endings of images that Pillow reads here, lower case."""
+    endings = [end for end in ENDINGS if end != ".avif" or features.check("avif")]
+    if importlib.util.find_spec("pillow_heif"):
+        importlib.import_module("pillow_heif").register_heif_opener()
+        endings += HEIF_ENDINGS
+    return tuple(endings)
+
+
+def read_grey(path: str | Path, size: int) -> Tensor:
+    """An image file as 0.21 R + 0.72 G + 0.07 B, squashed to a square: (1, S, S) uint8, rounded.
+
+    Otherwise like read_image.
     """
     weights = torch.tensor([0.21, 0.72, 0.07]).view(3, 1, 1)
     return (read_image(path, size) * weights).sum(0, keepdim=True).round().to(torch.uint8)
 
 
 def image_size(path: str | Path) -> tuple[int, int]:
-    """(width, height) as the image is to be seen, without decoding it. Raises BadSample."""
+    """(width, height) in pixels after EXIF orientation, without decoding. Raises BadSample."""
     with _images_only(path), Image.open(path) as image:
         w, h = image.size
         return (h, w) if image.getexif().get(ORIENTATION, 1) >= 5 else (w, h)
 
 
 def write_image(path: str | Path, image: Tensor) -> None:
-    """Writes (3, H, W) or (1, H, W) uint8 as PNG or JPEG, whole or not at all; makes the folder.
+    """Write (3, H, W) or (1, H, W) uint8 as PNG or JPEG, whole or not at all.
 
-    Raises UserError on another ending, OSError with the path where it cannot be written.
+    Creates the folder. Raises UserError on another ending, OSError with the path if it cannot be
+    written.
     """
     path = Path(path)
     kind = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}.get(path.suffix.lower())
@@ -140,7 +174,8 @@ def write_image(path: str | Path, image: Tensor) -> None:
 
 
 def _open(path: str | Path, size: int | None) -> Image.Image:
-    """The image decoded to RGB, at no less than twice the size if it has that much."""
+    """The image decoded to RGB, at no less than twice `size` if it has that many pixels."""
+    image_endings()  # registers the reader of HEIC, if it is installed
     with _images_only(path), Image.open(path) as image:
         if size is not None and image.mode in ("RGB", "L"):
             image.draft(image.mode, (2 * size, 2 * size))
@@ -151,14 +186,14 @@ def _open(path: str | Path, size: int | None) -> Image.Image:
 def _rgb(image: Image.Image, path: str | Path) -> Image.Image:
     if image.mode == "RGB":
         return image
-    if image.mode.startswith("I"):  # 16 bits, or 32 that hold 16
+    if image.mode.startswith("I"):  # 16 bits, or 32 bits with values of 16
         levels = np.asarray(image).astype(np.int64).clip(0, 65535)
         return Image.fromarray((levels // 257).astype(np.uint8)).convert("RGB")
     if image.mode == "F":
         raise BadSample(path, "holds floating-point pixels; write it with 8 or 16 bits")
     if image.has_transparency_data:
-        seen = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", seen.size, "white"), seen).convert("RGB")
+        layer = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
     return image.convert("RGB")
 
 
@@ -167,7 +202,7 @@ def _tensor(image: Image.Image) -> Tensor:
 
 
 class _images_only:
-    """Turns whatever goes wrong with an image's file into a BadSample that says it."""
+    """Turns errors of an image's file into BadSample, which names the file and the reason."""
 
     def __init__(self, path: str | Path):
         self.path = path
@@ -175,10 +210,15 @@ class _images_only:
 
     def __enter__(self) -> None:
         self.warnings.__enter__()
-        warnings.filterwarnings("ignore", module="PIL")  # odd metadata does not matter here
+        warnings.filterwarnings("ignore", module="PIL")  # odd metadata is harmless here
         warnings.simplefilter("error", Image.DecompressionBombWarning)
 
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self.warnings.__exit__(kind, error, trace)
         if error is None or isinstance(error, BadSample):
             return
@@ -186,6 +226,8 @@ class _images_only:
             why = "is missing"
         elif isinstance(error, UnidentifiedImageError):
             why = "is not an image"
+            if Path(self.path).suffix.lower() in HEIF_ENDINGS:
+                why = "cannot be read as HEIC; pip install pillow-heif, or save it as JPEG"
         elif isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
             why = f"is too large for an image (more than {Image.MAX_IMAGE_PIXELS:,} pixels)"
         elif isinstance(error, OSError) and error.errno is not None:

@@ -1,8 +1,8 @@
-"""Pickle files of plain data, read without running anything that they ask for.
+"""Pickle files of plain data, read without running code from the file.
 
-A pickle is a program that may call any function. Here it may call nothing but the few stand-ins
-below, which rebuild plain containers and NumPy arrays from checked bytes; any other name is refused
-and said. Files of Python 2 and of every NumPy are read.
+A pickle is a program that may call any function. Here it may call only the stand-ins below. They
+rebuild plain containers and NumPy arrays from checked bytes. Any other name is refused and named in
+the error. Files of Python 2 and of all NumPy versions are read.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import re
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -24,10 +24,10 @@ _NUMERIC = ("numpy.core.numeric", "numpy._core.numeric")
 
 
 def read_pickle(path: str | Path) -> Any:
-    """What a pickle file holds: containers, strings, numbers and NumPy arrays.
+    """The content of a pickle file: containers, strings, numbers and NumPy arrays.
 
-    Strings of Python 2 are read as Latin-1. Raises UserError naming the file when it is missing or
-    no pickle, and naming the function or class when it asks for anything else.
+    Strings of Python 2 are read as Latin-1. Raises UserError that names the file if it is missing
+    or not a pickle, and that names the function or class if it asks for any other.
     """
     try:
         with open(path, "rb") as file:
@@ -36,7 +36,7 @@ def read_pickle(path: str | Path) -> Any:
         raise UserError(f"{path}: refused, {error}") from None
     except OSError as error:
         raise UserError(f"{path}: {(error.strerror or str(error)).lower()}") from error
-    except Exception as error:  # whatever broken bytes lead to
+    except Exception as error:  # damaged bytes lead to errors of many types
         raise UserError(f"{path}: is not a pickle of plain data ({error})") from error
 
 
@@ -45,9 +45,9 @@ class _Refused(pickle.UnpicklingError):
 
 
 class _Unpickler(pickle.Unpickler):
-    def __init__(self, file: Any, **settings: Any):
-        super().__init__(file, **settings)
-        # Made anew for each file: a pickle may set attributes of what it is given.
+    def __init__(self, file: IO[bytes], encoding: str):
+        super().__init__(file, encoding=encoding)
+        # New stand-ins for each file: a pickle may set attributes of the objects it gets.
         self._allowed = _stand_ins()
 
     def find_class(self, module: str, name: str) -> Any:
@@ -60,8 +60,8 @@ class _Unpickler(pickle.Unpickler):
             ) from None
 
 
-def _stand_ins() -> dict[str, Callable]:
-    """What takes the place of each function or class that the pickle of an array names."""
+def _stand_ins() -> dict[str, Callable[..., Any]]:
+    """Safe functions and classes by the names that a pickle may ask for."""
 
     class NumpyType:  # numpy.dtype
         __slots__ = ("code", "order")
@@ -71,7 +71,7 @@ def _stand_ins() -> dict[str, Callable]:
             if not isinstance(code, str) or not re.fullmatch(r"[<>=|]?[?bBhHiIlLqQfdcSU]\d*", code):
                 raise _Refused(f"it holds an array of {code!r}; only numbers and strings are read")
 
-        def __setstate__(self, state: tuple) -> None:
+        def __setstate__(self, state: tuple[Any, ...]) -> None:
             order = state[1]
             self.order = order if order in ("<", ">") else ""
             if any(part is not None for part in state[2:5]):
@@ -81,17 +81,20 @@ def _stand_ins() -> dict[str, Callable]:
             kind = np.dtype(self.code)
             return kind.newbyteorder(self.order) if self.order else kind
 
-    class Array(np.ndarray):  # numpy.ndarray, empty until its state comes
+    class Array(np.ndarray):  # numpy.ndarray, empty until its state is set
         __slots__ = ()
 
-        def __setstate__(self, state: tuple) -> None:
+        def __setstate__(self, state: tuple[Any, ...]) -> None:
             _, shape, kind, fortran, data = state
-            super().__setstate__((1, *_checked(shape, kind.type(), data, fortran)))
+            checked = _checked(shape, kind.type(), data, fortran)
+            super().__setstate__((1, *checked))  # type: ignore[arg-type]  # stub wants numpy.bool
 
     def text(data: Any) -> bytes:
         return data.encode("latin1") if isinstance(data, str) else bytes(data)
 
-    def _checked(shape: Any, kind: np.dtype, data: Any, fortran: Any) -> tuple:
+    def _checked(
+        shape: Any, kind: np.dtype, data: Any, fortran: Any
+    ) -> tuple[tuple[int, ...], np.dtype, bool, bytes]:
         shape, data = tuple(map(int, shape)), text(data)
         if min(shape, default=0) < 0 or math.prod(shape) * kind.itemsize != len(data):
             raise ValueError(f"array of {list(shape)} {kind} in {len(data)} bytes")
@@ -105,8 +108,8 @@ def _stand_ins() -> dict[str, Callable]:
         return np.frombuffer(data, kind.type())[0]
 
     def frombuffer(data: Any, kind: NumpyType, shape: Any, order: str = "C") -> np.ndarray:
-        shape, kind, _, data = _checked(shape, kind.type(), data, False)
-        return np.frombuffer(bytearray(data), kind).reshape(
+        shape, dtype, _, data = _checked(shape, kind.type(), data, False)
+        return np.frombuffer(bytearray(data), dtype).reshape(
             shape, order="F" if order == "F" else "C"
         )
 
@@ -118,7 +121,7 @@ def _stand_ins() -> dict[str, Callable]:
     def bytes_array(data: Any = "", codec: str = "latin1") -> bytearray:
         return bytearray(data if isinstance(data, bytes) else encode(data, codec))
 
-    allowed: dict[str, Callable] = {
+    allowed: dict[str, Callable[..., Any]] = {
         "_codecs.encode": encode,
         "collections.OrderedDict": OrderedDict,
     }

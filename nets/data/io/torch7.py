@@ -1,9 +1,9 @@
-"""Torch7's binary files, read without running anything that they hold, and written.
+"""Torch7's binary files, written, and read without running code from the file.
 
 A file is one object: nil, number, string, boolean, table, tensor, storage, function, or an object
-of some class, which is a table of fields. Little endian; `long` is 8 bytes, as 64-bit Linux wrote.
-Functions are passed over, classes are not looked up, and every length is compared with the bytes
-that are left before anything is allocated, so the worst that a file can do is to be refused.
+of a class, which is a table of fields. Files are little endian; `long` has 8 bytes, as on 64-bit
+Linux. Functions are skipped and classes are not looked up. Each length is compared with the
+remaining bytes before memory is allocated, so a hostile file is refused.
 """
 
 from __future__ import annotations
@@ -37,28 +37,28 @@ CLASS = re.compile(r"torch\.(Cuda)?(Byte|Char|Short|Int|Long|Half|Float|Double|)
 
 
 class Torch7Error(ValueError):
-    """Bytes that are no Torch7 object, or one that is refused; the text says what is wrong."""
+    """Bytes that are not a Torch7 object, or an object that is refused; the text says why."""
 
 
 class LuaBoolean(enum.Enum):
-    """A boolean as the key of a table: Python's own True and 1 are one key, in Lua they are two."""
+    """A boolean as key of a table. In Lua, true and 1 are two keys; in Python they are one."""
 
     FALSE = 0
     TRUE = 1
 
 
-class Table(dict):
+class Table(dict[Any, Any]):
     """A Lua table. Keys are numbers, strings and `LuaBoolean`."""
 
     def sequence(self) -> list[Any]:
-        """Its values in the order of the keys 1 to n. Raises ValueError where it has others."""
+        """The values in the order of the keys 1 to n. Raises ValueError if it has other keys."""
         if any(key not in self for key in range(1, len(self) + 1)):
             raise ValueError(f"table: must have the keys 1 to {len(self)}, got {list(self)[:5]}")
         return [self[i] for i in range(1, len(self) + 1)]
 
 
 class Record:
-    """An object of a class that is no tensor and no storage: the class's name and its fields."""
+    """An object of a class other than tensor and storage: the name of the class, and fields."""
 
     def __init__(self, name: str, fields: Any = None):
         self.name, self.fields = name, fields
@@ -68,16 +68,17 @@ class Record:
 
 
 class Function:
-    """Stands for a Lua function, whose code was passed over."""
+    """Placeholder for a Lua function, whose code is skipped."""
 
 
 def read(path: str | Path, long_size: int = 8) -> Any:
     """The object in a file: None, float, str, bool, Table, Tensor, Record or Function.
 
-    Tensors of one storage are views of the same memory; those of a GPU come as CPU tensors. A
-    storage is a one-dimensional tensor. What the file refers to twice is one object.
-    long_size  4 for files of platforms with longs of 4 bytes
-    Raises UserError naming the file: missing, truncated, of more than one object, in ASCII mode.
+    Tensors of one storage are views of the same memory. GPU tensors become CPU tensors. A storage
+    becomes a one-dimensional tensor. Two references to one object give one object.
+    long_size  bytes of a `long`: 4 for files of 32-bit platforms
+    Raises UserError that names the file if it is missing, truncated, in ASCII mode, or holds more
+    than one object.
     """
     try:
         with open(path, "rb") as file:
@@ -113,33 +114,34 @@ class _Reader:
         self.long_format = {4: "<i", 8: "<q"}[long_size]
         self.seen: dict[int, Any] = {}
 
-    def bytes(self, count: int) -> bytes:
+    def take(self, count: int) -> bytes:
+        """The next `count` bytes."""
         if not 0 <= count <= self.left:
             raise Torch7Error(
-                f"is no whole Torch7 file: wants {count} bytes where {self.left} are left"
+                f"is not a whole Torch7 file: needs {count} bytes, {self.left} are left"
             )
         self.left -= count
         data = self.file.read(count)
-        if len(data) != count:  # it shrank while it was read
-            raise Torch7Error("is no whole Torch7 file: it ended early")
+        if len(data) != count:  # the file shrank during reading
+            raise Torch7Error("is not a whole Torch7 file: it ended early")
         return data
 
     def unpack(self, layout: str) -> Any:
-        return struct.unpack(layout, self.bytes(struct.calcsize(layout)))[0]
+        return struct.unpack(layout, self.take(struct.calcsize(layout)))[0]
 
-    def int(self) -> int:
+    def integer(self) -> int:
         return self.unpack("<i")
 
     def longs(self, count: int) -> list[int]:
         return [self.unpack(self.long_format) for _ in range(count)]
 
     def string(self) -> str:
-        return self.bytes(self.int()).decode("utf-8", "surrogateescape")
+        return self.take(self.integer()).decode("utf-8", "surrogateescape")
 
     def object(self, depth: int) -> Any:
         if depth > DEPTH:
             raise Torch7Error(f"holds objects nested deeper than {DEPTH}")
-        tag = self.int()
+        tag = self.integer()
         if tag == NIL:
             return None
         if tag == NUMBER:
@@ -147,12 +149,12 @@ class _Reader:
         if tag == STRING:
             return self.string()
         if tag == BOOLEAN:
-            return self.int() == 1
+            return self.integer() == 1
         if tag == OLD_FUNCTION:
             return self.function(depth)
         if tag not in (TABLE, OBJECT, *FUNCTIONS):
-            raise Torch7Error(f"is no Torch7 file: {tag} is no type of an object")
-        index = self.int()
+            raise Torch7Error(f"is not a Torch7 file: {tag} is not a type of object")
+        index = self.integer()
         if index in self.seen:
             return self.seen[index]
         if tag == TABLE:
@@ -165,15 +167,15 @@ class _Reader:
 
     def function(self, depth: int) -> Function:
         self.string()  # byte code
-        self.object(depth + 1)  # what the function closes over
+        self.object(depth + 1)  # variables of the closure
         return Function()
 
     def table(self, index: int, depth: int) -> Table:
         table = self.seen[index] = Table()
-        count = self.int()
+        count = self.integer()
         if not 0 <= count * 8 <= self.left:  # a pair has at least two type tags
             raise Torch7Error(
-                f"is no whole Torch7 file: a table of {count} pairs in {self.left} bytes"
+                f"is not a whole Torch7 file: a table of {count} pairs in {self.left} bytes"
             )
         for _ in range(count):
             key = self.object(depth + 1)
@@ -190,17 +192,17 @@ class _Reader:
         name = self.string()
         if re.fullmatch(r"V \d+", name):
             name = self.string()
-        found = CLASS.fullmatch(name)
-        if not found or not (found[1] or found[2]):
+        match = CLASS.fullmatch(name)
+        if not match or not (match[1] or match[2]):
             record = self.seen[index] = Record(name)
             record.fields = self.object(depth + 1)
             return record
         # CudaTensor alone holds floats.
-        kind = ELEMENTS[found[2] or "Float"]
-        if found[3] == "Storage":
+        kind = ELEMENTS[match[2] or "Float"]
+        if match[3] == "Storage":
             self.seen[index] = self.storage(kind)
         else:
-            # A tensor cannot contain itself: its storage has no references.
+            # A tensor cannot contain itself, because its storage has no references.
             self.seen[index] = None
             self.seen[index] = self.tensor(kind, name, depth)
         return self.seen[index]
@@ -209,16 +211,16 @@ class _Reader:
         (count,) = self.longs(1)
         if not 0 <= count * kind.itemsize <= self.left:
             raise Torch7Error(
-                f"is no whole Torch7 file: a storage of {count} elements in {self.left} bytes"
+                f"is not a whole Torch7 file: a storage of {count} elements in {self.left} bytes"
             )
         if not count:
             return torch.empty(0, dtype=kind)
-        return torch.frombuffer(bytearray(self.bytes(count * kind.itemsize)), dtype=kind)
+        return torch.frombuffer(bytearray(self.take(count * kind.itemsize)), dtype=kind)
 
     def tensor(self, kind: torch.dtype, name: str, depth: int) -> Tensor:
-        dims = self.int()
+        dims = self.integer()
         if not 0 <= dims <= 64:
-            raise Torch7Error(f"is no Torch7 file: a tensor of {dims} dimensions")
+            raise Torch7Error(f"is not a Torch7 file: a tensor of {dims} dimensions")
         sizes, strides = self.longs(dims), self.longs(dims)
         (offset,) = self.longs(1)
         storage = self.object(depth + 1)
@@ -230,10 +232,10 @@ class _Reader:
             return torch.empty(sizes or 0, dtype=kind)
         last = offset - 1 + sum((n - 1) * s for n, s in zip(sizes, strides, strict=True))
         if storage is None or offset < 1 or last >= len(storage) or storage.dtype != kind:
-            there = "none" if storage is None else f"{len(storage)} of {storage.dtype}"
+            memory = "none" if storage is None else f"{len(storage)} of {storage.dtype}"
             raise Torch7Error(
                 f"holds a {name} of size {sizes}, strides {strides}, offset {offset} "
-                f"that lies outside its storage ({there})"
+                f"that lies outside its storage ({memory})"
             )
         strides = [s if n > 1 else 1 for n, s in zip(sizes, strides, strict=True)]
         return storage.as_strided(sizes, strides, offset - 1)
@@ -242,8 +244,8 @@ class _Reader:
 def write(file: IO[bytes], value: Any) -> None:
     """Write one object: None, bool, int, float, str, dict, list, Table, Record or Tensor.
 
-    Tensors of one memory share a storage in the file, and an object that occurs twice is written
-    once. A list becomes a table with the keys 1 to n. Tensors come from the CPU.
+    Tensors that share memory share a storage in the file. An object that occurs twice is written
+    once. A list becomes a table with the keys 1 to n. Tensors must be on the CPU.
     Raises ValueError for other types.
     """
     _Writer(file).object(value)
@@ -260,7 +262,7 @@ class _Writer:
     def __init__(self, file: IO[bytes]):
         self.file = file
         self.indices: dict[Any, int] = {}
-        self.kept: list[Any] = []  # ids stay theirs as long as the objects live
+        self.kept: list[Any] = []  # keeps objects alive, so that no id is used twice
 
     def pack(self, layout: str, *values: Any) -> None:
         self.file.write(struct.pack(f"<{layout}", *values))
@@ -297,7 +299,7 @@ class _Writer:
             raise ValueError(f"write: value must be plain or a CPU tensor of numbers, got {what}")
 
     def begin(self, tag: int, key: Any, value: Any, name: str | None = None) -> bool:
-        """Tag and index; whether the body must follow because this is the first time."""
+        """Write tag and index; True if the body must follow because the object is new."""
         new = key not in self.indices
         if new:
             self.indices[key] = len(self.indices) + 1
@@ -322,6 +324,6 @@ class _Writer:
             self.object(None)
         elif self.begin(OBJECT, ("storage", memory.data_ptr()), value, f"torch.{kind}Storage"):
             count = memory.nbytes() // value.itemsize
-            whole = torch.empty(0, dtype=value.dtype).set_(memory, 0, (count,))
+            whole = torch.empty(0, dtype=value.dtype).set_(memory, 0, (count,), (1,))
             self.pack("q", count)
             self.file.write(whole.numpy().data)

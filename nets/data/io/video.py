@@ -1,6 +1,6 @@
-"""Videos, streamed in: images with their times, and sound.
+"""Videos read as a stream of images with their times, and sound.
 
-What FFmpeg's decoders read goes in; memory does not grow with the length.
+All formats of FFmpeg's decoders are read. Memory does not grow with the length.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import contextlib
 import itertools
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,21 +20,21 @@ from torch import Tensor
 
 from nets.errors import UserError
 
-if TYPE_CHECKING:  # imported where a video is opened: who only trains need not have it
+if TYPE_CHECKING:  # at run time imported when a video is opened: training does not need it
     import av
 
 VIDEOS = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".ts", ".mts", ".wmv",
           ".flv", ".3gp", ".ogv", ".gif")  # fmt: skip
 SOUND_RATE = 48_000
 UNKNOWN = 2  # colours, in the numbers of ITU-T H.273
-NEAR = 1e-4  # seconds; times in files are fractions, what users type are decimals
+NEAR = 1e-4  # seconds; files hold fractions, users type decimals
 # Bilinear, accurate rounding, full chroma: FFmpeg's default darkens by more than a level each time.
 EXACT = 0x2 | 0x40000 | 0x2000 | 0x4000
-MOST_DAMAGE = 50  # packets in a row that cannot be decoded, after which a video is given up
+MOST_DAMAGE = 50  # packets in a row that cannot be decoded before reading ends
 
 
 def is_video(path: str | Path) -> bool:
-    """Whether a file is to be read as a video: by its ending, so that a broken one is named so."""
+    """True if a file's ending is that of a video, so that a damaged video is named as one."""
     return Path(path).suffix.lower() in VIDEOS
 
 
@@ -46,10 +46,11 @@ def open_video(
 ) -> VideoReader:
     """The images of a video from second `start` up to, not including, second `end`.
 
-    fps  images a second: each is the one that a player shows at that time. None: every frame
-         that the file has, at its own time, also where the rate varies
+    fps  images a second, each the one that a player shows at that time. None: every frame of the
+         file at its own time, also if the rate varies
 
-    Raises UserError: no file, empty, not a video, no video stream in it, no frame in the range.
+    Raises UserError if the file is missing, empty, not a video, without video stream, or has no
+    frame in the range.
     """
     if start is not None and not 0 <= start < math.inf:
         raise UserError(f"start: must be a second of the video, 0 or more, got {start:g}")
@@ -61,21 +62,21 @@ def open_video(
 
 
 class VideoReader:
-    """See open_video. Iterating gives (seconds, image (3, H, W) uint8 RGB), every time anew.
+    """Yields (seconds, image (3, H, W) uint8 RGB); each iteration reads again. See open_video.
 
-    Seconds count from the beginning of the file. Images are as a player shows them: turned as
-    the file says, with square pixels; transparent places are white. What cannot be decoded is left
-    out; `damage` and one line on stderr then say from which second on.
+    Seconds count from the beginning of the file. Images are as a player shows them: rotated as the
+    file says, with square pixels, transparent pixels white. Frames that cannot be decoded are left
+    out; `damage` and one line on stderr then name the second at which that begins.
     """
 
-    fps: float  # images a second; of a file whose rate varies the average
+    fps: float  # images a second; the average if the rate varies
     size: tuple[int, int]  # (height, width)
-    frames: int | None  # how many to expect, if the file says how long it is
+    frames: int | None  # frames to expect; None: the file does not state its length
     has_audio: bool
     damage: str | None = None  # of the last iteration
 
     def __init__(self, path: Path, start: float, end: float, fps: float | None):
-        self.path, self.start, self.end, self._wanted = path, start, end, fps
+        self.path, self.start, self.end, self._fps = path, start, end, fps
         with _open(path) as container:
             stream = _video_stream(path, container)
             rate = stream.average_rate or stream.guessed_rate or stream.base_rate
@@ -91,52 +92,55 @@ class VideoReader:
             length = "" if self._length is None else f"; it lasts {self._length:.2f} s"
             span = f" from second {start:g} on{length}" if start else ""
             raise UserError(f"{path}: has no frame that can be decoded{span}")
-        self.size = tuple(_pixels(first[1], self._shape(first[1])).shape[1:])
+        height, width = _pixels(first[1], self._shape(first[1])).shape[1:]
+        self.size = height, width
         rest = min(end, self._length or math.inf) - start
         self.frames = max(1, math.ceil(rest * self.fps - 0.01)) if rest < math.inf else None
 
     def __iter__(self) -> Iterator[tuple[float, Tensor]]:
-        self.damage, shape, last, image = None, None, None, None
+        self.damage, shape = None, None
+        last: tuple[av.VideoFrame, Tensor] | None = None
         for seconds, frame in self._shown():
             shape = shape or self._shape(frame)
-            if frame is not last:  # the same one again where the rate is raised
-                last, image = frame, _pixels(frame, shape)
-            yield seconds, image
+            if last is None or frame is not last[0]:  # a higher rate repeats frames
+                last = frame, _pixels(frame, shape)
+            yield seconds, last[1]
         if self.damage:
             print(f"{self.path}: {self.damage}", file=sys.stderr, flush=True)
 
     def _shape(self, frame: av.VideoFrame) -> tuple[int, int]:
-        """(width, height) of a frame with square pixels, before it is turned."""
+        """(width, height) of a frame with square pixels, before its rotation."""
         return max(1, round(frame.width * self._aspect)), frame.height
 
-    def _shown(self) -> Iterator[tuple[float, av.VideoFrame]]:
-        """The frames wanted, each with the second at which it is wanted."""
-        if self._wanted is None:
+    def _shown(self) -> Generator[tuple[float, av.VideoFrame], None, None]:
+        """Yields the frames of the range at the chosen rate, each with its second."""
+        if self._fps is None:
             for seconds, frame in self._decoded():
                 if seconds > self.end - NEAR:
                     return
                 if seconds > self.start - NEAR:
                     yield seconds, frame
             return
-        tick, at, shown = 0, self.start, None
+        tick, at, over = 0, self.start, 0.0
+        shown: av.VideoFrame | None = None
         for seconds, frame in self._decoded():
             while shown is not None and at < min(seconds - NEAR, self.end - NEAR):
                 yield at, shown
                 tick += 1
-                at = self.start + tick / self._wanted
+                at = self.start + tick / self._fps
             if at > self.end - NEAR:
                 return
             shown, over = frame, seconds + 1 / self._rate
         while shown is not None and at < min(over - NEAR, self.end - NEAR):
             yield at, shown
             tick += 1
-            at = self.start + tick / self._wanted
+            at = self.start + tick / self._fps
 
     def _decoded(self) -> Iterator[tuple[float, av.VideoFrame]]:
-        """Frames with their seconds, from at latest the one that is shown at the start on."""
+        """Yields frames with their seconds, from the frame shown at `start` or an earlier one."""
         import av
 
-        if self.start > 1:  # jump to the key frame before, if the file lets us
+        if self.start > 1:  # jump to the key frame before it, if the file allows that
             with _open(self.path) as container, contextlib.suppress(av.FFmpegError):
                 container.seek(int((self.start + _zero(container)) * 1e6))
                 frames = self._read(container)
@@ -170,17 +174,17 @@ class VideoReader:
                 bad += 1
                 continue
             for frame in frames:
-                seconds = last + step if frame.pts is None else frame.time - zero
+                seconds = last + step if frame.time is None else frame.time - zero
                 if not seconds > last:  # some files lack times, some repeat them
                     seconds = last + step
                 last = max(seconds, 0.0) if last == -math.inf else seconds
                 if frame.is_corrupt:
-                    self._damaged(last, "shows what its decoder made up")
+                    self._damaged(last, "has frames that its decoder guessed")
                 else:
                     yield last, frame
         length = self._length
         if length is not None and last + step < length - max(0.5, 2 * step):
-            self._damaged(last, f"ends early, it should last {length:.2f} s")
+            self._damaged(last, f"ends early, its length should be {length:.2f} s")
 
     def _damaged(self, last: float, what: str) -> None:
         self.damage = self.damage or f"second {max(last, 0):.2f}: the video {what}; left out"
@@ -218,13 +222,13 @@ def _video_stream(path: Path, container: av.container.InputContainer) -> av.Vide
 
 
 def _zero(container: av.container.InputContainer) -> float:
-    """The time that counts as second 0, for images and sound alike."""
+    """The file's time of second 0, for both images and sound."""
     return (container.start_time or 0) / 1e6
 
 
 def _length(container: av.container.InputContainer, stream: av.VideoStream) -> float | None:
-    """Seconds from the beginning to the end of the last frame, as the file announces it."""
-    if stream.duration is not None:
+    """Seconds from the beginning to the end of the last frame, as stated by the file."""
+    if stream.duration is not None and stream.time_base is not None:
         start = (stream.start_time or 0) * stream.time_base
         return float(stream.duration * stream.time_base + start) - _zero(container)
     if container.duration is not None and not container.streams.audio:
@@ -233,36 +237,39 @@ def _length(container: av.container.InputContainer, stream: av.VideoStream) -> f
 
 
 def _pixels(frame: av.VideoFrame, shape: tuple[int, int]) -> Tensor:
-    """A frame as (3, H, W) uint8 RGB as it is to be seen, from `shape` = (width, height)."""
+    """A frame as a player shows it, (3, H, W) uint8 RGB; `shape` is (width, height) unrotated."""
     width, height = shape
     clear = frame.format.name == "pal8" or any(c.is_alpha for c in frame.format.components)
     space = None
     if not frame.format.is_rgb and frame.colorspace == UNKNOWN:
-        space = "itu709" if frame.height >= 720 else "itu601"  # as players take it
+        space = "itu709" if frame.height >= 720 else "itu601"  # as players assume
     kind = "rgba" if clear else "rgb24"
-    seen = frame.reformat(
+    pixels = frame.reformat(
         width, height, kind, src_colorspace=space, interpolation=EXACT
     ).to_ndarray()
     if clear:
-        alpha = seen[..., 3:].astype(np.uint16)
-        seen = ((seen[..., :3] * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
-    return torch.from_numpy(np.ascontiguousarray(_turned(frame, seen).transpose(2, 0, 1)))
+        alpha = pixels[..., 3:].astype(np.uint16)
+        pixels = ((pixels[..., :3] * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
+    return torch.from_numpy(np.ascontiguousarray(_rotated(frame, pixels).transpose(2, 0, 1)))
 
 
-def _turned(frame: av.VideoFrame, pixels: np.ndarray) -> np.ndarray:
-    """Turned and mirrored by the frame's display matrix, whose multiples of 90 degrees count."""
+def _rotated(frame: av.VideoFrame, pixels: np.ndarray) -> np.ndarray:
+    """Pixels rotated by multiples of 90 degrees and mirrored, by the frame's display matrix."""
     side = frame.side_data.get("DISPLAYMATRIX")
     if side is None:
         return pixels
-    a, b, _, c, d = np.frombuffer(bytes(side), np.int32)[:5]  # x' = a x + c y, y' = b x + d y
+    data = bytes(side)  # type: ignore[call-overload]  # PyAV's stub lacks the buffer protocol
+    matrix = np.frombuffer(data, np.int32)
+    a, b, _, c, d = matrix[:5]  # x' = a x + c y, y' = b x + d y
     if abs(int(b)) > abs(int(a)):
         pixels, a, d = pixels.swapaxes(0, 1), c, b
     return pixels[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
 
 
 def read_sound(path: Path, start: float) -> Iterator[av.AudioFrame]:
-    """The sound of a file from a second on, in planar float frames of SOUND_RATE samples a second,
-    whose pts count samples from there; nothing where it has none.
+    """Yields the sound of a file from second `start` on, nothing if it has no sound.
+
+    Frames are planar float with SOUND_RATE samples a second; their pts count samples from `start`.
     """
     import av
 
@@ -276,16 +283,19 @@ def read_sound(path: Path, start: float) -> Iterator[av.AudioFrame]:
         if start > 1:
             with contextlib.suppress(av.FFmpegError):
                 container.seek(int((_zero(container) + start) * 1e6))
-        end = 0  # of what was given, in samples
+        end = 0  # of the sound so far, in samples
         packets = container.demux(stream)
         while True:
             try:
                 packet = next(packets, None)
-                heard = [] if packet is None else packet.decode()
+                # None flushes the resampler.
+                decoded: list[av.AudioFrame | None] = (
+                    [None] if packet is None else list(packet.decode())
+                )
             except av.FFmpegError:
                 continue  # a click is better than no sound
-            for frame in itertools.chain(*map(resample, heard if packet is not None else [None])):
-                at = round((frame.time - zero) * SOUND_RATE) if frame.pts is not None else end
+            for frame in itertools.chain(*map(resample, decoded)):
+                at = end if frame.time is None else round((frame.time - zero) * SOUND_RATE)
                 if at + frame.samples // 2 < 0:
                     continue  # before the start
                 frame.pts, frame.time_base = max(at, end), Fraction(1, SOUND_RATE)

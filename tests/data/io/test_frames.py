@@ -53,7 +53,7 @@ def test_frames_without_a_find(video, capsys):
     assert late == [60, 60, 110, 160]  # nothing to hold at first
     with pytest.raises(UserError, match=r"talk.mp4, second 0\.10: no shadow found"):
         list(Finder(dark, "shadow", "fail")(Frames(video)))
-    with pytest.raises(UserError, match=r"second 0\.10: no shadow found, nor in any"):
+    with pytest.raises(UserError, match=r"second 0\.10: no shadow found, and none in any"):
         list(Finder(dark, "shadow", "skip")(Frames(video, start=0.1, end=0.2)))
 
 

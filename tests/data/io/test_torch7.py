@@ -134,11 +134,11 @@ def test_all_types_survive_the_way_out_and_back():
 
 
 BROKEN = {
-    "wants 24 bytes|storage of 6 elements in": EXAMPLE[:-1],
-    "wants 4 bytes where 0 are left": b"",
+    "needs 24 bytes|storage of 6 elements in": EXAMPLE[:-1],
+    "needs 4 bytes, 0 are left": b"",
     "1 bytes after its one": EXAMPLE + b"\0",
     "ASCII": b"4\n1\n3\nV 1\n",
-    "9 is no type of an object": i32(9),
+    "9 is not a type of object": i32(9),
     "storage of 1152921504606846976": start(1, "torch.FloatStorage") + i64(1 << 60),
     "storage of -1": start(1, "torch.FloatStorage") + i64(-1),
     "outside its storage": start(1, "torch.FloatTensor") + i32(1) + i64(7, 1, 1) + floats(),
@@ -152,7 +152,7 @@ BROKEN = {
     "storage is a Table": start(1, "torch.FloatTensor") + i32(1) + i64(2, 1, 1) + i32(3, 2, 0),
     "tensor of 65 dimensions": start(1, "torch.FloatTensor") + i32(65),
     "table of 1000 pairs": i32(3, 1, 1000),
-    "wants -5 bytes": i32(2, -5),
+    "needs -5 bytes": i32(2, -5),
     "key of type NoneType": i32(3, 1, 1, 0, 0) + bytes(8),
     "deeper than 200": b"".join(i32(3, i, 1) + i32(1) + bytes(8) for i in range(1, 400))
     + bytes(99),

@@ -1,10 +1,10 @@
 """Train bilayer head avatars: one photograph of a head, driven by 68 points.
 
     python train_bilayer.py --config demo_bilayer.yaml        a demo world, minutes on a CPU
-    torchrun --nproc_per_node=8 train_bilayer.py --config bilayer_base.yaml --data_root DATA
-    python train_bilayer.py --config bilayer_finetune.yaml --data_root DATA \\
+    torchrun --nproc_per_node=8 train_bilayer.py --config bilayer_base.yaml --data DATA
+    python train_bilayer.py --config bilayer_finetune.yaml --data DATA \\
         --init_experiment_dir runs/vc2-hq_adrianb_paper_main --init_which_epoch 2225
-    torchrun ... train_bilayer.py --config bilayer_enhancer.yaml --data_root DATA \\
+    torchrun ... train_bilayer.py --config bilayer_enhancer.yaml --data DATA \\
         --init_experiment_dir runs/test_experiment --init_which_epoch 2225
 
 Zakharov et al., ECCV 2020. The same command goes on where it was stopped.
@@ -28,6 +28,7 @@ from nets.bilayer.experiment import Experiment, printing_to
 from nets.bilayer.losses import Losses
 from nets.bilayer.objective import Scores, mean_scores, naming_options, open_losses
 from nets.bilayer.options import learning_rate, optimizer, parse, schedule
+from nets.bilayer.published import RENAMED
 from nets.bilayer.visuals import grid
 from nets.bilayer.warm_start import start
 from nets.run import options
@@ -219,7 +220,7 @@ def main(argv: list[str] | None = None) -> None:
     with closing(Ranks(args.device)) as ranks, contextlib.ExitStack() as stack:
         if args.no_disk_write_ops:
             args.run_dir = stack.enter_context(tempfile.TemporaryDirectory())
-        run = stack.enter_context(Run("bilayer", args, ranks))
+        run = stack.enter_context(Run("bilayer", args, ranks, RENAMED))
         if args.redirect_print_to_file:
             stack.enter_context(printing_to(run.folder / "logs", run.rank))
         if args.debug:

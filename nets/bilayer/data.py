@@ -53,7 +53,7 @@ def stickmen(poses: Tensor, size: int, thickness: int = 2) -> Tensor:
 
 
 def open_avatars(options: Mapping[str, Any], phase: str, with_names: bool = False):
-    """The dataset that a run's options describe: `data_root`, a list of files, or the demo world.
+    """The dataset that a run's options describe: `data`, a list of files, or the demo world.
 
     phase       "train" or "test"
     with_names  samples also hold "files", see `sample_lines`
@@ -72,14 +72,14 @@ def open_avatars(options: Mapping[str, Any], phase: str, with_names: bool = Fals
     }
     if options["dataset_load_from_txt"]:
         file = options[f"{phase}_load_from_filename"]
-        return AvatarList(file, phase, options["data_root"], with_names=with_names, **settings)
-    if options["data_root"]:
+        return AvatarList(file, phase, options["data"], with_names=with_names, **settings)
+    if options["data"]:
         paper, seed = options["frame_num_from_paper"], options["seed"]
         folder = {"paper": paper, "seed": seed, "with_names": with_names, **settings}
-        return AvatarFolder(options["data_root"], phase, **folder)
+        return AvatarFolder(options["data"], phase, **folder)
     from nets.worlds.heads.videos import HeadVideos
 
     if options["num_keypoints"] != 68:
-        raise UserError("num_keypoints: the demo world of heads has 68 points; give --data_root")
+        raise UserError("num_keypoints: the demo world of heads has 68 points; give --data")
     settings.pop("keypoints")
     return HeadVideos(phase, seed=options["seed"], length=options["demo_" + phase], **settings)

@@ -85,8 +85,8 @@ def evaluate(args: options.Namespace, content: dict[str, Any], path: Path, ranks
     model = load_model(content, path, precision)
     fold(model.net)
     trained = {**model.options, "num_target_frames": 1}
-    if args.data_root:
-        trained |= {"data_root": args.data_root, "dataset_load_from_txt": False}
+    if args.data:
+        trained |= {"data": args.data, "dataset_load_from_txt": False}
     data = open_avatars(trained, "test")
     count = min(args.people or len(data), len(data))
     data = First(data, count)

@@ -29,6 +29,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from nets.bilayer.published import RENAMED
 from nets.errors import UserError
 from nets.run import options
 from nets.run.files import Appending, write_atomic, write_text
@@ -67,7 +68,9 @@ class Experiment:
             forget_later(losses, start)
             if not start:  # the test before the first step is done again
                 losses.unlink(missing_ok=True)
-            write_args(self.folder / "args.txt", options.plain(self.args))
+            values = options.plain(self.args)
+            values |= {old: values[new] for old, new in RENAMED.items()}  # as it is read elsewhere
+            write_args(self.folder / "args.txt", values)
         self.run.ranks.barrier()
 
     def epoch(self, step: int) -> int:

@@ -15,6 +15,7 @@ from nets.bilayer.defaults import NETWORKS, words
 from nets.bilayer.losses import DEFAULTS as LOSS
 from nets.bilayer.losses import LOSSES, PUBLISHED
 from nets.bilayer.metrics import ALIASES, METRICS
+from nets.bilayer.published import RENAMED
 from nets.errors import UserError
 from nets.run import options
 from nets.run.options import (
@@ -47,129 +48,139 @@ Epoch = str | int
 
 
 # fmt: off
-def parser(description: str) -> options.ArgumentParser:
-    p = options.parser("bilayer", description)
-    g = p.add_argument_group("where (the run folder is experiment_dir/runs/experiment_name)")
+def parser(description: str) -> options.Parser:
+    p = options.parser("bilayer", description, RENAMED)
+    g = p.add_argument_group("data")
+    add = g.add_argument
+    add("--data", type=str | None, default=None,
+        help="folder with imgs/, keypoints/ and segs/, of many people, one person or one video; "
+        "default: the demo world of heads")
+    add("--image_size", type=PositiveInt, default=256, help="side of the images, pixels")
+    add("--batch_size", type=PositiveInt, default=1, help="samples per step, of all ranks together")
+    add("--num_source_frames", type=NonNegativeInt, default=1, help="source frames of a sample")
+    add_flag(g, "--frame_num_from_paper", False,
+        "draw frames by the paper's rule, spread over a video; default: uniformly")
+    g = p.add_argument_group("start")
+    add = g.add_argument
+    add("--init_experiment_dir", type=str, default="",
+        help="experiment to take networks from, a folder with checkpoints/")
+    add("--init_networks", type=Names, default="", help="networks to take")
+    add("--init_which_epoch", type=Epoch, default="none", help="their epoch")
+    add("--frozen_networks", type=Names, default="", help="networks that are not trained")
+    add("--which_epoch", type=Epoch, default="none",
+        help="epoch of this experiment's published checkpoints to continue from, if there is no "
+        "checkpoint of guise")
+    g = p.add_argument_group("schedule")
+    add = g.add_argument
+    add("--num_epochs", type=PositiveInt, default=1000, help="last epoch, counted from 1")
+    add("--num_steps", type=PositiveInt | None, default=None, help="steps, instead of epochs")
+    add("--lr", type=PositiveFloat | None, default=None,
+        help="learning rate of all networks; default: --lrs, 2e-4")
+    add("--test_freq", type=PositiveInt, default=5, help="epochs between tests")
+    add("--checkpoint_freq", type=PositiveInt, default=25,
+        help="epochs between published checkpoints, EPOCH_NETWORK.pth")
+    add_flag(g, "--skip_test", False, "no tests")
+    add_flag(g, "--calc_stats", False, "compute standing statistics of BatchNorm before a test")
+    g = p.add_argument_group("networks, losses and metrics")
+    add = g.add_argument
+    add("--networks_to_train", type=Names, default=ALL, help="networks that are trained")
+    add("--losses_train", type=Names, default=", ".join(PUBLISHED), help=f"of {', '.join(LOSSES)}")
+    add("--losses_test", type=Names, default="lpips, csim",
+        help=f"metrics of tests: {', '.join(METRICS)}")
+    add("--metrics", type=Names, default="PSNR, lpips, pose_matching",
+        help="metrics of training and tests")
+    add("--perceptual", type=Literal["pretrained", "random"], default="pretrained",
+        help="random: seeded random feature networks instead of weights")
+    add_flag(g, "--vgg_download", False, "download ImageNet weights if they are missing")
+    _published(p)
+    return p
+
+
+def _published(p: options.Parser) -> None:
+    """Options that --help_published lists: those of the published scripts, by their names."""
+    g = p.hidden
     add = g.add_argument
     add("--experiment_dir", type=str | None, default=None,
-        help="parent of runs/; default: the current folder; without this and --experiment_name the "
-        "run folder is run_dir/name")
+        help="parent of runs/; the run folder is EXPERIMENT_DIR/runs/EXPERIMENT_NAME")
     add("--experiment_name", type=str | None, default=None,
-        help="name of the run folder; default: test")
+        help="name of the run folder; default with experiment_dir: test")
     add("--project_dir", type=str | None, default=None,
-        help="what experiment_dir and pretrained_weights_dir are if they are not given")
+        help="default of experiment_dir and pretrained_weights_dir")
     add("--pretrained_weights_dir", type=str | None, default=None,
-        help="folder that holds pretrained_weights/, with the weights of losses and metrics")
-    add("--torch_home", type=str, default="", help="torch's folder of downloaded weights")
+        help="folder that holds pretrained_weights/, the weights of losses and metrics")
+    add("--torch_home", type=str, default="", help="folder of torch's cache")
     add_flag(g, "--no_disk_write_ops", False, "leave nothing on the disk")
     add_flag(g, "--redirect_print_to_file", False, "print to logs/stdout_RANK.txt")
     add("--images_log_rate", type=PositiveInt, default=100,
         help="steps between images in metrics/")
     add("--metrics_log_rate", type=PositiveInt, default=2, help="steps between numbers in metrics/")
     add("--visual_freq", type=int, default=-1,
-        help="steps between lines and grids of training; -1: once an epoch")
+        help="steps between lines and grids of training; -1: an epoch")
     add("--num_visuals", type=PositiveInt, default=32, help="rows of a grid")
-    g = p.add_argument_group("data (no data_root and no list: the demo world of heads)")
-    add = g.add_argument
-    add("--data_root", type=str | None, default=None,
-        help="folder with imgs/, keypoints/ and segs/: all people, one person or one video")
     add("--dataloader_name", type=Literal["voxceleb2"], default="voxceleb2",
-        help="form of the folder")
+        help="layout of the data")
     add_flag(g, "--save_dataset_filenames", False,
-        "write the frames that are used to train_filenames.txt and test_filenames.txt")
+        "write the used frames to train_filenames.txt and test_filenames.txt")
     add_flag(g, "--dataset_load_from_txt", False, "take the frames from such lists")
     add("--train_load_from_filename", type=str, default="train_filenames.txt",
         help="list of training frames")
     add("--test_load_from_filename", type=str, default="test_filenames.txt",
         help="list of test frames")
-    add_flag(g, "--frame_num_from_paper", False,
-        "draw frames by the paper's rule, spread over a video; else each uniformly")
-    add("--num_source_frames", type=NonNegativeInt, default=1, help="sources of a sample")
-    add("--num_target_frames", type=PositiveInt, default=1, help="targets of a sample")
-    add("--image_size", type=PositiveInt, default=256, help="side of the images, pixels")
+    add("--num_target_frames", type=PositiveInt, default=1, help="target frames of a sample")
     add("--num_keypoints", type=PositiveInt, default=68, help="points of a face")
     add_flag(g, "--output_segmentation", True, "read masks")
     add_flag(g, "--output_stickmen", True, "draw stick figures of the points")
-    add("--stickmen_thickness", type=PositiveInt, default=2, help="of their lines, pixels")
-    add("--batch_size", type=PositiveInt, default=1, help="samples a step, of all ranks together")
-    add("--num_workers_per_process", type=NonNegativeInt | None, default=None,
-        help="another name of --workers")
-    add("--random_seed", type=NonNegativeInt | None, default=None, help="another name of --seed")
+    add("--stickmen_thickness", type=PositiveInt, default=2, help="width of their lines, pixels")
     add("--demo_train", type=NonNegativeInt, default=0,
         help="people of the demo world to train on; 0: 2000")
-    add("--demo_test", type=NonNegativeInt, default=0, help="and to test on; 0: 64")
-    g = p.add_argument_group("start")
-    add = g.add_argument
-    add("--which_epoch", type=Epoch, default="none",
-        help="epoch of this experiment's checkpoints/EPOCH_NETWORK.pth to go on from, where there "
-        "is no whole checkpoint of ours")
-    add("--init_experiment_dir", type=str, default="",
-        help="experiment folder to take networks from (it holds checkpoints/)")
-    add("--init_networks", type=Names, default="", help="which networks")
-    add("--init_which_epoch", type=Epoch, default="none", help="of which epoch")
-    add("--frozen_networks", type=Names, default="", help="networks that do not learn")
+    add("--demo_test", type=NonNegativeInt, default=0,
+        help="people of the demo world to test on; 0: 64")
     add_flag(g, "--unfreeze_texture_generator_last_layers", True,
-        "a frozen texture generator's projector and last layers learn all the same")
+        "train the projector and the last layers of a frozen texture generator")
     add_flag(g, "--unfreeze_inference_generator_last_layers", False,
-        "and a frozen inference generator's")
-    g = p.add_argument_group("schedule")
-    add = g.add_argument
-    add("--num_epochs", type=PositiveInt, default=1000, help="last epoch, counted from 1")
-    add("--num_steps", type=PositiveInt | None, default=None, help="steps, instead of epochs")
-    add("--checkpoint_freq", type=PositiveInt, default=25,
-        help="epochs between two EPOCH_NETWORK.pth")
-    add("--test_freq", type=PositiveInt, default=5, help="epochs between two tests")
-    add_flag(g, "--skip_test", False, "do not test")
-    add_flag(g, "--save_initial_test_before_training", True, "test once before the first epoch")
-    add_flag(g, "--calc_stats", False, "standing statistics of BatchNorm before a test")
+        "train those of a frozen inference generator")
+    add_flag(g, "--save_initial_test_before_training", True, "test before the first epoch")
     add("--stats_calc_iters", type=PositiveInt, default=100, help="batches of standing statistics")
     add("--optims", type=str | dict[str, str], default=", ".join(f"{n}: adam" for n in NETWORKS),
         help=f"network: one of {', '.join(OPTIMIZERS)}")
     add("--lrs", type=str | dict[str, float], default=", ".join(f"{n}: 2e-4" for n in NETWORKS),
         help="network: learning rate")
-    add("--adam_beta1", type=options.Fraction, default=0.5, help="of Adam")
-    add("--adam_beta2", type=options.Fraction, default=0.999, help="of Adam")
+    add("--adam_beta1", type=options.Fraction, default=0.5, help="beta1 of Adam")
+    add("--adam_beta2", type=options.Fraction, default=0.999, help="beta2 of Adam")
     add("--lr_decay_begin", type=NonNegativeInt | None, default=None,
-        help="step from which learning rates fall linearly to 0 at the end; default: never")
-    add("--eps", type=PositiveFloat, default=1e-7, help="of norms, spectral norm and Adam")
-    add("--bn_momentum", type=PositiveFloat, default=1.0, help="of BatchNorm")
+        help="first step of a linear decay of all learning rates to 0; default: never")
+    add("--eps", type=PositiveFloat, default=1e-7, help="eps of norms, spectral norm and Adam")
+    add("--bn_momentum", type=PositiveFloat, default=1.0, help="momentum of BatchNorm")
     add("--wgv_mode", type=Literal["none", "running_average", "average"], default="none",
-        help="average the weights for tests and inference")
-    add("--wgv_momentum", type=options.Fraction, default=0.999, help="of running_average")
+        help="average of the weights, for tests and inference")
+    add("--wgv_momentum", type=options.Fraction, default=0.999, help="decay of running_average")
     add_flag(g, "--debug", False, "one batch an epoch, anomaly detection")
     add("--num_gpus", type=NonNegativeInt, default=1,
-        help="0: CPU; more than one: start so many ranks with torchrun")
-    for name, text in (("use_half", "as --precision fp16"), ("use_apex", "mixed precision"),
+        help="0: CPU; more than one: as many ranks must be started with torchrun")
+    for name, text in (("use_half", "--precision fp16"), ("use_apex", "mixed precision"),
                        ("use_closure", "give the optimisers a closure")):
         add_flag(g, f"--{name}", False, text)
     add("--amp_opt_level", type=Literal["O0", "O1", "O2", "O3"], default="O0",
         help="with use_apex: O0 is fp32, the others are --precision fp16")
-    add("--amp_loss_scale", type=str, default="dynamic", help="of fp16: always dynamic")
-    g = p.add_argument_group("which networks, losses and metrics")
-    add = g.add_argument
-    add("--runner_name", type=Literal["default"], default="default", help="the order below")
-    add("--networks_train", type=Names, default=ALL, help="networks run in training")
-    add("--networks_test", type=Names, default=BASE, help="networks run in tests and inference")
-    add("--networks_calc_stats", type=Names, default=BASE, help="networks with calc_stats")
-    add("--networks_to_train", type=Names, default=ALL, help="networks that learn")
-    add("--losses_train", type=Names, default=", ".join(PUBLISHED), help=f"of {', '.join(LOSSES)}")
-    add("--losses_test", type=Names, default="lpips, csim", help=f"of {', '.join(METRICS)}")
-    add("--metrics", type=Names, default="PSNR, lpips, pose_matching",
-        help="metrics in training and tests")
+    add("--amp_loss_scale", type=str, default="dynamic", help="loss scale of fp16: always dynamic")
+    add("--runner_name", type=Literal["default"], default="default", help="order of the networks")
+    add("--networks_train", type=Names, default=ALL, help="networks that run in training")
+    add("--networks_test", type=Names, default=BASE,
+        help="networks that run in tests and inference")
+    add("--networks_calc_stats", type=Names, default=BASE, help="networks that run with calc_stats")
     add("--spn_networks", type=Names, default=", ".join(NETWORKS),
         help="networks with spectral norm")
-    add("--spn_exceptions", type=Names, default="", help="modules without, network.module.name")
+    add("--spn_exceptions", type=Names, default="",
+        help="modules without it, network.module.name")
     add("--spn_layers", type=Names, default="conv2d, linear", help="kinds of layers with it")
     _networks(p)
     _losses(p)
-    g = p.add_argument_group("without effect, taken for the published command lines' sake")
     for name, kind in WITHOUT_EFFECT.items():
-        g.add_argument(f"--{name}", type=kind | None, default=None, help="no effect")
-    return p
+        add(f"--{name}", type=kind | None, default=None, help="no effect")
 
 
-def _networks(p: options.ArgumentParser) -> None:
-    g = p.add_argument_group("networks")
+def _networks(p: options.Parser) -> None:
+    g = p.hidden
 
     def add(name: str, kind: Any, text: str) -> None:
         g.add_argument(f"--{name}", type=kind, default=NET[name], help=text)
@@ -206,8 +217,8 @@ def _networks(p: options.ArgumentParser) -> None:
     switch("enh_apply_masks", "cut the enhanced image out")
 
 
-def _losses(p: options.ArgumentParser) -> None:
-    g = p.add_argument_group("losses and metrics")
+def _losses(p: options.Parser) -> None:
+    g = p.hidden
 
     def add(name: str, kind: Any, text: str) -> None:
         g.add_argument(f"--{name}", type=kind, default=LOSS[name], help=text)
@@ -225,9 +236,6 @@ def _losses(p: options.ArgumentParser) -> None:
     add("per_loss_weights", Numbers, "a factor a network")
     add("per_layer_weights", Numbers, "a factor a layer")
     add("per_loss_names", str, "names in the log")
-    g.add_argument("--perceptual", type=Literal["pretrained", "random"], default="pretrained",
-        help="random: seeded random feature networks where there are no weights")
-    add_flag(g, "--vgg_download", False, "fetch ImageNet weights when they are not there")
     add("pix_loss_type", Literal["l1", "mse", "ce"], "distance")
     add("pix_loss_weights", Numbers, "a factor a pair")
     add("pix_loss_apply_to", str, many)
@@ -310,9 +318,6 @@ def _location(args: options.Namespace) -> None:
     if args.experiment_dir or args.experiment_name:
         args.run_dir = str(Path(args.experiment_dir or ".") / "runs")
         args.name = args.experiment_name or args.name or "test"
-    args.seed = args.seed if args.random_seed is None else args.random_seed
-    if args.num_workers_per_process is not None:
-        args.workers = args.num_workers_per_process
 
 
 def _numbers(value: str | float | list[float], name: str) -> list[float]:
@@ -325,6 +330,8 @@ def _numbers(value: str | float | list[float], name: str) -> list[float]:
 
 def _optimizers(args: options.Namespace) -> None:
     args.optims, rates = split_pairs(args.optims, "optims"), split_pairs(args.lrs, "lrs")
+    if args.lr is not None:
+        rates = dict.fromkeys(args.optims, str(args.lr))
     args.lrs = {}
     for option, given in (("optims", args.optims), ("lrs", rates)):
         known_names(list(given), NETWORKS, option, "network")
@@ -392,8 +399,8 @@ def _check(args: options.Namespace) -> None:
         raise UserError("frozen_networks: nothing is left that learns")
     if args.wgv_mode != "none" and args.ema:
         raise UserError("wgv_mode and ema: give one of them")
-    if args.save_dataset_filenames and not (args.data_root or args.dataset_load_from_txt):
-        raise UserError("save_dataset_filenames: the demo world has no files; give --data_root")
+    if args.save_dataset_filenames and not (args.data or args.dataset_load_from_txt):
+        raise UserError("save_dataset_filenames: the demo world has no files; give --data")
     if args.num_source_frames == 0:
         raise UserError("num_source_frames: training needs a source, 1 or more")
 

@@ -28,6 +28,11 @@ from nets.errors import UserError
 from nets.spectral import settle
 from nets.tensor_files import read_plain, require
 
+RENAMED = {  # names of the published program, and of earlier versions of guise -> names here
+    "data_root": "data",
+    "random_seed": "seed",
+    "num_workers_per_process": "workers",
+}
 BEGINNINGS = {  # of the keys, by which a network is told from the others
     "identity_embedder": "net.enc.",
     "texture_generator": "gen_tex.",

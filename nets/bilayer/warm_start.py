@@ -71,7 +71,7 @@ def _load_optimizer(optimizer: torch.optim.Optimizer, path: Path) -> None:
 
 READING = {  # options that inference asks for beside those of the networks
     "num_target_frames": 1, "num_keypoints": 68, "output_segmentation": True,
-    "output_stickmen": True, "stickmen_thickness": 2, "data_root": None,
+    "output_stickmen": True, "stickmen_thickness": 2, "data": None,
     "dataset_load_from_txt": False, "train_load_from_filename": "train_filenames.txt",
     "test_load_from_filename": "test_filenames.txt", "frame_num_from_paper": True, "seed": 0,
     "demo_train": 0, "demo_test": 0,

@@ -226,7 +226,7 @@ def test_what_samples_name_can_be_read_back_as_a_list(folder, tmp_path):
 
 
 def test_prepared_batches_are_in_the_networks_ranges(folder):
-    data = open_avatars({**OPTIONS, "data_root": str(folder)}, "train")
+    data = open_avatars({**OPTIONS, "data": str(folder)}, "train")
     batch = loader(data, 2, Ranks("cpu")).batch(0)
     ready = prepare(batch, OPTIONS)
     assert ready["source_imgs"].shape == (2, 1, 3, 32, 32)
@@ -247,7 +247,7 @@ def test_stickmen_have_the_background_and_colours_of_the_table():
 
 
 def test_the_demo_world_gives_the_same_dictionary_and_exact_truth():
-    world = open_avatars({**OPTIONS, "data_root": None}, "test")
+    world = open_avatars({**OPTIONS, "data": None}, "test")
     assert len(world) == 4
     samples = world.__getitems__([(0, 1), (5, 2)])
     assert {"source_imgs", "source_poses", "source_segs", "target_imgs"} <= samples[0].keys()
@@ -255,7 +255,7 @@ def test_the_demo_world_gives_the_same_dictionary_and_exact_truth():
     assert torch.equal(sample["target_imgs"], samples[0]["target_imgs"])  # epochs: no matter
     truth = world.truth(sample["person"], sample["background"], sample["target_scene"])
     assert torch.equal(truth["image"], sample["target_imgs"])
-    train = open_avatars({**OPTIONS, "data_root": None}, "train")
+    train = open_avatars({**OPTIONS, "data": None}, "train")
     assert train[0, 1]["person"] != sample["person"]
     azimuth = [train[epoch, 1]["target_scene"]["azimuth"] for epoch in (0, 1)]
     assert azimuth[0] != azimuth[1]
@@ -263,5 +263,5 @@ def test_the_demo_world_gives_the_same_dictionary_and_exact_truth():
 
 def test_the_demo_worlds_folder_is_read(tmp_path):
     write_data_root(tmp_path, {"train": 2}, videos=1, frames=3, size=32)
-    data = open_avatars({**OPTIONS, "data_root": str(tmp_path)}, "train")
+    data = open_avatars({**OPTIONS, "data": str(tmp_path)}, "train")
     assert len(data) == 2 and data[0, 1]["source_imgs"].shape == (1, 3, 32, 32)

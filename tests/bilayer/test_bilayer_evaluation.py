@@ -91,7 +91,7 @@ def test_report_of_the_demo_world(run, monkeypatch):
 
 def test_report_of_a_dataset(run, tmp_path):
     write_folder(tmp_path / "d", people=3)
-    report = scores(run, "--data_root", tmp_path / "d", "--people", 2)
+    report = scores(run, "--data", tmp_path / "d", "--people", 2)
     assert report["videos"] == 2 and report["test"]["psnr"]["count"] == 2
     assert report["test"]["psnr"]["mean"] < report["test"]["psnr_copy_source"]["mean"]
     assert "23.6" in report["protocol"]["test"]
@@ -104,13 +104,13 @@ def no_weights(tmp_path, monkeypatch):
 
 def test_published_metrics_are_measured_or_named(run, tmp_path, monkeypatch, capsys, no_weights):
     write_folder(tmp_path / "d", people=2)
-    report = scores(run, "--data_root", tmp_path / "d")
+    report = scores(run, "--data", tmp_path / "d")
     left_out = " ".join(report["left_out"])
     assert "lpips is left out" in left_out and "csim is left out" in left_out
     assert "lpips" not in report["test"] and report["left_out"][0] in capsys.readouterr().out
     untrained = functools.partial(evaluation.Metrics, source="random")
     monkeypatch.setattr(evaluation, "Metrics", untrained)
-    report = scores(run, "--data_root", tmp_path / "d")
+    report = scores(run, "--data", tmp_path / "d")
     assert report["test"]["lpips"]["count"] == report["test"]["csim"]["count"] == 2
     assert report["test"]["lpips"]["mean"] > 0 and report["test"]["csim"]["mean"] < 1
 
@@ -136,7 +136,7 @@ def test_two_ranks_train_and_save_one_folder(tmp_path):
     script = Path(train_bilayer.__file__)
     data = write_folder(tmp_path / "d", people=4)
     argv = ["--config", "smoke_bilayer.yaml", "--experiment_dir", tmp_path, "--num_epochs", 2]
-    argv += ["--data_root", data, "--save_dataset_filenames"]
+    argv += ["--data", data, "--save_dataset_filenames"]
     start = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2",
              "--rdzv_backend=c10d", "--rdzv_endpoint=localhost:0"]  # fmt: skip
     done = subprocess.run(

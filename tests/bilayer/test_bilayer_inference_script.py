@@ -24,7 +24,7 @@ def home(tmp_path_factory):
     root = tmp_path_factory.mktemp("infer")
     data = write_folder(root / "data", size=96)
     argv = ["--config", "smoke_bilayer.yaml", "--experiment_dir", root, "--experiment_name", "run"]
-    argv += ["--data_root", data, "--num_epochs", 4, "--checkpoint_freq", 2]
+    argv += ["--data", data, "--num_epochs", 4, "--checkpoint_freq", 2]
     argv += ["--networks_train", "identity_embedder, texture_generator, keypoints_embedder, "
              "inference_generator, texture_enhancer, discriminator", "--networks_test",
              "identity_embedder, texture_generator, keypoints_embedder, inference_generator, "

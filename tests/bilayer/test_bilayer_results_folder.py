@@ -26,7 +26,7 @@ def folder(tmp_path_factory):
     root = tmp_path_factory.mktemp("results")
     data = write_folder(root / "data", people=4)
     argv = ["--config", "smoke_bilayer.yaml", "--experiment_dir", root, "--experiment_name", "one"]
-    argv += ["--data_root", data, "--save_dataset_filenames", "--batch_size", 2]
+    argv += ["--data", data, "--save_dataset_filenames", "--batch_size", 2]
     argv += ["--metrics_log_rate", 2, "--images_log_rate", 4]
     train_bilayer.main([str(a) for a in argv])
     return root / "runs" / "one"

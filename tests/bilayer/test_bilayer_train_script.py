@@ -86,7 +86,8 @@ def test_presets_say_what_the_published_scripts_say():
 
 
 def test_every_flag_of_the_published_tables_is_there():
-    known = {a.dest for a in train_bilayer.parse.__globals__["parser"]("x")._actions}
+    parser = train_bilayer.parse.__globals__["parser"]("x")
+    known = {a.dest for a in parser._actions} | parser.renamed.keys()
     table = (
         "project_dir experiment_dir pretrained_weights_dir torch_home experiment_name "
         "dataloader_name dataset_name data_root debug runner_name no_disk_write_ops "
@@ -139,7 +140,7 @@ def test_every_flag_of_the_published_tables_is_there():
         (["--num_gpus", "8"], "torchrun --nproc_per_node=8"),
         (["--output_segmentation", "false"], "needs --emb_apply_masks false"),
         (["--init_networks", "discriminator"], "give both or neither"),
-        (["--save_dataset_filenames"], "give --data_root"),
+        (["--save_dataset_filenames"], "give --data"),
         (["--num_source_frames", "0"], "num_source_frames"),
         (["--batch_sise", "2"], "did you mean --batch_size"),
     ],
@@ -154,7 +155,7 @@ def test_contradictions_are_one_line(argv, why):
 
 def test_a_restart_ends_in_the_same_weights_and_files(tmp_path):
     data = write_folder(tmp_path / "d")
-    argv = ["--data_root", data, "--save_dataset_filenames", "--batch_size", 2, "--wgv_mode",
+    argv = ["--data", data, "--save_dataset_filenames", "--batch_size", 2, "--wgv_mode",
             "running_average", "--test_freq", 3]  # fmt: skip
     whole = train(tmp_path, *argv, "--num_epochs", 5, name="whole")
     train(tmp_path, *argv, "--num_epochs", 3, name="parts")
@@ -221,7 +222,7 @@ def test_which_epoch_goes_on_where_that_epoch_ended(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("argv", "why"),
     [
-        (["--data_root", "nowhere"], "nowhere/imgs/train: no such folder"),
+        (["--data", "nowhere"], "nowhere/imgs/train: no such folder"),
         (["--dataset_load_from_txt", "--train_load_from_filename", "x"], "x: cannot be read"),
         (["--perceptual", "pretrained", "--losses_train", "perceptual"], "no "),
         (["--pix_loss_apply_to", "pred_nothing, target_imgs"], "pred_nothing"),

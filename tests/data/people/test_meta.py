@@ -58,7 +58,7 @@ def test_label_files_are_raw_memory_named_by_shape_and_type(root):
     # The name that NumPy gives, as the originals' files carry it.
     raw = np.array(["ab", "c"])
     raw.tofile(root / "labels" / "extra-*-2-*-<U2.npy")
-    with pytest.raises(UserError, match=r"labels must be equally many, they are .*2 extra"):
+    with pytest.raises(UserError, match=r"all labels must have one length, they have .*2 extra"):
         MetaDataset(root)
 
 
@@ -91,7 +91,7 @@ def test_loaders_of_the_yaml_win_over_those_in_names(root):
             "loaders/crop must be one of image, np, category",
         ),
         ({"loaders": {"crop": "my.module.Loader"}}, "is 'my.module.Loader'; import paths are not"),
-        ({"loaders": ["image"]}, "must be a mapping, and loaders in it too"),
+        ({"loaders": ["image"]}, "must be a mapping, and its loaders too"),
         ({"loader_kwargs": {"action": {}}}, "loader_kwargs/action/categories must list"),
         (
             {"loader_kwargs": {"crop": {"support": "0-1"}, "action": {"categories": []}}},

@@ -350,14 +350,14 @@ def _import(name: str, package: str, extra: str) -> Any:
 def _quiet() -> Iterator[None]:
     """Hides the output of C++ libraries on stderr."""
     sys.stderr.flush()
-    kept = os.dup(2)
+    saved = os.dup(2)
     nothing = os.open(os.devnull, os.O_WRONLY)
     try:
         os.dup2(nothing, 2)
         yield
     finally:
-        os.dup2(kept, 2)
-        os.close(kept)
+        os.dup2(saved, 2)
+        os.close(saved)
         os.close(nothing)
 
 

@@ -106,9 +106,9 @@ def _heads_of(video: Path, name: str, out: Path, phase: str, options: HeadOption
     if done is not None and all(_is_complete(out, phase, n, options) for n in done["names"]):
         jobs.tick(_count(video, options))
         return done
-    begun = path.with_suffix(".begun")  # marks a stopped run with these settings
-    kept = jobs.read_record(begun, key) is not None
-    jobs.write_record(begun, {"key": key})
+    marker = path.with_suffix(".begun")  # marks a stopped run with these settings
+    resumed = jobs.read_record(marker, key) is not None
+    jobs.write_record(marker, {"key": key})
     detector = jobs.detector(options.detector)
     names: list[str] = []
     left: list[str] = []
@@ -120,7 +120,7 @@ def _heads_of(video: Path, name: str, out: Path, phase: str, options: HeadOption
             continue
         jobs.tick()
         frame = f"{name}/{number}"
-        if kept and _is_complete(out, phase, frame, options):
+        if resumed and _is_complete(out, phase, frame, options):
             names.append(frame)
             border += _black_edge(read_image(frame_path(out, "imgs", phase, frame), None))
             continue
@@ -145,7 +145,7 @@ def _heads_of(video: Path, name: str, out: Path, phase: str, options: HeadOption
         left.append(f"{video}, {reader.damage}")
     record = {"key": key, "names": names, "left_out": left, "border": int(border)}
     jobs.write_record(path, record)
-    begun.unlink(missing_ok=True)
+    marker.unlink(missing_ok=True)
     return record
 
 

@@ -106,6 +106,18 @@ def test_a_bad_meta_yaml_is_one_clear_line(root, changes, text):
     assert "\n" not in str(caught.value)
 
 
+def test_a_key_that_stands_twice_is_refused_by_name(root):
+    text = (root / "meta.yaml").read_text()
+    (root / "meta.yaml").write_text(f"{text}loader_kwargs: {{}}\n")
+    line = text.count("\n") + 1
+    why = rf"meta\.yaml: .*line {line}: the key loader_kwargs stands there twice"
+    with pytest.raises(UserError, match=why):
+        MetaDataset(root)
+    base = "base: &base {a: 1, b: 2}\nother: {<<: *base, b: 3}\n"  # merged keys may be replaced
+    (root / "meta.yaml").write_text(text + base)
+    assert MetaDataset(root).meta["other"] == {"a": 1, "b": 3}
+
+
 def test_yaml_that_runs_code_is_refused(root):
     (root / "meta.yaml").write_text("description: !!python/object/apply:os.system ['true']\n")
     with pytest.raises(UserError, match=r"meta\.yaml: is not YAML of plain values") as caught:

@@ -1,12 +1,12 @@
-"""Datasets out of photos and videos.
+"""Makes datasets from photos and videos, and checks datasets.
 
-    python extract.py people PHOTOS/ talk.mp4 -o data/mine          persons, for train_vunet.py
+    python extract.py people PHOTOS/ talk.mp4 -o data/mine          people, for train_vunet.py
     python extract.py heads VIDEO_ROOT -o data/heads --phase train  heads, for train_bilayer.py
     python extract.py clips VIDEOS/ -o data/clips                   clips, for train_landmarks.py
-    python extract.py check data/mine                               reads everything of a dataset
-    python extract.py look me.jpg -o look.png                       what is found in an image
+    python extract.py check data/mine                               check all samples of a dataset
+    python extract.py look me.jpg -o look.png                       draw what the detector finds
 
-Each takes --help. The same command goes on where it was stopped.
+Each command has --help. After an interruption the same command continues.
 """
 
 from __future__ import annotations
@@ -35,14 +35,15 @@ from nets.run.options import (
 )
 
 WORKERS = min(2, os.cpu_count() or 1)
-# Arguments of the published extraction that say nothing here: taken and passed over.
+# Arguments of the published extraction without a meaning here: accepted and ignored.
 NO_EFFECT = ("pretrained_weights_dir", "num_keypoints", "output_stickmen", "stickmen_thickness",
              "num_source_frames", "num_target_frames", "num_visuals", "num_workers_per_process",
              "project_dir", "random_seed", "experiment_name")  # fmt: skip
 
 
 # fmt: off
-def parser(command: str, what: str) -> tuple[options.ArgumentParser, Callable[..., Any]]:
+def parser(command: str, what: str | None) -> tuple[options.ArgumentParser, Callable[..., Any]]:
+    """A parser for one command with the option --config, and its `add_argument`."""
     p = options.ArgumentParser(
         prog=f"extract.py {command}", description=what, exit_on_error=False, allow_abbrev=False)
     add = p.add_argument
@@ -51,82 +52,87 @@ def parser(command: str, what: str) -> tuple[options.ArgumentParser, Callable[..
 
 
 def common(add: Callable[..., Any], given: str) -> None:
+    """Add the arguments that the extracting commands share."""
     add("given", type=str, nargs="*", default=[], metavar=given, help="files and folders")
-    add("--workers", type=NonNegativeInt, default=WORKERS, help="processes; 0: this one alone")
-    add("--detector", type=Literal[BACKENDS], default="mediapipe", help="what finds people, faces")
+    add("--workers", type=NonNegativeInt, default=WORKERS, help="processes; 0: no extra process")
+    add("--detector", type=Literal[BACKENDS], default="mediapipe",
+        help="detector of people and faces")
 
 
 def people(argv: list[str]) -> None:
-    """Persons with their joints, cut out of photos and videos."""
+    """Cuts people with their joints out of photos and videos."""
     p, add = parser("people", people.__doc__)
     common(add, "PHOTO_OR_VIDEO")
     add("-o", "--out", type=str, default="data/people", help="folder of the dataset")
     add("--size", type=PositiveInt, default=256, help="longer side of the images, pixels")
     add("--crop", type=Literal[CROPS] | None, default=None,
-        help="square or aspect round each person; none: whole images; default: square, with "
-        "--joints none")
-    add("--margin", type=NonNegativeFloat, default=MARGIN, help="round a person, of its extent")
-    add("--min_size", type=PositiveInt, default=64, help="of a person in the photo, pixels")
+        help="part around each person: a square, or its box with the aspect kept; none: the whole "
+        "image; default: square, with --joints none")
+    add("--margin", type=NonNegativeFloat, default=MARGIN,
+        help="margin around a person, as a fraction of the longer side of its box")
+    add("--min_size", type=PositiveInt, default=64,
+        help="smallest size of a person in the photo, pixels")
     add("--fps", type=PositiveFloat, default=2.0, help="images a second of videos")
     add("--joints", type=str | None, default=None,
-        help="joints that are known, instead of searching: the csv of Market-1501 or DeepFashion, "
-        "COCO's or OpenPose's JSON, {file: {joint: [x, y]}}")
+        help="file of annotated joints, used instead of the detector: CSV of Market-1501 or "
+        "DeepFashion, JSON of COCO or OpenPose, or JSON {file: {joint: [x, y]}}")
     add("--test", type=Fraction, default=0.1, help="fraction of the identities in the test split")
     add("--identity", type=Literal[IDENTITIES], default="file",
-        help="who is one person: each in a file, or all of a folder")
+        help="people with one identity: each person of a file for itself, or all of a folder")
     a = options.parse(p, argv)
     crop = a.crop or ("none" if a.joints else "square")
-    made = PeopleOptions(a.size, crop, a.margin, a.min_size, a.fps, a.detector, a.joints)
-    print(extract_people(a.given, a.out, made, a.test, a.identity, a.workers))
+    settings = PeopleOptions(a.size, crop, a.margin, a.min_size, a.fps, a.detector, a.joints)
+    print(extract_people(a.given, a.out, settings, a.test, a.identity, a.workers))
     print(f"next: python train_vunet.py --data_index {a.out}/index.p")
 
 
 def heads(argv: list[str]) -> None:
-    """Heads with 68 points and masks, out of videos PERSON/VIDEO/SEQUENCE.mp4 or single ones."""
+    """Cuts heads with 68 points and masks out of videos PERSON/VIDEO/SEQUENCE.mp4 or others."""
     p, add = parser("heads", heads.__doc__)
     common(add, "VIDEO_ROOT")
-    add("--video_root", type=str | None, default=None, help="the same, by its published name")
+    add("--video_root", type=str | None, default=None, help="VIDEO_ROOT by its published name")
     add("-o", "--data_root", type=str, default="data/heads", help="folder of the dataset")
-    add("--phase", type=Literal[PHASES], default="test", help="which split this becomes")
-    add("--sampling_rate", type=PositiveInt, default=1, help="take every so many frames")
+    add("--phase", type=Literal[PHASES], default="test", help="split to write")
+    add("--sampling_rate", type=PositiveInt, default=1, help="take every n-th frame")
     add("--image_size", type=PositiveInt, default=256, help="side of the images, pixels")
-    options.add_flag(p, "--output_segmentation", True, "write masks, too")
+    options.add_flag(p, "--output_segmentation", True, "write masks too")
     add("--start", type=NonNegativeFloat | None, default=None, help="second to begin at")
     add("--end", type=PositiveFloat | None, default=None, help="second to stop before")
-    add("--batch_size", type=PositiveInt, default=1, help="taken, without effect: one by one")
-    add("--num_gpus", type=NonNegativeInt, default=0, help="taken, without effect: it uses the CPU")
+    add("--batch_size", type=PositiveInt, default=1, help="accepted without effect")
+    add("--num_gpus", type=NonNegativeInt, default=0, help="accepted without effect")
     for name in NO_EFFECT:
-        add(f"--{name}", type=str | int | bool | None, default=None, help="taken, without effect")
+        add(f"--{name}", type=str | int | bool | None, default=None, help="accepted without effect")
     a = options.parse(p, argv)
     given = a.given + ([a.video_root] if a.video_root else [])
-    made = HeadOptions(
+    settings = HeadOptions(
         a.sampling_rate, a.image_size, a.output_segmentation, a.start, a.end, a.detector)
-    print(extract_heads(needed(given, "VIDEO_ROOT"), a.data_root, a.phase, made, a.workers))
+    print(extract_heads(needed(given, "VIDEO_ROOT"), a.data_root, a.phase, settings, a.workers))
     print(f"next: python train_bilayer.py --data_root {a.data_root}")
 
 
 def clips(argv: list[str]) -> None:
-    """Clips of one person or thing, as folders of frames, out of videos."""
+    """Cuts clips of one person or object out of videos, as folders of frames."""
     p, add = parser("clips", clips.__doc__)
     common(add, "VIDEO")
     add("-o", "--out", type=str, default="data/clips", help="folder of the clips")
     add("--size", type=PositiveInt, default=256, help="side of the frames, pixels")
     add("--fps", type=PositiveFloat, default=10.0, help="frames a second")
     add("--crop", type=Literal[CLIP_CROPS], default="person",
-        help="round all places of the largest person, or the middle square")
-    add("--margin", type=NonNegativeFloat, default=MARGIN, help="round a person, of its extent")
+        help="square around all places of the largest person, or the middle square")
+    add("--margin", type=NonNegativeFloat, default=MARGIN,
+        help="margin around a person, as a fraction of the longer side of its box")
     a = options.parse(p, argv)
-    made = ClipOptions(a.size, a.fps, a.crop, a.margin, a.detector)
-    print(extract_clips(needed(a.given, "VIDEO"), a.out, made, a.workers))
+    settings = ClipOptions(a.size, a.fps, a.crop, a.margin, a.detector)
+    print(extract_clips(needed(a.given, "VIDEO"), a.out, settings, a.workers))
 
 
 def check_data(argv: list[str]) -> None:
-    """Reads everything of a dataset: an index, heads, a prjoti folder, clips or images."""
+    """Reads all samples of a dataset in any format, lists problems, and draws a contact sheet."""
     p, add = parser("check", check_data.__doc__)
-    add("given", type=str, nargs="*", default=[], metavar="DATA", help="the dataset")
-    add("-o", "--out", type=str, default="check.png", help="the contact sheet to draw")
+    add("given", type=str, nargs="*", default=[], metavar="DATA", help="datasets")
+    add("-o", "--out", type=str, default="check.png", help="image file of the contact sheet")
     a = options.parse(p, argv)
-    wrong = 0
+    problems = 0
     for data in needed(a.given, "DATA"):
         checked = check(data, a.out)
         print(f"{data}: {checked.format}")
@@ -134,23 +140,25 @@ def check_data(argv: list[str]) -> None:
             print(f"  {line}")
         for line in checked.problems:
             print(f"  wrong: {line}")
-        wrong += len(checked.problems)
+        problems += len(checked.problems)
         print(f"  {len(checked.problems)} problems; look at {a.out}")
-    raise SystemExit(1 if wrong else 0)
+    raise SystemExit(1 if problems else 0)
 
 
 def look_at(argv: list[str]) -> None:
-    """Draws what is found in images: joints, 68 points, mask, and the squares cut out."""
+    """Draws what the detector finds in images: joints, 68 points, mask and the cut-out squares."""
     p, add = parser("look", look_at.__doc__)
     add("given", type=str, nargs="*", default=[], metavar="IMAGE", help="images, folders")
-    add("-o", "--out", type=str, default="look.png", help="the image to draw")
-    add("--detector", type=Literal[BACKENDS], default="mediapipe", help="what finds people, faces")
+    add("-o", "--out", type=str, default="look.png", help="image file to write")
+    add("--detector", type=Literal[BACKENDS], default="mediapipe",
+        help="detector of people and faces")
     a = options.parse(p, argv)
     print(look(needed(a.given, "IMAGE"), Path(a.out), a.detector))
 # fmt: on
 
 
 def needed(given: list[str], what: str) -> list[str]:
+    """The given files and folders. Raises UserError if there is none."""
     if not given:
         raise UserError(f"{what}: give a file or folder")
     return given
@@ -166,7 +174,7 @@ def main(argv: list[str] | None = None) -> None:
         print(__doc__)
         raise SystemExit(0 if argv else 2)
     if argv[0] not in COMMANDS:
-        raise UserError(f"{argv[0]}: must be one of {', '.join(COMMANDS)}; --help says more")
+        raise UserError(f"{argv[0]}: must be one of {', '.join(COMMANDS)}; see --help")
     COMMANDS[argv[0]](argv[1:])
 
 

@@ -23,6 +23,7 @@ from nets.data.heads.faces import (
     resize_square,
 )
 from nets.data.heads.videos import HeadFrame
+from nets.data.io.files import list_folder
 from nets.errors import BadSample, UserError
 
 
@@ -126,11 +127,9 @@ def keypoints_of_frames(path: str | Path, count: int = 68) -> Tensor:
     path = Path(path)
     try:
         if path.is_dir():
-            files = [f for f in path.iterdir() if f.suffix.lower() in (".npy", ".json")]
+            files = list_folder(path, lambda f: f.suffix.lower() in (".npy", ".json")).files
             if not files:
                 raise UserError(f"{path}: no .npy and no .json in this folder")
-            files.sort(key=lambda f: (not f.stem.isdigit(), int(f.stem) if f.stem.isdigit() else 0,
-                                      f.name))  # fmt: skip
             return torch.stack([read_keypoints(file, count) for file in files])
         values = read_array(path)
         several = values.ndim == 3 or (

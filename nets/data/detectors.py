@@ -1,6 +1,6 @@
-"""People and faces in images: joints, 68 points, masks, by networks of other projects.
+"""Detectors of people and faces: joints, 68 points and masks, by networks of other projects.
 
-Nothing is imported or downloaded before a detector is asked for.
+Packages and weights are loaded only when a detector is opened.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ INSTALL = "pip install -e '.[{}]'"
 FACE_WEIGHTS = ("s3fd-619a316812.pth", "2DFAN4-11f355bf06.pth.tar")  # of face-alignment
 HEAD = ("cnose", "leye", "reye", "lear", "rear")
 MIRROR = [JOINTS_17.index({"l": "r", "r": "l"}.get(n[0], n[0]) + n[1:]) for n in JOINTS_17]
-SURE = 0.5  # a joint that its network holds for less likely to be visible is missing
-SAME = 0.15  # of a person's extent: joints nearer than that on average are the same person twice
-PART = 0.4  # of another's extent: what is smaller than that and on top of it is a part of it
-SMALLEST = 32  # pixels; what is smaller is a hand or a shadow more often than a person
+SURE = 0.5  # joints with a lower probability of being visible are missing
+SAME = 0.15  # of the extent: two detections with a smaller mean distance are one person
+PART = 0.4  # of the extent: a smaller detection on top of a person is a part of that person
+SMALLEST = 32  # pixels; smaller detections are mostly hands or shadows
 
 
 @dataclass
 class Person:
     """A person in an image.
 
-    joints  (17, 2) float32, pixels, in the order of JOINTS_17; NaN where not to be seen
+    joints  (17, 2) float32, pixels, in the order of JOINTS_17; NaN if not visible
     box     x0, y0, x1, y1 in pixels: around the joints, with a head's height above the eyes
     """
 
@@ -55,24 +55,27 @@ class Person:
 
 
 class Detector(Protocol):
-    """What extraction and inference ask of a backend. Images are (3, H, W) uint8 RGB."""
+    """Interface of the backends. Images are (3, H, W) uint8 RGB."""
 
     def people(self, image: Tensor, near: Person | None = None) -> list[Person]:
-        """People, the largest first. With `near` whoever is where that person was, or nobody."""
+        """All people, the largest first.
+
+        near  search only around this person of an earlier frame; the result may be empty
+        """
 
     def faces(self, image: Tensor) -> list[Tensor]:
-        """The 68 points of every face, (68, 2) float32 pixels in iBUG order; the largest first."""
+        """The 68 points of all faces, (68, 2) float32 pixels in iBUG order; the largest first."""
 
     def mask(self, image: Tensor) -> Tensor:
-        """How likely each pixel is a person: (H, W) float32 in [0, 1]."""
+        """Probability that a pixel belongs to a person: (H, W) float32 in [0, 1]."""
 
 
 def open_detector(backend: str = "mediapipe") -> Detector:
-    """A detector that is ready to work; UserError with the remedy where it is not installed.
+    """The detector of a backend. Raises UserError with the remedy if it is not installed.
 
-    "mediapipe"       joints, face points, masks; its networks come inside its package
-    "face-alignment"  face points as iBUG annotates them; loads its weights from the internet on
-                      first use, and says so. Joints and masks are mediapipe's
+    "mediapipe"       joints, face points, masks; the package contains its networks
+    "face-alignment"  face points as annotated in iBUG; prints a line and downloads its weights on
+                      first use. Joints and masks are by mediapipe
     """
     if backend == "mediapipe":
         return MediaPipe()
@@ -82,23 +85,24 @@ def open_detector(backend: str = "mediapipe") -> Detector:
 
 
 class MediaPipe:
-    """MediaPipe's pose, face mesh and selfie segmentation, each image for itself.
+    """Detector with MediaPipe's pose, face mesh and selfie segmentation, for single images.
 
-    The pose network sees one person. Several are found by running the detector that comes before it
-    over the image and over tiles of it, and the network over a crop round each.
+    The pose network handles one person. For several, MediaPipe's person detector runs over the
+    image and over tiles of it, and the pose network over a crop around each person.
     """
 
     def __init__(self) -> None:
-        # It writes a page of notes on stderr; what matters comes as exceptions.
+        # MediaPipe prints many notes on stderr; its errors are exceptions.
         os.environ.setdefault("GLOG_minloglevel", "3")
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
         mediapipe = _import("mediapipe", "mediapipe==0.10.21", "extract")
         if not hasattr(mediapipe, "solutions"):
             raise UserError(
-                f"mediapipe {mediapipe.__version__}: lacks the networks that come inside of its "
-                f"package; {INSTALL.format('extract')} installs 0.10.21, which has them"
+                f"mediapipe {mediapipe.__version__}: its package lacks the networks; "
+                f"{INSTALL.format('extract')} installs 0.10.21, which has them"
             )
-        self._solutions, self._made = mediapipe.solutions, {}
+        self._solutions = mediapipe.solutions
+        self._networks: dict[str, Any] = {}  # by name, created on first use
 
     def people(self, image: Tensor, near: Person | None = None) -> list[Person]:
         if near is None:
@@ -106,48 +110,50 @@ class MediaPipe:
         else:
             x0, y0, x1, y1 = near.box
             places = [((x0 + x1) / 2, (y0 + y1) / 2, 1.4 * near.extent)]
-        found: list[Person] = []
+        people: list[Person] = []
         for x, y, side in places:
             crop, corner = _square(image, x, y, side)
             person = self._pose(crop, corner)
-            if person is None or any(_same(person, other) for other in found):
+            if person is None or any(_same(person, other) for other in people):
                 continue
             if near is None or overlap(person.box, near.box) > 0:
-                found.append(person)
-        found.sort(key=lambda person: -person.extent)
-        return [p for i, p in enumerate(found) if not any(_part(p, o) for o in found[:i])]
+                people.append(person)
+        people.sort(key=lambda person: -person.extent)
+        return [p for i, p in enumerate(people) if not any(_part(p, o) for o in people[:i])]
 
     def faces(self, image: Tensor) -> list[Tensor]:
         h, w = image.shape[1:]
-        found: list[Tensor] = []
+        faces: list[Tensor] = []
         boxes = []
         for reach in ("near faces", "far faces"):
             for detection in self._run(reach, image).detections or []:
                 box = detection.location_data.relative_bounding_box
                 x0, y0 = box.xmin * w, box.ymin * h
                 boxes.append((x0, y0, x0 + box.width * w, y0 + box.height * h))
-        for x0, y0, x1, y1 in boxes:  # a mesh that fits where the face was found
+        for x0, y0, x1, y1 in boxes:  # keep meshes that lie at the face's box
             middle = torch.tensor([(x0 + x1) / 2, (y0 + y1) / 2])
             side = max(x1 - x0, y1 - y0, 1)
-            if any((_middle(face) - middle).norm() < side / 3 for face in found):
+            if any((_middle(face) - middle).norm() < side / 3 for face in faces):
                 continue
-            crop, corner = _square(image, *middle.tolist(), 2.2 * side)
+            x, y = middle.tolist()
+            crop, corner = _square(image, x, y, 2.2 * side)
             for face in self._run("face_mesh", crop).multi_face_landmarks or []:
                 points = mesh_to_68(_points(face.landmark, crop)) + torch.tensor(corner)
                 if (_middle(points) - middle).norm() < side / 3:
-                    found.append(points)
-        return _largest_first(found)
+                    faces.append(points)
+        return _largest_first(faces)
 
     def mask(self, image: Tensor) -> Tensor:
-        made = self._run("selfie", image).segmentation_mask
-        return torch.from_numpy(np.array(made, np.float32)).clamp(0, 1)
+        mask = self._run("selfie", image).segmentation_mask
+        return torch.from_numpy(np.array(mask, np.float32)).clamp(0, 1)
 
     def _pose(self, image: Tensor, corner: tuple[int, int]) -> Person | None:
-        seen = self._run("pose", image).pose_landmarks
-        if seen is None:
+        """The person in a crop whose first pixel is at `corner` = (x, y) of the image."""
+        marks = self._run("pose", image).pose_landmarks
+        if marks is None:
             return None
-        points = _points(seen.landmark, image)
-        sure = torch.tensor([mark.visibility >= SURE for mark in seen.landmark])
+        points = _points(marks.landmark, image)
+        sure = torch.tensor([mark.visibility >= SURE for mark in marks.landmark])
         h, w = image.shape[1:]
         inside = (points >= 0).all(-1) & (points < torch.tensor([w, h])).all(-1)
         points[~(sure & inside)] = math.nan
@@ -158,9 +164,9 @@ class MediaPipe:
         return person if person.extent >= SMALLEST else None
 
     def _candidates(self, image: Tensor) -> list[tuple[float, float, float]]:
-        """Where people may be: middle x, y and side of a square, pixels, likeliest first."""
+        """Squares that may contain people: middle x, y and side in pixels, likeliest first."""
         h, w = image.shape[1:]
-        found = []
+        candidates = []
         for side in dict.fromkeys([max(h, w), min(h, w), (min(h, w) + 1) // 2]):
             for top, left in product(_starts(h, side), _starts(w, side)):
                 tile = image[:, top : top + side, left : left + side]
@@ -169,32 +175,33 @@ class MediaPipe:
                     (hx, hy), (ex, ey) = [
                         (left + p.x * tw, top + p.y * th)
                         for p in detection.location_data.relative_keypoints[:2]
-                    ]  # the middle of the hips, and the end of the body's circle
-                    whole = 2.5 * math.hypot(ex - hx, ey - hy)
-                    if whole >= SMALLEST:
-                        found.append((detection.score[0], (hx, hy, whole)))
-        return [place for _, place in sorted(found, key=lambda pair: -pair[0])]
+                    ]  # the middle of the hips, and a point of the circle around the body
+                    side_of_body = 2.5 * math.hypot(ex - hx, ey - hy)
+                    if side_of_body >= SMALLEST:
+                        candidates.append((detection.score[0], (hx, hy, side_of_body)))
+        return [square for _, square in sorted(candidates, key=lambda pair: -pair[0])]
 
-    def _run(self, what: str, image: Tensor) -> Any:
+    def _run(self, name: str, image: Tensor) -> Any:
+        """MediaPipe's own result of a network on an image."""
         pixels = np.ascontiguousarray(image.permute(1, 2, 0).numpy())
-        with _quiet():  # its threads note what they run on when a network first does
-            if what not in self._made:
-                self._made[what] = self._make(what)
-            if what == "detect":
-                return self._made[what].process({"image": pixels})
-            return self._made[what].process(pixels)
+        with _quiet():  # MediaPipe's threads print their device at a network's first run
+            if name not in self._networks:
+                self._networks[name] = self._create(name)
+            if name == "detect":
+                return self._networks[name].process({"image": pixels})
+            return self._networks[name].process(pixels)
 
-    def _make(self, what: str) -> Any:
-        at = self._solutions
-        if what == "pose":  # 1: the only pose network that is inside of the package
-            return at.pose.Pose(static_image_mode=True, model_complexity=1)
-        if what == "face_mesh":  # more than one: a neighbour may be on the crop
-            return at.face_mesh.FaceMesh(static_image_mode=True, max_num_faces=3)
-        if what in ("near faces", "far faces"):
-            return at.face_detection.FaceDetection(model_selection=int(what == "far faces"))
-        if what == "selfie":
-            return at.selfie_segmentation.SelfieSegmentation(model_selection=0)
-        from google.protobuf import text_format
+    def _create(self, name: str) -> Any:
+        solutions = self._solutions
+        if name == "pose":  # 1: the only pose network in the package
+            return solutions.pose.Pose(static_image_mode=True, model_complexity=1)
+        if name == "face_mesh":  # more than one: the crop may contain a neighbour
+            return solutions.face_mesh.FaceMesh(static_image_mode=True, max_num_faces=3)
+        if name in ("near faces", "far faces"):
+            return solutions.face_detection.FaceDetection(model_selection=int(name == "far faces"))
+        if name == "selfie":
+            return solutions.selfie_segmentation.SelfieSegmentation(model_selection=0)
+        text_format = importlib.import_module("google.protobuf.text_format")
         from mediapipe.framework import calculator_pb2
         from mediapipe.python.solution_base import SolutionBase
 
@@ -214,23 +221,24 @@ node {
 
 
 class FaceAlignment:
-    """Face points by the face-alignment package, with its flipped second look; the rest is
-    MediaPipe's.
+    """Detector of face points with the face-alignment package; people and masks by MediaPipe.
+
+    Each face is evaluated twice, also as its mirror image.
     """
 
     def __init__(self) -> None:
         package = _import("face_alignment", "face-alignment==1.5.0", "face-alignment")
         self._rest = MediaPipe()
         folder = Path(torch.hub.get_dir()) / "checkpoints"
-        lacking = [name for name in FACE_WEIGHTS if not (folder / name).is_file()]
-        if lacking:
+        missing = [name for name in FACE_WEIGHTS if not (folder / name).is_file()]
+        if missing:
             print(
-                f"face-alignment: loads {' and '.join(lacking)} from the internet into {folder}",
+                f"face-alignment: downloads {' and '.join(missing)} from the internet to {folder}",
                 file=sys.stderr,
                 flush=True,
             )
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        try:  # compiled, it would take minutes to begin, in each process
+        try:  # compilation would take minutes in each process
             self._net = package.FaceAlignment(
                 package.LandmarksType.TWO_D, device=device, flip_input=True, compile=False
             )
@@ -238,7 +246,7 @@ class FaceAlignment:
             why = " ".join(str(error).split())[:200]
             raise UserError(
                 f"face-alignment: its weights cannot be loaded ({why}); they are "
-                f"{' and '.join(FACE_WEIGHTS)} in {folder}. --detector mediapipe works without"
+                f"{' and '.join(FACE_WEIGHTS)} in {folder}. --detector mediapipe needs no download"
             ) from error
 
     def people(self, image: Tensor, near: Person | None = None) -> list[Person]:
@@ -247,33 +255,35 @@ class FaceAlignment:
     def faces(self, image: Tensor) -> list[Tensor]:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "No faces were detected")
-            seen = self._net.get_landmarks_from_image(image.permute(1, 2, 0).numpy()) or []
-        return _largest_first([torch.from_numpy(np.asarray(p, np.float32))[:, :2] for p in seen])
+            faces = self._net.get_landmarks_from_image(image.permute(1, 2, 0).numpy()) or []
+        return _largest_first([torch.from_numpy(np.asarray(p, np.float32))[:, :2] for p in faces])
 
     def mask(self, image: Tensor) -> Tensor:
         return self._rest.mask(image)
 
 
 def person_box(joints: Tensor) -> tuple[float, float, float, float]:
-    """x0, y0, x1, y1 round the joints (17, 2) that are there, and up to the top of the head; where
-    a shoulder is missing, round all of the head. Without the ears (15, 2) it does, too.
+    """The box x0, y0, x1, y1 around a person's joints, extended to the top of the head.
+
+    joints  (17, 2), or (15, 2) without ears, pixels; NaN if missing
+    If a shoulder is missing, the box is extended around the head's joints instead.
     """
     at = dict(zip(JOINTS_17, joints, strict=False))
     neck = (at["lshoulder"] + at["rshoulder"]) / 2
-    reach = [neck + 2 * (at["cnose"] - neck)]  # as high above the nose as the neck below
+    reach = [neck + 2 * (at["cnose"] - neck)]  # as far above the nose as the neck is below it
     if reach[0].isnan().any():
         head = torch.stack([at[name] for name in HEAD if name in at])
         head = head[~head.isnan().any(-1)]
-        if len(head) > 1:  # of one seen from the front, an ear's distance from the other one
+        if len(head) > 1:  # in front view the distance between the ears
             away = torch.pdist(head).max()
             reach = [head.mean(0) - away, head.mean(0) + away]
-    there = torch.stack([*joints, *reach])
-    there = there[~there.isnan().any(-1)]
-    return (*there.amin(0).tolist(), *there.amax(0).tolist())
+    points = torch.stack([*joints, *reach])
+    points = points[~points.isnan().any(-1)]
+    return (*points.amin(0).tolist(), *points.amax(0).tolist())
 
 
 def _same(one: Person, other: Person) -> bool:
-    """Whether two finds are one person, as it is or taken for its mirror image."""
+    """True if two detections are one person, also if one has left and right exchanged."""
     for joints in (other.joints, other.joints[MIRROR]):
         distance = (one.joints - joints).norm(dim=-1)
         near = distance[~distance.isnan()]
@@ -283,20 +293,20 @@ def _same(one: Person, other: Person) -> bool:
 
 
 def _starts(length: int, side: int) -> list[int]:
-    """Where tiles of a side begin that overlap by half or more and cover a length."""
+    """Starts of tiles that cover a length and overlap by at least half."""
     steps = max(0, math.ceil(2 * (length - side) / side))
     return [round(i * (length - side) / max(steps, 1)) for i in range(steps + 1)]
 
 
 def overlap(one: Sequence[float], other: Sequence[float]) -> float:
-    """Area that two boxes share, pixels."""
+    """Area of the intersection of two boxes, in square pixels."""
     w = min(one[2], other[2]) - max(one[0], other[0])
     h = min(one[3], other[3]) - max(one[1], other[1])
     return max(w, 0.0) * max(h, 0.0)
 
 
 def _part(small: Person, large: Person) -> bool:
-    """Whether a find is a hand or a bag of a much larger person: mostly on top of that one."""
+    """True if a detection is a part of a much larger person, like a hand: mostly on top of it."""
     x0, y0, x1, y1 = large.box
     room = 0.15 * large.extent
     around = (x0 - room, y0 - room, x1 + room, y1 + room)
@@ -318,7 +328,7 @@ def _largest_first(faces: list[Tensor]) -> list[Tensor]:
 
 
 def _square(image: Tensor, x: float, y: float, side: float) -> tuple[Tensor, tuple[int, int]]:
-    """The part of an image inside of a square, and its first pixel's place."""
+    """The part of an image inside a square, and the x, y of its first pixel."""
     h, w = image.shape[1:]
     left, top = max(0, round(x - side / 2)), max(0, round(y - side / 2))
     right, bottom = min(w, round(x + side / 2)), min(h, round(y + side / 2))
@@ -331,34 +341,34 @@ def _import(name: str, package: str, extra: str) -> Any:
         return importlib.import_module(name)
     except ImportError as error:
         raise UserError(
-            f"{package} is needed to find people and faces, but cannot be imported ({error}): "
+            f"{package} is needed to detect people and faces, but cannot be imported ({error}): "
             f"{INSTALL.format(extra)}, with Python up to 3.12"
         ) from error
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what C++ libraries write on stderr past Python."""
+    """Hides the output of C++ libraries on stderr."""
     sys.stderr.flush()
-    kept = os.dup(2)
+    saved = os.dup(2)
     nothing = os.open(os.devnull, os.O_WRONLY)
     try:
         os.dup2(nothing, 2)
         yield
     finally:
-        os.dup2(kept, 2)
-        os.close(kept)
+        os.dup2(saved, 2)
+        os.close(saved)
         os.close(nothing)
 
 
-MARGIN = 0.15  # around a person, of the longer side of its box
+MARGIN = 0.15  # on each side of a person, as a fraction of the longer side of its box
 
 
 def person_square(joints: Tensor, margin: float = MARGIN) -> FaceBox:
-    """The square that is cut out around a person: its centre and half of its side, whole pixels.
+    """The square to cut out around a person: centre and half of its side, whole pixels.
 
-    joints  (17, 2) pixels, in the order of JOINTS_17, NaN where missing but not all
-    margin  on each side, as a fraction of the longer side of the box around the joints and head
+    joints  (17, 2) pixels, in the order of JOINTS_17, NaN if missing; at least one is present
+    margin  on each side, as a fraction of the longer side of the box around joints and head
     """
     x0, y0, x1, y1 = person_box(joints)
     half = math.ceil(max(x1 - x0, y1 - y0, 2) * (0.5 + margin))
@@ -366,10 +376,10 @@ def person_square(joints: Tensor, margin: float = MARGIN) -> FaceBox:
 
 
 class Follow:
-    """Finds the same person in frame after frame: image -> Person or None.
+    """Follows one person through frames: maps an image to a Person or None.
 
-    number  which one to begin with: 1 is the largest in the first frame that shows so many
-    videos  False: images have nothing to do with one another, each is searched anew
+    number  person to follow: 1 is the largest in the first frame with at least `number` people
+    videos  False: search each image independently of the others
     """
 
     def __init__(self, detector: Detector, number: int = 1, videos: bool = True):
@@ -379,19 +389,19 @@ class Follow:
     def __call__(self, image: Tensor) -> Person | None:
         last = self._last
         if last is None:
-            everybody = self.detector.people(image)
-            found = everybody[self.number - 1] if len(everybody) >= self.number else None
-        else:  # first where it was; lost, whoever is there of all
-            near = self.detector.people(image, near=last)
-            found = self._again(near) or self._again(self.detector.people(image))
-        if self.videos and found is not None:
-            self._last = found
-        return found
+            people = self.detector.people(image)
+            person = people[self.number - 1] if len(people) >= self.number else None
+        else:  # search near the last place, then the whole image
+            person = _match(self.detector.people(image, near=last), last)
+            person = person or _match(self.detector.people(image), last)
+        if self.videos and person is not None:
+            self._last = person
+        return person
 
-    def _again(self, people: list[Person]) -> Person | None:
-        """Of those whoever is where the last one was, and no mere part of it, or nobody."""
-        last = self._last
-        for person in people:
-            if overlap(person.box, last.box) and person.extent >= PART * last.extent:
-                return person
-        return None
+
+def _match(people: list[Person], last: Person) -> Person | None:
+    """The first person that overlaps `last` and is not just a part of it, or None."""
+    for person in people:
+        if overlap(person.box, last.box) and person.extent >= PART * last.extent:
+            return person
+    return None

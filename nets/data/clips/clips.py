@@ -166,10 +166,10 @@ class Folders:
         """The frames of a video, decoded now if they are not in the cache."""
         box, facts = self.boxes.get(path.name), path.stat()
         key = repr((facts.st_size, facts.st_mtime_ns, self._size, box)).encode()
-        kept = self.cache / f"{path.name}-{hashlib.blake2b(key, digest_size=6).hexdigest()}.rgb"
-        if not kept.is_file():
-            _decode(path, kept, box, self._size)
-        return _Decoded(kept, self._size)
+        cached = self.cache / f"{path.name}-{hashlib.blake2b(key, digest_size=6).hexdigest()}.rgb"
+        if not cached.is_file():
+            _decode(path, cached, box, self._size)
+        return _Decoded(cached, self._size)
 
 
 class Stills:
@@ -217,17 +217,17 @@ class _Decoded:
         return torch.from_numpy(pixels.reshape(3, self.size, self.size))
 
 
-def _decode(path: Path, kept: Path, box: Box | None, size: int) -> None:
+def _decode(path: Path, cached: Path, box: Box | None, size: int) -> None:
     from nets.data.io.video import open_video
 
     video = open_video(path)
     try:
-        with whole_file(kept) as file:
+        with whole_file(cached) as file:
             for _, image in video:
                 file.write(squash(image, box, size).numpy().tobytes())
     except OSError as error:
         raise UserError(
-            f"{kept.parent}: decoded videos cannot be written there ({error.strerror}); "
+            f"{cached.parent}: decoded videos cannot be written there ({error.strerror}); "
             "--frame_cache gives another folder"
         ) from error
 

@@ -1,1 +1,1 @@
-"""Datasets out of photos and videos: people for VUNet, heads for avatars, clips for landmarks."""
+"""Datasets from photos and videos: people for VUNet, heads for avatars, clips for landmarks."""

@@ -1,18 +1,17 @@
-"""Reading everything of a dataset, in any format, to find what is wrong with it."""
+"""A check that reads all samples of a dataset, in any format, and lists the problems."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 import numpy as np
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
-from nets.data.extraction.sheet import contact_sheet
+from nets.data.extraction.sheet import Drawing, contact_sheet
 from nets.data.heads.videos import PHASES, AvatarFolder, read_frame
 from nets.data.io.files import list_folder, natural_key
 from nets.data.io.images import is_image, read_image
@@ -22,31 +21,40 @@ from nets.errors import BadSample, UserError
 from nets.skeletons import JOINTS_17, convert_joints
 
 INDICES = ("index.p", "index.json", "index.npz")
-Read = Callable[[int], tuple[Tensor, Tensor | None, str]]
+Read = Callable[[int], Drawing]  # of the sample with this number
+
+
+class Reader(Protocol):
+    """Opens a dataset of one format: its facts, and how to read a sample."""
+
+    def __call__(self, path: Path, /) -> tuple[Checked, Read]: ...
 
 
 @dataclass
 class Checked:
-    """What a check found: a line for the format, problems by file, and remarks that are none."""
+    """The result of a check: format, problems by file, and remarks about other facts."""
 
-    format: str
-    count: int
+    format: str  # one line
+    count: int  # samples
     problems: list[str] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
 
 
 def check(path: str | Path, sheet: str | Path | None = None) -> Checked:
-    """Reads every sample of a dataset in any of the forms that training takes, and draws a contact
-    sheet of it. Raises UserError where it is none of them.
+    """Read all samples of a dataset in any format of the training scripts; the result.
+
+    sheet  image file of a contact sheet to draw; None: no sheet
+    Raises UserError if the dataset has none of the formats.
     """
     path = Path(path)
     if not path.exists():
         raise UserError(f"{path}: no such file or folder")
+    reader: Reader
     if path.is_file() and path.suffix in (".p", ".pkl", ".pickle", ".json", ".npz"):
-        look = _index
+        reader = _index
     else:
-        look = next((look for sign, look in SIGNS.items() if any(path.glob(sign))), _clips)
-    checked, read = look(path)
+        reader = next((reader for sign, reader in SIGNS.items() if any(path.glob(sign))), _clips)
+    checked, read = reader(path)
     good = []
     for i in tqdm(range(checked.count), unit="file", disable=None):
         try:
@@ -75,14 +83,14 @@ def _index(path: Path) -> tuple[Checked, Read]:
         checked.remarks.append(f"{int((~usable).sum())} without both shoulders and hips: left out")
     if index["identities"] is None:
         checked.remarks.append("no identities: only --pairing same and any")
-    for name, wanted in (("train", train), ("test", ~train)):
-        if not (wanted & usable).any():
+    for name, split in (("train", train), ("test", ~train)):
+        if not (split & usable).any():
             checked.remarks.append(f"nothing usable to {name}")
     outside = (joints > 1).any(-1).sum(-1)
     for i in outside.nonzero()[:, 0].tolist():
         checked.remarks.append(f"{index['imgs'][i].decode()}: {int(outside[i])} joints outside")
 
-    def read(i: int) -> tuple[Tensor, Tensor, str]:
+    def read(i: int) -> Drawing:
         image = read_image(file.parent / index["imgs"][i].decode(), None)
         return image, joints[i] * torch.tensor(image.shape[:0:-1]), index["imgs"][i].decode()
 
@@ -101,22 +109,24 @@ def _avatars(path: Path) -> tuple[Checked, Read]:
         items = {item: folder.frames(item) for item in folder.items}
         frames += [(phase, name) for names in items.values() for name in names]
         for item, names in items.items():
-            there = len(list((path / "imgs" / phase / item).glob("*/*.jpg")))
-            if there != len(names):
+            images = len(list((path / "imgs" / phase / item).glob("*/*.jpg")))
+            if images != len(names):
                 what = "keypoints or mask" if masks else "keypoints"
                 checked.problems.append(
-                    f"{path}/imgs/{phase}/{item}: {there - len(names)} images without {what}"
+                    f"{path}/imgs/{phase}/{item}: {images - len(names)} images without {what}"
                 )
     checked.format, checked.count = f"heads of videos, {len(frames)} frames", len(frames)
     if not masks:
         checked.remarks.append("no masks: train with --output_segmentation false")
 
-    def read(i: int) -> tuple[Tensor, Tensor, str]:
+    def read(i: int) -> Drawing:
         phase, name = frames[i]
         frame = read_frame(path, phase, name, 256, masks=masks)
         points = (frame.pose.reshape(-1, 2) + 1) / 2 * 256
         if (points < -128).any() or (points > 384).any():
-            raise BadSample(path / "keypoints" / phase / f"{name}.npy", "lies far off its image")
+            raise BadSample(
+                path / "keypoints" / phase / f"{name}.npy", "lies far outside its image"
+            )
         return frame.image, points, "/".join(name.split("/")[-2:])
 
     return checked, read
@@ -125,7 +135,7 @@ def _avatars(path: Path) -> tuple[Checked, Read]:
 def _meta(path: Path) -> tuple[Checked, Read]:
     from nets.data.people.meta import PrjotiDataset
 
-    parts: list[tuple[Any, int]] = []
+    parts: list[tuple[PrjotiDataset, int]] = []
     checked = Checked("", 0)
     for split in ("train", "test"):
         try:
@@ -135,10 +145,10 @@ def _meta(path: Path) -> tuple[Checked, Read]:
             continue
         parts += [(data, i) for i in range(len(data))]
     if not parts:
-        raise UserError(f"{path}: nothing usable in it; {checked.remarks[0]}")
+        raise UserError(f"{path}: holds no usable entry; {checked.remarks[0]}")
     checked.format, checked.count = f"prjoti folder, {len(parts)} entries", len(parts)
 
-    def read(i: int) -> tuple[Tensor, Tensor, str]:
+    def read(i: int) -> Drawing:
         data, place = parts[i]
         sample = data[(0, place)]
         joints = convert_joints(sample["joints"], data.joint_order, JOINTS_17)
@@ -159,7 +169,7 @@ def _bbc(path: Path) -> tuple[Checked, Read]:
     ]
     checked = Checked(f"BBC Pose, {len(every)} annotated frames", len(every))
 
-    def read(i: int) -> tuple[Tensor, Tensor, str]:
+    def read(i: int) -> Drawing:
         part, clip, frame = every[i]
         box = part.box(clip, frame)
         image = part.read(clip, frame, box, 128)
@@ -175,7 +185,7 @@ def _table(path: Path) -> tuple[Checked, Read]:
     checked = Checked(f"images with a table of factors, {len(rows)} rows", len(rows))
     checked.remarks.append(f"columns {', '.join(rows[0])}")
 
-    def read(i: int) -> tuple[Tensor, None, str]:
+    def read(i: int) -> Drawing:
         return read_image(path / rows[i]["file"], None), None, rows[i]["file"]
 
     return checked, read
@@ -191,9 +201,9 @@ def _batches(path: Path) -> tuple[Checked, Read]:
         raise UserError(f"{path}: holds folders th_..., but no batches (batch1, batch2, ...)")
     shapes: list[tuple[int, int]] = []
 
-    def read(i: int) -> tuple[Tensor, None, str]:
+    def read(i: int) -> Drawing:
         file = files[i]
-        if not shapes:  # all must be as the first
+        if not shapes:  # all must have the shape of the first one
             if file.suffix == ".npz":
                 with np.load(file, allow_pickle=False) as arrays:
                     shape = arrays["image"].shape
@@ -208,9 +218,9 @@ def _batches(path: Path) -> tuple[Checked, Read]:
 
 
 def _clips(path: Path) -> tuple[Checked, Read]:
-    """Folders of frames, videos, or images."""
+    """A folder with folders of frames, videos, or images."""
     if path.is_file():
-        raise UserError(f"{path}: is no index; give a folder, or an index.p, .json or .npz")
+        raise UserError(f"{path}: is not an index; give a folder, or an index.p, .json or .npz")
     inside = [p for p in path.iterdir() if not p.name.startswith(".")]
     inside.sort(key=natural_key)
     files = [p for p in inside if not p.is_dir() and (is_video(p) or is_image(p))]
@@ -223,28 +233,31 @@ def _clips(path: Path) -> tuple[Checked, Read]:
     every = files + frames
     if not frames and all(p.is_dir() for p in files):
         raise UserError(
-            f"{path}: no dataset: holds no index.p, imgs/, meta.yaml, videos or folders of images"
+            f"{path}: no dataset: holds no index.p, imgs/, meta.yaml, code/bbcpose.mat, "
+            "factors.csv, th_*, videos, images or folders of images"
         )
     clips = len({p.parent for p in frames}) + sum(map(is_video, files))
     checked = Checked(f"clips or images, {clips} clips, {len(every)} files", len(every))
 
-    def read(i: int) -> tuple[Tensor, None, str]:
+    def read(i: int) -> Drawing:
         file = every[i]
         if file.is_dir():
-            raise BadSample(file, "holds no images: a clip without frames")
+            raise BadSample(file, "is a clip without frames, it holds no images")
         if not is_video(file):
             return read_image(file, None), None, f"{file.parent.name}/{file.name}"
-        reader, first = open_video(file), None
-        for _, image in reader:
-            first = image if first is None else first
-        if reader.damage:
-            raise BadSample(file, reader.damage)
+        video = open_video(file)
+        frames = iter(video)
+        _, first = next(frames)  # open_video has decoded one
+        for _ in frames:
+            pass
+        if video.damage:
+            raise BadSample(file, video.damage)
         return first, None, file.name
 
     return checked, read
 
 
-SIGNS = {  # what lies in a folder of each form
+SIGNS: dict[str, Reader] = {  # files that identify the format of a folder
     **dict.fromkeys(INDICES, _index),
     "imgs": _avatars,
     "meta.yaml": _meta,

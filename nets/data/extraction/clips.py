@@ -1,19 +1,17 @@
-"""Clips of one moving person or thing, cut out of videos: folders of frames for landmarks."""
+"""Clips of one moving person or object, cut out of videos: folders of frames for landmarks."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor
 
 from nets.data.detectors import MARGIN, Follow
 from nets.data.extraction import jobs
-from nets.data.extraction.people import _count, _names
-from nets.data.extraction.sheet import contact_sheet
+from nets.data.extraction.people import file_names, frame_count
+from nets.data.extraction.sheet import Drawing, contact_sheet
 from nets.data.heads.faces import FaceBox, crop_square
 from nets.data.io.images import read_image, write_image
 from nets.data.io.video import is_video, open_video
@@ -24,11 +22,11 @@ CLIP_CROPS = ("person", "centre")
 
 @dataclass(frozen=True)
 class ClipOptions:
-    """What decides how the frames come out; a change makes them anew."""
+    """Options that affect the frames. If one changes, all frames are extracted again."""
 
     size: int = 256  # side of the frames, pixels
     fps: float = 10.0  # frames a second
-    crop: str = "person"  # the largest person's whole path; "centre": the middle square
+    crop: str = "person"  # around the path of the largest person; "centre": the middle square
     margin: float = MARGIN
     detector: str = "mediapipe"
 
@@ -36,43 +34,44 @@ class ClipOptions:
 def extract_clips(
     given: Sequence[str | Path], out: str | Path, options: ClipOptions, workers: int = 0
 ) -> str:
-    """Write a folder of frames for each video below `out`, and a contact sheet; a summary.
+    """Write a folder of frames below `out` for each video, and a contact sheet; a summary.
 
-    One square serves all frames of a clip, so that what moves in it moves: round all places where
-    the largest person of the first frame was, or the middle of the video. Clips that are done are
-    kept. Raises UserError where there is no video, or nobody in any.
+    All frames of a clip are cut out with one square, so that motion is kept. The square surrounds
+    all places of the largest person of the first frame, or is the middle of the video. Finished
+    clips are kept. Raises UserError if there is no video, or no person in any.
     """
     out = Path(out)
     videos = [file for file in jobs.list_files(given) if is_video(file)]
     if not videos:
-        raise UserError(f"{given[0]}: is no video and holds none")
+        raise UserError(f"{given[0]}: is not a video and holds none")
     if options.crop == "person":
         jobs.detector(options.detector)
-    names = _names(videos)
+    names = file_names(videos)
     todo = [(video, name, out, options) for video, name in zip(videos, names, strict=True)]
     passes = 2 if options.crop == "person" else 1
-    frames = passes * sum(_count(video, options.fps) for video in videos)
+    frames = passes * sum(frame_count(video, options.fps) for video in videos)
     results = jobs.run(_clip_of, todo, frames, workers)
     left = [line for r in results for line in (r.get("left_out") or [r.get("failed", "")]) if line]
     files = [file for result in results for file in result.get("files", [])]
     jobs.report(out.parent / f"{out.name}_left_out.txt", left)
     if not files:
-        raise UserError(f"no clip out of {len(videos)} videos; the first left out: {left[0]}")
+        raise UserError(f"no clip from {len(videos)} videos; the first left out: {left[0]}")
     sheet = out.parent / f"{out.name}_contact_sheet.png"
     contact_sheet(sheet, len(files), lambda i: _shown(out, files[i]))
-    made = sum(1 for result in results if result.get("files"))
-    lines = [f"{len(files)} frames in {made} clips: {out}", f"look at {sheet}"]
+    count = sum(1 for result in results if result.get("files"))
+    lines = [f"{len(files)} frames in {count} clips: {out}", f"look at {sheet}"]
     if left:
         lines.append(f"{len(left)} left out: {out.parent / f'{out.name}_left_out.txt'}")
     return "\n".join(lines)
 
 
-def _clip_of(video: Path, name: str, out: Path, options: ClipOptions) -> dict[str, Any]:
+def _clip_of(video: Path, name: str, out: Path, options: ClipOptions) -> jobs.Record:
+    """Write the frames of one video; the record with its "files" and what was "left_out"."""
     key = jobs.record_key(video, asdict(options))
     path = out.parent / jobs.RECORDS / out.name / f"{name}.json"
     done = jobs.read_record(path, key)
     if done is not None and all((out / file).is_file() for file in done["files"]):
-        jobs.tick(_count(video, options.fps) * (2 if options.crop == "person" else 1))
+        jobs.tick(frame_count(video, options.fps) * (2 if options.crop == "person" else 1))
         return done
     reader = open_video(video, fps=options.fps)
     h, w = reader.size
@@ -97,8 +96,12 @@ def _clip_of(video: Path, name: str, out: Path, options: ClipOptions) -> dict[st
 
 
 def _path_of(video: Path, options: ClipOptions, left: list[str]) -> FaceBox | None:
-    """The square round all places where the first frame's largest person is in a video."""
-    follow, boxes = Follow(jobs.detector(options.detector)), []
+    """The square around all places of the first frame's largest person; None: no person.
+
+    left  gets a line about frames without the person
+    """
+    follow = Follow(jobs.detector(options.detector))
+    boxes: list[tuple[float, float, float, float]] = []
     missing = 0
     for _, image in open_video(video, fps=options.fps):
         person = follow(image)
@@ -118,5 +121,5 @@ def _path_of(video: Path, options: ClipOptions, left: list[str]) -> FaceBox | No
     return FaceBox(round((x0 + x1) / 2), round((y0 + y1) / 2), half)
 
 
-def _shown(out: Path, file: str) -> tuple[Tensor, None, str]:
+def _shown(out: Path, file: str) -> Drawing:
     return read_image(out / file, None), None, file

@@ -1,17 +1,16 @@
-"""Heads cut out of videos of faces, with 68 points and masks: a dataset folder for avatars."""
+"""Heads cut out of videos, with 68 points and masks: a dataset folder for avatars."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from nets.data.extraction import jobs
-from nets.data.extraction.sheet import contact_sheet
+from nets.data.extraction.sheet import Drawing, contact_sheet
 from nets.data.heads.faces import crop_square, face_crop_box, points_in_crop
 from nets.data.heads.videos import KINDS, PHASES, frame_path, read_frame, write_frame
 from nets.data.io.images import read_image
@@ -21,26 +20,26 @@ from nets.errors import UserError
 
 @dataclass(frozen=True)
 class HeadOptions:
-    """What decides how the frames come out; a change makes them anew."""
+    """Options that affect the frames. If one changes, all frames are extracted again."""
 
-    sampling_rate: int = 1  # every so many frames of a video
+    sampling_rate: int = 1  # take every n-th frame of a video
     image_size: int = 256  # side of the images, pixels
     masks: bool = True
-    start: float | None = None  # seconds of each video
-    end: float | None = None
+    start: float | None = None  # second of each video to begin at
+    end: float | None = None  # second to stop before
     detector: str = "mediapipe"
 
 
 def extract_heads(
     given: Sequence[str | Path], out: str | Path, phase: str, options: HeadOptions, workers: int = 0
 ) -> str:
-    """Write imgs/, keypoints/ and segs/ of a phase below `out`, a contact sheet and the list of
-    what was left out; a summary.
+    """Write imgs/, keypoints/ and segs/ of a phase below `out`; a summary.
 
-    given  roots PERSON/VIDEO/SEQUENCE.mp4, or single videos: person, video and sequence are then
-           called as the file is
-    FRAME is the number of the frame in the video. Frames that are done already are kept. Raises
-    UserError where there is no video, or no face in any.
+    given  roots with PERSON/VIDEO/SEQUENCE.mp4, or single videos, whose name then is the name of
+           person, video and sequence
+    A contact sheet and a list of frames left out are written too. FRAME is the number of the frame
+    in the video. Finished frames are kept. Raises UserError if there is no video, or no face in
+    any.
     """
     if phase not in PHASES:
         raise UserError(f"phase: must be one of {', '.join(PHASES)}, got {phase!r}")
@@ -50,7 +49,9 @@ def extract_heads(
     todo = [(video, name, out, phase, options) for video, name in videos]
     frames = sum(_count(video, options) for video, _ in videos)
     results = jobs.run(_heads_of, todo, frames, workers)
-    left, names, border = [], [], 0
+    left: list[str] = []
+    names: list[str] = []
+    border = 0
     for result in results:
         if "failed" in result:
             left.append(result["failed"])
@@ -76,37 +77,42 @@ def extract_heads(
 
 
 def list_videos(given: Sequence[str | Path]) -> list[tuple[Path, str]]:
-    """The videos, and PERSON/VIDEO/SEQUENCE of each, which no other has. Raises UserError."""
-    found: dict[str, Path] = {}
+    """The videos, each with a unique name PERSON/VIDEO/SEQUENCE. Raises UserError."""
+    by_name: dict[str, Path] = {}
     for root in map(Path, given):
         videos = [file for file in jobs.list_files([root]) if is_video(file)]
         if not videos:
-            raise UserError(f"{root}: is no video and holds none")
+            raise UserError(f"{root}: is not a video and holds none")
         for video in videos:
             parts = list(video.relative_to(root).with_suffix("").parts) if root.is_dir() else []
             parts = (parts or [video.stem])[-3:]
             parts += [parts[-1]] * (3 - len(parts))
             name = "/".join(part.replace(" ", "_") for part in parts)
-            if name in found:
-                raise UserError(f"{video} and {found[name]}: both would be written as {name}")
-            found[name] = video
-    return [(video, name) for name, video in sorted(found.items())]
+            if name in by_name:
+                raise UserError(f"{video} and {by_name[name]}: both would be written as {name}")
+            by_name[name] = video
+    return [(video, name) for name, video in sorted(by_name.items())]
 
 
-def _heads_of(
-    video: Path, name: str, out: Path, phase: str, options: HeadOptions
-) -> dict[str, Any]:
+def _heads_of(video: Path, name: str, out: Path, phase: str, options: HeadOptions) -> jobs.Record:
+    """Write the frames of one video.
+
+    The record has "names" of the frames, lines about those "left_out", and the number of heads that
+    extend beyond the "border" of their frame.
+    """
     key = jobs.record_key(video, asdict(options))
     path = out / jobs.RECORDS / phase / f"{name}.json"
     done = jobs.read_record(path, key)
-    if done is not None and all(_there(out, phase, n, options) for n in done["names"]):
+    if done is not None and all(_is_complete(out, phase, n, options) for n in done["names"]):
         jobs.tick(_count(video, options))
         return done
-    begun = path.with_suffix(".begun")  # frames of the same settings, from a run that was stopped
-    kept = jobs.read_record(begun, key) is not None
-    jobs.write_record(begun, {"key": key})
-    finder = jobs.detector(options.detector)
-    names, left, border = [], [], 0
+    marker = path.with_suffix(".begun")  # marks a stopped run with these settings
+    resumed = jobs.read_record(marker, key) is not None
+    jobs.write_record(marker, {"key": key})
+    detector = jobs.detector(options.detector)
+    names: list[str] = []
+    left: list[str] = []
+    border = 0
     reader = open_video(video, options.start, options.end)
     first = round((options.start or 0) * reader.fps)
     for number, (seconds, image) in enumerate(reader, first):
@@ -114,11 +120,11 @@ def _heads_of(
             continue
         jobs.tick()
         frame = f"{name}/{number}"
-        if kept and _there(out, phase, frame, options):
+        if resumed and _is_complete(out, phase, frame, options):
             names.append(frame)
             border += _black_edge(read_image(frame_path(out, "imgs", phase, frame), None))
             continue
-        faces = finder.faces(image)
+        faces = detector.faces(image)
         if not faces:
             left.append(f"{video}, frame {number}, second {seconds:.2f}: no face")
             continue
@@ -132,24 +138,24 @@ def _heads_of(
         border += min(cx - half, cy - half) < 0 or cx + half > w or cy + half > h
         head = crop_square(image, box, options.image_size)
         points = points_in_crop(faces[0], box, options.image_size)
-        mask = (finder.mask(head)[None] * 255).round().to(torch.uint8) if options.masks else None
+        mask = (detector.mask(head)[None] * 255).round().to(torch.uint8) if options.masks else None
         write_frame(out, phase, frame, head, points, mask)
         names.append(frame)
     if reader.damage:
         left.append(f"{video}, {reader.damage}")
     record = {"key": key, "names": names, "left_out": left, "border": int(border)}
     jobs.write_record(path, record)
-    begun.unlink(missing_ok=True)
+    marker.unlink(missing_ok=True)
     return record
 
 
 def _black_edge(head: Tensor) -> bool:
-    """Whether a head that was cut out reaches over the border of its frame."""
+    """True if a cut-out head extends beyond the border of its frame: one of its edges is black."""
     edges = (head[:, 0], head[:, -1], head[:, :, 0], head[:, :, -1])
     return any(bool((edge < 8).all()) for edge in edges)
 
 
-def _there(out: Path, phase: str, name: str, options: HeadOptions) -> bool:
+def _is_complete(out: Path, phase: str, name: str, options: HeadOptions) -> bool:
     kinds = [kind for kind in KINDS if kind != "segs" or options.masks]
     return all(frame_path(out, kind, phase, name).is_file() for kind in kinds)
 
@@ -159,14 +165,14 @@ def _count(video: Path, options: HeadOptions) -> int:
         frames = open_video(video, options.start, options.end).frames or 1
         return -(-frames // options.sampling_rate)
     except UserError:
-        return 1  # told when it is its turn
+        return 1  # its job reports the error
 
 
-def _shown(out: Path, phase: str, name: str, options: HeadOptions) -> tuple[Tensor, Tensor, str]:
+def _shown(out: Path, phase: str, name: str, options: HeadOptions) -> Drawing:
     frame = read_frame(out, phase, name, options.image_size, masks=options.masks)
     points = (frame.pose.reshape(-1, 2) + 1) / 2 * options.image_size
     image = frame.image
-    if frame.mask is not None:  # what is not the person is dimmed
+    if frame.mask is not None:  # dim the background
         share = 0.35 + 0.65 * frame.mask.float() / 255
         image = (image * share).round().to(torch.uint8)
     return image, points, "/".join(name.split("/")[-2:])

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from multiprocessing.synchronize import Event
 
 RECORDS = "extraction"  # folder of the records below a dataset
-Record = dict[str, Any]  # result of a job, as JSON: "key" (see record_key) and the job's own keys
+Record = dict[str, Any]  # a job's result as JSON: "key" (see record_key) and what the job stores
 _done: Synchronized[int] | None = None  # frames done, counted by all processes
 _stop: Event | None = None  # set if all processes shall leave
 

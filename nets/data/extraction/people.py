@@ -1,4 +1,4 @@
-"""Images of persons with their joints, cut out of photos and videos: an `index.p` for VUNet."""
+"""Images of people with their joints, cut out of photos and videos: an `index.p` for VUNet."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from nets.data.detectors import MARGIN, Person, overlap, person_box, person_square
 from nets.data.extraction import jobs
-from nets.data.extraction.sheet import contact_sheet
+from nets.data.extraction.sheet import Drawing, contact_sheet
 from nets.data.heads.faces import crop_square, points_in_crop
 from nets.data.io.images import read_image, write_image
 from nets.data.io.video import VideoReader, is_video, open_video
@@ -32,15 +32,23 @@ IDENTITIES = ("file", "folder")
 
 @dataclass(frozen=True)
 class PeopleOptions:
-    """What decides how the images come out; a change makes them anew."""
+    """Options that affect the images. If one changes, all images are extracted again."""
 
     size: int = 256  # longer side of the images, pixels
     crop: str = "square"  # "aspect": the person's box; "none": the whole image
     margin: float = MARGIN  # around the person, of the longer side of its box
     min_size: int = 64  # of a person in the photo, pixels; smaller ones are left out
-    fps: float = 2.0  # images a second that are taken from videos
+    fps: float = 2.0  # images a second of videos
     detector: str = "mediapipe"
-    joints: str | None = None  # a file of joints that are known: nothing is searched
+    joints: str | None = None  # file of annotated joints, used instead of the detector
+
+
+class Entry(TypedDict):
+    """One image of a person, as it is recorded."""
+
+    file: str  # below the dataset's folder
+    joints: list[list[float]]  # fractions in the order of JOINTS_17; -1: missing
+    identity: str
 
 
 def extract_people(
@@ -53,25 +61,26 @@ def extract_people(
 ) -> str:
     """Write images/, index.p, contact_sheet.png and left_out.txt below `out`; a summary.
 
-    test      fraction of the identities in the test split; of one identity, of its images
-    identity  "file": each person of a photo, and each that is followed in a video, for itself;
-              "folder": all of one folder are one
-    Files that are done already are not worked on again. Raises UserError where nothing is found.
+    test      fraction of the identities in the test split; with one identity, of its images
+    identity  "file": each person of a photo or video has an identity of its own; "folder": all
+              people in a folder have one identity
+    Finished files are kept. Raises UserError if there is no person in any file.
     """
     out, files = Path(out), jobs.list_files(given)
-    names = _names(files)
+    names = file_names(files)
     known = None
     if options.joints is not None:
         known = read_annotations(options.joints)
     else:
-        jobs.detector(options.detector)  # what is missing is told before the work begins
+        jobs.detector(options.detector)  # reports missing packages before the work begins
     todo = []
     for file, name in zip(files, names, strict=True):
         people = None if known is None else [p.tolist() for p in known.get(file.name, [])]
         todo.append((file, name, out, options, people))
-    frames = sum(_count(file, options.fps) for file in files)
+    frames = sum(frame_count(file, options.fps) for file in files)
     results = jobs.run(_people_of, todo, frames, workers)
-    entries, left = [], []
+    entries: list[Entry] = []
+    left: list[str] = []
     for file, result in zip(files, results, strict=True):
         if "failed" in result:
             left.append(result["failed"])
@@ -79,36 +88,40 @@ def extract_people(
         left += result["left_out"]
         for entry in result["entries"]:
             who = str(file.parent) if identity == "folder" else entry["identity"]
-            entries.append({**entry, "identity": who})
+            entries.append(Entry(file=entry["file"], joints=entry["joints"], identity=who))
     jobs.report(out / "left_out.txt", left)
     if not entries:
         why = f"; {len(left)} left out, the first: {left[0]}" if left else ""
         raise UserError(f"no person in {len(files)} files{why}")
     train = split([entry["identity"] for entry in entries], test)
     joints = np.array([entry["joints"] for entry in entries], np.float32)
-    imgs, people = ([entry[key] for entry in entries] for key in ("file", "identity"))
-    write_index(out / "index.p", JOINTS_17, imgs, joints, train, people)
+    imgs = [entry["file"] for entry in entries]
+    identities = [entry["identity"] for entry in entries]
+    write_index(out / "index.p", JOINTS_17, imgs, joints, train, identities)
     contact_sheet(out / "contact_sheet.png", len(entries), lambda i: _shown(out, entries[i]))
     reasons = Counter(line.rpartition(": ")[2].partition(",")[0] for line in left)
-    said = "; ".join(f"{count} {why}" for why, count in reasons.most_common(5))
+    counts = "; ".join(f"{count} {reason}" for reason, count in reasons.most_common(5))
     lines = [
-        f"{len(entries)} images of {len(set(people))} identities, {sum(train)} to train and "
+        f"{len(entries)} images of {len(set(identities))} identities, {sum(train)} to train and "
         f"{len(train) - sum(train)} to test: {out / 'index.p'}",
         f"look at {out / 'contact_sheet.png'}",
     ]
     if left:
-        lines.append(f"left out: {said}; all of them: {out / 'left_out.txt'}")
+        lines.append(f"left out: {counts}; all of them: {out / 'left_out.txt'}")
     return "\n".join(lines)
 
 
 def split(identities: Sequence[str], test: float) -> list[bool]:
-    """Which entries are to train: whole identities, by a hash of their names; where there is only
-    one, its first entries. Both splits have something as soon as there are two entries.
+    """The flags of the training split, one for each entry.
+
+    Whole identities are in one split, chosen by a hash of their names. A single identity is
+    divided: its first entries are for training. With two or more entries and `test` above 0, both
+    splits have at least one.
     """
     people = sorted(set(identities), key=lambda n: hashlib.blake2b(n.encode()).digest())
-    parts = people if len(people) > 1 else list(range(len(identities)))
-    count = round(test * len(parts))
-    count = min(max(count, 1), len(parts) - 1) if test > 0 else 0
+    parts = len(people) if len(people) > 1 else len(identities)
+    count = round(test * parts)
+    count = min(max(count, 1), parts - 1) if test > 0 else 0
     if len(people) > 1:
         held = set(people[len(people) - count :])
         return [name not in held for name in identities]
@@ -116,19 +129,23 @@ def split(identities: Sequence[str], test: float) -> list[bool]:
 
 
 def _people_of(
-    file: Path, name: str, out: Path, options: PeopleOptions, known: list | None
-) -> dict[str, Any]:
-    """The persons of one photo or video, written; the record of it."""
+    file: Path, name: str, out: Path, options: PeopleOptions, known: list[list[list[float]]] | None
+) -> jobs.Record:
+    """Write the people of one photo or video.
+
+    known  annotated joints of each person, pixels; None: use the detector
+    The record has the "entries", and lines about people "left_out".
+    """
     key = jobs.record_key(file, {**asdict(options), "known": known, "order": [*JOINTS_17]})
     path = out / jobs.RECORDS / f"{name}.json"
     done = jobs.read_record(path, key)
     if done is not None and all((out / e["file"]).is_file() for e in done["entries"]):
-        jobs.tick(_count(file, options.fps))
+        jobs.tick(frame_count(file, options.fps))
         return done
-    entries: list[dict[str, Any]] = []
+    entries: list[Entry] = []
     left: list[str] = []
-    followed: list[tuple[int, Person]] = []  # the persons of the frame before, with their numbers
-    many = 0
+    followed: list[tuple[int, Person]] = []  # people of the frame before, with their numbers
+    many = 0  # people so far
     source = open_video(file, fps=options.fps) if is_video(file) else None
     for where, stem, image in _images(file, name, source):
         if known is None:
@@ -137,7 +154,7 @@ def _people_of(
             people = [Person(p, person_box(p)) for p in map(torch.tensor, known)]
         if not people:
             left.append(f"{where}: no person")
-        numbered = []
+        numbered: list[tuple[int, Person]] = []
         for person in people:
             match = [n for n, before in followed if overlap(person.box, before.box) > 0]
             number = next((n for n in match if n not in [m for m, _ in numbered]), many)
@@ -152,8 +169,8 @@ def _people_of(
             write_image(out / target, part)
             h, w = part.shape[1:]
             fractions = (joints / torch.tensor([w, h])).nan_to_num(-1.0)
-            there = ((fractions >= 0) & (fractions <= 1)).all(-1, keepdim=True)
-            fractions = torch.where(there, fractions, -1.0)
+            inside = ((fractions >= 0) & (fractions <= 1)).all(-1, keepdim=True)
+            fractions = torch.where(inside, fractions, -1.0)
             who = f"{name}_{number}"
             entries.append({"file": target, "joints": fractions.tolist(), "identity": who})
         followed = numbered
@@ -166,6 +183,7 @@ def _people_of(
 
 
 def _unusable(person: Person, options: PeopleOptions) -> str | None:
+    """The reason to leave a person out, or None."""
     if person.extent < options.min_size:
         return f"too small, {person.extent:.0f} pixels"
     lacking = [n for n in TRUNK if person.joints[JOINTS_17.index(n)].isnan().any()]
@@ -175,7 +193,7 @@ def _unusable(person: Person, options: PeopleOptions) -> str | None:
 
 
 def _cut(image: Tensor, joints: Tensor, options: PeopleOptions) -> tuple[Tensor, Tensor]:
-    """A person's image and the joints in pixels of it."""
+    """The image of a person, and the joints in its pixels."""
     if options.crop == "square":
         box = person_square(joints, options.margin)
         side = options.size
@@ -192,13 +210,13 @@ def _cut(image: Tensor, joints: Tensor, options: PeopleOptions) -> tuple[Tensor,
     size = (max(1, round((x1 - x0) * scale)), max(1, round((y1 - y0) * scale)))
     pillow = Image.fromarray(part.permute(1, 2, 0).contiguous().numpy())
     pixels = np.array(pillow.resize(size, Image.Resampling.BICUBIC))
-    shown = torch.from_numpy(pixels.transpose(2, 0, 1).copy())
+    resized = torch.from_numpy(pixels.transpose(2, 0, 1).copy())
     stretch = torch.tensor([size[0] / (x1 - x0), size[1] / (y1 - y0)])
-    return shown, (joints - torch.tensor([x0, y0])) * stretch
+    return resized, (joints - torch.tensor([x0, y0])) * stretch
 
 
 def _images(file: Path, name: str, video: VideoReader | None) -> Iterator[tuple[str, str, Tensor]]:
-    """(how messages call it, name of the file to write, image) of a photo or of a video."""
+    """Yields (name for messages, name of the file to write, image) of a photo or video."""
     if video is None:
         yield str(file), name, read_image(file, None)
         return
@@ -206,17 +224,18 @@ def _images(file: Path, name: str, video: VideoReader | None) -> Iterator[tuple[
         yield f"{file}, second {seconds:.2f}", f"{name}_{number:05d}", image
 
 
-def _count(file: Path, fps: float) -> int:
+def frame_count(file: Path, fps: float) -> int:
+    """Number of frames to expect of a photo or video."""
     if not is_video(file):
         return 1
     try:
         return open_video(file, fps=fps).frames or 1
     except UserError:
-        return 1  # told when it is its turn
+        return 1  # its job reports the error
 
 
-def _names(files: Sequence[Path]) -> list[str]:
-    """A name for each file that no other has."""
+def file_names(files: Sequence[Path]) -> list[str]:
+    """A unique name for each file, without blanks."""
     many = Counter(file.stem for file in files)
     names = []
     for file in files:
@@ -225,7 +244,7 @@ def _names(files: Sequence[Path]) -> list[str]:
     return [name.replace(" ", "_") for name in names]
 
 
-def _shown(out: Path, entry: dict[str, Any]) -> tuple[Tensor, Tensor, str]:
+def _shown(out: Path, entry: Entry) -> Drawing:
     image = read_image(out / entry["file"], None)
     points = torch.tensor(entry["joints"])
     points = torch.where(points < 0, torch.nan, points) * torch.tensor(image.shape[:0:-1])

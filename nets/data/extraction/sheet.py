@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -19,17 +20,17 @@ from nets.skeletons import JOINTS_17
 
 CELL, COLUMNS, MOST = 160, 8, 64
 RIGHT, LEFT, MIDDLE = (255, 60, 60), (70, 130, 255), (60, 220, 60)
-Drawn = tuple[Tensor, Tensor | None, str]  # image (3, H, W) uint8, points in its pixels, caption
+Drawing = tuple[Tensor, Tensor | None, str]  # image (3, H, W) uint8, points in its pixels, caption
 
 
 def sample(count: int, most: int = MOST) -> list[int]:
-    """Up to `most` of `count` places, evenly spread."""
+    """Up to `most` numbers below `count`, evenly spaced."""
     step = max(1.0, count / most)
     return [int(i * step) for i in range(min(count, most))]
 
 
-def contact_sheet(path: Path, count: int, read: Callable[[int], Drawn]) -> None:
-    """Write a sheet of up to 64 of `count` images, which `read` gives."""
+def contact_sheet(path: Path, count: int, read: Callable[[int], Drawing]) -> None:
+    """Write an image file with up to 64 of `count` small images, given by `read`."""
     chosen = sample(count)
     if not chosen:
         return
@@ -45,8 +46,12 @@ def contact_sheet(path: Path, count: int, read: Callable[[int], Drawn]) -> None:
     write_image(path, pixels.reshape(sheet.height, sheet.width, 3).permute(2, 0, 1))
 
 
-def fitted(image: Tensor, drawn: Sequence[Tensor], side: int) -> Image.Image:
-    """An image (3, H, W) uint8 in the middle of a square, with points in its pixels drawn in."""
+def fitted(image: Tensor, points: Sequence[Tensor], side: int) -> Image.Image:
+    """An image in the middle of a square of that side, with points drawn in.
+
+    image   (3, H, W) uint8
+    points  sets of points (K, 2), pixels of the image
+    """
     pillow = Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
     scale = side / max(pillow.size)
     w, h = (max(1, round(length * scale)) for length in pillow.size)
@@ -54,8 +59,8 @@ def fitted(image: Tensor, drawn: Sequence[Tensor], side: int) -> Image.Image:
     left, top = (side - w) // 2, (side - h) // 2
     square.paste(pillow.resize((w, h)), (left, top))
     draw = ImageDraw.Draw(square)
-    for points in drawn:
-        _draw(draw, (points * scale + torch.tensor([left, top])).tolist(), max(1, side // CELL))
+    for at in points:
+        _draw(draw, (at * scale + torch.tensor([left, top])).tolist(), max(1, side // CELL))
     return square
 
 
@@ -78,10 +83,10 @@ def _draw(draw: ImageDraw.ImageDraw, points: Sequence[Sequence[float]], radius: 
         for a, b in lines:
             ends = [*at[a], *at[b]]
             colour = {"r": RIGHT, "l": LEFT}.get(a[0] if a[0] == b[0] else "", MIDDLE)
-            if all(v == v for v in ends):  # NaN is missing
+            if not any(math.isnan(v) for v in ends):  # NaN: missing
                 draw.line(ends, colour, 2 * radius)
     for x, y in points:
-        if x == x and y == y:
+        if not (math.isnan(x) or math.isnan(y)):
             draw.ellipse([x - radius, y - radius, x + radius, y + radius], fill=MIDDLE)
 
 
@@ -89,8 +94,10 @@ SIDE, GAP = 224, 4  # of a panel, pixels
 
 
 def look(given: list[str], out: Path, backend: str) -> str:
-    """Write a row of panels for each image: joints and 68 points of everybody, the mask, and the
-    squares that are cut out round the largest person and the largest face. A line for each.
+    """Write an image with a row of panels for each given image; one line of text for each.
+
+    The panels show the joints and 68 points of all people, the mask, and the squares that are cut
+    out around the largest person and the largest face.
     """
     detector = jobs.detector(backend)
     files = list_images("look", given)

@@ -112,7 +112,7 @@ class _Reader:
     def __init__(self, file: IO[bytes], size: int, long_size: int):
         self.file, self.left = file, size
         self.long_format = {4: "<i", 8: "<q"}[long_size]
-        self.seen: dict[int, Any] = {}
+        self.objects: dict[int, Any] = {}
 
     def take(self, count: int) -> bytes:
         """The next `count` bytes."""
@@ -155,15 +155,15 @@ class _Reader:
         if tag not in (TABLE, OBJECT, *FUNCTIONS):
             raise Torch7Error(f"is not a Torch7 file: {tag} is not a type of object")
         index = self.integer()
-        if index in self.seen:
-            return self.seen[index]
+        if index in self.objects:
+            return self.objects[index]
         if tag == TABLE:
             return self.table(index, depth)
         if tag == OBJECT:
             return self.instance(index, depth)
-        self.seen[index] = Function()
+        self.objects[index] = Function()
         self.function(depth)
-        return self.seen[index]
+        return self.objects[index]
 
     def function(self, depth: int) -> Function:
         self.string()  # byte code
@@ -171,7 +171,7 @@ class _Reader:
         return Function()
 
     def table(self, index: int, depth: int) -> Table:
-        table = self.seen[index] = Table()
+        table = self.objects[index] = Table()
         count = self.integer()
         if not 0 <= count * 8 <= self.left:  # a pair has at least two type tags
             raise Torch7Error(
@@ -194,18 +194,18 @@ class _Reader:
             name = self.string()
         match = CLASS.fullmatch(name)
         if not match or not (match[1] or match[2]):
-            record = self.seen[index] = Record(name)
+            record = self.objects[index] = Record(name)
             record.fields = self.object(depth + 1)
             return record
         # CudaTensor alone holds floats.
         kind = ELEMENTS[match[2] or "Float"]
         if match[3] == "Storage":
-            self.seen[index] = self.storage(kind)
+            self.objects[index] = self.storage(kind)
         else:
             # A tensor cannot contain itself, because its storage has no references.
-            self.seen[index] = None
-            self.seen[index] = self.tensor(kind, name, depth)
-        return self.seen[index]
+            self.objects[index] = None
+            self.objects[index] = self.tensor(kind, name, depth)
+        return self.objects[index]
 
     def storage(self, kind: torch.dtype) -> Tensor:
         (count,) = self.longs(1)

@@ -1,5 +1,6 @@
-"""Joints that others annotated: the csv of pose transfer on Market-1501 and DeepFashion, COCO's and
-OpenPose's JSON, and this project's own.
+"""Files of annotated joints: CSV of pose transfer (Market-1501, DeepFashion) and JSON.
+
+JSON may be of COCO, of OpenPose, or {file name: {joint: [x, y]}}.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nets.data.io.files import list_folder
 from nets.errors import UserError
 from nets.skeletons import COCO_17, JOINTS_17, OPENPOSE_18, OPENPOSE_25, ORDERS, convert_joints
 
@@ -20,26 +22,26 @@ NAMES = {name for order in ORDERS.values() for name in order}
 
 
 def read_annotations(path: str | Path) -> dict[str, list[Tensor]]:
-    """{file name: [the joints (17, 2) in pixels of each person]}, NaN where missing.
+    """The joints of each person by file name, (17, 2) in pixels, NaN if missing.
 
     path  one of
-          a .csv `name:keypoints_y:keypoints_x` of lists of 18, -1 missing (the annotations that
-          come with Market-1501 and DeepFashion for pose transfer)
+          a .csv `name:keypoints_y:keypoints_x` with lists of 18, -1 missing: the annotations for
+          pose transfer on Market-1501 and DeepFashion
           a .json of COCO: {"images": [...], "annotations": [{"image_id", "keypoints"}, ...]}
-          a .json of OpenPose, one image, its name ending in _keypoints.json; or a folder of them
+          a .json of OpenPose for one image, named *_keypoints.json; or a folder of such files
           a .json {file name: {joint: [x, y]}} in pixels
     Raises UserError that names the file, and the line or entry.
     """
     path = Path(path)
     if path.is_dir():
-        files = sorted(path.glob("*_keypoints.json"))
+        files = list_folder(path, lambda file: file.name.endswith("_keypoints.json")).files
         if not files:
             raise UserError(f"{path}: holds no *_keypoints.json of OpenPose")
         return {key: value for file in files for key, value in read_annotations(file).items()}
     try:
         if path.suffix.lower() == ".csv":
-            return _patn(path)
-        content = json.loads(path.read_text(encoding="utf-8"))
+            return _pose_transfer(path)
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {(error.strerror or '').lower()}") from error
     except ValueError as error:
@@ -56,9 +58,9 @@ def read_annotations(path: str | Path) -> dict[str, list[Tensor]]:
     )
 
 
-def _patn(path: Path) -> dict[str, list[Tensor]]:
+def _pose_transfer(path: Path) -> dict[str, list[Tensor]]:
     people: dict[str, list[Tensor]] = {}
-    with path.open(newline="", encoding="utf-8") as file:
+    with path.open(newline="", encoding="utf-8-sig") as file:
         rows = csv.reader(file, delimiter=":")
         head = [cell.strip() for cell in next(rows, [])]
         if head != ["name", "keypoints_y", "keypoints_x"]:
@@ -112,8 +114,8 @@ def _openpose(path: Path, content: dict[str, Any]) -> list[Tensor]:
 def _named(path: Path, file: str, joints: dict[str, Any]) -> Tensor:
     unknown = [name for name in joints if name not in NAMES]
     if unknown or not joints:
-        what = f"no joint is called {unknown[0]}" if unknown else "names no joint"
-        raise UserError(f"{path}: {file}: {what}")
+        why = f"no joint is called {unknown[0]}" if unknown else "names no joint"
+        raise UserError(f"{path}: {file}: {why}")
     try:
         points = [(math.nan,) * 2 if at is None else at[:2] for at in joints.values()]
         return _joints(torch.tensor(points, dtype=torch.float32), tuple(joints))

@@ -1,4 +1,4 @@
-"""People in images: an index of files, joints and a split, as VUNet's datasets come."""
+"""People in images: an index of files, joints and a split, the format of VUNet's datasets."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 import pickle
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import torch
@@ -22,30 +22,40 @@ from nets.skeletons import JOINTS_15, JOINTS_17
 KEYS = ("joint_order", "imgs", "train", "joints")
 SPLITS = {"train": True, "test": False}
 TRUNK = ("lshoulder", "rshoulder", "lhip", "rhip")
-FARTHEST = 10.0  # widths or heights of an image; beyond it joints are no fractions
+FARTHEST = 10.0  # largest fraction of width or height; joints beyond it are in another unit
+
+
+class Index(TypedDict):
+    """All entries of an index file, checked."""
+
+    imgs: np.ndarray  # (N,) bytes, UTF-8: paths relative to the file's folder
+    train: np.ndarray  # (N,) bool
+    joints: np.ndarray  # (N, 17, 2) float32, order of JOINTS_17, fractions; NaN: missing
+    identities: np.ndarray | None  # (N,) int64; None: unknown
 
 
 class IndexDataset(Paired):
-    """Images of people with their joints, listed in an `index.p`.
+    """A dataset of images of people with their joints, listed in an `index.p`.
 
     path       a pickle (.p, .pkl, .pickle), .json or .npz file with the keys `joint_order` (names),
                `imgs` (paths relative to the file's folder), `train` (booleans: the split) and
-               `joints` (x, y as fractions of width and height; negative or NaN = missing);
-               `joint_order` names the 15 of JOINTS_15, may name the ears (JOINTS_17) and others;
-               optionally `identities` (who is to be seen). Or the folder that holds an index.p.
+               `joints` (x, y as fractions of width and height; negative or NaN: missing).
+               `joint_order` names the 15 of JOINTS_15, and may name the ears (JOINTS_17) and
+               others. Optional: `identities` (name or number of the person). Or a folder with an
+               index.p.
     split      "train" or "test": entries whose flag is true or false. Entries without both
-               shoulders and both hips are left out, as the original does.
-    size       side of the square images handed out; images are squashed to it
-    pairing    where the appearance comes from: "same" image, another one of the same "identity",
-               or "any" other of the split, drawn from (seed, epoch, index)
+               shoulders and both hips are left out, as in the original.
+    size       side of the square images, pixels; images are squashed to it
+    pairing    source of the appearance: the "same" image, another of the same "identity", or "any"
+               other of the split, drawn from (seed, epoch, index)
     letterbox  keep the aspect ratio with black borders instead of squashing; joints move along
 
-    [(epoch, index)] gives target (3, S, S) uint8, joints (17, 2) float32 in pixels with NaN where
-    missing, index; and appearance, appearance_joints alike unless the pairing is "same". Raises
-    UserError where the index is unusable, BadSample where an image is.
+    [(epoch, index)] gives target (3, S, S) uint8; joints (17, 2) float32 in pixels, NaN if missing;
+    index; and unless the pairing is "same", appearance and appearance_joints of the same shapes.
+    Raises UserError for an unusable index, BadSample for an unusable image.
     """
 
-    joint_order = JOINTS_17
+    joint_order: tuple[str, ...] = JOINTS_17
 
     def __init__(
         self,
@@ -62,13 +72,13 @@ class IndexDataset(Paired):
         index = read_index(path)
         self.name, self.folder = str(path), path.parent
         self.size, self.letterbox = size, letterbox
-        wanted = index["train"] == SPLITS[split]
+        of_split = index["train"] == SPLITS[split]
         trunk = index["joints"][:, [JOINTS_15.index(name) for name in TRUNK]]
-        usable = wanted & (trunk >= 0).all((1, 2))
+        usable = of_split & (trunk >= 0).all((1, 2))
         if not usable.any():
             raise UserError(
-                f"{path}: no usable entry for {split!r}: of {len(wanted)} entries {wanted.sum()} "
-                "are of this split, and none of those has both shoulders and both hips"
+                f"{path}: no usable entry for {split!r}: {of_split.sum()} of {len(of_split)} "
+                "entries are of this split, and none of those has both shoulders and both hips"
             )
         self.files, self.joints = index["imgs"][usable], index["joints"][usable]
         people = index["identities"]
@@ -90,10 +100,8 @@ class IndexDataset(Paired):
         return read_image(self.file(index), self.size), joints * self.size
 
 
-def read_index(path: Path) -> dict[str, Any]:
-    """All entries of an index: imgs (N) bytes, train (N) bool, joints (N, 17, 2) float32 with NaN
-    where missing, identities (N) int64 or None. Raises UserError.
-    """
+def read_index(path: Path) -> Index:
+    """All entries of an index file. Raises UserError."""
     raw = _load(path)
     lacking = [key for key in KEYS if key not in raw] if isinstance(raw, dict) else list(KEYS)
     if lacking:
@@ -106,7 +114,7 @@ def read_index(path: Path) -> dict[str, Any]:
         lengths["identities"] = len(raw["identities"])
     if len(set(lengths.values())) != 1:
         counts = ", ".join(f"{n} {key}" for key, n in lengths.items())
-        raise UserError(f"{path}: must list as many of each, has {counts}")
+        raise UserError(f"{path}: all lists must have one length, it has {counts}")
     if not lengths["imgs"]:
         raise UserError(f"{path}: is empty, it lists no images")
     people = raw.get("identities")
@@ -131,7 +139,11 @@ def write_index(
     train: Sequence[bool],
     identities: Sequence[int | str] | None = None,
 ) -> None:
-    """Writes an index.p, whole or not at all; see IndexDataset for the keys."""
+    """Write an index.p, whole or not at all. See IndexDataset for the keys.
+
+    imgs    N paths relative to the folder of `path`
+    joints  (N, len(joint_order), 2), fractions of width and height; negative: missing
+    """
     index: dict[str, Any] = {"joint_order": list(joint_order), "imgs": list(imgs)}
     index |= {"joints": np.asarray(joints, np.float32), "train": [bool(t) for t in train]}
     if identities is not None:
@@ -156,7 +168,7 @@ def _load(path: Path) -> Any:
         raise UserError(f"{path}: is empty, not an index")
     try:
         if path.suffix == ".json":
-            return json.loads(path.read_text(encoding="utf-8"))
+            return json.loads(path.read_text(encoding="utf-8-sig"))
         if path.suffix == ".npz":
             return read_arrays(path)
     except (ValueError, OSError, EOFError) as error:
@@ -178,7 +190,7 @@ def _order(path: Path, names: Any) -> list[str]:
 
 
 def _paths(path: Path, files: Any) -> np.ndarray:
-    """As one array of UTF-8: workers share it, where a list of strings would be copied to each."""
+    """Paths as one array of UTF-8, which workers share; a list would be copied to each worker."""
     encoded = []
     for file in files:
         file = file if isinstance(file, bytes) else str(file).encode()
@@ -199,16 +211,16 @@ def _flags(path: Path, flags: Any) -> np.ndarray:
 
 
 def _joints(path: Path, joints: Any, order: list[str]) -> np.ndarray:
-    want = (len(order), 2)
+    shape = (len(order), 2)
     try:
         joints = np.asarray(joints, dtype=np.float32)
     except (ValueError, TypeError):
         joints = np.empty(0)
-    if joints.shape[1:] != want:
-        raise UserError(f"{path}: joints must be {want[0]} pairs x, y for every entry")
+    if joints.shape[1:] != shape:
+        raise UserError(f"{path}: joints must be {shape[0]} pairs x, y for every entry")
     place = [order.index(name) if name in order else len(order) for name in JOINTS_17]
     joints = np.pad(joints, ((0, 0), (0, 1), (0, 0)), constant_values=np.nan)[:, place]
-    far = joints > FARTHEST  # how negative a missing joint is does not matter
+    far = joints > FARTHEST  # missing joints may have any negative value
     if far.any():
         i, j, _ = np.argwhere(far)[0]
         x, y = joints[i, j]

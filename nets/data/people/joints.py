@@ -23,14 +23,14 @@ FLAGS = ("normalised", "normalized")
 def read_joints(where: str | Path, image: str | Path, size: tuple[int, int]) -> Tensor:
     """The joints of an image as fractions of its width and height: (17, 2) float32, JOINTS_17.
 
-    where    a JSON file {name: [x, y]}, or {file: {name: [x, y]}} for several images; or
-             "index.p:PATH" or "index.p:NUMBER", an entry of an index (.p, .json, .npz)
-    image  the image's file, which chooses among several
-    size     (width, height) of the image, pixels
+    where  a JSON file {name: [x, y]}, or {file: {name: [x, y]}} for several images; or
+           "index.p:PATH" or "index.p:NUMBER", an entry of an index (.p, .json, .npz)
+    image  file of the image, which selects one of several images
+    size   (width, height) of the image, pixels
 
-    In JSON, values are pixels, or fractions if "normalised" is true or, without that key, if none
-    exceeds 1. A joint that is null, negative, not named, or has a third number (its confidence) of
-    0 is missing: NaN. Names of any known joint order are welcome. Raises UserError.
+    Values in JSON are fractions if "normalised" is true, or if that key is absent and no value
+    exceeds 1; else pixels. A joint is missing (NaN) if it is null, negative, not named, or has a
+    third number (confidence) of 0. Names may be of any known joint order. Raises UserError.
     """
     where, image = str(where), Path(image)
     index, _, entry = where.rpartition(":")
@@ -46,7 +46,7 @@ def read_joints(where: str | Path, image: str | Path, size: tuple[int, int]) -> 
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file of joints") from None
     except (OSError, ValueError) as error:
@@ -58,16 +58,17 @@ def _json(path: Path) -> dict[str, Any]:
 
 def _of_image(where: str, content: dict[str, Any], image: Path) -> dict[str, Any]:
     for match in (str(image), image.as_posix(), image.name, image.stem):
-        found = [value for file, value in content.items() if file == match]
-        found = found or [value for file, value in content.items() if Path(file).name == match]
-        if len(found) == 1:
-            return found[0]
+        matches = [value for file, value in content.items() if file == match]
+        matches = matches or [value for file, value in content.items() if Path(file).name == match]
+        if len(matches) == 1:
+            return matches[0]
     raise UserError(f"{where}: has no joints of {image.name}, but of {', '.join(content)[:200]}")
 
 
 def _parse(where: str, content: dict[str, Any], size: tuple[int, int]) -> Tensor:
     flag = next((content[key] for key in FLAGS if key in content), None)
-    names, points = [], []
+    names: list[str] = []
+    points: list[tuple[float, float]] = []
     for name, value in content.items():
         if name in FLAGS:
             continue
@@ -95,8 +96,8 @@ def _point(where: str, name: str, value: Any) -> tuple[float, float]:
     if not number or len(value) not in (2, 3):
         raise UserError(f"{where}: {name} must be [x, y] or null, is {json.dumps(value)[:80]}")
     x, y, confidence = (*value, 1)[:3]
-    there = math.isfinite(x) and math.isfinite(y) and x >= 0 and y >= 0 and confidence > 0
-    return (x, y) if there else (math.nan, math.nan)
+    valid = math.isfinite(x) and math.isfinite(y) and x >= 0 and y >= 0 and confidence > 0
+    return (x, y) if valid else (math.nan, math.nan)
 
 
 def _index_entry(path: Path, entry: str) -> Tensor:
@@ -106,14 +107,10 @@ def _index_entry(path: Path, entry: str) -> Tensor:
         if number >= len(index["imgs"]):
             raise UserError(f"{path}: has {len(index['imgs'])} entries, none with number {number}")
     else:
-        wanted = Path(entry)
-        below = (
-            wanted.resolve().relative_to(path.parent.resolve())
-            if (wanted.resolve().is_relative_to(path.parent.resolve()))
-            else wanted
-        )
-        found = np.flatnonzero(np.isin(index["imgs"], [entry.encode(), str(below).encode()]))
-        if not len(found):
+        image, folder = Path(entry).resolve(), path.parent.resolve()
+        relative = image.relative_to(folder) if image.is_relative_to(folder) else Path(entry)
+        rows = np.flatnonzero(np.isin(index["imgs"], [entry.encode(), str(relative).encode()]))
+        if not len(rows):
             raise UserError(f"{path}: lists no image {entry}")
-        number = int(found[0])
+        number = int(rows[0])
     return torch.from_numpy(index["joints"][number])

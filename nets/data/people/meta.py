@@ -1,10 +1,10 @@
-"""Folders of labels with a meta.yaml, and the dataset of one moving person that comes as one.
+"""Folders of labels with a meta.yaml, and a dataset of one moving person in that format.
 
     root/meta.yaml                                   description, loaders, loader_kwargs
     root/labels/<name>[:<loader>]-*-<shape>-*-<dtype>.npy    raw memory, despite its ending
 
-Label folders may be nested; their names are joined with "/". A label with a loader holds what the
-loader needs (a path, a number); it is kept as <name>_, and <name> is what the loader makes of it.
+Label folders may be nested; their names are joined with "/". A label with a loader holds the
+loader's input (a path or a number). It is kept as <name>_; <name> is the output of the loader.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
+from numpy.typing import ArrayLike
 
 from nets.data.io.files import below, read_arrays
 from nets.data.io.images import read_image
@@ -29,15 +30,16 @@ LOADERS = ("image", "np", "category", "cat")
 BETWEEN = "-*-"
 SHAPE = re.compile(r"\d+(x\d+)*")
 KIND = re.compile(r"[<>|=]?(bool_?|u?int\d+|float\d+|complex\d+|[biufcSU]\d+)")
+MERGE = "tag:yaml.org,2002:merge"  # of the YAML key <<
 SUPPORTS = {"0->255": (0, 255), "0->1": (0, 1), "-1->1": (-1, 1)}
 
 
 class MetaDataset:
-    """The labels of a folder with a meta.yaml, by name; loaded values by `load`.
+    """The labels of a folder with a meta.yaml; `load` gives the loaded values.
 
-    labels  name -> array of N entries, read from the disk as it is used
-    Raises UserError where the folder, its meta.yaml or a label file is not as it should be, and on
-    loaders given as import paths: nothing that a yaml names is imported.
+    labels  name -> array of N entries, read from disk on use
+    Raises UserError if the folder, its meta.yaml or a label file is invalid. Loaders given as
+    import paths are refused: nothing named by a YAML file is imported.
     """
 
     def __init__(self, root: str | Path):
@@ -46,7 +48,9 @@ class MetaDataset:
         self.loaders: dict[str, str] = {}
         self.labels: dict[str, np.ndarray] = {}
         given = self.meta.get("loader_kwargs") or {}
-        self._kwargs: dict[str, dict] = {name: kwargs or {} for name, kwargs in given.items()}
+        self._kwargs: dict[str, dict[str, Any]] = {
+            name: kwargs or {} for name, kwargs in given.items()
+        }
         given = self.meta.get("loaders") or {}
         arrays = {}
         for file in sorted((self.root / "labels").rglob("*.npy")):
@@ -61,7 +65,7 @@ class MetaDataset:
         lengths = {name: len(array) for name, array in arrays.items()}
         if len(set(lengths.values())) != 1:
             counts = ", ".join(f"{n} {name}" for name, n in lengths.items())
-            raise UserError(f"{self.root}: labels must be equally many, they are {counts}")
+            raise UserError(f"{self.root}: all labels must have one length, they have {counts}")
         for name, array in arrays.items():
             self.labels[f"{name}_" if name in self.loaders else name] = array
 
@@ -69,7 +73,7 @@ class MetaDataset:
         return len(next(iter(self.labels.values())))
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """Every label of entry `index`, loaded, its raw labels as labels_, and index_."""
+        """All labels of entry `index`, loaded; its raw labels as labels_; and index_."""
         raw = {name: array[index] for name, array in self.labels.items()}
         hidden = {f"{name}_" for name in self.loaders}
         plain = {name: value for name, value in raw.items() if name not in hidden}
@@ -79,7 +83,7 @@ class MetaDataset:
     def file(self, name: str, index: int) -> Path:
         """The file that entry `index` of label `name` points to, inside the dataset's folder."""
         base = PurePosixPath(str(self._kwargs.get(name, {}).get("root") or "."))
-        if base.is_absolute():  # older tools wrote the place of the folder itself
+        if base.is_absolute():  # older tools wrote the folder's own path
             inside = base.is_relative_to(self.root.resolve())
             base = base.relative_to(self.root.resolve()) if inside else base
         entry = PurePosixPath(str(self.labels[f"{name}_"][index]))
@@ -92,7 +96,7 @@ class MetaDataset:
         return self.root / base / entry
 
     def load(self, name: str, index: int) -> Any:
-        """What the loader of label `name` makes of entry `index`; an image is (H, W, 3)."""
+        """Entry `index` of label `name`, loaded; an image is (H, W, 3)."""
         loader, kwargs = self.loaders[name], self._kwargs.get(name, {})
         if loader in ("category", "cat"):
             return kwargs["categories"][int(self.labels[f"{name}_"][index])]
@@ -102,29 +106,31 @@ class MetaDataset:
                 return read_arrays(file)
             except (OSError, ValueError) as error:
                 raise BadSample(file, f"cannot be read as an array ({error})") from error
-        side = kwargs.get("resize_to")
-        pixels = read_image(file, side if side is None else tuple(np.resize(side, 2).tolist()))
+        size = None
+        if kwargs.get("resize_to") is not None:
+            width, height = np.resize(kwargs["resize_to"], 2).tolist()
+            size = width, height
         low, high = SUPPORTS[kwargs.get("support", "0->255")]
-        pixels = pixels.permute(1, 2, 0).numpy()
+        pixels = read_image(file, size).permute(1, 2, 0).numpy()
         return pixels if high == 255 else (pixels / 255 * (high - low) + low).astype(np.float32)
 
 
 class PrjotiDataset(Paired):
-    """One person in many poses: crop i is the target, another crop of the split the appearance.
+    """A dataset of one person in many poses: crop i is the target, another the appearance.
 
-    root   folder with meta.yaml and the labels crop_ (paths) and kps_rel (N, 18, 2), fractions of
-           the crop's width and height in OpenPose's order; a label `identity` is honoured
-    split  "train": the first 90 % in file order; "test": the rest
-    size   side of the square images handed out
+    root     folder with meta.yaml and the labels crop_ (paths) and kps_rel (N, 18, 2), fractions of
+             the crop's width and height in OpenPose's order; a label `identity` is optional
+    split    "train": the first 90 % in file order; "test": the rest
+    size     side of the square images, pixels
     pairing  "same": the appearance is the target itself; "identity": another crop of the same
-             identity, of the split where identities are not known; "any": any of the split
+             identity, or of the split if identities are unknown; "any": any crop of the split
 
-    [(epoch, index)] gives target and appearance (3, S, S) uint8, joints and appearance_joints
-    (18, 2) float32 in pixels, NaN where missing (a coordinate is negative or both are 0), and
-    index. The appearance is drawn from (seed, epoch, index); it is left out for "same".
+    [(epoch, index)] gives target and appearance (3, S, S) uint8; joints and appearance_joints
+    (18, 2) float32 in pixels, NaN if missing (a coordinate is negative, or both are 0); and index.
+    The appearance is drawn from (seed, epoch, index), and absent for "same".
     """
 
-    joint_order = OPENPOSE_18
+    joint_order: tuple[str, ...] = OPENPOSE_18
 
     def __init__(
         self,
@@ -151,11 +157,11 @@ class PrjotiDataset(Paired):
         points = np.asarray(labels["kps_rel"][rows], np.float32)
         if not len(points):
             raise UserError(f"{root}: holds no samples for {split!r}: {len(self._meta)} in all")
-        there = (points >= 0).all(-1, keepdims=True) & (points != 0).any(-1, keepdims=True)
-        self.joints = np.where(there, points, np.float32("nan"))
+        valid = (points >= 0).all(-1, keepdims=True) & (points != 0).any(-1, keepdims=True)
+        self.joints = np.where(valid, points, np.float32("nan"))
         people = labels["identity"][rows] if "identity" in labels else None
         self.identities = people if people is None else np.unique(people, return_inverse=True)[1]
-        if people is None and pairing == "identity":  # all images show one person
+        if people is None and pairing == "identity":  # without identities: one person
             pairing = "any"
         self._pairs = Pairs(pairing, len(points), self.identities, seed, self.name)
 
@@ -172,7 +178,7 @@ class PrjotiDataset(Paired):
 
 
 def write_label(root: str | Path, name: str, array: np.ndarray) -> Path:
-    """Stores an array of N entries as the label `name`, which may end in ":<loader>"."""
+    """Write an array of N entries as label `name`, which may end in ":<loader>"; the file."""
     if array.dtype.kind not in "biufcSU":
         raise ValueError(f"write_label: array must hold numbers or strings, got {array.dtype}")
     shape = "x".join(map(str, array.shape))
@@ -185,32 +191,52 @@ def write_label(root: str | Path, name: str, array: np.ndarray) -> Path:
 
 def write_meta(
     root: str | Path,
-    labels: Mapping[str, np.ndarray],
+    labels: Mapping[str, ArrayLike],
     description: str = "",
     loaders: Mapping[str, str] | None = None,
-    loader_kwargs: Mapping[str, dict] | None = None,
+    loader_kwargs: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> None:
-    """Writes a dataset folder: its labels and its meta.yaml."""
+    """Write a dataset folder: its labels and its meta.yaml."""
     for name, array in labels.items():
         write_label(root, name, np.asarray(array))
-    content = {"description": description, "loaders": dict(loaders or {})}
+    content: dict[str, Any] = {"description": description, "loaders": dict(loaders or {})}
     content["loader_kwargs"] = {name: dict(kw) for name, kw in (loader_kwargs or {}).items()}
     (Path(root) / "meta.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
 
 
-def _meta(root: Path) -> dict:
+class _UniqueKeys(yaml.SafeLoader):
+    """Plain YAML in which a mapping has each key once."""
+
+
+def _mapping(loader: _UniqueKeys, node: yaml.MappingNode) -> dict[Any, Any]:
+    """The mapping of a node. Raises YAMLError that names a key which stands there twice."""
+    keys: set[tuple[str, str]] = set()
+    for key, _ in node.value:
+        if isinstance(key, yaml.ScalarNode) and key.tag != MERGE:  # merged keys may be replaced
+            if (key.tag, key.value) in keys:
+                line = key.start_mark.line + 1
+                raise yaml.YAMLError(f"line {line}: the key {key.value} stands there twice")
+            keys.add((key.tag, key.value))
+    return loader.construct_mapping(node, deep=True)
+
+
+_UniqueKeys.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+
+
+def _meta(root: Path) -> dict[str, Any]:
     file = root / "meta.yaml"
     if not file.is_file():
         raise UserError(f"{root}: holds no meta.yaml")
     try:
-        meta = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+        text = file.read_text(encoding="utf-8-sig")
+        meta = yaml.load(text, _UniqueKeys) or {}  # a SafeLoader: plain values only
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(
             f"{file}: is not YAML of plain values ({' '.join(str(error).split())})"
         ) from error
     for key in ("loaders", "loader_kwargs"):
         if not isinstance(meta, dict) or not isinstance(meta.get(key) or {}, dict):
-            raise UserError(f"{file}: must be a mapping, and {key} in it too")
+            raise UserError(f"{file}: must be a mapping, and its {key} too")
     for name, kwargs in (meta.get("loader_kwargs") or {}).items():
         if not isinstance(kwargs or {}, dict):
             raise UserError(f"{file}: loader_kwargs/{name} must be a mapping")
@@ -238,7 +264,7 @@ def _label(root: Path, file: Path) -> tuple[str, str | None, np.ndarray]:
     return name, loader or None, np.memmap(file, kind, "r", shape=shape)
 
 
-def _check_loader(root: Path, name: str, loader: str, kwargs: dict) -> None:
+def _check_loader(root: Path, name: str, loader: object, kwargs: dict[str, Any]) -> None:
     file = root / "meta.yaml"
     if not isinstance(loader, str) or loader not in LOADERS:
         raise UserError(

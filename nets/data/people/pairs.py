@@ -1,23 +1,23 @@
-"""Which image lends its appearance to which."""
+"""Choice of the image that gives the appearance for each target."""
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
+from torch import Tensor
 
+from nets.contracts import Place, Sample
 from nets.errors import UserError
 
 PAIRINGS = ("same", "identity", "any")
 
 
 class Pairs:
-    """Draws the appearance's sample for a target's, from (seed, epoch, index) alone.
+    """Draws the appearance sample for each target sample, from (seed, epoch, index) only.
 
     pairing     "same": the target itself; "identity": another sample of the same person; "any":
-                any other sample. Where there is no other one, the target itself.
-    identities  (length,) int, or None where they are not known
-    name        of the dataset, for the error that "identity" raises where they are not known
+                any other sample. If there is no other one, the target itself.
+    identities  (length,) int; None: unknown
+    name        of the dataset, for the UserError of "identity" with unknown identities
     """
 
     def __init__(
@@ -39,35 +39,39 @@ class Pairs:
         self._pairing, self._length, self._seed = pairing, length, seed % 2**63
 
     def other(self, epoch: int, index: int) -> int | None:
-        """The sample whose appearance goes with `index`, or None for "same"."""
+        """The appearance sample for target `index`, or None for "same"."""
         if self._pairing == "same":
             return None
         if self._pairing == "any":
-            first, count, here = 0, self._length, index
+            first, count, position = 0, self._length, index
         else:
             group = self._group[index]
             first, last = self._start[group], self._start[group + 1]
             count = last - first
-            here = int(np.searchsorted(self._order[first:last], index))
+            position = int(np.searchsorted(self._order[first:last], index))
         if count == 1:
             return index
-        drawn = int(np.random.default_rng([self._seed, epoch, index]).integers(count - 1))
-        drawn += drawn >= here
-        return drawn if self._pairing == "any" else int(self._order[first + drawn])
+        other = int(np.random.default_rng([self._seed, epoch, index]).integers(count - 1))
+        other += other >= position  # skips the target
+        return other if self._pairing == "any" else int(self._order[first + other])
 
 
 class Paired:
-    """Samples of a target and what lends it its appearance: a dataset's `[(epoch, index)]`.
+    """Base class of datasets whose samples are a target and an appearance.
 
-    A subclass sets `_pairs`, and `_read(index)` gives the image and the joints of one index.
+    A subclass sets `_pairs` and defines `_read`.
     """
 
     _pairs: Pairs
 
-    def __getitem__(self, place: tuple[int, int]) -> dict[str, Any]:
+    def _read(self, index: int) -> tuple[Tensor, Tensor]:
+        """Image (3, S, S) uint8 and joints (J, 2) float32 in its pixels, of one index."""
+        raise NotImplementedError
+
+    def __getitem__(self, place: Place) -> Sample:
         epoch, index = place
         target, joints = self._read(index)
-        sample = {"target": target, "joints": joints, "index": index}
+        sample: Sample = {"target": target, "joints": joints, "index": index}
         other = self._pairs.other(epoch, index)
         if other is not None:
             sample["appearance"], sample["appearance_joints"] = self._read(other)

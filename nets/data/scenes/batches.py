@@ -1,11 +1,11 @@
-"""Mini-batches in which one variable of a scene changes: files, folders, and which one comes when.
+"""Mini-batches in which one factor of a scene changes: files, folders, and order in training.
 
     ROOT/th_AZ_VARIED/FT_training/batch1 ...    ROOT/th_AZ_VARIED/FT_test/batch1 ...
     ROOT/th_EL_VARIED/...    ROOT/th_LIGHT_AZ_VARIED/...    ROOT/th_SHAPE_VARIED/...
     ROOT/th_training/batch1 ...    ROOT/th_test/batch1 ...       everything changes in a batch
 
-A batch is a Torch7 file without ending, or of ending .t7: a float tensor (B, 1, S, S) in [0, 1]; or
-our own .npz: `image` uint8, and labels by name, (B, ...), where they are known.
+A batch is a Torch7 file without ending or with .t7, a float tensor (B, 1, S, S) in [0, 1]; or a
+.npz of guise with `image` uint8 and optional labels by name, (B, ...).
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from nets.contracts import Place, Sample
 from nets.data.io import torch7
 from nets.data.io.files import read_arrays, whole_file
 from nets.data.scenes.factors import MIXED
@@ -35,23 +36,27 @@ class Source(Protocol):
 
     name: str
     counts: dict[str, int]  # batches of each type
-    labels: tuple[str, ...]  # names of what read() gives beside the images, for every batch
+    labels: tuple[str, ...]  # names of the labels that read() gives for all batches
 
     def read(self, kind: str, number: int) -> dict[str, Tensor]:
-        """{"image": (B, 1, S, S) uint8, or float32 in [0, 1], and labels (B, ...)}.
+        """A batch: "image" (B, 1, S, S) uint8, or float32 in [0, 1]; and labels (B, ...).
 
-        Raises BadSample where the file cannot be used.
+        Raises BadSample if the file cannot be used.
         """
 
 
 def unit(image: Tensor) -> Tensor:
-    """Images in [0, 1] as float32, from uint8 or from such."""
+    """Images as float32 in [0, 1], from uint8 or floating point in [0, 1]."""
     return image.float() / 255 if image.dtype == torch.uint8 else image.float()
 
 
 def read_batch(path: Path, count: int, size: int) -> dict[str, Tensor]:
-    """The images of a batch file, and its labels; see `Source.read`. Raises BadSample."""
+    """A batch file as in `Source.read`. Raises BadSample.
+
+    count, size  number of its images and their side in pixels, which are checked
+    """
     labels: dict[str, Tensor] = {}
+    image: object
     if path.suffix == ".npz":
         labels = _read_npz(path)
         image = labels.pop("image", None)
@@ -60,10 +65,10 @@ def read_batch(path: Path, count: int, size: int) -> dict[str, Tensor]:
             image = torch7.read(path)
         except UserError as error:
             raise BadSample(path, str(error).removeprefix(f"{path}: ")) from error
-    wanted = (count, 1, size, size)
-    if not isinstance(image, Tensor) or tuple(image.shape) != wanted:
+    shape = (count, 1, size, size)
+    if not isinstance(image, Tensor) or tuple(image.shape) != shape:
         what = list(image.shape) if isinstance(image, Tensor) else f"a {type(image).__name__}"
-        raise BadSample(path, f"must be a batch of {list(wanted)}, is {what}")
+        raise BadSample(path, f"must be a batch of {list(shape)}, is {what}")
     if image.dtype != torch.uint8:
         image = image.float()
         if not (image >= 0).all() or not (image <= 1).all():  # "not": NaN is refused
@@ -78,28 +83,29 @@ def _read_npz(path: Path) -> dict[str, Tensor]:
         return {name: torch.from_numpy(array) for name, array in dict(arrays).items()}
     except FileNotFoundError as error:
         raise BadSample(path, "is missing") from error
-    except (OSError, ValueError, TypeError) as error:  # also one array, or one of texts
-        raise BadSample(path, f"is no whole .npz of numbers ({error})") from error
+    except (OSError, ValueError, TypeError) as error:  # also a single array, or texts
+        raise BadSample(path, f"is not a whole .npz of numbers ({error})") from error
 
 
 def write_batch(path: Path, image: Tensor, labels: Mapping[str, Tensor] | None = None) -> None:
-    """Write a batch: .npz with labels, or, without ending or with .t7, Torch7 floats without.
+    """Write a batch, whole or not at all.
 
-    image  (B, 1, S, S) uint8, or float32 in [0, 1]; an .npz has them as uint8
+    path   .npz: uint8 images and labels; .t7 or no ending: Torch7 floats without labels
+    image  (B, 1, S, S) uint8, or float32 in [0, 1]
     """
     if path.suffix == ".npz":
         if image.dtype != torch.uint8:
             image = (image * 255).round().clamp(0, 255).to(torch.uint8)
-        arrays = {name: value.numpy() for name, value in (labels or {}).items()}
+        arrays = {name: value.numpy() for name, value in {"image": image, **(labels or {})}.items()}
         with whole_file(path) as file:
-            np.savez_compressed(file, image=image.numpy(), **arrays)
+            np.savez_compressed(file, **arrays)  # type: ignore[arg-type]  # not allow_pickle
         return
     with whole_file(path) as file:
         torch7.write(file, unit(image).contiguous())
 
 
 class BatchFolder:
-    """The batches below a root, in the layout above, numbered as their files are."""
+    """A `Source` of the batches below a root in the layout above, in the order of their numbers."""
 
     def __init__(
         self,
@@ -108,9 +114,9 @@ class BatchFolder:
         sets: Mapping[str, str] | None,  # type -> name of its set; None: everything changes
         count: int,  # images in a batch
         size: int,  # their side in pixels
-        limit: int | None = None,  # batches of a type; there must be so many
+        limit: int | None = None,  # batches of each type; fewer are an error
     ):
-        """Raises UserError where the folder of a type is missing, empty, or holds too few."""
+        """Raises UserError if the folder of a type is missing or holds too few batches."""
         self.name, self.count, self.size = str(root), count, size
         if not Path(root).is_dir():
             raise UserError(f"{root}: no such folder of batches")
@@ -123,17 +129,17 @@ class BatchFolder:
         self.labels = self._common_labels()
 
     def _common_labels(self) -> tuple[str, ...]:
-        """Labels of the first batch of every type, if all have them."""
-        found = []
+        """The labels that the first batches of all types have in common."""
+        labels = []
         for files in self.files.values():
             names: set[str] = set()
             if files[0].suffix == ".npz":
                 try:
                     names = set(dict(read_arrays(files[0]))) - {"image"}
                 except (OSError, ValueError, TypeError):
-                    names = set()  # reading it will say what is wrong
-            found.append(names)
-        return tuple(sorted(set.intersection(*found)))
+                    names = set()  # `read` reports the error
+            labels.append(names)
+        return tuple(sorted(set.intersection(*labels)))
 
     def read(self, kind: str, number: int) -> dict[str, Tensor]:
         path = self.files[kind][number]
@@ -147,36 +153,36 @@ class BatchFolder:
 def _files(folder: Path, limit: int | None) -> list[Path]:
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder of batches")
-    found = {}
+    files: dict[int, Path] = {}
     for path in folder.iterdir():
         match = FILE.fullmatch(path.name)
         if match:
-            if int(match[1]) in found:
+            if int(match[1]) in files:
                 raise UserError(f"{path}: batch {match[1]} is there twice")
-            found[int(match[1])] = path
-    if not found:
+            files[int(match[1])] = path
+    if not files:
         raise UserError(f"{folder}: holds no batches (files batch1, batch2, ...)")
-    if limit and len(found) < limit:
-        raise UserError(f"{folder}: holds {len(found)} batches, {limit} are asked for")
-    return [found[number] for number in sorted(found)][:limit]
+    if limit and len(files) < limit:
+        raise UserError(f"{folder}: holds {len(files)} batches, {limit} are asked for")
+    return [files[number] for number in sorted(files)][:limit]
 
 
 class Drawn:
-    """An epoch of batches to train on, as a dataset: sample (epoch, index) is a whole batch.
+    """A dataset of whole batches for training: sample (epoch, index) is one batch of a source.
 
-    Each is drawn alone, from (seed, epoch, index): a type, then a batch of it, with replacement. So
-    an epoch is a number of draws and some batches may not come. `passes` takes every batch of every
-    type once an epoch instead, and "order" every batch in its order.
+    how  "draws": each sample is drawn from (seed, epoch, index), first a type, then a batch of it,
+         with replacement; so some batches may not occur in an epoch. "passes": each batch of each
+         type once an epoch, in random order. "order": each batch once, in the source's order
     """
 
     def __init__(
         self,
         source: Source,
-        length: int | None = None,  # draws in an epoch; not with passes, which have all batches
+        length: int | None = None,  # draws in an epoch; None: the number of all batches
         seed: int = 0,
-        bias: int = 0,  # extra weight of the last type: 1 + bias against 1 of each other one
+        bias: int = 0,  # extra weight of the last type: 1 + bias, all other types 1
         how: str = "draws",  # or "passes", "order"
-        shuffle: bool = True,  # the images inside a batch, for the clamp to the first one
+        shuffle: bool = True,  # the images inside a batch, because the first one is the clamp
     ):
         if how not in ("draws", "passes", "order"):
             raise ValueError(f"Drawn: how must be one of draws, passes, order, got {how!r}")
@@ -191,19 +197,19 @@ class Drawn:
         return self.length
 
     def place(self, epoch: int, index: int) -> tuple[int, int]:
-        """Which type and which of its batches, both counted from 0, come at this place."""
+        """The type and its batch at a place of an epoch, both counted from 0."""
         if self.how == "order":
             return self.all[index]
         if self.how == "passes":
             keys = uniform(self.seed, f"pass {epoch}", torch.arange(len(self.all)), 1)[:, 0]
             return self.all[int(keys.argsort(stable=True)[index])]
         u, v = uniform(self.seed, f"draw {epoch}", torch.tensor([index]), 2)[0].tolist()
-        drawn = int(u * sum(self.weights))
-        kind = min(drawn, len(self.kinds) - 1)  # what lies beyond the others is the last one's
+        share = int(u * sum(self.weights))
+        kind = min(share, len(self.kinds) - 1)  # the last type has all further weight
         return kind, int(v * self.source.counts[self.kinds[kind]])
 
-    def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
-        """{"image", "kind" (number of the type), "batch", labels}, all for one batch."""
+    def __getitem__(self, key: Place) -> Sample:
+        """A whole batch: image, labels, "kind" (number of the type) and "batch" (its number)."""
         epoch, index = key
         if not 0 <= index < self.length:
             raise IndexError(f"Drawn: index must be 0 to {self.length - 1}, got {index}")
@@ -218,5 +224,5 @@ class Drawn:
 
 
 def in_file_order(source: Source) -> Drawn:
-    """Every batch once, type after type, as it is: for tests."""
+    """A dataset of each batch once, type after type, images unshuffled: for tests."""
     return Drawn(source, how="order", shuffle=False)

@@ -1,14 +1,14 @@
-"""Images in a folder with a table of what each one shows, as batches in which one factor changes.
+"""Images in a folder with a table of their factors, as batches in which one factor changes.
 
-factors.csv, beside or above the images:
+The table factors.csv lies beside or above the images:
 
     file,azimuth,elevation,light,shape,split
     anna/001.png,-0.3,0.1,0.5,anna,train
 
-`file` is relative to the table. A column for each type of batch: numbers in radians for azimuth,
-elevation and light; for the last type, shape, any text that says who it is (also as `identity`).
-A batch of a type is made of images that agree in all other columns. `split`, train or test, may
-be left out: then a tenth of the persons are for testing.
+`file` is relative to the table. Each type of batch has a column: numbers in radians for azimuth,
+elevation and light; for the last type, shape, any name of the person (the column may be called
+`identity`). The images of a batch agree in all other columns. The column `split`, train or test,
+is optional; without it a tenth of the persons are for testing.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from nets.errors import UserError
 from nets.random import uniform
 
 MIXED = "mixed"  # the type of batches in which everything changes
-FACTORS = ("azimuth", "elevation", "light")  # labels in radians that measures know
+FACTORS = ("azimuth", "elevation", "light")  # labels in radians, used by the measures
 
 
 def kinds_of(sets: Mapping[str, str] | None) -> Sequence[str]:
-    """The types that batches have: of the sets, or the one of batches in which all changes."""
+    """The types of batches: those of the sets, or without sets the one type "mixed"."""
     return tuple(sets) if sets is not None else (MIXED,)
 
 
 def read_table(path: str | Path) -> list[dict[str, str]]:
-    """The rows of a table, texts by column. Raises UserError naming file and line."""
+    """The rows of a table, texts by column. Raises UserError that names file and line."""
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
             rows = list(csv.DictReader(file, strict=True))
@@ -57,7 +57,7 @@ def read_table(path: str | Path) -> list[dict[str, str]]:
 
 
 class FactorTable:
-    """A folder of images with a table, as batches by type and number; see `batches.Source`."""
+    """A `batches.Source` of a folder of images with a table."""
 
     def __init__(
         self,
@@ -66,10 +66,10 @@ class FactorTable:
         sets: Mapping[str, str] | None,  # its keys are the types; None: everything changes
         count: int,  # images in a batch
         size: int,  # their side in pixels
-        limit: int | None = None,  # batches of a type; there must be so many
-        seed: int = 0,  # of a split that the table does not say, and of mixed batches
+        limit: int | None = None,  # batches of each type; fewer are an error
+        seed: int = 0,  # of the split, if the table has none, and of mixed batches
     ):
-        """Raises UserError where a column or a number is missing, or a type has no batches."""
+        """Raises UserError if a column or a number is missing, or a type has too few batches."""
         self.table, self.name, self.size = Path(table), str(table), size
         rows = read_table(table)
         types = tuple(sets or (*(kind for kind in FACTORS if kind in rows[0]), "shape"))
@@ -86,16 +86,16 @@ class FactorTable:
             self.batches = {MIXED: _pieces(order.tolist(), count)}
         else:
             self.batches = {kind: self._batches(kind, count) for kind in types}
-        for kind, found in self.batches.items():
-            wanted = limit or 1
-            if len(found) < wanted:
+        needed = limit or 1
+        for kind, batches in self.batches.items():
+            if len(batches) < needed:
                 what = "" if kind == MIXED else f" in which only {kind} changes"
                 raise UserError(
-                    f"{table}: holds {len(found)} {split} batches of {count} images{what}, "
-                    f"{wanted} {'is' if wanted == 1 else 'are'} needed"
+                    f"{table}: holds {len(batches)} {split} batches of {count} images{what}, "
+                    f"{needed} {'is' if needed == 1 else 'are'} needed"
                 )
-            self.batches[kind] = found[:limit]
-        self.counts = {kind: len(found) for kind, found in self.batches.items()}
+            self.batches[kind] = batches[:limit]
+        self.counts = {kind: len(batches) for kind, batches in self.batches.items()}
 
     def _numbers(self, kind: str) -> list[float]:
         values = []
@@ -131,14 +131,14 @@ class FactorTable:
 
 
 def _pieces(items: Sequence[int], count: int) -> list[list[int]]:
-    """As many whole pieces of `count` items as there are; what is left over is left out."""
+    """The items in pieces of `count`; a last piece with fewer items is dropped."""
     return [list(items[i : i + count]) for i in range(0, len(items) - count + 1, count)]
 
 
 def _of_split(
     table: Path, rows: list[dict[str, str]], split: str, person: str, seed: int
 ) -> list[dict[str, str]]:
-    """The rows of a split; where the table does not say, persons are divided, never a person."""
+    """The rows of a split. Without a column `split`, each person is in one split only."""
     if "split" in rows[0]:
         for row in rows:
             if row["split"] not in ("train", "test"):

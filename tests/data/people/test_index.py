@@ -154,7 +154,7 @@ def put(key, value):
 BAD = {
     "no joints": (drop("joints"), "is not an index: it lacks joints"),
     "not a dict": (lambda i: i.clear(), "it lacks joint_order, imgs, train, joints"),
-    "lengths": (put("train", [True]), "as many of each, has 8 imgs, 1 train, 8 joints"),
+    "lengths": (put("train", [True]), "one length, it has 8 imgs, 1 train, 8 joints"),
     "nothing": (
         lambda i: i.update(imgs=[], train=[], joints=[], identities=[]),
         "is empty, it lists no images",
@@ -187,7 +187,7 @@ BAD = {
     "upwards": (put("imgs", ["a/../../b.png"] * N), r"below the index's folder, has 'a/\.\./"),
     "no trunk": (
         lambda i: i["joints"].__setitem__((slice(None), ORDER.index("lhip")), -1),
-        "no usable entry for 'train': of 8 entries 6 are of this split, and none",
+        "no usable entry for 'train': 6 of 8 entries are of this split, and none",
     ),
 }
 

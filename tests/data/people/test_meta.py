@@ -58,7 +58,7 @@ def test_label_files_are_raw_memory_named_by_shape_and_type(root):
     # The name that NumPy gives, as the originals' files carry it.
     raw = np.array(["ab", "c"])
     raw.tofile(root / "labels" / "extra-*-2-*-<U2.npy")
-    with pytest.raises(UserError, match=r"labels must be equally many, they are .*2 extra"):
+    with pytest.raises(UserError, match=r"all labels must have one length, they have .*2 extra"):
         MetaDataset(root)
 
 
@@ -91,7 +91,7 @@ def test_loaders_of_the_yaml_win_over_those_in_names(root):
             "loaders/crop must be one of image, np, category",
         ),
         ({"loaders": {"crop": "my.module.Loader"}}, "is 'my.module.Loader'; import paths are not"),
-        ({"loaders": ["image"]}, "must be a mapping, and loaders in it too"),
+        ({"loaders": ["image"]}, "must be a mapping, and its loaders too"),
         ({"loader_kwargs": {"action": {}}}, "loader_kwargs/action/categories must list"),
         (
             {"loader_kwargs": {"crop": {"support": "0-1"}, "action": {"categories": []}}},
@@ -104,6 +104,18 @@ def test_a_bad_meta_yaml_is_one_clear_line(root, changes, text):
     with pytest.raises(UserError, match=rf"meta\.yaml: .*{text}") as caught:
         MetaDataset(root)
     assert "\n" not in str(caught.value)
+
+
+def test_a_key_that_stands_twice_is_refused_by_name(root):
+    text = (root / "meta.yaml").read_text()
+    (root / "meta.yaml").write_text(f"{text}loader_kwargs: {{}}\n")
+    line = text.count("\n") + 1
+    why = rf"meta\.yaml: .*line {line}: the key loader_kwargs stands there twice"
+    with pytest.raises(UserError, match=why):
+        MetaDataset(root)
+    base = "base: &base {a: 1, b: 2}\nother: {<<: *base, b: 3}\n"  # merged keys may be replaced
+    (root / "meta.yaml").write_text(text + base)
+    assert MetaDataset(root).meta["other"] == {"a": 1, "b": 3}
 
 
 def test_yaml_that_runs_code_is_refused(root):

@@ -186,7 +186,7 @@ def test_batches_are_numbered_as_numbers(tmp_path):
 @pytest.mark.parametrize(
     "content, message",
     [
-        (torch7.dumps(torch.zeros(2, 1, 4, 4))[:-3], "no whole Torch7 file"),
+        (torch7.dumps(torch.zeros(2, 1, 4, 4))[:-3], "not a whole Torch7 file"),
         (torch7.dumps(torch.zeros(3, 1, 4, 4)), r"must be a batch of \[2, 1, 4, 4\], is \[3, 1"),
         (torch7.dumps(torch.zeros(2, 3, 4, 4)), r"is \[2, 3, 4, 4\]"),
         (torch7.dumps({"x": 1}), "is a Table"),
@@ -203,10 +203,10 @@ def test_broken_batches_are_named(tmp_path, content, message):
 def test_broken_npz_are_named(tmp_path):
     path = tmp_path / "batch1.npz"
     path.write_bytes(b"PK nothing")
-    with pytest.raises(BadSample, match=r"no whole .*npz of numbers"):
+    with pytest.raises(BadSample, match=r"not a whole .*npz of numbers"):
         read_batch(path, 2, 4)
     np.savez(path, image=np.array([{}], dtype=object))
-    with pytest.raises(BadSample, match=r"no whole .*npz of numbers"):
+    with pytest.raises(BadSample, match=r"not a whole .*npz of numbers"):
         read_batch(path, 2, 4)
     np.savez(path, other=np.zeros(3))
     with pytest.raises(BadSample, match="is a NoneType"):

@@ -83,7 +83,7 @@ def people(argv: list[str]) -> None:
     crop = a.crop or ("none" if a.joints else "square")
     settings = PeopleOptions(a.size, crop, a.margin, a.min_size, a.fps, a.detector, a.joints)
     print(extract_people(a.given, a.out, settings, a.test, a.identity, a.workers))
-    print(f"next: python train_vunet.py --data_index {a.out}/index.p")
+    print(f"next: python train_vunet.py --data {a.out}/index.p")
 
 
 def heads(argv: list[str]) -> None:
@@ -107,7 +107,7 @@ def heads(argv: list[str]) -> None:
     settings = HeadOptions(
         a.sampling_rate, a.image_size, a.output_segmentation, a.start, a.end, a.detector)
     print(extract_heads(needed(given, "VIDEO_ROOT"), a.data_root, a.phase, settings, a.workers))
-    print(f"next: python train_bilayer.py --data_root {a.data_root}")
+    print(f"next: python train_bilayer.py --data {a.data_root}")
 
 
 def clips(argv: list[str]) -> None:

@@ -40,8 +40,9 @@ PATHS = {
 
 
 # fmt: off
-def add_options(p: options.ArgumentParser) -> None:
-    g = p.add_argument_group("bilayer, the published test program: writes to results/, or to --out")
+def add_options(p: options.Parser) -> None:
+    """Options of the published test program, which writes to results/, or to --out."""
+    g = p.hidden
     add = g.add_argument
     add("--preprocess", type=bool | None, default=None,
         help="true: cut faces out of images or a video; false: take stored frames")

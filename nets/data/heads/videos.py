@@ -310,7 +310,7 @@ class AvatarList:
         elif root is None:
             raise UserError(
                 f"{self.file}, line {number}: a relative path needs a line `data-root: ROOT` above "
-                "it, or --data_root"
+                "it, or --data"
             )
         if not below(path.as_posix()):
             raise UserError(

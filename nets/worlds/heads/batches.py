@@ -44,7 +44,7 @@ class HeadBatches:
         if unknown:
             raise UserError(
                 f"the demo world of heads has no batches in which only {unknown[0]} changes; its "
-                f"types are {', '.join(KINDS[:-1])}. Give --datasetdir"
+                f"types are {', '.join(KINDS[:-1])}. Give --data"
             )
         if size < 16:
             raise UserError(f"image_size: must be 16 or more for the demo world, got {size}")

@@ -133,8 +133,8 @@ def generator_losses(
         terms["motion.loss"] = args.motion_weight * motion
         loss = loss + terms["motion.loss"]
     if args.motion_mask_weight:
-        masks = out.mask, out.appearance_mask
-        covered = motion_mask_loss(*masks, target, images.appearance)
+        assert out.mask is not None and out.appearance_mask is not None  # options need the masks
+        covered = motion_mask_loss(out.mask, out.appearance_mask, target, images.appearance)
         terms["motion_mask.loss"] = args.motion_mask_weight * covered
         loss = loss + terms["motion_mask.loss"]
     if critic:
@@ -219,9 +219,9 @@ def train(run: Run, args: options.Namespace, precision: Precision) -> None:
                 if showing:
                     show(run, step, net, images)
                 if scoring:
-                    scores = validate(run, args, net, features, inputs, test)
-                    run.record(step, scores)
-                    score = scores.get("validation.loss")
+                    means = validate(run, args, net, features, inputs, test)
+                    run.record(step, means)
+                    score = means.get("validation.loss")
         epoch_ends = run.due(step, args.save_freq * an_epoch)
         run.save(step, score, every=1 if epoch_ends else None)
     with update.evaluating(net):

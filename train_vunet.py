@@ -20,8 +20,7 @@ from torch import Tensor
 
 from nets.errors import UserError
 from nets.pretrained import vgg
-from nets.published import find, read_checkpoint
-from nets.run import checkpoints, options
+from nets.run import options
 from nets.run.ema import EMA
 from nets.run.loader import in_order, loader
 from nets.run.precision import Precision
@@ -40,6 +39,7 @@ from nets.vunet.visuals import (
     show_samples,
     show_transfer,
 )
+from nets.vunet.warm_start import start_from
 
 
 def perceptual_net(args: options.Namespace, run: Run, precision: Precision) -> vgg.VGG19 | None:
@@ -71,7 +71,9 @@ def loss_of(
     step: int,
     end: int,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """The scalar to minimise and what it is made of."""
+    """The loss of a batch, a scalar, and its terms by name."""
+    posterior, prior = out.posterior, out.prior
+    assert posterior is not None  # a training pass has one
     if mask is not None and args.background_weight != 1:  # |w y - w t| = w |y - t|
         weight = torch.where(mask[:, None], 1.0, args.background_weight)
         out, target = out._replace(image=out.image * weight), target * weight
@@ -80,12 +82,12 @@ def loss_of(
         # The KL is always among the terms: else the prior would have no gradient, of which ranks
         # that average gradients complain.
         factors = {"KL": 0.0, **weights(args, step)}
-        return losses.image_losses(out.image, target, out.posterior, out.prior, factors, net, feat)
+        return losses.image_losses(out.image, target, posterior, prior, factors, net, feat)
     return losses.parts_losses(
         out.image,
         target,
-        out.posterior,
-        out.prior,
+        posterior,
+        prior,
         kl_factor(args, step, end),
         net,
         args.feature_layers,
@@ -217,23 +219,6 @@ def train(run: Run, args: options.Namespace, precision: Precision) -> None:
         run.save(step, score)
     with update.evaluating(net):
         final_image(run, net, inputs, test, args.on_bad_sample)
-
-
-def start_from(run: Run, args: options.Namespace, net: VUNet, optimizer: Any) -> None:
-    """Begin with the weights, and the moments, of --checkpoint; at its step, or at 0 to retrain."""
-    path = find(args.checkpoint)
-    content = read_checkpoint(path, "vunet")
-    for name in ("wiring", "tanh", "stickman") if "kind" in content else ():
-        if args[name] != content["options"][name]:  # it would fit, and compute something else
-            value = str(content["options"][name]).lower()
-            raise UserError(f"{path}: these weights need --{name} {value}")
-    fresh = args.reset_optimizer or ("kind" in content and "optimizer" not in content["parts"])
-    parts = {"model": net} if fresh else {"model": net, "optimizer": optimizer}
-    checkpoints.load_parts(content, parts, path)
-    run.step = 0 if args.retrain else content["step"]
-    moments = "fresh" if fresh else "its"
-    line = f"{checkpoints.describe(content, path)}, as step {run.step}, with {moments} moments"
-    run.print(f"starting from {line}")
 
 
 @options.user_errors()

@@ -1,4 +1,4 @@
-"""Where a training run begins: fresh, or from networks that an experiment saved by epoch."""
+"""Trained head avatars: starting a training from networks, and loading them for inference."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Networks that a training starts from, and that it leaves for the published program."""
+"""Trained DC-IGNs: loading one for inference, starting from one, and exporting one to Torch7."""
 
 from __future__ import annotations
 

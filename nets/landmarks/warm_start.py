@@ -1,4 +1,4 @@
-"""Starting from weights that are there: the original's files, or checkpoints of ours."""
+"""Trained landmark networks: starting a training from weights, and loading them for inference."""
 
 from __future__ import annotations
 

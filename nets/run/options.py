@@ -23,10 +23,11 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Literal, Union, cast, get_args, get_origin
 
+import jsonargparse
 import yaml
-from jsonargparse import ArgumentError, ArgumentParser, Namespace
+from jsonargparse import ArgumentError, ArgumentParser
 from jsonargparse.typing import NonNegativeInt, PositiveInt, restricted_number_type
 
 from nets.errors import BadSample, UserError
@@ -34,6 +35,17 @@ from nets.run.files import write_text
 
 PACKAGE = Path(__file__).resolve().parents[1]
 # A checkout has the folder beside the package, an installed wheel inside it.
+if TYPE_CHECKING:
+
+    class Namespace(jsonargparse.Namespace, Mapping[str, Any]):  # type: ignore[misc]
+        """Options by attribute and by key; jsonargparse does not call its own a Mapping."""
+
+        def __getattr__(self, name: str) -> Any: ...
+        def __iter__(self) -> Iterator[str]: ...
+        def __len__(self) -> int: ...
+else:
+    Namespace = jsonargparse.Namespace
+
 CONFIGS = PACKAGE / "configs" if (PACKAGE / "configs").is_dir() else PACKAGE.parent / "configs"
 NonNegativeFloat = restricted_number_type("NonNegativeFloat", float, (">=", 0.0))
 PositiveFloat = restricted_number_type("PositiveFloat", float, (">", 0.0))
@@ -204,7 +216,7 @@ def parse(
     if slashed:
         layers.append((slashed, COMMAND_LINE))
     known = _known(parser)
-    args = parser.get_defaults()
+    args = cast(Namespace, parser.get_defaults())
     for keys, source in layers:
         translated = rename(translate(keys, source) if translate else keys, renamed, source)
         for key, value in _flatten(translated, known, source):

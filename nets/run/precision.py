@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+Net = TypeVar("Net", bound=nn.Module)
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -61,7 +62,7 @@ class Precision:
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, self.dtype)
 
-    def place(self, model: nn.Module) -> nn.Module:
+    def place(self, model: Net) -> Net:
         """The model on the device, in the memory format."""
         # torch's annotations of Module.to leave memory_format out.
         return model.to(self.device, memory_format=self.memory_format)  # type: ignore[call-overload]

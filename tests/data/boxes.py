@@ -1,4 +1,4 @@
-"""A detector that sees white and grey boxes, scenes for it, and starting extract.py."""
+"""A detector of white and grey boxes, scenes for it, and calls of extract.py."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from nets.data.io.images import write_image
 from nets.data.io.video_writer import VideoWriter
 from nets.skeletons import JOINTS_17
 
-# Where the joints are in a box, (x, y) as fractions of it.
+# Joints of a person, (x, y) as fractions of its box.
 STANDING = dict(
     rankle=(0.3, 1), rknee=(0.3, 0.75), rhip=(0.35, 0.5), rshoulder=(0.2, 0.2), relbow=(0, 0.35),
     rwrist=(0, 0.5), reye=(0.45, 0.05), lankle=(0.7, 1), lknee=(0.7, 0.75), lhip=(0.65, 0.5),
@@ -35,19 +35,19 @@ class Boxes:
 
     def _boxes(self, image):
         self.asked += 1
-        found = []
+        boxes = []
         for level in (250, 180):
             at = ((image.float() - level).abs() < 30).all(0).nonzero()
             if len(at) > 60:
                 (y0, x0), (y1, x1) = at.amin(0).tolist(), at.amax(0).tolist()
-                found.append(torch.tensor([[x0, y0], [x1 - x0, y1 - y0]]))
-        return sorted(found, key=lambda box: -box[1].max())
+                boxes.append(torch.tensor([[x0, y0], [x1 - x0, y1 - y0]]))
+        return sorted(boxes, key=lambda box: -box[1].max())
 
     def people(self, image, near=None):
         people = []
         for corner, sides in self._boxes(image):
             joints = JOINTS * sides + corner
-            if sides[1] < 1.5 * sides[0]:  # not as tall as people are: cut off below
+            if sides[1] < 1.5 * sides[0]:  # shorter than a person: cut off below
                 joints[[JOINTS_17.index("lhip"), JOINTS_17.index("rhip")]] = torch.nan
             people.append(Person(joints.float(), person_box(joints)))
         if near is None:

@@ -6,7 +6,7 @@ from nets.data.extraction import jobs
 
 @pytest.fixture
 def boxes(monkeypatch, tmp_path):
-    """Extraction that sees boxes, in the test's folder."""
+    """The detector of boxes, used by extraction in the test's folder."""
     detector = Boxes()
     monkeypatch.setattr(jobs, "detector", lambda backend: detector)
     monkeypatch.chdir(tmp_path)

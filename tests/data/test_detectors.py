@@ -1,4 +1,4 @@
-"""Detectors against the demo worlds' truth, and what they say where they are not installed."""
+"""Detectors compared with the demo worlds' ground truth, and errors of missing packages."""
 
 import subprocess
 import sys
@@ -18,36 +18,36 @@ def mediapipe():
     return open_detector()
 
 
-def test_joints_of_demo_people_are_found_where_they_are(mediapipe):
+def test_joints_of_demo_people_are_near_the_truth(mediapipe):
     world, errors = PeopleWorld("test", 384), []
     for i in range(8):
         sample = world[(0, i)]
         (person, *_) = mediapipe.people(sample["target"])
         assert person.joints.shape == (17, 2) and person.joints.dtype == torch.float32
         errors.append((person.joints[:15] - sample["joints"]).norm(dim=-1))
-        for ear in person.joints[15:]:  # beside the nose, where there is one
+        for ear in person.joints[15:]:  # near the nose, if the ear is visible
             assert ear.isnan().all() or (ear - sample["joints"][14]).norm() < 60
     errors = torch.stack(errors)
     assert errors.isnan().float().mean() < 0.15
     assert errors[~errors.isnan()].median() < 12  # of 384 pixels
 
 
-def test_several_people_come_with_the_largest_first_and_one_can_be_followed(mediapipe):
+def test_several_people_are_sorted_by_size_and_one_can_be_followed(mediapipe):
     world = PeopleWorld("test", 320)
     small, large = PeopleWorld("test", 224)[(0, 3)], world[(0, 8)]
     image = torch.full((3, 340, 760), 120, dtype=torch.uint8)
     image[:, 60:284, 60:284] = small["target"]
     image[:, :320, 400:720] = large["target"]
     truth = [large["joints"] + torch.tensor([400, 0]), small["joints"] + torch.tensor([60, 60])]
-    found = mediapipe.people(image)
-    assert len(found) == 2 and found[0].extent > found[1].extent
-    for person, joints in zip(found, truth, strict=True):
+    people = mediapipe.people(image)
+    assert len(people) == 2 and people[0].extent > people[1].extent
+    for person, joints in zip(people, truth, strict=True):
         assert (person.joints[:15] - joints).norm(dim=-1).nanmean() < 20
-    (followed,) = mediapipe.people(image, near=found[1])
+    (followed,) = mediapipe.people(image, near=people[1])
     assert (followed.joints[:15] - truth[1]).norm(dim=-1).nanmean() < 20
 
 
-def test_masks_and_nothing_found(mediapipe):
+def test_masks_and_images_without_people(mediapipe):
     sample = PeopleWorld("test", 256)[(0, 1)]
     mask = mediapipe.mask(sample["target"])
     assert mask.shape == (256, 256) and mask.min() >= 0 and mask.max() <= 1
@@ -70,22 +70,22 @@ def test_missing_packages_are_one_line_with_the_remedy(monkeypatch):
 
 @pytest.fixture
 def face_alignment(tmp_path, monkeypatch):
-    """Its package, which looks for weights in a folder of the test and has no internet."""
+    """The package face_alignment without internet, with an empty folder for its weights."""
     pytest.importorskip("mediapipe", reason="is installed by the extra `extract`")
     package = pytest.importorskip("face_alignment", reason="is installed by `face-alignment`")
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    monkeypatch.setenv("https_proxy", "http://localhost:1")  # where nobody answers
+    monkeypatch.setenv("https_proxy", "http://localhost:1")  # no server is there
     return package
 
 
-def test_weights_of_face_alignment_that_are_not_there_are_named(face_alignment, tmp_path, capsys):
-    with pytest.raises(UserError, match=r"its weights cannot be loaded .*urlopen error") as refused:
+def test_missing_weights_of_face_alignment_are_named(face_alignment, tmp_path, capsys):
+    with pytest.raises(UserError, match=r"its weights cannot be loaded .*urlopen error") as error:
         open_detector("face-alignment")
-    told = capsys.readouterr().err.splitlines()[0]
+    printed = capsys.readouterr().err.splitlines()[0]
     for name in FACE_WEIGHTS:
-        assert name in told and name in str(refused.value)
+        assert name in printed and name in str(error.value)
     folder = tmp_path / "hub" / "checkpoints"
-    assert str(folder) in told and "mediapipe needs no download" in str(refused.value)
+    assert str(folder) in printed and "mediapipe needs no download" in str(error.value)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / FACE_WEIGHTS[0]).write_bytes(b"half a file")
     with pytest.raises(UserError, match="its weights cannot be loaded"):
@@ -93,7 +93,7 @@ def test_weights_of_face_alignment_that_are_not_there_are_named(face_alignment, 
 
 
 def test_face_alignment_gives_68_points_in_pixels(face_alignment, tmp_path, capsys):
-    """With weights of its format that see a face of 128 pixels, and points at random in it."""
+    """With weights in the right format that detect a face of 128 pixels with random points."""
     from face_alignment.detection.sfd.net_s3fd import s3fd
     from face_alignment.models import FAN
 
@@ -103,7 +103,7 @@ def test_face_alignment_gives_68_points_in_pixels(face_alignment, tmp_path, caps
         for name, values in faces.named_parameters():
             if "_mbox_" in name:
                 values.zero_()
-            if name.endswith("_mbox_conf.bias"):  # sure of no face, but at one scale
+            if name.endswith("_mbox_conf.bias"):  # probable face at one scale only
                 values.copy_(torch.tensor([9.0] * (len(values) - 1) + [-9.0]))
         faces.fc7_mbox_conf.bias.copy_(torch.tensor([-9.0, 9.0]))
     folder = tmp_path / "hub" / "checkpoints"
@@ -113,17 +113,17 @@ def test_face_alignment_gives_68_points_in_pixels(face_alignment, tmp_path, caps
     detector = open_detector("face-alignment")
     assert "internet" not in capsys.readouterr().err
     image = torch.randint(0, 255, (3, 64, 96), dtype=torch.uint8)
-    found = detector.faces(image)
-    assert len(found) > 0
-    for face in found:
+    detected = detector.faces(image)
+    assert len(detected) > 0
+    for face in detected:
         assert face.shape == (68, 2) and face.dtype == torch.float32
-    extents = [(face.amax(0) - face.amin(0)).max().item() for face in found]
+    extents = [(face.amax(0) - face.amin(0)).max().item() for face in detected]
     assert extents == sorted(extents, reverse=True)
-    assert min(extents) > 100 and max(extents) < 264  # points are looked for in 200 / 195 * 256
+    assert min(extents) > 100 and max(extents) < 264  # points lie in 200 / 195 * 256 pixels
     assert detector.mask(image).shape == (64, 96) and detector.people(image) == []
 
 
-def test_nothing_is_imported_before_it_is_asked_for():
+def test_packages_are_imported_on_use_only():
     code = (
         "import sys, nets.data.detectors; print({'mediapipe', 'face_alignment'} & {*sys.modules})"
     )
@@ -131,7 +131,7 @@ def test_nothing_is_imported_before_it_is_asked_for():
     assert done.stdout.strip() == "set()", done.stderr
 
 
-def test_a_box_reaches_over_the_head_and_leaves_out_what_is_missing():
+def test_a_box_includes_the_head_and_ignores_missing_joints():
     joints = torch.full((15, 2), torch.nan)
     place = {"rshoulder": (10, 50), "lshoulder": (30, 50), "cnose": (20, 40), "lhip": (25, 90)}
     for name, at in place.items():
@@ -141,10 +141,10 @@ def test_a_box_reaches_over_the_head_and_leaves_out_what_is_missing():
     joints = torch.full((17, 2), torch.nan)
     for name, at in {"lear": (40, 50), "rear": (20, 50), "cnose": (30, 56)}.items():
         joints[JOINTS_17.index(name)] = torch.tensor(at, dtype=torch.float32)
-    assert person_box(joints) == (10, 32, 50, 72)  # a head alone, whole
+    assert person_box(joints) == (10, 32, 50, 72)  # only a head: its box is around all of it
 
 
-def test_a_person_taken_for_its_mirror_image_is_the_same():
+def test_a_person_and_its_mirror_image_are_the_same():
     joints = torch.rand(17, 2, generator=torch.Generator().manual_seed(0)) * 100
     names = [{"l": "r", "r": "l"}.get(name[0], "c") + name[1:] for name in JOINTS_17]
     other = torch.stack([joints[JOINTS_17.index(name)] for name in names]) + 3
@@ -152,8 +152,8 @@ def test_a_person_taken_for_its_mirror_image_is_the_same():
     assert _same(one, mirrored) and _same(mirrored, one) and not _same(one, elsewhere)
 
 
-def test_a_person_is_followed_and_not_exchanged_for_a_part_of_it():
-    """A detector whose look near the person finds a hand: all of the image is searched then."""
+def test_a_followed_person_is_not_replaced_by_a_part_of_it():
+    """If the search near the last place finds only a hand, the whole image is searched."""
     joints = torch.zeros(15, 2)
     small, large, gone = (
         Person(joints, (float(x), 20.0, x + side / 3, 20.0 + side))
@@ -175,7 +175,7 @@ def test_a_person_is_followed_and_not_exchanged_for_a_part_of_it():
     assert follow(image) is None
 
 
-def test_the_mesh_gives_68_points_left_and_right_alike():
+def test_the_mesh_gives_68_points():
     mesh = torch.arange(478 * 3.0).reshape(1, 478, 3)
     points = mesh_to_68(mesh)
     assert points.shape == (1, 68, 2) and len(set(MESH_68)) == 68

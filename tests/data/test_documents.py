@@ -1,4 +1,4 @@
-"""The examples of docs/data.md do what they say."""
+"""The examples of docs/data.md work."""
 
 import re
 import runpy
@@ -12,7 +12,7 @@ from nets.data.io.images import write_image
 TEXT = (Path(__file__).parents[2] / "docs/data.md").read_text(encoding="utf-8")
 
 
-def test_the_examples_of_formats_make_datasets_that_pass_the_check(tmp_path, monkeypatch):
+def test_the_examples_of_formats_pass_the_check(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in (
         "data/mine/a/1.jpg",
@@ -31,7 +31,7 @@ def test_the_examples_of_formats_make_datasets_that_pass_the_check(tmp_path, mon
         assert checked.problems == [] and checked.count == count
 
 
-def test_commands_of_the_text_are_known():
+def test_commands_and_options_of_the_page_exist():
     import extract
 
     commands = re.findall(r"python extract\.py (\w+)", TEXT)

@@ -1,4 +1,4 @@
-"""Datasets out of photos and videos, found by a detector that sees white and grey boxes."""
+"""Datasets from photos and videos, with a detector of white and grey boxes."""
 
 import json
 import os
@@ -20,8 +20,8 @@ from nets.skeletons import JOINTS_15, OPENPOSE_18
 def test_people_of_photos_and_videos_become_an_index(boxes, tmp_path, capsys):
     photos(tmp_path / "photos")
     run("people", "photos", "-o", "data", "--size", "64", "--min_size", "40", "--test", "0.3")
-    said = capsys.readouterr().out
-    assert "7 images of 4 identities" in said  # 2 + 1 of photos, 4 of two seconds of video
+    printed = capsys.readouterr().out
+    assert "7 images of 4 identities" in printed  # 2 + 1 of photos, 4 of two seconds of video
     left = (tmp_path / "data/left_out.txt").read_text()
     for line in ("small.png: too small", "cut.png: truncated or hidden, without lhip and rhip",
                  "broken.jpg: is not an image", "nobody.png: no person"):  # fmt: skip
@@ -34,29 +34,29 @@ def test_people_of_photos_and_videos_become_an_index(boxes, tmp_path, capsys):
     sample = data[(0, 0)]
     corner = sample["joints"][JOINTS_15.index("lankle")]
     x, y = corner.round().int().tolist()
-    assert sample["target"][0, y - 3, x] > 100  # inside of the box, at its lower border
+    assert sample["target"][0, y - 3, x] > 100  # inside the box, at its lower border
     assert sample["target"][0, min(y + 4, 63), x] < 100
     for crop, shape in (("aspect", (3, 64, 0)), ("none", (3, 48, 64))):
         run("people", "photos/b/one.jpg", "photos/a/two.png", "-o", crop, "--size", "64", "--crop",
             crop, "--min_size", "40")  # fmt: skip
-        made = IndexDataset(tmp_path / crop, "train", 64)
-        whole = read_image(made.file(0), None)
+        data = IndexDataset(tmp_path / crop, "train", 64)
+        whole = read_image(data.file(0), None)
         assert whole.shape[0] == 3 and whole.shape[1] == shape[1]
-        x, y = (made.joints[0][JOINTS_15.index("rankle")] * whole.shape[:0:-1]).round().astype(int)
+        x, y = (data.joints[0][JOINTS_15.index("rankle")] * whole.shape[:0:-1]).round().astype(int)
         assert whole[0, y - 2, x] > 100 and whole[0, min(y + 3, whole.shape[1] - 1), x] < 100
 
 
-def test_a_second_time_only_what_is_new_is_worked_on(boxes, tmp_path, capsys):
+def test_a_second_run_keeps_finished_files(boxes, tmp_path, capsys):
     photos(tmp_path / "photos")
     given = ("people", "photos", "-o", "data", "--size", "64")
     run(*given)
     first, before = boxes.asked, (tmp_path / "data/index.p").read_bytes()
     run(*given)
-    assert boxes.asked == first  # what shows nobody is known, too
+    assert boxes.asked == first  # images without people are recorded too
     assert (tmp_path / "data/index.p").read_bytes() == before
 
 
-def test_known_joints_need_no_detector(tmp_path, monkeypatch, capsys):
+def test_annotated_joints_need_no_detector(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(jobs, "detector", lambda backend: pytest.fail("must not be asked"))
     lines = ["name:keypoints_y:keypoints_x"]
@@ -69,7 +69,7 @@ def test_known_joints_need_no_detector(tmp_path, monkeypatch, capsys):
     (tmp_path / "market.csv").write_text("\n".join(lines))
     run("people", "market", "--joints", "market.csv", "-o", "data", "--size", "160")
     index = read_index(tmp_path / "data/index.p")
-    assert index["joints"].shape == (3, 17, 2) and not np.isnan(index["joints"]).any()  # ears, too
+    assert index["joints"].shape == (3, 17, 2) and not np.isnan(index["joints"]).any()  # ears too
     nose = index["joints"][0][JOINTS_15.index("cnose")] * (160, 120)
     assert nose.tolist() == pytest.approx([35, 28])
     lines[2] = "1.png: [1, 2]: [3]"
@@ -78,7 +78,7 @@ def test_known_joints_need_no_detector(tmp_path, monkeypatch, capsys):
     assert "market.csv, line 3: must be name: [18 y]: [18 x]" in line
 
 
-def test_coco_openpose_and_named_joints(tmp_path):
+def test_annotations_of_coco_openpose_and_by_name(tmp_path):
     from nets.data.people.annotations import read_annotations
 
     coco = {
@@ -118,9 +118,9 @@ def test_heads_of_videos_become_a_dataset(boxes, tmp_path, capsys):
     seed = ("--batch_size", "8", "--num_gpus", "1", "--output_segmentation", "True")
     run("heads", "--video_root", "root", "--data_root", "data", "--phase", "train",
         "--sampling_rate", "2", "--image_size", "64", *seed)  # fmt: skip
-    said = capsys.readouterr().out
-    assert "4 frames of 2 persons in 3 videos" in said
-    assert "2 faces at the border" in said and "2 frames or videos left out" in said
+    printed = capsys.readouterr().out
+    assert "4 frames of 2 persons in 3 videos" in printed
+    assert "2 faces at the border" in printed and "2 frames or videos left out" in printed
     left = (tmp_path / "data/left_out_train.txt").read_text()
     assert "00001.mp4, frame 2, second 0.50: no face" in left and "text.mp4: is not a vid" in left
     data = AvatarFolder("data", "train", 64)
@@ -128,7 +128,7 @@ def test_heads_of_videos_become_a_dataset(boxes, tmp_path, capsys):
     assert data.frames("ann/first") == ["ann/first/00001/0", "ann/first/00001/4"]
     points = np.load(tmp_path / "data/keypoints/train/ann/first/00001/4.npy")
     assert points.shape == (68, 2) and points.dtype == np.float32
-    # The box of side 39 at (44, 30): half is 39, so that it lies at a quarter, moved by a sixth.
+    # The face has side 39 and begins at (44, 30). The square has side 78 and is moved up by 39 / 6.
     assert points[0].tolist() == pytest.approx([0.25 * 64, (0.25 + 6 / 78) * 64], abs=1.5)
     mask = read_image(tmp_path / "data/segs/train/ann/first/00001/4.png", None)
     x, y = points[:2].mean(0).round().astype(int)
@@ -136,14 +136,14 @@ def test_heads_of_videos_become_a_dataset(boxes, tmp_path, capsys):
     asked = boxes.asked
     run("heads", "root", "-o", "data", "--phase", "train", "--sampling_rate", "2",
         "--image_size", "64")  # fmt: skip
-    assert boxes.asked == asked  # nothing was done twice
+    assert boxes.asked == asked  # all frames were kept
     os.unlink(tmp_path / "data/imgs/train/ann/first/00001/4.jpg")
     run("heads", "root", "-o", "data", "--phase", "train", "--sampling_rate", "2",
         "--image_size", "64")  # fmt: skip
     assert len(data.frames("ann/first")) == 2
 
 
-def test_one_loose_video_and_a_part_of_it(boxes, tmp_path, capsys):
+def test_heads_of_part_of_a_single_video(boxes, tmp_path, capsys):
     video(tmp_path / "my talk.mp4", [scene((40 + i, 30, 40, 40)) for i in range(8)])
     run("heads", "my talk.mp4", "-o", "data", "--start", "1", "--image_size", "64")
     assert AvatarFolder("data", "test", 64).frames("my_talk/my_talk") == [
@@ -153,18 +153,20 @@ def test_one_loose_video_and_a_part_of_it(boxes, tmp_path, capsys):
     assert "no face in 1 videos; the first left out: dark.mp4, frame 0, second 0.00" in line
 
 
-def test_clips_keep_one_square_round_the_whole_path(boxes, tmp_path):
+def test_a_clip_has_one_square_around_the_whole_path(boxes, tmp_path):
     video(tmp_path / "walk.mp4", [scene((10 + 8 * i, 20, 30, 80)) for i in range(8)])
     run("clips", "walk.mp4", "-o", "clips", "--fps", "4", "--size", "48")
     frames = [read_image(f, None) for f in sorted((tmp_path / "clips/walk").iterdir())]
     assert len(frames) == 8 and frames[0].shape == (3, 48, 48)
     middles = [(f[0] > 100).nonzero()[:, 1].float().mean().item() for f in frames]
-    assert middles == sorted(middles) and middles[-1] - middles[0] > 15  # it moves in the frame
+    assert (
+        middles == sorted(middles) and middles[-1] - middles[0] > 15
+    )  # the box moves in the frame
     rows = [(f[0] > 100).nonzero()[:, 0].float().mean().item() for f in frames]
     assert max(rows) - min(rows) < 1
 
 
-def test_check_says_what_is_wrong_with_any_format(boxes, tmp_path, capsys):
+def test_check_lists_the_problems_of_each_format(boxes, tmp_path, capsys):
     photos(tmp_path / "photos")
     run("people", "photos", "-o", "mine", "--size", "64")
     video(tmp_path / "talk.mp4", [scene((40 + i, 30, 40, 40)) for i in range(4)])
@@ -191,15 +193,17 @@ def test_check_says_what_is_wrong_with_any_format(boxes, tmp_path, capsys):
         assert text in line
 
 
-def test_look_draws_what_is_found(boxes, tmp_path, capsys):
+def test_look_draws_the_detections(boxes, tmp_path, capsys):
     photos(tmp_path / "photos")
     extract.main(["look", "photos/a", "photos/b/nobody.png", "-o", "look.png"])
-    said = capsys.readouterr().out
-    assert "two.png: 2 persons, 2 faces" in said and "nobody.png: 0 persons, 0 faces" in said
-    small, two, nobody = read_image(tmp_path / "look.png", None).split(228, 1)  # by name
+    printed = capsys.readouterr().out
+    assert "two.png: 2 persons, 2 faces" in printed and "nobody.png: 0 persons, 0 faces" in printed
+    small, two, nobody = read_image(tmp_path / "look.png", None).split(
+        228, 1
+    )  # in the order of their names
     assert (two[1].int() - two[0] > 100).sum() > 40  # green joints, on white and grey
     assert not (nobody[1].int() - nobody[0] > 100).any()
-    square = two[:, :, 456:680].float()  # the larger person's, a box of 30 x 80 in a square of 104
+    square = two[:, :, 456:680].float()  # the larger person: a box of 30 x 80 in a square of 104
     assert 0.15 < (square[0] > 200).float().mean() < 0.3
     assert small.shape == two.shape
     with pytest.raises(SystemExit, match="2"):
@@ -220,8 +224,8 @@ def test_check_reads_batches_and_tables(tmp_path, capsys, monkeypatch):
                        ("faces", "b.png: is missing")):  # fmt: skip
         with pytest.raises(SystemExit, match="1"):
             extract.main(["check", data])
-        said = capsys.readouterr().out
-        assert text in said and "1 problems" in said
+        printed = capsys.readouterr().out
+        assert text in printed and "1 problems" in printed
 
 
 def refused_check(capsys, data):

@@ -1,4 +1,4 @@
-"""Extraction on a full disk, of broken videos and closed folders, and killed."""
+"""Extraction with a full disk, damaged videos, unreadable folders, and a killed process."""
 
 import errno
 import io
@@ -15,16 +15,18 @@ from nets.data.heads.videos import AvatarFolder, read_frame
 from nets.data.people.index import read_index
 
 
-def test_workers_end_with_a_process_that_is_killed(tmp_path):
+def test_workers_end_when_the_main_process_is_killed(tmp_path):
     work = "echo $PPID > worker; exec sleep 20"
     code = f"import os, nets.data.extraction.jobs as j; j.run(os.system, [({work!r},)], 1, 1)"
     root = Path(__file__).parents[2]
     main = subprocess.Popen(
         [sys.executable, "-c", code], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(root)}
     )
-    told = tmp_path / "worker"
-    wait_until(lambda: told.is_file() and told.read_text().strip())
-    worker = Path("/proc") / told.read_text().strip() / "cmdline"  # empty: ended, not yet noticed
+    started = tmp_path / "worker"
+    wait_until(lambda: started.is_file() and started.read_text().strip())
+    worker = (
+        Path("/proc") / started.read_text().strip() / "cmdline"
+    )  # empty after the process has ended
     assert worker.read_bytes()
     main.kill()
     main.wait()
@@ -34,12 +36,12 @@ def test_workers_end_with_a_process_that_is_killed(tmp_path):
 def wait_until(condition):
     end = time.monotonic() + 120
     while not condition():
-        assert time.monotonic() < end, "waited in vain"
+        assert time.monotonic() < end, "timed out"
         time.sleep(0.05)
 
 
 class Disk:
-    """Has so much room for what `whole_file` writes, and says so as a file system does."""
+    """A disk with limited room for `whole_file`, which fails like a file system."""
 
     def __init__(self, room):
         self.room = room
@@ -55,13 +57,15 @@ class Disk:
                 return super().write(data)
 
         class Written(io.BufferedWriter):
-            def fileno(self):  # or Pillow and NumPy would write past it
+            def fileno(self):  # else Pillow and NumPy would bypass this class
                 raise io.UnsupportedOperation
 
         return Written(File(handle, mode))
 
 
-def test_a_full_disk_is_one_line_and_the_same_command_goes_on(boxes, tmp_path, capsys, monkeypatch):
+def test_a_full_disk_is_one_line_and_the_same_command_continues(
+    boxes, tmp_path, capsys, monkeypatch
+):
     noise = torch.randint(0, 60, (3, 120, 160), dtype=torch.uint8)
     frames = [torch.maximum(scene((40 + i, 30, 40, 40)), noise) for i in range(6)]
     video(tmp_path / "talk.mkv", frames)
@@ -81,7 +85,7 @@ def test_a_full_disk_is_one_line_and_the_same_command_goes_on(boxes, tmp_path, c
     assert len(AvatarFolder(tmp_path / "data", "test", 64).frames("talk/talk")) == 6
 
 
-def test_a_video_that_breaks_off_and_a_folder_that_is_closed(boxes, tmp_path, capsys, monkeypatch):
+def test_a_truncated_video_and_an_unreadable_folder(boxes, tmp_path, capsys, monkeypatch):
     frames = [torch.maximum(scene((10 + 8 * i, 20, 30, 80)), torch.randint(
         0, 60, (3, 120, 160), dtype=torch.uint8)) for i in range(12)]  # fmt: skip
     video(tmp_path / "walk.mkv", frames)
@@ -99,5 +103,5 @@ def test_a_video_that_breaks_off_and_a_folder_that_is_closed(boxes, tmp_path, ca
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
 
     (tmp_path / "closed").mkdir()
-    monkeypatch.setattr(os, "scandir", closed)  # a test may be run by root, whom nothing stops
+    monkeypatch.setattr(os, "scandir", closed)  # root may read all folders
     assert refused(capsys, "people", "closed").endswith("closed: Permission denied")

@@ -30,7 +30,6 @@ LOADERS = ("image", "np", "category", "cat")
 BETWEEN = "-*-"
 SHAPE = re.compile(r"\d+(x\d+)*")
 KIND = re.compile(r"[<>|=]?(bool_?|u?int\d+|float\d+|complex\d+|[biufcSU]\d+)")
-MERGE = "tag:yaml.org,2002:merge"  # of the YAML key <<
 SUPPORTS = {"0->255": (0, 255), "0->1": (0, 1), "-1->1": (-1, 1)}
 
 
@@ -212,7 +211,7 @@ def _mapping(loader: _UniqueKeys, node: yaml.MappingNode) -> dict[Any, Any]:
     """The mapping of a node. Raises YAMLError that names a key which stands there twice."""
     keys: set[tuple[str, str]] = set()
     for key, _ in node.value:
-        if isinstance(key, yaml.ScalarNode) and key.tag != MERGE:  # merged keys may be replaced
+        if isinstance(key, yaml.ScalarNode):  # merged keys (<<) are added later and may be replaced
             if (key.tag, key.value) in keys:
                 line = key.start_mark.line + 1
                 raise yaml.YAMLError(f"line {line}: the key {key.value} stands there twice")

@@ -1,4 +1,4 @@
-"""The square around a face, and files of points."""
+"""The square around a face, and files of keypoints."""
 
 import json
 
@@ -23,7 +23,7 @@ def test_box_is_centred_on_the_points_and_moved_up_by_a_sixth():
     assert face_crop_box(points) == (25, 32 - 30 // 6, 30)  # (20 + 45) / 2 rounds to even
 
 
-def test_crop_is_black_outside_and_puts_the_points_where_they_show():
+def test_crop_is_black_outside_and_its_points_fit():
     image = torch.full((3, 20, 20), 200, dtype=torch.uint8)
     image[:, 10, 12] = 0
     crop = crop_square(image, (10, 0, 10), 20)  # the upper half lies above the image
@@ -35,14 +35,14 @@ def test_crop_is_black_outside_and_puts_the_points_where_they_show():
     assert crop[0, at[1], at[0]] < 150 and crop.shape == (3, 40, 40)
 
 
-def test_pose_is_in_units_of_the_width_and_back():
+def test_poses_are_normalised_by_the_width_and_back():
     pose = normalised_pose(torch.tensor([[[0.0, 64.0], [128.0, 96.0]]]), 128)
     assert pose.tolist() == [[-1.0, 0.0, 1.0, 0.5]]
     assert pose_points(pose, 64).tolist() == [[[0.0, 32.0], [64.0, 48.0]]]
 
 
 @pytest.mark.parametrize("shape", [(68, 2), (70, 3), (1, 136), (136,)], ids=str)
-def test_keypoints_of_every_shape_that_is_about(tmp_path, shape):
+def test_keypoints_of_all_known_shapes(tmp_path, shape):
     points = np.arange(np.prod(shape), dtype=np.float64).reshape(shape)
     np.save(tmp_path / "a.npy", points)
     read = read_keypoints(tmp_path / "a.npy")
@@ -76,6 +76,6 @@ def test_bad_keypoints_are_named(tmp_path, values, why):
         read_keypoints(tmp_path / "b.npy")
 
 
-def test_points_without_extent_are_no_face():
+def test_points_without_extent_are_refused():
     with pytest.raises(ValueError, match="span a pixel"):
         face_crop_box(torch.zeros(68, 2))

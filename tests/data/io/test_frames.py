@@ -1,4 +1,4 @@
-"""Frames of images, folders and videos, and frames in which nothing is found."""
+"""Frames of images, folders and videos, and frames without a detection."""
 
 import pytest
 import torch
@@ -22,12 +22,12 @@ def video(tmp_path):
 
 
 def dark(image):
-    """What the tests look for: how dark an image is, if it is."""
+    """The detector of these tests: the level of a dark image, None for a bright one."""
     level = round(image.float().mean().item(), -1)
     return level if level < 180 else None
 
 
-def test_images_folders_and_videos_come_as_frames(tmp_path, video):
+def test_images_folders_and_videos_give_frames(tmp_path, video):
     for i in (2, 1):
         write_image(tmp_path / "poses" / f"{i}.png", grey(i))
     assert [(f.name[-5:], f.seconds) for f in Frames(tmp_path / "poses")] == [
@@ -41,16 +41,16 @@ def test_images_folders_and_videos_come_as_frames(tmp_path, video):
         Frames(tmp_path / "poses", start=1)
 
 
-def test_frames_without_a_find(video, capsys):
+def test_frames_without_a_detection(video, capsys):
     finder = Finder(dark, "shadow", "skip")
-    assert [found for _, found in finder(Frames(video))] == [10, 60, 110, 160]
+    assert [level for _, level in finder(Frames(video))] == [10, 60, 110, 160]
     finder.report()
     line = capsys.readouterr().err
     assert "2 of 6 frames without a shadow, left out" in line and "second 0.10; " in line
     hold = Finder(dark, "shadow", "hold")
-    assert [found for _, found in hold(Frames(video))] == [10, 10, 60, 60, 110, 160]
-    late = [found for _, found in Finder(dark, "shadow", "hold")(Frames(video, start=0.1))]
-    assert late == [60, 60, 110, 160]  # nothing to hold at first
+    assert [level for _, level in hold(Frames(video))] == [10, 10, 60, 60, 110, 160]
+    late = [level for _, level in Finder(dark, "shadow", "hold")(Frames(video, start=0.1))]
+    assert late == [60, 60, 110, 160]  # nothing to hold before the first detection
     with pytest.raises(UserError, match=r"talk.mp4, second 0\.10: no shadow found"):
         list(Finder(dark, "shadow", "fail")(Frames(video)))
     with pytest.raises(UserError, match=r"second 0\.10: no shadow found, and none in any"):

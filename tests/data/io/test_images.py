@@ -1,4 +1,4 @@
-"""Images in every form that a folder may hold, and files that are none."""
+"""Image files of all formats, and files that are not images."""
 
 import io
 import os
@@ -22,14 +22,14 @@ def image(w=40, h=20, mode="RGB", colour=RED):
 
 
 def photo(w, h):
-    """Smooth shapes and some grain, as a camera gives them."""
+    """An image like a photo: smooth shapes with some noise."""
     y, x = np.mgrid[:h, :w] / max(w, h)
     waves = [np.sin(9 * x + 5 * y * k) * np.cos(11 * y - k * x) for k in (1, 2, 3)]
     grain = np.random.default_rng(0).normal(0, 4, (h, w, 3))
     return Image.fromarray((np.stack(waves, -1) * 90 + 128 + grain).clip(0, 255).astype(np.uint8))
 
 
-def test_squashed_as_pillow_does(tmp_path):
+def test_images_are_squashed_as_by_pillow(tmp_path):
     source = photo(90, 50)
     source.save(tmp_path / "a.png")
     out = read_image(tmp_path / "a.png", 32)
@@ -68,7 +68,7 @@ def test_modes_become_rgb(tmp_path, mode):
     assert off.abs().max() <= 3  # levels, of JPEG
 
 
-def test_transparent_shows_white(tmp_path):
+def test_transparent_pixels_become_white(tmp_path):
     Image.new("RGBA", (8, 8), (0, 0, 0, 0)).save(tmp_path / "a.png")
     assert (read_image(tmp_path / "a.png", 8) == 255).all()
     clear = Image.new("P", (8, 8), 0)
@@ -78,7 +78,7 @@ def test_transparent_shows_white(tmp_path):
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_orientation_is_obeyed(tmp_path, orientation):
+def test_exif_orientation_is_applied(tmp_path, orientation):
     source = Image.fromarray(np.arange(6 * 4 * 3, dtype=np.uint8).reshape(6, 4, 3) * 3)
     exif = Image.Exif()
     exif[0x0112] = orientation
@@ -91,7 +91,7 @@ def test_exif_orientation_is_obeyed(tmp_path, orientation):
     assert image_size(tmp_path / "a.png") == (pixels.shape[2], pixels.shape[1])
 
 
-def test_letterbox_keeps_the_aspect(tmp_path):
+def test_letterbox_keeps_the_aspect_ratio(tmp_path):
     image(40, 20).save(tmp_path / "a.png")
     out, box = read_letterboxed(tmp_path / "a.png", 32)
     assert box == (0, 8, 32, 16)
@@ -100,13 +100,13 @@ def test_letterbox_keeps_the_aspect(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["PNG", "WEBP", "BMP", "TIFF"])
-def test_the_content_counts_not_the_ending(tmp_path, kind):
+def test_the_format_is_read_from_the_content(tmp_path, kind):
     image().save(tmp_path / "a.jpg", kind, **({"lossless": True} if kind == "WEBP" else {}))
     out = read_image(tmp_path / "a.jpg", 8)
     assert out.flatten(1).unique(dim=1).tolist() == [[c] for c in RED]
 
 
-def test_one_pixel_is_a_image(tmp_path):
+def test_an_image_of_one_pixel(tmp_path):
     image(1, 1).save(tmp_path / "a.png")
     for out in (read_image(tmp_path / "a.png", 8), read_letterboxed(tmp_path / "a.png", 8)[0]):
         assert out.flatten(1).unique(dim=1).tolist() == [[c] for c in RED]
@@ -129,7 +129,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_what_is_no_image_is_named(tmp_path, name):
+def test_files_that_are_not_images_are_named(tmp_path, name):
     content, why = BAD[name]
     (tmp_path / "a.jpg").write_bytes(content)
     with pytest.raises(BadSample, match=rf"a\.jpg: ({why})") as caught:
@@ -146,15 +146,15 @@ def test_missing_images_and_folders_are_named(tmp_path):
 
 
 @pytest.mark.parametrize("times", [1.5, 3])  # Pillow warns above the limit, raises above twice it
-def test_a_image_that_would_fill_the_memory_is_refused(tmp_path, monkeypatch, times):
+def test_an_image_too_large_for_memory_is_refused(tmp_path, monkeypatch, times):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", int(800 / times))
     image().save(tmp_path / "a.png")
     with pytest.raises(BadSample, match="is too large for an image"):
         read_image(tmp_path / "a.png", 8)
 
 
-def test_a_decompression_bomb_costs_nothing(tmp_path):
-    """60,000 x 60,000 pixels in some bytes: as RGB they would be 10.8 GB."""
+def test_a_decompression_bomb_needs_no_memory(tmp_path):
+    """A file of few bytes with 60,000 x 60,000 pixels, 10.8 GB as RGB."""
     header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
     chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(bytes(10_000_000))), (b"IEND", b""))
     data = b"\x89PNG\r\n\x1a\n" + b"".join(
@@ -174,7 +174,7 @@ def test_floating_point_pixels_are_refused(tmp_path):
         read_image(tmp_path / "a.tiff", 4)
 
 
-def test_written_images_come_back(tmp_path):
+def test_written_images_are_read_back(tmp_path):
     pixels = torch.randint(0, 256, (3, 5, 7), dtype=torch.uint8)
     write_image(tmp_path / "new" / "a.png", pixels)
     assert torch.equal(read_image(tmp_path / "new" / "a.png", None), pixels)
@@ -185,7 +185,7 @@ def test_written_images_come_back(tmp_path):
     assert os.stat(tmp_path / "a.jpg").st_mode & 0o044, "others may read it"
 
 
-def test_a_image_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+def test_an_image_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     write_image(tmp_path / "a.png", torch.zeros(3, 4, 4, dtype=torch.uint8))
     before = (tmp_path / "a.png").read_bytes()
 
@@ -198,7 +198,7 @@ def test_a_image_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     assert (tmp_path / "a.png").read_bytes() == before and len(list(tmp_path.iterdir())) == 1
 
 
-def test_what_cannot_be_written_is_said(tmp_path):
+def test_unwritable_endings_and_types_are_named(tmp_path):
     with pytest.raises(UserError, match=r"a\.webp: images are written as"):
         write_image(tmp_path / "a.webp", torch.zeros(3, 4, 4, dtype=torch.uint8))
     with pytest.raises(ValueError, match=r"uint8, got \[3, 4, 4\] torch.float32"):

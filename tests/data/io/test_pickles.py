@@ -1,4 +1,4 @@
-"""Plain data comes out of a pickle; nothing else does, and nothing runs."""
+"""Pickles give plain data only, and no code of the file runs."""
 
 import collections
 import contextlib
@@ -36,7 +36,7 @@ def written(tmp_path, data, protocol=2):
 
 
 @pytest.mark.parametrize("protocol", range(6))
-def test_plain_data_of_every_protocol(tmp_path, protocol):
+def test_plain_data_of_all_protocols(tmp_path, protocol):
     data = {
         "list": [1, -(2**70), 2.5, None, True, "ü", b"\x00\xff", b"", (1, (2,))],
         "sets": [{1, 2}, frozenset("ab")],
@@ -47,10 +47,10 @@ def test_plain_data_of_every_protocol(tmp_path, protocol):
 
 @pytest.mark.parametrize("protocol", [0, 2, 4, 5])
 @pytest.mark.parametrize("name", ARRAYS)
-def test_arrays_of_every_protocol(tmp_path, name, protocol):
+def test_arrays_of_all_protocols(tmp_path, name, protocol):
     array = ARRAYS[name]
     out = read_pickle(written(tmp_path, [array], protocol))
-    kind = array.dtype.newbyteorder("=")  # numpy turns the bytes round as it reads
+    kind = array.dtype.newbyteorder("=")  # NumPy swaps the bytes on reading
     assert out[0].dtype.newbyteorder("=") == kind and out[0].shape == array.shape
     np.testing.assert_array_equal(out[0], array)
 
@@ -60,7 +60,7 @@ def test_numpy_scalars(tmp_path):
     assert read_pickle(written(tmp_path, data)) == data
 
 
-def test_names_of_other_numpys_are_known(tmp_path):
+def test_names_of_other_numpy_versions_are_known(tmp_path):
     data = pickle.dumps(ARRAYS["float64"], 2)
     names = b"numpy._core.multiarray", b"numpy.core.multiarray"  # NumPy 2 and 1
     other = data.replace(*(names if names[0] in data else names[::-1]))
@@ -68,7 +68,7 @@ def test_names_of_other_numpys_are_known(tmp_path):
     np.testing.assert_array_equal(read_pickle(written(tmp_path, other)), ARRAYS["float64"])
 
 
-def test_what_python_2_wrote(tmp_path):
+def test_files_of_python_2(tmp_path):
     # pickle.dumps({'joints': numpy.array([[0.5, -1.0]]), 'imgs': ['a/b.jpg']}, 2) of Python 2.7
     values = np.array([[0.5, -1.0]]).tobytes()
     data = (
@@ -108,7 +108,7 @@ GADGETS = {
 
 
 @pytest.mark.parametrize("name", GADGETS)
-def test_anything_else_is_refused_by_its_name(tmp_path, name):
+def test_other_functions_and_classes_are_refused_by_name(tmp_path, name):
     trace = tmp_path / "ran"
     gadget = GADGETS[name]
     if isinstance(gadget, Calls):
@@ -122,7 +122,7 @@ def test_anything_else_is_refused_by_its_name(tmp_path, name):
     assert "\n" not in str(caught.value) and not trace.exists()
 
 
-def test_dotted_names_and_other_codecs_lead_nowhere(tmp_path):
+def test_dotted_names_and_other_codecs_are_refused(tmp_path):
     dotted = b"\x80\x04\x8c\x08builtins\x8c\x0cset.__init__\x93."
     with pytest.raises(UserError, match=r"refused, it asks for builtins\.set\.__init__"):
         read_pickle(written(tmp_path, dotted))
@@ -137,19 +137,19 @@ def test_dotted_names_and_other_codecs_lead_nowhere(tmp_path):
     ids=["objects", "records", "dates"],
 )
 @pytest.mark.parametrize("protocol", [2, 5])
-def test_arrays_of_other_things_are_refused(tmp_path, array, protocol):
+def test_arrays_of_objects_and_records_are_refused(tmp_path, array, protocol):
     with pytest.raises(UserError, match=r"refused, it holds an array of .*numbers and strings"):
         read_pickle(written(tmp_path, array, protocol))
 
 
-def test_an_array_that_claims_more_than_it_holds_is_refused(tmp_path):
+def test_an_array_with_too_few_bytes_is_refused(tmp_path):
     data = pickle.dumps(np.zeros(3, np.int8), 2).replace(b"K\x03\x85", b"K\x09\x85")
     with pytest.raises(UserError, match=r"plain data \(array of \[9\] int8 in 3 bytes"):
         read_pickle(written(tmp_path, data))
 
 
 @pytest.mark.parametrize("data", [b"", b"\x80\x02}q", b"hello", b"\x80\x02]q\x01("])
-def test_no_pickle_at_all(tmp_path, data):
+def test_files_that_are_not_pickles(tmp_path, data):
     with pytest.raises(UserError, match=r"data\.p: is not a pickle of plain data"):
         read_pickle(written(tmp_path, data))
 
@@ -159,7 +159,7 @@ def test_a_missing_file_is_named(tmp_path):
         read_pickle(tmp_path / "none.p")
 
 
-def test_one_file_cannot_change_what_the_next_one_gets(tmp_path):
+def test_a_file_cannot_change_the_reading_of_the_next_one(tmp_path):
     # BUILD with slots state sets attributes on the stand-in for numpy.ndarray itself.
     spoil = b"\x80\x02cnumpy\nndarray\nN}X\x0c\x00\x00\x00__setstate__K\x01s\x86b."
     with contextlib.suppress(UserError):

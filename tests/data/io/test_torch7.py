@@ -1,4 +1,4 @@
-"""Torch7's binary files: every kind of object, and whatever broken bytes may be."""
+"""Torch7's binary files: all types of objects, and damaged files."""
 
 import contextlib
 import struct
@@ -73,8 +73,8 @@ def test_names_of_gpu_tensors():
     ):
         data = start(1, f"torch.{name}Tensor") + i32(1) + i64(2, 1, 1)
         data += start(2, f"torch.{name}Storage") + i64(2) + struct.pack(f"<2{element}", 1, 2)
-        found = loads(data)
-        assert found.dtype == kind and found.tolist() == [1, 2]
+        value = loads(data)
+        assert value.dtype == kind and value.tolist() == [1, 2]
 
 
 def test_tensors_of_one_storage_are_views_of_one_memory():
@@ -96,12 +96,12 @@ def test_back_references_and_cycles():
 
 def test_mixed_keys_and_values():
     written = {1: "one", 2.5: True, "x": None, LuaBoolean.TRUE: False, "n": [1, 2]}
-    found = loads(dumps(written))
-    assert isinstance(found, Table) and found == {
+    value = loads(dumps(written))
+    assert isinstance(value, Table) and value == {
         1: "one", 2.5: True, "x": None, LuaBoolean.TRUE: False, "n": {1: 1, 2: 2},
     }  # fmt: skip
     with pytest.raises(ValueError, match="keys 1 to 5"):
-        found.sequence()
+        value.sequence()
 
 
 def test_nil_and_empty_tensors():
@@ -111,22 +111,22 @@ def test_nil_and_empty_tensors():
     assert loads(empty).shape == (0,) and loads(empty).dtype == torch.float64
 
 
-def test_classes_are_records_and_functions_are_passed_over():
+def test_classes_become_records_and_functions_are_skipped():
     body = i32(3, 2, 2) + i32(2) + text("train") + i32(5, 1)
     body += i32(2) + text("f") + i32(8, 3) + text("\x1bLJ code") + i32(3, 4, 0)
-    found = loads(start(1, "nn.Sequential") + body)
-    assert isinstance(found, Record) and found.name == "nn.Sequential"
-    assert found.fields["train"] is True and isinstance(found.fields["f"], Function)
+    value = loads(start(1, "nn.Sequential") + body)
+    assert isinstance(value, Record) and value.name == "nn.Sequential"
+    assert value.fields["train"] is True and isinstance(value.fields["f"], Function)
     assert isinstance(loads(i32(6) + text("code") + i32(0)), Function)
-    # A module that nobody has is not looked for.
+    # The class is not looked up.
     assert loads(start(1, "os.system") + i32(2) + text("true")).fields == "true"
 
 
-def test_all_types_survive_the_way_out_and_back():
+def test_all_types_are_read_as_written():
     for kind in torch7.ELEMENTS.values():
         tensor = torch.arange(24).to(kind).view(2, 3, 4)
-        found = loads(dumps(tensor))
-        assert found.dtype == kind and torch.equal(found, tensor)
+        value = loads(dumps(tensor))
+        assert value.dtype == kind and torch.equal(value, tensor)
     record = Record("nn.LinearCR", {"weight": torch.ones(2, 2)})
     assert torch.equal(loads(dumps(record)).fields["weight"], torch.ones(2, 2))
     with pytest.raises(ValueError, match="value must be plain"):
@@ -203,7 +203,7 @@ def test_round_trip(value):
 @settings(max_examples=300, deadline=None)
 @given(whole_objects(), st.data())
 def test_damaged_files_are_read_or_refused(value, data):
-    """Never another error, never more memory than the file's own size allows."""
+    """Without errors of another type, and without more memory than the file's size allows."""
     bytes_ = bytearray(dumps(value))
     for _ in range(data.draw(st.integers(1, 4))):
         place = data.draw(st.integers(0, len(bytes_) - 1))
@@ -216,6 +216,6 @@ def test_damaged_files_are_read_or_refused(value, data):
 
 @settings(max_examples=200, deadline=None)
 @given(st.binary(max_size=200))
-def test_any_bytes_are_read_or_refused(bytes_):
+def test_random_bytes_are_read_or_refused(bytes_):
     with contextlib.suppress(Torch7Error):
         loads(bytes_)

@@ -1,4 +1,4 @@
-"""Videos that the tests make, in every kind that people bring, and back again."""
+"""Videos of many formats, read and written."""
 
 import contextlib
 import errno
@@ -19,23 +19,23 @@ from nets.errors import UserError
 
 
 def image(height=48, width=64, level=0):
-    """Red top left, green top right, blue below, and how bright tells which frame it is."""
-    made = torch.zeros(3, height, width, dtype=torch.uint8)
-    made[0, : height // 2, : width // 2] = 250
-    made[1, : height // 2, width // 2 :] = 250
-    made[2, height // 2 :] = 200
-    made[:, height // 2 :, : width // 2] = level
-    return made
+    """An image: red top left, green top right, blue below, brightness `level` bottom left."""
+    pixels = torch.zeros(3, height, width, dtype=torch.uint8)
+    pixels[0, : height // 2, : width // 2] = 250
+    pixels[1, : height // 2, width // 2 :] = 250
+    pixels[2, height // 2 :] = 200
+    pixels[:, height // 2 :, : width // 2] = level
+    return pixels
 
 
 def level(shown):
-    """The brightness of the corner at the lower left."""
+    """The brightness of the corner at the bottom left."""
     return shown[:, -shown.shape[1] // 4 :, : shown.shape[2] // 4].float().mean().item()
 
 
-def made(path, codec="libx264", kind="yuv420p", times=None, turn=None, sound=0.0, options=None,
-         array=None, rate=25, aspect=None):  # fmt: skip
-    """A video of ten frames, brighter and brighter by 20 levels; times in seconds."""
+def write_clip(path, codec="libx264", kind="yuv420p", times=None, turn=None, sound=0.0,
+               options=None, array=None, rate=25, aspect=None):  # fmt: skip
+    """Write a video of ten frames, each 20 levels brighter than the last one; times in seconds."""
     with av.open(str(path), "w") as out:
         stream = out.add_stream(codec, rate=rate, options=options or {})
         array = [image(level=20 * i).permute(1, 2, 0).numpy() for i in range(10)] \
@@ -58,7 +58,7 @@ def made(path, codec="libx264", kind="yuv420p", times=None, turn=None, sound=0.0
         out.mux(stream.encode(None))
         if voice:
             tone = np.sin(np.arange(int(48000 * sound)) * 0.05).astype(np.float32)[None] * 0.5
-            tone[:, : tone.shape[1] // 2] = 0  # nothing is to be heard in the first half
+            tone[:, : tone.shape[1] // 2] = 0  # silence in the first half
             frame = av.AudioFrame.from_ndarray(tone, format="fltp", layout="mono")
             frame.sample_rate = 48000
             out.mux(voice.encode(frame))
@@ -67,32 +67,32 @@ def made(path, codec="libx264", kind="yuv420p", times=None, turn=None, sound=0.0
 
 
 def loudness(path):
-    """(seconds of sound, root mean square of it)."""
+    """Seconds of sound, and its root mean square."""
     with av.open(str(path)) as container:
         if not container.streams.audio:
             return 0.0, 0.0
-        heard = [f.to_ndarray() for f in container.decode(audio=0)]
+        frames = [f.to_ndarray() for f in container.decode(audio=0)]
         rate = container.streams.audio[0].rate
-    samples = np.concatenate(heard, 1)
+    samples = np.concatenate(frames, 1)
     return samples.shape[1] / rate, float(np.sqrt((samples.astype(float) ** 2).mean()))
 
 
-def test_frames_come_with_their_times_and_colours(tmp_path):
-    reader = open_video(made(tmp_path / "a.mp4"))
+def test_frames_have_their_times_and_colours(tmp_path):
+    reader = open_video(write_clip(tmp_path / "a.mp4"))
     assert reader.size == (48, 64) and reader.fps == 25 and reader.frames == 10
     assert not reader.has_audio
-    for _ in range(2):  # every time anew
+    for _ in range(2):  # each iteration reads again
         shown = list(reader)
         assert [s for s, _ in shown] == pytest.approx([i / 25 for i in range(10)], abs=1e-3)
-        for i, (_, seen) in enumerate(shown):
-            assert seen.shape == (3, 48, 64) and seen.dtype == torch.uint8
-            assert level(seen) == pytest.approx(20 * i, abs=4)
-        middle = shown[5][1][:, 12, 16].tolist()  # colours come as they went, but for the coding
+        for i, (_, pixels) in enumerate(shown):
+            assert pixels.shape == (3, 48, 64) and pixels.dtype == torch.uint8
+            assert level(pixels) == pytest.approx(20 * i, abs=4)
+        middle = shown[5][1][:, 12, 16].tolist()  # equal except for errors of the coding
         assert middle == pytest.approx([250, 0, 0], abs=12)
 
 
 def test_a_range_and_another_rate(tmp_path):
-    path = made(tmp_path / "a.mp4")
+    path = write_clip(tmp_path / "a.mp4")
     half = [level(p) for _, p in open_video(path, start=0.08, end=0.28)]
     assert half == pytest.approx([40, 60, 80, 100, 120], abs=4)
     reader = open_video(path, start=0.08, end=0.28, fps=12.5)
@@ -103,10 +103,10 @@ def test_a_range_and_another_rate(tmp_path):
     assert doubled == [0, 0, 20, 20, 40, 40]
 
 
-def test_a_start_far_in_is_reached_by_a_jump_and_exact(tmp_path):
+def test_a_late_start_seeks_and_is_exact(tmp_path):
     array = [image(level=i % 200).permute(1, 2, 0).numpy() for i in range(150)]
     for name in ("a.mp4", "a.avi", "a.mkv", "a.ts"):
-        path = made(tmp_path / name, array=array, options={"g": "12"})
+        path = write_clip(tmp_path / name, array=array, options={"g": "12"})
         reader = open_video(path, start=4.0, end=4.2)
         shown = list(reader)
         assert [s for s, _ in shown] == pytest.approx([4 + i / 25 for i in range(5)], abs=2e-3)
@@ -114,33 +114,33 @@ def test_a_start_far_in_is_reached_by_a_jump_and_exact(tmp_path):
         assert reader.damage is None
 
 
-def test_a_rate_that_varies_is_kept_or_made_even(tmp_path):
+def test_a_varying_rate_is_kept_or_made_constant(tmp_path):
     times = [0, 0.04, 0.08, 0.5, 0.54, 0.6, 1.0, 1.04, 1.08, 1.2]
-    path = made(tmp_path / "phone.mp4", times=times)
+    path = write_clip(tmp_path / "phone.mp4", times=times)
     assert [s for s, _ in open_video(path)] == pytest.approx(times, abs=2e-3)
     even = [(round(s, 2), round(level(p), -1)) for s, p in open_video(path, fps=10)]
     assert even[:7] == [(0, 0), (0.1, 40), (0.2, 40), (0.3, 40), (0.4, 40), (0.5, 60), (0.6, 100)]
     with VideoWriter(tmp_path / "again.mp4", 25) as out:
-        for seconds, seen in open_video(path):
-            out.write(seen, seconds)
+        for seconds, pixels in open_video(path):
+            out.write(pixels, seconds)
     again = open_video(tmp_path / "again.mp4")
     assert [s for s, _ in again] == pytest.approx(times, abs=2e-3)
 
 
 @pytest.mark.parametrize("turn", [(90,), (180,), (-90,), (0, True), (90, True), (0, False, True)])
-def test_turned_and_mirrored_as_the_file_says(tmp_path, turn):
+def test_rotation_and_mirroring_of_the_file_are_applied(tmp_path, turn):
     degrees, mirror, upside = (*turn, False, False)[:3]
-    reader = open_video(made(tmp_path / "a.mov", turn=turn))
-    (_, seen), truth = next(iter(reader)), image()
+    reader = open_video(write_clip(tmp_path / "a.mov", turn=turn))
+    (_, pixels), truth = next(iter(reader)), image()
     truth = torch.rot90(truth, degrees // 90, (1, 2))  # counter-clockwise; mirrored after it
     truth = truth.flip(2) if mirror else truth
     truth = truth.flip(1) if upside else truth
-    assert reader.size == tuple(seen.shape[1:]) == tuple(truth.shape[1:])
-    assert (seen.float() - truth.float()).abs().mean() < 6
+    assert reader.size == tuple(pixels.shape[1:]) == tuple(truth.shape[1:])
+    assert (pixels.float() - truth.float()).abs().mean() < 6
 
 
-def test_pixels_that_are_not_square_are_made_so(tmp_path):
-    reader = open_video(made(tmp_path / "dv.mp4", aspect=Fraction(3, 2)))
+def test_pixels_become_square(tmp_path):
+    reader = open_video(write_clip(tmp_path / "dv.mp4", aspect=Fraction(3, 2)))
     assert reader.size == (48, 96) and next(iter(reader))[1].shape == (3, 48, 96)
 
 
@@ -158,30 +158,30 @@ def test_pixels_that_are_not_square_are_made_so(tmp_path):
         ("palette.gif", "gif", "rgb8"),
     ],
 )
-def test_kinds_of_pixels(tmp_path, name, codec, kind):
+def test_pixel_formats(tmp_path, name, codec, kind):
     clear = name.startswith("clear")
     array = [image(level=20 * i).permute(1, 2, 0).numpy() for i in range(10)]
-    if clear:  # the right half is not there
+    if clear:  # the right half is transparent
         array = [np.concatenate([a, np.full((48, 64, 1), 255, np.uint8)], 2) for a in array]
         for a in array:
             a[:, 32:, 3] = 0
-    shown = [p for _, p in open_video(made(tmp_path / name, codec, kind, array=array))]
+    shown = [p for _, p in open_video(write_clip(tmp_path / name, codec, kind, array=array))]
     assert len(shown) == 10 and shown[9].shape == (3, 48, 64)
     assert level(shown[9]) - level(shown[0]) == pytest.approx(180, abs=20)
     if clear:
-        assert (shown[5][:, 8:40, 40:56] > 240).all()  # shows white
+        assert (shown[5][:, 8:40, 40:56] > 240).all()  # white
     if kind.startswith("gray"):
         assert (shown[5][0] == shown[5][1]).all()
 
 
-def test_odd_sizes_in_and_out(tmp_path):
-    source = made(tmp_path / "odd.mkv", "ffv1", "yuv444p",
+def test_odd_sizes_are_read_and_written(tmp_path):
+    source = write_clip(tmp_path / "odd.mkv", "ffv1", "yuv444p",
                   array=[image(35, 51).permute(1, 2, 0).numpy()] * 3)  # fmt: skip
     reader = open_video(source)
     assert reader.size == (35, 51)
     with VideoWriter(tmp_path / "even.mp4", 25) as out:
-        for _, seen in reader:
-            out.write(seen)
+        for _, pixels in reader:
+            out.write(pixels)
     assert open_video(tmp_path / "even.mp4").size == (36, 52)
     with av.open(str(tmp_path / "even.mp4")) as container:
         assert container.streams.video[0].codec_context.pix_fmt == "yuv420p"
@@ -190,8 +190,8 @@ def test_odd_sizes_in_and_out(tmp_path):
     assert (last[:, -1].float() - last[:, -2].float()).abs().mean() < 8  # repeated, not black
 
 
-def test_sound_is_carried_over_for_as_long_as_there_are_images(tmp_path):
-    source = made(tmp_path / "loud.mp4", sound=2.0)
+def test_sound_is_copied_up_to_the_last_image(tmp_path):
+    source = write_clip(tmp_path / "loud.mp4", sound=2.0)
     assert open_video(source).has_audio
     with VideoWriter(tmp_path / "out.mp4", 25, audio_from=source, audio_start=1.0) as out:
         for _ in range(25):
@@ -203,23 +203,23 @@ def test_sound_is_carried_over_for_as_long_as_there_are_images(tmp_path):
         for _ in range(20):
             out.write(image())
     assert loudness(tmp_path / "first.mp4") == pytest.approx((0.8, 0), abs=0.05)
-    silent = made(tmp_path / "silent.mp4")
+    silent = write_clip(tmp_path / "silent.mp4")
     with VideoWriter(tmp_path / "quiet.mp4", 25, audio_from=silent) as out:
         out.write(image())
     assert not open_video(tmp_path / "quiet.mp4").has_audio
 
 
-def test_colours_survive_writing_and_reading(tmp_path):
+def test_colours_are_read_as_written(tmp_path):
     flat = [torch.full((3, 32, 32), v, dtype=torch.uint8) for v in (0, 64, 128, 192, 255)]
     coloured = torch.zeros(3, 32, 32, dtype=torch.uint8)
     coloured[0], coloured[1] = 200, 60
     with VideoWriter(tmp_path / "a.mp4", 10) as out:
         for one in [*flat, coloured]:
             out.write(one)
-    seen = [p.float().mean((1, 2)) for _, p in open_video(tmp_path / "a.mp4")]
-    for value, shown in zip((0, 64, 128, 192, 255), seen, strict=False):
+    colours = [p.float().mean((1, 2)) for _, p in open_video(tmp_path / "a.mp4")]
+    for value, shown in zip((0, 64, 128, 192, 255), colours, strict=False):
         assert shown.tolist() == pytest.approx([value] * 3, abs=2)
-    assert seen[5].tolist() == pytest.approx([200, 60, 0], abs=4)
+    assert colours[5].tolist() == pytest.approx([200, 60, 0], abs=4)
 
 
 @pytest.mark.parametrize(
@@ -230,7 +230,7 @@ def test_colours_survive_writing_and_reading(tmp_path):
         (b"I am only text.\n" * 40, "is not a video"),
     ],
 )
-def test_what_is_no_video_is_named(tmp_path, content, text):
+def test_files_that_are_not_videos_are_named(tmp_path, content, text):
     path = tmp_path / "a.mp4"
     if content is not None:
         path.write_bytes(content)
@@ -248,7 +248,7 @@ def test_sound_without_images_and_ranges_without_frames(tmp_path):
         out.mux(voice.encode(None))
     with pytest.raises(UserError, match=r"song.mp4: has no video in it, only sound"):
         open_video(tmp_path / "song.mp4")
-    path = made(tmp_path / "a.mp4")
+    path = write_clip(tmp_path / "a.mp4")
     with pytest.raises(UserError, match=r"no frame .* from second 7 on; it lasts 0\.40 s"):
         open_video(path, start=7)
     with pytest.raises(UserError, match="end: must be a second after start"):
@@ -257,18 +257,18 @@ def test_sound_without_images_and_ranges_without_frames(tmp_path):
         open_video(path, fps=0)
 
 
-def test_a_video_that_breaks_off_keeps_its_beginning_and_names_the_second(tmp_path, capsys):
+def test_a_truncated_video_keeps_its_beginning_and_names_the_second(tmp_path, capsys):
     random = np.random.default_rng(0)  # noise, as bright on average as the frame's number
     array = [random.integers(0, 2 * i + 1, (48, 64, 3)).astype(np.uint8) for i in range(100)]
-    whole = made(tmp_path / "whole.ts", "mpeg4", array=array)
+    whole = write_clip(tmp_path / "whole.ts", "mpeg4", array=array)
     fast = tmp_path / "fast.mp4"
-    made(fast, "mpeg4", array=array, options={})
+    write_clip(fast, "mpeg4", array=array, options={})
     data = whole.read_bytes()
     broken = tmp_path / "broken.ts"
     broken.write_bytes(data[: len(data) // 2] + bytes(len(data) // 2))
     reader = open_video(broken)
     assert 30 < len(list(reader)) < 70
-    front = tmp_path / "front.mp4"  # its table at the front, so that a part of it can be read
+    front = tmp_path / "front.mp4"  # its index at the front, so that a part of it can be read
     with (
         av.open(str(fast)) as given,
         av.open(str(front), "w", options={"movflags": "faststart"}) as out,
@@ -289,7 +289,7 @@ def test_a_video_that_breaks_off_keeps_its_beginning_and_names_the_second(tmp_pa
     assert line.count("\n") == 1 and reader.damage in line
 
 
-def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, monkeypatch):
+def test_a_full_disk_is_one_line_and_leaves_no_file(tmp_path, monkeypatch):
     real = video_writer.whole_file
 
     class Full:
@@ -322,8 +322,8 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_error_between_writes_is_not_put_on_the_video(tmp_path):
-    (tmp_path / "out.mp4").write_bytes(b"what was there before")
+def test_an_error_between_writes_does_not_name_the_video(tmp_path):
+    (tmp_path / "out.mp4").write_bytes(b"the file before")
     with (
         pytest.raises(FileNotFoundError, match="other"),
         VideoWriter(tmp_path / "out.mp4", 25) as out,
@@ -331,10 +331,10 @@ def test_an_error_between_writes_is_not_put_on_the_video(tmp_path):
         out.write(image())
         (tmp_path / "other").read_text()
     assert [p.name for p in tmp_path.iterdir()] == ["out.mp4"]
-    assert (tmp_path / "out.mp4").read_bytes() == b"what was there before"
+    assert (tmp_path / "out.mp4").read_bytes() == b"the file before"
 
 
-def test_nothing_to_write_and_wrong_images(tmp_path):
+def test_no_images_and_wrong_images(tmp_path):
     with pytest.raises(UserError, match="no image to write"), VideoWriter(tmp_path / "a.mp4", 5):
         pass
     with pytest.raises(UserError, match=r"written as \.mp4"):
@@ -363,9 +363,9 @@ def test_a_gif_keeps_its_rate_on_average(tmp_path):
             gif.seek(i)
             lasting.append(gif.info["duration"])
         assert sum(lasting) == 500
-        seen = np.asarray(gif.convert("RGB")).astype(int)
+        pixels = np.asarray(gif.convert("RGB")).astype(int)
     truth = image(level=110).permute(1, 2, 0).numpy().astype(int)
-    assert np.abs(seen - truth).mean() < 3
+    assert np.abs(pixels - truth).mean() < 3
     assert len(list(open_video(tmp_path / "a.gif"))) == 12
     with pytest.raises(UserError, match="at most 50"):
         write_gif(tmp_path / "b.gif", [image()], 60)

@@ -1,4 +1,4 @@
-"""Index files of every kind, the samples they give, and what is wrong with those that give none."""
+"""Index files of all formats, their samples, and errors of bad ones."""
 
 import json
 import pickle
@@ -52,7 +52,7 @@ def index():
 
 @pytest.mark.parametrize("name", ["index.p", "index.json", "index.npz"])
 @pytest.mark.parametrize("form", ["array", "list of arrays", "list of lists"])
-def test_samples_of_every_kind_of_index(tmp_path, index, name, form):
+def test_samples_of_all_formats_of_an_index(tmp_path, index, name, form):
     joints = index["joints"]
     if name == "index.p":
         index["joints"] = {"array": joints, "list of arrays": list(joints)}.get(
@@ -68,7 +68,7 @@ def test_samples_of_every_kind_of_index(tmp_path, index, name, form):
         known = joint in ORDER  # an index may name one ear, both or none
         expected = torch.tensor(joints[4, ORDER.index(joint)] * 16 if known else [np.nan] * 2)
         torch.testing.assert_close(sample["joints"][i], expected, equal_nan=True)
-    test = IndexDataset(tmp_path, "test", 16)  # the folder will do
+    test = IndexDataset(tmp_path, "test", 16)  # its folder works too
     assert len(test) == 2 and (test[0, 0]["target"] == 30).all()
     assert test.file(1) == tmp_path / "images/7.png"
 
@@ -90,7 +90,7 @@ def test_entries_without_a_trunk_are_left_out(tmp_path, index, joint):
     assert len(IndexDataset(saved(tmp_path, index), "train", 8)) == 5
 
 
-def test_letterbox_moves_the_joints_along(tmp_path, index):
+def test_letterbox_moves_the_joints(tmp_path, index):
     data = IndexDataset(saved(tmp_path, index), "train", 16, letterbox=True)
     sample = data[0, 1]
     assert (sample["target"][:, 4:12] == 10).all() and (sample["target"][:, :4] == 0).all()
@@ -100,7 +100,7 @@ def test_letterbox_moves_the_joints_along(tmp_path, index):
 
 
 @pytest.mark.parametrize("pairing", ["identity", "any"])
-def test_pairs_depend_on_seed_epoch_and_index_alone(tmp_path, index, pairing):
+def test_pairs_depend_on_seed_epoch_and_index_only(tmp_path, index, pairing):
     file = saved(tmp_path, index)
     drawn = {}
     for seed in (0, 0, 1):
@@ -120,13 +120,13 @@ def test_pairs_depend_on_seed_epoch_and_index_alone(tmp_path, index, pairing):
     torch.testing.assert_close(place, expected)
 
 
-def test_a_person_seen_once_is_paired_with_itself(tmp_path, index):
+def test_a_person_with_one_image_is_paired_with_itself(tmp_path, index):
     index["identities"] = ["a", *"bbbbbbb"]
     data = IndexDataset(saved(tmp_path, index), "train", 8, "identity")
     assert (data[0, 0]["appearance"] == 0).all()
 
 
-def test_what_is_written_is_read(tmp_path, index):
+def test_a_written_index_is_read_back(tmp_path, index):
     saved(tmp_path, index)
     order, joints = OPENPOSE_18, np.full((N, 18, 2), 0.25)
     write_index(tmp_path / "new.p", order, index["imgs"], joints, [False] * N, range(N))
@@ -220,7 +220,7 @@ def test_a_folder_without_an_index_is_named(tmp_path):
         IndexDataset(tmp_path)
 
 
-def test_dots_inside_a_name_are_no_way_up(tmp_path, index):
+def test_dots_inside_a_name_are_allowed(tmp_path, index):
     index["imgs"] = [f"images/a..{i}.png" for i in range(N)]
     assert len(IndexDataset(saved(tmp_path, index), "train", 8)) == 6
 
@@ -258,7 +258,7 @@ def test_300_000_entries_load_fast_and_lean(tmp_path):
     del big
     load = """if True:
         import re, sys, time
-        from nets.data.index import IndexDataset
+        from nets.data.people.index import IndexDataset
 
         def resident():
             return 1024 * int(re.search(r"VmRSS:\\s*(\\d+)", open("/proc/self/status").read())[1])
@@ -268,14 +268,14 @@ def test_300_000_entries_load_fast_and_lean(tmp_path):
         print(len(data), time.process_time() - start, resident() - before)
     """
     command = [sys.executable, "-c", load, str(tmp_path / "index.p")]
-    told = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    count, took, kept = map(float, told.split())
-    assert count == n and kept < 1.5 * size, kept / size
-    assert took < 10, took  # seconds of one processor; about 4 on an idle one
+    printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    count, seconds, memory = map(float, printed.split())
+    assert count == n and memory < 1.5 * size, memory / size
+    assert seconds < 10, seconds  # seconds of one processor; about 4 on an idle one
 
 
 @pytest.mark.parametrize("ears", [("rear", "lear"), ("lear",), ()], ids=str)
-def test_a_figure_of_the_image_style_has_the_ears_that_the_index_has(tmp_path, index, ears):
+def test_a_figure_of_the_image_style_has_the_ears_of_the_index(tmp_path, index, ears):
     order = [*JOINTS_15, *ears]
     index["joint_order"], index["joints"] = order, index["joints"][:, : len(order)]
     data = IndexDataset(saved(tmp_path, index), "train", 64)

@@ -1,4 +1,4 @@
-"""Joints of single images, in the forms that people have them."""
+"""Joints of single images in all formats."""
 
 import json
 import math
@@ -29,7 +29,7 @@ def read(tmp_path, content, image="me.jpg"):
     return read_joints(written(tmp_path, content), image, SIZE)
 
 
-def test_pixels_become_fractions_and_the_rest_is_missing(tmp_path):
+def test_pixels_become_fractions_and_other_joints_are_missing(tmp_path):
     joints = read(tmp_path, {"cnose": [100, 25], "rwrist": [50.0, 150], "lear": [1, 1]})
     assert joints.shape == (17, 2) and joints.dtype == torch.float32
     assert at(joints, "cnose") == [0.5, 0.25] and at(joints, "rwrist") == [0.25, 1.5]
@@ -45,9 +45,9 @@ def test_pixels_become_fractions_and_the_rest_is_missing(tmp_path):
         ({"cnose": [0.5, 1], "reye": [1.5, 0], "normalised": True}, [0.5, 1]),
         ({"cnose": [1, 1], "normalized": False}, [0.005, 0.01]),
     ],
-    ids=["all at most 1", "one above 1", "said", "denied"],
+    ids=["all at most 1", "one above 1", "normalised true", "normalised false"],
 )
-def test_fractions_are_told_from_pixels(tmp_path, content, nose):
+def test_fractions_and_pixels_are_distinguished(tmp_path, content, nose):
     assert at(read(tmp_path, content), "cnose") == pytest.approx(nose)
 
 
@@ -77,8 +77,8 @@ def index(tmp_path):
 def test_an_entry_of_an_index(index, tmp_path):
     file, joints = index
     for where in (f"{file}:1", f"{file}:photos/b.jpg", f"{file}:{tmp_path}/photos/b.jpg"):
-        found = read_joints(where, "x.jpg", SIZE)
-        assert torch.equal(found[:15], joints[1]) and found[15:].isnan().all()  # it has no ears
+        result = read_joints(where, "x.jpg", SIZE)
+        assert torch.equal(result[:15], joints[1]) and result[15:].isnan().all()  # it has no ears
     assert torch.equal(read_joints(file, tmp_path / "photos" / "b.jpg", SIZE)[:15], joints[1])
     last = read_joints(f"{file}:2", "x.jpg", SIZE)
     assert last[0].isnan().all() and torch.equal(last[1:15], joints[2, 1:])

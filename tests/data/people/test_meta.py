@@ -15,7 +15,7 @@ N = 20
 
 @pytest.fixture
 def root(tmp_path):
-    """A folder as the original's tools write it, with a wide crop for each entry."""
+    """A folder in the format of the original's tools, with a wide crop for each entry."""
     crops = [f"crops/jump/{i:05d}.png" for i in range(N)]
     for i, crop in enumerate(crops):
         write_image(tmp_path / crop, torch.full((3, 8, 16), 10 * i, dtype=torch.uint8))
@@ -55,14 +55,14 @@ def test_label_files_are_raw_memory_named_by_shape_and_type(root):
     assert (root / "labels" / "box" / f"inner-*-{N}x4-*-int32.npy").exists()
     ours = MetaDataset(root).labels["kps_rel"]
     np.testing.assert_array_equal(np.fromfile(file).reshape(N, 18, 2), ours)
-    # The name that NumPy gives, as the originals' files carry it.
+    # NumPy's name of the type, as in the originals' files.
     raw = np.array(["ab", "c"])
     raw.tofile(root / "labels" / "extra-*-2-*-<U2.npy")
     with pytest.raises(UserError, match=r"all labels must have one length, they have .*2 extra"):
         MetaDataset(root)
 
 
-def test_entries_carry_labels_and_what_loaders_make_of_them(root):
+def test_entries_have_labels_and_loaded_values(root):
     data = MetaDataset(root)
     assert len(data) == N
     entry = data[3]
@@ -74,7 +74,7 @@ def test_entries_carry_labels_and_what_loaders_make_of_them(root):
     assert entry["flag"] and entry["box/inner"].tolist() == [0, 0, 0, 0]
 
 
-def test_loaders_of_the_yaml_win_over_those_in_names(root):
+def test_loaders_of_the_yaml_override_those_in_names(root):
     edit(
         root,
         loaders={"crop": "image", "action": "cat", "flow": "category"},
@@ -166,7 +166,7 @@ def test_roots_stay_in_the_folder(root, place):
         MetaDataset(root).load("crop", 0)
 
 
-def test_a_root_below_the_folder_is_followed(root):
+def test_a_root_below_the_folder_is_used(root):
     (root / "crops").rename(root / "kept")
     (root / "moved").mkdir()
     (root / "kept").rename(root / "moved" / "crops")
@@ -191,8 +191,8 @@ def test_prjoti_samples(root):
     assert sample["index"] == 1 and train.identities is None
 
 
-def test_prjoti_appearances_stay_in_the_split_and_are_counted(root):
-    seen = {}
+def test_prjoti_appearances_stay_in_the_split_and_are_deterministic(root):
+    appearances = {}
     for split, rows in (("train", range(18)), ("test", range(18, 20))):
         data = PrjotiDataset(root, split, 8, seed=3)
         for epoch in range(20):
@@ -200,17 +200,17 @@ def test_prjoti_appearances_stay_in_the_split_and_are_counted(root):
                 sample = data[epoch, i]
                 row = int(sample["appearance"][0, 0, 0]) // 10
                 assert row in rows and row != rows[i]
-                seen[split, epoch, i] = row
+                appearances[split, epoch, i] = row
                 points = torch.tensor(MetaDataset(root).labels["kps_rel"][row] * 8).float()
                 torch.testing.assert_close(sample["appearance_joints"], points)
     again = PrjotiDataset(root, "train", 8, seed=3)
     assert [int(again[7, i]["appearance"][0, 0, 0]) // 10 for i in range(18)] == [
-        seen["train", 7, i] for i in range(18)
+        appearances["train", 7, i] for i in range(18)
     ]
-    assert len({seen["train", epoch, 0] for epoch in range(20)}) > 5
+    assert len({appearances["train", epoch, 0] for epoch in range(20)}) > 5
 
 
-def test_prjoti_stays_with_a_known_identity(root):
+def test_prjoti_pairs_by_identity(root):
     write_label(root, "identity", np.arange(N) % 2)
     data = PrjotiDataset(root, "train", 8)
     for epoch in range(5):

@@ -1,4 +1,4 @@
-"""Batches in which one variable changes: files, tables, the demo world, and their order."""
+"""Batches in which one factor changes: files, tables, the demo world, and their order."""
 
 import csv
 import subprocess
@@ -28,7 +28,7 @@ SETS = {
 
 
 class Counted:
-    """A source whose images tell type, number and place."""
+    """A source whose pixel values encode type and number of the batch."""
 
     name = "counted"
     labels = ("place",)
@@ -43,28 +43,28 @@ class Counted:
 
 
 def kinds(data, epochs=1):
-    drawn = [data.place(e, i) for e in range(epochs) for i in range(len(data))]
-    return Counter(kind for kind, _ in drawn), drawn
+    draws = [data.place(e, i) for e in range(epochs) for i in range(len(data))]
+    return Counter(kind for kind, _ in draws), draws
 
 
 @pytest.mark.parametrize("bias, shares", [(0, [1 / 4] * 4), (15, [1 / 19] * 3 + [16 / 19])])
-def test_types_come_as_often_as_published(bias, shares):
+def test_types_have_the_published_frequencies(bias, shares):
     source = Counted(azimuth=3, elevation=3, light=3, shape=3)
-    found, drawn = kinds(Drawn(source, 1000, seed=3, bias=bias))
+    counts, draws = kinds(Drawn(source, 1000, seed=3, bias=bias))
     for kind, share in enumerate(shares):
         sigma = (share * (1 - share) / 1000) ** 0.5
-        assert abs(found[kind] / 1000 - share) < 4 * sigma
-    assert {number for _, number in drawn} == {0, 1, 2}
+        assert abs(counts[kind] / 1000 - share) < 4 * sigma
+    assert {number for _, number in draws} == {0, 1, 2}
 
 
-def test_draws_depend_on_seed_epoch_and_place_alone():
+def test_draws_depend_on_seed_epoch_and_index_only():
     source = Counted(a=7, b=9)
     one, same = (kinds(Drawn(source, 50, seed=1), 2)[1] for _ in range(2))
     assert one == same and one[:50] != one[50:]
     assert one != kinds(Drawn(source, 50, seed=2), 2)[1]
 
 
-def test_passes_take_every_batch_once():
+def test_passes_have_each_batch_once():
     data = Drawn(Counted(a=3, b=5), seed=1, how="passes")
     first, second = ([data.place(e, i) for i in range(8)] for e in (0, 1))
     assert (
@@ -73,7 +73,7 @@ def test_passes_take_every_batch_once():
     assert first != second != sorted(second)
 
 
-def test_in_order_and_shuffled_inside():
+def test_file_order_and_shuffling_inside_batches():
     data = in_file_order(Counted(a=2, b=1))
     rows = [data[0, i] for i in range(len(data))]
     assert [(r["kind"], r["batch"], int(r["image"][0, 0, 0, 0])) for r in rows] == [
@@ -83,7 +83,7 @@ def test_in_order_and_shuffled_inside():
     mixed = Drawn(Counted(a=2, b=1), 30, how="draws")
     places = [tuple(mixed[0, i]["place"].tolist()) for i in range(30)]
     assert {tuple(sorted(p)) for p in places} == {(0, 1, 2, 3, 4)}
-    assert len({p[0] for p in places}) == 5  # the clamp's first image is any of them
+    assert len({p[0] for p in places}) == 5  # any image may be the first, the clamp's
     with pytest.raises(IndexError):
         data[0, 3]
 
@@ -107,7 +107,7 @@ def test_heads_change_in_one_label_only():
         assert len(mixed[name].unique()) == 3
 
 
-def test_heads_are_the_same_alone_and_again_and_share_no_person():
+def test_heads_are_deterministic_and_splits_share_no_person():
     world, other = (HeadBatches("train", SETS, 3, 24, 3) for _ in range(2))
     first = world.read("light", 2)["image"]
     assert torch.equal(world.read("light", 2)["image"], first)  # kept
@@ -121,7 +121,7 @@ def test_heads_are_the_same_alone_and_again_and_share_no_person():
     assert world.read("light", 2)["image"].max() == 7  # not rendered again
 
 
-def test_heads_refuse_what_they_do_not_have():
+def test_heads_refuse_unknown_types():
     with pytest.raises(UserError, match="no batches in which only nose changes"):
         HeadBatches("train", {"nose": "NOSE", "shape": "SHAPE"})
 
@@ -156,7 +156,7 @@ def test_torch7_batches_in_the_published_layout(root):
     assert torch.equal(unit(HeadBatches("test", None, 3, 48, 2).read("mixed", 0)["image"]), mixed)
 
 
-def test_our_own_batches_have_labels(tmp_path):
+def test_npz_batches_have_labels(tmp_path):
     convert.main(["--heads", "--bsize", "2", "--imwidth", "48", "--num_test_batches", "1",
                   "--num_train_batches", "1", "--output_dir", str(tmp_path)])  # fmt: skip
     source = BatchFolder(tmp_path, "test", SETS, 2, 48)
@@ -166,7 +166,7 @@ def test_our_own_batches_have_labels(tmp_path):
     assert all(torch.equal(batch[name], truth[name]) for name in truth)
 
 
-def test_batches_are_numbered_as_numbers(tmp_path):
+def test_batches_are_sorted_by_number(tmp_path):
     folder = tmp_path / "th_training"
     folder.mkdir()
     for i in (1, 2, 10):
@@ -174,8 +174,8 @@ def test_batches_are_numbered_as_numbers(tmp_path):
         (folder / f"batch{i}").write_bytes(torch7.dumps(unit(image)))
     (folder / "notes.txt").write_text("not a batch")
     source = BatchFolder(tmp_path, "train", None, 2, 4)
-    found = [source.read("mixed", n)["image"].max().mul(255).round().item() for n in range(3)]
-    assert found == [1, 2, 10]
+    levels = [source.read("mixed", n)["image"].max().mul(255).round().item() for n in range(3)]
+    assert levels == [1, 2, 10]
     with pytest.raises(UserError, match="holds 3 batches, 4 are asked for"):
         BatchFolder(tmp_path, "train", None, 2, 4, limit=4)
     (folder / "batch2.npz").write_bytes(b"")
@@ -267,8 +267,8 @@ def test_a_table_of_factors_gives_batches(images):
     write_table(folder / "factors.csv", rows)
     train, test = (FactorTable(folder / "factors.csv", s, None, 3, 8) for s in ("train", "test"))
     assert train.counts == test.counts == {"mixed": 2} and train.labels == ("azimuth", "light")
-    found = [{row["identity"] for row in t.rows} for t in (train, test)]
-    assert found in ([{"anna"}, {"ben"}], [{"ben"}, {"anna"}])
+    persons = [{row["identity"] for row in t.rows} for t in (train, test)]
+    assert persons in ([{"anna"}, {"ben"}], [{"ben"}, {"anna"}])
     rows[3]["azimuth"] = "left"
     write_table(folder / "factors.csv", rows)
     with pytest.raises(UserError, match=r"azimuth of 3\.png must be a number"):
@@ -277,7 +277,7 @@ def test_a_table_of_factors_gives_batches(images):
 
 
 @pytest.mark.parametrize("name", ["/etc/0.png", "../0.png", "a\\..\\..\\0.png", "c:/0.png"])
-def test_a_table_names_images_below_its_folder_only(images, name):
+def test_a_table_may_only_name_images_below_its_folder(images, name):
     folder, rows = images
     rows[2]["file"] = name
     write_table(folder / "factors.csv", rows)
@@ -314,7 +314,7 @@ def test_scenes_become_batches(tmp_path, capsys):
     assert padded["image"][:, 0, 0, 0].mul(255).round().tolist() == [21, 22, 30, 0]
 
 
-def test_convert_as_a_command_names_what_is_missing(tmp_path):
+def test_the_convert_command_names_missing_options(tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "nets.dcign.convert", "--dataset_dir", tmp_path / "no",
          "--output_dir", tmp_path], capture_output=True, text=True,

@@ -142,9 +142,9 @@ def on_heads(model: Loaded, world: HeadVideos, batches: Iterator[dict[str, Any]]
                 ),
                 masked_l1_copy_source=metrics.masked_l1(source, truth["image"], truth["mask"]),
             )
-            found = other.mask[:, 0] if other.mask is not None else truth["mask"][:, None].float()
+            result = other.mask[:, 0] if other.mask is not None else truth["mask"][:, None].float()
             driver = azimuth.roll(-1)
-            images["driven"] = (other.image[:, 0].float(), found.float(), driver)
+            images["driven"] = (other.image[:, 0].float(), result.float(), driver)
             images["copy_source"] = (signed(source), data["source_segs"][:, 0], driver)
         for name, (image, cut, angle) in images.items():
             error = (reader(cut_out(image, cut)) - angle).abs().rad2deg()
@@ -224,12 +224,12 @@ def on_data(model: Loaded, batches: Iterator[dict[str, Any]]) -> dict[str, Any]:
     for batch in batches:
         data = prepare(batch, model.options)
         with model.precision.autocast():
-            made = drive(model.net, avatars_of(model, data), data["target_poses"])
-        prediction, target = made.image[:, 0].float(), data["target_imgs"][:, 0]
+            generated = drive(model.net, avatars_of(model, data), data["target_poses"])
+        prediction, target = generated.image[:, 0].float(), data["target_imgs"][:, 0]
         source = data["source_imgs"][:, 0]
         masks = [data["target_segs"][:, 0]] if "target_segs" in data else []
-        if masks and made.mask is not None:
-            scores.add(mask_iou=iou(made.mask[:, 0, 0] > 0.5, masks[0][:, 0] > 0.5))
+        if masks and generated.mask is not None:
+            scores.add(mask_iou=iou(generated.mask[:, 0, 0] > 0.5, masks[0][:, 0] > 0.5))
         cut = [to_uint8(cut_out(x, masks[0]) if masks else x) for x in (prediction, target, source)]
         scores.add(
             psnr=metrics.psnr(cut[0], cut[1]),
@@ -243,8 +243,8 @@ def on_data(model: Loaded, batches: Iterator[dict[str, Any]]) -> dict[str, Any]:
             "target_poses": data["target_poses"],
         }
         for i in range(len(cut[0])):
-            found = published({name: value[i : i + 1] for name, value in shown.items()})
-            scores.add(**{name[2:].lower(): value.reshape(1) for name, value in found.items()})
+            result = published({name: value[i : i + 1] for name, value in shown.items()})
+            scores.add(**{name[2:].lower(): value.reshape(1) for name, value in result.items()})
     report = scores.report()
     if not report:
         raise UserError("no frame of the test phase can be read")

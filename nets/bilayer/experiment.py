@@ -237,8 +237,10 @@ def network_file(experiment: str | Path, epoch: str | int, name: str) -> Path:
         return path
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; an experiment's networks are in checkpoints/")
-    there = epochs(experiment, name)
-    what = f"there are epochs {', '.join(map(str, there))}" if there else f"there is no {name}"
+    available = epochs(experiment, name)
+    what = (
+        f"there are epochs {', '.join(map(str, available))}" if available else f"there is no {name}"
+    )
     raise UserError(f"{path}: no such file; {what}")
 
 

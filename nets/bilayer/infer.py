@@ -184,10 +184,10 @@ def drive_video(
             three = stack.enter_context(VideoWriter(beside, frames.fps, video, frames.start))
         while part := list(itertools.islice(moving, args.frames_at_once)):
             seen = [faces.look(frame.image, frame.name, at) for frame, at in part]
-            for (frame, _), one, made in zip(part, seen, render(poses_of(seen)), strict=True):
-                writer.write(pasted(args, one, made), frame.seconds)
+            for (frame, _), one, generated in zip(part, seen, render(poses_of(seen)), strict=True):
+                writer.write(pasted(args, one, generated), frame.seconds)
                 if three is not None:
-                    row = [source.image, faces.cut(one.whole, one.box), made]
+                    row = [source.image, faces.cut(one.whole, one.box), generated]
                     three.write(torch.cat(row, 2), frame.seconds)
             count += len(part)
     print(f"written: {out}, {count} frames" + (f"; {beside}" if args.concat else ""))
@@ -197,9 +197,9 @@ def poses_of(seen: list[SeenFace]) -> Tensor:
     return torch.stack([one.pose for one in seen])
 
 
-def pasted(args: options.Namespace, seen: SeenFace, made: Tensor) -> Tensor:
+def pasted(args: options.Namespace, seen: SeenFace, generated: Tensor) -> Tensor:
     """What was made, with --paste in the driving image's place of the face."""
-    return paste_square(seen.whole, made, seen.box) if args.paste else made
+    return paste_square(seen.whole, generated, seen.box) if args.paste else generated
 
 
 def drive_images(
@@ -221,13 +221,13 @@ def drive_images(
             names.append(file.stem)
             seen.append(faces.look(frame.image, frame.name, at))
     parts = (seen[i : i + args.frames_at_once] for i in range(0, len(seen), args.frames_at_once))
-    made = torch.cat([render(poses_of(part)) for part in parts])
+    generated = torch.cat([render(poses_of(part)) for part in parts])
     out = Path(args.out)
     if out.suffix.lower() in FORMATS:
         with VideoWriter(out, args.fps or 25.0) as writer:
-            for one, image in zip(seen, made, strict=True):
+            for one, image in zip(seen, generated, strict=True):
                 writer.write(pasted(args, one, image))
-        print(f"written: {out}, {len(made)} frames")
+        print(f"written: {out}, {len(generated)} frames")
         return
     if args.grid:
         targets = [HeadFrame(faces.cut(one.whole, one.box), one.pose, None) for one in seen]
@@ -235,14 +235,14 @@ def drive_images(
         write_layers(out.with_name(f"{out.stem}_layers.png"), data, model)
     if args.paste:
         folder = out if len(seen) > 1 else out.parent
-        for name, one, image in zip(names, seen, made, strict=True):
+        for name, one, image in zip(names, seen, generated, strict=True):
             write_image(folder / f"{name}_pasted.png", pasted(args, one, image))
         print(f"written: {len(seen)} images *_pasted.png in {folder}/")
         return
     cut = torch.stack([faces.cut(one.whole, one.box) for one in seen])
     plain = options.Namespace(out=args.out, grid=False)
     source = Path(args.source[0]).stem
-    write_grid(plain, [source], [sources[0].image], names, cut, made[None])
+    write_grid(plain, [source], [sources[0].image], names, cut, generated[None])
 
 
 def own_data(args: options.Namespace, model: Loaded) -> None:
@@ -258,10 +258,10 @@ def own_data(args: options.Namespace, model: Loaded) -> None:
         visuals.animation(Path(args.out), data, renderers, some)
     else:
         poses = torch.cat([sample["target_poses"][:1] for sample in samples])
-        made = [renderer(args, model, make_avatar(args, model, s))(poses) for s in samples]
+        generated = [renderer(args, model, make_avatar(args, model, s))(poses) for s in samples]
         numbers = [str(i + 1) for i in range(len(samples))]
         images = [sample["source_imgs"][0] for sample in samples]
         drivers = torch.stack([sample["target_imgs"][0] for sample in samples])
-        write_grid(args, numbers, images, numbers, drivers, torch.stack(made))
+        write_grid(args, numbers, images, numbers, drivers, torch.stack(generated))
     passes = [full_pass(args, model, sample) for sample in samples]
     visuals.layers(Path(args.out).with_suffix(""), passes, model.options["networks_test"])

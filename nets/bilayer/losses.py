@@ -71,9 +71,9 @@ class KeypointPlaces:
         """
         points = poses.float().flatten(0, 1).unflatten(1, (-1, 2))
         fields = uvs.float().flatten(0, 1).permute(0, 3, 1, 2)
-        found = F.grid_sample(fields, points[:, None], padding_mode="border", align_corners=False)
+        result = F.grid_sample(fields, points[:, None], padding_mode="border", align_corners=False)
         places = points.mean(0) if self.places is None else self.places
-        return F.l1_loss(found[:, :, 0].mT, places.expand_as(points))
+        return F.l1_loss(result[:, :, 0].mT, places.expand_as(points))
 
     def state_dict(self) -> dict[str, Any]:
         return {} if self.places is None else {"kpc_places": self.places, "kpc_calls": self.calls}
@@ -344,9 +344,9 @@ def _perceptual_pairs(o: Mapping[str, Any]) -> list[tuple]:
         parts = zip(extractors, layers, weights, row, strict=True)
         for extractor, indices, weight, name in parts:
             blocks = (2, 2, 4, 4, 4) if "19" in extractor else (2, 2, 3, 3, 3)
-            found = [layer_name(index, blocks) for index in indices]
+            result = [layer_name(index, blocks) for index in indices]
             if weight:
-                rows.append((prediction, target, extractor, found, weight, name))
+                rows.append((prediction, target, extractor, result, weight, name))
     return rows
 
 
@@ -385,8 +385,8 @@ def _known(key: str, values: Sequence[str], known: Sequence[str]) -> None:
 
 def _need(data: Mapping[str, Any], name: str) -> Any:
     if name not in data:
-        made = ", ".join(sorted(k for k in data if k.startswith(("pred_", "target_"))))
+        generated = ", ".join(sorted(k for k in data if k.startswith(("pred_", "target_"))))
         raise ValueError(
-            f"bilayer: a loss reads {name}, which this pass has not made; it has {made}"
+            f"bilayer: a loss reads {name}, which this pass has not made; it has {generated}"
         )
     return data[name]

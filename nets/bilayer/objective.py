@@ -33,7 +33,7 @@ def open_losses(args: options.Namespace, run: Run, precision: Precision) -> Loss
     """
     plain = options.plain(args)
     source = "random" if args.perceptual == "random" else "auto"
-    found = {}
+    result = {}
     with naming_options():
         for name in needed_extractors(plain):
             settings: dict[str, Any] = {"family": EXTRACTORS[name], "source": source}
@@ -44,9 +44,9 @@ def open_losses(args: options.Namespace, run: Run, precision: Precision) -> Loss
                 run.ranks.on_main(
                     lambda settings=settings: vgg.load_vgg(download=True, **settings) and None
                 )
-            found[name] = precision.place(vgg.load_vgg(**settings))
-            run.print(f"perceptual loss: {found[name].description}")
-        return Losses(plain, found)
+            result[name] = precision.place(vgg.load_vgg(**settings))
+            run.print(f"perceptual loss: {result[name].description}")
+        return Losses(plain, result)
 
 
 @contextlib.contextmanager
@@ -102,8 +102,8 @@ def point_finder(say: Callable[[str], Any]) -> Callable[[Tensor], Tensor | None]
         return None
 
     def points(image: Tensor) -> Tensor | None:
-        found = detector.faces(image.cpu())
-        return found[0] if found else None
+        result = detector.faces(image.cpu())
+        return result[0] if result else None
 
     return points
 

@@ -97,12 +97,12 @@ def read(path: str | Path, **options: Any) -> dict[str, Any]:
     settings["frozen_networks"] = []
     try:
         with torch.device("meta"):
-            wanted = build(settings, names)
+            expected = build(settings, names)
     except ValueError as error:
         raise UserError(f"{path}: {error}") from error
     model = {}
     for name, state in states.items():
-        state = fitted(state, getattr(wanted, name), files[name], name)
+        state = fitted(state, getattr(expected, name), files[name], name)
         model |= {f"{name}.{key}": value for key, value in state.items()}
     where = ", ".join(f"{name} ({files[name].name})" for name in names)
     kind = f"of the published program, {settings['image_size']} px: {where}"
@@ -129,20 +129,22 @@ def take(net: nn.Module, path: str | Path, name: str) -> None:
 
 def fitted(state: Mapping[str, Tensor], net: nn.Module, path: Path, name: str) -> dict[str, Tensor]:
     """The state in float32, checked against the network, with what follows from its sizes."""
-    state, wanted = dict(state), net.state_dict()
+    state, expected = dict(state), net.state_dict()
     for place, module in net.named_modules():
-        there = [key for key in state if key.startswith(f"{place}.")]
-        if isinstance(module, PixelBias) and len(there) == 1:  # known by its place, not by its name
-            value, shape = state.pop(there[0]), module.bias.shape
+        available = [key for key in state if key.startswith(f"{place}.")]
+        if (
+            isinstance(module, PixelBias) and len(available) == 1
+        ):  # known by its place, not by its name
+            value, shape = state.pop(available[0]), module.bias.shape
             state[f"{place}.bias"] = value.view(shape) if value.numel() == shape.numel() else value
-    for key, one in wanted.items():
+    for key, one in expected.items():
         if key.endswith("num_batches_tracked"):
             state.setdefault(key, torch.zeros((), dtype=torch.int64))
         elif key == "frequencies":
             state.setdefault(key, frequencies(one.numel()))
         elif key == "identity_grid" and (key not in state or state[key].shape != one.shape):
             state[key] = identity_grid(one.shape[1])
-    require(state, wanted, path, f"a bilayer {name.replace('_', ' ')} of these options")
+    require(state, expected, path, f"a bilayer {name.replace('_', ' ')} of these options")
     return {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
 
 
@@ -171,32 +173,32 @@ def _files(
                 return {name: path}
         first = ", ".join(list(state)[:3]) or "nothing"
         raise UserError(f"{path}: not a network of head avatars: it holds {first}")
-    there = folder / "checkpoints" if (folder / "checkpoints").is_dir() else folder
+    available = folder / "checkpoints" if (folder / "checkpoints").is_dir() else folder
     epochs = {}
-    for file in there.glob("*.pth"):
+    for file in available.glob("*.pth"):
         match = FILE.fullmatch(file.name)
         if match and match["network"] in NETWORKS:
             epochs.setdefault(match["epoch"], []).append(match["network"])
     if not epochs:
-        raise UserError(f"{there}: no EPOCH_NETWORK.pth there")
+        raise UserError(f"{available}: no EPOCH_NETWORK.pth there")
     newest = max(epochs, key=lambda e: (e.isdigit(), int(e) if e.isdigit() else 0, e))
     epoch = epoch or newest
     if epoch not in epochs:
         known = ", ".join(sorted(epochs, key=lambda e: (len(e), e)))
-        raise UserError(f"{there}: no networks of epoch {epoch}; there are those of {known}")
-    found = {name: there / f"{epoch}_{name}.pth" for name in epochs[epoch]}
+        raise UserError(f"{available}: no networks of epoch {epoch}; there are those of {known}")
+    result = {name: available / f"{epoch}_{name}.pth" for name in epochs[epoch]}
     other = _other_experiment(folder, given)
     for name in words(given.get("init_networks")) if other else []:
         file = other / "checkpoints" / f"{given.get('init_which_epoch')}_{name}.pth"
-        if name not in found and (file.is_file() or name in (only or NETWORKS[:4])):
-            found[name] = file
-    wanted = only or [name for name in NETWORKS[:5] if name in found] or list(found)
-    for name in wanted:
+        if name not in result and (file.is_file() or name in (only or NETWORKS[:4])):
+            result[name] = file
+    expected = only or [name for name in NETWORKS[:5] if name in result] or list(result)
+    for name in expected:
         if name not in NETWORKS:
             raise UserError(f"networks: must be of {', '.join(NETWORKS)}, got {name}")
-        if not found.get(name, there / f"{epoch}_{name}.pth").is_file():
-            raise UserError(f"{found.get(name, there / f'{epoch}_{name}.pth')}: no such file")
-    return {name: found[name] for name in wanted}
+        if not result.get(name, available / f"{epoch}_{name}.pth").is_file():
+            raise UserError(f"{result.get(name, available / f'{epoch}_{name}.pth')}: no such file")
+    return {name: result[name] for name in expected}
 
 
 def _other_experiment(folder: Path, given: dict) -> Path | None:
@@ -306,12 +308,12 @@ class Shapes:
 
     def lengths(self, pattern: str) -> list[int]:
         r"""First sizes of the tensors whose keys fit, in the order of the number in them, (\d+)."""
-        found = {}
+        result = {}
         for key, shape in self.of.items():
             match = re.fullmatch(pattern, key)
             if match and shape:
-                found[int(match[1])] = shape[0]
-        return [found[number] for number in sorted(found)]
+                result[int(match[1])] = shape[0]
+        return [result[number] for number in sorted(result)]
 
 
 def sizes(
@@ -322,54 +324,54 @@ def sizes(
     states    network -> its state dict
     settings  what is otherwise assumed: sizes in pixels are not all to be seen
     """
-    told: dict[str, Any] = {}
+    reported: dict[str, Any] = {}
     shapes = {name: Shapes(state) for name, state in states.items()}
     if "keypoints_embedder" in shapes:
-        told |= _keypoints(shapes["keypoints_embedder"], states["keypoints_embedder"])
+        reported |= _keypoints(shapes["keypoints_embedder"], states["keypoints_embedder"])
     for short, network in (("inf", "inference_generator"), ("tex", "texture_generator")):
         if network in shapes:
-            told |= _generator(short, shapes[network])
+            reported |= _generator(short, shapes[network])
     if "texture_generator" in shapes:
-        told["tex_pixelwise_bias_type"] = _pixel_bias(shapes["texture_generator"], settings)
-    outputs = told.pop("outputs", 0)
-    channels = told.get("inf_max_channels", settings["inf_max_channels"])
+        reported["tex_pixelwise_bias_type"] = _pixel_bias(shapes["texture_generator"], settings)
+    outputs = reported.pop("outputs", 0)
+    channels = reported.get("inf_max_channels", settings["inf_max_channels"])
     side = round((outputs / channels) ** 0.5)
     if outputs and side**2 * channels == outputs:
-        told["inf_input_tensor_size"] = side
-    if "image_size" not in told and "blocks" in told:
-        told["image_size"] = (
-            told.get("inf_input_tensor_size", settings["inf_input_tensor_size"])
-            * 2 ** told["blocks"]
+        reported["inf_input_tensor_size"] = side
+    if "image_size" not in reported and "blocks" in reported:
+        reported["image_size"] = (
+            reported.get("inf_input_tensor_size", settings["inf_input_tensor_size"])
+            * 2 ** reported["blocks"]
         )
-    told.pop("blocks", None)
-    size = told.get("image_size", settings["image_size"])
+    reported.pop("blocks", None)
+    size = reported.get("image_size", settings["image_size"])
     if "identity_embedder" in shapes:
         one = shapes["identity_embedder"]
         coder = one.lengths(r"net\.enc\.(\d+)\.block\.\d+\.bias")
         decoder = one.lengths(r"net\.dec_blocks\.(\d+)\.block\.\d+\.bias")
-        told["emb_num_channels"] = one.size("net.enc.0.weight", 0)
-        widest = max([told["emb_num_channels"], told.get("emb_max_channels", 0), *coder])
-        told["emb_max_channels"] = widest
-        told["emb_no_stickman"] = one.size("net.enc.0.weight", 1) == 3
-        told["emb_output_tensor_size"] = size >> len(coder)
+        reported["emb_num_channels"] = one.size("net.enc.0.weight", 0)
+        widest = max([reported["emb_num_channels"], reported.get("emb_max_channels", 0), *coder])
+        reported["emb_max_channels"] = widest
+        reported["emb_no_stickman"] = one.size("net.enc.0.weight", 1) == 3
+        reported["emb_output_tensor_size"] = size >> len(coder)
         if decoder:
-            told |= {"tex_num_channels": decoder[-1], "tex_max_channels": max(decoder)}
+            reported |= {"tex_num_channels": decoder[-1], "tex_max_channels": max(decoder)}
     if "discriminator" in shapes:
         one = shapes["discriminator"]
         blocks = one.lengths(r"net\.blocks\.(\d+)\.block\.\d+\.bias")
-        told["dis_num_channels"] = one.size("net.first_conv.weight", 0)
-        told["dis_max_channels"] = max([told["dis_num_channels"], *blocks])
-        told["dis_no_stickman"] = one.size("net.first_conv.weight", 1) == 3
-        told["dis_num_blocks"] = len(blocks)
+        reported["dis_num_channels"] = one.size("net.first_conv.weight", 0)
+        reported["dis_max_channels"] = max([reported["dis_num_channels"], *blocks])
+        reported["dis_no_stickman"] = one.size("net.first_conv.weight", 1) == 3
+        reported["dis_num_blocks"] = len(blocks)
     if "texture_enhancer" in shapes:
         one = shapes["texture_enhancer"]
         blocks = one.lengths(r"net\.blocks\.(\d+)\.block\.\d+\.bias")
         halvings = len(one.lengths(r"net\.blocks\.(\d+)\.skip\.0\.bias"))
-        told["enh_num_channels"] = one.size("net.blocks.0.weight", 0)
-        told["enh_max_channels"] = max([told["enh_num_channels"], *blocks])
-        told["enh_num_blocks"] = len(blocks) - 2 * halvings
-        told["enh_bottleneck_tensor_size"] = size >> halvings
-    return {name: value for name, value in told.items() if value or isinstance(value, bool)}
+        reported["enh_num_channels"] = one.size("net.blocks.0.weight", 0)
+        reported["enh_max_channels"] = max([reported["enh_num_channels"], *blocks])
+        reported["enh_num_blocks"] = len(blocks) - 2 * halvings
+        reported["enh_bottleneck_tensor_size"] = size >> halvings
+    return {name: value for name, value in reported.items() if value or isinstance(value, bool)}
 
 
 def _keypoints(one: Shapes, state: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -379,14 +381,14 @@ def _keypoints(one: Shapes, state: Mapping[str, Tensor]) -> dict[str, Any]:
         harmonics = state["frequencies"].numel()
     elif inputs == 8 * DEFAULTS["pse_in_channels"]:  # 1088: sine and cosine of four each
         harmonics = 4
-    told = {
+    reported = {
         "pse_in_channels": inputs // (2 * harmonics) if harmonics else inputs,
         "pse_use_harmonic_enc": bool(harmonics),
         "pse_num_blocks": len(layers),
         "outputs": layers[-1] if layers else 0,
     }
-    told |= {"pse_num_harmonics": harmonics} if harmonics else {}
-    return told | ({"pse_num_channels": layers[0]} if len(layers) > 1 else {})
+    reported |= {"pse_num_harmonics": harmonics} if harmonics else {}
+    return reported | ({"pse_num_channels": layers[0]} if len(layers) > 1 else {})
 
 
 def _pixel_bias(one: Shapes, settings: Mapping[str, Any]) -> str:
@@ -410,16 +412,16 @@ def _generator(short: str, one: Shapes) -> dict[str, Any]:
     first = one.size(f"gen_{short}.blocks.0.block_feats.{places[0]}.weight", 1)
     if not after or not first:
         return {}
-    told = {f"{short}_num_channels": after[-1], f"{short}_max_channels": first}
-    told["blocks"] = len(after)
+    reported = {f"{short}_num_channels": after[-1], f"{short}_max_channels": first}
+    reported["blocks"] = len(after)
     if short == "tex":
-        told["tex_input_tensor_size"] = one.size("gen_tex_input", 2)
-        told["image_size"] = told["tex_input_tensor_size"] * 2 ** len(after)
+        reported["tex_input_tensor_size"] = one.size("gen_tex_input", 2)
+        reported["image_size"] = reported["tex_input_tensor_size"] * 2 ** len(after)
     else:
-        told["inf_pred_segmentation"] = len(one.lengths(r"gen_inf\.heads\.(\d+)\.0\.bias")) > 2
+        reported["inf_pred_segmentation"] = len(one.lengths(r"gen_inf\.heads\.(\d+)\.0\.bias")) > 2
     hidden = one.lengths(rf"prj_{short}\.fc_blocks\.(\d+)\.0\.0\.bias")
     if len(hidden) == len(after):
-        told |= {"emb_num_channels": hidden[-1] // 2, "emb_max_channels": max(hidden)}
+        reported |= {"emb_num_channels": hidden[-1] // 2, "emb_max_channels": max(hidden)}
         before = [first, *after[:-1]]
         inputs = [one.size(f"prj_{short}.fc_blocks.{p}.0.0.weight", 1) for p in range(len(after))]
         # A row of the projector's input holds that many embedding channels of 32 a / h squared.
@@ -428,5 +430,5 @@ def _generator(short: str, one: Shapes) -> dict[str, Any]:
             for f, b, a, h in zip(inputs, after, before, hidden, strict=True)
         ]
         if short == "inf":
-            told |= {"tex_num_channels": channels[-1], "tex_max_channels": max(channels)}
-    return told
+            reported |= {"tex_num_channels": channels[-1], "tex_max_channels": max(channels)}
+    return reported

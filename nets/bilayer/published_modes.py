@@ -138,18 +138,18 @@ def stored_frame(args: options.Namespace, model: Loaded, role: str) -> HeadFrame
 
 def frames_of_video(path: str, numbers: tuple[int, int]) -> list[Image]:
     """Frames of a video by their numbers. Raises UserError where it ends before."""
-    found: dict[int, Tensor] = {}
+    result: dict[int, Tensor] = {}
     count = 0
     for number, (_, image) in enumerate(open_video(path)):
         count = number + 1
         if number in numbers:
-            found[number] = image
+            result[number] = image
         if number >= max(numbers):
             break
     for role, number in zip(ROLES, numbers, strict=True):
-        if number not in found:
+        if number not in result:
             raise UserError(f"--{role}_frame_num {number}: {path} has {count} frames")
-    return [(f"{path}, frame {number}", found[number]) for number in numbers]
+    return [(f"{path}, frame {number}", result[number]) for number in numbers]
 
 
 def read_named(path: str) -> Image:

@@ -60,8 +60,8 @@ class Faces:
         """What finds the points (68, 2) of an image's face number `person`, 1 the largest."""
 
         def points(image: Tensor) -> Tensor | None:
-            found = self.detector.faces(image)
-            return found[person - 1] if len(found) >= person else None
+            result = self.detector.faces(image)
+            return result[person - 1] if len(result) >= person else None
 
         return points
 

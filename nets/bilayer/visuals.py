@@ -128,10 +128,10 @@ def _shown(
 
 def enhancing(args: options.Namespace, model: Loaded) -> bool:
     """Whether the enhancer is to run. Raises UserError where it is asked for and not there."""
-    there = "texture_enhancer" in model.net.names
-    if args.enhancer and not there:
+    available = "texture_enhancer" in model.net.names
+    if args.enhancer and not available:
         raise UserError("--enhancer: this checkpoint has no texture_enhancer")
-    return there if args.enhancer is None else args.enhancer
+    return available if args.enhancer is None else args.enhancer
 
 
 def full_pass(args: options.Namespace, model: Loaded, sample: dict[str, Tensor]) -> dict:

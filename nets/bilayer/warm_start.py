@@ -41,10 +41,10 @@ def start(
     own = [name for name in args["networks_to_train"] if name not in args["init_networks"]]
     if epoch == "none" or not own:
         return
-    there = epochs(run.folder, own[0])
-    if epoch == "latest" and there:
-        epoch = str(there[-1])
-    elif epoch in ("1", "latest") and 1 not in there:
+    available = epochs(run.folder, own[0])
+    if epoch == "latest" and available:
+        epoch = str(available[-1])
+    elif epoch in ("1", "latest") and 1 not in available:
         run.print(f"which_epoch {epoch}: no such checkpoint in {run.folder}; starting from scratch")
         return
     if not epoch.isdigit():

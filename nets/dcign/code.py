@@ -49,8 +49,8 @@ def parse_groups(texts: Sequence[str]) -> tuple[Group, ...]:
         if not name.isidentifier() or not (
             count == "rest" if last else count.isdigit() and int(count)
         ):
-            wanted = "name=rest" if last else "name=number of latents"
-            raise ValueError(f"groups: entry {i + 1} must be {wanted}, got {text!r}")
+            expected = "name=rest" if last else "name=number of latents"
+            raise ValueError(f"groups: entry {i + 1} must be {expected}, got {text!r}")
         groups.append(
             Group(
                 name,

@@ -68,10 +68,10 @@ def from_folders(args: argparse.Namespace) -> None:
         order = uniform(args.seed, "scenes", torch.arange(len(names)), 1)[:, 0].argsort()
         names = [names[i] for i in order]
     tests = 350 if args.num_test_batches is None else args.num_test_batches
-    wanted = tests + (args.num_train_batches or 1)
-    if len(names) < wanted:
+    expected = tests + (args.num_train_batches or 1)
+    if len(names) < expected:
         raise UserError(
-            f"{root}: holds {len(names)} scenes, {wanted} are needed: --num_test_batches and "
+            f"{root}: holds {len(names)} scenes, {expected} are needed: --num_test_batches and "
             f"--num_train_batches say how many of them"
         )
     trains = args.num_train_batches or len(names) - tests

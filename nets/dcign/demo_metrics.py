@@ -41,13 +41,13 @@ def views(split: str, persons: int, each: int, ranges: dict[str, float], seed: i
     return scene | {"person": person, "identity": identities(person)}
 
 
-def score(made: Tensor, truth: Tensor) -> dict[str, float]:
+def score(generated: Tensor, truth: Tensor) -> dict[str, float]:
     """Of images (N, 1, S, S) in [0, 1]: "mse" of grey values, mean over all, and "ssim", mean
     over the first 64, since it takes far longer.
     """
-    grey = [to_bytes(images[:SSIM_OF]).expand(-1, 3, -1, -1) for images in (made, truth)]
+    grey = [to_bytes(images[:SSIM_OF]).expand(-1, 3, -1, -1) for images in (generated, truth)]
     return {
-        "mse": metrics.mean_squared_error(made, truth).mean().item(),
+        "mse": metrics.mean_squared_error(generated, truth).mean().item(),
         "ssim": image_metrics.ssim(*grey).mean().item(),
     }
 
@@ -70,18 +70,18 @@ def rerendering(latents: Latents, world: Any, scene: Scene, seed: int = 0) -> di
     """
     image = unit(world.draw(scene))
     code = encode(latents.net, image)
-    wanted = {}
-    for place, (name, found) in enumerate(latents.maps.items()):
-        low, high = found.factor[0].item(), found.factor[-1].item()
+    expected = {}
+    for place, (name, matches) in enumerate(latents.maps.items()):
+        low, high = matches.factor[0].item(), matches.factor[-1].item()
         draw = uniform(seed, f"rerender {place}", torch.arange(len(image)), 1)[:, 0].float()
-        wanted[name] = low + (high - low) * draw
-    asked = [(name,) for name in wanted] + [BOTH] * (set(BOTH) <= wanted.keys())
+        expected[name] = low + (high - low) * draw
+    asked = [(name,) for name in expected] + [BOTH] * (set(BOTH) <= expected.keys())
     result = {}
     for names in asked:
-        truth = unit(world.draw({**scene, **{name: wanted[name] for name in names}}))
+        truth = unit(world.draw({**scene, **{name: expected[name] for name in names}}))
         set_code = code
         for name in names:
-            value = latents.maps[name](wanted[name])
+            value = latents.maps[name](expected[name])
             set_code = metrics.set_latent(set_code, latents.owners[name].start, value)
         result["+".join(names)] = _against(latents, set_code, truth, {"copy": image})
     return result
@@ -111,8 +111,8 @@ def _against(
         **copies,
     }
     result = {}
-    for name, made in images.items():
-        result |= {f"{name}_{key}": value for key, value in score(made, truth).items()}
+    for name, generated in images.items():
+        result |= {f"{name}_{key}": value for key, value in score(generated, truth).items()}
     best = min(result[f"{name}_mse"] for name in copies)
     return {"ratio_to_copy": result["made_mse"] / max(best, 1e-12), **result}
 
@@ -160,8 +160,8 @@ def recognitions(latents: Latents, world: Any) -> dict[str, float]:
     people = (known["person"], new["person"])
     result = {}
     for name, (a, b) in what.items():
-        found = metrics.recognition(a, people[0], b, people[1])
-        result |= {f"{how}_{name}": rate for how, rate in found.items()}
+        matches = metrics.recognition(a, people[0], b, people[1])
+        result |= {f"{how}_{name}": rate for how, rate in matches.items()}
     return result | {"chance": 1 / persons}
 
 
@@ -175,8 +175,8 @@ def readings(latents: Latents, world: Any) -> dict[str, Any]:
     owners = {name: latents.owners[name] for name in (*named, latents.groups[-1].name)}
     result: dict[str, Any] = {"decoding": {}}
     for name in named:
-        found = metrics.decoding(code, train[name], new, test[name], owners[name])
-        result["decoding"] |= {f"{name}_{key}": value for key, value in found.items()}
+        matches = metrics.decoding(code, train[name], new, test[name], owners[name])
+        result["decoding"] |= {f"{name}_{key}": value for key, value in matches.items()}
     shape = latents.groups[-1].name
     numbers = {**{name: test[name] for name in named}, shape: test["identity"]}
     ids = {**{name: test[name] for name in named}, shape: test["person"]}

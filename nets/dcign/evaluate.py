@@ -241,20 +241,20 @@ def measure(
         for name, part in demo_metrics.rerendering(latents, unseen, scene).items():
             report[f"rerender {name}"] = part
         report["swap"] = demo_metrics.swaps(latents, unseen, scene)
-        found = demo_metrics.grids(latents, unseen)
+        result = demo_metrics.grids(latents, unseen)
         try:
-            visuals.scatter(out, found, f"{trained['regime']}, step {content['step']}")
+            visuals.scatter(out, result, f"{trained['regime']}, step {content['step']}")
             print(f"written: {out}")
         except UserError as error:
             print(f"no scatter plots: {error}")
         report["curves"] = {
             f"{name}_{end}": grid["similarity"][place].item()
-            for name, grid in found.items()
+            for name, grid in result.items()
             for end, place in (("low", 0), ("high", -1))
         }
         report["curves"]["tables"] = {
             name: {key: column.tolist() for key, column in grid.items()}
-            for name, grid in found.items()
+            for name, grid in result.items()
         }
         report |= demo_metrics.readings(latents, unseen)
         report["recognition"] = demo_metrics.recognitions(latents, unseen)
@@ -272,10 +272,10 @@ def reconstruction(net: Any, unseen: Any, each: int) -> float:
 
 
 def leakage(latents: Latents, codes: dict[str, Tensor]) -> dict[str, Any]:
-    found = metrics.leakage(codes, latents.owners)
-    result: dict[str, Any] = {f"{name}_active": share for name, share in found.active.items()}
-    result |= {f"{name}_own": found.own[name].mean().item() for name in latents.factors}
-    tables = {"variance": found.variance, "relative": found.relative}
+    matches = metrics.leakage(codes, latents.owners)
+    result: dict[str, Any] = {f"{name}_active": share for name, share in matches.active.items()}
+    result |= {f"{name}_own": matches.own[name].mean().item() for name in latents.factors}
+    tables = {"variance": matches.variance, "relative": matches.relative}
     result["tables"] = {
         name: {kind: row.tolist() for kind, row in table.items()} for name, table in tables.items()
     }

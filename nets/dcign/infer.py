@@ -161,14 +161,16 @@ def transfer(args: options.Namespace, latents: Latents, faces: Sequence[Face]) -
         return
     files = list_images("--driving", args.driving)
     poses = torch.stack([to_face(read_image(file, None), size) for file in files])
-    made = []
+    generated = []
     for code in codes:
         other = encode(latents.net, poses)
         other[:, shape] = code[shape]
-        made.append(to_bytes(decode(latents.net, other)))
+        generated.append(to_bytes(decode(latents.net, other)))
     sources = [to_bytes(face) for _, face in faces]
     names = [name for name, _ in faces]
-    write_grid(args, names, sources, [f.stem for f in files], to_bytes(poses), torch.stack(made))
+    write_grid(
+        args, names, sources, [f.stem for f in files], to_bytes(poses), torch.stack(generated)
+    )
 
 
 def reconstruct(args: options.Namespace, latents: Latents, faces: Sequence[Face]) -> None:
@@ -193,8 +195,8 @@ def sweeps(args: options.Namespace, latents: Latents, faces: Sequence[Face]) -> 
     inputs = to_bytes(image)
     swept = []
     for _, index, values in chosen:
-        made = sweep(latents.net, code, index, values(steps, moving).to(code))
-        swept.append(to_bytes(made.flatten(0, 1)).view(len(image), steps, *image.shape[1:]))
+        generated = sweep(latents.net, code, index, values(steps, moving).to(code))
+        swept.append(to_bytes(generated.flatten(0, 1)).view(len(image), steps, *image.shape[1:]))
     for (name, _, _), (low, high) in zip(chosen, (v(2, False) for _, _, v in chosen), strict=True):
         print(f"{name}: {low:.3g} to {high:.3g}")
     if moving:
@@ -208,9 +210,9 @@ def sweeps(args: options.Namespace, latents: Latents, faces: Sequence[Face]) -> 
         write_movie(args.out, frames(), args.get("fps") or MOVIE_FPS)
         return
     rows, captions = [], []
-    for (name, _, _), made in zip(chosen, swept, strict=True):
+    for (name, _, _), generated in zip(chosen, swept, strict=True):
         for n, (face, _) in enumerate(faces):
-            rows.append([inputs[n], to_bytes(seen[n]), *made[n]])
+            rows.append([inputs[n], to_bytes(seen[n]), *generated[n]])
             captions.append(f"{name}, {face}" if len(faces) > 1 else name)
     ends_ = ["low", *[""] * (steps - 2), "high"] if steps > 1 else ["middle"]
     write_sheet(args.out, rows, captions, ["input", "reconstructed", *ends_])
@@ -232,11 +234,11 @@ def ends(args: options.Namespace, latents: Latents, name: str) -> Any:
         low, high = (-20.0, 20.0) if args.generalize else latents.bounds(index)
 
     def values(steps: int, back: bool) -> Tensor:
-        found = sweep_values(low, high, steps)
+        result = sweep_values(low, high, steps)
         if back:  # a sine, so that the movie plays on without a jump
             turn = torch.arange(steps) * (2 * math.pi / steps)
-            found = (low + high) / 2 - (high - low) / 2 * turn.cos()
-        return found if knots is None else knots(found)
+            result = (low + high) / 2 - (high - low) / 2 * turn.cos()
+        return result if knots is None else knots(result)
 
     return values
 

@@ -79,8 +79,8 @@ class Latents:
         if not self.entangled:
             return owned
         moving = {t: c.var(1, unbiased=False).mean(0) for t, c in self.seen[0].items()}
-        found = {name: int(moving[name].argmax()) for name in self.factors}
-        return owned | {name: slice(i, i + 1) for name, i in found.items()}
+        result = {name: int(moving[name].argmax()) for name in self.factors}
+        return owned | {name: slice(i, i + 1) for name, i in result.items()}
 
     @functools.cached_property
     def intrinsic(self) -> Tensor:
@@ -98,8 +98,8 @@ class Latents:
         if group in names:
             many[group] = self.owners[group]
         if group not in many:
-            wanted = ", ".join([*self.factors, f"{names[-1]}:K", "z:K"])
-            raise UserError(f"{name}: no such latent; there are {wanted}")
+            expected = ", ".join([*self.factors, f"{names[-1]}:K", "z:K"])
+            raise UserError(f"{name}: no such latent; there are {expected}")
         own = many[group]
         count = own.stop - own.start
         if not place and count == 1:

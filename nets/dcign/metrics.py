@@ -107,9 +107,9 @@ class LatentMap(NamedTuple):
         if len(self.factor) == 1:
             return self.latent.float().expand(factor.shape).to(factor.device)
         x, y = self.factor, self.latent
-        wanted = factor.detach().double().cpu().clamp(x[0].item(), x[-1].item())
-        right = torch.searchsorted(x, wanted.contiguous()).clamp(1, len(x) - 1)
-        share = (wanted - x[right - 1]) / (x[right] - x[right - 1])
+        expected = factor.detach().double().cpu().clamp(x[0].item(), x[-1].item())
+        right = torch.searchsorted(x, expected.contiguous()).clamp(1, len(x) - 1)
+        share = (expected - x[right - 1]) / (x[right] - x[right - 1])
         value = y[right - 1] + share * (y[right] - y[right - 1])
         return value.float().to(factor.device)
 
@@ -325,10 +325,10 @@ def recognition(
     unit_a, unit_b = (t / t.norm(dim=1, keepdim=True).clamp_min(1e-300) for t in (a, b))
     nearest = known_people[(unit_b @ unit_a.T).argmax(1)]
     people, classes = known_people.unique(return_inverse=True)
-    wanted = torch.nn.functional.one_hot(classes).double()
+    expected = torch.nn.functional.one_hot(classes).double()
     scale = a.square().mean().sqrt().clamp_min(1e-300)
-    weights, _ = fit_ridge(a / scale, wanted - wanted.mean(0))
-    linear = people[(b / scale @ weights + wanted.mean(0)).argmax(1)]
+    weights, _ = fit_ridge(a / scale, expected - expected.mean(0))
+    linear = people[(b / scale @ weights + expected.mean(0)).argmax(1)]
     return {
         "nearest": (nearest == new_people).double().mean().item(),
         "linear": (linear == new_people).double().mean().item(),

@@ -179,10 +179,10 @@ def parse(description: str, argv: list[str] | None = None) -> options.Namespace:
 
 def groups(args: Any) -> tuple[Group, ...]:
     """Who owns which latents. Raises ValueError where there are too few."""
-    found = parse_groups(args["groups"])
-    for group in found:
-        factor_slice(found, group.name, args["dim_hidden"])
-    return found
+    result = parse_groups(args["groups"])
+    for group in result:
+        factor_slice(result, group.name, args["dim_hidden"])
+    return result
 
 
 def sets(args: Any) -> dict[str, str]:
@@ -209,8 +209,8 @@ def imported(args: Any) -> tuple[Path, dict[str, Any]]:
         )
     path = find(path)
     content = read_checkpoint(path, "dcign")
-    found = content["options"]
-    other = [f"{n} is {found[n]} there, {v} here" for n, v in asked.items() if found[n] != v]
+    result = content["options"]
+    other = [f"{n} is {result[n]} there, {v} here" for n, v in asked.items() if result[n] != v]
     if other:
         raise UserError(f"{path}: {'; '.join(other)}")
     return path, content
@@ -218,9 +218,9 @@ def imported(args: Any) -> tuple[Path, dict[str, Any]]:
 
 def _adopt(args: options.Namespace) -> None:
     """Fill in what the imported network says and nobody asked for."""
-    found = imported(args)[1]["options"]
+    result = imported(args)[1]["options"]
     for name in DEFAULTS:
-        args[name] = found.get(name) if args[name] is None else args[name]
+        args[name] = result.get(name) if args[name] is None else args[name]
 
 
 def _place(args: options.Namespace) -> None:

@@ -68,8 +68,8 @@ def load(path: str | Path, **options: Any) -> tuple[DCIGN, dict[str, Any]]:
     if not isinstance(vector, Tensor) or vector.ndim != 1 or not vector.is_floating_point():
         what = list(vector.shape) if isinstance(vector, Tensor) else type(vector).__name__
         raise UserError(f"{file}: must hold the weights as one vector of numbers, got {what}")
-    there = _command(folder / "cmd_options.txt") if path.is_dir() else {}
-    sizes = _sizes(file, len(vector), options, there)
+    available = _command(folder / "cmd_options.txt") if path.is_dir() else {}
+    sizes = _sizes(file, len(vector), options, available)
     if not vector.isfinite().all():
         first = int((~vector.isfinite()).nonzero()[0])
         raise UserError(f"{file}: element {first + 1} of {len(vector)} is {vector[first].item()}")
@@ -78,11 +78,11 @@ def load(path: str | Path, **options: Any) -> tuple[DCIGN, dict[str, Any]]:
     with torch.no_grad():
         for p, part in zip(model.parameters(), parts, strict=True):
             p.copy_(part.view(p.shape))
-    found = _training(folder, len(vector))[0] if path.is_dir() else {}
+    result = _training(folder, len(vector))[0] if path.is_dir() else {}
     # Only the program for disentangled training writes its options down.
-    regime = "disentangled" if there or not path.is_dir() else "entangled"
+    regime = "disentangled" if available or not path.is_dir() else "entangled"
     named = {"regime": regime, "groups": GROUPS}
-    return model.eval(), {**sizes, **named, **found, "command": there}
+    return model.eval(), {**sizes, **named, **result, "command": available}
 
 
 def read(path: str | Path, **options: Any) -> dict[str, Any]:
@@ -90,15 +90,17 @@ def read(path: str | Path, **options: Any) -> dict[str, Any]:
 
     parts  model, and optimizer, the state of an `RMSprop`, where the folder has it
     """
-    model, found = load(path, **options)
+    model, result = load(path, **options)
     parts: dict[str, Any] = {"model": model.state_dict()}
     moments = optimizer_state(path, model)
     if moments is not None:
         parts["optimizer"] = moments
-        found["optimizer"] = "rmsprop"
+        result["optimizer"] = "rmsprop"
     step = max((state["step"] for state in moments["state"].values()), default=0) if moments else 0
-    kind = f"of the published program, {found['dim_hidden']} latents, {found['feature_maps']} maps"
-    return {"step": step, "options": found, "parts": parts, "kind": kind}
+    kind = (
+        f"of the published program, {result['dim_hidden']} latents, {result['feature_maps']} maps"
+    )
+    return {"step": step, "options": result, "parts": parts, "kind": kind}
 
 
 def optimizer_state(path: str | Path, model: DCIGN) -> dict[str, Any] | None:
@@ -163,7 +165,7 @@ def save(
 
 def _of_model(file: Path, model: torch7.Record) -> Tensor:
     """The vector of weights out of the whole model: weight and bias of its modules, in order."""
-    found: list[Tensor] = []
+    result: list[Tensor] = []
 
     def walk(module: Any) -> None:
         fields = module.fields if isinstance(module, torch7.Record) else None
@@ -180,12 +182,12 @@ def _of_model(file: Path, model: torch7.Record) -> Tensor:
         for name in ("weight", "bias"):
             value = fields.get(name)
             if isinstance(value, Tensor) and value.numel():
-                found.append(value.float().flatten())
+                result.append(value.float().flatten())
 
     walk(model)
-    if not found:
+    if not result:
         raise UserError(f"{file}: holds no weights")
-    return torch.cat(found)
+    return torch.cat(result)
 
 
 def _object(value: Any):
@@ -201,25 +203,31 @@ def _count(latents: int, maps: int) -> int:
         return sum(p.numel() for p in DCIGN(latents, maps).parameters())
 
 
-def _sizes(file: Path, count: int, wanted: Mapping[str, Any], there: Mapping[str, str]) -> dict:
+def _sizes(
+    file: Path, count: int, expected: Mapping[str, Any], available: Mapping[str, str]
+) -> dict:
     """The network's options from what is wanted, what cmd_options.txt says, and the length."""
-    said = {k: int(there[k]) for k in ("dim_hidden", "feature_maps") if there.get(k, "").isdigit()}
-    maps = wanted.get("feature_maps") or said.get("feature_maps", MAPS)
+    said = {
+        k: int(available[k])
+        for k in ("dim_hidden", "feature_maps")
+        if available.get(k, "").isdigit()
+    }
+    maps = expected.get("feature_maps") or said.get("feature_maps", MAPS)
     sizes = {"image_size": 150, "likelihood": "bernoulli"}
     differences = [
         f"{key} is {value} here, {sizes[key]} there"
-        for key, value in wanted.items()
+        for key, value in expected.items()
         if key in sizes and value not in (None, sizes[key])
     ]
     differences += [
-        f"{key} is {wanted[key]} here, {value} in cmd_options.txt"
+        f"{key} is {expected[key]} here, {value} in cmd_options.txt"
         for key, value in said.items()
-        if wanted.get(key) not in (None, value)
+        if expected.get(key) not in (None, value)
     ]
     try:
         base, each = 2 * _count(1, maps) - _count(2, maps), _count(2, maps) - _count(1, maps)
         latents = (count - base) / each
-        asked = wanted.get("dim_hidden") or said.get("dim_hidden")
+        asked = expected.get("dim_hidden") or said.get("dim_hidden")
         if not latents.is_integer() or latents < 1:
             differences.append(
                 f"{count} elements fit no number of latents with feature_maps {maps} "
@@ -255,22 +263,22 @@ def _training(folder: Path, count: int) -> tuple[dict[str, Any], tuple[int, Tens
             if table is not None and not isinstance(table, torch7.Table):
                 raise UserError(f"{folder / name}: must hold a table or nil")
             tables[name] = table or torch7.Table()
-    found: dict[str, Any] = {}
+    result: dict[str, Any] = {}
     config = tables.get("config.t7", {})
-    for there, here in zip(NUMBERS, ("lr", "momentum_decay", "update_decay"), strict=True):
-        if isinstance(config.get(there), float) and math.isfinite(config[there]):
-            found[here] = abs(config[there])  # negative there: it ascends
+    for available, here in zip(NUMBERS, ("lr", "momentum_decay", "update_decay"), strict=True):
+        if isinstance(config.get(available), float) and math.isfinite(config[available]):
+            result[here] = abs(config[available])  # negative there: it ascends
     for name, here in (("lowerbound", "lower_bound"), ("lowerbound_test", "lower_bound_test")):
         if (folder / f"{name}.t7").is_file():
             history = torch7.read(folder / f"{name}.t7")
             if not isinstance(history, Tensor):
                 raise UserError(f"{folder / name}.t7: must hold a tensor, one row an epoch")
-            found[here] = history.double().flatten().tolist()
-    found["num_epochs"] = len(found.get("lower_bound", ()))
+            result[here] = history.double().flatten().tolist()
+    result["num_epochs"] = len(result.get("lower_bound", ()))
     for name, table in tables.items():
         if "m" in table and "v" in table:
-            return found, _moments(folder / name, table, count)
-    return found, None
+            return result, _moments(folder / name, table, count)
+    return result, None
 
 
 def _moments(file: Path, table: torch7.Table, count: int) -> tuple[int, Tensor, Tensor]:

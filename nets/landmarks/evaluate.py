@@ -59,10 +59,10 @@ def read_dump(folder: Path) -> dict[str, np.ndarray]:
     """The landmarks that were written to a folder, of either kind; the pickle without running any
     code that it might hold. Raises UserError.
     """
-    found = [folder / name for name in (SAFE, ORIGINAL) if (folder / name).is_file()]
-    if not found:
+    matches = [folder / name for name in (SAFE, ORIGINAL) if (folder / name).is_file()]
+    if not matches:
         raise UserError(f"{folder}: holds no {SAFE} and no {ORIGINAL}; --stage dump writes one")
-    path = max(found, key=lambda file: file.stat().st_mtime_ns)
+    path = max(matches, key=lambda file: file.stat().st_mtime_ns)
     try:
         content = read_arrays(path) if path.suffix == ".npz" else read_pickle(path)
         lacking = [key for key in DUMP_KEYS if not isinstance(content, dict) or key not in content]
@@ -155,17 +155,17 @@ def of_bbc(
             file = write_dump(gaussians / partition, dumped, args.gaussians_pickle)
             print(f"written: {file} ({len(data)} frames)")
     if args.stage in ("all", "regress"):
-        found = {partition: read_dump(gaussians / partition) for partition in PARTITIONS}
-        for name, dumped in found.items():
+        result = {partition: read_dump(gaussians / partition) for partition in PARTITIONS}
+        for name, dumped in result.items():
             if dumped["predictions_mean"].shape[1] != 2 * trained["n_landmarks"]:
                 raise UserError(
                     f"{gaussians / name}: holds {dumped['predictions_mean'].shape[1] // 2} "
                     f"landmarks, the checkpoint has {trained['n_landmarks']}"
                 )
-        mapping = regression.fit(found["train"]["predictions_mean"], found["train"]["gt"])
+        mapping = regression.fit(result["train"]["predictions_mean"], result["train"]["gt"])
         for name in ("test", "val"):
-            predicted = found[name]["predictions_mean"].astype(np.float64) @ mapping
-            points = regression.to_pixels(predicted, found[name]["bboxes"])
+            predicted = result[name]["predictions_mean"].astype(np.float64) @ mapping
+            points = regression.to_pixels(predicted, result[name]["bboxes"])
             bbc_pose.write_points(predictions / f"preds_{name}.mat", points)
             print(f"written: {predictions / f'preds_{name}.mat'}")
     if args.stage in ("all", "score"):
@@ -193,10 +193,10 @@ def score(file: Path, truth: np.ndarray) -> dict[str, Any]:
             f"{file}: has {predicted.shape[2]} frames, the truth {truth.shape[2]}; both must be "
             "of the same data"
         )
-    found = regression.accuracy(predicted, truth, bbc_pose.JOINTS_7)
-    per_joint, groups = found.pop("per_joint"), found.pop("groups")
+    result = regression.accuracy(predicted, truth, bbc_pose.JOINTS_7)
+    per_joint, groups = result.pop("per_joint"), result.pop("groups")
     return (
-        found
+        result
         | {f"{name} (both)" if name != "head" else name: v for name, v in groups.items()}
         | per_joint
     )
@@ -215,10 +215,10 @@ def dump(
         "gt": [],
     }
     for batch in in_order(data, args.batch_size, ranks, args.workers, "fail"):
-        found = net.landmarks(signed(batch["frame"]))
-        rows["mean"].append(found.means.float().transpose(1, 2).flatten(1).cpu())
+        result = net.landmarks(signed(batch["frame"]))
+        rows["mean"].append(result.means.float().transpose(1, 2).flatten(1).cpu())
         if net.fixed_covariance is None:
-            rows["cov"].append(found.covariances.float().cpu())
+            rows["cov"].append(result.covariances.float().cpu())
         for name, key in (("vid", "vid"), ("frame", "img"), ("bbox", "bbox"), ("gt", "gt")):
             rows[name].append(batch[key].cpu())
     whole = {name: torch.cat(parts) if parts else torch.zeros(0) for name, parts in rows.items()}
@@ -272,17 +272,17 @@ def regressed(
     print(f"{len(x)} labelled frames, {len(test_x)} held-out frames of {data[0].name}")
     if len(x) < 2 * x.shape[1]:
         print(f"note: {len(x)} labelled frames are fewer than the {2 * x.shape[1]} coordinates")
-    found = regression.distances(x, y, test_x, test_y)
+    result = regression.distances(x, y, test_x, test_y)
     names = data[0].joint_order
     for key in ("per_joint", "per_joint_mean_pose"):
-        found[key] = dict(zip(names, found[key], strict=True))
+        result[key] = dict(zip(names, result[key], strict=True))
     protocol = {key: regression.PROTOCOL[key] for key in ("regression", "mean_pose")}
     protocol["error"] = "error: mean distance of a joint, as a share of the image's side"
     return {
         "data": data[0].name,
         "labelled": len(x),
         "held_out": len(test_x),
-        "regression": found,
+        "regression": result,
         "protocol": protocol,
     }
 
@@ -332,11 +332,11 @@ def images(
     for batch in frames(args, data, ranks):
         frame, person = batch["frame"], batch["mask"]
         out = net(signed(frame), signed(batch["partner"]))
-        made = to_uint8(out.reconstruction)
+        generated = to_uint8(out.reconstruction)
         everywhere = torch.ones_like(person)
-        add("l1", metrics.masked_l1(made, frame, everywhere))
-        add("l1_person", metrics.masked_l1(made, frame, person))
-        add("ssim", metrics.ssim(made, frame))
+        add("l1", metrics.masked_l1(generated, frame, everywhere))
+        add("l1_person", metrics.masked_l1(generated, frame, person))
+        add("ssim", metrics.ssim(generated, frame))
         if out.mask is None:
             continue
         mask = out.mask[:, 0] > 0.5

@@ -101,19 +101,19 @@ def transfer(args: options.Namespace, net: LandmarkModel, size: int, device: tor
         with VideoWriter(out, frames.fps, args.driving[0], frames.start) as video:
             for some in batches(frames):
                 pose = net.landmarks(squashed(some, size, device))
-                made = to_uint8(net.render(pose, looks[0]).reconstruction).cpu()
-                for frame, image in zip(some, made, strict=True):
+                generated = to_uint8(net.render(pose, looks[0]).reconstruction).cpu()
+                for frame, image in zip(some, generated, strict=True):
                     video.write(image, frame.seconds)
         print(f"written: {out}")
         return
     drivings = list_images("-d", args.driving)
     poses = torch.stack([signed(read_image(file, size)) for file in drivings]).to(device)
-    made = []
+    generated = []
     for look in looks:
         some = (net.render(net.landmarks(part), look) for part in poses.split(AT_ONCE))
-        made.append(torch.cat([out.reconstruction for out in some]))
+        generated.append(torch.cat([out.reconstruction for out in some]))
     names = [[file.stem for file in files] for files in (sources, drivings)]
-    write_grid(args, names[0], seen, names[1], poses, torch.stack(made))
+    write_grid(args, names[0], seen, names[1], poses, torch.stack(generated))
 
 
 def annotate_images(

@@ -112,21 +112,21 @@ def read_optimizer(
             f"{path}: not the state of an optimiser of this network: it has {len(order)} "
             f"parameters, the network {len(names)}"
         )
-    found, wanted = {}, {}
+    result, expected = {}, {}
     for place, (name, parameter) in zip(order, net.named_parameters(), strict=True):
         moments = held["state"].get(place)
         if moments is None:  # a parameter that never had a gradient
             continue
         for key in AVERAGES:
-            wanted[f"{key} of {name}"] = parameter
+            expected[f"{key} of {name}"] = parameter
             if key in moments:
-                found[f"{key} of {name}"] = moments[key]
-    require(found, wanted, path, "the state of an Adam of this network")
+                result[f"{key} of {name}"] = moments[key]
+    require(result, expected, path, "the state of an Adam of this network")
     fresh = optimizer.state_dict()
     fresh["state"] = {}
     for new, (place, name) in enumerate(zip(order, names, strict=True)):
         if place in held["state"]:
-            averages = {key: found[f"{key} of {name}"].float().clone() for key in AVERAGES}
+            averages = {key: result[f"{key} of {name}"].float().clone() for key in AVERAGES}
             step = torch.tensor(float(held["state"][place]["step"]))
             fresh["state"][new] = {"step": step, **averages}
     return fresh
@@ -197,8 +197,8 @@ def _taken(state: Mapping[str, Tensor], make: Any, path: Path, what: str) -> dic
     """The tensors, checked against a network of their sizes, in its order and in float32."""
     try:
         with torch.device("meta"):
-            wanted = make().state_dict()
+            expected = make().state_dict()
     except ValueError as error:
         raise UserError(f"{path}: {error}") from error
-    require(state, wanted, path, what)
-    return {name: state[name].float() for name in wanted}
+    require(state, expected, path, what)
+    return {name: state[name].float() for name in expected}

@@ -82,18 +82,18 @@ def distances(
     )
     errors, means, weights = [], [], []
     for j in range(joints.shape[1]):
-        known, wanted = (np.isfinite(x[:, j]).all(1) for x in (joints, test_joints))
-        if not known.any() or not wanted.any():
+        known, expected = (np.isfinite(x[:, j]).all(1) for x in (joints, test_joints))
+        if not known.any() or not expected.any():
             errors.append(float("nan"))
             means.append(float("nan"))
             weights.append(0)
             continue
-        truth = test_joints[wanted, j]
-        predicted = test_flat[wanted] @ fit(flat[known], joints[known, j])
+        truth = test_joints[expected, j]
+        predicted = test_flat[expected] @ fit(flat[known], joints[known, j])
         mean = joints[known, j].mean(0)
         errors.append(float(np.linalg.norm(predicted - truth, axis=1).mean()))
         means.append(float(np.linalg.norm(mean - truth, axis=1).mean()))
-        weights.append(int(wanted.sum()))
+        weights.append(int(expected.sum()))
     counted = np.array(weights) > 0
     error, mean = (
         float(np.average(np.array(x)[counted], weights=np.array(weights)[counted]))

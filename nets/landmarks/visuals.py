@@ -77,7 +77,7 @@ def sheets(images: Images, out: LandmarkOutput) -> dict[str, Tensor]:
     reconstruction, with masks background and foreground beside them; both masks; both inputs;
     the heatmaps. Numbers say where the landmarks are.
     """
-    here, there = out.means[0], out.appearance_means[0]
+    here, available = out.means[0], out.appearance_means[0]
     row = [numbered(images.target[0], here), numbered(out.reconstruction[0], here)]
     result = {}
     if out.mask is None:
@@ -90,7 +90,7 @@ def sheets(images: Images, out: LandmarkOutput) -> dict[str, Tensor]:
         ]
     result["input_a_b"] = [
         numbered(images.pose[0], here),
-        numbered(images.appearance[0], there),
+        numbered(images.appearance[0], available),
     ]
     result["raw_heatmap"] = [coloured(out.heatmaps[0])]
     return {name: torch.stack([cell.cpu() for cell in row]) for name, row in result.items()}

@@ -47,18 +47,18 @@ def open_people(options: Mapping[str, Any], split: str, length: int = 0, world: 
 
 
 def write_images(
-    made: Iterable[tuple[Mapping[str, Any], Tensor]], folder: Path
+    generated: Iterable[tuple[Mapping[str, Any], Tensor]], folder: Path
 ) -> list[tuple[str, list[list[float]]]]:
     """Write images into folder/images; their names below `folder`, and their joints as an
     `index.p` has them.
 
-    made     batches with "index" and "joints" (N, J, 2) in pixels, and their images (N, 3, S, S)
-             in [-1, 1]
+    generated  batches with "index" and "joints" (N, J, 2) in pixels, and their images
+               (N, 3, S, S) in [-1, 1]
     """
     from nets.data.io.images import write_image
 
     written = []
-    for batch, images in made:
+    for batch, images in generated:
         size = images.shape[-1]
         for index, points, image in zip(
             batch["index"].tolist(), batch["joints"].cpu(), images.float().cpu(), strict=True

@@ -64,11 +64,11 @@ def reconstruction(net: VUNet, inputs: PersonInputs, source: Iterator[dict[str, 
     """Images from their own pose and their own posterior means: SSIM, PSNR, L1."""
     scores: dict[str, list[Tensor]] = {"ssim": [], "psnr": [], "l1": []}
     for batch in source:
-        made = to_uint8(net(*inputs(batch), "transfer").image)
-        everywhere = torch.ones_like(made[:, 0], dtype=torch.bool)
-        scores["ssim"].append(metrics.ssim(made, batch["target"]))
-        scores["psnr"].append(metrics.psnr(made, batch["target"]))
-        scores["l1"].append(metrics.masked_l1(made, batch["target"], everywhere))
+        generated = to_uint8(net(*inputs(batch), "transfer").image)
+        everywhere = torch.ones_like(generated[:, 0], dtype=torch.bool)
+        scores["ssim"].append(metrics.ssim(generated, batch["target"]))
+        scores["psnr"].append(metrics.psnr(generated, batch["target"]))
+        scores["l1"].append(metrics.masked_l1(generated, batch["target"], everywhere))
     if not scores["l1"]:
         raise UserError("no image of the test split can be read")
     return {name: metrics.summary(torch.cat(values)) for name, values in scores.items()}
@@ -97,12 +97,12 @@ def transfer_scores(
         truth = to_device(data.transfer_truth(outfit, pose, background), source_image.device)
         image, mask = truth["image"], truth["mask"]
         drawn = inputs.pose(batch["joints"].roll(-1, 0))
-        made = to_uint8(net(drawn, inputs.appearance(source_image, joints), "transfer").image)
-        scores["transfer"].append(metrics.masked_l1(made, image, mask))
+        generated = to_uint8(net(drawn, inputs.appearance(source_image, joints), "transfer").image)
+        scores["transfer"].append(metrics.masked_l1(generated, image, mask))
         scores["copy"].append(metrics.masked_l1(source_image, image, mask))
         scores["mean"].append(metrics.masked_l1(mean.expand_as(image), image, mask))
-        scores["right"].append(nearest_is_right(data, outfit, pose, background, made, mask))
-        ssim.append(metrics.ssim(torch.where(mask[:, None], made, image), image))
+        scores["right"].append(nearest_is_right(data, outfit, pose, background, generated, mask))
+        ssim.append(metrics.ssim(torch.where(mask[:, None], generated, image), image))
     result = {
         "masked_l1": metrics.summary(torch.cat(scores["transfer"])),
         "masked_l1_copy_source": metrics.summary(torch.cat(scores["copy"])),
@@ -117,7 +117,7 @@ def transfer_scores(
 
 
 def nearest_is_right(
-    data: Any, outfit: Tensor, pose: Tensor, background: Tensor, made: Tensor, mask: Tensor
+    data: Any, outfit: Tensor, pose: Tensor, background: Tensor, generated: Tensor, mask: Tensor
 ) -> Tensor:
     """Whether the right outfit, among CANDIDATES in the same pose, is nearest: (N,) bool."""
     first = SPLITS[data.split]
@@ -125,5 +125,5 @@ def nearest_is_right(
     for shift in range(CANDIDATES):  # shift 0 is the right one; the others are other test outfits
         other = first + (outfit - first + shift) % data.outfits
         columns.append(data.transfer_truth(other, pose, background)["image"])
-    candidates = torch.stack(columns, dim=1).to(made.device)
-    return metrics.nearest_outfit(made, mask, candidates) == 0
+    candidates = torch.stack(columns, dim=1).to(generated.device)
+    return metrics.nearest_outfit(generated, mask, candidates) == 0

@@ -90,16 +90,16 @@ def infer(args: options.Namespace, content: dict[str, Any], path: Path, ranks: R
         joints = torch.stack([driving.joints for driving in drivings])
         poses, columns = inputs.pose(joints), [driving.name for driving in drivings]
         if args.samples:
-            made = sample(net, poses, args.samples, generator(args, ranks))
+            generated = sample(net, poses, args.samples, generator(args, ranks))
             names = [f"sample {i + 1}" for i in range(args.samples)]
-            write_grid(args, names, [None] * args.samples, columns, poses, made)
+            write_grid(args, names, [None] * args.samples, columns, poses, generated)
             return
-        made = transfer(joints)
+        generated = transfer(joints)
     if args.paste:
-        write_pasted(args, sources, drivings, made)
+        write_pasted(args, sources, drivings, generated)
         return
     names, images = [s.name for s in sources], [s.image for s in sources]
-    write_grid(args, names, images, columns, poses, made)
+    write_grid(args, names, images, columns, poses, generated)
 
 
 def generator(args: options.Namespace, ranks: Ranks) -> torch.Generator:
@@ -169,12 +169,15 @@ def demo_people(data: Any, ranks: Ranks) -> tuple[list[SeenPerson], list[SeenPer
 
 
 def write_pasted(
-    args: options.Namespace, sources: list[SeenPerson], drivings: list[SeenPerson], made: Tensor
+    args: options.Namespace,
+    sources: list[SeenPerson],
+    drivings: list[SeenPerson],
+    generated: Tensor,
 ) -> None:
     """The driving images with every source in the person's place: --out, or a folder of them."""
-    out, single = Path(args.out), made.shape[0] * made.shape[1] == 1
+    out, single = Path(args.out), generated.shape[0] * generated.shape[1] == 1
     rows, columns = distinct([s.name for s in sources]), distinct([d.name for d in drivings])
-    for row, images in zip(rows, made, strict=True):
+    for row, images in zip(rows, generated, strict=True):
         for column, driving, image in zip(columns, drivings, images, strict=True):
             name = pair_name(row, column, ".png")
             path = out if single and out.suffix else out.with_suffix("") / name
@@ -265,9 +268,9 @@ def drive(
         }
         outs = list(writers.values())
         while part := list(islice(people, AT_ONCE)):
-            made = to_uint8(transfer(torch.stack([seen.joints for _, seen in part]))).cpu()
+            generated = to_uint8(transfer(torch.stack([seen.joints for _, seen in part]))).cpu()
             each = iter(outs)
-            for source, row in zip(sources, made, strict=True):
+            for source, row in zip(sources, generated, strict=True):
                 out, beside = next(each), next(each) if args.concat else None
                 for (frame, seen), image in zip(part, row, strict=True):
                     pasted = paste_square(seen.whole, image, seen.box) if args.paste else image
@@ -298,9 +301,9 @@ def _paths(args: options.Namespace, source: str, video: Path, many: int) -> list
     return paths if args.concat else paths[:1]
 
 
-def pasted(seen: SeenPerson, made: Tensor) -> Tensor:
+def pasted(seen: SeenPerson, generated: Tensor) -> Tensor:
     """The driving image with what was made in the person's place."""
-    return paste_square(seen.whole, to_uint8(made).cpu(), seen.box)
+    return paste_square(seen.whole, to_uint8(generated).cpu(), seen.box)
 
 
 @torch.no_grad()
@@ -316,12 +319,12 @@ def without_training(run: Run, args: options.Namespace, precision: Precision) ->
         data = open_people({**trained, "pairing": "same"}, "test")
         inputs = PersonInputs(trained, data.joint_order)
         with precision.autocast():
-            made = (
+            generated = (
                 (batch, net(*inputs(batch), "transfer").image)
                 for batch in in_order(data, args.batch_size, run.ranks, workers, bad, run.print)
             )
             folder = run.folder / "reconstructions"
-            written = [w for of in run.ranks.gather(write_images(made, folder)) for w in of]
+            written = [w for of in run.ranks.gather(write_images(generated, folder)) for w in of]
         run.ranks.on_main(lambda: write_images_index(data.joint_order, written, folder))
         run.print(f"{len(written)} reconstructions and their index: {folder}")
         return

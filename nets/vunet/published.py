@@ -98,18 +98,18 @@ def _port(
         leaves = {"weight": "conv.weight_v", "bias": "conv.bias", "gain": "conv.weight_g",
                   "gamma": "gamma", "beta": "beta"}  # fmt: skip
 
-    def there(conv: NormConv2d, leaf: str) -> tuple[list[int], Callable[[Tensor], Tensor]]:
+    def available(conv: NormConv2d, leaf: str) -> tuple[list[int], Callable[[Tensor], Tensor]]:
         own = getattr(conv, leaf).shape
         wide = {"gain": (-1, 1, 1, 1), "gamma": (1, -1, 1, 1), "beta": (1, -1, 1, 1)}.get(leaf)
         shape = [own[0] if n == -1 else n for n in wide] if wide else list(own)
         return shape, lambda tensor: tensor.reshape(own)
 
-    found = re.search(r"model-(\d+)", path.name)
+    result = re.search(r"model-(\d+)", path.name)
     content, taken = _content(
-        path, state, settings, options, _port_names(scales), leaves, there,
+        path, state, settings, options, _port_names(scales), leaves, available,
         f"published PyTorch program, {'normalised' if affine else 'plain'} convolutions",
     )  # fmt: skip
-    content["step"] = int(found[1]) if found else 0
+    content["step"] = int(result[1]) if result else 0
     if isinstance(moments, Mapping) and moments.get("state"):
         content["parts"]["optimizer"] = _adam(
             content["parts"]["model"], taken, moments, state, path
@@ -141,7 +141,7 @@ def _tensorflow(path: Path, state: Mapping[str, Tensor], options: dict[str, Any]
         "out_channels": size_of(state, "dec_params/conv2d_0/V", 3),
     }
 
-    def there(conv: NormConv2d, leaf: str) -> tuple[list[int], Callable[[Tensor], Tensor]]:
+    def available(conv: NormConv2d, leaf: str) -> tuple[list[int], Callable[[Tensor], Tensor]]:
         outputs, inputs, side, _ = conv.weight.shape
         if leaf != "weight":
             return [outputs], lambda tensor: tensor
@@ -151,7 +151,7 @@ def _tensorflow(path: Path, state: Mapping[str, Tensor], options: dict[str, Any]
 
     content, _ = _content(
         path, state, settings, options, _tensorflow_names(*scales),
-        {"weight": "V", "gain": "g", "bias": "b"}, there, "published TensorFlow program",
+        {"weight": "V", "gain": "g", "bias": "b"}, available, "published TensorFlow program",
     )  # fmt: skip
     content["step"] = 0 if step is None else int(step)
     return content
@@ -164,7 +164,7 @@ def _content(
     options: dict[str, Any],
     names: Names,
     leaves: dict[str, str],
-    there: Callable,
+    available: Callable,
     program: str,
 ) -> tuple[dict[str, Any], dict[str, tuple[str, Callable]]]:
     """Checks every tensor against the network that `settings` describe, then takes them over;
@@ -179,14 +179,14 @@ def _content(
             net = build(settings)
     except ValueError as error:
         raise UserError(f"{path}: {error}") from error
-    wanted, taken = {}, {}
+    expected, taken = {}, {}
     for here, prefix in names:
         conv = net.get_submodule(here)
         for leaf, name in leaves.items():
             name = f"{prefix}{'/' if '/' in prefix else '.'}{name}"
-            wanted[name], take = there(conv, leaf)
+            expected[name], take = available(conv, leaf)
             taken[f"{here}.{leaf}"] = (name, take)
-    require(state, wanted, path, f"the weights of a VUNet of {settings['image_size']} px")
+    require(state, expected, path, f"the weights of a VUNet of {settings['image_size']} px")
     model = {k: take(state[name]).float().contiguous() for k, (name, take) in taken.items()}
     model = {name: model[name] for name in net.state_dict()}
     size = f"{settings['image_size']} px"
@@ -250,9 +250,9 @@ def _port_names(n: int) -> Names:
     yield "decoder.leave", "decoder.final_layer"
 
 
-def _pair(here: str, there: str) -> Names:
-    yield f"{here}.conv", f"{there}.conv2d"
-    yield f"{here}.pre", f"{there}.pre"
+def _pair(here: str, available: str) -> Names:
+    yield f"{here}.conv", f"{available}.conv2d"
+    yield f"{here}.pre", f"{available}.pre"
 
 
 def _tensorflow_names(n: int, seen: int) -> Names:
@@ -296,8 +296,8 @@ def _in_turn(here: str, net: str, layers: list[str]) -> Names:
 
 def _highest(pattern: str, state: Mapping[str, Tensor]) -> int:
     """The highest number in the names of a kind; 1 where there is none."""
-    found = (re.fullmatch(pattern, name) for name in state)
-    return max((int(match[1]) for match in found if match), default=1)
+    result = (re.fullmatch(pattern, name) for name in state)
+    return max((int(match[1]) for match in result if match), default=1)
 
 
 RENAMED = {  # names in published files, and in earlier versions of guise -> names here

@@ -84,11 +84,11 @@ IMAGE_NAMES = {  # what the program of the image form calls what `reconstruction
 def show(run: Run, step: int, net: VUNet, inputs: PersonInputs, batch: Any, prefix: str) -> None:
     """Reconstructions and samples of a batch, under the names of the form's published program."""
     noise = net.noise(len(batch["target"]), run.device, run.generator(step, "show"))
-    made = reconstructions(net, inputs, batch, noise)
+    generated = reconstructions(net, inputs, batch, noise)
     if run.args.variant == "image":
-        made = {IMAGE_NAMES[name]: images for name, images in made.items()}
-        made["appearance"] = inputs.source(batch)[0]
-    for name, images in made.items():
+        generated = {IMAGE_NAMES[name]: images for name, images in generated.items()}
+        generated["appearance"] = inputs.source(batch)[0]
+    for name, images in generated.items():
         run.image(prefix + name, step, images)
 
 
@@ -107,8 +107,8 @@ def show_samples(
     noise = net.noise(len(batch["target"]), run.device, run.generator(step, "show"))
     pose = inputs.pose(batch["joints"])
     run.image(*_called("testing_cond", step, alone), pose)
-    made = net(pose, mode="sample", noise=noise).image
-    run.image(*_called("testing_test_sample", step, alone), made)
+    generated = net(pose, mode="sample", noise=noise).image
+    run.image(*_called("testing_test_sample", step, alone), generated)
 
 
 def _called(name: str, step: int, alone: bool) -> tuple[str, int | None]:
@@ -122,10 +122,10 @@ def final_image(run: Run, net: VUNet, inputs: PersonInputs, data: Any, bad: str)
     batch = loader(data, 2 * n, run.ranks, shuffle=False, on_bad_sample=bad).batch(0)
     poses, appearances = inputs(batch)
     sources, poses = signed(inputs.source(batch)[0]), poses[-n:]
-    made = transfers(net, poses, appearances[:n])
+    generated = transfers(net, poses, appearances[:n])
     rows, names = [[None, *poses]], ["pose"]
     for i in range(n):
-        rows.append([sources[i], *made[i]])
+        rows.append([sources[i], *generated[i]])
         names.append("source, transfers")
         if hasattr(data, "transfer_truth"):
             ids = (batch["outfit"][i].expand(n), batch["pose"][-n:], batch["background"][-n:])

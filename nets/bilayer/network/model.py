@@ -100,11 +100,11 @@ class Bilayer(nn.Module):
         return data
 
     def _gradients(self, name: str) -> contextlib.AbstractContextManager:
-        wanted = name in self.trained or (
+        expected = name in self.trained or (
             name == "discriminator"  # whose gradients reach what it judges
             or (name == "inference_generator" and self.options["inf_calc_grad"])
         )
-        return contextlib.nullcontext() if wanted else torch.no_grad()
+        return contextlib.nullcontext() if expected else torch.no_grad()
 
     def _run_identity_embedder(self, data: dict[str, Tensor]) -> None:
         net, options = self.identity_embedder, self.options
@@ -134,7 +134,7 @@ class Bilayer(nn.Module):
         b, t = poses.shape[:2]
         delta, low, logits = net(poses.flatten(0, 1), pairs)
         high = uv_sample(texture, delta)
-        made = {
+        generated = {
             "pred_target_uvs": net.uvs(delta),
             "pred_target_delta_uvs": delta,
             "pred_target_delta_lf_rgbs": low,
@@ -143,9 +143,9 @@ class Bilayer(nn.Module):
             "pred_target_imgs_lf_detached": low.detach() + high,
         }
         if logits is not None:
-            made["pred_target_segs_logits"] = logits
-            made["pred_target_segs"] = logits.sigmoid()
-        data.update({name: value.unflatten(0, (b, t)) for name, value in made.items()})
+            generated["pred_target_segs_logits"] = logits
+            generated["pred_target_segs"] = logits.sigmoid()
+        data.update({name: value.unflatten(0, (b, t)) for name, value in generated.items()})
         if "target_imgs" in data:
             data["target_imgs_unmasked"] = data["target_imgs"]
         data["pred_target_unmasked_lf_rgbs"] = data["pred_target_delta_lf_rgbs"]
@@ -359,10 +359,10 @@ def create_avatar(
                     f"create_avatar: {name} must be {list(images.shape[:2])} images, "
                     f"got {list(data[name].shape[:2])}"
                 )
-    made = model(data, ["identity_embedder", "texture_generator"])
-    pairs = model.inference_generator.prj_inf(made["source_idt_embeds"])
+    generated = model(data, ["identity_embedder", "texture_generator"])
+    pairs = model.inference_generator.prj_inf(generated["source_idt_embeds"])
     poses = None if source_pose is None else _leading(source_pose, 3)
-    return Avatar(made["pred_tex_hf_rgbs"][:, 0], pairs, images, poses)
+    return Avatar(generated["pred_tex_hf_rgbs"][:, 0], pairs, images, poses)
 
 
 @torch.no_grad()
@@ -390,8 +390,8 @@ def drive(
         if mask is None:
             raise ValueError("drive: this network predicts no mask")
         image = image * mask - (1 - mask)
-    made = (image, mask, net.uvs(delta), low, high)
-    return AvatarFrames(*(None if x is None else x.reshape(*lead, *x.shape[1:]) for x in made))
+    generated = (image, mask, net.uvs(delta), low, high)
+    return AvatarFrames(*(None if x is None else x.reshape(*lead, *x.shape[1:]) for x in generated))
 
 
 @torch.no_grad()

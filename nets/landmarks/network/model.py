@@ -188,8 +188,8 @@ class LandmarkModel(nn.Module):
         return Landmarks(means, covariances, heatmaps), features
 
     def _look(self, image: Tensor, seen: Landmarks, features: Tensor) -> Appearance:
-        found = torch.cat([seen.heatmaps, features], dim=1)
-        vectors = pool(self.appearance_encoder(found)[0], seen.heatmaps, self.pooling)
+        result = torch.cat([seen.heatmaps, features], dim=1)
+        vectors = pool(self.appearance_encoder(result)[0], seen.heatmaps, self.pooling)
         mask = background = colours = None
         if self.restore_colours:  # instance norm takes them out of everything that is computed
             spread, mean = torch.std_mean(image, (2, 3), keepdim=True)

@@ -1,10 +1,13 @@
 """README.md and docs/: sizes, links, images, and the files and functions that they name."""
 
+import importlib
 import json
 import re
 from pathlib import Path
 
 import pytest
+
+from nets import systems
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -238,3 +241,33 @@ def test_scores_of_a_demo_are_those_of_the_benchmark(system):
         for key in place.split("|") if "|" in place else place.split():
             value = value[key]
         assert equal_as_written(re.findall(r"\d\d?\.\d+", text)[0], value), f"{text}: {value:.4g}"
+
+
+# Options of other programs, and of the small commands `python -m nets...` and benchmarks/*.py.
+FOREIGN = {
+    "--check", "--dist", "--dry-run", "--max-restarts", "--no-build-isolation", "--no-deps",
+    "--nproc_per_node", "--tags", "--dataset_dir", "--set_name", "--output_dir", "--heads",
+    "--torch7", "--only", "--local-rank", "--bsize", "--imwidth", "--Werror",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def options_of_scripts():
+    """Every option of every script: shown, published, and by its earlier names."""
+    known = set(re.findall(r'"(--\w+)"', (ROOT / "extract.py").read_text(encoding="utf-8")))
+    parsers = [importlib.import_module(f"nets.{s}.options").parser("") for s in systems.SYSTEMS]
+    for script, part in (("infer", "infer"), ("evaluate", "evaluate")):
+        parser = importlib.import_module(script).parser()
+        systems.add_options(parser, part)
+        parsers.append(parser)
+    for parser in parsers:
+        known |= {name for action in parser._actions for name in action.option_strings}
+        known |= {f"--{name}" for name in parser.renamed}
+    return known | {"--help", "--help_published"}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_option_that_a_page_names_exists(page, options_of_scripts):
+    text = page.read_text(encoding="utf-8")
+    named = set(re.findall(r"(?<![\w-])--[a-zA-Z][\w-]+", text))
+    assert not named - options_of_scripts - FOREIGN

@@ -2,10 +2,16 @@
 
 import os
 import subprocess
+import tempfile
+from pathlib import Path
 
 import pytest
 import torch
 
+if "ATEN_CPU_CAPABILITY" in os.environ:
+    # Inductor's cache does not see the capability: code for wider vectors would be taken from it.
+    cache = Path(tempfile.gettempdir()) / f"guise-inductor-{os.environ['ATEN_CPU_CAPABILITY']}"
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache))
 if "PYTEST_XDIST_WORKER" in os.environ:  # one process a core: threads would wait for each other
     torch.set_num_threads(1)
 

@@ -118,7 +118,7 @@ def say(text: str) -> None:
 
 def _march() -> str:
     """The value of -march for code that stays on this machine."""
-    return os.environ.get("GUISE_MARCH", "native")
+    return os.environ.get("GUISE_MARCH") or "native"
 
 
 def _target() -> str:

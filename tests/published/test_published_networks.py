@@ -72,13 +72,15 @@ def test_landmarks_give_the_same_numbers(tmp_path, masks, fixed):
     a, b = images(2, 3, 48, 48), images(2, 3, 48, 48, seed=1)
     with torch.no_grad():
         theirs = Landmarks(state, fixed, masks == "low")(a, b)
-        plain = Landmarks(state, fixed, masks == "low", torch.float32)(a.float(), b.float())
+        plain = Landmarks(state, fixed, masks == "low", torch.float32)
+        # One run is a noisy sample of what rounding does: others have inputs of another last bit.
+        runs = [plain(*(x.float() * (1 + 1e-7 * k) for x in (a, b))) for k in (0, 1, -1)]
         short, mine = net(a.float(), b.float()), net.double()(a, b)
     for name, value in theirs.items():
         near(getattr(mine, name), value, name)
         # Instance norms over nearly constant maps amplify rounding, by how much depends on the
         # processor. So float32 is held against what stock torch loses in float32 here.
-        lost = (plain[name] - value).abs().max() / value.abs().max()
+        lost = max((run[name] - value).abs().max() for run in runs) / value.abs().max()
         near(getattr(short, name), value, name, max(4 * lost, 1e-5))
     assert theirs["means"].std() > 1e-3 and theirs["reconstruction"].std() > 0.1
 

@@ -30,6 +30,7 @@ import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 from jsonargparse.typing import NonNegativeInt, PositiveInt, restricted_number_type
 
+from nets import plain_yaml
 from nets.errors import BadSample, UserError
 from nets.run.files import write_text
 
@@ -250,11 +251,7 @@ def save(args: Namespace, path: Path) -> None:
 def read_yaml(path: Path) -> dict[str, Any]:
     """The keys of a YAML file, plain values only. Raises UserError that names file and line."""
     try:
-        loader = _Yaml(Path(path).read_text(encoding="utf-8-sig"))
-        try:
-            keys = loader.get_single_data()
-        finally:
-            loader.dispose()
+        keys = plain_yaml.load(Path(path).read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read as a configuration: {error}") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
@@ -281,18 +278,6 @@ def rename(keys: Mapping[str, Any], renamed: Mapping[str, str], source: str = ""
             raise UserError(f"{key} in {source}: another name of {new}, which is given as well")
         result[new] = before if value is None else value
     return result
-
-
-class _Yaml(yaml.SafeLoader):
-    """Plain YAML in which a key that stands twice is an error."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for place, key in enumerate(keys):
-            if key in keys[:place]:
-                mark = node.value[place][0].start_mark
-                raise yaml.MarkedYAMLError(problem=f"{key} stands twice", problem_mark=mark)
-        return super().construct_mapping(node, deep)
 
 
 def find_config(name: str) -> Path:

@@ -20,6 +20,7 @@ import torch
 import yaml
 from numpy.typing import ArrayLike
 
+from nets import plain_yaml
 from nets.data.io.files import below, read_arrays
 from nets.data.io.images import read_image
 from nets.data.people.pairs import Paired, Pairs
@@ -203,32 +204,13 @@ def write_meta(
     (Path(root) / "meta.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
 
 
-class _UniqueKeys(yaml.SafeLoader):
-    """Plain YAML in which a mapping has each key once."""
-
-
-def _mapping(loader: _UniqueKeys, node: yaml.MappingNode) -> dict[Any, Any]:
-    """The mapping of a node. Raises YAMLError that names a key which stands there twice."""
-    keys: set[tuple[str, str]] = set()
-    for key, _ in node.value:
-        if isinstance(key, yaml.ScalarNode):  # merged keys (<<) are added later and may be replaced
-            if (key.tag, key.value) in keys:
-                line = key.start_mark.line + 1
-                raise yaml.YAMLError(f"line {line}: the key {key.value} stands there twice")
-            keys.add((key.tag, key.value))
-    return loader.construct_mapping(node, deep=True)
-
-
-_UniqueKeys.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
-
-
 def _meta(root: Path) -> dict[str, Any]:
     file = root / "meta.yaml"
     if not file.is_file():
         raise UserError(f"{root}: holds no meta.yaml")
     try:
         text = file.read_text(encoding="utf-8-sig")
-        meta = yaml.load(text, _UniqueKeys) or {}  # a SafeLoader: plain values only
+        meta = plain_yaml.load(text) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(
             f"{file}: is not YAML of plain values ({' '.join(str(error).split())})"

@@ -110,7 +110,7 @@ def test_a_key_that_stands_twice_is_refused_by_name(root):
     text = (root / "meta.yaml").read_text()
     (root / "meta.yaml").write_text(f"{text}loader_kwargs: {{}}\n")
     line = text.count("\n") + 1
-    why = rf"meta\.yaml: .*line {line}: the key loader_kwargs stands there twice"
+    why = rf"meta\.yaml: .*loader_kwargs stands twice .*line {line},"
     with pytest.raises(UserError, match=why):
         MetaDataset(root)
     base = "base: &base {a: 1, b: 2}\nother: {<<: *base, b: 3}\n"  # merged keys may be replaced

@@ -29,8 +29,10 @@ no_compiler = pytest.mark.skipif(
 @pytest.fixture
 def tree(tmp_path):
     """A copy of the project whose only C++ source is module.cpp."""
-    for name in ("setup.py", "pyproject.toml"):
-        shutil.copy(ROOT / name, tmp_path)
+    for file in (*ROOT.glob("*.py"), ROOT / "pyproject.toml", ROOT / "README.md"):
+        shutil.copy(file, tmp_path)
+    for name in ("configs", "guise"):
+        shutil.copytree(ROOT / name, tmp_path / name)
     ignore = shutil.ignore_patterns("*.so", "__pycache__")
     shutil.copytree(ROOT / "nets", tmp_path / "nets", ignore=ignore)
     shutil.copytree(_build.CSRC, tmp_path / "csrc")

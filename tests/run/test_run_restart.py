@@ -207,7 +207,7 @@ def test_a_hung_rank_ends_the_run_and_is_named(tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_bad_input_is_one_line_on_every_rank(tmp_path):
     done, _ = finish(tmp_path, "a", "--width", "x", ranks=2)
-    assert "error: --width: must be int, got x" in done.stderr
+    assert "error: --width: must be a whole number, got x" in done.stderr
     assert f'File "{TOY}"' not in done.stderr
 
 

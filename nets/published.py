@@ -24,6 +24,7 @@ from nets.run import checkpoints
 from nets.run.files import write_atomic
 from nets.run.options import rename, user_errors
 from nets.tensor_files import read_plain, write_safetensors
+from nets.tensorflow_files import prefix_of
 
 SYSTEMS = ("vunet", "landmarks", "bilayer", "dcign")
 
@@ -49,8 +50,10 @@ def recognise(path: str | Path, held: Any = None) -> str | None:
     if path.is_dir():
         if (path / "args.txt").is_file() and (path / "checkpoints").is_dir():
             return "bilayer"
-        torch7 = (path / name for name in ("parameters.t7", "vxnet.net"))
-        return "dcign" if any(file.is_file() for file in torch7) else None
+        if any((path / name).is_file() for name in ("parameters.t7", "vxnet.net")):
+            return "dcign"
+        if prefix_of(path) is None:
+            return None
     if path.suffix in (".t7", ".net"):
         return "dcign"
     held = read_plain(path) if held is None else held

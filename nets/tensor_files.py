@@ -15,10 +15,12 @@ import torch
 from torch import Tensor
 
 from nets.errors import UserError
+from nets.tensorflow_files import prefix_of, read_tensorflow
 
 
 def read_plain(path: str | Path) -> Any:
-    """The content of a torch.save file (old or new), an .npz or a .safetensors.
+    """The content of a torch.save file (old or new), an .npz, a .safetensors or a TensorFlow
+    checkpoint (its prefix, one of its files, or its folder).
 
     Only tensors and plain values are read; code is refused, not run. NumPy arrays of an .npz
     become tensors. All tensors are on the CPU. Raises UserError that names the file if it is
@@ -27,6 +29,8 @@ def read_plain(path: str | Path) -> Any:
     path = Path(path)
     if path.suffix == ".safetensors":
         return read_safetensors(path)[0]
+    if (prefix := prefix_of(path)) is not None:
+        return read_tensorflow(prefix)
     archive = False
     try:
         archive = zipfile.is_zipfile(path)

@@ -28,6 +28,7 @@ from torch import nn
 from nets.errors import UserError
 from nets.run.files import write_atomic
 from nets.tensor_files import read_plain, read_safetensors, require
+from nets.tensorflow_files import prefix_of
 
 FORMAT = 1
 PATTERN = "step_*.pt"
@@ -138,7 +139,7 @@ def find(
     recognise  tells the system of a published program's folder, which is then itself what is meant
     Raises UserError if there is none.
     """
-    if path is not None and Path(path).is_file():
+    if path is not None and (Path(path).is_file() or (not Path(path).is_dir() and prefix_of(path))):
         return Path(path)
     if path is not None and not Path(path).is_dir():
         raise UserError(f"--checkpoint {path}: no such file or run folder")

@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import time
@@ -25,11 +26,13 @@ from nets.run import checkpoints, options
 from nets.run.files import Lock, write_text
 from nets.run.precision import processor_facts
 
+RECORDS = {".lock", "config.yaml", "environment.json", "log.txt"}
 FOLDERS = ("checkpoints", "images", "tensorboard")
 
 
-def open_folder(args: Any, renamed: Mapping[str, str]) -> tuple[Path, Lock]:
-    """The run folder of these options, locked, with its sub-folders and its config.yaml.
+def open_folder(args: Any, renamed: Mapping[str, str]) -> tuple[Path, Lock, bool]:
+    """The run folder of these options, locked, with its sub-folders and its config.yaml; True if
+    it is new.
 
     renamed  names that options had in earlier versions -> today's
 
@@ -38,10 +41,12 @@ def open_folder(args: Any, renamed: Mapping[str, str]) -> tuple[Path, Lock]:
     Raises UserError if another run writes there, or if --resume never meets checkpoints.
     """
     root = Path(args.run_dir)
+    before = set(root.iterdir()) if root.is_dir() else set()
     if args.name:
         folder, lock = _named(root / args.name)
     else:
         folder, lock = _unfinished(root, args, renamed) or _new(root)
+    new = folder not in before
     if args.resume == "never" and checkpoints.stored(folder / "checkpoints"):
         raise UserError(f"{folder}: holds checkpoints; give another --name, or --resume auto")
     for name in FOLDERS:
@@ -51,7 +56,14 @@ def open_folder(args: Any, renamed: Mapping[str, str]) -> tuple[Path, Lock]:
             leftover.unlink()
     if not checkpoints.stored(folder / "checkpoints"):  # else when they are seen to fit
         options.save(args, folder / "config.yaml")
-    return folder, lock
+    return folder, lock, new
+
+
+def discard(folder: Path) -> None:
+    """Delete a run folder that holds nothing but the records of a start."""
+    files = {str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()}
+    if all(name in RECORDS or name.startswith("tensorboard/events.") for name in files):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def describe(folder: Path, device: torch.device, ranks: int, finished: bool) -> None:

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from nets.errors import UserError
+from nets.errors import BadSample, UserError
 from nets.run import checkpoints, images, options, seeds
 from nets.run.files import Lock
-from nets.run.folder import describe, open_folder
+from nets.run.folder import describe, discard, open_folder
 from nets.run.guard import Guard, floats
 from nets.run.log import Log, Window
 from nets.run.ranks import Ranks, bare
@@ -75,6 +75,7 @@ class Run:
         self._bar: tqdm | None = None
         self._stop = Stop()
         self._lock: Lock | None = None
+        self._new = False  # whether this start made the folder
         self.folder, self._found, notes = ranks.on_main(self._open)
         self._log = Log(self.folder, self._found) if self.is_main else None
         halve = (lambda: self._parts["precision"].halve()) if args.precision == "fp16" else None
@@ -85,7 +86,7 @@ class Run:
     def _open(self) -> tuple[Path, int | None, list[str]]:
         """The folder, the step of its newest whole checkpoint or None, and notes; on rank 0."""
         try:
-            folder, self._lock = open_folder(self.args, self._renamed)
+            folder, self._lock, self._new = open_folder(self.args, self._renamed)
             describe(folder, self.device, self.world_size, finished=False)
         except OSError as error:
             raise UserError(
@@ -100,7 +101,10 @@ class Run:
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        """Describe and release the folder. Raises UserError for an OSError of a full disk."""
+        """Describe and release the folder. Raises UserError for an OSError of a full disk.
+
+        A folder that is new is deleted if the start was refused before a step was finished.
+        """
         self._stop.remove()
         self._close_bar()
         if self.is_main:
@@ -112,6 +116,8 @@ class Run:
             finally:
                 if self._log:
                     self._log.close()
+                if isinstance(error, UserError | BadSample) and self._new and self.step == 0:
+                    discard(self.folder)
                 if self._lock:
                     self._lock.release()
         if isinstance(error, OSError) and error.errno in FULL:

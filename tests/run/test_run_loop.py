@@ -271,6 +271,21 @@ def test_a_bad_sample_is_one_line_or_skipped(train, capsys):
     assert "skipped (1): image_5.png: truncated" in (run / "log.txt").read_text()
 
 
+def test_a_start_that_is_refused_leaves_no_folder(train, capsys):
+    bad = ("--steps", 12, "--bad", 3)  # every epoch of 23 images has it
+    assert not train(*bad, "--batch_size", 23, code=2).exists()
+    assert "image_3.png: truncated" in capsys.readouterr().err
+    kept = train("--steps", 6)
+    train("--steps", 12, "--width", 4, code=2)
+    assert stored(kept) == [6]
+
+
+def test_a_refused_start_deletes_nothing_that_was_there(train, tmp_path):
+    folder = tmp_path / "runs/toy/a"
+    folder.mkdir(parents=True)
+    assert train("--bad", 3, "--batch_size", 23, code=2).exists()
+
+
 def test_accumulated_steps_equal_larger_ones(train):
     settings = ("--dropout", 0, "--precision", "fp32", "--steps", 5)
     small = newest(train("--batch_size", 2, "--accumulate", 3, *settings))

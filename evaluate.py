@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from nets import published, systems
+from nets.published import SYSTEMS
 from nets.run import checkpoints, options
 from nets.run.files import write_text
 from nets.run.options import PositiveInt
@@ -26,12 +27,15 @@ def parser() -> options.ArgumentParser:
     g = p.add_argument_group("evaluation")
     add = g.add_argument
     add("--checkpoint", type=str | None, default=None,
-        help="a checkpoint or run folder, an original's too; default: the newest under runs/")
+        help="a checkpoint or run folder, an original's too; default: the newest under runs/, or "
+        "the weights that come with guise")
+    add("--system", type=Literal[SYSTEMS] | None, default=None,
+        help="without --checkpoint: the newest run of this system, or its weights")
     add("--data", type=str | None, default=None,
         help="data in the system's layout; default: the run's")
     add("--batch_size", type=PositiveInt, default=16, help="images per batch")
     add("--out", type=str | None, default=None,
-        help="the JSON report; default: evaluation.json in the run folder")
+        help="the JSON report; default: evaluation.json in the run folder, if there is one")
     return p
 # fmt: on
 
@@ -60,13 +64,16 @@ def main(argv: list[str] | None = None) -> None:
     p = parser()
     owners = systems.add_options(p, "evaluate")
     args = options.parse(p, argv)
-    path = published.find(args.checkpoint)
-    content = published.read_checkpoint(path)
+    path = published.find(args.checkpoint, args.system)
+    content = published.read_checkpoint(path, args.system)
     system = content["system"]
     print(checkpoints.describe(content, path))
     systems.refuse_foreign(args, p, owners, system)
     folder = path if path.is_dir() else path.parent
-    folder = folder.parent if folder.name == "checkpoints" else folder
+    if folder.name == "checkpoints":
+        folder = folder.parent
+    elif folder == published.TRAINED:
+        folder = Path()
     args.out = args.out or str(folder / "evaluation.json")
     report = systems.call(system, "evaluate", "evaluate", args, content, path, Ranks(args.device))
     report = {"checkpoint": str(path), "step": content["step"], **report}

@@ -17,6 +17,7 @@ from nets import published, systems
 from nets.data.detectors import BACKENDS
 from nets.data.io.frames import ON_MISSING
 from nets.errors import UserError
+from nets.published import SYSTEMS
 from nets.run import checkpoints, options
 from nets.run.options import NonNegativeFloat, PositiveFloat, PositiveInt, add_flag
 from nets.run.ranks import Ranks
@@ -31,7 +32,10 @@ def parser() -> options.ArgumentParser:
     g = p.add_argument_group("inference")
     add = g.add_argument
     add("--checkpoint", type=str | None, default=None,
-        help="a checkpoint or run folder, an original's too; default: the newest under runs/")
+        help="a checkpoint or run folder, an original's too; default: the newest under runs/, or "
+        "the weights that come with guise")
+    add("--system", type=Literal[SYSTEMS] | None, default=None,
+        help="without --checkpoint: the newest run of this system, or its weights")
     add("-s", "--source", type=str, nargs="+", default=[], metavar="IMAGE",
         help="images, or folders of them, that give the appearance")
     add("-d", "--driving", type=str, nargs="+", default=[], metavar="FILE",
@@ -65,8 +69,8 @@ def main(argv: list[str] | None = None) -> None:
     owners = systems.add_options(p, "infer")
     args = options.parse(p, argv)
     named = systems.call("bilayer", "published_modes", "experiment", args)
-    path = published.find(args.checkpoint or named)
-    content = published.read_checkpoint(path)
+    path = published.find(args.checkpoint or named, args.system)
+    content = published.read_checkpoint(path, args.system)
     print(checkpoints.describe(content, path))
     systems.refuse_foreign(args, p, owners, content["system"])
     if content["system"] not in FINDERS:

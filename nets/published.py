@@ -19,6 +19,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from nets.errors import UserError
 from nets.run import checkpoints
 from nets.run.files import write_atomic
@@ -27,6 +30,7 @@ from nets.tensor_files import read_plain, write_safetensors
 from nets.tensorflow_files import prefix_of
 
 SYSTEMS = ("vunet", "landmarks", "bilayer", "dcign")
+TRAINED = Path(__file__).parent / "trained"  # SYSTEM.safetensors, and its scores as SYSTEM.json
 
 
 def load(system: str, path: str | Path, **options: Any) -> tuple[Any, dict[str, Any]]:
@@ -90,9 +94,18 @@ def _module(system: str) -> ModuleType:
     return importlib.import_module(f"nets.{system}.published")
 
 
-def find(path: str | Path | None = None) -> Path:
-    """The checkpoint that a path refers to, as `checkpoints.find`; also originals' folders."""
-    return checkpoints.find(path, recognise=recognise)
+def find(path: str | Path | None = None, system: str | None = None) -> Path:
+    """The checkpoint that a path refers to, as `checkpoints.find`; also originals' folders.
+
+    path    None: the newest run under runs/, or the weights that come with guise if there is none
+    system  without a path: of this system; default: of any, or of "vunet"
+    Raises UserError if there is none.
+    """
+    root = Path("runs") / (system or "")
+    included = TRAINED / f"{system or SYSTEMS[0]}.safetensors"
+    if path is None and included.is_file() and not any(checkpoints.below(root)):
+        return included
+    return checkpoints.find(path, root, recognise)
 
 
 def read_checkpoint(path: Path, system: str | None = None) -> dict[str, Any]:
@@ -101,10 +114,22 @@ def read_checkpoint(path: Path, system: str | None = None) -> dict[str, Any]:
     Options of checkpoints of earlier versions come under today's names.
     """
     content = checkpoints.read(path, system, published=read)
+    if Path(path).parent == TRAINED:
+        content["kind"] = "weights that come with guise, trained on its demo world alone"
     if content["system"] in SYSTEMS:
         renamed = getattr(_module(content["system"]), "RENAMED", {})
         content["options"] = rename(content["options"], renamed, str(path))
     return content
+
+
+def _half(name: str, tensor: Tensor) -> Tensor:
+    """The tensor in float16 if it holds floats."""
+    if not tensor.is_floating_point():
+        return tensor
+    half = tensor.half()
+    if not torch.equal(half.isfinite(), tensor.isfinite()):
+        raise UserError(f"--half: {name} has values that float16 cannot hold")
+    return half
 
 
 PROG = "python -m nets.published"
@@ -119,7 +144,12 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("source", metavar="IN", help="a file or folder of an original")
     parser.add_argument("out", metavar="OUT", type=Path, help="ends in .pt or .safetensors")
+    parser.add_argument(
+        "--half", action="store_true", help="store a .safetensors in float16: half the size"
+    )
     args = parser.parse_args(argv)
+    if args.half and args.out.suffix != ".safetensors":
+        raise UserError("--half: only for a .safetensors")
     if args.out.suffix not in (".pt", ".safetensors"):
         raise UserError(f"{args.out}: must end in .pt or .safetensors")
     if args.out.exists():
@@ -134,6 +164,8 @@ def main(argv: list[str] | None = None) -> None:
         metadata = {"guise": json.dumps(header, default=str)}
         parts = content["parts"]  # averaged weights replace the model's if the run has them
         model = parts["model"] | parts.get("ema", {}).get("average", {})
+        if args.half:
+            model = {name: _half(name, tensor) for name, tensor in model.items()}
         write_atomic(args.out, lambda file: write_safetensors(file, model, metadata))
     print(f"written: {args.out}")
 

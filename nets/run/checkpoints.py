@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -134,9 +134,9 @@ def find(
     root: str | Path = "runs",
     recognise: Callable[[Path], str | None] | None = None,
 ) -> Path:
-    """The checkpoint that is meant: a file, the newest of a run folder, or of all under `root`.
+    """The checkpoint that `path` names: a file, or the newest of a run folder or of all in `root`.
 
-    recognise  tells the system of a published program's folder, which is then itself what is meant
+    recognise  returns the system of an original program's folder, which then names itself, or None
     Raises UserError if there is none.
     """
     if path is not None and (Path(path).is_file() or (not Path(path).is_dir() and prefix_of(path))):
@@ -144,7 +144,7 @@ def find(
     if path is not None and not Path(path).is_dir():
         raise UserError(f"--checkpoint {path}: no such file or run folder")
     folder = Path(root if path is None else path)
-    files = [file for file in folder.rglob(PATTERN) if file.parent.name == "checkpoints"]
+    files = list(below(folder))
     if not files:
         if path is not None and recognise is not None and recognise(Path(path)):
             return Path(path)
@@ -155,6 +155,11 @@ def find(
         if is_whole(file):
             return file
     raise UserError(f"{newest.parent}: no whole checkpoint")
+
+
+def below(folder: Path) -> Iterator[Path]:
+    """The checkpoints of all run folders in `folder` and below."""
+    return (file for file in Path(folder).rglob(PATTERN) if file.parent.name == "checkpoints")
 
 
 def load_parts(content: dict[str, Any], parts: dict[str, Any], path: Path) -> None:

@@ -13,6 +13,8 @@ from nets.errors import UserError
 from nets.run import options
 from nets.run.images import labelled_grid, to_uint8
 
+TILE = 256  # pixels of a tile of a demo, at least
+
 
 def write_grid(
     args: options.Namespace,
@@ -50,6 +52,21 @@ def write_grid(
     for (i, row), (j, column) in product(enumerate(rows), enumerate(columns)):
         write_image(folder / f"{row}--{column}.png".replace(" ", "_"), results[i, j])
     print(f"written: {out} and {len(rows) * len(columns)} images in {folder}/")
+
+
+def write_demo(out: str, columns: list[str], rows: list[list[Tensor | None]]) -> None:
+    """Writes a grid of large, labelled tiles: what infer.py shows without -s and -d.
+
+    columns  captions, such as "source"
+    rows     images of one size, (C, S, S), uint8 or in [-1, 1]; None leaves a cell empty
+    Raises UserError if `out` is not the name of an image.
+    """
+    path = Path(out)
+    if path.suffix.lower() not in (".png", ".jpg", ".jpeg"):
+        raise UserError(f"--out {out}: must end in .png or .jpg")
+    grid = labelled_grid(rows, (), columns, gap=4, height=TILE)
+    write_image(path, torch.from_numpy(grid.copy()).permute(2, 0, 1))
+    print(f"written: {path}")
 
 
 def distinct(names: list[str]) -> list[str]:

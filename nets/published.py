@@ -30,6 +30,17 @@ from nets.tensor_files import read_plain, write_safetensors
 from nets.tensorflow_files import prefix_of
 
 SYSTEMS = ("vunet", "landmarks", "bilayer", "dcign")
+# Networks of others that users take for one of these: name -> what all their files hold.
+RELATIVES = {
+    "VunetAlter, a VUNet of behavior-driven-video-synthesis": ("eu.", "ed.", "du.", "dd."),
+    "first-order-motion-model": ("generator", "kp_detector"),
+    "LivePortrait": ("appearance_feature_extractor", "warping_module"),
+    "a generator of SPADE": ("head_0.", "G_middle_0.", "up_0."),
+    "a VGG of torchvision, which --vgg_weights takes": ("features.0.weight", "features.2.weight"),
+    "the face recognition IR-SE50, which the metric CSIM takes": ("input_layer.0.", "body.0.res"),
+    "LPIPS, which the metric of this name takes": ("lin0.model.", "lin1.model."),
+    "Graphonomy, which segments people": ("xception_features.", "featuremap_2_graph."),
+}
 TRAINED = Path(__file__).parent / "trained"  # SYSTEM.safetensors, and its scores as SYSTEM.json
 
 
@@ -84,8 +95,24 @@ def read(path: str | Path, held: Any = None) -> dict[str, Any] | None:
     """
     system = recognise(path, held)
     if system is None:
+        relative = _relative(held)
+        if relative:
+            raise UserError(f"{path}: not of a network that guise reads: it is {relative}")
         return None
     return {"system": system, **_module(system).read(path)}
+
+
+def _relative(held: Any) -> str | None:
+    """The network of others that a file's content is of; None if unknown."""
+    if not isinstance(held, Mapping):
+        return None
+    levels = [held, *(value for value in held.values() if isinstance(value, Mapping))]
+    for level in levels:  # a state dict may lie under "model", "state_dict", ...
+        names = [str(name).removeprefix("module.") for name in level]
+        for relative, starts in RELATIVES.items():
+            if all(any(name.startswith(start) for name in names) for start in starts):
+                return relative
+    return None
 
 
 def _module(system: str) -> ModuleType:

@@ -66,3 +66,25 @@ def test_half_refuses_what_it_cannot_hold(tmp_path, capsys):
             published.main([f"{tmp_path}/a.pt", f"{tmp_path}/{out}", "--half"])
         assert message in capsys.readouterr().err
         assert not (tmp_path / out).exists()
+
+
+RELATIVES = {
+    "VunetAlter": {"state_dict": ["eu.nin.weight", "ed.nin.weight", "du.a", "dd.b"]},
+    "first-order-motion-model": {"generator": ["a"], "kp_detector": ["b"], "epoch": ["c"]},
+    "a generator of SPADE": ["module.fc.weight", "module.head_0.conv_0.bias",
+                             "module.G_middle_0.conv_0.bias", "module.up_0.conv_0.bias"],
+    "a VGG of torchvision": ["features.0.weight", "features.0.bias", "features.2.weight"],
+    "IR-SE50": ["input_layer.0.weight", "body.0.res_layer.0.weight"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("relative", RELATIVES)
+def test_a_relative_is_refused_by_its_name(tmp_path, relative):
+    def tensors(names):
+        if isinstance(names, dict):
+            return {name: tensors(inner) for name, inner in names.items()}
+        return {name: torch.ones(2) for name in names}
+
+    torch.save(tensors(RELATIVES[relative]), tmp_path / "weights.pth")
+    with pytest.raises(UserError, match=rf"weights.pth: not of a network.*{relative}"):
+        published.read_checkpoint(tmp_path / "weights.pth")

@@ -50,21 +50,26 @@ def labelled_grid(
     row_captions: Sequence[str] = (),
     column_captions: Sequence[str] = (),
     gap: int = 2,
+    height: int = 0,
 ) -> np.ndarray:
     """Rows of images with captions above the columns and left of the rows: uint8 (H, W, 3).
 
-    rows  each a list of images (C, H, W) of one size, as for `tile`; None: an empty, grey cell
-    gap   white pixels between cells
+    rows    each a list of images (C, H, W) of one size, as for `tile`; None: an empty, grey cell
+    gap     white pixels between cells
+    height  least height of a cell in pixels: smaller images are enlarged, captions as well
     """
     shapes = {tuple(cell.shape[-2:]) for row in rows for cell in row if cell is not None}
     if len(shapes) != 1:
         raise ValueError(f"labelled_grid: rows must hold images of one size, got {shapes}")
     (h, w) = shapes.pop()
+    if h < height:
+        h, w = height, round(w * height / h)
     columns = max(len(row) for row in rows)
-    font = ImageFont.load_default()
+    letters = max(10, height // 14)  # 10 is Pillow's own size
+    font = ImageFont.load_default(letters)
     pad = 4
     left = max((math.ceil(font.getlength(text)) + 2 * pad for text in row_captions), default=0)
-    top = 20 if any(column_captions) else 0
+    top = 2 * letters if any(column_captions) else 0
     size = (left + columns * (w + gap), top + len(rows) * (h + gap))
     sheet = Image.new("RGB", size, (255, 255, 255))
     draw = ImageDraw.Draw(sheet)
@@ -79,7 +84,10 @@ def labelled_grid(
             if cell is None:
                 sheet.paste((NEUTRAL,) * 3, (*at, at[0] + w, at[1] + h))
             else:
-                sheet.paste(Image.fromarray(_cells(cell[None])[0]), at)
+                image = Image.fromarray(_cells(cell[None])[0])
+                if image.size != (w, h):
+                    image = image.resize((w, h), Image.Resampling.BICUBIC)
+                sheet.paste(image, at)
     return np.asarray(sheet)
 
 

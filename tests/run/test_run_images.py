@@ -52,6 +52,15 @@ def test_a_labelled_grid_has_captions_outside_of_its_images():
     assert left.shape[1] > 20 and (left < 128).any() and (top < 128).any()
 
 
+def test_a_labelled_grid_enlarges_small_images():
+    rows = [[flat(1, 8), flat(2, 8)]]
+    assert labelled_grid(rows, gap=2, height=20).shape == (22, 44, 3)
+    assert labelled_grid(rows, gap=2, height=8).shape == labelled_grid(rows, gap=2).shape
+    captioned = labelled_grid(rows, column_captions=["a", "b"], gap=2, height=280)
+    assert captioned.shape == (40 + 282, 564, 3)  # captions of a 14th of the height
+    assert (captioned[60:300, 20:260] == captioned[60, 20]).all()
+
+
 def test_a_labelled_grid_refuses_mixed_sizes():
     with pytest.raises(ValueError, match="labelled_grid: rows must hold images of one size"):
         labelled_grid([[flat(1, 2), flat(1, 3)]])

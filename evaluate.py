@@ -59,11 +59,30 @@ def print_report(report: dict[str, Any]) -> None:
             print(f"  {text}")
 
 
+def read_report(file: Path) -> dict[str, Any]:
+    """The report that a file holds; empty if there is no such file, or something else in it."""
+    try:
+        report = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return report if isinstance(report, dict) else {}
+
+
+def merged(before: dict[str, Any], report: dict[str, Any]) -> dict[str, Any]:
+    """A report of one stage with the scores that earlier stages of the same weights wrote."""
+    if any(
+        before.get(key) != report[key] for key in ("checkpoint", "step", "data") if key in report
+    ):
+        return report
+    protocol = {**before.get("protocol", {}), **report.get("protocol", {})}
+    return {**before, **report, **({"protocol": protocol} if protocol else {})}
+
+
 @options.user_errors()
 def main(argv: list[str] | None = None) -> None:
     p = parser()
     owners = systems.add_options(p, "evaluate")
-    args = options.parse(p, argv)
+    args = options.parse(p, argv, training=systems.training_options)
     path = published.find(args.checkpoint, args.system)
     content = published.read_checkpoint(path, args.system)
     system = content["system"]
@@ -77,6 +96,8 @@ def main(argv: list[str] | None = None) -> None:
     args.out = args.out or str(folder / "evaluation.json")
     report = systems.call(system, "evaluate", "evaluate", args, content, path, Ranks(args.device))
     report = {"checkpoint": str(path), "step": content["step"], **report}
+    if args.stage != "all":
+        report = merged(read_report(Path(args.out)), report)
     write_text(
         Path(args.out), json.dumps(report, indent=1) + "\n"
     )  # before printing: `| head` may end this

@@ -67,7 +67,7 @@ def parser() -> options.ArgumentParser:
 def main(argv: list[str] | None = None) -> None:
     p = parser()
     owners = systems.add_options(p, "infer")
-    args = options.parse(p, argv)
+    args = options.parse(p, argv, training=systems.training_options)
     named = systems.call("bilayer", "published_modes", "experiment", args)
     path = published.find(args.checkpoint or named, args.system)
     content = published.read_checkpoint(path, args.system)

@@ -32,6 +32,19 @@ def add_options(parser: options.ArgumentParser, part: str) -> dict[str, str]:
     return owners
 
 
+def training_options() -> dict[str, str]:
+    """All names of the training scripts' options, the originals' included -> today's names."""
+    names: dict[str, str] = {}
+    for system in SYSTEMS:
+        published = module(system, "published")
+        own = (
+            action.dest.split(".")[0] for action in module(system, "options").parser("")._actions
+        )
+        names |= {name: name for name in (*own, *getattr(published, "LEFT_OUT", ()))}
+        names |= published.RENAMED
+    return names
+
+
 def refuse_foreign(
     args: options.Namespace, parser: options.ArgumentParser, owners: dict[str, str], system: str
 ) -> None:

@@ -195,11 +195,16 @@ def parser(system: str, description: str, renamed: Mapping[str, str] | None = No
 
 
 def parse(
-    parser: ArgumentParser, argv: Sequence[str] | None = None, translate: Translate | None = None
+    parser: ArgumentParser,
+    argv: Sequence[str] | None = None,
+    translate: Translate | None = None,
+    training: Callable[[], Mapping[str, str]] | None = None,
 ) -> Namespace:
     """The options as a namespace: command line > later config > earlier config > defaults.
 
     translate  (keys, source) -> keys of `parser`, for the nested keys of a configuration file
+    training   returns all names of the training scripts' options -> today's names. With it, a
+               configuration of a training run is taken as well, see `_of_training`
 
     `--a/b/c VALUE` on the command line is the nested key {a: {b: {c: VALUE}}}. It is translated as
     well and overrides the files. `--local-rank=N`, which torch.distributed.launch adds, is ignored.
@@ -217,6 +222,8 @@ def parse(
     if slashed:
         layers.append((slashed, COMMAND_LINE))
     known = _known(parser)
+    if training:
+        layers = [(_of_training(keys, known, file, training), file) for keys, file in layers]
     args = cast(Namespace, parser.get_defaults())
     for keys, source in layers:
         translated = rename(translate(keys, source) if translate else keys, renamed, source)
@@ -403,6 +410,28 @@ def _flatten(
             depth = key.count(".") + 1
             level = [".".join(other.split(".")[:depth]) for other in known]
             raise UserError(f"{key} in {source}: unknown key{_nearest(key, level)}")
+
+
+def _of_training(
+    keys: dict[str, Any], known: Sequence[str], file: str, training: Callable[[], Mapping[str, str]]
+) -> dict[str, Any]:
+    """What infer.py and evaluate.py use of a training run's configuration; other keys unchanged.
+
+    A run's own config.yaml means its checkpoints, and says nothing else that they do not say.
+    """
+    if all(key in known or key == "config" for key in keys):
+        return keys
+    names = training()
+    if any(key not in names and key not in known for key in keys):
+        return keys  # a wrong key, which is refused as in any configuration
+    used = {}
+    if (Path(file).parent / "checkpoints").is_dir():
+        used["checkpoint"] = str(Path(file).parent)
+    else:
+        today = {names.get(key, key): value for key, value in keys.items() if value is not None}
+        used = {key: value for key, value in today.items() if key in {*known} - {"checkpoint"}}
+    print(f"{file}: of a training run; used here: {', '.join(used) or 'nothing'}")
+    return used
 
 
 def _checked(parser: ArgumentParser, key: str, value: Any, source: str) -> Any:

@@ -27,10 +27,12 @@ SCRIPTS = (
     "infer",
     "extract",
     "evaluate",
+    "export",
 )
 # MediaPipe in the release whose networks lie in its package, which there is up to Python 3.12. It
 # wants NumPy before 2, on which everything else runs as well.
 EXTRACT = ["mediapipe==0.10.21; python_version < '3.13'", "numpy<2; python_version < '3.13'"]
+EXPORT = ["onnx", "onnxscript", "onnxruntime"]
 
 
 def extension():
@@ -121,8 +123,10 @@ setup(
         "extract": EXTRACT,
         "face-alignment": [*EXTRACT, "face-alignment==1.5.0"],  # joints and masks are MediaPipe's
         "eval": ["scipy"],  # .mat files of BBC Pose
+        "export": EXPORT,
         "plot": ["matplotlib"],  # scatter plots of evaluate.py
         "test": [
+            *EXPORT,
             "scipy",
             "matplotlib",
             "pytest==9.2.0",

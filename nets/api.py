@@ -317,20 +317,23 @@ def load(
     checkpoint: str | Path | None = None,
     device: str | torch.device = "auto",
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "fp32",
+    system: str | None = None,
 ) -> Model:
     """The trained network of a checkpoint, ready for inference; its methods depend on its system.
 
     checkpoint  a checkpoint, a run folder (its newest checkpoint), or what a published program
-                wrote; None: the newest run under runs/ of the working directory
+                wrote; None: the newest run under runs/ of the working directory, or the weights
+                that come with guise if there is none
     device      "auto": cuda where available
     precision   of convolutions and products; "auto" as in infer.py: bf16 where the device is
                 fast in it
+    system      without a checkpoint: "vunet", "landmarks", "bilayer" or "dcign"; default: any
     Raises UserError, one line that names the file, if there is no checkpoint or it is damaged.
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    path = published.find(checkpoint)
-    content = published.read_checkpoint(path)
+    path = published.find(checkpoint, system)
+    content = published.read_checkpoint(path, system)
     for model in MODELS:
         if model.system == content["system"]:
             return model(content, path, Precision(precision, torch.device(device)))

@@ -11,6 +11,7 @@ from torch import Tensor
 from nets.ops import _build
 
 NAMES: list[str] = []  # of all operators, in the order of their definition
+REFERENCES: dict[Any, Callable] = {}  # operator overload -> its definition, for exports
 
 
 def define(
@@ -43,6 +44,7 @@ def define(
         for device in ("cpu", "cuda"):
             torch.library.register_autocast(qualified, device, torch.float32)
     NAMES.append(name)
+    REFERENCES[packet.default] = reference
     return packet
 
 

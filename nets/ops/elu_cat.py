@@ -37,6 +37,8 @@ def elu_cat(a: Tensor, b: Tensor | None = None) -> Tensor:
             "elu_cat: a and b must be [N, A, H, W] and [N, B, H, W], "
             f"got {list(a.shape)} and {list(b.shape)}"
         )
+    if torch.compiler.is_exporting():  # the choice below would bind the batch size
+        return F.elu(a if alone else torch.cat([a, b], dim=1))
     small = a.numel() + b.numel() < LEAST
     if a.device.type != "cpu" or small or a.dtype == torch.float16:
         return F.elu(a) if alone else F.elu(torch.cat([a, b], dim=1), inplace=True)

@@ -1,0 +1,293 @@
+"""Networks as graphs that run without Python: ONNX files and torch.export packages.
+
+The project's operators go out as standard ones: each is replaced by its definition in PyTorch.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+import nets
+from nets import api
+from nets.bilayer import Avatar
+from nets.errors import UserError
+from nets.ops._library import REFERENCES
+
+BATCH = "N"  # name of a dynamic axis
+OPSET = 20
+
+
+class Graph(NamedTuple):
+    """One function of a network.
+
+    name     of the file, such as "vunet" or "avatar_frame"
+    module   computes the outputs from the inputs
+    inputs   name -> example tensor; the first axis is a batch of any size if `batch` names it
+    outputs  names of the outputs
+    batch    names of the inputs with a dynamic batch
+    about    what goes in and comes out: ranges and shapes, for the metadata
+    """
+
+    name: str
+    module: nn.Module
+    inputs: dict[str, Tensor]
+    outputs: tuple[str, ...]
+    batch: tuple[str, ...]
+    about: str
+
+
+class _Function(nn.Module):
+    """A function of a network as a module."""
+
+    def __init__(self, net: nn.Module, function: Callable[..., Any]):
+        super().__init__()
+        self.net, self.function = net, function
+
+    def forward(self, *inputs: Tensor) -> Any:
+        return self.function(self.net, *inputs)
+
+
+def graphs(model: api.Model) -> Iterator[Graph]:
+    """The graphs of a loaded network, in float32 on the CPU."""
+    makers: dict[str, Callable[[Any], Iterator[Graph]]] = {
+        "vunet": _vunet, "landmarks": _landmarks, "bilayer": _bilayer, "dcign": _dcign,
+    }  # fmt: skip
+    yield from makers[model.system](model)
+
+
+def _vunet(model: api.LoadedVUNet) -> Iterator[Graph]:
+    side = model.size
+    joints = torch.rand(2, 17, 2) * side
+    pose = model._inputs.pose(joints)
+    appearance = model._inputs.appearance(torch.zeros(2, 3, side, side, dtype=torch.uint8), joints)
+    yield Graph(
+        "vunet",
+        _Function(model.net, lambda net, pose, appearance: net(pose, appearance, "transfer").image),
+        {"pose": pose.float().contiguous(), "appearance": appearance.float().contiguous()},
+        ("image",),
+        ("pose", "appearance"),
+        f"pose (N, {pose.shape[1]}, S, S): the drawn stick figure; appearance (N, "
+        f"{appearance.shape[1]}, s, s): "
+        f"{'stacked crops of body parts' if model._inputs.crops else 'an image'}; "
+        "image (N, 3, S, S); all in [-1, 1]",
+    )
+
+
+def _landmarks(model: api.LoadedLandmarks) -> Iterator[Graph]:
+    image = torch.rand(2, 3, model.size, model.size) * 2 - 1
+    yield Graph(
+        "landmarks",
+        _Function(model.net, lambda net, image: net.landmarks(image).means),
+        {"image": image},
+        ("points",),
+        ("image",),
+        "image (N, 3, S, S) in [-1, 1]; points (N, K, 2), (x, y) in [-1, 1]",
+    )
+    yield Graph(
+        "landmarks_transfer",
+        _Function(model.net, lambda net, pose, look: net(pose, look).reconstruction),
+        {"pose": image[:1], "appearance": image[1:]},
+        ("image",),
+        (),  # the decoder's passes over memory depend on the batch size
+        "pose, appearance (1, 3, S, S): images in [-1, 1]; image (1, 3, S, S), "
+        "the appearance in the pose",
+    )
+
+
+def _bilayer(model: api.LoadedBilayer) -> Iterator[Graph]:
+    side, points = model.size, 2 * model._faces.count
+    sources = {"image": torch.rand(1, 3, side, side) * 2 - 1}
+    if getattr(model.net.identity_embedder, "stickman", False):
+        sources["stickman"] = torch.rand(1, 3, side, side)
+    if model.options["emb_apply_masks"]:
+        sources["mask"] = torch.rand(1, 1, side, side)
+    names = list(sources)
+
+    def identity(net: Any, *given: Tensor) -> tuple[Tensor, ...]:
+        source = dict(zip(names, given, strict=True))
+        avatar = net.create_avatar(
+            source["image"], None, source.get("stickman"), source.get("mask")
+        )
+        return (avatar.texture, *(tensor for pair in avatar.pairs for tensor in pair))
+
+    def frame(net: Any, pose: Tensor, texture: Tensor, *flat: Tensor) -> tuple[Tensor, ...]:
+        pairs = list(zip(flat[::2], flat[1::2], strict=True))
+        avatar = Avatar(texture, pairs, texture[:, None], None)
+        frames = net.drive(avatar, pose)
+        return (frames.image,) if frames.mask is None else (frames.image, frames.mask)
+
+    with torch.no_grad():
+        outputs = identity(model.net, *sources.values())
+        masked = model.net.drive(_avatar(outputs), torch.zeros(1, points)).mask is not None
+    kept = ("texture", *(f"adaptive_{i}" for i in range(len(outputs) - 1)))
+    yield Graph(
+        "avatar_identity",
+        _Function(model.net, identity),
+        sources,
+        kept,
+        (),
+        "image (1, 3, S, S) in [-1, 1], stickman (1, 3, S, S), mask (1, 1, S, S) in [0, 1]: one "
+        "person; texture and adaptive_*: what avatar_frame takes",
+    )
+    pose = torch.rand(1, points) * 2 - 1
+    yield Graph(
+        "avatar_frame",
+        _Function(model.net, frame),
+        {"pose": pose, **dict(zip(kept, outputs, strict=True))},
+        ("image", "mask") if masked else ("image",),
+        (),
+        "pose (1, 2 K): the face points, x and y in turn, in [-1, 1]; image (1, 3, S, S) in "
+        "[-1, 1], mask (1, 1, S, S) in [0, 1]",
+    )
+
+
+def _avatar(outputs: tuple[Tensor, ...]) -> Avatar:
+    texture, *flat = outputs
+    return Avatar(texture, list(zip(flat[::2], flat[1::2], strict=True)), texture[:, None], None)
+
+
+def _dcign(model: api.LoadedDCIGN) -> Iterator[Graph]:
+    side = model.net.image_size
+    image = torch.rand(2, 1, side, side)
+    with torch.no_grad():
+        code = model.net.encode(image)[0]
+    yield Graph(
+        "dcign_encoder",
+        _Function(model.net, lambda net, image: net.encode(image)),
+        {"image": image},
+        ("mean", "log_variance"),
+        ("image",),
+        "image (N, 1, S, S), grey in [0, 1]; mean, log_variance (N, latents)",
+    )
+    yield Graph(
+        "dcign_decoder",
+        _Function(model.net, lambda net, code: net.decode(code)),
+        {"code": code.clone()},
+        ("image",),
+        ("code",),
+        "code (N, latents); image (N, 1, S, S), grey in [0, 1]",
+    )
+
+
+def metadata(model: api.Model, graph: Graph) -> dict[str, str]:
+    """What an exported file says of itself."""
+    return {
+        "guise_version": nets.__version__,
+        "guise_system": model.system,
+        "guise_graph": graph.name,
+        "guise_about": graph.about,
+        "guise_options": json.dumps(dict(model.options), default=str),
+    }
+
+
+def exported(graph: Graph) -> torch.export.ExportedProgram:
+    """The graph as an ExportedProgram of standard operators."""
+    dynamic = {name: {0: torch.export.Dim.AUTO} for name in graph.batch}
+    shapes = tuple(dynamic.get(name) for name in graph.inputs)
+    with torch.no_grad(), _quiet():
+        program = torch.export.export(
+            graph.module.eval(), tuple(graph.inputs.values()), dynamic_shapes=(shapes,)
+        )
+        table = {**torch.export.default_decompositions(), **REFERENCES}
+        table[torch.ops.aten.empty_permuted.default] = _empty
+        table[torch.ops.aten.hypot.default] = lambda a, b: (a.square() + b.square()).sqrt()
+        return program.run_decompositions(table)
+
+
+def _empty(size: list[int], physical_layout: list[int], **more: Any) -> Tensor:
+    """`empty_permuted` without the memory layout, which ONNX has no word for."""
+    return torch.empty(size, dtype=more.get("dtype"), device=more.get("device"))
+
+
+def write_onnx(graph: Graph, path: Path, facts: dict[str, str]) -> float:
+    """Writes an ONNX file; returns the greatest difference of onnxruntime to PyTorch."""
+    try:
+        import onnx
+        import onnxruntime
+        import onnxscript  # noqa: F401  torch.onnx needs it
+    except ImportError as error:
+        raise UserError(f"--format onnx: needs {error.name}: pip install -e '.[export]'") from error
+    with _quiet():
+        program = torch.onnx.export(
+            exported(graph),
+            input_names=list(graph.inputs),
+            output_names=list(graph.outputs),
+            opset_version=OPSET,
+            dynamo=True,
+            verbose=False,
+        )
+    assert program is not None  # of dynamo=True
+    model = program.model_proto
+    axes = [value.type.tensor_type.shape.dim[0] for value in model.graph.input]
+    batch = {axis.dim_param for axis in axes if axis.dim_param}
+    for value in (*model.graph.input, *model.graph.output, *model.graph.value_info):
+        for axis in value.type.tensor_type.shape.dim:
+            if axis.dim_param in batch:
+                axis.dim_param = BATCH
+    for key, text in facts.items():
+        model.metadata_props.add(key=key, value=text)
+    onnx.checker.check_model(model)
+    onnx.save(model, str(path))
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+
+    def run(inputs: dict[str, Tensor]) -> list[Tensor]:
+        names = [value.name for value in session.get_inputs()]  # unused inputs are gone
+        given = {name: inputs[name].numpy() for name in names}
+        return [torch.from_numpy(array) for array in session.run(None, given)]
+
+    return difference(graph, run)
+
+
+def write_package(graph: Graph, path: Path, facts: dict[str, str]) -> float:
+    """Writes an AOTInductor package for this processor; returns the difference to PyTorch."""
+    with _quiet():
+        torch._inductor.aoti_compile_and_package(exported(graph), package_path=str(path))
+        compiled = torch._inductor.aoti_load_package(str(path))
+    Path(f"{path}.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+
+    def run(inputs: dict[str, Tensor]) -> list[Tensor]:
+        result = compiled(*inputs.values())
+        return [result] if isinstance(result, Tensor) else list(result)
+
+    return difference(graph, run)
+
+
+def difference(graph: Graph, run: Callable[[dict[str, Tensor]], list[Tensor]]) -> float:
+    """The greatest difference between `run` and the network, in units of each output's largest
+    value; on the example and, where the batch is dynamic, on another batch.
+    """
+    worst = 0.0
+    batches = [graph.inputs]
+    if graph.batch:
+        batches.append({name: torch.cat([t, t.flip(0)[:1]]) for name, t in graph.inputs.items()})
+    for inputs in batches:
+        with torch.no_grad():
+            expected = graph.module(*inputs.values())
+        expected = [expected] if isinstance(expected, Tensor) else list(expected)
+        for got, right in zip(run(inputs), expected, strict=True):
+            scale = max(float(right.abs().max()), 1e-6)
+            worst = max(worst, float((got - right).abs().max()) / scale)
+    return worst
+
+
+class _quiet:
+    """Keeps what exporters say about themselves off the terminal."""
+
+    def __enter__(self) -> None:
+        self.catch = warnings.catch_warnings()
+        self.catch.__enter__()
+        warnings.simplefilter("ignore")
+        self.level = logging.root.manager.disable
+        logging.disable(logging.WARNING)
+
+    def __exit__(self, *error: object) -> None:
+        logging.disable(self.level)
+        self.catch.__exit__(*error)  # type: ignore[arg-type]  # passed on as they came

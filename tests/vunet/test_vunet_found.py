@@ -19,7 +19,7 @@ from nets.data.io.video import open_video
 from nets.data.io.video_writer import VideoWriter
 from nets.skeletons import JOINTS_15, JOINTS_17, convert_joints
 from nets.vunet.data import PersonInputs
-from nets.vunet.infer import cut_out, given
+from nets.vunet.infer import annotated_person, cut_out
 from nets.worlds.people.world import PeopleWorld
 
 SIZE, SIDE = 192, 32  # of the world, and of the network in smoke.yaml
@@ -120,7 +120,7 @@ def test_ears_reach_the_figure_from_a_detector_and_from_a_file(tmp_path, way):
         if way == "found":
             seen = cut_out(frame, person, "me", 64)
         else:
-            seen = given(tmp_path / "me.png", str(tmp_path / "me.json"), trained)
+            seen = annotated_person(tmp_path / "me.png", str(tmp_path / "me.json"), trained)
         drawn.append(PersonInputs(trained, JOINTS_17).pose(seen.joints[None]))
     more = (drawn[1] > drawn[0])[0]
     assert more[1].sum() > 5 and not more[[0, 2]].any()  # green: from the eyes to the ears
@@ -163,7 +163,7 @@ def test_what_cannot_be_done_with_images_and_people(run, tmp_path, capsys):
     line = refused(capsys, run, "-s", "me.png", "-d", "dancer.png", "--person", "2")
     assert "dancer.png: no person 2 found" in line
     line = refused(capsys, run, "-d", "dance.mp4", "--samples", "2")
-    assert "--samples: for driving images" in line
+    assert "--samples: only with driving images" in line
     line = refused(capsys, run, "-s", "dance.mp4", "-d", "dancer.png")
     assert "-s dance.mp4: the appearance comes from an image, not from a video" in line
     (tmp_path / "text.mp4").write_text("no video")
@@ -177,7 +177,7 @@ def test_without_a_detector_the_way_out_is_named(folder, monkeypatch, capsys):
     with pytest.raises(SystemExit, match="2"):
         infer.main(["--checkpoint", "runs/a", "-s", "me.png", "-d", "dancer.png"])
     line = capsys.readouterr().err.strip().splitlines()[-1]
-    assert "me.png: where are the joints? give --source_joints" in line
+    assert "me.png: joints are needed; give --source_joints" in line
     assert "pip install -e '.[extract]'" in line
 
 

@@ -165,7 +165,7 @@ def test_own_data_from_an_index(tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit, match="2"):
         evaluate.main(["--data", str(index), "--world_seed", "1", "--checkpoint",
                        "runs/vunet/a"])  # fmt: skip
-    assert "--world_seed: of the demo world, this is" in capsys.readouterr().err
+    assert "--world_seed: an option of the demo world, the data is" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -365,8 +365,8 @@ def test_a_checkpoint_of_another_size_or_system_is_refused(trained, tmp_path, mo
     "arguments, message",
     [
         (["-s", "0.png", "-d", "1.png", "--start", "1"], "--start: only with a driving video"),
-        (["-s", "0.png"], "-d: an image or video whose pose to take is needed"),
-        (["-d", "1.png"], "-s: an image whose appearance to take is needed"),
+        (["-s", "0.png"], "-d: an image or video that gives the pose is needed"),
+        (["-d", "1.png"], "-s: an image that gives the appearance is needed"),
         (["-s", "9.png", "-d", "1.png", "--source_joints", "j.json"], "9.png"),
         (["--checkpoint", "nowhere"], "nowhere: no such file or run folder"),
     ],

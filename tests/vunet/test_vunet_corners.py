@@ -17,6 +17,7 @@ from nets.data.people.index import read_index
 from nets.data.people.meta import PrjotiDataset, write_meta
 from nets.errors import UserError
 from nets.run import checkpoints
+from nets.vunet import objective
 from nets.vunet import options as settings
 from small_data import index_folder
 
@@ -54,7 +55,7 @@ def inside(trained, monkeypatch):
 
 def test_a_weight_of_zero_takes_the_place_of_the_published_losses():
     given = ["--variant", "image", "--losses.color_L1.weight", "0", "--losses.color_L2.weight", "2"]
-    assert settings.weights(settings.parse(given), 9) == {"color_L2": 2.0}
+    assert objective.term_weights(settings.parse(given), 9) == {"color_L2": 2.0}
     with pytest.raises(UserError, match="losses: no term has a weight above 0"):
         settings.parse(given[:4])
 
@@ -79,9 +80,9 @@ def test_losses_that_cannot_be_are_refused(given, message):
 
 def test_the_logged_weight_of_the_kl_is_that_of_the_form():
     args = settings.parse(["--variant", "image"])
-    assert [settings.kl_factor(args, step, 9000) for step in (0, 2750, 9000)] == [0, 0.5, 1]
+    assert [objective.kl_factor(args, step, 9000) for step in (0, 2750, 9000)] == [0, 0.5, 1]
     args = settings.parse(["--variant", "image", "--keep_kl"])
-    assert settings.weights(args, 0)["KL"] == 1
+    assert objective.term_weights(args, 0)["KL"] == 1
 
 
 @pytest.mark.parametrize("more", [["--appearance", "crops"], ["--wiring", "port"]])

@@ -1,4 +1,4 @@
-"""What configurations and command lines mean to train_vunet.py."""
+"""Options of train_vunet.py from configurations and command lines, and its schedules."""
 
 import pytest
 
@@ -135,4 +135,6 @@ def test_options_survive_their_file(tmp_path):
     again = settings.parse(["--config", str(tmp_path / "config.yaml")])
     assert options.plain(again) == options.plain(args)
     assert again.betas == pytest.approx([0.9, 0.99])
-    assert {type(beta) for beta in args.betas} == {float}  # a checkpoint holds plain numbers
+    assert {type(beta) for beta in args.betas} == {
+        float
+    }  # a checkpoint may only hold plain numbers

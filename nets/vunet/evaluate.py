@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from torch import Tensor
@@ -24,6 +24,19 @@ from nets.worlds.people.world import SPLITS
 
 SCORES = ("ssim", "psnr", "masked_l1", "nearest_outfit", "summary")
 CANDIDATES = 16  # outfits that `nearest_outfit` chooses from, the correct one among them
+Summary = dict[str, float | int]  # as `metrics.summary` returns it
+
+
+class TransferScores(TypedDict):
+    """Scores of transfers against the ground truth, on the pixels of the person."""
+
+    masked_l1: Summary
+    masked_l1_copy_source: Summary  # baseline: a copy of the source
+    masked_l1_mean_image: Summary  # baseline: the mean training image
+    ssim_person: Summary
+    nearest_outfit: float  # fraction of images whose nearest outfit is the correct one
+    candidates: int
+    ratio_to_best_baseline: float  # of masked_l1, to the lower of both baselines
 
 
 # fmt: off
@@ -66,7 +79,7 @@ def evaluate(
     return report
 
 
-def reconstruction(net: VUNet, inputs: PersonInputs, batches: Batches) -> dict[str, Any]:
+def reconstruction(net: VUNet, inputs: PersonInputs, batches: Batches) -> dict[str, Summary]:
     """SSIM, PSNR and L1 of images reconstructed from their own pose and posterior means."""
     scores: dict[str, list[Tensor]] = {"ssim": [], "psnr": [], "l1": []}
     for batch in batches:
@@ -88,11 +101,12 @@ def mean_image(data: PeopleDataset, ranks: Ranks) -> Tensor:
 
 def transfer_scores(
     net: VUNet, inputs: PersonInputs, data: DemoWorld, batches: Batches, mean: Tensor
-) -> dict[str, Any]:
+) -> TransferScores:
     """Scores of person i in the pose of person i + 1 of its batch, against the ground truth.
 
-    mean  (3, S, S) uint8, the mean training image: a baseline, as is a copy of the source
-    Only pixels of the person count. Batches of one image are left out.
+    data     renders the ground truth
+    batches  of the same dataset; a batch of one image is left out
+    mean     (3, S, S) uint8, the mean training image
     """
     scores: dict[str, list[Tensor]] = {
         name: [] for name in ("transfer", "copy", "mean", "ssim", "correct")

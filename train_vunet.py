@@ -7,19 +7,18 @@
     python train_vunet.py --config base.yaml prjoti.yaml      the whole-image form
     python train_vunet.py --mode transfer --checkpoint RUN    images, no training
 
-Esser, Sutter, Ommer, CVPR 2018. The same command goes on where it was stopped.
+Esser, Sutter, Ommer, CVPR 2018. The same command resumes a run that was stopped.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
-from torch import Tensor
 
+from nets.contracts import PeopleDataset
 from nets.errors import UserError
-from nets.pretrained import vgg
+from nets.layers import signed
 from nets.run import options
 from nets.run.ema import EMA
 from nets.run.loader import in_order, loader
@@ -27,80 +26,21 @@ from nets.run.precision import Precision
 from nets.run.ranks import Ranks, closing
 from nets.run.run import Run
 from nets.run.update import Update
-from nets.vunet import VUNet, VUNetOutput, build, losses
-from nets.vunet.data import PersonInputs, open_people, signed
+from nets.vunet import VUNet, build, losses
+from nets.vunet.data import PersonInputs, open_people
 from nets.vunet.infer import without_training
-from nets.vunet.layers import initialise_from_data
-from nets.vunet.options import kl_factor, learning_rate, parse, weights
+from nets.vunet.objective import kl_factor, loss_of, open_vgg
+from nets.vunet.options import learning_rate, parse
 from nets.vunet.published import RENAMED
-from nets.vunet.visuals import (
-    final_image,
-    show,
-    show_samples,
-    show_transfer,
-)
-from nets.vunet.warm_start import start_from
-
-
-def perceptual_net(args: options.Namespace, run: Run, precision: Precision) -> vgg.VGG19 | None:
-    """The VGG19 that the loss needs, if it does."""
-    if args.variant == "image":
-        feat = args.losses["perceptual"]["vgg_feat_weights"]
-        needed = "perceptual" in weights(args, 1 << 60) and any(feat[1:])
-    else:
-        used = zip(args.feature_layers, args.feature_weights, args.gram_weights, strict=True)
-        needed = any(layer != "input_1" and (f or g) for layer, f, g in used)
-    if not needed:
-        return None
-    family = "torchvision" if args.variant == "image" else "caffe"
-    source = "random" if args.perceptual == "random" else "auto"
-    where = (args.vgg_weights, family, source)
-    if args.vgg_download:  # by one rank, before the others look
-        run.ranks.on_main(lambda: vgg.load_vgg(*where, download=True) and None)
-    net = vgg.load_vgg(*where)
-    run.print(f"perceptual loss: {net.description}")
-    return precision.place(net)
-
-
-def loss_of(
-    args: options.Namespace,
-    net: vgg.VGG19 | None,
-    out: VUNetOutput,
-    target: Tensor,
-    mask: Tensor | None,
-    step: int,
-    end: int,
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """The loss of a batch, a scalar, and its terms by name."""
-    posterior, prior = out.posterior, out.prior
-    assert posterior is not None  # a training pass has one
-    if mask is not None and args.background_weight != 1:  # |w y - w t| = w |y - t|
-        weight = torch.where(mask[:, None], 1.0, args.background_weight)
-        out, target = out._replace(image=out.image * weight), target * weight
-    if args.variant == "image":
-        feat = args.losses["perceptual"]["vgg_feat_weights"]
-        # The KL is always among the terms: else the prior would have no gradient, of which ranks
-        # that average gradients complain.
-        factors = {"KL": 0.0, **weights(args, step)}
-        return losses.image_losses(out.image, target, posterior, prior, factors, net, feat)
-    return losses.parts_losses(
-        out.image,
-        target,
-        posterior,
-        prior,
-        kl_factor(args, step, end),
-        net,
-        args.feature_layers,
-        args.feature_weights,
-        args.gram_weights,
-    )
+from nets.vunet.visuals import final_image, show, show_samples, show_transfer
+from nets.vunet.warm_start import start_from, start_from_data
 
 
 @torch.no_grad()
 def validate(
-    run: Run, args: options.Namespace, net: VUNet, inputs: PersonInputs, data: Any
-) -> dict:
-    """Means over the test split: no noise, no dropout, fixed order. Empty when asked to stop."""
+    run: Run, args: options.Namespace, net: VUNet, inputs: PersonInputs, data: PeopleDataset
+) -> dict[str, float]:
+    """Mean L1 and KL of a test split, without noise and dropout; empty if a signal asks to stop."""
     sums = torch.zeros(3, dtype=torch.float64)
     batches = in_order(
         data, args.batch_size, run.ranks, args.workers, args.on_bad_sample, run.print
@@ -119,34 +59,21 @@ def validate(
     return {"L1_valid": l1 / count, kl_name: kl / count}
 
 
-def prepare(run: Run, args: options.Namespace, net: VUNet, inputs: PersonInputs, data: Any) -> None:
-    """Data-dependent initialisation from `init_batches` batches of every rank."""
-    count = args.init_batches * args.batch_size
-    settings = {"workers": args.workers, "on_bad_sample": args.on_bad_sample, "report": run.print}
-    batch = loader(data, count, run.ranks, seed=args.seed + 1, **settings).batch(0)
-    noise = net.noise(count * run.world_size, run.device, run.generator(0, "init"))
-    mine = noise.rows(slice(run.rank * count, (run.rank + 1) * count))
-    pose, appearance = inputs(batch)
-
-    def average(moments: Tensor) -> Tensor:
-        return torch.stack(run.ranks.gather(moments.cpu())).mean(0).to(run.device)
-
-    initialise_from_data(net, lambda: net(pose, appearance, "train", mine), average)
-
-
 def train(run: Run, args: options.Namespace, precision: Precision) -> None:
+    """Train in the run folder, from its newest checkpoint if it has one."""
     data = open_people(args, "train")
     test = open_people(args, "test", args.test_images)
     inputs = PersonInputs(args, data.joint_order)
-    torch.manual_seed(args.seed)  # the same weights on every rank, in every start of this run
+    torch.manual_seed(args.seed)  # all ranks, and every start of this run, draw the same weights
     net = precision.place(build(args))
     optimizer = torch.optim.Adam(net.parameters(), args.lr, tuple(args.betas), fused=True)
     ema = EMA(net, args.ema) if args.ema else None
     images_per_step = args.batch_size * args.accumulate * run.world_size
-    end = args.lr_decay_end or 0
-    total = args.num_steps or math.ceil((args.num_epochs or 0) * len(data) / images_per_step) or end
+    steps_of_epochs = math.ceil((args.num_epochs or 0) * len(data) / images_per_step)
+    total = args.num_steps or steps_of_epochs or args.lr_decay_end
     if not total:
-        raise UserError("how long to train: give --num_steps, --num_epochs or --lr_decay_end")
+        raise UserError("--num_steps: needed without --num_epochs and --lr_decay_end")
+    end = args.lr_decay_end or total  # of the schedules of learning rate and KL
     size = sum(p.numel() for p in net.parameters())
     run.print(
         f"training a VUNet ({args.variant}, {size:,} parameters) on {data.name}: {len(data)} "
@@ -157,13 +84,14 @@ def train(run: Run, args: options.Namespace, precision: Precision) -> None:
         if args.checkpoint:
             start_from(run, args, net, optimizer)
         elif args.variant == "parts" and args.init_batches:
-            prepare(run, args, net, inputs, data)
-        if ema:
+            start_from_data(run, args, net, inputs, data)
+        if ema:  # averages start at these weights
             ema.load_state_dict(EMA(net, args.ema).state_dict())
-    features = perceptual_net(args, run, precision)
+    vgg = open_vgg(args, run, precision)
     if args.compile:
         net.compile()
-    model = run.ranks.wrap(net, unused_parameters=args.wiring == "port")  # its last block is idle
+    # With the wiring of the port, the last block of a prior is unused.
+    model = run.ranks.wrap(net, unused_parameters=args.wiring == "port")
     update = Update(run, precision, [optimizer], ema, args.accumulate)
     batches = loader(
         data,
@@ -186,22 +114,20 @@ def train(run: Run, args: options.Namespace, precision: Precision) -> None:
 
     for step in run.steps(total, images_per_step):
         net.train()
-        lr, kl_weight = learning_rate(args, step, end or total), kl_factor(args, step, end or total)
+        lr, kl_weight = learning_rate(args, step, end), kl_factor(args, step, end)
         noise = net.noise(images_per_step, run.device, run.generator(step))  # of all ranks
         update.begin(lr)
         for part, batch in update.batches(batches, step):
             target = signed(batch["target"]).contiguous(memory_format=precision.memory_format)
             first = (part * run.world_size + run.rank) * args.batch_size
-            mine = noise.rows(slice(first, first + args.batch_size))
+            own = noise.rows(slice(first, first + args.batch_size))
             with update.forward(model):
-                out = model(*inputs(batch), "train", mine)
-                loss, terms = loss_of(
-                    args, features, out, target, batch.get("mask"), step, end or total
-                )
+                out = model(*inputs(batch), "train", own)
+                loss, terms = loss_of(args, vgg, out, target, batch.get("mask"), step, end)
             update.backward(loss, terms)
         run.log(step, update.apply(), lr=lr, kl_weight=kl_weight)
 
-        # Images of steps 1, 251, 501, ..., as the published program numbers them, and of the last.
+        # Steps 1, 251, 501, ..., as in the published program, and the last.
         showing = step % args.log_freq == 0 or step + 1 == total or run.early(step)
         scoring, score = run.due(step, args.test_freq), None
         if showing or scoring:
@@ -223,6 +149,7 @@ def train(run: Run, args: options.Namespace, precision: Precision) -> None:
 
 @options.user_errors()
 def main(argv: list[str] | None = None) -> None:
+    """Train, or run another --mode, with the options of the command line."""
     args = parse(argv, __doc__.split("\n\n")[0])
     with closing(Ranks(args.device)) as ranks, Run("vunet", args, ranks, RENAMED) as run:
         precision = Precision(args.precision, run.device, args.channels_last)

@@ -1,31 +1,52 @@
-"""Images of people with joints, wherever they come from; reconstructions of them as a dataset."""
+"""Datasets of people, the inputs of the network, and reconstructions written as a dataset."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeGuard
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from nets import ops, skeletons
+from nets.contracts import Batch, PeopleDataset
 from nets.data.subset import First
 from nets.errors import UserError
 from nets.layers import signed
 
 
-def open_people(options: Mapping[str, Any], split: str, length: int = 0, world: int = 0):
-    """The dataset that a run's options describe: `data`, or without it the demo world.
+class DemoWorld(PeopleDataset, Protocol):
+    """A dataset that can render the ground truth of a transfer."""
+
+    split: str  # "train" or "test"
+    outfits: int  # number of outfits in the split
+
+    def transfer_truth(self, outfit: Tensor, pose: Tensor, background: Tensor) -> dict[str, Tensor]:
+        """Image (N, 3, S, S) uint8 and mask (N, S, S) bool, from ids (N,) int64 on the CPU."""
+
+
+def has_truth(data: PeopleDataset) -> TypeGuard[DemoWorld]:
+    """True if the dataset is the demo world, which knows the ground truth of a transfer."""
+    return hasattr(data, "transfer_truth")
+
+
+def open_people(
+    options: Mapping[str, Any], split: str, length: int = 0, world: int = 0
+) -> PeopleDataset:
+    """The dataset that a run's options describe: `data`, or the demo world without it.
 
     split    "train" or "test"
-    length   the first so many samples; 0: all
-    world    seed of the demo world: another one has other people, poses and backgrounds
-    returns  a dataset: len(), [(epoch, index)] -> {"target", "joints", "index", ...}, `joint_order`
-    Raises UserError where there is nothing, or nothing usable.
+    length   number of samples, the first ones; 0: all
+    world    seed of the demo world; each seed has its own people, poses and backgrounds
+    returns  a dataset of samples {"target", "joints", "index", ...}, with "appearance" and
+             "appearance_joints" unless the pairing is "same"
+    Raises UserError if there is no usable data.
     """
     size, seed, pairing = options["image_size"], options["seed"], options["pairing"]
     path = options["data"]
+    data: PeopleDataset
     if path and not Path(path).is_dir():
         from nets.data.people.index import IndexDataset
 
@@ -35,29 +56,31 @@ def open_people(options: Mapping[str, Any], split: str, length: int = 0, world: 
         from nets.data.people.meta import PrjotiDataset
 
         if options["fit"] != "squash":
-            raise UserError("--fit letterbox: only for an index, not for a folder")
+            raise UserError("--fit letterbox: works with an index, not with a folder")
         data = PrjotiDataset(path, split, size, pairing, seed)
     else:
         from nets.worlds.people.world import PeopleWorld
 
         if size < 16:
-            raise UserError(f"image_size: must be 16 or more for the demo world, got {size}")
+            raise UserError(f"image_size: must be at least 16 for the demo world, got {size}")
         data = PeopleWorld(split, size, world, pairing="same" if pairing == "same" else "identity")
     return First(data, length) if 0 < length < len(data) else data
 
 
-def write_images(
-    generated: Iterable[tuple[Mapping[str, Any], Tensor]], folder: Path
-) -> list[tuple[str, list[list[float]]]]:
-    """Write images into folder/images; their names below `folder`, and their joints as an
-    `index.p` has them.
+# Name of an image relative to the folder of its index, and its joints (J, 2) as fractions of the
+# image's side, -1 if missing.
+Entry = tuple[str, list[list[float]]]
 
-    generated  batches with "index" and "joints" (N, J, 2) in pixels, and their images
-               (N, 3, S, S) in [-1, 1]
+
+def write_images(generated: Iterable[tuple[Batch, Tensor]], folder: Path) -> list[Entry]:
+    """Write images into folder/images and return their entries of an index.
+
+    generated  batches with "index" and "joints" (N, J, 2) in pixels, and the images (N, 3, S, S)
+               in [-1, 1] that were generated from them
     """
     from nets.data.io.images import write_image
 
-    written = []
+    entries = []
     for batch, images in generated:
         size = images.shape[-1]
         for index, points, image in zip(
@@ -65,27 +88,26 @@ def write_images(
         ):
             name = f"images/{index:06d}.png"
             write_image(folder / name, ((image + 1) * 127.5).round().clamp(0, 255).byte())
-            written.append((name, (points / size).nan_to_num(-1.0).tolist()))
-    return written
+            entries.append((name, (points / size).nan_to_num(-1.0).tolist()))
+    return entries
 
 
-def write_images_index(
-    joint_order: Iterable[str], written: Iterable[tuple[str, list[list[float]]]], folder: Path
-) -> None:
-    """Write the `index.p` of what `write_images` wrote: a dataset with a test split only."""
+def write_images_index(joint_order: Iterable[str], entries: Iterable[Entry], folder: Path) -> None:
+    """Write folder/index.p, which lists the entries of `write_images` as a test split."""
     from nets.data.people.index import write_index
 
-    written = sorted(written)
-    names, joints = [name for name, _ in written], [points for _, points in written]
+    entries = sorted(entries)
+    names = [name for name, _ in entries]
+    joints = np.array([points for _, points in entries], np.float32)
     write_index(folder / "index.p", list(joint_order), names, joints, [False] * len(names))
 
 
 class PersonInputs:
-    """Turns batches of uint8 images (N, 3, S, S) and joints (N, J, 2), in pixels of those
-    images, into what the network takes, on their device.
+    """The network's inputs, from batches of uint8 images (N, 3, S, S) and joints (N, J, 2).
 
-    joint_order  names along the second axis of the joints that come in
-    options      a run's options: image_size, box_factor, appearance, stickman, missing_part
+    options      of a run: image_size, box_factor, appearance, stickman and missing_part are used
+    joint_order  names along the second axis of the joints
+    Joints are in pixels of the images; missing ones are NaN. Inputs are on the batch's device.
     """
 
     def __init__(self, options: Mapping[str, Any], joint_order: Sequence[str]):
@@ -96,30 +118,34 @@ class PersonInputs:
         self.fill = options["missing_part"]
         self.joint_order = joint_order
 
-    def __call__(self, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
-        """Pose and appearance of a batch of a dataset: "target" and "joints", and "appearance" and
-        "appearance_joints" where the appearance comes from another image.
+    def __call__(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Pose and appearance of a batch, as `pose` and `appearance` return them.
+
+        batch  has "target" and "joints", and "appearance" and "appearance_joints" if the appearance
+               comes from another image
         """
         image, joints = self.source(batch)
         return self.pose(batch["joints"]), self.appearance(image, joints)
 
     @staticmethod
-    def source(batch: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
-        """Image and joints that the appearance of a batch comes from."""
+    def source(batch: Batch) -> tuple[Tensor, Tensor]:
+        """Images and joints that give the appearance of a batch."""
         if "appearance" in batch:
             return batch["appearance"], batch["appearance_joints"]
         return batch["target"], batch["joints"]
 
     @torch.no_grad()
     def pose(self, joints: Tensor) -> Tensor:
-        """The stick figures: (N, J, 2) -> (N, 3, S, S)."""
+        """Stick figures (N, 3, S, S) in [-1, 1], from joints (N, J, 2)."""
         return signed(skeletons.stickman(joints, self.size, self.style, self.joint_order))
 
     @torch.no_grad()
     def appearance(self, image: Tensor, joints: Tensor) -> Tensor:
-        """The 8 body-part crops (N, 24, s, s), s = S / 2^box_factor, or the image itself.
+        """The appearance in [-1, 1]: 8 body-part crops (N, 24, s, s), or the image (N, 3, S, S).
 
-        image  uint8 (N, 3, S, S); joints say where the parts are and are not needed otherwise
+        image   uint8 (N, 3, S, S)
+        joints  (N, J, 2), the places of the parts; ignored if the appearance is the image
+        Crops have side s = S / 2^box_factor.
         """
         image = signed(image)
         if not self.crops:

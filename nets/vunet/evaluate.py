@@ -1,15 +1,15 @@
-"""Scores of a VUNet: reconstruction; on the demo world also transfer against the exact truth."""
+"""Scores of a VUNet: of reconstructions, and on the demo world of transfers."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from torch import Tensor
 
 from nets import metrics
+from nets.contracts import Batches, PeopleDataset
 from nets.errors import UserError
 from nets.run import options
 from nets.run.images import to_uint8
@@ -18,52 +18,71 @@ from nets.run.options import NonNegativeInt
 from nets.run.precision import Precision
 from nets.run.ranks import Ranks
 from nets.vunet import VUNet
-from nets.vunet.data import PersonInputs, open_people
+from nets.vunet.data import DemoWorld, PersonInputs, has_truth, open_people
 from nets.vunet.warm_start import load_network
 from nets.worlds.people.world import SPLITS
 
 SCORES = ("ssim", "psnr", "masked_l1", "nearest_outfit", "summary")
-CANDIDATES = 16  # outfits to choose from, the right one among them
+CANDIDATES = 16  # outfits that `nearest_outfit` chooses from, the correct one among them
+Summary = dict[str, float | int]  # as `metrics.summary` returns it
+
+
+class TransferScores(TypedDict):
+    """Scores of transfers against the ground truth, on the pixels of the person."""
+
+    masked_l1: Summary
+    masked_l1_copy_source: Summary  # baseline: a copy of the source
+    masked_l1_mean_image: Summary  # baseline: the mean training image
+    ssim_person: Summary
+    nearest_outfit: float  # fraction of images whose nearest outfit is the correct one
+    candidates: int
+    ratio_to_best_baseline: float  # of masked_l1, to the lower of both baselines
 
 
 # fmt: off
 def add_options(p: options.ArgumentParser) -> None:
+    """Add the options of evaluate.py that are VUNet's own."""
     add = p.add_argument_group("VUNet").add_argument
-    add("--images", type=NonNegativeInt, default=256, help="test images to look at; 0: all")
+    add("--images", type=NonNegativeInt, default=256, help="test images to evaluate; 0: all")
     add("--world_seed", type=NonNegativeInt, default=0,
-        help="seed of the demo world's test people; choose settings by another one's, and report 0")
+        help="seed of the demo world's test people; choose settings with another seed, report 0")
 # fmt: on
 
 
-def evaluate(args: options.Namespace, content: dict[str, Any], path: Path, ranks: Ranks) -> dict:
-    """Reconstruction of test images; on the demo world also transfer against the exact truth."""
+def evaluate(
+    args: options.Namespace, content: dict[str, Any], path: Path, ranks: Ranks
+) -> dict[str, Any]:
+    """A report for JSON: scores of reconstructed test images, and on the demo world of transfers.
+
+    content  of the checkpoint `path`
+    """
     precision = Precision(args.precision, ranks.device, args.channels_last)
     net, trained = load_network(content, path, precision)
     if args.data:
         trained = {**trained, "data": args.data}
     world = args.world_seed
     data = open_people({**trained, "pairing": "same"}, "test", args.images, world)
-    if world and not hasattr(data, "transfer_truth"):
-        raise UserError(f"--world_seed: of the demo world, this is {data.name}")
+    if world and not has_truth(data):
+        raise UserError(f"--world_seed: an option of the demo world, the data is {data.name}")
     inputs = PersonInputs(trained, data.joint_order)
     print(f"{len(data)} test images of {data.name}, {trained['image_size']} px")
     report: dict[str, Any] = {"data": data.name, "images": len(data), "world_seed": world}
     report["protocol"] = {name: metrics.PROTOCOL[name] for name in SCORES}
     with torch.no_grad(), precision.autocast():
-        source = in_order(data, args.batch_size, ranks, args.workers, args.on_bad_sample)
-        report["reconstruction"] = reconstruction(net, inputs, source)
-        if hasattr(data, "transfer_truth") and len(data) > 1:
-            data = open_people(trained, "test", args.images, world)
+        batches = in_order(data, args.batch_size, ranks, args.workers, args.on_bad_sample)
+        report["reconstruction"] = reconstruction(net, inputs, batches)
+        if has_truth(data) and len(data) > 1:
+            pairs = open_people(trained, "test", args.images, world)  # with the run's own pairing
             mean = mean_image(open_people(trained, "train", 512), ranks)
-            source = in_order(data, max(2, args.batch_size), ranks, args.workers)
-            report["transfer"] = transfer_scores(net, inputs, data, source, mean)
+            batches = in_order(pairs, max(2, args.batch_size), ranks, args.workers)
+            report["transfer"] = transfer_scores(net, inputs, data, batches, mean)
     return report
 
 
-def reconstruction(net: VUNet, inputs: PersonInputs, source: Iterator[dict[str, Any]]) -> dict:
-    """Images from their own pose and their own posterior means: SSIM, PSNR, L1."""
+def reconstruction(net: VUNet, inputs: PersonInputs, batches: Batches) -> dict[str, Summary]:
+    """SSIM, PSNR and L1 of images reconstructed from their own pose and posterior means."""
     scores: dict[str, list[Tensor]] = {"ssim": [], "psnr": [], "l1": []}
-    for batch in source:
+    for batch in batches:
         generated = to_uint8(net(*inputs(batch), "transfer").image)
         everywhere = torch.ones_like(generated[:, 0], dtype=torch.bool)
         scores["ssim"].append(metrics.ssim(generated, batch["target"]))
@@ -74,19 +93,25 @@ def reconstruction(net: VUNet, inputs: PersonInputs, source: Iterator[dict[str, 
     return {name: metrics.summary(torch.cat(values)) for name, values in scores.items()}
 
 
-def mean_image(data: Any, ranks: Ranks) -> Tensor:
-    """The pixelwise mean of training images, uint8 (3, S, S)."""
+def mean_image(data: PeopleDataset, ranks: Ranks) -> Tensor:
+    """The pixelwise mean of a dataset's images, uint8 (3, S, S)."""
     total = sum(batch["target"].double().sum(0) for batch in in_order(data, 64, ranks))
     return (total / len(data)).round().to(torch.uint8)
 
 
 def transfer_scores(
-    net: VUNet, inputs: PersonInputs, data: Any, source: Iterator[dict[str, Any]], mean: Tensor
-) -> dict:
-    """Person i in the pose of person i + 1 of its batch, against the exact truth, on the person."""
-    scores: dict[str, list[Tensor]] = {"transfer": [], "copy": [], "mean": [], "right": []}
-    ssim: list[Tensor] = []
-    for batch in source:
+    net: VUNet, inputs: PersonInputs, data: DemoWorld, batches: Batches, mean: Tensor
+) -> TransferScores:
+    """Scores of person i in the pose of person i + 1 of its batch, against the ground truth.
+
+    data     renders the ground truth
+    batches  of the same dataset; a batch of one image is left out
+    mean     (3, S, S) uint8, the mean training image
+    """
+    scores: dict[str, list[Tensor]] = {
+        name: [] for name in ("transfer", "copy", "mean", "ssim", "correct")
+    }
+    for batch in batches:
         if len(batch["target"]) < 2:
             continue
         source_image, joints = inputs.source(batch)
@@ -96,33 +121,47 @@ def transfer_scores(
         )
         truth = to_device(data.transfer_truth(outfit, pose, background), source_image.device)
         image, mask = truth["image"], truth["mask"]
-        drawn = inputs.pose(batch["joints"].roll(-1, 0))
-        generated = to_uint8(net(drawn, inputs.appearance(source_image, joints), "transfer").image)
+        drawn_pose = inputs.pose(batch["joints"].roll(-1, 0))
+        appearance = inputs.appearance(source_image, joints)
+        generated = to_uint8(net(drawn_pose, appearance, "transfer").image)
         scores["transfer"].append(metrics.masked_l1(generated, image, mask))
         scores["copy"].append(metrics.masked_l1(source_image, image, mask))
         scores["mean"].append(metrics.masked_l1(mean.expand_as(image), image, mask))
-        scores["right"].append(nearest_is_right(data, outfit, pose, background, generated, mask))
-        ssim.append(metrics.ssim(torch.where(mask[:, None], generated, image), image))
-    result = {
-        "masked_l1": metrics.summary(torch.cat(scores["transfer"])),
-        "masked_l1_copy_source": metrics.summary(torch.cat(scores["copy"])),
-        "masked_l1_mean_image": metrics.summary(torch.cat(scores["mean"])),
-        "ssim_person": metrics.summary(torch.cat(ssim)),
-        "nearest_outfit": float(torch.cat(scores["right"]).double().mean()),
+        scores["correct"].append(
+            nearest_is_correct(data, outfit, pose, background, generated, mask)
+        )
+        scores["ssim"].append(metrics.ssim(torch.where(mask[:, None], generated, image), image))
+    transfer, copy, average, ssim = (
+        metrics.summary(torch.cat(scores[name])) for name in ("transfer", "copy", "mean", "ssim")
+    )
+    return {
+        "masked_l1": transfer,
+        "masked_l1_copy_source": copy,
+        "masked_l1_mean_image": average,
+        "ssim_person": ssim,
+        "nearest_outfit": float(torch.cat(scores["correct"]).double().mean()),
         "candidates": CANDIDATES,
+        "ratio_to_best_baseline": transfer["mean"] / min(copy["mean"], average["mean"]),
     }
-    best = min(result["masked_l1_copy_source"]["mean"], result["masked_l1_mean_image"]["mean"])
-    result["ratio_to_best_baseline"] = result["masked_l1"]["mean"] / best
-    return result
 
 
-def nearest_is_right(
-    data: Any, outfit: Tensor, pose: Tensor, background: Tensor, generated: Tensor, mask: Tensor
+def nearest_is_correct(
+    data: DemoWorld,
+    outfit: Tensor,
+    pose: Tensor,
+    background: Tensor,
+    generated: Tensor,
+    mask: Tensor,
 ) -> Tensor:
-    """Whether the right outfit, among CANDIDATES in the same pose, is nearest: (N,) bool."""
+    """(N,) bool: the correct outfit is the nearest of CANDIDATES outfits in the same pose.
+
+    outfit, pose, background  (N,) ids of the ground truth
+    generated                 (N, 3, S, S) uint8
+    mask                      (N, S, S) bool, the person
+    """
     first = SPLITS[data.split]
     columns = []
-    for shift in range(CANDIDATES):  # shift 0 is the right one; the others are other test outfits
+    for shift in range(CANDIDATES):  # shift 0 is the correct outfit
         other = first + (outfit - first + shift) % data.outfits
         columns.append(data.transfer_truth(other, pose, background)["image"])
     candidates = torch.stack(columns, dim=1).to(generated.device)

@@ -1,17 +1,19 @@
-"""Transfers, and samples of appearances, by a VUNet."""
+"""Inference of a VUNet: transfers to images and videos, samples, and modes without training."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from nets.contracts import PeopleDataset
 from nets.data.detectors import Detector, Follow, Person, open_detector, person_square
 from nets.data.heads.faces import FaceBox, crop_square, paste_square, points_in_crop
 from nets.data.io.frames import Finder, Frame, Frames, pair_name
@@ -44,37 +46,39 @@ from nets.vunet.warm_start import load_network
 
 # fmt: off
 def add_options(p: options.ArgumentParser) -> None:
+    """Add the options of infer.py that are VUNet's own."""
     g = p.add_argument_group("VUNet: joints are a JSON file {name: [x, y]} or "
                              "{image: {name: [x, y]}}, or index.p:NUMBER or :IMAGE")
     add = g.add_argument
     add("--source_joints", type=str | None, default=None,
-        help="joints of the sources; default: found, and the largest person cut out")
+        help="joints of the sources; default: detected, and the largest person is cut out")
     add("--driving_joints", type=str | None, default=None,
-        help="joints of the driving images; default: found, and --person cut out")
+        help="joints of the driving images; default: detected, and --person is cut out")
     add("--samples", type=NonNegativeInt, default=0,
-        help="draw so many appearances for each driving pose, instead of a source")
+        help="number of random appearances for each driving pose, instead of a source")
     add("--noise", type=NonNegativeFloat, default=0.0,
         help="scale of the noise added to the appearance's latents; 0: deterministic")
 # fmt: on
 
 
 def infer(args: options.Namespace, content: dict[str, Any], path: Path, ranks: Ranks) -> None:
-    """Transfers, or samples of appearances, by a VUNet."""
+    """Write transfers, or images of random appearances, to --out.
+
+    content  of the checkpoint `path`
+    """
     precision = Precision(args.precision, ranks.device, args.channels_last)
     net, trained = load_network(content, path, precision)
     if args.source or args.driving:
         inputs = PersonInputs(trained, JOINTS_17)
         sources, drivings, videos = people(args, trained, inputs, ranks)
     else:
-        print("no -s and no -d: images of the run's own test data")
+        print("no -s and no -d: using the run's own test data")
         data = open_people(trained, "test", 8)
         inputs = PersonInputs(trained, data.joint_order)
         sources, drivings = demo_people(data, ranks)
         videos = []
-    appearances = [
-        inputs.appearance(s.image[None], None if s.joints is None else s.joints[None])
-        for s in sources
-    ]
+    cuts = cut_people(drivings) if args.paste else []
+    appearances = [inputs.appearance(s.image[None], s.joints[None]) for s in sources]
 
     def transfer(joints: Tensor) -> Tensor:
         noise = generator(args, ranks) if args.noise else None
@@ -95,49 +99,54 @@ def infer(args: options.Namespace, content: dict[str, Any], path: Path, ranks: R
             write_grid(args, names, [None] * args.samples, columns, poses, generated)
             return
         generated = transfer(joints)
+    names = [source.name for source in sources]
     if args.paste:
-        write_pasted(args, sources, drivings, generated)
+        write_pasted(args, names, cuts, generated)
         return
-    names, images = [s.name for s in sources], [s.image for s in sources]
+    images: list[Tensor | None] = [source.image for source in sources]
     write_grid(args, names, images, columns, poses, generated)
 
 
 def generator(args: options.Namespace, ranks: Ranks) -> torch.Generator:
+    """A generator seeded with --seed, on the device."""
     return torch.Generator(ranks.device).manual_seed(args.seed)
 
 
 def sample(net: VUNet, poses: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """(count, P, 3, S, S): each row one draw of the noise, the same for all poses."""
+    """Images (count, P, 3, S, S) of P poses; the poses of a row share one draw of the noise."""
     rows = []
     for _ in range(count):
         noise = net.noise(1, poses.device, generator).prior
-        shared = tuple(n.expand(len(poses), -1, -1, -1) for n in noise)
-        rows.append(net.decode(poses, None, shared)[0].float())
+        coarse, fine = (n.expand(len(poses), -1, -1, -1) for n in noise)
+        rows.append(net.decode(poses, None, (coarse, fine))[0].float())
     return torch.stack(rows)
 
 
 def people(
     args: options.Namespace, trained: dict[str, Any], inputs: PersonInputs, ranks: Ranks
 ) -> tuple[list[SeenPerson], list[SeenPerson], list[Path]]:
-    """The sources, the driving images and the driving videos that the command line names."""
+    """The sources, the driving images and the driving videos that the command line names.
+
+    Raises UserError for options that do not go together.
+    """
     if not args.driving:
-        raise UserError("-d: an image or video whose pose to take is needed")
+        raise UserError("-d: an image or video that gives the pose is needed")
     if args.source and args.samples:
-        raise UserError("-s and --samples: give one of them")
+        raise UserError("-s and --samples: only one of them can be given")
     if not args.source and not args.samples:
-        raise UserError("-s: an image whose appearance to take is needed, or --samples")
+        raise UserError("-s: an image that gives the appearance is needed, or --samples")
     for file in args.source:
         if is_video(file) and not Path(file).is_dir():
             raise UserError(f"-s {file}: the appearance comes from an image, not from a video")
     videos = [file for file in map(Path, args.driving) if is_video(file) and not file.is_dir()]
     if videos and (args.samples or args.driving_joints):
         option = "samples" if args.samples else "driving_joints"
-        raise UserError(f"--{option}: for driving images, {videos[0]} is a video")
+        raise UserError(f"--{option}: only with driving images, {videos[0]} is a video")
     if not videos:
         for option in ("start", "end", "fps", "concat"):
             if args[option]:
                 raise UserError(f"--{option}: only with a driving video")
-    seen = []
+    seen: list[list[SeenPerson]] = []
     for option, files, joints, needed, number in (
         ("source", args.source, args.source_joints, inputs.crops, 1),
         ("driving", args.driving, args.driving_joints, True, args.person),
@@ -146,22 +155,22 @@ def people(
         files = list_images(f"--{option}", files)
         if files and needed and joints is None:
             find = detector(args, option, files[0])
-            seen.append(found(args, find, files, number, trained["image_size"]))
+            seen.append([*detected_people(args, find, files, number, trained["image_size"])])
         else:
-            seen.append([given(file, joints if needed else None, trained) for file in files])
-    sources, drivings = ([on_device(one, ranks) for one in some] for some in seen)
-    if args.paste and any(driving.box is None for driving in drivings):
-        raise UserError("--paste: only where the joints are found, without --driving_joints")
+            joints = joints if needed else None
+            seen.append([annotated_person(file, joints, trained) for file in files])
+    sources, drivings = ([on_device(person, ranks) for person in group] for group in seen)
     return sources, drivings, videos
 
 
 def on_device(seen: SeenPerson, ranks: Ranks) -> SeenPerson:
+    """The person with image and joints on the device."""
     image, joints = to_device([seen.image, seen.joints], ranks.device)
-    return seen._replace(image=image, joints=joints)
+    return replace(seen, image=image, joints=joints)
 
 
-def demo_people(data: Any, ranks: Ranks) -> tuple[list[SeenPerson], list[SeenPerson]]:
-    """A person, and another one in another pose."""
+def demo_people(data: PeopleDataset, ranks: Ranks) -> tuple[list[SeenPerson], list[SeenPerson]]:
+    """One source and one driving person: the first and the last of a dataset."""
     batch = next(iter(in_order(data, len(data), ranks)))
     image, joints = PersonInputs.source(batch)
     source = SeenPerson("source", image[0], joints[0])
@@ -169,79 +178,101 @@ def demo_people(data: Any, ranks: Ranks) -> tuple[list[SeenPerson], list[SeenPer
 
 
 def write_pasted(
-    args: options.Namespace,
-    sources: list[SeenPerson],
-    drivings: list[SeenPerson],
-    generated: Tensor,
+    args: options.Namespace, sources: list[str], drivings: list[CutPerson], generated: Tensor
 ) -> None:
-    """The driving images with every source in the person's place: --out, or a folder of them."""
+    """Write the driving images with the result in the person's place, to --out or a folder of it.
+
+    sources    names
+    generated  (sources, drivings, 3, S, S) in [-1, 1]
+    """
     out, single = Path(args.out), generated.shape[0] * generated.shape[1] == 1
-    rows, columns = distinct([s.name for s in sources]), distinct([d.name for d in drivings])
+    rows, columns = distinct(sources), distinct([driving.name for driving in drivings])
     for row, images in zip(rows, generated, strict=True):
         for column, driving, image in zip(columns, drivings, images, strict=True):
             name = pair_name(row, column, ".png")
             path = out if single and out.suffix else out.with_suffix("") / name
-            write_image(path, pasted(driving, image))
+            write_image(path, driving.pasted(to_uint8(image).cpu()))
             print(f"written: {path}")
 
 
 AT_ONCE = 8  # frames in one pass of the network
 
 
-class SeenPerson(NamedTuple):
-    """A person as the network sees it, and where it was cut from."""
+@dataclass(frozen=True)
+class SeenPerson:
+    """A person as the network sees it."""
 
     name: str
     image: Tensor  # (3, S, S) uint8
-    joints: Tensor | None  # (J, 2) pixels of it: 17, or as the demo world has them
-    whole: Tensor | None = None  # (3, H, W) uint8
-    box: FaceBox | None = None  # of the square in `whole`; None: all of it
+    joints: Tensor  # (J, 2) in its pixels, order of JOINTS_17 or of the dataset; NaN: unknown
 
 
-def given(file: Path, joints: str | None, trained: dict[str, Any]) -> SeenPerson:
-    """All of an image as training saw it, and the joints that a file names, if there is one."""
+@dataclass(frozen=True)
+class CutPerson(SeenPerson):
+    """A person that was detected and cut out of a larger image."""
+
+    whole: Tensor  # (3, H, W) uint8, the larger image
+    box: FaceBox  # the square of `image` in `whole`
+
+    def pasted(self, image: Tensor) -> Tensor:
+        """The larger image with another one, (3, S, S) uint8, in the person's place."""
+        return paste_square(self.whole, image, self.box)
+
+
+def cut_people(people: Sequence[SeenPerson]) -> list[CutPerson]:
+    """The people, each cut out of a larger image. Raises UserError if one is not."""
+    cuts = [person for person in people if isinstance(person, CutPerson)]
+    if len(cuts) < len(people):
+        raise UserError("--paste: only with driving images whose joints are detected")
+    return cuts
+
+
+def annotated_person(file: Path, joints: str | None, trained: dict[str, Any]) -> SeenPerson:
+    """A whole image resized as in training, with the joints that a file holds.
+
+    joints  see `read_joints`; None: all joints are unknown
+    """
     size = trained["image_size"]
-    points = None if joints is None else read_joints(joints, file, image_size(file))
+    points = torch.full((len(JOINTS_17), 2), torch.nan)
+    if joints is not None:
+        points = read_joints(joints, file, image_size(file))
     if trained["fit"] == "squash":
-        return SeenPerson(
-            file.stem, read_image(file, size), None if points is None else points * size
-        )
+        return SeenPerson(file.stem, read_image(file, size), points * size)
     image, (x, y, w, h) = read_letterboxed(file, size)
-    if points is not None:
-        points = points * torch.tensor([w, h]) + torch.tensor([x, y])
-    return SeenPerson(file.stem, image, points)
+    return SeenPerson(file.stem, image, points * torch.tensor([w, h]) + torch.tensor([x, y]))
 
 
-def cut_out(frame: Frame, person: Person, name: str, size: int) -> SeenPerson:
-    """A person that was found, cut out as `extract.py people` does."""
+def cut_out(frame: Frame, person: Person, name: str, size: int) -> CutPerson:
+    """A detected person, cut out of its frame as `extract.py people` does."""
     box = person_square(person.joints)
     image = crop_square(frame.image, box, size)
-    return SeenPerson(name, image, points_in_crop(person.joints, box, size), frame.image, box)
+    return CutPerson(name, image, points_in_crop(person.joints, box, size), frame.image, box)
 
 
 def detector(args: options.Namespace, option: str, file: Path) -> Detector:
-    """Opens the detector, or says how else the joints of a file may come."""
+    """The detector. Raises UserError that names the other ways to give the joints of a file."""
     try:
         return open_detector(args.detector)
     except UserError as error:
         raise UserError(
-            f"{file}: where are the joints? give --{option}_joints FILE, JSON {{name: [x, y]}} or "
-            f"index.p:NUMBER, or have them found: {error}"
+            f"{file}: joints are needed; give --{option}_joints FILE, JSON {{name: [x, y]}} or "
+            f"index.p:NUMBER, or install a detector: {error}"
         ) from error
 
 
-def found(
+def detected_people(
     args: options.Namespace, find: Detector, files: list[Path], number: int, size: int
-) -> list[SeenPerson]:
-    """The person of each image, cut out; images without one as --on_missing says."""
+) -> list[CutPerson]:
+    """Person `number` of each image, cut out; --on_missing decides about images without one."""
     frames = (frame for file in files for frame in Frames(file))
-    finder = Finder(Follow(find, number, videos=False), _called(number), args.on_missing)
-    seen = [cut_out(f, person, Path(f.name).stem, size) for f, person in finder(frames)]
+    finder = Finder(Follow(find, number, videos=False), _label(number), args.on_missing)
+    people = [cut_out(f, person, Path(f.name).stem, size) for f, person in finder(frames)]
     finder.report()
-    return seen
+    return people
 
 
-def _called(number: int) -> str:
+def _label(number: int) -> str:
+    """The name of a person in messages."""
     return "person" if number == 1 else f"person {number}"
 
 
@@ -253,43 +284,47 @@ def drive(
     find: Detector,
     size: int,
 ) -> None:
-    """Write a video of every source in the poses of a video, frame by frame.
+    """Write, for each source, a video of it in the poses of a driving video.
 
     transfer  joints (N, 17, 2) in pixels -> images (sources, N, 3, S, S) in [-1, 1]
+    find      the detector
+    size      side S, pixels
     """
     frames = Frames(video, args.start, args.end, args.fps)
-    finder = Finder(Follow(find, args.person), _called(args.person), args.on_missing)
-    people = ((f, cut_out(f, person, "", size)) for f, person in finder(_watched(frames)))
+    fps = frames.fps
+    assert fps is not None  # only images have no frame rate
+    finder = Finder(Follow(find, args.person), _label(args.person), args.on_missing)
+    people = ((f, cut_out(f, person, "", size)) for f, person in finder(_with_progress(frames)))
     with contextlib.ExitStack() as stack:
         writers = {
-            path: stack.enter_context(VideoWriter(path, frames.fps, video, frames.start))
+            path: stack.enter_context(VideoWriter(path, fps, video, frames.start))
             for name in (source.name for source in sources)
             for path in _paths(args, name, video, len(sources))
         }
         outs = list(writers.values())
         while part := list(islice(people, AT_ONCE)):
-            generated = to_uint8(transfer(torch.stack([seen.joints for _, seen in part]))).cpu()
+            generated = to_uint8(transfer(torch.stack([cut.joints for _, cut in part]))).cpu()
             each = iter(outs)
             for source, row in zip(sources, generated, strict=True):
                 out, beside = next(each), next(each) if args.concat else None
-                for (frame, seen), image in zip(part, row, strict=True):
-                    pasted = paste_square(seen.whole, image, seen.box) if args.paste else image
-                    out.write(pasted, frame.seconds)
+                for (frame, driving), image in zip(part, row, strict=True):
+                    result = driving.pasted(image) if args.paste else image
+                    out.write(result, frame.seconds)
                     if beside is not None:
-                        three = [source.image.cpu(), seen.image, image]
+                        three = [source.image.cpu(), driving.image, image]
                         beside.write(torch.cat(three, 2), frame.seconds)
     finder.report()
     for path in writers:
         print(f"written: {path}")
 
 
-def _watched(frames: Frames) -> Iterator[Frame]:
-    """With a bar of progress where somebody is looking."""
+def _with_progress(frames: Frames) -> Iterator[Frame]:
+    """The frames, with a progress bar on a terminal."""
     return iter(tqdm(frames, frames.path.name, frames.count, unit="frame", disable=None))
 
 
 def _paths(args: options.Namespace, source: str, video: Path, many: int) -> list[Path]:
-    """The videos to write of a source: the result, and with --concat the one side by side."""
+    """The videos to write for a source: the result, and with --concat the side-by-side video."""
     out = Path(args.out)
     if out.suffix.lower() in FORMATS and many == 1:
         paths = [out, out.with_name(f"{out.stem}_concat{out.suffix}")]
@@ -301,40 +336,36 @@ def _paths(args: options.Namespace, source: str, video: Path, many: int) -> list
     return paths if args.concat else paths[:1]
 
 
-def pasted(seen: SeenPerson, generated: Tensor) -> Tensor:
-    """The driving image with what was made in the person's place."""
-    return paste_square(seen.whole, to_uint8(generated).cpu(), seen.box)
-
-
 @torch.no_grad()
 def without_training(run: Run, args: options.Namespace, precision: Precision) -> None:
-    """The modes test, transfer and add_reconstructions, with the options of the checkpoint."""
+    """Run --mode test, transfer or add_reconstructions with the options of the checkpoint."""
     run.stop_listening()
     path = find(args.checkpoint)
     net, trained = load_network(read_checkpoint(path, "vunet"), path, precision)
     if args.data:
-        trained |= {"data": args.data, "pairing": "same"}  # other data need not know identities
-    bad, workers = args.on_bad_sample, args.workers
+        trained |= {"data": args.data, "pairing": "same"}  # other data may have no identities
+    on_bad_sample, workers = args.on_bad_sample, args.workers
     if args.mode == "add_reconstructions":
         data = open_people({**trained, "pairing": "same"}, "test")
         inputs = PersonInputs(trained, data.joint_order)
+        folder = run.folder / "reconstructions"
+        batches = in_order(data, args.batch_size, run.ranks, workers, on_bad_sample, run.print)
         with precision.autocast():
-            generated = (
-                (batch, net(*inputs(batch), "transfer").image)
-                for batch in in_order(data, args.batch_size, run.ranks, workers, bad, run.print)
-            )
-            folder = run.folder / "reconstructions"
-            written = [w for of in run.ranks.gather(write_images(generated, folder)) for w in of]
-        run.ranks.on_main(lambda: write_images_index(data.joint_order, written, folder))
-        run.print(f"{len(written)} reconstructions and their index: {folder}")
+            generated = ((batch, net(*inputs(batch), "transfer").image) for batch in batches)
+            of_ranks = run.ranks.gather(write_images(generated, folder))
+        entries = [entry for of_rank in of_ranks for entry in of_rank]
+        run.ranks.on_main(lambda: write_images_index(data.joint_order, entries, folder))
+        run.print(f"{len(entries)} reconstructions and their index: {folder}")
         return
     data = open_people(trained, "test")
     inputs = PersonInputs(trained, data.joint_order)
     count = min(args.batch_size, len(data))
-    batches = loader(data, count, run.ranks, seed=args.seed, on_bad_sample=bad, workers=workers)
-    images = show_transfer if args.mode == "transfer" else show_samples
+    shuffled = loader(
+        data, count, run.ranks, seed=args.seed, on_bad_sample=on_bad_sample, workers=workers
+    )
+    show = show_transfer if args.mode == "transfer" else show_samples
     for number in range(10):
-        batch = batches.batch(number)
+        batch = shuffled.batch(number)
         with precision.autocast():
-            images(run, number, net, inputs, batch, alone=True)
+            show(run, number, net, inputs, batch, numbered=True)
     run.print(f"images: {run.folder / 'images'}")

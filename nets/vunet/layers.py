@@ -1,9 +1,10 @@
-"""Blocks that two or more networks share: convolutions, residual blocks, 2x2 space-to-depth."""
+"""Layers of a VUNet: normalised convolutions, residual blocks, 2x2 space-to-depth."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -13,16 +14,17 @@ from nets import ops
 from nets.layers import depth_to_space
 
 NORMS = ("none", "weight", "weight_affine")
+Net = TypeVar("Net", bound=nn.Module)
 
 
 def space_to_depth(x: Tensor) -> Tensor:
-    """(N, C, H, W) -> (N, 4C, H/2, W/2); depth channel = (row * 2 + column) * C + c.
+    """Feature maps (N, 4C, H/2, W/2) from (N, C, H, W); depth channel = (row * 2 + column) * C + c.
 
     The groups of C channels are the positions (0,0), (0,1), (1,0), (1,1) of each 2x2 cell. This
     is TensorFlow's order, not that of `F.pixel_unshuffle` (c * 4 + row * 2 + column).
     """
     n, c, h, w = x.shape
-    if x.is_contiguous(memory_format=torch.channels_last):  # and stay so
+    if x.is_contiguous(memory_format=torch.channels_last):  # the result is channels_last as well
         x = x.permute(0, 2, 3, 1).reshape(n, h // 2, 2, w // 2, 2, c).transpose(2, 3)
         return x.reshape(n, h // 2, w // 2, 4 * c).permute(0, 3, 1, 2)
     x = x.reshape(n, c, h // 2, 2, w // 2, 2).permute(0, 3, 5, 1, 2, 4)
@@ -30,13 +32,13 @@ def space_to_depth(x: Tensor) -> Tensor:
 
 
 class NormConv2d(nn.Module):
-    """A square convolution, zero padded: it keeps the size (stride 1) or halves it (stride 2).
+    """A square convolution with zero padding: same size (stride 1) or half of it (stride 2).
 
     norm "none"           weight, bias; torch's default initialisation
     norm "weight"         y = gain * (x conv V/|V|) + bias, |V| an output channel, V ~ N(0, 0.05^2)
                           (Salimans and Kingma 2016, eq. 2)
-    norm "weight_affine"  gamma * (that) + beta: redundant, the form of an existing family of
-                          checkpoints, with torch's default initialisation of V
+    norm "weight_affine"  gamma * (that) + beta, the redundant form of published checkpoints, with
+                          torch's default initialisation of V
     padding "symmetric"   k//2 on every side
     padding "same"        stride 2 only: 0 before, k//2 behind, as TensorFlow pads even sizes
     """
@@ -52,8 +54,9 @@ class NormConv2d(nn.Module):
     ):
         super().__init__()
         if norm not in NORMS:
-            raise ValueError(f"Conv: norm must be one of {', '.join(NORMS)}, got {norm!r}")
-        self.stride, self.norm, self.measure = stride, norm, None
+            raise ValueError(f"NormConv2d: norm must be one of {', '.join(NORMS)}, got {norm!r}")
+        self.stride, self.norm = stride, norm
+        self.measure: Callable[[Tensor], Tensor] | None = None  # see `initialise_from_data`
         self.pad_behind = kernel // 2 if padding == "same" and stride == 2 else 0
         self.padding = 0 if self.pad_behind else kernel // 2
         self.weight = nn.Parameter(torch.empty(channels_out, channels_in, kernel, kernel))
@@ -78,17 +81,18 @@ class NormConv2d(nn.Module):
         return torch.linalg.vector_norm(self.weight, dim=(1, 2, 3)).clamp_min(1e-6)
 
     def effective(self) -> tuple[Tensor, Tensor]:
-        """The plain weight and bias that this layer amounts to."""
+        """Weight and bias of the plain convolution that computes the same function."""
         if self.norm == "none":
             return self.weight, self.bias
-        gain, bias = self.gain, self.bias
+        gain: Tensor = self.gain
+        bias: Tensor = self.bias
         if self.norm == "weight_affine":
             gain, bias = gain * self.gamma, bias * self.gamma + self.beta
-        # A compiler fuses the formula; its tracer may be wrong about strides, and the backward of
-        # the operator below would believe it: wrong gradients, silently.
+        # torch.compile fuses the formula. It gets the strides of the operator below wrong at times,
+        # and the operator's backward pass then gives wrong gradients without an error.
         if torch.compiler.is_compiling():
             return self.direction() * gain.view(-1, 1, 1, 1), bias
-        # torch's own operator: one pass there and one back, over V as it lies in memory.
+        # torch's own operator: one pass forward and one backward, in the memory order of V.
         last = self.weight.is_contiguous(memory_format=torch.channels_last)
         v = self.weight.permute(0, 2, 3, 1) if last else self.weight
         v = torch._weight_norm(v, gain.view(-1, 1, 1, 1), 0)
@@ -96,7 +100,7 @@ class NormConv2d(nn.Module):
 
     @torch.no_grad()
     def fold(self) -> None:
-        """Turn into a plain convolution of the same function: for inference, not for training."""
+        """Turn this layer into the plain convolution of the same function, for inference."""
         weight, bias = self.effective()
         self.weight, self.bias = nn.Parameter(weight.clone()), nn.Parameter(bias.clone())
         for name in ("gain", "gamma", "beta"):
@@ -109,7 +113,7 @@ class NormConv2d(nn.Module):
         if self.pad_behind:
             x = F.pad(x, (0, self.pad_behind, 0, self.pad_behind))
         if self.measure is not None:
-            y = self._initialise(x)
+            y = self._initialise(x, self.measure)
         else:
             weight, bias = self.effective()
             if self.stride == 1 and weight.shape[-1] == 3:
@@ -117,10 +121,11 @@ class NormConv2d(nn.Module):
             y = F.conv2d(x, weight, bias, self.stride, self.padding)
         return y if added is None else added + y
 
-    def _initialise(self, x: Tensor) -> Tensor:
+    def _initialise(self, x: Tensor, measure: Callable[[Tensor], Tensor]) -> Tensor:
+        """The normalised output of this batch; sets gain and bias to match."""
         y = F.conv2d(x, self.direction(), None, self.stride, self.padding)
         moments = torch.stack([y.double().mean((0, 2, 3)), y.double().square().mean((0, 2, 3))])
-        mean, square = self.measure(moments)
+        mean, square = measure(moments)
         scale = (square - mean.square()).clamp_min(0).add(1e-10).rsqrt()
         self.gain.copy_(scale)
         self.bias.copy_(-mean * scale)
@@ -131,14 +136,13 @@ class NormConv2d(nn.Module):
 def initialise_from_data(
     net: nn.Module,
     forward: Callable[[], object],  # pushes one batch through `net`
-    average: Callable[[Tensor], Tensor] = lambda t: (
-        t
-    ),  # (2, C) moments to their mean over all ranks
+    average: Callable[[Tensor], Tensor] = lambda moments: moments,  # mean over ranks, (2, C)
 ) -> None:
-    """Set every weight-normalised `NormConv2d` so that its outputs have mean 0 and variance 1.
+    """Set gain and bias of every weight-normalised layer: outputs of mean 0 and variance 1.
 
-    Gain and bias are set in the order in which the layers run, each on the normalised output of
-    those before it. Directions stay. Ranks hold equal batches. Salimans and Kingma 2016, section 3.
+    Layers are set in the order in which they run, each on the normalised output of the ones before.
+    Directions do not change. All ranks must hold batches of one size. Salimans and Kingma 2016,
+    section 3.
     """
     layers = [m for m in net.modules() if isinstance(m, NormConv2d) and m.norm == "weight"]
     try:
@@ -150,8 +154,8 @@ def initialise_from_data(
             layer.measure = None
 
 
-def fold(net: nn.Module) -> nn.Module:
-    """`net`, every normalised convolution made plain in place: same outputs, faster inference."""
+def fold(net: Net) -> Net:
+    """`net` with its normalised convolutions turned into plain ones, in place, for inference."""
     for module in net.modules():
         if isinstance(module, NormConv2d):
             module.fold()
@@ -159,10 +163,11 @@ def fold(net: nn.Module) -> nn.Module:
 
 
 class ResidualBlock(nn.Module):
-    """h + conv3x3(dropout(elu(r))), r = h or, with a skip, concat[h, pre(skip)].
+    """h + conv3x3(dropout(elu(r))), where r = h or, with a skip, concat[h, pre(skip)].
 
-    channels, skip_channels  of h and of the skip (0: none), which the 1x1 `pre` maps to `channels`
-    skip_activation          an ELU stands before `pre`
+    channels         of h
+    skip_channels    of the skip, which the 1x1 convolution `pre` maps to `channels`; 0: no skip
+    skip_activation  an ELU before `pre`
     """
 
     def __init__(
@@ -179,7 +184,7 @@ class ResidualBlock(nn.Module):
         self.conv = NormConv2d(channels * (2 if skip_channels else 1), channels, norm=norm)
 
     def forward(self, h: Tensor, skip: Tensor | None = None) -> Tensor:
-        if self.pre is None:
+        if self.pre is None or skip is None:
             r = ops.elu_cat(h)
         else:
             skip = self.pre(ops.elu_cat(skip) if self.skip_activation else skip)
@@ -190,7 +195,7 @@ class ResidualBlock(nn.Module):
 
 
 class Down(NormConv2d):
-    """3x3 convolution with stride 2, no activation."""
+    """3x3 convolution with stride 2, without activation: half the size."""
 
     def __init__(self, channels_in: int, channels_out: int, norm: str, padding: str):
         super().__init__(channels_in, channels_out, 3, 2, norm, padding)

@@ -1,10 +1,12 @@
-"""Losses of the VUNet variants (Esser, Sutter, Ommer, CVPR 2018, arXiv 1804.04694) and their parts.
+"""Losses of both forms of the VUNet, and their terms.
 
-Every part returns one value an example, (N,), in float32. The two compositions return the scalar to
-optimise and a dict of what it is made of, for the log: batch means without their weights, detached.
-Terms of weight zero are neither computed nor logged; only the KL always is, so that the parameters
-which receive a gradient stay the same while its weight is ramped up from zero.
+A term is one value an example, (N,), in float32. `parts_losses` and `image_losses` return the
+scalar to minimise, and its terms for the log: batch means without their weights, detached. Terms
+of weight zero are neither computed nor logged. The KL always is: so the same parameters receive a
+gradient while its weight rises from zero. Esser, Sutter, Ommer, CVPR 2018, arXiv 1804.04694.
 """
+
+from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
@@ -33,21 +35,21 @@ def linear_ramp(step: int, start_it: int, start_val: float, end_it: int, end_val
 
 
 def color_l1(prediction: Tensor, target: Tensor) -> Tensor:
-    """Mean |y - t| over C, H, W: (N, C, H, W) twice -> (N,)."""
+    """Mean |y - t| over C, H, W: (N,), from two images (N, C, H, W)."""
     prediction, target = checked_pair("color_l1", prediction, target)
     return mean_distance(prediction, target)
 
 
 def color_l2(prediction: Tensor, target: Tensor) -> Tensor:
-    """Mean (y - t)^2 over C, H, W: (N, C, H, W) twice -> (N,)."""
+    """Mean (y - t)^2 over C, H, W: (N,), from two images (N, C, H, W)."""
     prediction, target = checked_pair("color_l2", prediction, target)
     return (prediction - target).square().mean((1, 2, 3))
 
 
 def color_gradient(prediction: Tensor, target: Tensor) -> Tensor:
-    """L1 between the magnitudes of the forward differences, along x plus along y: -> (N,).
+    """L1 between the magnitudes of forward differences, along x plus along y: (N,).
 
-    The magnitude is taken before comparing, so the sign of an edge is free.
+    Only magnitudes are compared, so an edge may have either sign.
     """
     prediction, target = checked_pair("color_gradient", prediction, target)
     along_x = mean_distance(prediction.diff(dim=3).abs(), target.diff(dim=3).abs())
@@ -55,10 +57,10 @@ def color_gradient(prediction: Tensor, target: Tensor) -> Tensor:
 
 
 def kl_unit_gaussians(posteriors: Sequence[Tensor], priors: Sequence[Tensor]) -> Tensor:
-    """KL between Gaussians of unit variance: 0.5 |q - p|^2, summed over scales and elements.
+    """KL between Gaussians of unit variance, (N,): 0.5 |q - p|^2, summed over scales and elements.
 
     posteriors, priors  one mean a scale, (N, ...) each, of the same shapes
-    returns             (N,); a sum over the dimensions of the latents, not a mean
+    The result is a sum over the dimensions of the latents, not a mean.
     """
     shapes = [[tuple(mean.shape) for mean in means] for means in (posteriors, priors)]
     if not shapes[0] or shapes[0] != shapes[1]:
@@ -66,10 +68,11 @@ def kl_unit_gaussians(posteriors: Sequence[Tensor], priors: Sequence[Tensor]) ->
             "kl_unit_gaussians: priors must have the shapes of posteriors, "
             f"{shapes[0]}, got {shapes[1]}"
         )
-    return sum(
+    first, *rest = (
         (as_real(q) - as_real(p)).square().flatten(1).sum(1) * 0.5
         for q, p in zip(posteriors, priors, strict=True)
     )
+    return sum(rest, first)
 
 
 def parts_losses(
@@ -83,14 +86,14 @@ def parts_losses(
     feature_weights: Sequence[float] = (1.0,) * 6,
     gram_weights: Sequence[float] = (0.0,) * 6,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Loss of the parts variant: 5 P + kl_weight * KL, both means over the batch.
+    """Loss of the parts form: 5 P + kl_weight * KL, both means over the batch.
 
     P = sum_i feature_weights_i mean|F_i(y) - F_i(t)| + sum_i gram_weights_i mean|G_i(y) - G_i(t)|
-    over `layers`; the published weights belong to the caffe family of VGG19 weights.
+    over `layers`. The published weights belong to the caffe family of VGG19 weights.
     posteriors, priors  means of the latents at the two coarsest scales
     returns             total (scalar), {"feature_<layer>", "gram_<layer>", "likelihood_loss" = 5 P,
-                        "kl_loss", "loss"}: as published, but for the terms of P, which
-                        have the names of their layers instead of numbers
+                        "kl_loss", "loss"}. These are the published names, except that the terms
+                        of P are named after layers, not numbered
     """
     for name, weights in (("feature_weights", feature_weights), ("gram_weights", gram_weights)):
         _check_weights("parts_losses", name, weights, len(layers))
@@ -118,13 +121,14 @@ def image_losses(
     vgg: nn.Module | None = None,
     vgg_feat_weights: Sequence[float] = (1.0,) * 6,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Loss of the image variant: the weighted sum of named terms for each example, batch mean.
+    """Loss of the image form: the weighted sum of named terms, averaged over the batch.
 
-    weights           term -> factor, of color_L1, color_L2, color_gradient, KL, perceptual; a term
-                      that is not named is not computed
-    vgg_feat_weights  factors within `perceptual` of the image itself and relu1_2 .. relu5_2;
-                      the published ones belong to the torchvision family
+    weights           term -> factor. Terms are color_L1, color_L2, color_gradient, KL, perceptual;
+                      a term without a factor is not computed
+    vgg_feat_weights  factors within `perceptual` of the image itself and relu1_2 .. relu5_2. The
+                      published ones belong to the torchvision family
     returns           total (scalar), {term: value, ..., "total"}
+    Raises ValueError for an unknown term, and if all weights are zero.
     """
     unknown = [name for name in weights if name not in IMAGE_TERMS]
     if unknown or not weights:
@@ -161,12 +165,14 @@ def image_losses(
 def _weighted_sum(
     terms: Mapping[str, Tensor], weights: Mapping[str, float | Tensor], images: Tensor
 ) -> Tensor:
+    """The weighted sum of terms, (N,); zeros if there are none."""
     if not terms:
         return images.new_zeros(len(images), dtype=torch.float32)
     return torch.stack([weights[name] * value for name, value in terms.items()]).sum(0)
 
 
 def _batch_means(terms: Mapping[str, Tensor], whole: str) -> tuple[Tensor, dict[str, Tensor]]:
+    """The batch mean of the term `whole`, and detached means of all terms."""
     means = {name: value.mean() for name, value in terms.items()}
     return means[whole], {name: value.detach() for name, value in means.items()}
 

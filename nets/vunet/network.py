@@ -1,25 +1,31 @@
 """VUNet: a variational U-Net for the appearance and the shape of an image.
 
 Esser, Sutter, Ommer, "A Variational U-Net for Conditional Appearance and Shape Generation", CVPR
-2018. A U-Net turns a drawn pose into an image; an encoder turns an appearance into unit-variance
-Gaussian latents at the two coarsest scales, which enter at the bottleneck. One network, two forms:
+2018. A U-Net turns a stick figure into an image. An encoder turns an appearance into unit-variance
+Gaussian latents at the two coarsest scales, which enter at the bottleneck. There are two forms:
 
 `VUNet.parts`  the appearance is 8 rectified body-part crops; weight normalisation with
                data-dependent initialisation; coarsest map 2x2 or 4x4
 `VUNet.image`  the appearance is a whole image; coarsest map 1x1
 
-Checked against the published numbers: parameters of the parts form 46,042,118 (256 px) and
-46,188,422 (128 px), which is 47,272,966 and 47,419,270 less the 1,230,848 that never receive a
-gradient and are not built here; of the image form 19,457,859 (256 px, tanh),
-19,510,860 (256 px, normalised), 17,358,915 and 17,406,540 (128 px), 4,367,660
-(128 px, normalised, widths 32 and 64).
-With weights of the published programs (`nets.vunet.published`) image and means of both forms
-agree with tests/published/published_vunet.py, which computes them from their description alone.
+Parameters, equal to the published numbers. The published parts form has 1,230,848 more, which never
+receive a gradient and are not built here.
+
+    parts  256 px                                         46,042,118
+    parts  128 px                                         46,188,422
+    image  256 px, tanh                                   19,457,859
+    image  256 px, normalised                             19,510,860
+    image  128 px, tanh                                   17,358,915
+    image  128 px, normalised                             17,406,540
+    image  128 px, normalised, widths 32 and 64            4,367,660
+
+tests/published/published_vunet.py computes both forms from the published programs' description and
+weights alone. Image and means agree with it (`nets.vunet.published`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -29,17 +35,25 @@ from torch import Tensor, nn
 from nets.layers import depth_to_space
 from nets.vunet.layers import Down, NormConv2d, ResidualBlock, Up, space_to_depth
 
+Pair = tuple[Tensor, Tensor]  # tensors of the two scales with latents: coarse, fine
+
 
 class HiddenPrior(nn.Module):
     """Prior of the coarsest latent of the image form: the hidden state itself is the mean."""
 
-    def forward(self, h: Tensor, z: Tensor | None, noise: Tensor | None):
-        mean = h
-        return mean, z if z is not None else mean + noise
+    def forward(self, h: Tensor, value: Tensor, sample: bool) -> Pair:
+        """Mean and latent of a hidden state.
+
+        value   the latent; with `sample`, the noise that is added to the mean instead
+        """
+        return h, h + value if sample else value
 
 
 class GroupPrior(nn.Module):
-    """Autoregressive prior over the four positions of each 2x2 cell, 4C wide, 3x3 projections."""
+    """Autoregressive prior of the parts form, over the four positions of each 2x2 cell.
+
+    Hidden states have 4C channels. 3x3 convolutions project them to the means.
+    """
 
     def __init__(self, width: int, norm: str, dropout: float):
         super().__init__()
@@ -49,26 +63,28 @@ class GroupPrior(nn.Module):
             ResidualBlock(4 * width, width, norm, dropout) for _ in range(3)
         )
 
-    def forward(self, h: Tensor, z: Tensor | None, noise: Tensor | None):
+    def forward(self, h: Tensor, value: Tensor, sample: bool) -> Pair:
+        """Mean and latent of a hidden state; see `HiddenPrior`."""
         t = space_to_depth(self.block(h))
-        given = space_to_depth(z).chunk(4, dim=1) if z is not None else None
-        added = space_to_depth(noise).chunk(4, dim=1) if given is None else None
-        means, samples = [], []
+        groups = space_to_depth(value).chunk(4, dim=1)
+        means, latents = [], []
         for i in range(4):
             means.append(self.means[i](t))
-            samples.append(given[i] if given else means[i] + added[i])
+            latents.append(means[i] + groups[i] if sample else groups[i])
             if i < 3:
-                t = self.feedback[i](t, samples[i])
+                t = self.feedback[i](t, latents[i])
         mean = depth_to_space(torch.cat(means, dim=1))
-        return mean, z if z is not None else depth_to_space(torch.cat(samples, dim=1))
+        return mean, depth_to_space(torch.cat(latents, dim=1)) if sample else value
 
 
 class ReducedPrior(nn.Module):
-    """Autoregressive prior of the image form, C wide after a 1x1 reduction; states are the means.
+    """Autoregressive prior of the fine latent of the image form, over the four positions of a cell.
+
+    A 1x1 convolution reduces hidden states to C channels. The states are the means.
 
     wiring "chain"  t_{i+1} = A_{i+1}(t_i, group i): every block used once
-    wiring "port"   t_1 = A_0(t_0), then A_1, A_2 with groups 1, 2: what imported checkpoints learnt
-    Mean, z and noise are in space-to-depth form, (N, 4C, 1, 1).
+    wiring "port"   t_1 = A_0(t_0), then A_1, A_2 with groups 1, 2: as in the published program
+    Mean, latent and noise are in space-to-depth form, (N, 4C, 1, 1).
     """
 
     def __init__(self, width: int, norm: str, dropout: float, wiring: str):
@@ -80,22 +96,21 @@ class ReducedPrior(nn.Module):
         )
         self.reduce = NormConv2d(4 * width, width, 1, norm=norm)
 
-    def forward(self, h: Tensor, z: Tensor | None, noise: Tensor | None):
+    def forward(self, h: Tensor, value: Tensor, sample: bool) -> Pair:
+        """Mean and latent of a hidden state; see `HiddenPrior`."""
         t = self.reduce(space_to_depth(self.blocks[0](h)))
-        given = z.chunk(4, dim=1) if z is not None else None
-        added = noise.chunk(4, dim=1) if given is None else None
-        means, samples = [], []
+        groups = value.chunk(4, dim=1)
+        means, latents = [], []
         for i in range(4):
             means.append(t)
-            samples.append(given[i] if given else t + added[i])
+            latents.append(t + groups[i] if sample else groups[i])
             if i == 3:
                 break
             if self.wiring == "chain":
-                t = self.blocks[i + 1](t, samples[i])
+                t = self.blocks[i + 1](t, latents[i])
             else:
-                t = self.blocks[i](t, samples[i]) if i else self.blocks[0](t)
-        mean = torch.cat(means, dim=1)
-        return mean, z if z is not None else torch.cat(samples, dim=1)
+                t = self.blocks[i](t, latents[i]) if i else self.blocks[0](t)
+        return torch.cat(means, dim=1), torch.cat(latents, dim=1) if sample else value
 
 
 MODES = ("train", "transfer", "sample")
@@ -103,26 +118,30 @@ LATENTS = 2
 
 
 class Noise(NamedTuple):
-    """Standard normal tensors, coarsest first, each shaped like the mean it is added to."""
+    """Standard normal noise, coarsest first; each tensor is shaped like the mean it is added to."""
 
-    posterior: tuple[Tensor, Tensor]
-    prior: tuple[Tensor, Tensor]
+    posterior: Pair
+    prior: Pair
 
-    def rows(self, chosen: slice) -> Noise:
+    def rows(self, rows: slice) -> Noise:
         """The noise of some of the images."""
-        return Noise(*(tuple(t[chosen] for t in group) for group in self))
+        posterior, prior = ((coarse[rows], fine[rows]) for coarse, fine in self)
+        return Noise(posterior, prior)
 
 
 class VUNetOutput(NamedTuple):
-    """image (N, 3, S, S); means, coarsest first (no posterior in mode sample)."""
+    """An image, and the means of its latents."""
 
-    image: Tensor
-    posterior: tuple[Tensor, Tensor] | None
-    prior: tuple[Tensor, Tensor]
+    image: Tensor  # (N, 3, S, S), about [-1, 1]; with tanh inside (-1, 1)
+    posterior: Pair | None  # None in mode "sample"
+    prior: Pair
 
 
 class Encoder(nn.Module):
-    """All block outputs of a stack of scales, finest first: 1x1, then two blocks a scale."""
+    """All block outputs of a stack of scales, finest first.
+
+    Layers: a 1x1 convolution, then two residual blocks a scale.
+    """
 
     def __init__(self, channels: int, widths: list[int], norm: str, padding: str, dropout: float):
         super().__init__()
@@ -133,18 +152,18 @@ class Encoder(nn.Module):
         self.downs = nn.ModuleList(Down(a, b, norm, padding) for a, b in pairwise(widths))
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        kept, h = [], self.enter(x)
+        outputs, h = [], self.enter(x)
         for scale, blocks in enumerate(self.blocks):
             if scale:
                 h = self.downs[scale - 1](h)
-            for block in blocks:
+            for block in blocks.children():
                 h = block(h)
-                kept.append(h)
-        return kept
+                outputs.append(h)
+        return outputs
 
 
 class Posterior(nn.Module):
-    """Means of the latents from the appearance: the parts form, a 3x3 projection a scale."""
+    """Posterior of the parts form: means of the latents, by a 3x3 projection at each scale."""
 
     def __init__(self, widths: list[int], norm: str, dropout: float):
         super().__init__()
@@ -157,7 +176,8 @@ class Posterior(nn.Module):
         self.block_fine = ResidualBlock(fine, fine, norm, dropout)
         self.mean_fine = NormConv2d(fine, fine, norm=norm)
 
-    def forward(self, kept: list[Tensor], noise: tuple | None):
+    def forward(self, kept: list[Tensor], noise: Pair | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Coarse mean, fine mean and coarse latent, from the outputs of an `Encoder`."""
         h = self.block(self.enter(kept[-1]), kept[-1])
         mean = self.mean(h)
         z = mean if noise is None else mean + noise[0]
@@ -167,7 +187,7 @@ class Posterior(nn.Module):
 
 
 class ImagePosterior(nn.Module):
-    """Means of the latents from the appearance: the image form, hidden states without projection.
+    """Posterior of the image form: means of the latents, which are hidden states.
 
     The fine mean is in space-to-depth form, (N, 4C, 1, 1).
     """
@@ -182,7 +202,8 @@ class ImagePosterior(nn.Module):
         self.up = Up(top, fine, norm)
         self.block_fine = ResidualBlock(fine, fine, norm, dropout, skip_activation=False)
 
-    def forward(self, kept: list[Tensor], noise: tuple | None):
+    def forward(self, kept: list[Tensor], noise: Pair | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Coarse mean, fine mean and coarse latent, from the outputs of an `Encoder`."""
         mean = self.block(self.enter(kept[-1]), kept[-2])
         z = mean if noise is None else mean + noise[0]
         h = self.merge(mean, self.merge_z(torch.cat([kept[-2], z], dim=1)))
@@ -191,12 +212,12 @@ class ImagePosterior(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Pose features and latents to the image, with the priors of the latents on the way."""
+    """The image of pose features and latents, and the priors' means of the latents."""
 
     def __init__(
         self,
         widths: list[int],
-        priors: list[nn.Module],
+        priors: Sequence[nn.Module],
         norm: str,
         dropout: float,
         skip_activation: bool,
@@ -215,22 +236,27 @@ class Decoder(nn.Module):
         self.merges = nn.ModuleList(NormConv2d(2 * w, w, 1, norm=norm) for w in down[:LATENTS])
         self.leave = NormConv2d(down[-1], out_channels, out_kernel, norm=norm)
 
-    def forward(self, kept: list[Tensor], latents: tuple | None, noise: tuple | None):
+    def forward(self, kept: list[Tensor], values: Pair, sample: bool) -> tuple[Tensor, Pair]:
+        """Image and prior means, from the outputs of an `Encoder`.
+
+        values  the latents; with `sample`, the noise that is added to the priors' means instead
+        """
         kept, means = kept[::-1], []
         h = self.enter(kept[0])
-        for scale, (first, second) in enumerate(self.blocks):
+        for scale, blocks in enumerate(self.blocks):
+            first, second = blocks.children()
             if scale:
                 h = self.ups[scale - 1](h)
             h = first(h, kept[2 * scale])
             if scale < LATENTS:
-                given = None if latents is None else latents[scale]
-                mean, z = self.priors[scale](h, given, None if noise is None else noise[scale])
+                mean, z = self.priors[scale](h, values[scale], sample)
                 means.append(mean)
                 if z.shape[1] != h.shape[1]:  # a fine latent in space-to-depth form
                     z = depth_to_space(z)
                 h = self.merges[scale](torch.cat([h, z], dim=1))
             h = second(h, kept[2 * scale + 1])
-        return self.leave(h), tuple(means)
+        coarse, fine = means
+        return self.leave(h), (coarse, fine)
 
 
 def _scales(side: int, coarsest: int, name: str) -> int:
@@ -264,14 +290,14 @@ class VUNet(nn.Module):
         image_size: int = 256,  # S, side of image and pose, pixels
         box_factor: int = 2,  # appearance crops have side S / 2^box_factor
         bottleneck_factor: int = 2,  # the coarsest map has side 2^bottleneck_factor
-        width: int = 32,  # channels of the finest scale; doubles a scale
-        max_width: int = 128,  # up to this
+        width: int = 32,  # channels of the finest scale, doubled at each coarser one
+        max_width: int = 128,  # maximum of channels
         dropout: float = 0.0,
         appearance_channels: int = 24,  # 8 crops of 3
         pose_channels: int = 3,
         out_channels: int = 3,
     ) -> VUNet:
-        """The form that sees body-part crops. ValueError for sizes that do not divide."""
+        """The network of the parts form. Raises ValueError for sizes that do not divide."""
         coarsest = 2**bottleneck_factor
         n = _scales(image_size, coarsest, "image_size")
         if box_factor < 0 or n - box_factor < LATENTS:
@@ -298,8 +324,8 @@ class VUNet(nn.Module):
     def image(
         cls,
         image_size: int = 256,  # S, side of image, appearance and pose; a power of two >= 4
-        width: int = 64,
-        max_width: int = 128,
+        width: int = 64,  # channels of the finest scale, doubled at each coarser one
+        max_width: int = 128,  # maximum of channels
         norm: str = "none",  # of the convolutions, see `NormConv2d`
         tanh: bool = True,  # the output is bounded to (-1, 1)
         dropout: float = 0.0,
@@ -309,7 +335,7 @@ class VUNet(nn.Module):
         wiring: str = "chain",  # of the autoregressive prior, see `ReducedPrior`
         box_factor: int = 0,  # the appearance has side S / 2^box_factor
     ) -> VUNet:
-        """The form that sees a whole image. ValueError for sizes that do not divide."""
+        """The network of the image form. Raises ValueError for sizes that do not divide."""
         n = _scales(image_size, 1, "image_size")
         widths = [min(width * 2**k, max_width) for k in range(n)]
         if n < 3:
@@ -330,36 +356,40 @@ class VUNet(nn.Module):
             tanh=tanh,
         )
 
-    def noise(self, n: int, device=None, generator: torch.Generator | None = None) -> Noise:
+    def noise(
+        self,
+        n: int,
+        device: torch.device | str | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Noise:
         """Standard normal noise for n images: posterior coarse, fine, then prior coarse, fine."""
-        drawn = [
+        draws = [
             torch.randn(n, *shape, device=device, generator=generator)
             for shape in [*self.latent_shapes, *self.latent_shapes]
         ]
-        return Noise(tuple(drawn[:LATENTS]), tuple(drawn[LATENTS:]))
+        return Noise((draws[0], draws[1]), (draws[2], draws[3]))
 
-    def encode(self, appearance: Tensor, noise: tuple[Tensor, Tensor] | None = None):
+    def encode(self, appearance: Tensor, noise: Pair | None = None) -> tuple[Pair, Pair]:
         """Posterior means and latents of an appearance in [-1, 1]: two pairs (coarse, fine).
 
         appearance  (N, 24, s, s) stacked crops or (N, 3, S, S) images
-        noise       added to the means; None: the latents are the means, all the way through
+        noise       added to the means; None: the latents are the means at both scales
         """
         coarse, fine, z = self.posterior(self.appearance(appearance), noise)
         return (coarse, fine), (z, fine if noise is None else fine + noise[1])
 
     def decode(
-        self,
-        pose: Tensor,
-        latents: tuple[Tensor, Tensor] | None = None,
-        noise: tuple[Tensor, Tensor] | None = None,
-    ):
-        """Image (N, 3, S, S) and prior means for a drawn pose (N, 3, S, S) in [-1, 1].
+        self, pose: Tensor, latents: Pair | None = None, noise: Pair | None = None
+    ) -> tuple[Tensor, Pair]:
+        """Image (N, 3, S, S) and prior means for a stick figure (N, 3, S, S) in [-1, 1].
 
-        latents  from `encode`; None: drawn from the prior, with `noise` (or fresh noise) added
+        latents  from `encode`; None: samples of the prior, its means plus `noise`
+        noise    None: fresh noise
         """
         if latents is None and noise is None:
             noise = self.noise(len(pose), pose.device).prior
-        image, prior = self.decoder(self.pose(pose), latents, noise)
+        values = noise if latents is None else latents
+        image, prior = self.decoder(self.pose(pose), values, sample=latents is None)
         return (torch.tanh(image) if self.tanh else image), prior
 
     def forward(
@@ -373,11 +403,11 @@ class VUNet(nn.Module):
 
         Tensors in [-1, 1]; see `encode` and `decode` for their shapes.
 
-        mode "train"     latents are posterior samples: means plus `noise` (drawn when None)
+        mode "train"     latents are posterior samples: means plus `noise` (None: fresh noise)
         mode "transfer"  latents are the posterior means; deterministic. With `noise` given, the
                          fine mean follows a sampled coarse latent, as in the published code
-        mode "sample"    latents are prior samples; no appearance is needed or looked at
-        Noise of zeros makes train and transfer the same function.
+        mode "sample"    latents are prior samples; the appearance is ignored
+        With noise of zeros, train and transfer are the same function.
         """
         if mode not in MODES:
             raise ValueError(f"VUNet: mode must be one of {', '.join(MODES)}, got {mode!r}")

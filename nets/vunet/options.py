@@ -1,4 +1,4 @@
-"""Options of train_vunet.py, and what they make of a step: weights of the loss, learning rate."""
+"""Options of train_vunet.py, and the learning rate of a step."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from nets.run.options import (
     PositiveInt,
     add_flag,
 )
-from nets.vunet import build, losses
-from nets.vunet.published import RENAMED, SETTINGS, TERMS, translate
+from nets.vunet import build, losses, published
+from nets.vunet.objective import LAST, term_weights
 
-FORMS = {  # what an option that is null means
+FORMS = {  # defaults of each form, for options that are null
     "parts": {
         "appearance": "crops", "stickman": "parts", "pairing": "same", "conv": "weight",
         "tanh": False, "nf_start": 32, "lr": 1e-3, "lr_decay_begin": 1000, "lr_decay_end": 100_000,
@@ -41,26 +41,28 @@ IMAGE_LOSSES = {
 
 # fmt: off
 def parser(description: str) -> options.Parser:
-    p = options.parser("vunet", description, RENAMED)
+    """The parser of train_vunet.py."""
+    p = options.parser("vunet", description, published.RENAMED)
     g = p.add_argument_group("what to do")
     add = g.add_argument
     add("--mode", type=Literal["train", "test", "transfer", "add_reconstructions"], default="train",
-        help="train; or, from --checkpoint: samples from the prior, transfer grids, or "
-        "reconstructions of all test images with an index.p of them")
+        help="train; or with --checkpoint: test (samples from the prior), transfer (grids), or "
+        "add_reconstructions (all test images, and an index.p of them)")
     add("--checkpoint", type=str | None, default=None,
         help="checkpoint or run folder to start from")
-    add_flag(g, "--retrain", False, "second round: weights and moments of --checkpoint, step 0")
-    add_flag(g, "--reset_optimizer", False, "fresh moments for --checkpoint")
+    add_flag(g, "--retrain", False,
+        "second round: start at step 0 with weights and moments of --checkpoint")
+    add_flag(g, "--reset_optimizer", False, "start without the moments of --checkpoint")
     g = p.add_argument_group("data")
     add = g.add_argument
     add("--data", type=str | None, default=None,
         help="an index (index.p, .json or .npz), or a folder with meta.yaml; default: the demo "
         "world of people")
     add("--pairing", type=Literal["same", "identity", "any"] | None, default=None,
-        help="source of the appearance: the target itself, another image of the same identity, or "
-        "any image; default: same for parts, identity for image")
+        help="image that gives the appearance: the target itself, another one of the same "
+        "identity, or any; default: same for parts, identity for image")
     add("--fit", type=Literal["squash", "letterbox"], default="squash",
-        help="how images become square")
+        help="method to make images square")
     add("--batch_size", type=PositiveInt, default=16, help="images per step and rank")
     add("--test_images", type=NonNegativeInt, default=256,
         help="test images in a validation; 0: all")
@@ -71,7 +73,7 @@ def parser(description: str) -> options.Parser:
     add("--image_size", type=PositiveInt, default=256, help="side of the images, pixels")
     add("--nf_start", type=PositiveInt | None, default=None,
         help="channels of the finest scale; default: 32 for parts, 64 for image")
-    add("--nf_max", type=PositiveInt, default=128, help="maximum of channels of a scale")
+    add("--nf_max", type=PositiveInt, default=128, help="maximum number of channels of a scale")
     add("--drop_prob", type=options.Fraction, default=0.0, help="dropout in residual blocks")
     g = p.add_argument_group("loss")
     add = g.add_argument
@@ -82,81 +84,38 @@ def parser(description: str) -> options.Parser:
     add("--gram_weights", type=list[NonNegativeFloat], default=[0.0] * 6,
         help="parts: weights of the Gram matrices, one a layer")
     add("--background_weight", type=NonNegativeFloat, default=1.0,
-        help="weight of pixels off the person, for data with masks (the demo world)")
+        help="weight of background pixels, for data with masks (the demo world)")
     add("--kl_max", type=NonNegativeFloat, default=1.0, help="parts: final weight of the KL")
     add("--vgg_weights", type=str | None, default=None,
-        help="weights of VGG19; default: from torch's cache")
+        help="file with the weights of VGG19; default: the one in torch's cache")
     add("--perceptual", type=Literal["pretrained", "random"], default="pretrained",
-        help="random: a seeded random VGG19 instead of weights")
+        help="weights of VGG19; random: seeded random ones, which need no file")
     add_flag(g, "--vgg_download", False, "download the weights of VGG19 if they are missing")
     g = p.add_argument_group("schedule")
     add = g.add_argument
     add("--lr", type=PositiveFloat | None, default=None,
         help="learning rate; default: 1e-3 for parts, 1e-4 for image")
     add("--lr_decay_begin", type=NonNegativeInt | None, default=None,
-        help="first step of its linear decay; default: 1000 for parts, never for image")
+        help="first step of the linear decay; default: 1000 for parts, none for image")
     add("--lr_decay_end", type=PositiveInt | None, default=None,
-        help="step at which it is 0 and training ends; default: 100000 for parts")
+        help="step at which the rate is 0 and training ends; default: 100000 for parts")
     add("--num_steps", type=PositiveInt | None, default=None, help="steps, instead of lr_decay_end")
     add("--num_epochs", type=PositiveInt | None, default=None, help="epochs, instead of steps")
     add("--test_freq", type=PositiveInt, default=1000, help="steps between validations")
-    _published(p)
+    published.add_options(p)
     return p
-
-
-def _published(p: options.Parser) -> None:
-    """Options that --help_published lists: fine settings of the published networks and losses."""
-    g = p.hidden
-    add = g.add_argument
-    add_flag(g, "--keep_kl", False, "the last KL weight from the first step on")
-    add("--appearance", type=Literal["crops", "image", "picture"] | None, default=None,
-        help="input of the appearance encoder; picture: earlier name of image; default: by variant")
-    add("--stickman", type=Literal["parts", "image"] | None, default=None,
-        help="style of the stick figure; default: by variant")
-    add("--box_factor", type=NonNegativeInt, default=2, help="side of the crops: S / 2^box_factor")
-    add("--bottleneck_factor", type=PositiveInt, default=2,
-        help="side of the coarsest map, as a power of two")
-    add("--img_channels", type=Literal[3], default=3, help="channels of an image")
-    add("--pose_channels", type=Literal[3], default=3, help="channels of a stick figure")
-    add("--out_channels", type=Literal[3], default=3, help="channels of the output")
-    add("--conv", type=Literal["none", "weight", "weight_affine"] | None, default=None,
-        help="image form: normalisation of the convolutions (parts: always weight)")
-    add("--tanh", type=bool | None, default=None, help="image form: bounded output; default: true")
-    add("--wiring", type=Literal["chain", "port"], default="chain",
-        help="image form: autoregressive prior; port: that of imported checkpoints")
-    add("--missing_part", type=float, default=0.0, help="value of a missing crop, in [-1, 1]")
-    add("--init_batches", type=NonNegativeInt, default=4,
-        help="batches for data-dependent initialisation of weight normalisation; 0: none")
-    add("--kl_start", type=NonNegativeInt | None, default=None,
-        help="last step with KL weight kl_min; default: lr_decay_end / 2")
-    add("--kl_end", type=NonNegativeInt | None, default=None,
-        help="first step with KL weight kl_max; default: 3/4 lr_decay_end")
-    add("--kl_min", type=NonNegativeFloat, default=1e-6, help="first weight of the KL")
-    add("--betas", type=tuple[options.Fraction, options.Fraction] | None, default=None,
-        help="betas of Adam; default: 0.5, 0.9 for parts, 0.9, 0.999 for image")
-    for term in TERMS:
-        add(f"--losses.{term}.weight", type=NonNegativeFloat | None, default=None,
-            help=f"image form: weight of {term}")
-        for field, kind, text in (("start_ramp_it", NonNegativeInt, "first step of a ramp"),
-                                  ("start_ramp_val", NonNegativeFloat, "weight up to that step"),
-                                  ("end_ramp_it", NonNegativeInt, "last step of a ramp"),
-                                  ("end_ramp_val", NonNegativeFloat, "weight from that step on")):
-            add(f"--losses.{term}.{field}", type=kind | None, default=None,
-                help=f"image form, {term}: {text}")
-    add("--losses.perceptual.vgg_feat_weights", type=list[NonNegativeFloat], default=[1.0] * 6,
-        help="image form: weights of the image and of relu1_2 .. relu5_2")
 # fmt: on
 
 
 def parse(argv: Sequence[str] | None = None, description: str = "") -> options.Namespace:
-    """The options, with what depends on the variant filled in and what contradicts refused."""
-    args = options.parse(parser(description), argv, translate)
+    """The options, with the defaults of the form. Raises UserError for a contradiction."""
+    args = options.parse(parser(description), argv, published.translate)
     for name, value in FORMS[args.variant].items():
         args[name] = value if args[name] is None else args[name]
     if args.appearance == "picture":
         args.appearance = "image"
     if args.variant == "image":
-        image_losses(args)
+        complete_image_losses(args)
     if args.mode != "train" and not args.checkpoint:
         raise UserError(f"--mode {args.mode}: needs --checkpoint")
     if args.mode != "train" and args.name:
@@ -164,7 +123,7 @@ def parse(argv: Sequence[str] | None = None, description: str = "") -> options.N
         if checkpoints.stored(folder / "checkpoints"):
             raise UserError(f"--mode {args.mode}: {folder} is a training run; give another --name")
     if args.retrain and not args.checkpoint:
-        raise UserError("--retrain: needs --checkpoint, the last of the first round")
+        raise UserError("--retrain: needs --checkpoint, a run of the first round")
     for name in ("feature_weights", "gram_weights"):
         if len(args[name]) != len(args.feature_layers):
             raise UserError(
@@ -181,53 +140,22 @@ def parse(argv: Sequence[str] | None = None, description: str = "") -> options.N
     return args
 
 
-def image_losses(args: options.Namespace) -> None:
-    """Fill in the published losses where none is given; refuse what cannot be computed."""
-    if all(args.losses[term][field] is None for term in TERMS for field in SETTINGS):
-        for term, settings in IMAGE_LOSSES.items():
-            for field, value in settings.items():
+def complete_image_losses(args: options.Namespace) -> None:
+    """Set the published losses if no loss is given. Raises UserError for losses that do not fit."""
+    settings = [args.losses[t][field] for t in published.TERMS for field in published.SETTINGS]
+    if all(value is None for value in settings):
+        for term, fields in IMAGE_LOSSES.items():
+            for field, value in fields.items():
                 args.losses[term][field] = value
     count = len(args.losses["perceptual"]["vgg_feat_weights"])
     if count != len(losses.IMAGE_LAYERS):
         raise UserError(f"losses.perceptual.vgg_feat_weights: must be 6 numbers, got {count}")
-    if not any(weights(args, 1 << 60).values()):
-        raise UserError("losses: no term has a weight above 0 in the end")
-
-
-def weights(args: options.Namespace, step: int) -> dict[str, float]:
-    """Image form: the factor at a step of each term of the loss that has one."""
-    result = {}
-    for term in TERMS:
-        settings = args.losses[term]
-        ramp = [
-            settings[f"{end}_ramp_{what}"] for end in ("start", "end") for what in ("it", "val")
-        ]
-        if None not in ramp:
-            if ramp[0] > ramp[2]:
-                raise UserError(f"losses.{term}: a ramp must end at or after start_ramp_it")
-            at_end = args.keep_kl and term == "KL"
-            result[term] = ramp[3] if at_end else losses.linear_ramp(step, *ramp)
-        elif any(value is not None for value in ramp):
-            raise UserError(f"losses.{term}: a ramp needs all of its four settings")
-        elif settings["weight"] is not None:
-            result[term] = settings["weight"]
-    return {term: weight for term, weight in result.items() if weight or term == "KL"}
-
-
-def kl_factor(args: options.Namespace, step: int, end: int) -> float:
-    """Weight of the KL. Parts form: linear from kl_min to kl_max, late, since at first the decoder
-    ignores the latents.
-    """
-    if args.variant == "image":
-        return weights(args, step).get("KL", 0.0)
-    if args.keep_kl:
-        return args.kl_max
-    start = end // 2 if args.kl_start is None else args.kl_start
-    stop = 3 * end // 4 if args.kl_end is None else args.kl_end
-    return losses.linear_ramp(step, start, args.kl_min, max(start, stop), args.kl_max)
+    if not any(term_weights(args, LAST).values()):
+        raise UserError("losses: no term has a weight above 0 at the end")
 
 
 def learning_rate(args: options.Namespace, step: int, total: int) -> float:
+    """The learning rate at a step: constant, then linear to 0 at lr_decay_end, or at `total`."""
     if args.lr_decay_begin is None:
         return args.lr
     end = args.lr_decay_end or total

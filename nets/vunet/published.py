@@ -1,8 +1,8 @@
-"""Weights of the two published VUNet programs.
+"""Weights, configurations and options of the two published VUNet programs.
 
-The PyTorch program's checkpoints, {"model", "optimizer"}, and the variables of the
-TensorFlow program, name -> array, as an .npz or a file of torch.save. The first are of the
-whole-image form, the second of the form that sees body-part crops.
+The PyTorch program has the image form. Its checkpoints are {"model", "optimizer"}. The TensorFlow
+program has the parts form. Its variables, name -> array, are read from an .npz or a file of
+torch.save.
 """
 
 from __future__ import annotations
@@ -10,17 +10,25 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from nets.errors import UserError
+from nets.run.options import (
+    Fraction,
+    NonNegativeFloat,
+    NonNegativeInt,
+    Parser,
+    PositiveInt,
+    add_flag,
+)
 from nets.tensor_files import read_plain, require, size_of
 from nets.vunet import VUNet, build
 from nets.vunet.layers import NormConv2d
 
-# How the two programs prepare what their networks see; neither keeps it with the weights.
+# Options of the networks and their inputs that the two programs do not store with the weights.
 COMMON = {
     "fit": "squash", "missing_part": 0.0, "drop_prob": 0.0, "box_factor": 0, "seed": 0,
     "bottleneck_factor": 2, "data": None,
@@ -33,20 +41,23 @@ TENSORFLOW = {
     "variant": "parts", "stickman": "parts", "pairing": "same", "wiring": "chain",
     "conv": "weight", "tanh": False,
 }  # fmt: skip
-# Of the TensorFlow program: what it keeps beside the weights, and layers without any gradient.
-BESIDE = re.compile(
+# Variables of the TensorFlow program that are not weights, and layers that get no gradient.
+LEFT_OUT_VARIABLES = re.compile(
     r"global_step|beta[12]_power|.*/Adam(_1)?|enc_down/(dense_[45]|conv2d_[678])/[Vgb]"
 )
 AVERAGES = ("exp_avg", "exp_avg_sq")
-Names = Iterator[tuple[str, str]]  # prefixes of a convolution: here, there
+Names = Iterator[tuple[str, str]]  # a convolution's prefix in this project and in the program's
+Convert = Callable[[Tensor], Tensor]  # a tensor of the program to its layout in this project
+# A convolution and the name of its parameter -> the parameter's shape in the program, conversion.
+Layout = Callable[[NormConv2d, str], tuple[list[int], Convert]]
 
 
 def load(path: str | Path, **options: Any) -> tuple[VUNet, dict[str, Any]]:
     """The network in eval mode and the options of `train_vunet.py` that describe it.
 
-    options  override what is read off the weights: `image_size` where TensorFlow weights of
-             another size than the published ones are meant (a convolutional network does not say)
-    Raises UserError where the file is not of a VUNet, with the first three differences.
+    options  override the options inferred from the weights. `image_size` is needed for TensorFlow
+             weights of another size than the published ones: weights do not determine it
+    Raises UserError, with the first three differences, if the file is not of a VUNet.
     """
     content = read(path, **options)
     net = build(content["options"])
@@ -55,17 +66,18 @@ def load(path: str | Path, **options: Any) -> tuple[VUNet, dict[str, Any]]:
 
 
 def read(path: str | Path, **options: Any) -> dict[str, Any]:
-    """The file as a checkpoint's content: "step", "options", "parts", and "kind", a line on it.
+    """The content of a checkpoint: "step", "options", "parts", and "kind", a line for people.
 
-    "parts" holds the model and, from the PyTorch program, the moments of Adam.
+    "parts" holds the model and, from the PyTorch program, the moments of Adam. Raises UserError;
+    see `load`.
     """
-    path, held = Path(path), read_plain(path)
-    state = held.get("model", held) if isinstance(held, Mapping) else {}
+    path, content = Path(path), read_plain(path)
+    state = content.get("model", content) if isinstance(content, Mapping) else {}
     if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
         raise UserError(f"{path}: not weights of a VUNet: must map names to tensors")
     state = {str(name).removeprefix("module."): value for name, value in state.items()}
     if any(name.startswith(("f_phi.", "e_theta.")) for name in state):
-        return _port(path, state, held.get("optimizer"), options)
+        return _port(path, state, content.get("optimizer"), options)
     if any(name.startswith(("enc_up/", "dec_down/")) for name in state):
         return _tensorflow(path, state, options)
     first = ", ".join(list(state)[:3]) or "nothing"
@@ -75,6 +87,10 @@ def read(path: str | Path, **options: Any) -> dict[str, Any]:
 def _port(
     path: Path, state: Mapping[str, Tensor], moments: Any, options: dict[str, Any]
 ) -> dict[str, Any]:
+    """The content of a checkpoint, from one of the PyTorch program; see `read`.
+
+    moments  the state of the program's Adam, or None
+    """
     new = {"parametrizations.weight.original0": "weight_g",
            "parametrizations.weight.original1": "weight_v"}  # fmt: skip
     for old, name in new.items():
@@ -86,7 +102,7 @@ def _port(
         **COMMON,
         **PORT,
         "image_size": 2 ** (scales - 1),
-        "conv": "weight_affine" if affine else "none",  # one switch, `final_act`, chose both
+        "conv": "weight_affine" if affine else "none",  # `final_act` chose both this and tanh
         "tanh": not affine,
         "nf_start": size_of(state, f"e_theta.in_op.{kernel}", 0),
         "nf_max": size_of(state, f"e_theta.blocks.s{scales}_1.conv2d.{kernel}", 0),
@@ -98,33 +114,35 @@ def _port(
         leaves = {"weight": "conv.weight_v", "bias": "conv.bias", "gain": "conv.weight_g",
                   "gamma": "gamma", "beta": "beta"}  # fmt: skip
 
-    def available(conv: NormConv2d, leaf: str) -> tuple[list[int], Callable[[Tensor], Tensor]]:
+    def layout(conv: NormConv2d, leaf: str) -> tuple[list[int], Convert]:
         own = getattr(conv, leaf).shape
         wide = {"gain": (-1, 1, 1, 1), "gamma": (1, -1, 1, 1), "beta": (1, -1, 1, 1)}.get(leaf)
         shape = [own[0] if n == -1 else n for n in wide] if wide else list(own)
         return shape, lambda tensor: tensor.reshape(own)
 
-    result = re.search(r"model-(\d+)", path.name)
-    content, taken = _content(
-        path, state, settings, options, _port_names(scales), leaves, available,
+    number = re.search(r"model-(\d+)", path.name)
+    content, origins = _content(
+        path, state, settings, options, _port_names(scales), leaves, layout,
         f"published PyTorch program, {'normalised' if affine else 'plain'} convolutions",
     )  # fmt: skip
-    content["step"] = int(result[1]) if result else 0
+    content["step"] = int(number[1]) if number else 0
     if isinstance(moments, Mapping) and moments.get("state"):
         content["parts"]["optimizer"] = _adam(
-            content["parts"]["model"], taken, moments, state, path
+            content["parts"]["model"], origins, moments, state, path
         )
     return content
 
 
 def _tensorflow(path: Path, state: Mapping[str, Tensor], options: dict[str, Any]) -> dict[str, Any]:
+    """The content of a checkpoint, from variables of the TensorFlow program; see `read`."""
     state = {name.removesuffix(":0"): value for name, value in state.items()}
     step = state.get("global_step")
-    state = {name: value for name, value in state.items() if not BESIDE.fullmatch(name)}
+    state = {name: value for name, value in state.items() if not LEFT_OUT_VARIABLES.fullmatch(name)}
     scales = [_highest(rf"{net}/conv2d_(\d+)/V", state) // 3 + 1 for net in ("dec_up", "enc_up")]
     channels = size_of(state, "enc_up/dense_0/V", 0)
     crops, box = channels % 24 == 0, scales[0] - scales[1]
-    # The sizes are not in the weights: 128 and 2 go with a box factor of 1, 256 and 4 with 2.
+    # Weights do not determine the sizes. The published networks have either box factor 1, images
+    # of 128 px and a coarsest map of 2x2, or box factor 2, 256 px and 4x4.
     ratio = 2 ** (scales[0] - 1)
     size = options.get("image_size") or ratio * (2 if box == 1 else 4)
     settings = {
@@ -141,7 +159,7 @@ def _tensorflow(path: Path, state: Mapping[str, Tensor], options: dict[str, Any]
         "out_channels": size_of(state, "dec_params/conv2d_0/V", 3),
     }
 
-    def available(conv: NormConv2d, leaf: str) -> tuple[list[int], Callable[[Tensor], Tensor]]:
+    def layout(conv: NormConv2d, leaf: str) -> tuple[list[int], Convert]:
         outputs, inputs, side, _ = conv.weight.shape
         if leaf != "weight":
             return [outputs], lambda tensor: tensor
@@ -151,7 +169,7 @@ def _tensorflow(path: Path, state: Mapping[str, Tensor], options: dict[str, Any]
 
     content, _ = _content(
         path, state, settings, options, _tensorflow_names(*scales),
-        {"weight": "V", "gain": "g", "bias": "b"}, available, "published TensorFlow program",
+        {"weight": "V", "gain": "g", "bias": "b"}, layout, "published TensorFlow program",
     )  # fmt: skip
     content["step"] = 0 if step is None else int(step)
     return content
@@ -164,11 +182,19 @@ def _content(
     options: dict[str, Any],
     names: Names,
     leaves: dict[str, str],
-    available: Callable,
+    layout: Layout,
     program: str,
-) -> tuple[dict[str, Any], dict[str, tuple[str, Callable]]]:
-    """Checks every tensor against the network that `settings` describe, then takes them over;
-    also, of each, its name there and how it is taken.
+) -> tuple[dict[str, Any], dict[str, tuple[str, Convert]]]:
+    """The content of a checkpoint, and the origin of each parameter.
+
+    state     name -> tensor, as the program stored them
+    settings  options inferred from the weights; `options` override them
+    names     of all convolutions
+    leaves    name of a convolution's parameter in this project -> in the program
+    layout    shape of a parameter in the program, and its conversion
+    program   its name, for messages
+    returns   content without "step"; parameter -> (name in the program, conversion)
+    Raises UserError if a tensor does not fit the network that the options describe.
     """
     unknown = sorted(options.keys() - settings.keys())
     if unknown:
@@ -179,47 +205,53 @@ def _content(
             net = build(settings)
     except ValueError as error:
         raise UserError(f"{path}: {error}") from error
-    expected, taken = {}, {}
+    expected: dict[str, list[int]] = {}
+    origins: dict[str, tuple[str, Convert]] = {}
     for here, prefix in names:
         conv = net.get_submodule(here)
+        assert isinstance(conv, NormConv2d)  # the names are those of convolutions
         for leaf, name in leaves.items():
             name = f"{prefix}{'/' if '/' in prefix else '.'}{name}"
-            expected[name], take = available(conv, leaf)
-            taken[f"{here}.{leaf}"] = (name, take)
+            expected[name], convert = layout(conv, leaf)
+            origins[f"{here}.{leaf}"] = (name, convert)
     require(state, expected, path, f"the weights of a VUNet of {settings['image_size']} px")
-    model = {k: take(state[name]).float().contiguous() for k, (name, take) in taken.items()}
+    model = {k: convert(state[name]).float().contiguous() for k, (name, convert) in origins.items()}
     model = {name: model[name] for name in net.state_dict()}
     size = f"{settings['image_size']} px"
     return {
         "options": settings,
         "parts": {"model": model},
         "kind": f"of the {program}, {size}",
-    }, taken
+    }, origins
 
 
 def _adam(
     model: dict[str, Tensor],
-    taken: dict[str, tuple[str, Callable]],
+    origins: dict[str, tuple[str, Convert]],
     moments: Mapping[str, Any],
     state: Mapping[str, Tensor],
     path: Path,
 ) -> dict[str, Any]:
-    """The state of an Adam over `model`, from the PyTorch program's, in the order of its keys."""
+    """The state of an Adam over the parameters of `model`, in their order.
+
+    moments  the state of the PyTorch program's Adam, over the tensors of `state` in their order
+    """
     fresh = torch.optim.Adam([nn.Parameter(t) for t in model.values()], fused=True).state_dict()
     places = {name: place for place, name in enumerate(state)}
     for place, name in enumerate(model):
-        theirs, take = taken[name]
-        one = moments["state"].get(places[theirs])
-        if one is None:  # a parameter that never had a gradient
+        origin, convert = origins[name]
+        entry = moments["state"].get(places[origin])
+        if entry is None:  # a parameter that never had a gradient
             continue
-        require(one, {"step": None} | dict.fromkeys(AVERAGES, state[theirs]), path,
-                f"the moments of {theirs}")  # fmt: skip
-        averages = {key: take(one[key]).float().clone() for key in AVERAGES}
-        fresh["state"][place] = {"step": torch.tensor(float(one["step"])), **averages}
+        require(entry, {"step": None} | dict.fromkeys(AVERAGES, state[origin]), path,
+                f"the moments of {origin}")  # fmt: skip
+        averages = {key: convert(entry[key]).float().clone() for key in AVERAGES}
+        fresh["state"][place] = {"step": torch.tensor(float(entry["step"])), **averages}
     return fresh
 
 
 def _port_names(n: int) -> Names:
+    """Names of all convolutions of the image form with n scales."""
     for here, net in (("appearance", "f_phi"), ("pose", "e_theta")):
         yield f"{here}.enter", f"{net}.in_op"
         for k in range(1, n + 1):
@@ -250,13 +282,17 @@ def _port_names(n: int) -> Names:
     yield "decoder.leave", "decoder.final_layer"
 
 
-def _pair(here: str, available: str) -> Names:
-    yield f"{here}.conv", f"{available}.conv2d"
-    yield f"{here}.pre", f"{available}.pre"
+def _pair(here: str, prefix: str) -> Names:
+    """Names of both convolutions of a residual block with a skip."""
+    yield f"{here}.conv", f"{prefix}.conv2d"
+    yield f"{here}.pre", f"{prefix}.pre"
 
 
 def _tensorflow_names(n: int, seen: int) -> Names:
-    """Layers are numbered in the order they run, 1x1 (dense) and 3x3 (conv2d) apart."""
+    """Names of all convolutions of the parts form, n scales for the pose, `seen` for the crops.
+
+    TensorFlow numbers layers in the order they run; 1x1 (dense) and 3x3 (conv2d) are counted apart.
+    """
     for here, net, count in (("appearance", "enc_up", seen), ("pose", "dec_up", n)):
         yield f"{here}.enter", f"{net}/dense_0"
         for scale in range(count):
@@ -281,7 +317,7 @@ def _tensorflow_names(n: int, seen: int) -> Names:
 
 
 def _in_turn(here: str, net: str, layers: list[str]) -> Names:
-    """Numbers `layers` as they run: a block with a skip is a dense layer, then a convolution."""
+    """Names of layers in the order they run; a block with a skip is a dense layer and a 3x3 one."""
     dense = conv = 0
     for layer in layers:
         block = re.fullmatch(r"block(_fine)?|merge|blocks\.\d+\.\d|.*feedback\.\d", layer)
@@ -295,12 +331,12 @@ def _in_turn(here: str, net: str, layers: list[str]) -> Names:
 
 
 def _highest(pattern: str, state: Mapping[str, Tensor]) -> int:
-    """The highest number in the names of a kind; 1 where there is none."""
-    result = (re.fullmatch(pattern, name) for name in state)
-    return max((int(match[1]) for match in result if match), default=1)
+    """The highest number in the names that match a pattern; 1 if no name matches."""
+    matches = (re.fullmatch(pattern, name) for name in state)
+    return max((int(match[1]) for match in matches if match), default=1)
 
 
-RENAMED = {  # names in published files, and in earlier versions of guise -> names here
+RENAMED = {  # names in published files and in earlier versions of guise -> today's names
     "n_data_processes": "workers",
     "experiment_name": "name",
     "dropout_prob": "drop_prob",
@@ -328,30 +364,33 @@ TERMS = ("color_L1", "color_L2", "color_gradient", "KL", "perceptual")
 
 
 def translate(keys: dict[str, Any], source: str) -> dict[str, Any]:
-    """The keys of a configuration file as `train_vunet.py` knows them; `source` is its name.
+    """The keys of a configuration file, under the names of `train_vunet.py`.
 
-    `model_pars` or `iterator` mark the whole-image form. `final_act` chose both the activation of
-    the output and the type of the convolutions; here it sets `tanh` and `conv`.
+    source  name of the file, for messages
+    `model_pars` or `iterator` mean the image form. `final_act` chose both the activation of the
+    output and the type of the convolutions: it sets `tanh` and `conv`. Raises UserError.
     """
     result: dict[str, Any] = {}
     if ("model_pars" in keys or "iterator" in keys) and "variant" not in keys:
-        result |= {"variant": "image", "log_freq": 1000, "start_log_freq": 1}  # its defaults
+        # The defaults of the PyTorch program.
+        result |= {"variant": "image", "log_freq": 1000, "start_log_freq": 1}
     left_out = [key for key in keys if key in LEFT_OUT]
     if left_out:
-        print(f"{source}: {', '.join(left_out)}: of another framework, left out")
+        print(f"{source}: {', '.join(left_out)}: options of another framework, left out")
     for key, value in keys.items():
         if key == "model_pars":
             result |= _model(value, source)
         elif key == "losses":
             result[key] = _losses(value, source, replace=source != "command line")
         elif key == "ckpt_freq" and value is None:
-            continue  # once an epoch there; the default here
+            continue  # null meant once an epoch; the default applies
         elif key not in LEFT_OUT:
             result[key] = value
     return result
 
 
 def _model(keys: Any, source: str) -> dict[str, Any]:
+    """The options in `model_pars`."""
     if not isinstance(keys, dict):
         raise UserError(f"model_pars in {source}: must be a mapping, got {keys!r}")
     result = {key: value for key, value in keys.items() if key != "final_act"}
@@ -362,12 +401,58 @@ def _model(keys: Any, source: str) -> dict[str, Any]:
 
 
 def _losses(terms: Any, source: str, replace: bool) -> dict[str, Any]:
+    """Term -> settings; with `replace`, settings that are not given are None."""
     if not isinstance(terms, dict) or not all(isinstance(t, dict | None) for t in terms.values()):
         raise UserError(f"losses in {source}: must map each term to its settings, got {terms!r}")
     if not replace:
         return terms
-    # A later file's `losses` replaces an earlier one's: terms it does not name have no weight.
+    # The losses of a later file replace those of an earlier one: other terms have no weight.
     unset = dict.fromkeys(SETTINGS)
     return {
         name: {**unset, **(terms.get(name) or {})} for name in {**dict.fromkeys(TERMS), **terms}
     }
+
+
+# fmt: off
+def add_options(parser: Parser) -> None:
+    """Add the options that only --help_published lists: settings of networks and losses."""
+    g = parser.hidden
+    add = g.add_argument
+    add_flag(g, "--keep_kl", False, "the final KL weight from the first step on")
+    add("--appearance", type=Literal["crops", "image", "picture"] | None, default=None,
+        help="input of the appearance encoder; picture: earlier name of image; default: by variant")
+    add("--stickman", type=Literal["parts", "image"] | None, default=None,
+        help="style of the stick figure; default: by variant")
+    add("--box_factor", type=NonNegativeInt, default=2, help="side of the crops: S / 2^box_factor")
+    add("--bottleneck_factor", type=PositiveInt, default=2,
+        help="side of the coarsest map, as a power of two")
+    add("--img_channels", type=Literal[3], default=3, help="channels of an image")
+    add("--pose_channels", type=Literal[3], default=3, help="channels of a stick figure")
+    add("--out_channels", type=Literal[3], default=3, help="channels of the output")
+    add("--conv", type=Literal["none", "weight", "weight_affine"] | None, default=None,
+        help="image form: normalisation of the convolutions; parts form: always weight")
+    add("--tanh", type=bool | None, default=None, help="image form: bounded output; default: true")
+    add("--wiring", type=Literal["chain", "port"], default="chain",
+        help="image form: wiring of the autoregressive prior; port: as in published checkpoints")
+    add("--missing_part", type=float, default=0.0, help="value of a missing crop, in [-1, 1]")
+    add("--init_batches", type=NonNegativeInt, default=4,
+        help="batches for data-dependent initialisation of weight normalisation; 0: none")
+    add("--kl_start", type=NonNegativeInt | None, default=None,
+        help="last step with KL weight kl_min; default: lr_decay_end / 2")
+    add("--kl_end", type=NonNegativeInt | None, default=None,
+        help="first step with KL weight kl_max; default: 3/4 lr_decay_end")
+    add("--kl_min", type=NonNegativeFloat, default=1e-6, help="first weight of the KL")
+    add("--betas", type=tuple[Fraction, Fraction] | None, default=None,
+        help="betas of Adam; default: 0.5, 0.9 for parts, 0.9, 0.999 for image")
+    for term in TERMS:
+        add(f"--losses.{term}.weight", type=NonNegativeFloat | None, default=None,
+            help=f"image form: weight of {term}")
+        for field, kind, text in (("start_ramp_it", NonNegativeInt, "first step of a ramp"),
+                                  ("start_ramp_val", NonNegativeFloat, "weight up to that step"),
+                                  ("end_ramp_it", NonNegativeInt, "last step of a ramp"),
+                                  ("end_ramp_val", NonNegativeFloat, "weight from that step on")):
+            add(f"--losses.{term}.{field}", type=kind | None, default=None,
+                help=f"image form, {term}: {text}")
+    add("--losses.perceptual.vgg_feat_weights", type=list[NonNegativeFloat], default=[1.0] * 6,
+        help="image form: weights of the image and of relu1_2 .. relu5_2")
+# fmt: on

@@ -1,18 +1,17 @@
-"""Images that show what a VUNet has learnt: reconstructions, samples, transfers."""
+"""Images of a training run: reconstructions, samples, transfers."""
 
 from __future__ import annotations
-
-from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from nets.contracts import Batch, PeopleDataset
+from nets.layers import signed
 from nets.run.images import labelled_grid, tile
 from nets.run.loader import loader
 from nets.run.run import Run
-from nets.vunet.data import PersonInputs, signed
-from nets.vunet.network import Noise, VUNet
+from nets.vunet.data import PersonInputs, has_truth
+from nets.vunet.network import Noise, Pair, VUNet
 
 
 @torch.no_grad()
@@ -24,33 +23,39 @@ def transfers(
     generator: torch.Generator | None = None,
     at_once: int = 16,
 ) -> Tensor:
-    """Images (A, P, 3, S, S), float32 in about [-1, 1]: A appearances in P poses.
+    """A appearances in P poses: images (A, P, 3, S, S), float32 in about [-1, 1].
 
-    poses        (P, 3, S, S) drawn poses
-    appearances  (A, 24, s, s) or (A, 3, S, S), as `net` takes them; each is encoded once
-    noise_scale  of the noise added to the latents; 0: their means, deterministic
+    poses        (P, 3, S, S) stick figures
+    appearances  (A, 24, s, s) or (A, 3, S, S), inputs of `net`; each is encoded once
+    noise_scale  scale of the noise added to the latents; 0: their means, deterministic
+    generator    of the noise
     at_once      images in one pass, which bounds the memory
     """
     rows = []
     for appearance in appearances:
-        noise = None
+        noise: Pair | None = None
         if noise_scale:
-            noise = tuple(noise_scale * n for n in net.noise(1, poses.device, generator).posterior)
-        _, given = net.encode(appearance[None], noise)
+            coarse, fine = net.noise(1, poses.device, generator).posterior
+            noise = noise_scale * coarse, noise_scale * fine
+        _, latents = net.encode(appearance[None], noise)
         row = []
         for some in poses.split(at_once):
-            latents = tuple(z.expand(len(some), -1, -1, -1) for z in given)
-            row.append(net.decode(some, latents)[0].float())
+            coarse, fine = (z.expand(len(some), -1, -1, -1) for z in latents)
+            row.append(net.decode(some, (coarse, fine))[0].float())
         rows.append(torch.cat(row))
     return torch.stack(rows)
 
 
 @torch.no_grad()
 def reconstructions(
-    net: VUNet, inputs: PersonInputs, batch: Mapping[str, Any], noise: Noise
+    net: VUNet, inputs: PersonInputs, batch: Batch, noise: Noise
 ) -> dict[str, Tensor]:
-    """x the targets, c the poses, sample the targets again from noisy latents, test_sample images
-    drawn from the prior for the same poses; (N, 3, S, S) each.
+    """Images (N, 3, S, S) of a batch, under the names of the parts form's published program.
+
+    x            the targets
+    c            their poses
+    sample       reconstructions of the targets from posterior samples
+    test_sample  images of the same poses from prior samples
     """
     pose, appearance = inputs(batch)
     return {
@@ -62,10 +67,11 @@ def reconstructions(
 
 
 @torch.no_grad()
-def transfer_grid(net: VUNet, inputs: PersonInputs, batch: Mapping[str, Any]) -> Tensor:
-    """The cells of a batch's transfer grid, row by row: ((N + 1)^2, 3, S, S).
+def transfer_grid(net: VUNet, inputs: PersonInputs, batch: Batch) -> Tensor:
+    """Cells of a batch's transfer grid, row by row: ((N + 1)^2, 3, S, S) in [-1, 1].
 
-    First row: a neutral cell, then the N poses. Row i: source image i, then it in every pose.
+    The first row is a grey cell and the N poses. Row i is source image i, then its transfers to
+    every pose.
     """
     pose, appearance = inputs(batch)
     sources = signed(inputs.source(batch)[0])
@@ -75,14 +81,14 @@ def transfer_grid(net: VUNet, inputs: PersonInputs, batch: Mapping[str, Any]) ->
     return torch.cat(rows)
 
 
-IMAGE_NAMES = {  # what the program of the image form calls what `reconstructions` does
+IMAGE_NAMES = {  # names of `reconstructions` in the image form's published program
     "x": "target", "c": "pose", "sample": "images_prediction",
     "test_sample": "images_prediction_sample",
 }  # fmt: skip
 
 
-def show(run: Run, step: int, net: VUNet, inputs: PersonInputs, batch: Any, prefix: str) -> None:
-    """Reconstructions and samples of a batch, under the names of the form's published program."""
+def show(run: Run, step: int, net: VUNet, inputs: PersonInputs, batch: Batch, prefix: str) -> None:
+    """Write reconstructions and samples of a batch, named as by the form's published program."""
     noise = net.noise(len(batch["target"]), run.device, run.generator(step, "show"))
     generated = reconstructions(net, inputs, batch, noise)
     if run.args.variant == "image":
@@ -93,41 +99,48 @@ def show(run: Run, step: int, net: VUNet, inputs: PersonInputs, batch: Any, pref
 
 
 def show_transfer(
-    run: Run, step: int, net: VUNet, inputs: PersonInputs, batch: Any, alone: bool = False
+    run: Run, step: int, net: VUNet, inputs: PersonInputs, batch: Batch, numbered: bool = False
 ) -> None:
-    """The transfer grid of a batch; `alone`: of no training step, the file is transfer_<step>."""
+    """Write the transfer grid of a batch.
+
+    numbered  `step` is the number of a grid, not a training step: the file is transfer_<step>.png
+    """
     cells = tile(transfer_grid(net, inputs, batch), columns=len(batch["target"]) + 1)
-    run.image(*_called("transfer", step, alone), cells)
+    run.image(*_file_name("transfer", step, numbered), cells)
 
 
 def show_samples(
-    run: Run, step: int, net: VUNet, inputs: PersonInputs, batch: Any, alone: bool = False
+    run: Run, step: int, net: VUNet, inputs: PersonInputs, batch: Batch, numbered: bool = False
 ) -> None:
-    """Poses, and images drawn from the prior for them."""
+    """Write the poses of a batch, and images of them from prior samples; see `show_transfer`."""
     noise = net.noise(len(batch["target"]), run.device, run.generator(step, "show"))
     pose = inputs.pose(batch["joints"])
-    run.image(*_called("testing_cond", step, alone), pose)
+    run.image(*_file_name("testing_cond", step, numbered), pose)
     generated = net(pose, mode="sample", noise=noise).image
-    run.image(*_called("testing_test_sample", step, alone), generated)
+    run.image(*_file_name("testing_test_sample", step, numbered), generated)
 
 
-def _called(name: str, step: int, alone: bool) -> tuple[str, int | None]:
-    return (f"{name}_{step}", None) if alone else (name, step)
+def _file_name(name: str, step: int, numbered: bool) -> tuple[str, int | None]:
+    """Name and step of an image for `Run.image`."""
+    return (f"{name}_{step}", None) if numbered else (name, step)
 
 
 @torch.no_grad()
-def final_image(run: Run, net: VUNet, inputs: PersonInputs, data: Any, bad: str) -> None:
-    """Four people in the poses of four others, and what a perfect transfer shows if it is known."""
+def final_image(
+    run: Run, net: VUNet, inputs: PersonInputs, data: PeopleDataset, on_bad_sample: str
+) -> None:
+    """Write four people in the poses of four others, with the ground truth if it is known."""
     n = min(4, len(data))
-    batch = loader(data, 2 * n, run.ranks, shuffle=False, on_bad_sample=bad).batch(0)
+    batch = loader(data, 2 * n, run.ranks, shuffle=False, on_bad_sample=on_bad_sample).batch(0)
     poses, appearances = inputs(batch)
     sources, poses = signed(inputs.source(batch)[0]), poses[-n:]
     generated = transfers(net, poses, appearances[:n])
-    rows, names = [[None, *poses]], ["pose"]
+    rows: list[list[Tensor | None]] = [[None, *poses]]
+    names = ["pose"]
     for i in range(n):
         rows.append([sources[i], *generated[i]])
         names.append("source, transfers")
-        if hasattr(data, "transfer_truth"):
+        if has_truth(data):
             ids = (batch["outfit"][i].expand(n), batch["pose"][-n:], batch["background"][-n:])
             rows.append([None, *data.transfer_truth(*(t.cpu() for t in ids))["image"]])
             names.append("truth")

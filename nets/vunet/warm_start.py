@@ -1,24 +1,32 @@
-"""Trained VUNets: loading one for inference, and starting a training from one."""
+"""Where a VUNet's weights come from: a checkpoint, for inference or training, or the data."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
+from nets.contracts import PeopleDataset
 from nets.errors import UserError
 from nets.published import find, read_checkpoint
 from nets.run import checkpoints, options
+from nets.run.loader import loader
 from nets.run.precision import Precision
 from nets.run.run import Run
 from nets.vunet import VUNet, build
-from nets.vunet.layers import fold
+from nets.vunet.data import PersonInputs
+from nets.vunet.layers import fold, initialise_from_data
 
 
 def load_network(
     content: dict[str, Any], path: Path, precision: Precision
 ) -> tuple[VUNet, dict[str, Any]]:
-    """The network of a checkpoint for inference, with averaged weights where it has them, and the
-    options it was trained with.
+    """The network of a checkpoint for inference, and the options it was trained with.
+
+    content  of the checkpoint `path`
+    Weights are the averaged ones if the run averaged them.
     """
     trained = content["options"]
     net = build(trained)
@@ -26,18 +34,49 @@ def load_network(
     return precision.place(fold(net).eval()), dict(trained)
 
 
-def start_from(run: Run, args: options.Namespace, net: VUNet, optimizer: Any) -> None:
-    """Start from the weights, and the moments, of --checkpoint: at its step, or at 0 to retrain."""
+def start_from(
+    run: Run, args: options.Namespace, net: VUNet, optimizer: torch.optim.Optimizer
+) -> None:
+    """Load weights and moments of --checkpoint, and set the run's step: its step, or 0 to retrain.
+
+    Moments are left out with --reset_optimizer, and if a published file has none. Raises UserError
+    if the options contradict a published file's weights.
+    """
     path = find(args.checkpoint)
     content = read_checkpoint(path, "vunet")
-    for name in ("wiring", "tanh", "stickman") if "kind" in content else ():
-        if args[name] != content["options"][name]:  # it would fit, and compute something else
+    published = "kind" in content
+    for name in ("wiring", "tanh", "stickman") if published else ():
+        if args[name] != content["options"][name]:  # shapes would match, results would be wrong
             value = str(content["options"][name]).lower()
             raise UserError(f"{path}: these weights need --{name} {value}")
-    fresh = args.reset_optimizer or ("kind" in content and "optimizer" not in content["parts"])
+    fresh = args.reset_optimizer or (published and "optimizer" not in content["parts"])
     parts = {"model": net} if fresh else {"model": net, "optimizer": optimizer}
     checkpoints.load_parts(content, parts, path)
     run.step = 0 if args.retrain else content["step"]
     moments = "fresh" if fresh else "its"
     line = f"{checkpoints.describe(content, path)}, as step {run.step}, with {moments} moments"
     run.print(f"starting from {line}")
+
+
+def start_from_data(
+    run: Run, args: options.Namespace, net: VUNet, inputs: PersonInputs, data: PeopleDataset
+) -> None:
+    """Set gains and biases of weight normalisation from `init_batches` batches of every rank."""
+    count = args.init_batches * args.batch_size
+    batches = loader(
+        data,
+        count,
+        run.ranks,
+        workers=args.workers,
+        seed=args.seed + 1,
+        on_bad_sample=args.on_bad_sample,
+        report=run.print,
+    )
+    pose, appearance = inputs(batches.batch(0))
+    noise = net.noise(count * run.world_size, run.device, run.generator(0, "init"))  # of all ranks
+    own = noise.rows(slice(run.rank * count, (run.rank + 1) * count))
+
+    def average(moments: Tensor) -> Tensor:
+        return torch.stack(run.ranks.gather(moments.cpu())).mean(0).to(run.device)
+
+    initialise_from_data(net, lambda: net(pose, appearance, "train", own), average)

@@ -1,4 +1,4 @@
-"""Loss terms against hand-computed values and an independent formula of both variants."""
+"""Loss terms against hand-computed values, and both losses against independent formulas."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from nets import perceptual
 from nets.pretrained import vgg
 from nets.vunet import losses
 
-NARROW = ["relu1_2", "relu2_2"]  # what small images can afford
+NARROW = ["relu1_2", "relu2_2"]  # layers that fit small images
 
 
 @pytest.fixture(scope="module")
@@ -28,10 +28,10 @@ IMAGES = image(2, 3, 32, 32), image(2, 3, 32, 32, seed=1)
 
 
 def test_linear_ramp():
-    # The KL weight of the published parts configurations (lr_decay_end 100000).
+    # The published parts configurations, with lr_decay_end 100000.
     ramp = [losses.linear_ramp(s, 50000, 1e-6, 75000, 1.0) for s in (0, 50000, 62500, 75000, 10**6)]
     assert ramp == pytest.approx([1e-6, 1e-6, 0.5, 1.0, 1.0], rel=2e-6)
-    # And of the published image configuration.
+    # The published image configuration.
     assert [losses.linear_ramp(s, 2000, 0, 3500, 1) for s in (1999, 2000, 2750, 3500, 3501)] == [
         0, 0, 0.5, 1, 1,
     ]  # fmt: skip
@@ -47,12 +47,13 @@ def test_pixel_terms_by_hand():
     torch.testing.assert_close(losses.color_l1(y, t), torch.tensor([3 / 9, 0.0]))
     torch.testing.assert_close(losses.color_l2(y, t), torch.tensor([5 / 9, 0.0]))
     t[0, 0, 0] = torch.tensor([0.0, 3.0, 3.0])
-    # x: |-1| and |-2| against |3| and |0| over 6 values; nothing along y in one row is 0 / 0
+    # Along x: |-1|, |-2| against |3|, |0|, mean over 6 values. One row has no differences along y,
+    # whose mean would be 0 / 0, so the row is repeated.
     y, t = y.repeat(1, 1, 2, 1), t.repeat(1, 1, 2, 1)
-    y[0, 0, 1] += 4  # y: |4|, |4|, |4| against 0, over 9 values
+    y[0, 0, 1] += 4  # along y: |4|, |4|, |4| against 0, mean over 9 values
     expected = torch.tensor([2 * (2 + 2) / 12 + 12 / 9, 0.0])
     torch.testing.assert_close(losses.color_gradient(y, t), expected)
-    # the sign of an edge is free
+    # An edge may have either sign.
     torch.testing.assert_close(losses.color_gradient(y, -y), torch.zeros(2))
 
 
@@ -77,7 +78,7 @@ def test_gram_matrix_by_hand_and_in_half_precision():
 
 
 def independent_terms(net, y, t, layers):
-    """mean|F - F| and mean|G - G| over everything, batch included, by einsum."""
+    """The L1 of features and of Gram matrices of each layer, batch means, by einsum."""
     a, b = net.features(y, layers), net.features(t, layers)
     feature, gram = [], []
     for name in layers:
@@ -101,7 +102,9 @@ def test_parts_losses_are_the_published_sum(nets):
     likelihood = likelihood + 5 * sum(w * v for w, v in zip(gram_weights, gram, strict=True))
     kl = sum(0.5 * (a - b).square().sum((1, 2, 3)).mean() for a, b in zip(q, p, strict=True))
     close = torch.testing.assert_close
-    close(terms["likelihood_loss"], likelihood, rtol=1e-4, atol=0)  # Gram sums in another order
+    close(
+        terms["likelihood_loss"], likelihood, rtol=1e-4, atol=0
+    )  # the order of the Gram sums differs
     close(terms["kl_loss"], kl)
     close(total, likelihood + 0.25 * kl, rtol=1e-4, atol=0)
     close(terms["feature_block3_conv2"], feature[3])
@@ -149,7 +152,7 @@ def test_image_losses_are_the_published_sum(nets):
 
 
 def test_perceptual_gradient_comes_through_every_layer(nets):
-    """An image beyond [-1, 1] is still pulled, and the target's side records nothing."""
+    """Images beyond [-1, 1] get a gradient that lowers the loss; the target gets none."""
     net = nets["torchvision"]
     for layer in ("image", "input_1", *NARROW):
         y = (IMAGES[0] * 1.5).requires_grad_()
@@ -174,7 +177,7 @@ def test_each_example_has_its_own_distance(nets):
 
 
 def test_unused_terms_cost_nothing(nets):
-    """Zero weights: no Gram matrix, no layer beyond the last needed one, and no VGG at all."""
+    """Zero weights compute no Gram matrix, no deeper layer than needed, and no VGG without need."""
     net, y, t, z = nets["caffe"], *IMAGES, latents(1)
     ran = []
     hooks = [c.register_forward_hook(lambda m, *_: ran.append(m)) for c in net.convolutions]
@@ -217,20 +220,21 @@ def test_half_precision_predictions_give_float32_losses(nets):
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own, as it loads its compiler
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # from torch, when it loads its compiler
 def test_compiles(nets):
     weights = {"color_L1": 1.0, "KL": torch.tensor(0.5), "perceptual": 1.0}
-    found = []
+    results = []
     for call in (losses.image_losses, torch.compile(losses.image_losses, fullgraph=True)):
         y = IMAGES[0].clone().requires_grad_()
         arguments = (y, IMAGES[1], latents(1), latents(2), weights, nets["torchvision"])
         total, terms = call(*arguments, (1.0, 1.0, 1.0, 0.0, 0.0, 0.0))
         total.backward()
-        found.append((terms, y.grad))
-    torch.testing.assert_close(found[0][0], found[1][0], rtol=1e-5, atol=0)
-    # Single pixels may differ: where a feature sits at a kink, rounding decides its sign.
-    error = (found[0][1] - found[1][1]).abs().mean()
-    assert error < 1e-3 * found[0][1].abs().mean()
+        results.append((terms, y.grad))
+    (terms, gradient), (compiled_terms, compiled_gradient) = results
+    torch.testing.assert_close(terms, compiled_terms, rtol=1e-5, atol=0)
+    # Single pixels may differ: rounding decides the sign of a feature at the kink of a ReLU or L1.
+    error = (gradient - compiled_gradient).abs().mean()
+    assert error < 1e-3 * gradient.abs().mean()
 
 
 def test_wrong_input_is_named():

@@ -1,9 +1,10 @@
-"""What configurations and command lines mean to train_vunet.py."""
+"""Options of train_vunet.py from configurations and command lines, and its schedules."""
 
 import pytest
 
 from nets.errors import UserError
 from nets.run import options
+from nets.vunet import objective
 from nets.vunet import options as settings
 
 PORT = """
@@ -71,12 +72,13 @@ def test_nested_yaml_of_the_image_form(config, capsys, final, conv):
     assert (args.tanh, args.conv) == (final == "True", conv)
     assert (args.data, args.num_epochs, args.lr) == ("X", 100, 1e-4)
     assert (args.log_freq, args.start_log_freq) == (1000, 1)
-    ramp = [settings.weights(args, step)["KL"] for step in (0, 2000, 2750, 3500, 9000)]
+    ramp = [objective.term_weights(args, step)["KL"] for step in (0, 2000, 2750, 3500, 9000)]
     assert ramp == [0, 0, 0.5, 1, 1]
-    rest = {k: w for k, w in settings.weights(args, 0).items() if k != "KL"}
+    rest = {k: w for k, w in objective.term_weights(args, 0).items() if k != "KL"}
     assert rest == {"color_L1": 0.5, "perceptual": 1.0}
     assert (
-        "iterator, model, code_root, integrations: of another framework" in capsys.readouterr().out
+        "iterator, model, code_root, integrations: options of another framework"
+        in capsys.readouterr().out
     )
 
 
@@ -84,21 +86,21 @@ def test_a_later_losses_replaces_an_earlier_one_but_the_command_line_adds(config
     files = [config(PORT), config("losses: {color_L2: {weight: 2}}", "b.yaml")]
     files[0] = config(PORT.replace("FINAL", "True"), "a.yaml")
     args = settings.parse(["--config", *files])
-    assert settings.weights(args, 9000) == {"color_L2": 2.0}
+    assert objective.term_weights(args, 9000) == {"color_L2": 2.0}
     args = settings.parse(["--config", files[0], "--losses/KL/end_ramp_val", "4"])
-    assert settings.weights(args, 9000)["KL"] == 4.0
+    assert objective.term_weights(args, 9000)["KL"] == 4.0
 
 
 def test_the_image_form_has_the_published_losses_when_none_are_given():
     args = settings.parse(["--variant", "image"])
-    assert settings.weights(args, 2750) == {"color_L1": 0.5, "KL": 0.5, "perceptual": 1.0}
+    assert objective.term_weights(args, 2750) == {"color_L1": 0.5, "KL": 0.5, "perceptual": 1.0}
 
 
 def test_learning_rate_and_kl_of_the_shipped_schedule():
     args = settings.parse(["--config", "market.yaml"])
     rate = [settings.learning_rate(args, step, 100_000) for step in (0, 1000, 50_500, 100_000)]
     assert rate == pytest.approx([1e-3, 1e-3, 5e-4, 0])
-    kl = [settings.kl_factor(args, s, 100_000) for s in (0, 50_000, 62_500, 75_000, 99_999)]
+    kl = [objective.kl_factor(args, s, 100_000) for s in (0, 50_000, 62_500, 75_000, 99_999)]
     assert kl == pytest.approx([1e-6, 1e-6, 0.5, 1, 1], abs=1e-6)
 
 
@@ -133,4 +135,6 @@ def test_options_survive_their_file(tmp_path):
     again = settings.parse(["--config", str(tmp_path / "config.yaml")])
     assert options.plain(again) == options.plain(args)
     assert again.betas == pytest.approx([0.9, 0.99])
-    assert {type(beta) for beta in args.betas} == {float}  # a checkpoint holds plain numbers
+    assert {type(beta) for beta in args.betas} == {
+        float
+    }  # a checkpoint may only hold plain numbers

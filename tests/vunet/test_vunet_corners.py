@@ -1,4 +1,4 @@
-"""Corners of train_vunet.py, infer.py and evaluate.py: little data, odd options, small mistakes."""
+"""Edge cases of train_vunet.py, infer.py and evaluate.py: little data, rare options, mistakes."""
 
 import json
 import os
@@ -17,6 +17,7 @@ from nets.data.people.index import read_index
 from nets.data.people.meta import PrjotiDataset, write_meta
 from nets.errors import UserError
 from nets.run import checkpoints
+from nets.vunet import objective
 from nets.vunet import options as settings
 from small_data import index_folder
 
@@ -28,7 +29,7 @@ def train(*arguments):
 
 
 def refused(capsys, main, *arguments):
-    """The one line with which a script refuses its arguments."""
+    """The line of the error with which a script refuses its arguments."""
     with pytest.raises(SystemExit, match="2"):
         main([str(a) for a in arguments])
     return capsys.readouterr().err.strip().splitlines()[-1]
@@ -54,7 +55,7 @@ def inside(trained, monkeypatch):
 
 def test_a_weight_of_zero_takes_the_place_of_the_published_losses():
     given = ["--variant", "image", "--losses.color_L1.weight", "0", "--losses.color_L2.weight", "2"]
-    assert settings.weights(settings.parse(given), 9) == {"color_L2": 2.0}
+    assert objective.term_weights(settings.parse(given), 9) == {"color_L2": 2.0}
     with pytest.raises(UserError, match="losses: no term has a weight above 0"):
         settings.parse(given[:4])
 
@@ -72,16 +73,16 @@ def test_a_weight_of_zero_takes_the_place_of_the_published_losses():
         (["--losses/KL", "3", "--losses/KL/weight", "3"], "--losses/KL/weight on the command line"),
     ],
 )  # fmt: skip
-def test_losses_that_cannot_be_are_refused(given, message):
+def test_impossible_losses_are_refused(given, message):
     with pytest.raises(UserError, match=message):
         settings.parse(["--variant", "image", *given])
 
 
 def test_the_logged_weight_of_the_kl_is_that_of_the_form():
     args = settings.parse(["--variant", "image"])
-    assert [settings.kl_factor(args, step, 9000) for step in (0, 2750, 9000)] == [0, 0.5, 1]
+    assert [objective.kl_factor(args, step, 9000) for step in (0, 2750, 9000)] == [0, 0.5, 1]
     args = settings.parse(["--variant", "image", "--keep_kl"])
-    assert settings.weights(args, 0)["KL"] == 1
+    assert objective.term_weights(args, 0)["KL"] == 1
 
 
 @pytest.mark.parametrize("more", [["--appearance", "crops"], ["--wiring", "port"]])
@@ -95,17 +96,17 @@ def test_the_image_form_with_other_parts(tmp_path, monkeypatch, more):
 
 def test_a_dataset_of_one_image_and_a_larger_batch(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    index = index_folder(tmp_path / "data", count=2)  # one to train with, one to test with
+    index = index_folder(tmp_path / "data", count=2)  # one for training, one for testing
     train("--data", index, "--pairing", "any", "--name", "a")
     names = {path.name for path in (tmp_path / "runs/vunet/a/images").iterdir()}
     assert {"final_0000001.png", "testing_cond_0000001.png"} <= names
     assert "testing_test_sample_0000001.png" in names
 
 
-def test_a_broken_test_image_is_left_out_where_that_was_asked_for(tmp_path, monkeypatch, capsys):
+def test_a_broken_test_image_is_left_out_with_on_bad_sample_skip(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     index = index_folder(tmp_path / "data")
-    (tmp_path / "data/images/0.png").write_text("no image")  # every third one is for testing
+    (tmp_path / "data/images/0.png").write_text("no image")  # every third image is for testing
     shared = ["--data", index, "--pairing", "same", "--name"]
     train(*shared, "a", "--on_bad_sample", "skip")
     assert "images/0.png: is not an image" in capsys.readouterr().out
@@ -127,8 +128,8 @@ def test_modes_take_other_data_than_the_checkpoint_was_trained_on(inside):
     shared = ["--checkpoint", "runs/vunet/a", "--workers", "0", "--batch_size", "2"]
     train_vunet.main(["--mode", "add_reconstructions", *shared, "--name", "r",
                       "--data", "data/index.p"])  # fmt: skip
-    made = read_index(inside / "runs/vunet/r/reconstructions/index.p")
-    assert made["imgs"].tolist() == [b"images/%06d.png" % i for i in range(4)]
+    written = read_index(inside / "runs/vunet/r/reconstructions/index.p")
+    assert written["imgs"].tolist() == [b"images/%06d.png" % i for i in range(4)]
     train_vunet.main(["--mode", "transfer", *shared, "--name", "t", "--data", "data/index.p"])
     names = {path.name for path in (inside / "runs/vunet/t/images").iterdir()}
     assert names == {f"transfer_{i}.png" for i in range(10)}
@@ -139,23 +140,23 @@ def test_reconstructions_of_two_ranks_make_one_index(inside):
     done = script("train_vunet.py", "--mode", "add_reconstructions", "--checkpoint", "runs/vunet/a",
                   "--name", "two", "--data", "data/index.p", cwd=inside, ranks=2)  # fmt: skip
     assert done.returncode == 0, done.stderr
-    made = read_index(inside / "runs/vunet/two/reconstructions/index.p")
-    assert made["imgs"].tolist() == [b"images/%06d.png" % i for i in range(4)]
+    written = read_index(inside / "runs/vunet/two/reconstructions/index.p")
+    assert written["imgs"].tolist() == [b"images/%06d.png" % i for i in range(4)]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("more", [[], ["--wiring", "port"]])
-def test_two_ranks_train_the_image_form_where_parts_of_it_have_no_loss(tmp_path, more):
+def test_two_ranks_train_the_image_form_when_some_parameters_get_no_gradient(tmp_path, more):
     done = script("train_vunet.py", "--config", "smoke.yaml", *IMAGE, *more, "--name", "a",
                   cwd=tmp_path, ranks=2)  # fmt: skip
     assert done.returncode == 0, done.stderr
 
 
 def test_two_images_are_enough_to_evaluate_a_transfer_and_one_is_not(inside):
-    for images, there in ((2, True), (1, False)):
+    for images, reported in ((2, True), (1, False)):
         evaluate.main(["--checkpoint", "runs/vunet/a", "--images", str(images), "--workers", "0",
                        "--batch_size", "1", "--out", "scores.json"])  # fmt: skip
-        assert ("transfer" in json.loads((inside / "scores.json").read_text())) is there
+        assert ("transfer" in json.loads((inside / "scores.json").read_text())) is reported
 
 
 def joints_file(index, path):

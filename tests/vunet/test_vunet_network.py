@@ -1,4 +1,4 @@
-"""VUNet: sizes, modes and wiring of both forms."""
+"""The network in both forms: sizes, modes, wiring, training of one batch, compilation."""
 
 import pytest
 import torch
@@ -113,7 +113,7 @@ def test_sampling_needs_no_appearance_and_follows_its_noise(form):
 
 
 def _influence(wiring: str) -> list[list[bool]]:
-    """Row i: which groups of the fine prior move when posterior group i does."""
+    """Row i, column j: a change of latent group i changes mean j of the fine prior."""
     net, pose, _ = small("image", wiring=wiring)
     coarse, fine = (torch.randn(2, *s) for s in net.latent_shapes)
     before = net.decode(pose, (coarse, fine))[1][1].chunk(4, dim=1)
@@ -181,7 +181,7 @@ def test_channels_last_and_folding_keep_the_image(form):
     net = fold(net).to(memory_format=torch.channels_last)
     last = [t.to(memory_format=torch.channels_last) for t in (pose, appearance)]
     after = net(*last, "transfer").image
-    # Other sums, and where the layout allows it other products: measured 2e-5.
+    # Sums are in another order, and some layouts use other kernels: measured 2e-5.
     torch.testing.assert_close(after, before, atol=5e-5, rtol=1e-4)
 
 
@@ -213,9 +213,10 @@ def test_bad_arguments(call, message):
 @pytest.mark.slow
 @pytest.mark.parametrize("form", ["parts", "image"])
 def test_a_training_step_compiles_as_one_graph(form):
-    """Traced ahead of time, forward and backward, without a break; code generation is torch's.
+    """Forward and backward pass are traced ahead of time without a graph break.
 
-    In double precision: in single the order of sums alone moves a gradient by 1e-3 of itself.
+    In float64, since in float32 the order of sums alone changes a gradient by 1e-3 of itself. Code
+    generation is left to torch's own tests.
     """
     net, pose, appearance = (part.double() for part in small(form))
     noise = Noise(*(tuple(draw.double() for draw in drawn) for drawn in net.noise(2)))
@@ -225,7 +226,7 @@ def test_a_training_step_compiles_as_one_graph(form):
         loss = out.image.square().mean() + kl_unit_gaussians(out.posterior, out.prior).mean()
         return torch.autograd.grad(loss, list(net.parameters()))
 
-    want = gradients(net)
-    got = gradients(torch.compile(net, backend="aot_eager", fullgraph=True))
-    for mine, theirs in zip(got, want, strict=True):
-        torch.testing.assert_close(mine, theirs, rtol=1e-9, atol=1e-10)
+    eager = gradients(net)
+    compiled = gradients(torch.compile(net, backend="aot_eager", fullgraph=True))
+    for gradient, expected in zip(compiled, eager, strict=True):
+        torch.testing.assert_close(gradient, expected, rtol=1e-9, atol=1e-10)

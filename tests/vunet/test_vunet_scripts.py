@@ -1,4 +1,4 @@
-"""train_vunet.py, infer.py and evaluate.py from end to end, on runs of seconds."""
+"""train_vunet.py, infer.py and evaluate.py from end to end, in runs of seconds."""
 
 import json
 import os
@@ -46,7 +46,7 @@ def train(folder, *arguments, monkeypatch):
     train_vunet.main(["--config", "smoke.yaml", *map(str, arguments)])
 
 
-def test_a_run_tells_what_it_does_and_ends_with_a_image(trained):
+def test_a_run_logs_its_progress_and_ends_with_an_image(trained):
     folder, done = trained
     run = folder / "runs/vunet/a"
     assert "training a VUNet (parts" in done.stdout and "on people: 20000 images" in done.stdout
@@ -60,7 +60,7 @@ def test_a_run_tells_what_it_does_and_ends_with_a_image(trained):
     for name in ("x", "c", "sample", "test_sample", "valid_x", "valid_sample"):
         assert {n for n in names if n.startswith(f"{name}_0")} == {
             f"{name}_{step:07d}.png"
-            for step in (1, 3, 4)  # every 2 steps from the first, the last
+            for step in (1, 3, 4)  # every 2 steps from the first, and the last
         }
     assert {"transfer_0000002.png", "transfer_0000004.png"} <= names
     lines = [json.loads(t) for t in (run / "log.txt").read_text().splitlines() if t[0] == "{"]
@@ -71,8 +71,8 @@ def test_a_run_tells_what_it_does_and_ends_with_a_image(trained):
 def test_the_transfer_grid_has_poses_above_and_sources_to_the_left(trained):
     with Image.open(trained[0] / "runs/vunet/a/images/transfer_0000004.png") as grid:
         assert grid.size == (5 * 32, 5 * 32)
-        assert grid.getpixel((16, 16)) in {(127,) * 3, (128,) * 3}  # the neutral corner
-        assert grid.getpixel((33, 1)) == (0, 0, 0)  # a pose's background
+        assert grid.getpixel((16, 16)) in {(127,) * 3, (128,) * 3}  # the grey corner
+        assert grid.getpixel((33, 1)) == (0, 0, 0)  # the background of a stick figure
 
 
 def test_a_stopped_run_goes_on_to_the_same_weights(trained, monkeypatch, tmp_path):
@@ -111,7 +111,8 @@ def test_two_ranks_equal_one_with_twice_the_batch(tmp_path):
     assert two.returncode == 0, two.stderr
     one = script("train_vunet.py", *options, "one", "--name", "a", "--batch_size", 8, cwd=tmp_path)
     assert one.returncode == 0, one.stderr
-    # Other orders of float32 sums, and Adam divides by small second moments in its first steps.
+    # Float32 sums are in another order. In its first steps Adam divides by small second moments,
+    # which enlarges the difference.
     assert_same(
         weights(tmp_path / "two/a", 4), weights(tmp_path / "one/a", 4), rtol=1e-3, atol=2e-4
     )
@@ -125,11 +126,11 @@ def test_gradients_add_up_over_accumulated_batches(tmp_path, monkeypatch):
           monkeypatch=monkeypatch)  # fmt: skip
     runs = tmp_path / "runs/vunet"
     assert_same(weights(runs / "whole", 2), weights(runs / "parts", 2), rtol=1e-3, atol=2e-4)
-    told = []  # the losses of the whole step, not of its last part
+    logged = []  # the losses of the whole step, not of its last batch
     for name in ("whole", "parts"):
         lines = (runs / name / "log.txt").read_text().splitlines()
-        told.append(json.loads(next(line for line in lines if line[0] == "{"))["loss"])
-    assert told[0] == pytest.approx(told[1], rel=1e-3)
+        logged.append(json.loads(next(line for line in lines if line[0] == "{"))["loss"])
+    assert logged[0] == pytest.approx(logged[1], rel=1e-3)
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
@@ -138,7 +139,7 @@ def test_other_precisions_and_averaged_weights(tmp_path, monkeypatch, precision)
     content = checkpoints.read(tmp_path / "runs/vunet/a/checkpoints/step_00000004.pt")
     average, last = content["parts"]["ema"]["average"], content["parts"]["model"]
     assert all(v.isfinite().all() for v in last.values())
-    if precision == "bf16":  # in fp16 the first steps find the scale and are left out
+    if precision == "bf16":  # in fp16 the first steps overflow and are left out
         assert any(not torch.equal(average[k], last[k]) for k in average)
 
 
@@ -155,8 +156,8 @@ def test_own_data_from_an_index(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     train_vunet.main(["--mode", "add_reconstructions", "--checkpoint", "runs/vunet/a",
                       "--name", "r", "--workers", "0"])  # fmt: skip
-    made = read_index(tmp_path / "runs/vunet/r/reconstructions/index.p")
-    assert len(made["imgs"]) == 4 and not any(made["train"])
+    written = read_index(tmp_path / "runs/vunet/r/reconstructions/index.p")
+    assert len(written["imgs"]) == 4 and not any(written["train"])
     evaluate.main(["--data", str(index), "--out", "scores.json", "--workers", "0",
                    "--checkpoint", "runs/vunet/a"])  # fmt: skip
     scores = json.loads((tmp_path / "scores.json").read_text())
@@ -165,7 +166,7 @@ def test_own_data_from_an_index(tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit, match="2"):
         evaluate.main(["--data", str(index), "--world_seed", "1", "--checkpoint",
                        "runs/vunet/a"])  # fmt: skip
-    assert "--world_seed: of the demo world, this is" in capsys.readouterr().err
+    assert "--world_seed: an option of the demo world, the data is" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -175,8 +176,8 @@ def test_modes_without_training(trained, monkeypatch, mode, names):
     monkeypatch.chdir(trained[0])
     train_vunet.main(["--mode", mode, "--checkpoint", "runs/vunet/a", "--name", mode,
                       "--batch_size", "3", "--workers", "0"])  # fmt: skip
-    made = {p.name for p in (trained[0] / "runs/vunet" / mode / "images").iterdir()}
-    assert {f"{n}_{i}.png" for n in names for i in range(10)} == made
+    written = {p.name for p in (trained[0] / "runs/vunet" / mode / "images").iterdir()}
+    assert {f"{n}_{i}.png" for n in names for i in range(10)} == written
 
 
 def test_retraining_begins_at_step_0_with_the_weights_and_moments(trained, tmp_path, monkeypatch):
@@ -202,7 +203,7 @@ def test_infer_without_arguments_takes_the_newest_run(trained, tmp_path):
 
 @pytest.fixture
 def people(tmp_path):
-    """Images with joints as JSON: (folder, joints file)."""
+    """A folder of images, and a JSON file of their joints."""
     index = index_folder(tmp_path / "people", count=3)
     content = read_index(index)
     joints = {
@@ -225,8 +226,8 @@ def test_one_image_out_of_two(trained, people, tmp_path, monkeypatch):
     for number, source_joints in enumerate((joints, f"{index}:0", f"{index}:images/0.png")):
         run_infer(trained, monkeypatch, *pair, "-o", tmp_path / f"{number}.png",
                   "--source_joints", source_joints, "--driving_joints", joints)  # fmt: skip
-    made = [(tmp_path / f"{i}.png").read_bytes() for i in range(3)]
-    assert made[0] == made[1] == made[2]
+    first, second, third = ((tmp_path / f"{i}.png").read_bytes() for i in range(3))
+    assert first == second == third
     with Image.open(tmp_path / "0.png") as image:
         assert image.size == (32, 32)
 
@@ -266,12 +267,12 @@ def test_evaluation_reports_transfer_against_the_truth(trained, monkeypatch, cap
     others = json.loads((trained[0] / "others.json").read_text())
     assert others["world_seed"] == 1 and scores["world_seed"] == 0
     copied = [s["transfer"]["masked_l1_copy_source"]["mean"] for s in (scores, others)]
-    assert copied[0] != copied[1]  # of other people, whatever the network makes of them
+    assert copied[0] != copied[1]  # scores of other people, without the network
 
 
-@pytest.mark.slow  # tests/run has the same of a toy
+@pytest.mark.slow  # tests/run has a fast one, with a small model
 def test_a_rank_that_dies_ends_the_run(tmp_path):
-    """A rank killed in the middle: torchrun ends the others and says so, well within a minute."""
+    """torchrun ends the other ranks and reports the signal within a minute."""
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2"]
     command += [*FREE_PORT, str(ROOT / "train_vunet.py"), "--config", "smoke.yaml"]
     command += ["--num_steps", "100000", "--lr_decay_end", "100000", "--test_freq", "100000"]
@@ -365,8 +366,8 @@ def test_a_checkpoint_of_another_size_or_system_is_refused(trained, tmp_path, mo
     "arguments, message",
     [
         (["-s", "0.png", "-d", "1.png", "--start", "1"], "--start: only with a driving video"),
-        (["-s", "0.png"], "-d: an image or video whose pose to take is needed"),
-        (["-d", "1.png"], "-s: an image whose appearance to take is needed"),
+        (["-s", "0.png"], "-d: an image or video that gives the pose is needed"),
+        (["-d", "1.png"], "-s: an image that gives the appearance is needed"),
         (["-s", "9.png", "-d", "1.png", "--source_joints", "j.json"], "9.png"),
         (["--checkpoint", "nowhere"], "nowhere: no such file or run folder"),
     ],

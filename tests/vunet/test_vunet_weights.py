@@ -1,4 +1,4 @@
-"""Weights of the published VUNets: the same numbers, every switch set, nothing half-loaded."""
+"""Weights of the published VUNets: equal outputs, inferred options, and refusal of other files."""
 
 import json
 import os
@@ -43,21 +43,21 @@ def port(tmp_path, affine, moments=False):
 
 def tensorflow(tmp_path, suffix=".npz", **more):
     net = TensorFlow(4, 1, 8, 16, values())
-    want = net(values(1)(2, 3, 16, 16), values(2)(2, 24, 8, 8))
+    expected = net(values(1)(2, 3, 16, 16), values(2)(2, 24, 8, 8))
     path = tmp_path / f"weights{suffix}"
     if suffix == ".npz":
         np.savez(path, **{k: v.numpy() for k, v in {**net.p, **more}.items()})
     else:
         torch.save({**net.p, **more}, path)
-    return net, path, want
+    return net, path, expected
 
 
-def same(out, want):
-    got = (out.image, *out.posterior, *out.prior)
-    for mine, theirs in zip(got, want, strict=True):
-        assert mine.shape == theirs.shape
-        # 50 layers, each rounded: measured 3e-6 of the largest value.
-        assert (mine - theirs).abs().max() <= 3e-5 * theirs.abs().max()
+def same(out, expected):
+    outputs = (out.image, *out.posterior, *out.prior)
+    for ours, theirs in zip(outputs, expected, strict=True):
+        assert ours.shape == theirs.shape
+        # 50 layers round: measured 3e-6 of the largest value.
+        assert (ours - theirs).abs().max() <= 3e-5 * theirs.abs().max()
 
 
 @pytest.mark.parametrize("affine", [False, True])
@@ -77,17 +77,17 @@ def test_the_port_gives_the_same_numbers(tmp_path, affine):
 @pytest.mark.parametrize("suffix", [".npz", ".pt"])
 def test_tensorflow_variables_give_the_same_numbers(tmp_path, suffix):
     beside = {"global_step": torch.tensor(77), "enc_up/dense_0/V/Adam": torch.zeros(24, 16)}
-    _, path, want = tensorflow(tmp_path, suffix, **beside)
+    _, path, expected = tensorflow(tmp_path, suffix, **beside)
     net, options = originals.load("vunet", path)
     assert options["variant"] == "parts" and options["appearance"] == "crops"
     assert (options["image_size"], options["box_factor"]) == (16, 1)
     assert options["bottleneck_factor"] == 1 and options["drop_prob"] == 0
     with torch.no_grad():
-        same(net(values(1)(2, 3, 16, 16), values(2)(2, 24, 8, 8), "transfer"), want)
+        same(net(values(1)(2, 3, 16, 16), values(2)(2, 24, 8, 8), "transfer"), expected)
     assert originals.read_checkpoint(path)["step"] == 77
 
 
-def test_an_option_overrides_what_the_weights_do_not_say(tmp_path):
+def test_an_option_overrides_what_the_weights_do_not_determine(tmp_path):
     _, path, _ = tensorflow(tmp_path)
     net, options = originals.load("vunet", path, image_size=32)
     assert options["bottleneck_factor"] == 2
@@ -119,7 +119,7 @@ def test_moments_of_adam_go_with_their_parameters(tmp_path, affine):
     checkpoints.load_parts(content, {"model": net, "optimizer": optimizer}, path)
     assert content["step"] == 1500
     for name, parameter in net.named_parameters():
-        if "priors.1.blocks.3" in name:  # never had a gradient
+        if "priors.1.blocks.3" in name:  # it never had a gradient
             assert parameter not in optimizer.state
         else:
             assert torch.equal(optimizer.state[parameter]["exp_avg"], 2 * parameter)
@@ -176,7 +176,7 @@ def test_other_files_are_refused(tmp_path):
         originals.load("other", path)
 
 
-def test_a_checkpoint_and_safetensors_are_made_of_it(tmp_path, capsys):
+def test_conversion_writes_a_checkpoint_and_safetensors(tmp_path, capsys):
     _, path = port(tmp_path, affine=True, moments=True)
     convert([str(path), str(tmp_path / "out.pt")])
     assert "vunet of the published PyTorch program, normalised" in capsys.readouterr().out
@@ -208,7 +208,9 @@ def test_a_checkpoint_and_safetensors_are_made_of_it(tmp_path, capsys):
 def test_an_originals_weights_may_be_safetensors(tmp_path):
     theirs, path = port(tmp_path, affine=False)
     other = tmp_path / "weights.safetensors"
-    parallel = {f"module.{name}": value for name, value in theirs.p.items()}  # as DDP names them
+    parallel = {
+        f"module.{name}": value for name, value in theirs.p.items()
+    }  # names of DistributedDataParallel
     with other.open("wb") as file:
         write_safetensors(file, parallel, {"format": "pt"})
     assert originals.recognise(other) == "vunet"
@@ -227,7 +229,7 @@ def test_an_originals_weights_may_be_safetensors(tmp_path):
         refused(spoilt, "not a whole file of safetensors")
 
 
-def test_averages_are_what_a_run_is_made_into(tmp_path):
+def test_conversion_writes_averaged_weights(tmp_path):
     parts = {
         "model": {"a": torch.zeros(2), "b": torch.zeros(1)},
         "ema": {"decay": 0.9, "steps": 1, "average": {"a": torch.ones(2)}},

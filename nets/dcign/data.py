@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from nets.data.scenes.batches import BatchFolder, Source
 from nets.data.scenes.factors import FactorTable
@@ -24,7 +24,8 @@ def open_batches(options: Mapping[str, Any], sets: Mapping[str, str], split: str
     if root is None:
         from nets.worlds.heads.batches import HeadBatches
 
-        return HeadBatches(split, kinds, count, size, limit, seed=0)
+        # A tuple of five labels is a tuple of labels, but mypy does not let an attribute narrow.
+        return cast(Source, HeadBatches(split, kinds, count, size, limit, seed=0))
     if Path(root, "factors.csv").is_file():
         return FactorTable(Path(root, "factors.csv"), split, kinds, count, size, limit)
     return BatchFolder(root, split, kinds, count, size, limit)

@@ -4,7 +4,8 @@ nobody has seen, in any pose and light.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -27,7 +28,20 @@ FACES = 20  # of the grids
 BOTH = ("azimuth", "light")  # set at once, as well as alone
 READ = (40, 20)  # persons, and images of each, that codes are read off
 RECOGNISED = 50  # persons
-Scene = dict[str, Tensor]
+Scene = dict[str, Tensor]  # labels by name, (N, ...): the factors, identity, person
+
+
+@runtime_checkable
+class Renderer(Protocol):
+    """Batches of a world that can draw any scene exactly."""
+
+    counts: dict[str, int]  # batches of each type
+
+    def scene(self, kind: str, number: int) -> Scene:
+        """The labels of a batch."""
+
+    def draw(self, scene: Mapping[str, Tensor], /) -> Tensor:
+        """The images (N, 1, S, S) uint8 of labels."""
 
 
 def views(split: str, persons: int, each: int, ranges: dict[str, float], seed: int = 0) -> Scene:
@@ -52,7 +66,7 @@ def score(generated: Tensor, truth: Tensor) -> dict[str, float]:
     }
 
 
-def test_scene(world: Any, each: int, images: int | None = None) -> Scene:
+def test_scene(world: Renderer, each: int, images: int | None = None) -> Scene:
     """The labels of the test images, of `each` batches a type at most, one after the other; of
     about so many `images`, evenly among them.
     """
@@ -63,7 +77,9 @@ def test_scene(world: Any, each: int, images: int | None = None) -> Scene:
     return {name: value[::step] for name, value in scene.items()}
 
 
-def rerendering(latents: Latents, world: Any, scene: Scene, seed: int = 0) -> dict[str, Any]:
+def rerendering(
+    latents: Latents, world: Renderer, scene: Scene, seed: int = 0
+) -> dict[str, dict[str, float]]:
     """Images of `scene` with latents set to what stands for other values of their factors,
     against the truth at those values, and the errors of copying the image and of the network's
     own reconstruction of the truth: by factor, and, as "azimuth+light", for both at once.
@@ -75,8 +91,9 @@ def rerendering(latents: Latents, world: Any, scene: Scene, seed: int = 0) -> di
         low, high = matches.factor[0].item(), matches.factor[-1].item()
         draw = uniform(seed, f"rerender {place}", torch.arange(len(image)), 1)[:, 0].float()
         expected[name] = low + (high - low) * draw
-    asked = [(name,) for name in expected] + [BOTH] * (set(BOTH) <= expected.keys())
-    result = {}
+    asked: list[tuple[str, ...]] = [(name,) for name in expected]
+    asked += [BOTH] * (set(BOTH) <= expected.keys())
+    result: dict[str, dict[str, float]] = {}
     for names in asked:
         truth = unit(world.draw({**scene, **{name: expected[name] for name in names}}))
         set_code = code
@@ -87,7 +104,7 @@ def rerendering(latents: Latents, world: Any, scene: Scene, seed: int = 0) -> di
     return result
 
 
-def swaps(latents: Latents, world: Any, scene: Scene) -> dict[str, Any]:
+def swaps(latents: Latents, world: Renderer, scene: Scene) -> dict[str, float]:
     """Pose and light of an image with the shape of another, against the truth; and the errors of
     copying either.
     """
@@ -110,14 +127,14 @@ def _against(
         "own": decode(latents.net, encode(latents.net, truth)),
         **copies,
     }
-    result = {}
+    result: dict[str, float] = {}
     for name, generated in images.items():
         result |= {f"{name}_{key}": value for key, value in score(generated, truth).items()}
     best = min(result[f"{name}_mse"] for name in copies)
     return {"ratio_to_copy": result["made_mse"] / max(best, 1e-12), **result}
 
 
-def grids(latents: Latents, world: Any, seed: int = 0) -> dict[str, dict]:
+def grids(latents: Latents, world: Renderer, seed: int = 0) -> dict[str, dict[str, Tensor]]:
     """The scatter plots of the paper and the curves of invariance, on FACES faces.
 
     returns  for each factor "value" (V,), "latent" (faces, V) of its owner, and "similarity" (V,):
@@ -143,7 +160,7 @@ def grids(latents: Latents, world: Any, seed: int = 0) -> dict[str, dict]:
     return result
 
 
-def recognitions(latents: Latents, world: Any) -> dict[str, float]:
+def recognitions(latents: Latents, world: Renderer) -> dict[str, float]:
     """Whether people known from five near-frontal images are found again in any pose and light:
     by the shape latents, by all of them, by pixels; with the rate of guessing.
     """
@@ -158,14 +175,14 @@ def recognitions(latents: Latents, world: Any) -> dict[str, float]:
         "pixels": [image.flatten(1) for image in images],
     }
     people = (known["person"], new["person"])
-    result = {}
+    result: dict[str, float] = {}
     for name, (a, b) in what.items():
         matches = metrics.recognition(a, people[0], b, people[1])
         result |= {f"{how}_{name}": rate for how, rate in matches.items()}
     return result | {"chance": 1 / persons}
 
 
-def readings(latents: Latents, world: Any) -> dict[str, Any]:
+def readings(latents: Latents, world: Renderer) -> dict[str, Any]:
     """What can be read off the code of images in which everything changes: decoding, DCI, MIG,
     SAP, and how far apart codes of one person are.
     """

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from nets import metrics as image_metrics
-from nets.data.scenes.batches import in_file_order, unit
+from nets.contracts import Batch
+from nets.data.scenes.batches import Source, in_file_order, unit
 from nets.data.scenes.factors import FACTORS
 from nets.dcign import (
     DCIGN,
@@ -28,6 +29,7 @@ from nets.dcign import (
 )
 from nets.dcign.data import open_batches
 from nets.dcign.latents import Latents, decode, encode, encode_batches
+from nets.dcign.metrics import BatchScores
 from nets.dcign.options import sets
 from nets.dcign.warm_start import load_network
 from nets.errors import UserError
@@ -46,16 +48,16 @@ NUMBERS = ("lower_bound", "reconstruction", "kl", "mse")
 def score_batches(
     net: DCIGN,
     likelihood: Callable[[Tensor, Tensor], Tensor],
-    batches: Iterable[dict[str, Any]],
+    batches: Iterable[Batch],
     noise: Callable[[Tensor], Tensor] | None = None,
-) -> list[dict[str, Any]]:
+) -> list[BatchScores]:
     """What each whole batch says, without clamp: its type, sums of NUMBERS, codes, labels.
 
     batches     of one batch each, as a loader stacks them
     likelihood  of parameters and images, summed
     noise       for the code, given its mean; None: the code is its mean
     """
-    rows = []
+    rows: list[BatchScores] = []
     for batch in batches:
         image = unit(batch["image"][0])
         mu, log_variance = net.encode(image)
@@ -77,7 +79,7 @@ def score_batches(
     return rows
 
 
-def validate(run: Run, args: Namespace, net: DCIGN, source: Any, step: int) -> list[dict]:
+def validate(run: Run, args: Namespace, net: DCIGN, source: Source, step: int) -> list[BatchScores]:
     """Every test batch, on all ranks; see `score_batches`. Empty when asked to stop."""
     data = in_file_order(source)
     batches = in_order(data, 1, run.ranks, args.workers, args.on_bad_sample, run.print)
@@ -96,7 +98,7 @@ def validate(run: Run, args: Namespace, net: DCIGN, source: Any, step: int) -> l
 
 
 def summary(
-    rows: Sequence[dict[str, Any]], kinds: Sequence[str], groups: Sequence[Group]
+    rows: Sequence[BatchScores], kinds: Sequence[str], groups: Sequence[Group]
 ) -> dict[str, float]:
     """Means an image over all types and of each, and how the latents follow their factors.
 
@@ -184,7 +186,9 @@ def add_options(p: options.ArgumentParser) -> None:
 # fmt: on
 
 
-def evaluate(args: options.Namespace, content: dict[str, Any], path: Path, ranks: Ranks) -> dict:
+def evaluate(
+    args: options.Namespace, content: dict[str, Any], path: Path, ranks: Ranks
+) -> dict[str, Any]:
     """All measures that the data allows; also writes the scatter plots."""
     out = Path(args.figure or Path(args.out).with_name(f"{Path(args.out).stem}_scatter.png"))
     if out.suffix.lower() != ".png":
@@ -235,7 +239,7 @@ def measure(
             print("no labels: correlations and images cannot be judged")
             return report
         report["correlation"] = correlation(latents, codes, labels)
-        if not hasattr(unseen, "draw"):
+        if not isinstance(unseen, demo_metrics.Renderer):
             return report
         scene = demo_metrics.test_scene(unseen, each)
         for name, part in demo_metrics.rerendering(latents, unseen, scene).items():
@@ -261,7 +265,7 @@ def measure(
     return report
 
 
-def reconstruction(net: Any, unseen: Any, each: int) -> float:
+def reconstruction(net: DCIGN, unseen: Source, each: int) -> float:
     """Mean squared error of grey values over the test images."""
     errors = []
     for kind, count in unseen.counts.items():

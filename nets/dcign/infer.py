@@ -5,7 +5,7 @@ face's pose and light.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -157,7 +157,7 @@ def transfer(args: options.Namespace, latents: Latents, faces: Sequence[Face]) -
                 code[:, shape] = codes[:, shape]
                 yield to_bytes(decode(latents.net, code))[0].expand(3, -1, -1)
 
-        write_movie(args.out, driven(), frames.fps)
+        write_movie(args.out, driven(), frames.fps or MOVIE_FPS)
         return
     files = list_images("--driving", args.driving)
     poses = torch.stack([to_face(read_image(file, None), size) for file in files])
@@ -166,7 +166,7 @@ def transfer(args: options.Namespace, latents: Latents, faces: Sequence[Face]) -
         other = encode(latents.net, poses)
         other[:, shape] = code[shape]
         generated.append(to_bytes(decode(latents.net, other)))
-    sources = [to_bytes(face) for _, face in faces]
+    sources: list[Tensor | None] = [to_bytes(face) for _, face in faces]
     names = [name for name, _ in faces]
     write_grid(
         args, names, sources, [f.stem for f in files], to_bytes(poses), torch.stack(generated)
@@ -218,20 +218,25 @@ def sweeps(args: options.Namespace, latents: Latents, faces: Sequence[Face]) -> 
     write_sheet(args.out, rows, captions, ["input", "reconstructed", *ends_])
 
 
-def ends(args: options.Namespace, latents: Latents, name: str) -> Any:
+def ends(args: options.Namespace, latents: Latents, name: str) -> Callable[[int, bool], Tensor]:
     """A function of (steps, there and back): (steps,) values of a latent in its sweep."""
     index = latents.index(name)
-    low, high = args.range or (None, None)
+    low: float
+    high: float
     knots = None
     if args.degrees:
         if name not in latents.maps:
             raise UserError(f"--degrees: {name} has no degrees; {', '.join(latents.maps)} have")
         knots = latents.maps[name]
-        low, high = math.radians(low), math.radians(high)
+        low, high = (math.radians(end) for end in args.range)
     elif args.custom_bounds:
         low, high = CUSTOM.get(name, (-20.0, 20.0))
-    elif low is None:
-        low, high = (-20.0, 20.0) if args.generalize else latents.bounds(index)
+    elif args.range:
+        low, high = args.range
+    elif args.generalize:
+        low, high = -20.0, 20.0
+    else:
+        low, high = latents.bounds(index)
 
     def values(steps: int, back: bool) -> Tensor:
         result = sweep_values(low, high, steps)

@@ -7,12 +7,23 @@ one factor varies. Codes are the means mu, without clamp, (..., D). All in float
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import NamedTuple, TypedDict
 
 import torch
 from torch import Tensor
 
 BINS = 20
+
+
+class BatchScores(TypedDict):
+    """What a test batch says of a network, on the CPU."""
+
+    kind: int  # number of its type
+    batch: int  # its number within the type
+    count: int  # N, its images
+    sums: Tensor  # (4,) float64, over the images: lower bound, reconstruction, KL, squared error
+    mu: Tensor  # (N, D) float32, means of the codes
+    labels: dict[str, Tensor]  # factor -> (N,) radians, as far as known
 
 
 def pearson(a: Tensor, b: Tensor) -> Tensor:

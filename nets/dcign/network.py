@@ -49,6 +49,8 @@ class UpConv(nn.Conv2d):
     padding  0, or 3 (rows and columns of the enlarged map), which keeps the size
     """
 
+    taps: Tensor  # (8, 7)
+
     def __init__(self, channels_in: int, channels_out: int, padding: int = 0):
         super().__init__(channels_in, channels_out, 7, padding=padding)
         taps = torch.zeros(2, 4, 7)
@@ -69,7 +71,8 @@ class UpConv(nn.Conv2d):
         weight = weight.contiguous(memory_format=layout)
         if self.padding[0]:  # 4 rows of the enlarged map where 3 are wanted: one is cut off below
             x = F.pad(x, (2, 2, 2, 2))
-        y = depth_to_space(F.conv2d(x, weight, self.bias.repeat(4)))
+        bias = None if self.bias is None else self.bias.repeat(4)
+        y = depth_to_space(F.conv2d(x, weight, bias))
         return y[..., 1:-1, 1:-1] if self.padding[0] else y
 
 
@@ -135,7 +138,7 @@ class DCIGN(nn.Module):
                 f"encode: image must be [N, 1, {self.image_size}, {self.image_size}], "
                 f"got {list(image.shape)}"
             )
-        h = _one_channel_last(image) if _is_channels_last(self.encoder[1].weight) else image
+        h = _one_channel_last(image) if _has_channels_last(self.encoder[1]) else image
         for layer in self.encoder:
             h = threshold(F.max_pool2d(layer(h), 2))
         with _exact(h):
@@ -170,7 +173,7 @@ class DCIGN(nn.Module):
         with _exact(z):
             h = threshold(self.expand(z.float()))
         h = h.view(-1, *self.start)
-        if _is_channels_last(self.decoder[0].weight):
+        if _has_channels_last(self.decoder[0]):
             h = h.contiguous(memory_format=torch.channels_last)
         for layer in self.decoder[:-1]:
             h = threshold(layer(h))
@@ -198,7 +201,7 @@ def build(options: Mapping[str, Any]) -> DCIGN:
     )
 
 
-def _exact(x: Tensor):
+def _exact(x: Tensor) -> torch.autocast:
     """The layers at the code run in float32: its latents reach 20, where bf16 has steps of 0.1."""
     return torch.autocast(x.device.type, enabled=False)
 
@@ -210,6 +213,11 @@ def _one_channel_last(image: Tensor) -> Tensor:
     _, c, h, w = image.shape
     image = image.contiguous()
     return image.as_strided(image.shape, (c * h * w, 1, w * c, c))
+
+
+def _has_channels_last(layer: nn.Module) -> bool:
+    """True if the weights of a convolution are laid out as NHWC."""
+    return isinstance(layer.weight, Tensor) and _is_channels_last(layer.weight)
 
 
 def _is_channels_last(x: Tensor) -> bool:

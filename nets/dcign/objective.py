@@ -16,6 +16,8 @@ from nets.run import options
 class Objective(nn.Module):
     """What a step minimises: the negative lower bound, summed over the batch, of a held code."""
 
+    owned: Tensor  # (types, D) bool: the active latents of each type of batch
+
     def __init__(self, net: DCIGN, args: options.Namespace):
         super().__init__()
         self.net, self.args = net, args
@@ -36,10 +38,10 @@ class Objective(nn.Module):
         """
         args, active = self.args, self.owned[kind][0]
         heads = self.net.encode(image)
-        held = [hold(head, active, args.clamp, args.gradient_filter) for head in heads]
-        parameters = self.net.decode_parameters(self.net.sample(*held, noise))
+        mu, log_variance = (hold(head, active, args.clamp, args.gradient_filter) for head in heads)
+        parameters = self.net.decode_parameters(self.net.sample(mu, log_variance, noise))
         reconstruction = self.likelihood(parameters, image)
-        kl = kl_divergence(*held)
+        kl = kl_divergence(mu, log_variance)
         loss = reconstruction + kl
         terms = {
             "lower_bound": -loss,
@@ -48,11 +50,12 @@ class Objective(nn.Module):
             "kl_unclamped": kl_divergence(*heads),
         }
         if args.force_invariance:
-            pull = sum(
+            of_mu, of_log_variance = (
                 invariance(head, active, args.invariance_strength, args.invariance_sign)
                 for head in heads
             )
-            loss, terms["invariance"] = loss + pull, pull
+            terms["invariance"] = of_mu + of_log_variance
+            loss = loss + terms["invariance"]
         return loss, {name: term.detach() / len(image) for name, term in terms.items()}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -177,7 +178,7 @@ def parse(description: str, argv: list[str] | None = None) -> options.Namespace:
     return args
 
 
-def groups(args: Any) -> tuple[Group, ...]:
+def groups(args: Mapping[str, Any]) -> tuple[Group, ...]:
     """Who owns which latents. Raises ValueError where there are too few."""
     result = parse_groups(args["groups"])
     for group in result:
@@ -185,12 +186,12 @@ def groups(args: Any) -> tuple[Group, ...]:
     return result
 
 
-def sets(args: Any) -> dict[str, str]:
+def sets(args: Mapping[str, Any]) -> dict[str, str]:
     """Type of batch -> name of its set."""
     return {group.name: group.set for group in parse_groups(args["groups"])}
 
 
-def imported(args: Any) -> tuple[Path, dict[str, Any]]:
+def imported(args: options.Namespace) -> tuple[Path, dict[str, Any]]:
     """The (path, content) of the network that --checkpoint names, also a published one.
 
     It is a path, or a name in the folder of the runs. Raises UserError if it does not exist, or has

@@ -15,7 +15,7 @@ vector between encoder and decoder counts channel, row, column, here as there.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -25,6 +25,9 @@ from torch import Tensor
 from nets.data.io import torch7
 from nets.dcign import DCIGN, RMSprop, build
 from nets.errors import UserError
+
+Content = Callable[[IO[bytes]], object]  # writes a file's content to the open file
+Write = Callable[[str, Content], None]  # writes a file of this name
 
 PARAMETERS = "parameters.t7"
 MODEL = "vxnet.net"
@@ -131,7 +134,7 @@ def optimizer_state(path: str | Path, model: DCIGN) -> dict[str, Any] | None:
 
 
 def save(
-    write: Any,
+    write: Write,
     model: DCIGN,
     optimizer: RMSprop | None = None,
     lower_bounds: Mapping[str, list[float]] | None = None,
@@ -151,7 +154,7 @@ def save(
         (group,) = optimizer.param_groups
         numbers = (-group["lr"], group["momentum_decay"], group["update_decay"])
         config = dict(zip(NUMBERS, numbers, strict=True))
-        states = [optimizer.state.get(p) for p in model.parameters()]
+        states = [optimizer.state.get(p, {}) for p in model.parameters()]
         if all(states):
             m, v = (torch.cat([s[k].flatten().cpu() for s in states]) for k in ("m", "v"))
             config |= {"evalCounter": states[0]["step"], "m": -m, "v": v}
@@ -190,7 +193,7 @@ def _of_model(file: Path, model: torch7.Record) -> Tensor:
     return torch.cat(result)
 
 
-def _object(value: Any):
+def _object(value: Any) -> Content:
     def write(file: IO[bytes]) -> None:
         torch7.write(file, value)
 
@@ -205,7 +208,7 @@ def _count(latents: int, maps: int) -> int:
 
 def _sizes(
     file: Path, count: int, expected: Mapping[str, Any], available: Mapping[str, str]
-) -> dict:
+) -> dict[str, Any]:
     """The network's options from what is wanted, what cmd_options.txt says, and the length."""
     said = {
         k: int(available[k])
@@ -256,7 +259,7 @@ def _command(path: Path) -> dict[str, str]:
 
 def _training(folder: Path, count: int) -> tuple[dict[str, Any], tuple[int, Tensor, Tensor] | None]:
     """What the files beside the weights say: settings and histories; (step, m, v) or None."""
-    tables = {}
+    tables: dict[str, torch7.Table] = {}
     for name in ("state.t7", "config.t7"):
         if (folder / name).is_file():
             table = torch7.read(folder / name)
@@ -264,7 +267,7 @@ def _training(folder: Path, count: int) -> tuple[dict[str, Any], tuple[int, Tens
                 raise UserError(f"{folder / name}: must hold a table or nil")
             tables[name] = table or torch7.Table()
     result: dict[str, Any] = {}
-    config = tables.get("config.t7", {})
+    config = tables.get("config.t7", torch7.Table())
     for available, here in zip(NUMBERS, ("lr", "momentum_decay", "update_decay"), strict=True):
         if isinstance(config.get(available), float) and math.isfinite(config[available]):
             result[here] = abs(config[available])  # negative there: it ascends

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from typing import Any, overload
 
 import torch
 from torch import Tensor
@@ -20,7 +21,7 @@ class RMSprop(torch.optim.Optimizer):
 
     def __init__(
         self,
-        params: Iterable[Tensor] | Iterable[dict],
+        params: Iterable[Tensor] | Iterable[dict[str, Any]],
         lr: float = 5e-4,
         momentum_decay: float = 0.1,
         update_decay: float = 0.01,
@@ -33,8 +34,14 @@ class RMSprop(torch.optim.Optimizer):
         settings = {"lr": lr, "momentum_decay": momentum_decay, "update_decay": update_decay}
         super().__init__(params, settings)
 
+    @overload
+    def step(self, closure: None = None) -> None: ...
+
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
+
     @torch.no_grad()
-    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
         """One step; parameters without a gradient stay and keep their count."""
         loss = None
         if closure is not None:
@@ -55,9 +62,9 @@ class RMSprop(torch.optim.Optimizer):
                 self._update(params, t, group)
         return loss
 
-    def _update(self, params: list[Tensor], t: int, group: dict) -> None:
+    def _update(self, params: list[Tensor], t: int, group: dict[str, Any]) -> None:
         b1, b2 = group["momentum_decay"], group["update_decay"]
-        grads = [p.grad for p in params]
+        grads = [p.grad for p in params if p.grad is not None]
         m = [self.state[p]["m"] for p in params]
         v = [self.state[p]["v"] for p in params]
         torch._foreach_lerp_(m, grads, b1)

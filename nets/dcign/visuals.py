@@ -7,7 +7,6 @@ import io
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +15,7 @@ from torch import Tensor
 from nets.data.io.files import whole_file
 from nets.data.scenes.batches import Source, unit
 from nets.dcign import DCIGN, factor_slice
-from nets.dcign.metrics import set_latent
+from nets.dcign.metrics import BatchScores, set_latent
 from nets.dcign.options import groups
 from nets.errors import UserError
 from nets.run.images import labelled_grid
@@ -85,7 +84,7 @@ def show(
     args: Namespace,
     net: DCIGN,
     source: Source,
-    rows: Sequence[dict[str, Any]],
+    rows: Sequence[BatchScores],
     step: int,
     name: str = "sweeps",
 ) -> Path:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from nets.data.io.files import whole_file
 from nets.dcign import DCIGN, FACES, RMSprop, build
 from nets.dcign import published as originals
@@ -15,7 +17,9 @@ from nets.run.precision import Precision
 from nets.run.run import Run
 
 
-def start_from(run: Run, args: options.Namespace, net: DCIGN, optimizer: Any) -> None:
+def start_from(
+    run: Run, args: options.Namespace, net: DCIGN, optimizer: torch.optim.Optimizer
+) -> None:
     """Start from the weights of --checkpoint, and from its moments if its optimiser is the same."""
     path, content = imported(args)
     checkpoints.load_weights(content, net, path)
@@ -32,11 +36,11 @@ def start_from(run: Run, args: options.Namespace, net: DCIGN, optimizer: Any) ->
     run.print(f"starting from {path} ({what}), {'with' if moments else 'without'} its moments")
 
 
-def export(run: Run, net: DCIGN, optimizer: Any) -> None:
+def export(run: Run, net: DCIGN, optimizer: torch.optim.Optimizer) -> None:
     """The network as the published program writes it, in the run folder."""
     folder = run.folder / "torch7"
 
-    def write(name: str, content: Any) -> None:
+    def write(name: str, content: originals.Content) -> None:
         with whole_file(folder / name) as file:
             content(file)
 

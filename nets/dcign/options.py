@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +14,7 @@ from nets.dcign.published import RENAMED
 from nets.errors import UserError
 from nets.published import find, read_checkpoint, recognise
 from nets.run import checkpoints, options
-from nets.run.options import NonNegativeFloat, NonNegativeInt, PositiveInt, add_flag
+from nets.run.options import NonNegativeFloat, PositiveInt, add_flag
 
 DEFAULTS = {  # where neither the command line, a configuration nor the imported network says more
     "dim_hidden": 200,
@@ -28,19 +27,6 @@ DEFAULTS = {  # where neither the command line, a configuration nor the imported
 }
 SIZES = ("dim_hidden", "feature_maps", "image_size", "likelihood")
 STRENGTH = 0.01  # of the invariance signal, where it is asked for without a number
-NO_EFFECT = (  # options of the program for undifferentiated training that do nothing there or here
-    ("--plot", "-p"),
-    ("--network", "-n"),
-    ("--optimization", "-o"),
-    ("--momentum",),
-    ("--maxIter", "-i"),
-    ("--coefL1",),
-    ("--coefL2",),
-    ("--dumpTest",),
-    ("--datasrc",),
-    ("--fbmat", "-f"),
-    ("--reuse", "-u"),
-)
 
 
 # fmt: off
@@ -92,48 +78,8 @@ def parser(description: str) -> options.Parser:
     add("--lr", "-r", type=float, default=None, help="learning rate; default: 0.0005")
     add("--test_freq", type=PositiveInt | None, default=None,
         help="steps between tests; default: an epoch")
-    _published(p)
+    originals.add_options(p)
     return p
-
-
-def _published(p: options.Parser) -> None:
-    """Options that --help_published lists: fine settings, and names without effect here."""
-    g = p.hidden
-    add = g.add_argument
-    add_flag(g, "--no_load", False, "ignore --checkpoint")
-    add("--save", "-s", type=str | None, default=None,
-        help="the run folder itself, instead of --run_dir and --name")
-    add_flag(g, "--export_torch7", False, "also write the network as the published program does")
-    add("--num_test_batches", type=PositiveInt | None, default=None,
-        help="test batches of all types together")
-    add("--shape_bias_amount", type=NonNegativeInt, default=15,
-        help="ratio of the types with --shape_bias: 1 : 1 : 1 : 1 + this (the paper: 9)")
-    add("--order", type=Literal["draws", "passes", "order"] | None, default=None,
-        help="batches with replacement, each once an epoch at random, or each once as numbered; "
-        "default: draws, and order for --regime entangled, as published")
-    add_flag(g, "--shuffle", True, "shuffle the images in a batch: --clamp first takes one of them")
-    add("--color", "-c", type=Literal[0], default=0, help="the network takes one channel")
-    add("--groups", type=list[str], default=originals.GROUPS,
-        help="types of batches, each with its number of own latents, in their order; "
-        "name=latents@SET has its batches in th_SET")
-    add("--model", type=Literal["convnet"], default="convnet", help="the only one")
-    add_flag(g, "--gradient_filter", True, "clamped latents receive no gradient")
-    add("--invariance_sign", type=Literal["repaired", "original"], default="repaired",
-        help="original: the published program's, which drives the latents apart")
-    add("--momentum_decay", type=NonNegativeFloat | None, default=None,
-        help="1 - beta1; default: 0.1")
-    add("--update_decay", type=NonNegativeFloat | None, default=None,
-        help="1 - beta2; default: 0.01")
-    add("--warm_down", type=NonNegativeInt, default=0,
-        help="last steps, over which lr falls linearly to 0")
-    add_flag(g, "--sample", False, "tests and images from sampled codes, as published")
-    add("--sweep_steps", type=PositiveInt, default=7, help="images in a sweep of a latent")
-    add("--threads", "-t", type=PositiveInt | None, default=None, help="processor threads")
-    add_flag(g, "--useCuda", False, "--device cuda")
-    add_flag(g, "--useCudnn", False, "needs --useCuda; cuDNN is always used there")
-    add("--deviceId", type=PositiveInt | None, default=None, help="number of the GPU, from 1")
-    for names in NO_EFFECT:
-        add(*names, type=str, nargs="?", const="true", default=None, help="no effect")
 # fmt: on
 
 
@@ -144,12 +90,7 @@ def parse(description: str, argv: list[str] | None = None) -> options.Namespace:
     """
     p = parser(description)
     args = options.parse(p, argv)
-    ignored = [names[0] for names in NO_EFFECT if args[names[0][2:]] is not None]
-    if ignored:
-        print(f"{', '.join(ignored)}: no effect, as in the published program")
-    if args.save:
-        args.run_dir, args.name = str(Path(args.save).parent), Path(args.save).name
-    _place(args)
+    originals.apply_options(args)
     if args.checkpoint and not args.no_load:
         _adopt(args)
     for name, value in DEFAULTS.items():
@@ -168,7 +109,6 @@ def parse(description: str, argv: list[str] | None = None) -> options.Namespace:
         raise UserError("--batch_size: must be 2 or more, one image cannot vary")
     args.order = args.order or ("draws" if args.regime == "disentangled" else "order")
     args.test_freq = args.test_freq or args.num_train_batches
-    _test_batches(args)
     try:
         with torch.device("meta"):
             build(args)
@@ -222,28 +162,3 @@ def _adopt(args: options.Namespace) -> None:
     result = imported(args)[1]["options"]
     for name in DEFAULTS:
         args[name] = result.get(name) if args[name] is None else args[name]
-
-
-def _place(args: options.Namespace) -> None:
-    """Threads and device."""
-    if args.threads:
-        torch.set_num_threads(args.threads)
-    if args.useCudnn and not args.useCuda:
-        raise UserError("--useCudnn: needs --useCuda")
-    if args.useCuda:
-        args.device = "cuda"
-    if args.deviceId:
-        os.environ.setdefault("CUDA_VISIBLE_DEVICES", str(args.deviceId - 1))
-
-
-def _test_batches(args: options.Namespace) -> None:
-    if args.num_test_batches is None:
-        return
-    types = len(args.groups) if args.regime == "disentangled" else 1
-    each, rest = divmod(args.num_test_batches, types)
-    if args.num_test_batches_per_type not in (None, each) or rest or not each:
-        raise UserError(
-            f"--num_test_batches: must be {types} times --num_test_batches_per_type, "
-            f"got {args.num_test_batches} and {args.num_test_batches_per_type}"
-        )
-    args.num_test_batches_per_type = each

@@ -15,9 +15,10 @@ vector between encoder and decoder counts channel, row, column, here as there.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 import torch
 from torch import Tensor
@@ -25,6 +26,14 @@ from torch import Tensor
 from nets.data.io import torch7
 from nets.dcign import DCIGN, RMSprop, build
 from nets.errors import UserError
+from nets.run.options import (
+    Namespace,
+    NonNegativeFloat,
+    NonNegativeInt,
+    Parser,
+    PositiveInt,
+    add_flag,
+)
 
 Content = Callable[[IO[bytes]], object]  # writes a file's content to the open file
 Write = Callable[[str, Content], None]  # writes a file of this name
@@ -44,6 +53,96 @@ RENAMED = {  # names of the published programs, and of earlier versions of guise
     "networks_dir": "run_dir",
     "import": "checkpoint",
 }
+NO_EFFECT = (  # options of the program for undifferentiated training that do nothing there or here
+    ("--plot", "-p"),
+    ("--network", "-n"),
+    ("--optimization", "-o"),
+    ("--momentum",),
+    ("--maxIter", "-i"),
+    ("--coefL1",),
+    ("--coefL2",),
+    ("--dumpTest",),
+    ("--datasrc",),
+    ("--fbmat", "-f"),
+    ("--reuse", "-u"),
+)
+
+
+# fmt: off
+def add_options(p: Parser) -> None:
+    """Options that --help_published lists: fine settings, and names without effect here."""
+    g = p.hidden
+    add = g.add_argument
+    add_flag(g, "--no_load", False, "ignore --checkpoint")
+    add("--save", "-s", type=str | None, default=None,
+        help="the run folder itself, instead of --run_dir and --name")
+    add_flag(g, "--export_torch7", False, "also write the network as the published program does")
+    add("--num_test_batches", type=PositiveInt | None, default=None,
+        help="test batches of all types together")
+    add("--shape_bias_amount", type=NonNegativeInt, default=15,
+        help="ratio of the types with --shape_bias: 1 : 1 : 1 : 1 + this (the paper: 9)")
+    add("--order", type=Literal["draws", "passes", "order"] | None, default=None,
+        help="batches with replacement, each once an epoch at random, or each once as numbered; "
+        "default: draws, and order for --regime entangled, as published")
+    add_flag(g, "--shuffle", True, "shuffle the images in a batch: --clamp first takes one of them")
+    add("--color", "-c", type=Literal[0], default=0, help="the network takes one channel")
+    add("--groups", type=list[str], default=GROUPS,
+        help="types of batches, each with its number of own latents, in their order; "
+        "name=latents@SET has its batches in th_SET")
+    add("--model", type=Literal["convnet"], default="convnet", help="the only one")
+    add_flag(g, "--gradient_filter", True, "clamped latents receive no gradient")
+    add("--invariance_sign", type=Literal["repaired", "original"], default="repaired",
+        help="original: the published program's, which drives the latents apart")
+    add("--momentum_decay", type=NonNegativeFloat | None, default=None,
+        help="1 - beta1; default: 0.1")
+    add("--update_decay", type=NonNegativeFloat | None, default=None,
+        help="1 - beta2; default: 0.01")
+    add("--warm_down", type=NonNegativeInt, default=0,
+        help="last steps, over which lr falls linearly to 0")
+    add_flag(g, "--sample", False, "tests and images from sampled codes, as published")
+    add("--sweep_steps", type=PositiveInt, default=7, help="images in a sweep of a latent")
+    add("--threads", "-t", type=PositiveInt | None, default=None, help="processor threads")
+    add_flag(g, "--useCuda", False, "--device cuda")
+    add_flag(g, "--useCudnn", False, "needs --useCuda; cuDNN is always used there")
+    add("--deviceId", type=PositiveInt | None, default=None, help="number of the GPU, from 1")
+    for names in NO_EFFECT:
+        add(*names, type=str, nargs="?", const="true", default=None, help="no effect")
+# fmt: on
+
+
+def apply_options(args: Namespace) -> None:
+    """Set the options of ours that published options stand for: folders, device, threads, tests.
+
+    Raises UserError if two of them contradict, or if one asks for what is not implemented.
+    """
+    ignored = [names[0] for names in NO_EFFECT if args[names[0][2:]] is not None]
+    if ignored:
+        print(f"{', '.join(ignored)}: no effect, as in the published program")
+    if args.save:
+        args.run_dir, args.name = str(Path(args.save).parent), Path(args.save).name
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    if args.useCudnn and not args.useCuda:
+        raise UserError("--useCudnn: needs --useCuda")
+    if args.useCuda:
+        args.device = "cuda"
+    if args.deviceId:
+        os.environ.setdefault("CUDA_VISIBLE_DEVICES", str(args.deviceId - 1))
+    _test_batches(args)
+
+
+def _test_batches(args: Namespace) -> None:
+    """Set --num_test_batches_per_type from --num_test_batches."""
+    if args.num_test_batches is None:
+        return
+    types = len(args.groups) if args.regime == "disentangled" else 1
+    each, rest = divmod(args.num_test_batches, types)
+    if args.num_test_batches_per_type not in (None, each) or rest or not each:
+        raise UserError(
+            f"--num_test_batches: must be {types} times --num_test_batches_per_type, "
+            f"got {args.num_test_batches} and {args.num_test_batches_per_type}"
+        )
+    args.num_test_batches_per_type = each
 
 
 def load(path: str | Path, **options: Any) -> tuple[DCIGN, dict[str, Any]]:

@@ -12,13 +12,13 @@ are squashed to a square.
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from nets.data.io.files import list_folder, natural_key
 from nets.data.io.images import read_grey
 from nets.data.scenes.batches import MIXED_FOLDERS, MODES, write_batch
 from nets.data.scenes.factors import read_table
@@ -34,13 +34,6 @@ HEADS = {
 }
 
 
-def in_order(names: list[str]) -> list[str]:
-    """Names sorted with the numbers in them as numbers: 2.png before 10.png."""
-    return sorted(
-        names, key=lambda n: [int(t) if t.isdigit() else t for t in re.split(r"(\d+)", n)]
-    )
-
-
 def scene(
     folder: Path, count: int, size: int, table: dict[str, dict[str, float]], pad: bool
 ) -> tuple[Tensor, dict[str, Tensor]]:
@@ -48,7 +41,8 @@ def scene(
 
     pad  fill up with black where there are too few; else that raises UserError
     """
-    names = in_order([p.name for p in folder.iterdir() if p.suffix.lower() == ".png"])[:count]
+    files = list_folder(folder, lambda path: path.suffix.lower() == ".png").files
+    names = [path.name for path in files[:count]]
     if not names or (len(names) < count and not pad):
         raise UserError(f"{folder}: holds {len(names)} PNG files, {count} are needed (or --pad)")
     image = torch.zeros(count, 1, size, size, dtype=torch.uint8)
@@ -63,7 +57,8 @@ def from_folders(args: argparse.Namespace) -> None:
     root = Path(args.dataset_dir)
     if not root.is_dir():
         raise UserError(f"{root}: no such folder of scenes")
-    names = in_order([p.name for p in root.iterdir() if p.is_dir() and p.name[0] != "."])
+    names = [path.name for path in root.iterdir() if path.is_dir() and path.name[0] != "."]
+    names.sort(key=natural_key)
     if args.seed is not None:
         order = uniform(args.seed, "scenes", torch.arange(len(names)), 1)[:, 0].argsort()
         names = [names[i] for i in order]

@@ -53,8 +53,7 @@ RENAMED = {  # names of the published programs, and of earlier versions of guise
     "networks_dir": "run_dir",
     "import": "checkpoint",
 }
-NO_EFFECT = (  # options of the program for undifferentiated training that do nothing there or here
-    ("--plot", "-p"),
+NO_EFFECT = (  # options of the undifferentiated program that it accepts and never uses
     ("--network", "-n"),
     ("--optimization", "-o"),
     ("--momentum",),
@@ -64,7 +63,6 @@ NO_EFFECT = (  # options of the program for undifferentiated training that do no
     ("--dumpTest",),
     ("--datasrc",),
     ("--fbmat", "-f"),
-    ("--reuse", "-u"),
 )
 
 
@@ -105,6 +103,10 @@ def add_options(p: Parser) -> None:
     add_flag(g, "--useCuda", False, "--device cuda")
     add_flag(g, "--useCudnn", False, "needs --useCuda; cuDNN is always used there")
     add("--deviceId", type=PositiveInt | None, default=None, help="number of the GPU, from 1")
+    add("--reuse", "-u", type=Literal[0, 1] | None, default=None,
+        help="1: start from the network in the folder --save, or continue the run there")
+    add("--plot", "-p", type=bool | None, nargs="?", const=True, default=None,
+        help="false only; TensorBoard shows the curves of training and tests")
     for names in NO_EFFECT:
         add(*names, type=str, nargs="?", const="true", default=None, help="no effect")
 # fmt: on
@@ -118,8 +120,12 @@ def apply_options(args: Namespace) -> None:
     ignored = [names[0] for names in NO_EFFECT if args[names[0][2:]] is not None]
     if ignored:
         print(f"{', '.join(ignored)}: no effect, as in the published program")
+    if args.plot:
+        raise UserError("--plot: no plots are drawn; tensorboard --logdir RUN shows the curves")
     if args.save:
         args.run_dir, args.name = str(Path(args.save).parent), Path(args.save).name
+    if args.reuse:
+        _reuse(args)
     if args.threads:
         torch.set_num_threads(args.threads)
     if args.useCudnn and not args.useCuda:
@@ -129,6 +135,15 @@ def apply_options(args: Namespace) -> None:
     if args.deviceId:
         os.environ.setdefault("CUDA_VISIBLE_DEVICES", str(args.deviceId - 1))
     _test_batches(args)
+
+
+def _reuse(args: Namespace) -> None:
+    """Set --checkpoint to the folder that --save names."""
+    if not args.save or not Path(args.save).is_dir():
+        raise UserError(f"--reuse: --save must name an existing folder, got {args.save}")
+    if args.no_load or args.checkpoint not in (None, args.save):
+        raise UserError("--reuse: cannot be combined with --checkpoint or --no_load")
+    args.checkpoint = args.save
 
 
 def _test_batches(args: Namespace) -> None:

@@ -161,13 +161,13 @@ def test_two_ranks_equal_one_that_accumulates(tmp_path):
         torch.testing.assert_close(b[name], value, rtol=1e-3, atol=1e-5)
 
 
-def test_a_network_of_the_published_program_is_a_start(tmp_path, monkeypatch):
+def published_network(folder):
+    """A network as the published program writes it: (its model, TINY without sizes)."""
     torch.manual_seed(3)
     model = DCIGN(6, 8)
     optimizer = RMSprop(model.parameters(), lr=1e-3)
     model(torch.rand(2, 1, 150, 150), torch.randn(2, 6))[0].sum().backward()
     optimizer.step()
-    folder = tmp_path / "runs/dcign/published"
     folder.mkdir(parents=True)
 
     def write(name, content):
@@ -180,6 +180,11 @@ def test_a_network_of_the_published_program_is_a_start(tmp_path, monkeypatch):
     tiny = [*TINY]
     for name in ("--image_size", "--feature_maps", "--dim_hidden"):
         del tiny[tiny.index(name) : tiny.index(name) + 2]
+    return model, tiny
+
+
+def test_a_network_of_the_published_program_is_a_start(tmp_path, monkeypatch):
+    model, tiny = published_network(tmp_path / "runs/dcign/published")
     shared = ["--num_steps", 1, "--learning_rate", "-0.000000000001"]
     run = train(tmp_path, "--checkpoint", "published", "--name", "a", "--export_torch7", *shared,
                 monkeypatch=monkeypatch, tiny=tiny)  # fmt: skip
@@ -215,15 +220,26 @@ def test_batches_of_a_folder(tmp_path, monkeypatch):
 def test_options_of_both_published_programs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     published = ["--no_load", "--networks_dir", "networks", "--momentum_decay", "0.2", "--threads",
-                 "1", "-p", "--coefL1", "0", "-n", "x", "--model", "convnet", "-c", "0",
+                 "1", "-p", "false", "--coefL1", "0", "-n", "x", "--model", "convnet", "-c", "0",
                  "--num_test_batches", "4", "-r", "0.001", "--checkpoint", "default"]  # fmt: skip
     train_dcign.main([*TINY, "--num_steps", "1", "--name", "x", *published])
     out = capsys.readouterr().out
-    assert "--plot, --network, --coefL1: no effect, as in the published program" in out
+    assert "--network, --coefL1: no effect, as in the published program" in out
     found = checkpoints.read(tmp_path / "networks/x/checkpoints/step_00000001.pt")["options"]
     assert found["momentum_decay"] == 0.2 and found["lr"] == 0.001
-    train_dcign.main([*TINY, "--num_steps", "1", "-s", "logs/y"])
+    train_dcign.main([*TINY, "--num_steps", "1", "-s", "logs/y", "--reuse", "0"])
     assert (tmp_path / "logs/y/log.txt").is_file()
+
+
+def test_reuse_starts_from_a_published_network_and_continues_its_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    _, tiny = published_network(tmp_path / "logs")
+    command = [*tiny, "--save", "logs", "-u", "1", "--num_steps"]
+    train_dcign.main([*command, "1"])
+    assert "starting from logs (of the published program" in (tmp_path / "logs/log.txt").read_text()
+    train_dcign.main([*command, "2"])
+    assert (tmp_path / "logs/log.txt").read_text().count("starting from") == 1
+    assert checkpoints.stored(tmp_path / "logs/checkpoints")[0].name == "step_00000002.pt"
 
 
 def broken_batch(folder):
@@ -280,6 +296,11 @@ def other_latents(folder):
         lambda f: (["--invariance_strength", 0.1], "needs --force_invariance"),
         lambda f: (["--color", 1], "--color: must be"),
         lambda f: (["--useCudnn"], "needs --useCuda"),
+        lambda f: (["--plot"], "--plot: no plots are drawn"),
+        lambda f: (["--reuse", 1], "--reuse: --save must name an existing folder, got None"),
+        lambda f: (["--reuse", 1, "--save", f / "no"], "must name an existing folder, got"),
+        lambda f: (["--reuse", 1, "--save", f, "--no_load"], "--checkpoint or --no_load"),
+        lambda f: (["--reuse", 2], "--reuse: must be one of 0, 1 or null, got 2"),
         lambda f: (["--momentum_decay", 0], "above 0"),
     ],
 )

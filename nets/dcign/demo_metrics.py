@@ -1,6 +1,4 @@
-"""Measures of a DC-IGN against a renderer: what it draws, and what its code does, for heads that
-nobody has seen, in any pose and light.
-"""
+"""Measures of a DC-IGN against a renderer, for unseen heads in any pose and light."""
 
 from __future__ import annotations
 
@@ -19,15 +17,15 @@ from nets.dcign.visuals import to_bytes
 from nets.random import uniform
 from nets.worlds.heads.world import RANGES, SPLITS, identities
 
-OTHERS = 1 << 30  # first person, in a split, that no batch of the world shows
-# The published grids: values of each factor for which each face is drawn.
+OTHERS = 1 << 30  # offset within a split of persons that no batch of the world shows
+# Number of values of each factor for which each face is drawn; the authors took 60, 17 and 81.
 GRIDS = {"azimuth": 31, "elevation": 17, "light": 41}
-NEAR_FRONT = {"azimuth": 0.3, "elevation": 0.15, "light": 0.4}  # radians, of known images
-SSIM_OF = 64  # images
-FACES = 20  # of the grids
-BOTH = ("azimuth", "light")  # set at once, as well as alone
-READ = (40, 20)  # persons, and images of each, that codes are read off
-RECOGNISED = 50  # persons
+NEAR_FRONT = {"azimuth": 0.3, "elevation": 0.15, "light": 0.4}  # ranges of known images, radians
+SSIM_OF = 64  # images; SSIM takes far longer than the squared error
+FACES = 20  # faces in a grid
+BOTH = ("azimuth", "light")  # factors that are also set at once
+READ = (40, 20)  # persons, and images of each, in `readings`
+RECOGNISED = 50  # persons in `recognitions`
 Scene = dict[str, Tensor]  # labels by name, (N, ...): the factors, identity, person
 
 
@@ -45,9 +43,10 @@ class Renderer(Protocol):
 
 
 def views(split: str, persons: int, each: int, ranges: dict[str, float], seed: int = 0) -> Scene:
-    """`each` scenes of every person, pose and light uniform in +- ranges: (persons * each,).
+    """Random scenes (persons * each,) of persons that no batch of training or testing shows.
 
-    Persons whom no batch of training or testing shows.
+    each    scenes of each person
+    ranges  factor -> r; it is uniform in [-r, r] radians
     """
     person = SPLITS[split] + OTHERS + torch.arange(persons).repeat_interleave(each)
     draw = uniform(seed, f"views {split}", torch.arange(persons * each), len(FACTORS))
@@ -56,9 +55,7 @@ def views(split: str, persons: int, each: int, ranges: dict[str, float], seed: i
 
 
 def score(generated: Tensor, truth: Tensor) -> dict[str, float]:
-    """Of images (N, 1, S, S) in [0, 1]: "mse" of grey values, mean over all, and "ssim", mean
-    over the first 64, since it takes far longer.
-    """
+    """Mean errors of images (N, 1, S, S) in [0, 1]: "mse", and "ssim" of the first 64."""
     grey = [to_bytes(images[:SSIM_OF]).expand(-1, 3, -1, -1) for images in (generated, truth)]
     return {
         "mse": metrics.mean_squared_error(generated, truth).mean().item(),
@@ -67,8 +64,10 @@ def score(generated: Tensor, truth: Tensor) -> dict[str, float]:
 
 
 def test_scene(world: Renderer, each: int, images: int | None = None) -> Scene:
-    """The labels of the test images, of `each` batches a type at most, one after the other; of
-    about so many `images`, evenly among them.
+    """The labels of a world's images, of all types, one batch after the other.
+
+    each    batches of each type, at most
+    images  number of images, about, taken at equal distances; None: all
     """
     batches = [world.scene(k, n) for k, count in world.counts.items()
                for n in range(min(count, each))]  # fmt: skip
@@ -80,9 +79,11 @@ def test_scene(world: Renderer, each: int, images: int | None = None) -> Scene:
 def rerendering(
     latents: Latents, world: Renderer, scene: Scene, seed: int = 0
 ) -> dict[str, dict[str, float]]:
-    """Images of `scene` with latents set to what stands for other values of their factors,
-    against the truth at those values, and the errors of copying the image and of the network's
-    own reconstruction of the truth: by factor, and, as "azimuth+light", for both at once.
+    """Scores of images that are decoded after a factor's latent is set to another value.
+
+    The value comes from the map of the latent. The truth is the exact image with the factor at that
+    value. The result has an entry for each factor, and "azimuth+light" with both set at once.
+    See `_against` for the scores; the trivial answer "copy" is the unchanged image.
     """
     image = unit(world.draw(scene))
     code = encode(latents.net, image)
@@ -105,8 +106,9 @@ def rerendering(
 
 
 def swaps(latents: Latents, world: Renderer, scene: Scene) -> dict[str, float]:
-    """Pose and light of an image with the shape of another, against the truth; and the errors of
-    copying either.
+    """Scores of images that combine pose and light of one scene with the shape of another.
+
+    See `_against`; "copy_pose" and "copy_shape" are the two images themselves.
     """
     n = len(scene["person"])
     other = {name: value.roll(n // 2, 0) for name, value in scene.items()}
@@ -121,7 +123,13 @@ def swaps(latents: Latents, world: Renderer, scene: Scene) -> dict[str, float]:
 def _against(
     latents: Latents, code: Tensor, truth: Tensor, copies: dict[str, Tensor]
 ) -> dict[str, float]:
-    """Scores of decoded codes, of trivial answers, and of the truth's own reconstruction."""
+    """Scores of decoded codes, of the truth's own reconstruction, and of trivial answers.
+
+    code     (N, D) of the decoded images, whose scores start with "made_"
+    truth    (N, 1, S, S), whose reconstruction has scores that start with "own_"
+    copies   trivial answers by name
+    returns  NAME_mse, NAME_ssim, and "ratio_to_copy": the MSE over that of the best trivial answer
+    """
     images = {
         "made": decode(latents.net, code),
         "own": decode(latents.net, encode(latents.net, truth)),
@@ -135,10 +143,10 @@ def _against(
 
 
 def grids(latents: Latents, world: Renderer, seed: int = 0) -> dict[str, dict[str, Tensor]]:
-    """The scatter plots of the paper and the curves of invariance, on FACES faces.
+    """Data of the paper's scatter plots and of the curves of invariance, for FACES faces.
 
-    returns  for each factor "value" (V,), "latent" (faces, V) of its owner, and "similarity" (V,):
-             of the shape latents to those at the value nearest to 0, mean over faces
+    returns  for each factor "value" (V,) radians, "latent" (faces, V), the factor's own latent, and
+             "similarity" (V,), the mean cosine of the shape latents to those at the value nearest 0
     """
     faces = FACES
     base = views("test", faces, 1, RANGES, seed)
@@ -161,8 +169,10 @@ def grids(latents: Latents, world: Renderer, seed: int = 0) -> dict[str, dict[st
 
 
 def recognitions(latents: Latents, world: Renderer) -> dict[str, float]:
-    """Whether people known from five near-frontal images are found again in any pose and light:
-    by the shape latents, by all of them, by pixels; with the rate of guessing.
+    """Recognition rates of persons in any pose and light, from five near-frontal images of each.
+
+    The rates are those of `metrics.recognition` from the shape latents, all latents, and pixels;
+    and "chance", the rate of guessing.
     """
     persons = RECOGNISED
     known = views("test", persons, 5, NEAR_FRONT, seed=1)
@@ -183,9 +193,7 @@ def recognitions(latents: Latents, world: Renderer) -> dict[str, float]:
 
 
 def readings(latents: Latents, world: Renderer) -> dict[str, Any]:
-    """What can be read off the code of images in which everything changes: decoding, DCI, MIG,
-    SAP, and how far apart codes of one person are.
-    """
+    """Decoding, DCI, MIG, SAP and invariance of codes of images in which all factors change."""
     train, test = (views(split, *READ, RANGES, seed=3) for split in ("train", "test"))
     code, new = (encode(latents.net, unit(world.draw(scene))) for scene in (train, test))
     named = [name for name in latents.factors if name in FACTORS]

@@ -1,4 +1,4 @@
-"""Options of train_dcign.py, in the words of both published programs."""
+"""Options of train_dcign.py: their parser, their defaults, and the imported network's values."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from nets.published import find, read_checkpoint, recognise
 from nets.run import checkpoints, options
 from nets.run.options import NonNegativeFloat, PositiveInt, add_flag
 
-DEFAULTS = {  # where neither the command line, a configuration nor the imported network says more
+DEFAULTS = {  # used if command line, configuration and imported network set no value
     "dim_hidden": 200,
     "feature_maps": 96,
     "image_size": 150,
@@ -26,55 +26,59 @@ DEFAULTS = {  # where neither the command line, a configuration nor the imported
     "update_decay": 0.01,
 }
 SIZES = ("dim_hidden", "feature_maps", "image_size", "likelihood")
-STRENGTH = 0.01  # of the invariance signal, where it is asked for without a number
+STRENGTH = 0.01  # default of --invariance_strength with --force_invariance
 
 
 # fmt: off
 def parser(description: str) -> options.Parser:
+    """The parser of the training script."""
     p = options.parser("dcign", description, RENAMED)
     g = p.add_argument_group("what to do")
     add = g.add_argument
     add("--regime", type=Literal["disentangled", "entangled"], default="disentangled",
         help="disentangled: one factor of the scene changes in a batch, and the latents of the "
-        "others are clamped; entangled: all factors change, all latents are equal")
+        "other factors are clamped; entangled: all factors change, and no latent is clamped")
     add("--checkpoint", type=str | None, default=None,
         help="network to start from: a run, a checkpoint, or a published network's folder")
-    add_flag(g, "--reset_optimizer", False, "fresh moments for --checkpoint")
+    add_flag(g, "--reset_optimizer", False, "optimiser moments from zero, with --checkpoint")
     g = p.add_argument_group("data")
     add = g.add_argument
     add("--data", type=str | None, default=None,
         help="folder of batches (th_AZ_VARIED/FT_training/batch1 ..., th_training/batch1 ... "
         "for --regime entangled), or of images with a factors.csv; default: the demo world")
-    add("--batch_size", type=PositiveInt, default=20, help="images in a batch, at least 2")
+    add("--batch_size", type=PositiveInt, default=20, help="images per batch, at least 2")
     add("--num_train_batches", type=PositiveInt, default=5000, help="steps in an epoch")
     add("--num_train_batches_per_type", type=PositiveInt | None, default=None,
-        help="training batches of each type; default: all, 200 of the demo world")
+        help="training batches of each type; default: all, or 200 of the demo world")
     add("--num_test_batches_per_type", type=PositiveInt | None, default=None,
-        help="test batches of each type; default: all, 8 of the demo world")
-    add_flag(g, "--shape_bias", False, "draw batches of the last type, shape, more often")
+        help="test batches of each type; default: all, or 8 of the demo world")
+    add_flag(g, "--shape_bias", False, "more batches of the last type, shape")
     g = p.add_argument_group("network")
     add = g.add_argument
     add("--dim_hidden", type=PositiveInt | None, default=None, help="latents; default: 200")
     add("--feature_maps", type=PositiveInt | None, default=None,
         help="maps of the widest convolutions, a multiple of 4; default: 96")
     add("--image_size", type=PositiveInt | None, default=None,
-        help="side of the images, pixels: 150 as published, or a multiple of 16 from 48")
+        help="side of the images, pixels: 150 as published, or a multiple of 16 from 48; "
+        "default: 150")
     add("--likelihood", type=Literal["bernoulli", "gaussian"] | None, default=None,
         help="likelihood of a pixel; default: bernoulli")
     g = p.add_argument_group("latents in a training step")
     add = g.add_argument
     add("--clamp", type=Literal["first", "mean", "off"], default="first",
-        help="value of clamped latents: those of the batch's first image, as in the published "
-        "program, or their mean, as in the paper")
-    add_flag(g, "--force_invariance", False, "draw the clamped latents of a batch together")
+        help="value of clamped latents. first: that of the batch's first image, as published; "
+        "mean: the batch's mean, as in the paper; off: no clamp")
+    add_flag(g, "--force_invariance", False,
+        "a loss that draws the clamped latents of a batch together")
     add("--invariance_strength", type=NonNegativeFloat | None, default=None,
-        help="strength of that; default: 0.01, as in the paper")
+        help="weight of the loss of --force_invariance; default: 0.01, as in the paper")
     g = p.add_argument_group("schedule")
     add = g.add_argument
     add("--num_epochs", type=PositiveInt, default=24, help="epochs of --num_train_batches steps")
-    add("--num_steps", type=PositiveInt | None, default=None, help="steps, instead of epochs")
+    add("--num_steps", type=PositiveInt | None, default=None,
+        help="number of steps, instead of --num_epochs")
     add("--optimizer", type=Literal["rmsprop", "adam"], default="rmsprop",
-        help="the published program's optimiser, or Adam with the same betas")
+        help="rmsprop: that of the published program; adam: Adam with the same betas")
     add("--lr", "-r", type=float, default=None, help="learning rate; default: 0.0005")
     add("--test_freq", type=PositiveInt | None, default=None,
         help="steps between tests; default: an epoch")
@@ -84,9 +88,10 @@ def parser(description: str) -> options.Parser:
 
 
 def parse(description: str, argv: list[str] | None = None) -> options.Namespace:
-    """The options, resolved: sizes of the imported network, folders, device, groups of latents.
+    """The resolved options: published options applied, and defaults filled in.
 
-    Raises UserError on what contradicts.
+    Values that are not set come from the imported network, then from DEFAULTS.
+    Raises UserError for values out of range, and for options that contradict.
     """
     p = parser(description)
     args = options.parse(p, argv)
@@ -96,7 +101,7 @@ def parse(description: str, argv: list[str] | None = None) -> options.Namespace:
     for name, value in DEFAULTS.items():
         args[name] = value if args[name] is None else args[name]
     if args.lr < 0:
-        print(f"--lr {args.lr:g}: the loss descends, its size is taken")
+        print(f"--lr {args.lr:g}: the loss is minimised, so the sign is ignored")
         args.lr = -args.lr
     for name in ("momentum_decay", "update_decay"):
         if not 0 < args[name] <= 1:
@@ -106,7 +111,7 @@ def parse(description: str, argv: list[str] | None = None) -> options.Namespace:
     if not args.force_invariance and args.invariance_strength:
         raise UserError("--invariance_strength: needs --force_invariance")
     if args.regime == "disentangled" and args.batch_size < 2:
-        raise UserError("--batch_size: must be 2 or more, one image cannot vary")
+        raise UserError("--batch_size: must be 2 or more; a factor changes within a batch")
     args.order = args.order or ("draws" if args.regime == "disentangled" else "order")
     args.test_freq = args.test_freq or args.num_train_batches
     try:
@@ -119,7 +124,7 @@ def parse(description: str, argv: list[str] | None = None) -> options.Namespace:
 
 
 def groups(args: Mapping[str, Any]) -> tuple[Group, ...]:
-    """Who owns which latents. Raises ValueError where there are too few."""
+    """The groups of latents. Raises ValueError if --dim_hidden is too small for them."""
     result = parse_groups(args["groups"])
     for group in result:
         factor_slice(result, group.name, args["dim_hidden"])
@@ -127,15 +132,15 @@ def groups(args: Mapping[str, Any]) -> tuple[Group, ...]:
 
 
 def sets(args: Mapping[str, Any]) -> dict[str, str]:
-    """Type of batch -> name of its set."""
+    """Type of batch -> name of its set of batches."""
     return {group.name: group.set for group in parse_groups(args["groups"])}
 
 
 def imported(args: options.Namespace) -> tuple[Path, dict[str, Any]]:
-    """The (path, content) of the network that --checkpoint names, also a published one.
+    """(path, content) of the network that --checkpoint names: one of ours, or a published one.
 
-    It is a path, or a name in the folder of the runs. Raises UserError if it does not exist, or has
-    other sizes than those asked for.
+    --checkpoint is a path, or a name in the folder --run_dir.
+    Raises UserError if it does not exist, or if its sizes differ from those of the options.
     """
     tried = (Path(args.checkpoint), Path(args.run_dir) / args.checkpoint)
     path = next((path for path in tried if path.exists()), None)
@@ -151,14 +156,18 @@ def imported(args: options.Namespace) -> tuple[Path, dict[str, Any]]:
     path = find(path)
     content = read_checkpoint(path, "dcign")
     result = content["options"]
-    other = [f"{n} is {result[n]} there, {v} here" for n, v in asked.items() if result[n] != v]
+    other = [
+        f"{name} is {result[name]}, the options say {value}"
+        for name, value in asked.items()
+        if result[name] != value
+    ]
     if other:
         raise UserError(f"{path}: {'; '.join(other)}")
     return path, content
 
 
 def _adopt(args: options.Namespace) -> None:
-    """Fill in what the imported network says and nobody asked for."""
+    """Set the options that have no value yet to those of the imported network."""
     result = imported(args)[1]["options"]
     for name in DEFAULTS:
         args[name] = result.get(name) if args[name] is None else args[name]

@@ -263,7 +263,7 @@ def test_data_without_labels_or_renderer_is_judged_as_far_as_it_goes(run, tmp_pa
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--entangled", "RUN"], "a run of another regime"),
+        (["--entangled", "RUN"], "must be a run of --regime entangled"),
         (["--entangled", "nowhere"], "nowhere: no such file or run folder"),
         (["--figure", "x.jpg"], "--figure x.jpg: must end in .png"),
         (["--data", "nowhere"], "nowhere: no such folder of batches"),
@@ -286,7 +286,7 @@ def test_a_checkpoint_without_data_of_its_own_asks_for_some(run, tmp_path, capsy
     checkpoints.write(path, content)
     with pytest.raises(SystemExit):
         evaluate.main(["--checkpoint", str(path)])
-    assert "--data, a folder of batches, is needed" in capsys.readouterr().err
+    assert "a published network needs --data" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", sorted(experiments_dcign.EXPERIMENTS))

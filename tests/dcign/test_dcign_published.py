@@ -108,8 +108,8 @@ def test_what_does_not_fit_is_named(network):
         dcign.load(folder, dim_hidden=7, feature_maps=8, image_size=64)
     line = str(caught.value)
     assert "parameters.t7: does not fit" in line
-    assert "image_size is 64 here, 150 there" in line
-    assert "dim_hidden is 7 here, 5 in cmd_options.txt" in line
+    assert "image_size must be 150, the options say 64" in line
+    assert "dim_hidden is 5 in cmd_options.txt, the options say 7" in line
     assert "are those of dim_hidden 5, not of 7" in line
     (folder / "cmd_options.txt").unlink()
     with pytest.raises(UserError, match="fit no number of latents with feature_maps 96"):
@@ -124,7 +124,7 @@ def test_what_does_not_fit_is_named(network):
         dcign.load(folder, feature_maps=8)
     with pytest.raises(UserError, match="nothing"):
         dcign.load(folder / "nothing")
-    with pytest.raises(UserError, match="colour is no option"):
+    with pytest.raises(UserError, match="colour is not an option"):
         dcign.load(folder, colour=True)
 
 

@@ -46,7 +46,7 @@ def views(split: str, persons: int, each: int, ranges: dict[str, float], seed: i
     """Random scenes (persons * each,) of persons that no batch of training or testing shows.
 
     each    scenes of each person
-    ranges  factor -> r; it is uniform in [-r, r] radians
+    ranges  factor -> r; the factor is uniform in [-r, r], radians
     """
     person = SPLITS[split] + OTHERS + torch.arange(persons).repeat_interleave(each)
     draw = uniform(seed, f"views {split}", torch.arange(persons * each), len(FACTORS))

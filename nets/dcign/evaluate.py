@@ -181,6 +181,7 @@ PROTOCOL = {
 
 # fmt: off
 def add_options(p: options.ArgumentParser) -> None:
+    """Add the options of evaluate.py for DC-IGN."""
     add = p.add_argument_group("DC-IGN").add_argument
     add("--test_batches", type=NonNegativeInt, default=0,
         help="test batches of each type; 0: all")

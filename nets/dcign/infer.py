@@ -40,6 +40,7 @@ Face = tuple[str, Tensor]  # name, image (1, S, S) in [0, 1]
 
 # fmt: off
 def add_options(p: options.ArgumentParser) -> None:
+    """Add the options of infer.py for DC-IGN."""
     g = p.add_argument_group("DC-IGN: sweeps of -s, or -s with the pose and light of -d")
     add = g.add_argument
     add("--sweep", type=str, nargs="+", default=[], metavar="LATENT",

@@ -88,7 +88,7 @@ class Latents:
 
     @functools.cached_property
     def intrinsic(self) -> Tensor:
-        """(n,) numbers of the latents that no factor owns."""
+        """(n,) numbers of the latents that belong to no factor."""
         taken = [self.owners[name].start for name in self.factors]
         return torch.tensor([i for i in range(self.net.latents) if i not in taken])
 

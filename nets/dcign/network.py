@@ -4,9 +4,9 @@ Kulkarni, Whitney, Kohli, Tenenbaum, "Deep Convolutional Inverse Graphics Networ
 Single latents come to stand for azimuth, elevation and light by the training (`nets.dcign.code`),
 not by the network.
 
-It agrees with the published network in these facts: 4,131,137 parameters with 200 latents and 96
-maps, 2,834,977 with 120 latents; the side of the maps at each stage; the order of
-`named_parameters`, which is that of the published flat vector, weight before bias.
+The tests compare it with the published network: 4,131,137 parameters with 200 latents and 96 maps,
+2,834,977 with 120 latents; and the side of the maps at each stage. `named_parameters` has the order
+of the published flat vector, weight before bias.
 """
 
 from __future__ import annotations
@@ -91,9 +91,10 @@ class DCIGN(nn.Module):
         image_size: int = SIDE,  # pixels: 150 as published, or a multiple of 16 from 48
         likelihood: str = "bernoulli",  # or "gaussian": the decoder gives mean and log variance
     ):
-        """Only for side 150 do unpadded convolutions end at the input's side. For other sides, an
-        extension of this project, the decoder starts at S / 16 and pads. The encoder is the same.
-        Raises ValueError for an argument out of range.
+        """Raises ValueError for an argument out of range.
+
+        Unpadded convolutions return to the input's side for side 150 only. Other sides are an
+        extension of this project: the encoder is the same, the decoder starts at S / 16 and pads.
         """
         super().__init__()
         if maps < 4 or maps % 4:

@@ -71,9 +71,8 @@ def sweep_sheet(
     rows, names = [], []
     for n in range(len(image)):
         for (name, _, _), images in zip(latents, swept, strict=True):
-            rows.append(
-                [*to_bytes(torch.stack([image[n], reconstructed[n]])), *to_bytes(images[n])]
-            )
+            pair = torch.stack([image[n], reconstructed[n]])
+            rows.append([*to_bytes(pair), *to_bytes(images[n])])
             names.append(name)
     ends = ["low", *[""] * (steps - 2), "high"] if steps > 1 else [""]
     return labelled_grid(rows, names, ["input", "reconstructed", *ends])

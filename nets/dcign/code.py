@@ -35,7 +35,8 @@ FACES = (
 def parse_groups(texts: Sequence[str]) -> tuple[Group, ...]:
     """Groups from texts `name=latents` or `name=latents@set`; the last one is `name=rest`.
 
-    Without @set, a name of `FACES` has its set there. Any other name has its capitals and _VARIED.
+    Without @set, the names of `FACES` have the sets given there. The set of any other name is the
+    name in capitals with _VARIED.
     Raises ValueError for any other text, a repeated name, or fewer than two groups.
     """
     known = {group.name: group.set for group in FACES}

@@ -55,7 +55,10 @@ def views(split: str, persons: int, each: int, ranges: dict[str, float], seed: i
 
 
 def score(generated: Tensor, truth: Tensor) -> dict[str, float]:
-    """Mean errors of images (N, 1, S, S) in [0, 1]: "mse", and "ssim" of the first 64."""
+    """Mean scores of images against the truth: "mse", and "ssim" of the first 64 images.
+
+    generated, truth  (N, 1, S, S) in [0, 1]
+    """
     grey = [to_bytes(images[:SSIM_OF]).expand(-1, 3, -1, -1) for images in (generated, truth)]
     return {
         "mse": metrics.mean_squared_error(generated, truth).mean().item(),
@@ -67,7 +70,7 @@ def test_scene(world: Renderer, each: int, images: int | None = None) -> Scene:
     """The labels of a world's images, of all types, one batch after the other.
 
     each    batches of each type, at most
-    images  number of images, about, taken at equal distances; None: all
+    images  approximate number of images, taken at equal distances; None: all
     """
     batches = [world.scene(k, n) for k, count in world.counts.items()
                for n in range(min(count, each))]  # fmt: skip

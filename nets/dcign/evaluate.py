@@ -147,15 +147,15 @@ PROTOCOL = {
         "images. azimuth halves: over half its range, multiplied by the sign of the pooled r"
     ),
     "leakage": (
-        "active: share of the own latents in the within-batch variance of all latents. own: a "
-        "latent's within-batch variance by type of batch, divided by its variance over all "
-        "images; share of its own type. 1 is best"
+        "active: share of the own latents in the within-batch variance of all latents. own: share "
+        "of the own type of batch in a latent's within-batch variances, each divided by the "
+        "latent's variance over all images. 1 is best"
     ),
     "rerender": (
-        "the own latent is set to the value of another factor value, by a piecewise linear map "
-        "through medians in 20 bins of training images. MSE of grey values in [0, 1] against the "
-        "exact image. copy: the unchanged image; own: reconstruction of the exact image; "
-        "azimuth+light: both set at once"
+        "the own latent is set to the value for another value of its factor, by a piecewise "
+        "linear map through medians in 20 bins of training images. MSE of grey values in [0, 1] "
+        "against the exact image. copy: the unchanged image; own: the reconstruction of the exact "
+        "image; azimuth+light: both set at once"
     ),
     "swap": "as rerender, for pose and light latents of one head with shape latents of another",
     "curves": (

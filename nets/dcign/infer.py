@@ -244,7 +244,9 @@ def ends(args: options.Namespace, latents: Latents, name: str) -> Callable[[int,
     knots = None
     if args.degrees:
         if name not in latents.maps:
-            raise UserError(f"--degrees: {name} has no degrees; {', '.join(latents.maps)} have")
+            raise UserError(
+                f"--degrees: {name} has no degrees; give one of {', '.join(latents.maps)}"
+            )
         knots = latents.maps[name]
         low, high = (math.radians(end) for end in args.range)
     elif args.custom_bounds:

@@ -49,7 +49,7 @@ def finish(run: Run, args: options.Namespace, net: DCIGN, source: Source, unseen
     """Print the scores of the trained network, and write sweeps of its latents as an image."""
     rows = validate(run, args, net, unseen, run.step - 1)
     scores = summary(rows, list(unseen.counts), groups(args))
-    if hasattr(unseen, "draw") and args.regime == "disentangled" and run.is_main:
+    if isinstance(unseen, demo_metrics.Renderer) and args.regime == "disentangled" and run.is_main:
         latents = Latents(net, options.plain(args), known=source)
         scene = demo_metrics.test_scene(unseen, max(unseen.counts.values()), RERENDERED)
         for name, part in demo_metrics.rerendering(latents, unseen, scene).items():

@@ -1,4 +1,4 @@
-"""DC-IGN: the network, its code, its losses, and its optimiser."""
+"""DC-IGN: the network, its code, its losses and its optimiser."""
 
 from nets.dcign.code import (
     FACES,

@@ -1,8 +1,8 @@
-"""The code of DC-IGN: who owns which latents, and how the others are held during a training step.
+"""The code of DC-IGN: groups of latents, and the clamp of inactive latents in a training step.
 
-In a mini-batch only one variable of the scene changes. The latents that own it vary and learn; of
-the others every image gets one reference, and they receive no gradient from the image, but may
-be drawn together (Kulkarni et al. 2015, section 3.1).
+In a mini-batch only one variable of the scene changes. The latents of its group are active: they
+vary and learn. The other latents are inactive. They get one value for the whole batch and no
+gradient from the image, and they may be drawn together (Kulkarni et al. 2015, section 3.1).
 """
 
 from __future__ import annotations
@@ -17,13 +17,11 @@ CLAMPS = ("first", "mean", "off")
 
 
 class Group(NamedTuple):
-    """A variable of the scene: its name, its number of latents (None: the rest), and the name of
-    its set of batches (the folder th_<set>).
-    """
+    """A variable of the scene and the latents that stand for it."""
 
     name: str
-    latents: int | None
-    set: str
+    latents: int | None  # number of latents; None: all remaining ones
+    set: str  # name of its set of batches, which lie in the folder th_<set>
 
 
 FACES = (
@@ -35,10 +33,11 @@ FACES = (
 
 
 def parse_groups(texts: Sequence[str]) -> tuple[Group, ...]:
-    """Groups from texts `name=latents` or `name=latents@set`; the last one's latents are `rest`.
+    """Groups from texts `name=latents` or `name=latents@set`; the last one is `name=rest`.
 
-    The set of one of the four names of `FACES` is known; else it is the name in capitals with
-    _VARIED. Raises ValueError for anything else.
+    Without @set, the names of `FACES` have the sets given there. The set of any other name is the
+    name in capitals with _VARIED.
+    Raises ValueError for any other text, a repeated name, or fewer than two groups.
     """
     known = {group.name: group.set for group in FACES}
     groups = []
@@ -64,9 +63,10 @@ def parse_groups(texts: Sequence[str]) -> tuple[Group, ...]:
 
 
 def factor_slice(groups: Sequence[Group], name: str, latents: int) -> slice:
-    """Where the latents of a group lie in a code of so many latents: counted from 0, in order.
+    """The places of a group's latents in the code, from 0, in the order of the groups.
 
-    Raises ValueError for an unknown name and where nothing is left for the last group.
+    latents  length of the code
+    Raises ValueError for an unknown name, and if the code is too short for all groups.
     """
     start = 0
     for group in groups:
@@ -80,7 +80,7 @@ def factor_slice(groups: Sequence[Group], name: str, latents: int) -> slice:
 
 
 def active_mask(active: slice | None, latents: int, device: torch.device | None = None) -> Tensor:
-    """(latents,) bool: the active ones; none for None."""
+    """(latents,) bool, True at the active latents; None: all False."""
     mask = torch.zeros(latents, dtype=torch.bool, device=device)
     if active is not None:
         mask[active] = True
@@ -90,14 +90,15 @@ def active_mask(active: slice | None, latents: int, device: torch.device | None 
 def hold(
     code: Tensor, active: Tensor, clamp: str = "first", gradient_filter: bool = True
 ) -> Tensor:
-    """The output of a head as the decoder sees it: inactive latents are one vector for all.
+    """The output of a head, (N, D), with its inactive latents set to one value for the batch.
 
-    code    (N, D), output of the mu or of the log-variance head
-    active  (D,) bool; all False: no active set, every latent is inactive
-    clamp   what the inactive latents become: "first", those of the batch's first image, as the
-            published program does; "mean", their average over the batch, as the paper says; "off"
-    gradient_filter  the inactive latents receive no gradient; False: each gets its own, the clamp
-            being the identity backwards
+    code    (N, D), output of the mean head or of the log-variance head
+    active  (D,) bool; all False: every latent is inactive
+    clamp   value of the inactive latents. "first": those of the batch's first image, as in the
+            published program; "mean": their mean over the batch, as in the paper; "off": their own
+    gradient_filter  True: inactive latents receive no gradient. False: the clamp is the identity in
+            the backward pass, so each inactive latent receives its own gradient
+    Raises ValueError for another clamp, or another shape or dtype of `active`.
     """
     if clamp not in CLAMPS:
         raise ValueError(f"hold: clamp must be one of {CLAMPS}, got {clamp!r}")
@@ -117,12 +118,15 @@ def hold(
 
 
 def invariance(code: Tensor, active: Tensor, strength: float, sign: str = "repaired") -> Tensor:
-    """The loss whose gradient draws the inactive latents of a head to their mean over the batch.
+    """Loss that draws the inactive latents of a head to their mean over the batch.
 
-    code   (N, D), output of a head, before `hold`
-    sign   "repaired": 0.5 * strength * sum of squared deviations, which is to be minimised;
-           "original": the published program's signal, which has the other sign, drives the latents
-           apart, and enters twice a step
+    code      (N, D), output of a head, before `hold`
+    active    (D,) bool
+    strength  weight of the loss
+    sign      "repaired": 0.5 * strength * sum of squared deviations. "original": -strength * that
+              sum, as in the published program, whose signal has the wrong sign and is added twice;
+              it drives the latents apart
+    Raises ValueError for another sign.
     """
     if sign not in ("repaired", "original"):
         raise ValueError(f"invariance: sign must be repaired or original, got {sign!r}")

@@ -1,24 +1,24 @@
-"""Makes batches out of folders of images, or out of the demo world of heads.
+"""Writes batches of images from folders of scenes, or from the demo world of heads.
 
     python -m nets.dcign.convert --dataset_dir scenes/AZ --set_name AZ_VARIED --output_dir DATASET
     python -m nets.dcign.convert --heads --output_dir DATASET --torch7
 
-Of folders: each sub-folder is a scene in which one variable changes, and becomes one batch of its
-first images, in the order of their names; the first scenes are for testing. A factors.csv in
---dataset_dir (`file` and numbers) adds labels. Images become grey (0.21 R + 0.72 G + 0.07 B) and
-are squashed to a square.
+Each sub-folder of --dataset_dir is a scene in which one variable changes. Its first images, in the
+natural order of their names, become one batch. The first scenes become the test batches. A table
+factors.csv in --dataset_dir, with a column `file` and columns of numbers, adds labels. Images
+become grey (0.21 R + 0.72 G + 0.07 B) and are squashed to a square.
 """
 
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from nets.data.io.files import list_folder, natural_key
 from nets.data.io.images import read_grey
 from nets.data.scenes.batches import MIXED_FOLDERS, MODES, write_batch
 from nets.data.scenes.factors import read_table
@@ -34,21 +34,18 @@ HEADS = {
 }
 
 
-def in_order(names: list[str]) -> list[str]:
-    """Names sorted with the numbers in them as numbers: 2.png before 10.png."""
-    return sorted(
-        names, key=lambda n: [int(t) if t.isdigit() else t for t in re.split(r"(\d+)", n)]
-    )
-
-
 def scene(
     folder: Path, count: int, size: int, table: dict[str, dict[str, float]], pad: bool
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """The images of a scene (count, 1, size, size) uint8, and the labels that all of them have.
+    """The images of a scene, (count, 1, size, size) uint8, and the labels of all of them.
 
-    pad  fill up with black where there are too few; else that raises UserError
+    folder  the folder of the scene
+    table   file -> its labels; see `labels_of`
+    pad     add black images if the folder holds fewer than `count`; such a batch has no labels
+    Raises UserError if the folder holds no images, or too few without `pad`.
     """
-    names = in_order([p.name for p in folder.iterdir() if p.suffix.lower() == ".png"])[:count]
+    files = list_folder(folder, lambda path: path.suffix.lower() == ".png").files
+    names = [path.name for path in files[:count]]
     if not names or (len(names) < count and not pad):
         raise UserError(f"{folder}: holds {len(names)} PNG files, {count} are needed (or --pad)")
     image = torch.zeros(count, 1, size, size, dtype=torch.uint8)
@@ -60,10 +57,12 @@ def scene(
 
 
 def from_folders(args: argparse.Namespace) -> None:
+    """Write a training and a test set of batches, one of each sub-folder of --dataset_dir."""
     root = Path(args.dataset_dir)
     if not root.is_dir():
         raise UserError(f"{root}: no such folder of scenes")
-    names = in_order([p.name for p in root.iterdir() if p.is_dir() and p.name[0] != "."])
+    names = [path.name for path in root.iterdir() if path.is_dir() and path.name[0] != "."]
+    names.sort(key=natural_key)
     if args.seed is not None:
         order = uniform(args.seed, "scenes", torch.arange(len(names)), 1)[:, 0].argsort()
         names = [names[i] for i in order]
@@ -71,8 +70,8 @@ def from_folders(args: argparse.Namespace) -> None:
     expected = tests + (args.num_train_batches or 1)
     if len(names) < expected:
         raise UserError(
-            f"{root}: holds {len(names)} scenes, {expected} are needed: --num_test_batches and "
-            f"--num_train_batches say how many of them"
+            f"{root}: holds {len(names)} scenes, {expected} are needed; --num_test_batches and "
+            f"--num_train_batches set the number of batches"
         )
     trains = args.num_train_batches or len(names) - tests
     table = labels_of(root / "factors.csv")
@@ -86,7 +85,7 @@ def from_folders(args: argparse.Namespace) -> None:
 
 
 def labels_of(path: Path) -> dict[str, dict[str, float]]:
-    """file -> {column: number} of a table, its columns of numbers; empty where there is none."""
+    """file -> {column: number} for the numeric columns of a table; empty if there is no table."""
     if not path.is_file():
         return {}
     rows = read_table(path)
@@ -97,6 +96,7 @@ def labels_of(path: Path) -> dict[str, dict[str, float]]:
 
 
 def _is_number(text: str) -> bool:
+    """True if `float` takes the text."""
     try:
         float(text)
     except ValueError:
@@ -105,6 +105,7 @@ def _is_number(text: str) -> bool:
 
 
 def from_heads(args: argparse.Namespace) -> None:
+    """Write training and test batches of the demo world: of each type, and of type mixed."""
     limits = {"train": args.num_train_batches, "test": args.num_test_batches}
     for split, limit in limits.items():
         for sets in (HEADS, None):
@@ -127,19 +128,25 @@ def main(argv: list[str] | None = None) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("--heads", action="store_true", help="batches of the demo world, of all types, and mixed")
-    add("--dataset_dir", help="folder with a sub-folder a scene")
-    add("--output_dir", required=True, help="the new root of batches")
-    add("--set_name", default="AZ_VARIED", help="of what changes: the folder th_<set_name>")
-    add("--bsize", type=int, default=20, help="images in a batch")
-    add("--imwidth", type=int, default=150, help="their side in pixels")
     add(
-        "--num_train_batches", type=int, help="default: the rest of the scenes; of heads 200 a type"
+        "--heads",
+        action="store_true",
+        help="write batches of the demo world, of all types and mixed",
     )
-    add("--num_test_batches", type=int, help="default: 350; of heads 8 a type")
-    add("--seed", type=int, help="draw the order of the scenes, instead of that of their names")
-    add("--pad", action="store_true", help="fill up short scenes with black images")
-    torch7 = "write Torch7 files, without ending and labels, as the published program reads them"
+    add("--dataset_dir", help="folder with one sub-folder per scene")
+    add("--output_dir", required=True, help="root folder of the new batches")
+    add(
+        "--set_name", default="AZ_VARIED", help="name of the set, which is written to th_<set_name>"
+    )
+    add("--bsize", type=int, default=20, help="images per batch")
+    add("--imwidth", type=int, default=150, help="side of the images, pixels")
+    trains = "training batches; default: all remaining scenes, or 200 of each type with --heads"
+    add("--num_train_batches", type=int, help=trains)
+    tests = "test batches; default: 350, or 8 of each type with --heads"
+    add("--num_test_batches", type=int, help=tests)
+    add("--seed", type=int, help="seed of a random order of scenes; default: the order of names")
+    add("--pad", action="store_true", help="add black images to scenes with too few images")
+    torch7 = "write Torch7 files without ending and labels, as the published program reads them"
     add("--torch7", dest="ending", action="store_const", const="", default=".npz", help=torch7)
     args = parser.parse_args(argv)
     if args.heads == bool(args.dataset_dir):

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from nets.data.scenes.batches import BatchFolder, Source
 from nets.data.scenes.factors import FactorTable
 
 
 def open_batches(options: Mapping[str, Any], sets: Mapping[str, str], split: str) -> Source:
-    """The batches that a run's options describe: of `data`, else of the demo world of heads.
+    """The batches that the options describe: those of `data`, or of the demo world of heads.
 
-    options  data, regime ("disentangled" or "entangled"), batch_size, image_size, seed, and
-             num_train_batches_per_type, num_test_batches_per_type (None: all that are there)
+    options  data (None: the demo world), regime ("disentangled" or "entangled"), batch_size,
+             image_size, num_train_batches_per_type, num_test_batches_per_type (None: all)
     sets     type -> name of its set of batches
-    Raises UserError where there is nothing, or nothing usable.
+    split    "train" or "test"
+    Raises UserError if a folder, a table or enough batches are missing.
     """
     limit = options[f"num_{split}_batches_per_type"]
     count, size, root = options["batch_size"], options["image_size"], options["data"]
@@ -24,7 +25,8 @@ def open_batches(options: Mapping[str, Any], sets: Mapping[str, str], split: str
     if root is None:
         from nets.worlds.heads.batches import HeadBatches
 
-        return HeadBatches(split, kinds, count, size, limit, seed=0)
+        # mypy infers a tuple of five for its labels, and Source declares one of any length.
+        return cast(Source, HeadBatches(split, kinds, count, size, limit, seed=0))
     if Path(root, "factors.csv").is_file():
         return FactorTable(Path(root, "factors.csv"), split, kinds, count, size, limit)
     return BatchFolder(root, split, kinds, count, size, limit)

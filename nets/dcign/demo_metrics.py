@@ -1,10 +1,9 @@
-"""Measures of a DC-IGN against a renderer: what it draws, and what its code does, for heads that
-nobody has seen, in any pose and light.
-"""
+"""Measures of a DC-IGN against a renderer, for unseen heads in any pose and light."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -18,22 +17,36 @@ from nets.dcign.visuals import to_bytes
 from nets.random import uniform
 from nets.worlds.heads.world import RANGES, SPLITS, identities
 
-OTHERS = 1 << 30  # first person, in a split, that no batch of the world shows
-# The published grids: values of each factor for which each face is drawn.
+OTHERS = 1 << 30  # offset within a split of persons that no batch of the world shows
+# Number of values of each factor for which each face is drawn; the authors took 60, 17 and 81.
 GRIDS = {"azimuth": 31, "elevation": 17, "light": 41}
-NEAR_FRONT = {"azimuth": 0.3, "elevation": 0.15, "light": 0.4}  # radians, of known images
-SSIM_OF = 64  # images
-FACES = 20  # of the grids
-BOTH = ("azimuth", "light")  # set at once, as well as alone
-READ = (40, 20)  # persons, and images of each, that codes are read off
-RECOGNISED = 50  # persons
-Scene = dict[str, Tensor]
+NEAR_FRONT = {"azimuth": 0.3, "elevation": 0.15, "light": 0.4}  # ranges of known images, radians
+SSIM_OF = 64  # images; SSIM takes far longer than the squared error
+FACES = 20  # faces in a grid
+BOTH = ("azimuth", "light")  # factors that are also set at once
+READ = (40, 20)  # persons, and images of each, in `readings`
+RECOGNISED = 50  # persons in `recognitions`
+Scene = dict[str, Tensor]  # labels by name, (N, ...): the factors, identity, person
+
+
+@runtime_checkable
+class Renderer(Protocol):
+    """Batches of a world that can draw any scene exactly."""
+
+    counts: dict[str, int]  # batches of each type
+
+    def scene(self, kind: str, number: int) -> Scene:
+        """The labels of a batch."""
+
+    def draw(self, scene: Mapping[str, Tensor], /) -> Tensor:
+        """The images (N, 1, S, S) uint8 of labels."""
 
 
 def views(split: str, persons: int, each: int, ranges: dict[str, float], seed: int = 0) -> Scene:
-    """`each` scenes of every person, pose and light uniform in +- ranges: (persons * each,).
+    """Random scenes (persons * each,) of persons that no batch of training or testing shows.
 
-    Persons whom no batch of training or testing shows.
+    each    scenes of each person
+    ranges  factor -> r; the factor is uniform in [-r, r], radians
     """
     person = SPLITS[split] + OTHERS + torch.arange(persons).repeat_interleave(each)
     draw = uniform(seed, f"views {split}", torch.arange(persons * each), len(FACTORS))
@@ -42,8 +55,9 @@ def views(split: str, persons: int, each: int, ranges: dict[str, float], seed: i
 
 
 def score(generated: Tensor, truth: Tensor) -> dict[str, float]:
-    """Of images (N, 1, S, S) in [0, 1]: "mse" of grey values, mean over all, and "ssim", mean
-    over the first 64, since it takes far longer.
+    """Mean scores of images against the truth: "mse", and "ssim" of the first 64 images.
+
+    generated, truth  (N, 1, S, S) in [0, 1]
     """
     grey = [to_bytes(images[:SSIM_OF]).expand(-1, 3, -1, -1) for images in (generated, truth)]
     return {
@@ -52,9 +66,11 @@ def score(generated: Tensor, truth: Tensor) -> dict[str, float]:
     }
 
 
-def test_scene(world: Any, each: int, images: int | None = None) -> Scene:
-    """The labels of the test images, of `each` batches a type at most, one after the other; of
-    about so many `images`, evenly among them.
+def test_scene(world: Renderer, each: int, images: int | None = None) -> Scene:
+    """The labels of a world's images, of all types, one batch after the other.
+
+    each    batches of each type, at most
+    images  approximate number of images, taken at equal distances; None: all
     """
     batches = [world.scene(k, n) for k, count in world.counts.items()
                for n in range(min(count, each))]  # fmt: skip
@@ -63,10 +79,14 @@ def test_scene(world: Any, each: int, images: int | None = None) -> Scene:
     return {name: value[::step] for name, value in scene.items()}
 
 
-def rerendering(latents: Latents, world: Any, scene: Scene, seed: int = 0) -> dict[str, Any]:
-    """Images of `scene` with latents set to what stands for other values of their factors,
-    against the truth at those values, and the errors of copying the image and of the network's
-    own reconstruction of the truth: by factor, and, as "azimuth+light", for both at once.
+def rerendering(
+    latents: Latents, world: Renderer, scene: Scene, seed: int = 0
+) -> dict[str, dict[str, float]]:
+    """Scores of images that are decoded after a factor's latent is set to another value.
+
+    The value comes from the map of the latent. The truth is the exact image with the factor at that
+    value. The result has an entry for each factor, and "azimuth+light" with both set at once.
+    See `_against` for the scores; the trivial answer "copy" is the unchanged image.
     """
     image = unit(world.draw(scene))
     code = encode(latents.net, image)
@@ -75,8 +95,9 @@ def rerendering(latents: Latents, world: Any, scene: Scene, seed: int = 0) -> di
         low, high = matches.factor[0].item(), matches.factor[-1].item()
         draw = uniform(seed, f"rerender {place}", torch.arange(len(image)), 1)[:, 0].float()
         expected[name] = low + (high - low) * draw
-    asked = [(name,) for name in expected] + [BOTH] * (set(BOTH) <= expected.keys())
-    result = {}
+    asked: list[tuple[str, ...]] = [(name,) for name in expected]
+    asked += [BOTH] * (set(BOTH) <= expected.keys())
+    result: dict[str, dict[str, float]] = {}
     for names in asked:
         truth = unit(world.draw({**scene, **{name: expected[name] for name in names}}))
         set_code = code
@@ -87,9 +108,10 @@ def rerendering(latents: Latents, world: Any, scene: Scene, seed: int = 0) -> di
     return result
 
 
-def swaps(latents: Latents, world: Any, scene: Scene) -> dict[str, Any]:
-    """Pose and light of an image with the shape of another, against the truth; and the errors of
-    copying either.
+def swaps(latents: Latents, world: Renderer, scene: Scene) -> dict[str, float]:
+    """Scores of images that combine pose and light of one scene with the shape of another.
+
+    See `_against`; "copy_pose" and "copy_shape" are the two images themselves.
     """
     n = len(scene["person"])
     other = {name: value.roll(n // 2, 0) for name, value in scene.items()}
@@ -104,24 +126,30 @@ def swaps(latents: Latents, world: Any, scene: Scene) -> dict[str, Any]:
 def _against(
     latents: Latents, code: Tensor, truth: Tensor, copies: dict[str, Tensor]
 ) -> dict[str, float]:
-    """Scores of decoded codes, of trivial answers, and of the truth's own reconstruction."""
+    """Scores of decoded codes, of the truth's own reconstruction, and of trivial answers.
+
+    code     (N, D) of the decoded images, whose scores start with "made_"
+    truth    (N, 1, S, S), whose reconstruction has scores that start with "own_"
+    copies   trivial answers by name
+    returns  NAME_mse, NAME_ssim, and "ratio_to_copy": the MSE over that of the best trivial answer
+    """
     images = {
         "made": decode(latents.net, code),
         "own": decode(latents.net, encode(latents.net, truth)),
         **copies,
     }
-    result = {}
+    result: dict[str, float] = {}
     for name, generated in images.items():
         result |= {f"{name}_{key}": value for key, value in score(generated, truth).items()}
     best = min(result[f"{name}_mse"] for name in copies)
     return {"ratio_to_copy": result["made_mse"] / max(best, 1e-12), **result}
 
 
-def grids(latents: Latents, world: Any, seed: int = 0) -> dict[str, dict]:
-    """The scatter plots of the paper and the curves of invariance, on FACES faces.
+def grids(latents: Latents, world: Renderer, seed: int = 0) -> dict[str, dict[str, Tensor]]:
+    """Data of the paper's scatter plots and of the curves of invariance, for FACES faces.
 
-    returns  for each factor "value" (V,), "latent" (faces, V) of its owner, and "similarity" (V,):
-             of the shape latents to those at the value nearest to 0, mean over faces
+    returns  for each factor "value" (V,) radians, "latent" (faces, V), the factor's own latent, and
+             "similarity" (V,), the mean cosine of the shape latents to those at the value nearest 0
     """
     faces = FACES
     base = views("test", faces, 1, RANGES, seed)
@@ -143,9 +171,11 @@ def grids(latents: Latents, world: Any, seed: int = 0) -> dict[str, dict]:
     return result
 
 
-def recognitions(latents: Latents, world: Any) -> dict[str, float]:
-    """Whether people known from five near-frontal images are found again in any pose and light:
-    by the shape latents, by all of them, by pixels; with the rate of guessing.
+def recognitions(latents: Latents, world: Renderer) -> dict[str, float]:
+    """Recognition rates of persons in any pose and light, from five near-frontal images of each.
+
+    The rates are those of `metrics.recognition` from the shape latents, all latents, and pixels;
+    and "chance", the rate of guessing.
     """
     persons = RECOGNISED
     known = views("test", persons, 5, NEAR_FRONT, seed=1)
@@ -158,17 +188,15 @@ def recognitions(latents: Latents, world: Any) -> dict[str, float]:
         "pixels": [image.flatten(1) for image in images],
     }
     people = (known["person"], new["person"])
-    result = {}
+    result: dict[str, float] = {}
     for name, (a, b) in what.items():
         matches = metrics.recognition(a, people[0], b, people[1])
         result |= {f"{how}_{name}": rate for how, rate in matches.items()}
     return result | {"chance": 1 / persons}
 
 
-def readings(latents: Latents, world: Any) -> dict[str, Any]:
-    """What can be read off the code of images in which everything changes: decoding, DCI, MIG,
-    SAP, and how far apart codes of one person are.
-    """
+def readings(latents: Latents, world: Renderer) -> dict[str, Any]:
+    """Decoding, DCI, MIG, SAP and invariance of codes of images in which all factors change."""
     train, test = (views(split, *READ, RANGES, seed=3) for split in ("train", "test"))
     code, new = (encode(latents.net, unit(world.draw(scene))) for scene in (train, test))
     named = [name for name in latents.factors if name in FACTORS]

@@ -1,7 +1,8 @@
-"""Scores of a DC-IGN: what its latents stand for, what leaks, and what it draws against the truth.
+"""Scores of a DC-IGN: correlation of latents and factors, leakage, re-rendering, recognition.
 
-On batches with labels the first two; on the demo world of heads, where every head can be drawn in
-any pose and light, all of them, and beside those of a network of the entangled regime.
+Batches without labels give reconstruction and leakage. Labels add correlation. The demo world of
+heads, which can draw any head in any pose and light, gives all scores. A network of the entangled
+regime can be evaluated beside it.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ import torch
 from torch import Tensor
 
 from nets import metrics as image_metrics
-from nets.data.scenes.batches import in_file_order, unit
+from nets.contracts import Batch
+from nets.data.scenes.batches import Source, in_file_order, unit
 from nets.data.scenes.factors import FACTORS
 from nets.dcign import (
     DCIGN,
@@ -28,6 +30,7 @@ from nets.dcign import (
 )
 from nets.dcign.data import open_batches
 from nets.dcign.latents import Latents, decode, encode, encode_batches
+from nets.dcign.metrics import BatchScores
 from nets.dcign.options import sets
 from nets.dcign.warm_start import load_network
 from nets.errors import UserError
@@ -39,23 +42,23 @@ from nets.run.precision import Precision
 from nets.run.ranks import Ranks
 from nets.run.run import Run
 
-NUMBERS = ("lower_bound", "reconstruction", "kl", "mse")
+NUMBERS = ("lower_bound", "reconstruction", "kl", "mse")  # the columns of BatchScores.sums
 
 
 @torch.no_grad()
 def score_batches(
     net: DCIGN,
     likelihood: Callable[[Tensor, Tensor], Tensor],
-    batches: Iterable[dict[str, Any]],
+    batches: Iterable[Batch],
     noise: Callable[[Tensor], Tensor] | None = None,
-) -> list[dict[str, Any]]:
-    """What each whole batch says, without clamp: its type, sums of NUMBERS, codes, labels.
+) -> list[BatchScores]:
+    """Scores, codes and labels of each batch of scenes, computed without clamp.
 
-    batches     of one batch each, as a loader stacks them
-    likelihood  of parameters and images, summed
-    noise       for the code, given its mean; None: the code is its mean
+    likelihood  negative log-likelihood, summed, of the decoder's parameters and images
+    batches     with one batch of scenes each, on a new first axis, as a loader stacks them
+    noise       a function of the code's mean that gives noise of its shape; None: no noise
     """
-    rows = []
+    rows: list[BatchScores] = []
     for batch in batches:
         image = unit(batch["image"][0])
         mu, log_variance = net.encode(image)
@@ -77,8 +80,11 @@ def score_batches(
     return rows
 
 
-def validate(run: Run, args: Namespace, net: DCIGN, source: Any, step: int) -> list[dict]:
-    """Every test batch, on all ranks; see `score_batches`. Empty when asked to stop."""
+def validate(run: Run, args: Namespace, net: DCIGN, source: Source, step: int) -> list[BatchScores]:
+    """The scores of all test batches, shared among ranks; empty if the run was asked to stop.
+
+    Sorted by type and number, and equal on all ranks; see `score_batches`.
+    """
     data = in_file_order(source)
     batches = in_order(data, 1, run.ranks, args.workers, args.on_bad_sample, run.print)
     generator = run.generator(step, "test")
@@ -91,18 +97,18 @@ def validate(run: Run, args: Namespace, net: DCIGN, source: Any, step: int) -> l
     )
     if run.stopping():
         return []
-    gathered = [row for of in run.ranks.gather(rows) for row in of]
+    gathered = [row for part in run.ranks.gather(rows) for row in part]
     return sorted(gathered, key=lambda row: (row["kind"], row["batch"]))
 
 
 def summary(
-    rows: Sequence[dict[str, Any]], kinds: Sequence[str], groups: Sequence[Group]
+    rows: Sequence[BatchScores], kinds: Sequence[str], groups: Sequence[Group]
 ) -> dict[str, float]:
-    """Means an image over all types and of each, and how the latents follow their factors.
+    """Mean scores per image, of all types and of each type, and correlations of latents.
 
-    within_FACTOR  mean over the type's batches of |r| between the factor and its latent
+    within_FACTOR  |r| of the factor and its latent within a batch, mean over the type's batches
     pooled_FACTOR  |r| over all images of all types
-    The latter only where labels are, for factors that own one latent.
+    The correlations need labels, and factors with one latent.
     """
     sums = torch.stack([row["sums"] for row in rows])
     counts = torch.tensor([row["count"] for row in rows], dtype=torch.float64)
@@ -130,43 +136,44 @@ def summary(
     return result
 
 
-# Images in a test batch of the demo world, as published, whatever the training took: within
+# Images per test batch of the demo world, as published, for any --batch_size of the training: in
 # batches of few images |r| is large by chance.
 BATCH = 20
 PROTOCOL = {
-    "code": "codes are posterior means, without clamp or noise, of persons never trained on",
+    "code": "codes are posterior means, without clamp or noise, of persons not trained on",
     "correlation": (
-        "absolute Pearson's r (spearman: of ranks) of a factor and its own latent: within batches "
-        "in which only that factor changes, averaged; pooled over all test images; of azimuth "
-        "also of each half, with the sign of the whole's r"
+        "absolute Pearson's r (spearman: of ranks) of a factor and its own latent. within: in "
+        "batches in which only that factor changes, mean over batches. pooled: over all test "
+        "images. azimuth halves: over half its range, multiplied by the sign of the pooled r"
     ),
     "leakage": (
-        "active: share of the within-batch variance of all latents that the own ones have; own: "
-        "of a latent's within-batch variances, over its variance in all images, the share of its "
-        "own type of batch; 1 is best"
+        "active: share of the own latents in the within-batch variance of all latents. own: share "
+        "of the own type of batch in a latent's within-batch variances, each divided by the "
+        "latent's variance over all images. 1 is best"
     ),
     "rerender": (
-        "the own latent set to the value that stands for another factor (piecewise linear map "
-        "through medians in 20 bins, of training images), against the exact image; MSE of grey "
-        "values in [0, 1]; copy: the image as it was; own: reconstruction of the exact image; "
-        "azimuth+light: both set at once"
+        "the own latent is set to the value for another value of its factor, by a piecewise "
+        "linear map through medians in 20 bins of training images. MSE of grey values in [0, 1] "
+        "against the exact image. copy: the unchanged image; own: the reconstruction of the exact "
+        "image; azimuth+light: both set at once"
     ),
-    "swap": "pose and light latents of one head with the shape latents of another, likewise",
+    "swap": "as rerender, for pose and light latents of one head with shape latents of another",
     "curves": (
-        "cosine of the shape latents (minus their mean) to those of the same head at 0, at both "
-        "ends of the factor's range, mean of 20 heads"
+        "cosine of the shape latents, minus their mean, to those of the same head at 0; at both "
+        "ends of the factor's range; mean of 20 heads"
     ),
     "decoding": (
-        "R^2 on unseen heads, where everything changes, of ridge regression from all latents, the "
-        "own one, or all others"
+        "R^2 of ridge regression from all latents, the own one, or all others, on unseen heads "
+        "in which all factors change"
     ),
     "scores": (
-        "DCI by absolute weights of ridge regressions; MIG in 20 bins; SAP by linear R^2; gap of "
-        "best to second latent, _own: of the best own latent to the best of the others"
+        "DCI by absolute weights of ridge regressions; MIG in 20 bins; SAP by linear R^2. Gaps "
+        "between the best and the second latent; _own: between the best own latent and the best "
+        "of the others"
     ),
     "recognition": (
-        "of 50 unseen persons, known from 5 near-frontal images, 10 images each in any pose "
-        "and light: nearest by cosine, and linear by ridge regression"
+        "50 unseen persons, known from 5 near-frontal images; 10 images each in any pose and "
+        "light. nearest: by cosine; linear: by ridge regression"
     ),
     "ssim": f"{image_metrics.PROTOCOL['ssim']}; of the first {demo_metrics.SSIM_OF} images",
 }
@@ -174,18 +181,25 @@ PROTOCOL = {
 
 # fmt: off
 def add_options(p: options.ArgumentParser) -> None:
+    """Add the options of evaluate.py for DC-IGN."""
     add = p.add_argument_group("DC-IGN").add_argument
     add("--test_batches", type=NonNegativeInt, default=0,
-        help="test batches of each type to look at; 0: all")
+        help="test batches of each type; 0: all")
     add("--entangled", type=str | None, default=None, metavar="RUN",
-        help="a run of --regime entangled, or its checkpoint, to compare with")
+        help="run of --regime entangled, or its checkpoint, for comparison")
     add("--figure", type=str | None, default=None, metavar="PNG",
-        help="the scatter plots; default: beside the report")
+        help="file of the scatter plots; default: beside the report")
 # fmt: on
 
 
-def evaluate(args: options.Namespace, content: dict[str, Any], path: Path, ranks: Ranks) -> dict:
-    """All measures that the data allows; also writes the scatter plots."""
+def evaluate(
+    args: options.Namespace, content: dict[str, Any], path: Path, ranks: Ranks
+) -> dict[str, Any]:
+    """The report: all measures that the data allows. Also writes the scatter plots.
+
+    content  of the checkpoint at `path`
+    Raises UserError for options or data that cannot be used.
+    """
     out = Path(args.figure or Path(args.out).with_name(f"{Path(args.out).stem}_scatter.png"))
     if out.suffix.lower() != ".png":
         raise UserError(f"--figure {out}: must end in .png")
@@ -195,13 +209,13 @@ def evaluate(args: options.Namespace, content: dict[str, Any], path: Path, ranks
         file = find(args.entangled)
         other = read_checkpoint(file, "dcign")
         if other["options"].get("regime") != "entangled":
-            raise UserError(f"--entangled {file}: a run of another regime")
+            raise UserError(f"--entangled {file}: must be a run of --regime entangled")
     precision = Precision(args.precision, ranks.device, args.channels_last)
     report = measure(args, content, path, precision, out)
     if args.entangled:
-        print(f"beside it {checkpoints.describe(other, file)}")
-        beside = measure(args, other, file, precision, out.with_stem(f"{out.stem}_entangled"))
-        report |= {f"entangled {name}": part for name, part in beside.items() if name != "data"}
+        print(f"for comparison {checkpoints.describe(other, file)}")
+        second = measure(args, other, file, precision, out.with_stem(f"{out.stem}_entangled"))
+        report |= {f"entangled {name}": part for name, part in second.items() if name != "data"}
     return report | {"protocol": PROTOCOL}
 
 
@@ -209,13 +223,13 @@ def evaluate(args: options.Namespace, content: dict[str, Any], path: Path, ranks
 def measure(
     args: options.Namespace, content: dict[str, Any], path: Path, precision: Precision, out: Path
 ) -> dict[str, Any]:
-    """The report's parts for one network."""
+    """The report on one network; `out` is the file of its scatter plots."""
     net, trained = load_network(content, path, precision)
     if args.data:
         trained |= {"data": args.data, "num_train_batches_per_type": None,
                     "num_test_batches_per_type": None}  # fmt: skip
     elif "kind" in content:
-        raise UserError(f"{path}: a published network; --data, a folder of batches, is needed")
+        raise UserError(f"{path}: a published network needs --data, a folder of batches")
     latents = Latents(net, trained)
     asked = {**trained, "regime": "disentangled"}
     if trained["data"] is None:
@@ -231,11 +245,11 @@ def measure(
         report = {"data": unseen.name, "regime": trained["regime"], "images": count}
         report["reconstruction"] = {"mse": reconstruction(net, unseen, each)}
         report["leakage"] = leakage(latents, codes)
-        if not all(set(FACTORS) & of.keys() for of in labels.values()):
-            print("no labels: correlations and images cannot be judged")
+        if not all(set(FACTORS) & named.keys() for named in labels.values()):
+            print("no labels: correlation and re-rendering are not measured")
             return report
         report["correlation"] = correlation(latents, codes, labels)
-        if not hasattr(unseen, "draw"):
+        if not isinstance(unseen, demo_metrics.Renderer):
             return report
         scene = demo_metrics.test_scene(unseen, each)
         for name, part in demo_metrics.rerendering(latents, unseen, scene).items():
@@ -261,8 +275,8 @@ def measure(
     return report
 
 
-def reconstruction(net: Any, unseen: Any, each: int) -> float:
-    """Mean squared error of grey values over the test images."""
+def reconstruction(net: DCIGN, unseen: Source, each: int) -> float:
+    """Mean squared error of grey values in [0, 1], over `each` test batches of each type."""
     errors = []
     for kind, count in unseen.counts.items():
         for number in range(min(count, each)):
@@ -272,6 +286,7 @@ def reconstruction(net: Any, unseen: Any, each: int) -> float:
 
 
 def leakage(latents: Latents, codes: dict[str, Tensor]) -> dict[str, Any]:
+    """Leakage of codes {type: (B, N, D)}: TYPE_active, FACTOR_own, and tables by type."""
     matches = metrics.leakage(codes, latents.owners)
     result: dict[str, Any] = {f"{name}_active": share for name, share in matches.active.items()}
     result |= {f"{name}_own": matches.own[name].mean().item() for name in latents.factors}
@@ -285,14 +300,19 @@ def leakage(latents: Latents, codes: dict[str, Tensor]) -> dict[str, Any]:
 def correlation(
     latents: Latents, codes: dict[str, Tensor], labels: dict[str, dict[str, Tensor]]
 ) -> dict[str, Any]:
+    """Correlations of each labelled factor with its latent, and a matrix of latents and factors.
+
+    codes   {type: (B, N, D)}
+    labels  {type: {name: (B, N)}}, radians
+    """
     result: dict[str, Any] = {}
     matrix: dict[str, dict[str, float]] = {}
-    named = [n for n in latents.factors if all(n in of for of in labels.values())]
+    named = [n for n in latents.factors if all(n in known for known in labels.values())]
     for name in named:
         index = latents.owners[name].start
         latent = torch.cat([code[..., index].flatten() for code in codes.values()])
         within = metrics.within_batch(codes[name][..., index], labels[name][name])
-        factor = torch.cat([of[name].flatten() for of in labels.values()])
+        factor = torch.cat([known[name].flatten() for known in labels.values()])
         pooled = metrics.pooled(latent, factor)
         result |= {
             f"{name}_within": within["pearson"],
@@ -304,7 +324,7 @@ def correlation(
             result |= {f"azimuth_{h}": pooled[h] for h in ("negative_half", "positive_half")}
         matrix[name] = {
             other: metrics.pearson(
-                latent, torch.cat([of[other].flatten() for of in labels.values()])
+                latent, torch.cat([known[other].flatten() for known in labels.values()])
             ).item()
             for other in named
         }

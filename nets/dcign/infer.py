@@ -1,11 +1,9 @@
-"""Images of a DC-IGN: sweeps of latents as sheets and movies, reconstructions, a face in another
-face's pose and light.
-"""
+"""Inference with a DC-IGN: sweeps of latents, reconstructions, and transfer of pose and light."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,39 +29,45 @@ from nets.run.options import PositiveInt, add_flag
 from nets.run.precision import Precision
 from nets.run.ranks import Ranks
 
-GREY = (0.21, 0.72, 0.07)  # of red, green and blue, as the published data was made
-CUSTOM = {"azimuth": (-4.0, 5.0), "elevation": (0.5, 6.0), "light": (-1.5, 4.0)}
+GREY = (0.21, 0.72, 0.07)  # weights of red, green and blue, as in the published data
+CUSTOM = {"azimuth": (-4.0, 5.0), "elevation": (0.5, 6.0), "light": (-1.5, 4.0)}  # as published
 SHOWN = 8  # faces in a generalisation sheet
 MOVIE_FPS = 16
-SHEETS = ("", ".png", ".jpg", ".jpeg")  # without an ending: a folder
+SHEETS = ("", ".png", ".jpg", ".jpeg")  # no ending: a folder
 MOVIES = (".gif", *FORMATS)
 Face = tuple[str, Tensor]  # name, image (1, S, S) in [0, 1]
 
 
 # fmt: off
 def add_options(p: options.ArgumentParser) -> None:
+    """Add the options of infer.py for DC-IGN."""
     g = p.add_argument_group("DC-IGN: sweeps of -s, or -s with the pose and light of -d")
     add = g.add_argument
     add("--sweep", type=str, nargs="+", default=[], metavar="LATENT",
-        help="azimuth, elevation, light, shape:K (the K-th of them) or z:K (of all), K from 1; "
-        "default: all that own a factor. -o .png: a sheet, .gif or .mp4: a movie")
+        help="latents to sweep: azimuth, elevation, light, shape:K (the K-th shape latent) or z:K "
+        "(the K-th of all), K from 1; default: the latent of each factor. -o .png: a sheet, .gif "
+        "or .mp4: a movie")
     add("--range", type=float, nargs=2, default=None, metavar=("LOW", "HIGH"),
-        help="values of the latents; default: their 1st and 99th percentile on training data")
+        help="range of the latent; default: its 1st to 99th percentile on training data")
     add_flag(g, "--degrees", False,
-        "LOW and HIGH are degrees of the factor, of which training data says the latent")
+        "LOW and HIGH in degrees of the factor, converted by a map fitted on training data")
     add("--steps", type=PositiveInt | None, default=None,
-        help="values in a sweep; default: 7, with --generalize 6, of a movie 48 there and back")
-    add_flag(g, "--reconstruct", False, "each -s beside its reconstruction; without -s test data")
+        help="values in a sweep; default: 7, 6 with --generalize, 48 in a movie")
+    add_flag(g, "--reconstruct", False, "each -s beside its reconstruction; default: test data")
     add_flag(g, "--generalize", False,
-        "the published sheet: of each factor and the first 8 of -s the face, its reconstruction "
-        "and a sweep, by default from -20 to 20")
-    add_flag(g, "--custom_bounds", False, "with it: azimuth -4 to 5, elevation 0.5 to 6, light "
-        "-1.5 to 4")
+        "the published sheet: for each factor and each of the first 8 of -s the face, its "
+        "reconstruction and a sweep, from -20 to 20 by default")
+    add_flag(g, "--custom_bounds", False, "the published ranges for --generalize: azimuth -4 to 5, "
+        "elevation 0.5 to 6, light -1.5 to 4")
 # fmt: on
 
 
 def infer(args: options.Namespace, content: dict[str, Any], path: Path, ranks: Ranks) -> None:
-    """What the options ask for; without any, sweeps of two heads of the run's test data."""
+    """Write the images that the options ask for; by default sweeps of two test images.
+
+    content  of the checkpoint at `path`
+    Raises UserError for options that contradict, and for files that cannot be used.
+    """
     _check(args)
     precision = Precision(args.precision, ranks.device, args.channels_last)
     net, trained = load_network(content, path, precision)
@@ -88,6 +92,7 @@ def infer(args: options.Namespace, content: dict[str, Any], path: Path, ranks: R
 
 
 def _check(args: options.Namespace) -> None:
+    """Raise UserError if options contradict."""
     modes = [name for name in ("sweep", "reconstruct", "generalize", "driving") if args[name]]
     if len(modes) > 1:
         raise UserError(f"--{modes[0]} and --{modes[1]}: give one of them")
@@ -96,17 +101,20 @@ def _check(args: options.Namespace) -> None:
     if args.degrees and args.range is None:
         raise UserError("--degrees: needs --range")
     if args.driving and not args.source:
-        raise UserError("-s: a face whose shape to take is needed with -d")
+        raise UserError("-s: -d needs a source image, which gives the shape")
     ending = Path(args.out).suffix.lower()
     if ending not in (*SHEETS, *MOVIES):
         raise UserError(f"--out {args.out}: must end in {', '.join((*SHEETS[1:], *MOVIES))}")
     if ending in MOVIES and (args.reconstruct or args.generalize):
-        raise UserError(f"--out {args.out}: a sheet is written as .png or .jpg")
+        raise UserError(f"--out {args.out}: a sheet must end in .png or .jpg")
 
 
 def to_face(image: Tensor, size: int) -> Tensor:
-    """(1, S, S) float32 in [0, 1]: an image (3, H, W) uint8 of any size, grey, in the middle of a
-    white square, which is what faces are on in the training data.
+    """The network's input: (1, S, S) float32 grey in [0, 1], padded with white to a square.
+
+    image  (3, H, W) uint8 of any size
+    size   S, side in pixels
+    The background of the published training data is white.
     """
     grey = (image.float() / 255 * torch.tensor(GREY)[:, None, None]).sum(0)
     h, w = grey.shape
@@ -118,11 +126,14 @@ def to_face(image: Tensor, size: int) -> Tensor:
 
 
 def own_faces(args: options.Namespace, latents: Latents) -> list[Face]:
-    """Test images: the first batch of each type to reconstruct, else two different heads, or
-    one that moves.
+    """Test images of the run's own data, with names.
+
+    With --reconstruct the first batch of each type; with --generalize the first 8 images of the
+    last type; else its first two images, or for a movie one.
+    Raises UserError for a published network, which has no data.
     """
     if not latents.has_data:
-        raise UserError("-s: a face is needed, a published network's data is not here")
+        raise UserError("-s: a published network has no data of its own; give an image")
     data = open_batches(latents.trained, sets(latents.trained), "test")
     kinds = list(data.counts) if args.reconstruct else list(data.counts)[-1:]
     faces = []
@@ -139,16 +150,19 @@ def own_faces(args: options.Namespace, latents: Latents) -> list[Face]:
 
 
 def transfer(args: options.Namespace, latents: Latents, faces: Sequence[Face]) -> None:
-    """The shape of each source with all other latents of each driving."""
+    """Write each source in the pose and light of each driving image or frame.
+
+    The shape latents come from the source, all others from the driving image.
+    """
     size = latents.net.image_size
     shape = latents.intrinsic
     codes = encode(latents.net, torch.stack([face for _, face in faces]))
     videos = [file for file in args.driving if is_video(file)]
     if videos:
         if len(args.driving) > 1 or len(faces) > 1:
-            raise UserError(f"-d {videos[0]}: a video is for one source, and alone")
+            raise UserError(f"-d {videos[0]}: a video must be the only -d, with one -s")
         if Path(args.out).suffix.lower() not in MOVIES:
-            raise UserError(f"--out {args.out}: of a video must end in {', '.join(MOVIES)}")
+            raise UserError(f"--out {args.out}: a video must end in {', '.join(MOVIES)}")
         frames = Frames(videos[0], *(args.get(name) for name in ("start", "end", "fps")))
 
         def driven() -> Iterator[Tensor]:
@@ -157,7 +171,7 @@ def transfer(args: options.Namespace, latents: Latents, faces: Sequence[Face]) -
                 code[:, shape] = codes[:, shape]
                 yield to_bytes(decode(latents.net, code))[0].expand(3, -1, -1)
 
-        write_movie(args.out, driven(), frames.fps)
+        write_movie(args.out, driven(), frames.fps or MOVIE_FPS)
         return
     files = list_images("--driving", args.driving)
     poses = torch.stack([to_face(read_image(file, None), size) for file in files])
@@ -166,7 +180,7 @@ def transfer(args: options.Namespace, latents: Latents, faces: Sequence[Face]) -
         other = encode(latents.net, poses)
         other[:, shape] = code[shape]
         generated.append(to_bytes(decode(latents.net, other)))
-    sources = [to_bytes(face) for _, face in faces]
+    sources: list[Tensor | None] = [to_bytes(face) for _, face in faces]
     names = [name for name, _ in faces]
     write_grid(
         args, names, sources, [f.stem for f in files], to_bytes(poses), torch.stack(generated)
@@ -174,24 +188,24 @@ def transfer(args: options.Namespace, latents: Latents, faces: Sequence[Face]) -
 
 
 def reconstruct(args: options.Namespace, latents: Latents, faces: Sequence[Face]) -> None:
-    """A sheet, a face and its reconstruction a row."""
+    """Write a sheet with one row per face: the face and its reconstruction. Print the error."""
     image = torch.stack([face for _, face in faces])
-    seen = to_bytes(decode(latents.net, encode(latents.net, image)))
-    error = (unit(seen) - image).square().mean().item()
-    rows = [list(pair) for pair in zip(to_bytes(image), seen, strict=True)]
+    reconstructed = to_bytes(decode(latents.net, encode(latents.net, image)))
+    error = (unit(reconstructed) - image).square().mean().item()
+    rows = [list(pair) for pair in zip(to_bytes(image), reconstructed, strict=True)]
     print(f"mean squared error {error:.5f} of grey values in [0, 1]")
     write_sheet(args.out, rows, [name for name, _ in faces], ["input", "reconstructed"])
 
 
 def sweeps(args: options.Namespace, latents: Latents, faces: Sequence[Face]) -> None:
-    """A sheet with a row for each latent and face, or a movie with a column for each latent."""
+    """Write a sheet with a row per latent and face, or a movie with a column per latent."""
     names = args.sweep or latents.factors
     chosen = [(name, latents.index(name), ends(args, latents, name)) for name in names]
     image = torch.stack([face for _, face in faces])
     code = encode(latents.net, image).to(next(latents.net.parameters()).device)
     moving = Path(args.out).suffix.lower() in MOVIES
     steps = args.steps or (48 if moving else 6 if args.generalize else 7)
-    seen = decode(latents.net, code)
+    reconstructed = decode(latents.net, code)
     inputs = to_bytes(image)
     swept = []
     for _, index, values in chosen:
@@ -212,30 +226,41 @@ def sweeps(args: options.Namespace, latents: Latents, faces: Sequence[Face]) -> 
     rows, captions = [], []
     for (name, _, _), generated in zip(chosen, swept, strict=True):
         for n, (face, _) in enumerate(faces):
-            rows.append([inputs[n], to_bytes(seen[n]), *generated[n]])
+            rows.append([inputs[n], to_bytes(reconstructed[n]), *generated[n]])
             captions.append(f"{name}, {face}" if len(faces) > 1 else name)
     ends_ = ["low", *[""] * (steps - 2), "high"] if steps > 1 else ["middle"]
     write_sheet(args.out, rows, captions, ["input", "reconstructed", *ends_])
 
 
-def ends(args: options.Namespace, latents: Latents, name: str) -> Any:
-    """A function of (steps, there and back): (steps,) values of a latent in its sweep."""
+def ends(args: options.Namespace, latents: Latents, name: str) -> Callable[[int, bool], Tensor]:
+    """A function that gives the (steps,) values of a latent in its sweep.
+
+    Its arguments are the number of steps, and whether the sweep returns to its start (a movie).
+    Raises UserError for --degrees of a latent without a map.
+    """
     index = latents.index(name)
-    low, high = args.range or (None, None)
+    low: float
+    high: float
     knots = None
     if args.degrees:
         if name not in latents.maps:
-            raise UserError(f"--degrees: {name} has no degrees; {', '.join(latents.maps)} have")
+            raise UserError(
+                f"--degrees: {name} has no degrees; give one of {', '.join(latents.maps)}"
+            )
         knots = latents.maps[name]
-        low, high = math.radians(low), math.radians(high)
+        low, high = (math.radians(end) for end in args.range)
     elif args.custom_bounds:
         low, high = CUSTOM.get(name, (-20.0, 20.0))
-    elif low is None:
-        low, high = (-20.0, 20.0) if args.generalize else latents.bounds(index)
+    elif args.range:
+        low, high = args.range
+    elif args.generalize:
+        low, high = -20.0, 20.0
+    else:
+        low, high = latents.bounds(index)
 
     def values(steps: int, back: bool) -> Tensor:
         result = sweep_values(low, high, steps)
-        if back:  # a sine, so that the movie plays on without a jump
+        if back:  # a period of a cosine, so that the movie loops without a jump
             turn = torch.arange(steps) * (2 * math.pi / steps)
             result = (low + high) / 2 - (high - low) / 2 * turn.cos()
         return result if knots is None else knots(result)
@@ -246,6 +271,7 @@ def ends(args: options.Namespace, latents: Latents, name: str) -> Any:
 def write_sheet(
     out: str, rows: Sequence[Sequence[Tensor]], names: Sequence[str], columns: Sequence[str]
 ) -> None:
+    """Write rows of images (C, S, S) uint8 as a labelled sheet; a folder gets sheet.png."""
     path = Path(out) if Path(out).suffix else Path(out, "sheet.png")
     sheet = labelled_grid(rows, names, columns)
     write_image(path, torch.from_numpy(sheet.copy()).permute(2, 0, 1))
@@ -253,8 +279,8 @@ def write_sheet(
 
 
 def write_movie(out: str, frames: Iterator[Tensor], fps: float) -> None:
-    """Write images (3, H, W) uint8 as a GIF or, by its ending, as a video."""
-    if Path(out).suffix.lower() == ".gif":  # 64 levels of grey are half the file of 256
+    """Write images (3, H, W) uint8 as a GIF or a video, by the ending of `out`."""
+    if Path(out).suffix.lower() == ".gif":  # with 64 grey levels a file has half its size
         write_gif(out, (frame // 4 * 4 + (frame >> 6) for frame in frames), min(fps, 50))
     else:
         with VideoWriter(out, fps) as video:

@@ -1,4 +1,4 @@
-"""The latents of a trained DC-IGN by name: who owns them, how far they reach, what they mean."""
+"""The latents of a trained DC-IGN by name: their groups, their ranges, and their factors."""
 
 from __future__ import annotations
 
@@ -17,37 +17,41 @@ from nets.dcign.options import sets
 from nets.dcign.visuals import bounds
 from nets.errors import UserError
 
-IMAGES = 240  # of each type of batch, that ranges and maps are taken from
-PUBLISHED = (-20.0, 20.0)  # range of a sweep where there is no data to take it from
+IMAGES = 240  # training images per type of batch, for ranges and maps
+PUBLISHED = (-20.0, 20.0)  # range of a sweep if there is no data to measure it on
 
 
 @torch.no_grad()
 def encode(net: DCIGN, image: Tensor, at_once: int = 64) -> Tensor:
-    """(N, D) float32 on the CPU, the code's means of images (N, 1, S, S)."""
+    """The means of the codes, (N, D) float32 on the CPU, of images (N, 1, S, S).
+
+    image    uint8, or floating point in [0, 1]
+    at_once  images in a forward pass
+    """
     device = next(net.parameters()).device
     return torch.cat([net.encode(unit(part.to(device)))[0].cpu() for part in image.split(at_once)])
 
 
 @torch.no_grad()
 def decode(net: DCIGN, code: Tensor, at_once: int = 64) -> Tensor:
-    """(N, 1, S, S) float32 in [0, 1] on the CPU, of codes (N, D)."""
+    """Images (N, 1, S, S) float32 in [0, 1] on the CPU, from codes (N, D)."""
     device = next(net.parameters()).device
     return torch.cat([net.decode(part.to(device)).cpu() for part in code.split(at_once)])
 
 
 class Latents:
-    """Names for the latents of a network, from its options and, when asked for, its data.
+    """The latents of a network by name, with their ranges and maps, which are read from its data.
 
-    In the entangled regime nobody owns a latent: there a factor's is the one that varies most in
-    batches in which only that factor does.
+    In the entangled regime no latent belongs to a factor. Each factor then gets the latent with the
+    largest variance in batches in which only that factor changes.
     """
 
     def __init__(
         self,
         net: DCIGN,
         trained: Mapping[str, Any],  # options of its training
-        has_data: bool = True,  # its training data can be read
-        known: Source | None = None,  # that data, where it is open already
+        has_data: bool = True,  # whether its training data can be read
+        known: Source | None = None,  # its training data, if already open
     ):
         self.net, self.trained, self.has_data = net, trained, has_data
         if known is not None:
@@ -58,10 +62,10 @@ class Latents:
 
     @functools.cached_property
     def known(self) -> Source:
-        """Training batches of every type. Raises UserError where there are none."""
+        """Training batches of every type. Raises UserError if there are none."""
         if not self.has_data:
             raise UserError(
-                "a published network: its data is not here; give latents by number, z:K"
+                "a published network has no data of its own; give latents by number, z:K"
             )
         options = {**self.trained, "regime": "disentangled"}
         return open_batches(options, sets(self.trained), "train")
@@ -84,13 +88,16 @@ class Latents:
 
     @functools.cached_property
     def intrinsic(self) -> Tensor:
-        """(n,) numbers of the latents that no factor owns."""
+        """(n,) numbers of the latents that belong to no factor."""
         taken = [self.owners[name].start for name in self.factors]
         return torch.tensor([i for i in range(self.net.latents) if i not in taken])
 
     def index(self, name: str) -> int:
-        """The number, from 0, of the latent `azimuth`, ..., `shape:K`, the K-th of its group, or
-        `z:K`, the K-th of all, K from 1. Raises UserError.
+        """The number of a latent, from 0.
+
+        name  a group of one latent, such as `azimuth`; `shape:K`, the K-th of its group; or `z:K`,
+              the K-th of all, K from 1
+        Raises UserError for any other name.
         """
         group, _, place = name.partition(":")
         names = [g.name for g in self.groups]
@@ -99,7 +106,7 @@ class Latents:
             many[group] = self.owners[group]
         if group not in many:
             expected = ", ".join([*self.factors, f"{names[-1]}:K", "z:K"])
-            raise UserError(f"{name}: no such latent; there are {expected}")
+            raise UserError(f"{name}: no such latent; the names are {expected}")
         own = many[group]
         count = own.stop - own.start
         if not place and count == 1:
@@ -109,19 +116,19 @@ class Latents:
         return own.start + int(place) - 1
 
     def bounds(self, index: int) -> tuple[float, float]:
-        """How far a sweep of a latent goes: its 1st and 99th percentile over training images."""
+        """The range of a sweep: the 1st and 99th percentile of a latent over training images."""
         if not self.has_data:
             return PUBLISHED
         return bounds(torch.cat([c.flatten(0, 1) for c in self.seen[0].values()])[:, index])
 
     @functools.cached_property
     def maps(self) -> dict[str, metrics.LatentMap]:
-        """What value of its latent stands for a value of a factor, radians, where labels are."""
+        """Map of each labelled factor, in radians, to the value of its latent."""
         codes, labels = self.seen
         maps = {}
         for name in self.factors:
-            if name in FACTORS and all(name in of for of in labels.values()):
-                truth = torch.cat([of[name].flatten() for of in labels.values()])
+            if name in FACTORS and all(name in known for known in labels.values()):
+                truth = torch.cat([known[name].flatten() for known in labels.values()])
                 latent = torch.cat(
                     [c[..., self.owners[name].start].flatten() for c in codes.values()]
                 )
@@ -132,7 +139,10 @@ class Latents:
 def encode_batches(
     net: DCIGN, source: Source, limit: int
 ) -> tuple[dict[str, Tensor], dict[str, dict[str, Tensor]]]:
-    """Codes {type: (B, N, D)} and labels {type: {name: (B, N, ...)}} of batches, `limit` a type."""
+    """Codes {type: (B, N, D)} and labels {type: {name: (B, N, ...)}} of a source's batches.
+
+    limit  batches of each type, at most
+    """
     codes, labels = {}, {}
     for kind, count in source.counts.items():
         read = [source.read(kind, number) for number in range(min(count, limit))]

@@ -1,22 +1,33 @@
-"""What a code knows of the scene, and whether a latent can be set like a renderer's knob.
+"""Measures of a code: correlation, leakage, disentanglement, decoding, and maps of latents.
 
-Pure functions of tensors. Batches of one type, (B, N, ...): in each of the B batches of N images
-one factor varies. Codes are the means mu, without clamp, (..., D). All in float64 inside.
+All are pure functions of tensors and compute in float64. Codes (..., D) are the means mu, without
+clamp. Batches of one type are (B, N, ...): one factor varies in each of the B batches of N images.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import NamedTuple, TypedDict
 
 import torch
 from torch import Tensor
 
-BINS = 20
+BINS = 20  # equal bins of a factor's or latent's range
+
+
+class BatchScores(TypedDict):
+    """Scores, codes and labels of a test batch, on the CPU."""
+
+    kind: int  # number of its type
+    batch: int  # its number within the type
+    count: int  # N, its images
+    sums: Tensor  # (4,) float64, over the images: lower bound, reconstruction, KL, squared error
+    mu: Tensor  # (N, D) float32, means of the codes
+    labels: dict[str, Tensor]  # factor -> (N,) radians; only known factors
 
 
 def pearson(a: Tensor, b: Tensor) -> Tensor:
-    """Pearson's correlation along the last dimension, float64; 0 where one does not vary."""
+    """Pearson's correlation along the last dimension, float64; 0 if one side is constant."""
     a, b = a.double(), b.double()
     a, b = a - a.mean(-1, keepdim=True), b - b.mean(-1, keepdim=True)
     scale = (a.square().sum(-1) * b.square().sum(-1)).sqrt()
@@ -24,12 +35,12 @@ def pearson(a: Tensor, b: Tensor) -> Tensor:
 
 
 def spearman(a: Tensor, b: Tensor) -> Tensor:
-    """Pearson's correlation of the ranks along the last dimension; equal values share a rank."""
+    """Spearman's correlation along the last dimension, float64; equal values share a rank."""
     return pearson(ranks(a), ranks(b))
 
 
 def ranks(a: Tensor) -> Tensor:
-    """Ranks along the last dimension, from 0, float64; equal values get the mean of theirs."""
+    """Ranks along the last dimension, from 0, float64; equal values get their mean rank."""
     rows = a.double().reshape(-1, a.shape[-1])
     result = torch.empty_like(rows)
     for row, out in zip(rows, result, strict=True):
@@ -48,10 +59,11 @@ def within_batch(latent: Tensor, factor: Tensor) -> dict[str, float]:
 
 
 def pooled(latent: Tensor, factor: Tensor) -> dict[str, float]:
-    """|r| over all images together, and r of the two halves of the factor's range, since the
-    published azimuth latent jumps at 0: "pearson", "spearman", "negative_half", "positive_half".
+    """|r| over all images: "pearson" and "spearman"; r of "negative_half" and "positive_half".
 
-    latent, factor  of one shape; halves are signed by the sign of the whole's r, 0 without images
+    latent, factor  of one shape
+    The halves of the factor's range are reported since the published azimuth latent jumps at 0.
+    Their r is multiplied by the sign of the r over all images; it is 0 for a half without images.
     """
     latent, factor = latent.flatten(), factor.flatten()
     whole = pearson(latent, factor)
@@ -64,12 +76,12 @@ def pooled(latent: Tensor, factor: Tensor) -> dict[str, float]:
 
 
 class Leakage(NamedTuple):
-    """How much each latent moves while one factor does.
+    """Variance of each latent while one factor changes.
 
     variance  {type: (D,)} mean within-batch variance of each latent in the batches of a type
-    active    {type: share of that variance in the latents that own the type}
-    relative  {type: (D,)} the variance over that of the latent over all images of all types
-    own       {type: (n,)} for each latent of the type, the share of its own type in `relative`
+    active    {type: share of this variance in the latents of the type}
+    relative  {type: (D,)} this variance divided by the latent's variance over all images
+    own       {type: (n,)} share of the own type in `relative`, for each latent of the type
     """
 
     variance: dict[str, Tensor]
@@ -79,7 +91,7 @@ class Leakage(NamedTuple):
 
 
 def leakage(codes: Mapping[str, Tensor], owners: Mapping[str, slice]) -> Leakage:
-    """Leakage between the latents. codes {type: (B, N, D)}; owners {type: its latents}."""
+    """Leakage between the latents, from codes {type: (B, N, D)} and owners {type: its latents}."""
     variance = {t: c.double().var(1, unbiased=False).mean(0) for t, c in codes.items()}
     everything = torch.cat([c.double().flatten(0, 1) for c in codes.values()])
     total = everything.var(0, unbiased=False).clamp_min(1e-12)
@@ -94,16 +106,16 @@ def leakage(codes: Mapping[str, Tensor], owners: Mapping[str, slice]) -> Leakage
 
 
 class LatentMap(NamedTuple):
-    """Which value of a latent stands for a value of its factor: piecewise linear through knots.
+    """Piecewise linear map from a factor to the value of its latent.
 
-    factor, latent  (K,) float64, factor rising
+    factor, latent  (K,) float64, coordinates of the knots; `factor` increases
     """
 
     factor: Tensor
     latent: Tensor
 
     def __call__(self, factor: Tensor) -> Tensor:
-        """Float32 values of the latent for a factor of any shape; level beyond the ends."""
+        """Float32 values of the latent for a factor of any shape; constant beyond the ends."""
         if len(self.factor) == 1:
             return self.latent.float().expand(factor.shape).to(factor.device)
         x, y = self.factor, self.latent
@@ -115,9 +127,11 @@ class LatentMap(NamedTuple):
 
 
 def fit_map(factor: Tensor, latent: Tensor, bins: int = BINS) -> LatentMap:
-    """The medians of the latent, and the means of the factor, in equal bins of the factor's range.
+    """The map whose knots are the factor's mean and the latent's median in each bin.
 
-    factor, latent  of one shape, of training images; bins without images are left out
+    factor, latent  of one shape, not empty
+    bins            number of equal bins of the factor's range; bins without images get no knot
+    Raises ValueError for different shapes, or no images.
     """
     factor, latent = factor.flatten().double().cpu(), latent.flatten().double().cpu()
     if factor.shape != latent.shape or not len(factor):
@@ -133,14 +147,14 @@ def fit_map(factor: Tensor, latent: Tensor, bins: int = BINS) -> LatentMap:
 
 
 def set_latent(code: Tensor, index: int, value: Tensor) -> Tensor:
-    """The codes (N, D) with one latent replaced by values (N,)."""
+    """A copy of the codes (N, D) whose latent `index` has the values (N,)."""
     result = code.clone()
     result[:, index] = value.to(code)
     return result
 
 
 def mean_squared_error(images: Tensor, truth: Tensor) -> Tensor:
-    """Per image, (N,) float64, in grey values [0, 1]; images and truth (N, 1, H, W)."""
+    """Mean squared error of each image, (N,) float64; both inputs (N, 1, H, W) in [0, 1]."""
     if images.shape != truth.shape:
         raise ValueError(
             f"mean_squared_error: truth must be {list(images.shape)}, got {list(truth.shape)}"
@@ -148,12 +162,16 @@ def mean_squared_error(images: Tensor, truth: Tensor) -> Tensor:
     return (images.double() - truth.double()).square().flatten(1).mean(1)
 
 
-STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)  # of ridge regressions, per sample
-HELD = 4  # one sample in so many is held out to choose the strength
+STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)  # of ridge regression, per sample
+HELD = 4  # every 4th sample is held out to choose the strength
 
 
 def standardise(x: Tensor, like: Tensor | None = None) -> Tensor:
-    """Columns of mean 0 and variance 1, by the numbers of `like`; 0 where one does not vary."""
+    """The columns of x, standardised by mean and deviation of `like`; constant columns become 0.
+
+    x     (N, D)
+    like  (M, D); None: x itself
+    """
     x, like = x.double(), (x if like is None else like).double()
     deviation = like.std(0, unbiased=False)
     flat = deviation <= 1e-9 * like.abs().amax(0).clamp_min(1e-300)
@@ -161,7 +179,7 @@ def standardise(x: Tensor, like: Tensor | None = None) -> Tensor:
 
 
 def ridge(x: Tensor, y: Tensor, strength: float) -> Tensor:
-    """(D, K) weights of the regression of centred y (N, K) on centred x (N, D)."""
+    """(D, K) weights of the ridge regression of centred y (N, K) on centred x (N, D)."""
     n, d = x.shape
     if d <= n:
         gram = x.T @ x / n
@@ -171,7 +189,7 @@ def ridge(x: Tensor, y: Tensor, strength: float) -> Tensor:
 
 
 def fit_ridge(x: Tensor, y: Tensor) -> tuple[Tensor, float]:
-    """Weights (D, K) for standardised x and y, and the strength, chosen on every 4th sample."""
+    """(weights (D, K), strength) for standardised x and y; chosen on the held-out samples."""
     held = torch.arange(len(x)) % HELD == 0
     errors = []
     for strength in STRENGTHS:
@@ -182,10 +200,11 @@ def fit_ridge(x: Tensor, y: Tensor) -> tuple[Tensor, float]:
 
 
 def r_squared(x: Tensor, y: Tensor, new_x: Tensor, new_y: Tensor) -> float:
-    """Share of the variance of new_y (M, K) that a ridge regression from x (N, D) to y explains.
+    """R^2 on (new_x, new_y) of a ridge regression from x to y.
 
-    1: all; 0: no more than the mean of new_y; below 0 where it does worse. Numbers are standardised
-    by the first set.
+    x, new_x  (N, D), (M, D), standardised by x
+    y, new_y  (N,) or (N, K), and M of them, standardised by y
+    1 means that all variance of new_y is explained; 0 is as good as its mean; below 0 is worse.
     """
     columns = [t.double().reshape(len(t), -1) for t in (y, new_y)]
     weights, _ = fit_ridge(standardise(x), standardise(columns[0]))
@@ -197,9 +216,9 @@ def r_squared(x: Tensor, y: Tensor, new_x: Tensor, new_y: Tensor) -> float:
 def decoding(
     code: Tensor, factor: Tensor, new_code: Tensor, new_factor: Tensor, own: slice
 ) -> dict[str, float]:
-    """R^2 of a factor on new codes: from "all" latents, from the "own" ones, and from the "others".
+    """R^2 of a factor on new codes, from "all" latents, from its "own", and from the "others".
 
-    What the others tell is what is hidden in the wrong latents.
+    A high value for "others" means that the wrong latents carry the factor.
     """
     taken = torch.zeros(code.shape[1], dtype=torch.bool)
     taken[own] = True
@@ -212,8 +231,10 @@ def decoding(
 
 
 def importance(code: Tensor, factors: Mapping[str, Tensor]) -> Tensor:
-    """(D, F): how much each latent weighs in a ridge regression of each factor, (N,) or (N, K);
-    of several numbers the root of the summed squares. All standardised.
+    """(D, F) absolute weight of each latent in a ridge regression of each factor, standardised.
+
+    code     (N, D)
+    factors  name -> (N,), or (N, K), for which the weight is the root of the summed squares
     """
     x, columns = standardise(code), []
     for factor in factors.values():
@@ -223,37 +244,37 @@ def importance(code: Tensor, factors: Mapping[str, Tensor]) -> Tensor:
 
 
 def _evenness(share: Tensor, dim: int) -> Tensor:
-    """Entropy of shares along a dimension, over that of equal ones."""
+    """Entropy of shares along a dimension, divided by the entropy of equal shares: in [0, 1]."""
     count = share.shape[dim]
     entropy = -(share * share.clamp_min(1e-300).log()).sum(dim)
     return entropy / torch.tensor(float(count)).log().clamp_min(1e-300)
 
 
 def dci(weights: Tensor) -> dict[str, float]:
-    """Disentanglement (each latent weighs for one factor) and completeness (each factor is in one
-    latent) of importances (D, F), both in [0, 1].
+    """ "disentanglement" and "completeness" of importances (D, F), both in [0, 1].
 
-    Eastwood and Williams 2018. A factor that is meant to take many latents, such as shape, cannot
-    be complete.
+    Disentanglement is 1 if each latent weighs for one factor only. Completeness is 1 if each factor
+    is in one latent only. A factor of many latents, such as shape, cannot be complete.
+    Eastwood and Williams 2018.
     """
-    each, of = weights.sum(1, keepdim=True), weights.sum(0, keepdim=True)
-    across = 1 - _evenness(weights / each.clamp_min(1e-300), 1)
-    along = (1 - _evenness(weights / of.clamp_min(1e-300), 0)) * (of[0] > 0)
+    of_latent, of_factor = weights.sum(1, keepdim=True), weights.sum(0, keepdim=True)
+    across = 1 - _evenness(weights / of_latent.clamp_min(1e-300), 1)
+    along = (1 - _evenness(weights / of_factor.clamp_min(1e-300), 0)) * (of_factor[0] > 0)
     total = weights.sum().clamp_min(1e-300)
     return {
-        "disentanglement": (across * each[:, 0] / total).sum().item(),
+        "disentanglement": (across * of_latent[:, 0] / total).sum().item(),
         "completeness": along.mean().item(),
     }
 
 
 def bins(values: Tensor, count: int = BINS) -> Tensor:
-    """(N,) numbers of the equal bins of the values' range, from 0."""
+    """(N,) int64 numbers, from 0, of the values' bins; the bins divide their range equally."""
     low, high = values.min(), values.max()
     return ((values - low) / (high - low).clamp_min(1e-300) * count).long().clamp(0, count - 1)
 
 
 def mutual_information(a: Tensor, b: Tensor) -> tuple[float, float]:
-    """(information, entropy of b) in nats, of two columns of classes from 0."""
+    """(mutual information, entropy of b) in nats, of two columns (N,) of class numbers from 0."""
     table = torch.zeros(int(a.max()) + 1, int(b.max()) + 1, dtype=torch.float64)
     table.index_put_((a, b), torch.ones(len(a), dtype=torch.float64), accumulate=True)
     joint = table / len(a)
@@ -263,10 +284,12 @@ def mutual_information(a: Tensor, b: Tensor) -> tuple[float, float]:
 
 
 def gaps(table: Tensor, owners: Mapping[str, slice]) -> dict[str, float]:
-    """Per factor the best latent's score over the second best's, and, as FACTOR_own, the best of
-    its own latents' over the best of the others': below 0 where another latent knows more.
+    """Gaps between the scores of latents, as FACTOR and FACTOR_own, for each factor.
 
-    table  (D, F) of scores, columns in the order of `owners`
+    FACTOR is the best score minus the second best. FACTOR_own is the best score of the factor's own
+    latents minus the best of the others; it is negative if another latent scores higher.
+    table   (D, F) scores, columns in the order of `owners`
+    owners  factor -> its own latents
     """
     result = {}
     for column, (name, own) in zip(table.T, owners.items(), strict=True):
@@ -278,8 +301,10 @@ def gaps(table: Tensor, owners: Mapping[str, slice]) -> dict[str, float]:
 
 
 def information_table(code: Tensor, factors: Mapping[str, Tensor]) -> Tensor:
-    """(D, F) mutual information of latents and factors over the factor's entropy; in 20 bins, ids
-    (int64) as they are. The gaps of this table are MIG (Chen et al. 2018).
+    """(D, F) mutual information of latents and factors, divided by the factor's entropy.
+
+    Latents and factors are sorted into 20 bins; int64 factors are class numbers and stay as they
+    are. The gaps of this table are MIG (Chen et al. 2018).
     """
     rows = []
     for latent in code.double().T:
@@ -294,9 +319,10 @@ def information_table(code: Tensor, factors: Mapping[str, Tensor]) -> Tensor:
 
 
 def explained_table(code: Tensor, factors: Mapping[str, Tensor]) -> Tensor:
-    """(D, F) share of a factor's variance that one latent explains linearly; of ids (int64), the
-    share of the latent's variance that lies between them. The gaps of this table are SAP (Kumar et
-    al. 2018).
+    """(D, F) share of a factor's variance that each latent explains linearly.
+
+    For int64 factors, which are class numbers, it is the share of the latent's variance between the
+    classes. The gaps of this table are SAP (Kumar et al. 2018).
     """
     x = standardise(code)
     columns = []
@@ -315,10 +341,12 @@ def explained_table(code: Tensor, factors: Mapping[str, Tensor]) -> Tensor:
 def recognition(
     known: Tensor, known_people: Tensor, new: Tensor, new_people: Tensor
 ) -> dict[str, float]:
-    """Share of new images, (M, D), whose person is found, from known ones, (N, D): "nearest" by
-    cosine to a known image, "linear" by ridge regression to one column a person.
+    """Share of new images whose person is recognised, by two classifiers.
 
-    Both after the known ones' mean is taken off.
+    "nearest" takes the person of the known image with the highest cosine similarity. "linear" is a
+    ridge regression to one column per person. Both subtract the mean of the known codes.
+    known, new                (N, D) and (M, D) codes
+    known_people, new_people  (N,) and (M,) persons
     """
     mean = known.double().mean(0)
     a, b = known.double() - mean, new.double() - mean
@@ -336,13 +364,17 @@ def recognition(
 
 
 def similarity(code: Tensor, reference: Tensor, mean: Tensor) -> Tensor:
-    """(...) cosine of codes (..., D) and their references, after a mean (D,) is taken off both."""
+    """(...) cosine similarity of codes and references (..., D), after subtracting a mean (D,)."""
     a, b = code.double() - mean, reference.double() - mean
     return (a * b).sum(-1) / (a.norm(dim=-1) * b.norm(dim=-1)).clamp_min(1e-300)
 
 
 def spread(code: Tensor, people: Tensor) -> float:
-    """Mean distance of two images' codes of one person over that of two persons'; 0 is best."""
+    """Mean distance of codes within a person, divided by that between persons; 0 is best.
+
+    code    (N, D)
+    people  (N,) persons
+    """
     distance = torch.cdist(code.double(), code.double())
     same = people[:, None] == people
     different = distance[~same].mean()

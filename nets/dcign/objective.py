@@ -1,4 +1,4 @@
-"""The objective of a DC-IGN's training step, its optimiser, and means by type of batch."""
+"""The objective of a training step, its optimiser, and the mean bound of each type of batch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from nets.run import options
 
 
 class Objective(nn.Module):
-    """What a step minimises: the negative lower bound, summed over the batch, of a held code."""
+    """The loss of a step: the negative lower bound of a clamped code, summed over the batch."""
+
+    owned: Tensor  # (types, D) bool: the active latents of each type of batch
 
     def __init__(self, net: DCIGN, args: options.Namespace):
         super().__init__()
@@ -30,16 +32,18 @@ class Objective(nn.Module):
     def forward(
         self, image: Tensor, kind: Tensor, noise: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss, and what it is made of in nats an image.
+        """The loss, and its terms by name in nats per image.
 
-        image  (N, 1, S, S) in [0, 1]; kind (1,) number of the type; noise (N, D) standard normal
+        image  (N, 1, S, S) in [0, 1]
+        kind   (1,) number of the batch's type
+        noise  (N, D) standard normal
         """
         args, active = self.args, self.owned[kind][0]
         heads = self.net.encode(image)
-        held = [hold(head, active, args.clamp, args.gradient_filter) for head in heads]
-        parameters = self.net.decode_parameters(self.net.sample(*held, noise))
+        mu, log_variance = (hold(head, active, args.clamp, args.gradient_filter) for head in heads)
+        parameters = self.net.decode_parameters(self.net.sample(mu, log_variance, noise))
         reconstruction = self.likelihood(parameters, image)
-        kl = kl_divergence(*held)
+        kl = kl_divergence(mu, log_variance)
         loss = reconstruction + kl
         terms = {
             "lower_bound": -loss,
@@ -48,25 +52,28 @@ class Objective(nn.Module):
             "kl_unclamped": kl_divergence(*heads),
         }
         if args.force_invariance:
-            pull = sum(
+            of_mu, of_log_variance = (
                 invariance(head, active, args.invariance_strength, args.invariance_sign)
                 for head in heads
             )
-            loss, terms["invariance"] = loss + pull, pull
+            terms["invariance"] = of_mu + of_log_variance
+            loss = loss + terms["invariance"]
         return loss, {name: term.detach() / len(image) for name, term in terms.items()}
 
 
 class TypeMeans:
-    """Mean lower bound of each type of batch since the last log line, of rank 0's batches."""
+    """Mean lower bound of each type of batch since the last `take`, on this rank's batches."""
 
     def __init__(self, kinds: list[str], device: torch.device):
         self.kinds = kinds
         self.sums = torch.zeros(2, len(kinds), device=device)
 
     def add(self, kind: Tensor, bound: Tensor) -> None:
+        """Add the lower bound of a batch, nats per image; kind (1,)."""
         self.sums.index_add_(1, kind, torch.stack([bound.float(), torch.ones_like(bound)])[:, None])
 
     def take(self) -> dict[str, float]:
+        """The mean of each type that occurred, by its name in the log; starts a new mean."""
         sums, counts = self.sums.tolist()
         self.sums.zero_()
         return {
@@ -81,6 +88,7 @@ class TypeMeans:
 
 
 def make_optimizer(args: options.Namespace, net: DCIGN) -> torch.optim.Optimizer:
+    """The optimiser that --optimizer names, with the decays of both moments."""
     decays = (args.momentum_decay, args.update_decay)
     if args.optimizer == "rmsprop":
         return RMSprop(net.parameters(), args.lr, *decays)

@@ -1,23 +1,24 @@
-"""Networks of the published DC-IGN program: folders of Torch7 files, read and written.
+"""The published DC-IGN programs: their Torch7 files, read and written, and their options.
 
     parameters.t7                        all weights as one vector, in the order of
                                          `DCIGN.named_parameters`, row by row
-    config.t7, state.t7                  settings and state of the optimiser, in either of them
-    lowerbound.t7, lowerbound_test.t7    (epochs, 1): mean lower bound a batch
-    cmd_options.txt                      the options of the run, one `key: value` a line
+    config.t7, state.t7                  settings and state of the optimiser; the state is in either
+    lowerbound.t7, lowerbound_test.t7    (epochs, 1): mean lower bound per batch, nats
+    cmd_options.txt                      the options of the run, one `key: value` per line
 
 A folder without parameters.t7 may have vxnet.net, the whole model with its buffers.
 
-Weights need no permutation: convolutions are (out, in, rows, columns) and not flipped, and the
-vector between encoder and decoder counts channel, row, column, here as there.
+Weights are not permuted: both programs have convolutions (out, in, rows, columns), not flipped, and
+the order channel, row, column in the vector between encoder and decoder.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 import torch
 from torch import Tensor
@@ -25,14 +26,25 @@ from torch import Tensor
 from nets.data.io import torch7
 from nets.dcign import DCIGN, RMSprop, build
 from nets.errors import UserError
+from nets.run.options import (
+    Namespace,
+    NonNegativeFloat,
+    NonNegativeInt,
+    Parser,
+    PositiveInt,
+    add_flag,
+)
+
+Content = Callable[[IO[bytes]], object]  # writes a file's content to the open file
+Write = Callable[[str, Content], None]  # writes a file of this name
 
 PARAMETERS = "parameters.t7"
 MODEL = "vxnet.net"
 NUMBERS = ("learningRate", "momentumDecay", "updateDecay")  # of config.t7
 MAPS = 96
-GROUPS = ["azimuth=1", "elevation=1", "light=1", "shape=rest"]  # who owns which latents
-SHOWN = 3  # differences that an error names
-RENAMED = {  # names of the published programs, and of earlier versions of guise -> names here
+GROUPS = ["azimuth=1", "elevation=1", "light=1", "shape=rest"]  # latents of each group
+SHOWN = 3  # differences in an error message
+RENAMED = {  # names in the published programs and in earlier versions of guise -> today's names
     "datasetdir": "data",
     "bsize": "batch_size",
     "learning_rate": "lr",
@@ -41,23 +53,131 @@ RENAMED = {  # names of the published programs, and of earlier versions of guise
     "networks_dir": "run_dir",
     "import": "checkpoint",
 }
+NO_EFFECT = (  # options that the program of the entangled regime accepts and never uses
+    ("--network", "-n"),
+    ("--optimization", "-o"),
+    ("--momentum",),
+    ("--maxIter", "-i"),
+    ("--coefL1",),
+    ("--coefL2",),
+    ("--dumpTest",),
+    ("--datasrc",),
+    ("--fbmat", "-f"),
+)
+
+
+# fmt: off
+def add_options(p: Parser) -> None:
+    """Add the options that --help_published lists."""
+    g = p.hidden
+    add = g.add_argument
+    add_flag(g, "--no_load", False, "train from random weights, without --checkpoint")
+    add("--save", "-s", type=str | None, default=None,
+        help="run folder, instead of --run_dir and --name")
+    add_flag(g, "--export_torch7", False, "also write the network as the published program does")
+    add("--num_test_batches", type=PositiveInt | None, default=None,
+        help="test batches of all types together")
+    add("--shape_bias_amount", type=NonNegativeInt, default=15,
+        help="amount A with --shape_bias: types are drawn 1 : 1 : 1 : 1 + A; the paper: 9")
+    add("--order", type=Literal["draws", "passes", "order"] | None, default=None,
+        help="order of batches. draws: with replacement; passes: each once per epoch, at random; "
+        "order: each once, by number; default: draws, or order with --regime entangled, as "
+        "published")
+    add_flag(g, "--shuffle", True,
+        "shuffle the images in a batch, so that --clamp first takes a random one")
+    add("--color", "-c", type=Literal[0], default=0, help="0 only; the network takes one channel")
+    add("--groups", type=list[str], default=GROUPS,
+        help="types of batches with their numbers of latents, in the order of the code; "
+        "name=latents@SET reads its batches from th_SET")
+    add("--model", type=Literal["convnet"], default="convnet", help="convnet only")
+    add_flag(g, "--gradient_filter", True, "clamped latents receive no gradient")
+    add("--invariance_sign", type=Literal["repaired", "original"], default="repaired",
+        help="original: the sign of the published program, which drives the latents apart")
+    add("--momentum_decay", type=NonNegativeFloat | None, default=None,
+        help="1 - beta1; default: 0.1")
+    add("--update_decay", type=NonNegativeFloat | None, default=None,
+        help="1 - beta2; default: 0.01")
+    add("--warm_down", type=NonNegativeInt, default=0,
+        help="last steps, in which lr falls linearly to 0")
+    add_flag(g, "--sample", False, "tests and images from sampled codes, as published")
+    add("--sweep_steps", type=PositiveInt, default=7, help="images in a sweep of a latent")
+    add("--threads", "-t", type=PositiveInt | None, default=None, help="processor threads")
+    add_flag(g, "--useCuda", False, "same as --device cuda")
+    add_flag(g, "--useCudnn", False, "needs --useCuda, which always uses cuDNN")
+    add("--deviceId", type=PositiveInt | None, default=None, help="number of the GPU, from 1")
+    add("--reuse", "-u", type=Literal[0, 1] | None, default=None,
+        help="1: start from the network in the folder --save, or continue the run there")
+    add("--plot", "-p", type=bool | None, nargs="?", const=True, default=None,
+        help="false only; TensorBoard shows the curves of training and tests")
+    for names in NO_EFFECT:
+        add(*names, type=str, nargs="?", const="true", default=None, help="no effect")
+# fmt: on
+
+
+def apply_options(args: Namespace) -> None:
+    """Apply published options: set the project's own ones, the threads and the visible GPU.
+
+    Raises UserError for options that contradict, and for --plot, which is not implemented.
+    """
+    ignored = [names[0] for names in NO_EFFECT if args[names[0][2:]] is not None]
+    if ignored:
+        print(f"{', '.join(ignored)}: no effect, as in the published program")
+    if args.plot:
+        raise UserError("--plot: no plots are drawn; tensorboard --logdir RUN shows the curves")
+    if args.save:
+        args.run_dir, args.name = str(Path(args.save).parent), Path(args.save).name
+    if args.reuse:
+        _reuse(args)
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    if args.useCudnn and not args.useCuda:
+        raise UserError("--useCudnn: needs --useCuda")
+    if args.useCuda:
+        args.device = "cuda"
+    if args.deviceId:
+        os.environ.setdefault("CUDA_VISIBLE_DEVICES", str(args.deviceId - 1))
+    _test_batches(args)
+
+
+def _reuse(args: Namespace) -> None:
+    """Set --checkpoint to the folder that --save names."""
+    if not args.save or not Path(args.save).is_dir():
+        raise UserError(f"--reuse: --save must name an existing folder, got {args.save}")
+    if args.no_load or args.checkpoint not in (None, args.save):
+        raise UserError("--reuse: cannot be combined with --checkpoint or --no_load")
+    args.checkpoint = args.save
+
+
+def _test_batches(args: Namespace) -> None:
+    """Set --num_test_batches_per_type from --num_test_batches."""
+    if args.num_test_batches is None:
+        return
+    types = len(args.groups) if args.regime == "disentangled" else 1
+    each, rest = divmod(args.num_test_batches, types)
+    if args.num_test_batches_per_type not in (None, each) or rest or not each:
+        raise UserError(
+            f"--num_test_batches: must be {types} times --num_test_batches_per_type, "
+            f"got {args.num_test_batches} and {args.num_test_batches_per_type}"
+        )
+    args.num_test_batches_per_type = each
 
 
 def load(path: str | Path, **options: Any) -> tuple[DCIGN, dict[str, Any]]:
-    """(model in eval mode, options) of a network folder, or of one of its files with the weights.
+    """(model in eval mode, options) of a network folder, or of a file of weights in it.
 
-    options  dim_hidden, feature_maps: what must be there; else taken from cmd_options.txt, else 96
-             maps and as many latents as the vector is long
-    The options returned hold dim_hidden, feature_maps, image_size, likelihood, regime, groups and,
-    of the folder's files: lr, momentum_decay, update_decay, num_epochs, lower_bound and
-    lower_bound_test (lists, a value an epoch, nats a batch), command (the run's options as text).
-    Raises UserError with the first three differences where the vector does not fit; nothing is
-    loaded then.
+    options  expected dim_hidden, feature_maps, image_size, likelihood. Sizes that are not given
+             come from cmd_options.txt. Otherwise there are 96 maps, and the length of the vector
+             gives the latents
+    The returned options are dim_hidden, feature_maps, image_size, likelihood, regime and groups.
+    From a folder they also hold lr, momentum_decay, update_decay, num_epochs, lower_bound and
+    lower_bound_test (lists, one value per epoch, nats per batch) and command, the run's options as
+    text.
+    Raises UserError with the first three differences if the vector does not fit.
     """
     path = Path(path)
     unknown = options.keys() - {"dim_hidden", "feature_maps", "image_size", "likelihood"}
     if unknown:
-        raise UserError(f"{path}: {sorted(unknown)[0]} is no option of a DC-IGN network")
+        raise UserError(f"{path}: {sorted(unknown)[0]} is not an option of a DC-IGN network")
     folder = path if path.is_dir() else path.parent
     file = path / PARAMETERS if path.is_dir() else path
     if not file.is_file() and (path / MODEL).is_file():
@@ -79,16 +199,16 @@ def load(path: str | Path, **options: Any) -> tuple[DCIGN, dict[str, Any]]:
         for p, part in zip(model.parameters(), parts, strict=True):
             p.copy_(part.view(p.shape))
     result = _training(folder, len(vector))[0] if path.is_dir() else {}
-    # Only the program for disentangled training writes its options down.
+    # Only the program of the disentangled regime writes its options to a file.
     regime = "disentangled" if available or not path.is_dir() else "entangled"
     named = {"regime": regime, "groups": GROUPS}
     return model.eval(), {**sizes, **named, **result, "command": available}
 
 
 def read(path: str | Path, **options: Any) -> dict[str, Any]:
-    """The same as a checkpoint's content: {"step", "options", "parts", "kind"}; see `load`.
+    """The content of a checkpoint, {"step", "options", "parts", "kind"}; see `load`.
 
-    parts  model, and optimizer, the state of an `RMSprop`, where the folder has it
+    parts  "model", and "optimizer", the state of an `RMSprop`, if the folder has it
     """
     model, result = load(path, **options)
     parts: dict[str, Any] = {"model": model.state_dict()}
@@ -104,9 +224,10 @@ def read(path: str | Path, **options: Any) -> dict[str, Any]:
 
 
 def optimizer_state(path: str | Path, model: DCIGN) -> dict[str, Any] | None:
-    """The state dict of an `RMSprop` on the model's parameters, from a network folder; None where
-    the folder has no state. Looked for in state.t7, then in config.t7, where the published program
-    left it. Raises UserError where it does not fit.
+    """The state dict of an `RMSprop` on the model's parameters, from a network folder.
+
+    None if the folder has no state. It is read from state.t7, else from config.t7, where the
+    published program left it. Raises UserError if it does not fit.
     """
     path = Path(path)
     if not path.is_dir():
@@ -125,13 +246,13 @@ def optimizer_state(path: str | Path, model: DCIGN) -> dict[str, Any] | None:
     for i, p in enumerate(model.parameters()):
         part = slice(start, start := start + p.numel())
         m, v = (moment[part].view(p.shape).float().clone() for moment in moments)
-        # The published program ascends the bound: its first moment has the other sign.
+        # The published program maximises the bound, so its first moment has the opposite sign.
         result["state"][i] = {"step": step, "m": -m, "v": v}
     return result
 
 
 def save(
-    write: Any,
+    write: Write,
     model: DCIGN,
     optimizer: RMSprop | None = None,
     lower_bounds: Mapping[str, list[float]] | None = None,
@@ -139,9 +260,10 @@ def save(
 ) -> None:
     """Write a network as the published program does.
 
-    write         takes a name and a function of a binary file, and makes the file
-    lower_bounds  {"lowerbound": [...], "lowerbound_test": [...]}: nats a batch, a value an epoch
-    command       the lines of cmd_options.txt; None: none is written
+    write         writes a file, from its name and a function that writes to an open binary file
+    optimizer     its settings and moments go to config.t7; None: an empty table
+    lower_bounds  {"lowerbound": [...], "lowerbound_test": [...]}: nats per batch, one per epoch
+    command       the lines of cmd_options.txt; None: no such file
     """
     vector = torch.cat([p.detach().float().cpu().flatten() for p in model.parameters()])
     write(PARAMETERS, _object(vector))
@@ -151,7 +273,7 @@ def save(
         (group,) = optimizer.param_groups
         numbers = (-group["lr"], group["momentum_decay"], group["update_decay"])
         config = dict(zip(NUMBERS, numbers, strict=True))
-        states = [optimizer.state.get(p) for p in model.parameters()]
+        states = [optimizer.state.get(p, {}) for p in model.parameters()]
         if all(states):
             m, v = (torch.cat([s[k].flatten().cpu() for s in states]) for k in ("m", "v"))
             config |= {"evalCounter": states[0]["step"], "m": -m, "v": v}
@@ -164,18 +286,18 @@ def save(
 
 
 def _of_model(file: Path, model: torch7.Record) -> Tensor:
-    """The vector of weights out of the whole model: weight and bias of its modules, in order."""
+    """The vector of weights of a whole model: weight and bias of its modules, in order."""
     result: list[Tensor] = []
 
     def walk(module: Any) -> None:
         fields = module.fields if isinstance(module, torch7.Record) else None
         if not isinstance(fields, torch7.Table):
-            raise UserError(f"{file}: holds a module that is none: {module!r}")
+            raise UserError(f"{file}: must hold modules with fields, got {module!r}")
         if isinstance(fields.get("modules"), torch7.Table):
             try:
                 children = fields["modules"].sequence()
             except ValueError as error:
-                raise UserError(f"{file}: {module.name}: modules are no list") from error
+                raise UserError(f"{file}: {module.name}: modules must be a list") from error
             for child in children:
                 walk(child)
             return
@@ -190,7 +312,9 @@ def _of_model(file: Path, model: torch7.Record) -> Tensor:
     return torch.cat(result)
 
 
-def _object(value: Any):
+def _object(value: Any) -> Content:
+    """A function that writes a value to an open file in Torch7's format."""
+
     def write(file: IO[bytes]) -> None:
         torch7.write(file, value)
 
@@ -198,40 +322,45 @@ def _object(value: Any):
 
 
 def _count(latents: int, maps: int) -> int:
-    """Elements of the vector: grows with the latents by a number that the maps decide."""
+    """The number of parameters, which is linear in the latents."""
     with torch.device("meta"):
         return sum(p.numel() for p in DCIGN(latents, maps).parameters())
 
 
 def _sizes(
     file: Path, count: int, expected: Mapping[str, Any], available: Mapping[str, str]
-) -> dict:
-    """The network's options from what is wanted, what cmd_options.txt says, and the length."""
-    said = {
+) -> dict[str, Any]:
+    """The sizes of a network whose vector has `count` elements.
+
+    expected   sizes that the caller asks for
+    available  the lines of cmd_options.txt
+    Raises UserError with the first three differences.
+    """
+    written = {
         k: int(available[k])
         for k in ("dim_hidden", "feature_maps")
         if available.get(k, "").isdigit()
     }
-    maps = expected.get("feature_maps") or said.get("feature_maps", MAPS)
+    maps = expected.get("feature_maps") or written.get("feature_maps", MAPS)
     sizes = {"image_size": 150, "likelihood": "bernoulli"}
     differences = [
-        f"{key} is {value} here, {sizes[key]} there"
+        f"{key} must be {sizes[key]}, the options say {value}"
         for key, value in expected.items()
         if key in sizes and value not in (None, sizes[key])
     ]
     differences += [
-        f"{key} is {expected[key]} here, {value} in cmd_options.txt"
-        for key, value in said.items()
+        f"{key} is {value} in cmd_options.txt, the options say {expected[key]}"
+        for key, value in written.items()
         if expected.get(key) not in (None, value)
     ]
     try:
         base, each = 2 * _count(1, maps) - _count(2, maps), _count(2, maps) - _count(1, maps)
         latents = (count - base) / each
-        asked = expected.get("dim_hidden") or said.get("dim_hidden")
+        asked = expected.get("dim_hidden") or written.get("dim_hidden")
         if not latents.is_integer() or latents < 1:
             differences.append(
                 f"{count} elements fit no number of latents with feature_maps {maps} "
-                f"({base} + {each} each)"
+                f"({base} + {each} per latent)"
             )
         elif asked not in (None, latents):
             differences.append(
@@ -246,7 +375,7 @@ def _sizes(
 
 
 def _command(path: Path) -> dict[str, str]:
-    """The `key: value` lines of cmd_options.txt; empty where there is none."""
+    """The `key: value` lines of cmd_options.txt; empty if there is no such file."""
     if not path.is_file():
         return {}
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
@@ -255,8 +384,8 @@ def _command(path: Path) -> dict[str, str]:
 
 
 def _training(folder: Path, count: int) -> tuple[dict[str, Any], tuple[int, Tensor, Tensor] | None]:
-    """What the files beside the weights say: settings and histories; (step, m, v) or None."""
-    tables = {}
+    """(settings and histories, (step, m, v) or None) from the files beside the weights."""
+    tables: dict[str, torch7.Table] = {}
     for name in ("state.t7", "config.t7"):
         if (folder / name).is_file():
             table = torch7.read(folder / name)
@@ -264,16 +393,16 @@ def _training(folder: Path, count: int) -> tuple[dict[str, Any], tuple[int, Tens
                 raise UserError(f"{folder / name}: must hold a table or nil")
             tables[name] = table or torch7.Table()
     result: dict[str, Any] = {}
-    config = tables.get("config.t7", {})
-    for available, here in zip(NUMBERS, ("lr", "momentum_decay", "update_decay"), strict=True):
-        if isinstance(config.get(available), float) and math.isfinite(config[available]):
-            result[here] = abs(config[available])  # negative there: it ascends
-    for name, here in (("lowerbound", "lower_bound"), ("lowerbound_test", "lower_bound_test")):
+    config = tables.get("config.t7", torch7.Table())
+    for name, option in zip(NUMBERS, ("lr", "momentum_decay", "update_decay"), strict=True):
+        if isinstance(config.get(name), float) and math.isfinite(config[name]):
+            result[option] = abs(config[name])  # the published program's rate is negative
+    for name, option in (("lowerbound", "lower_bound"), ("lowerbound_test", "lower_bound_test")):
         if (folder / f"{name}.t7").is_file():
             history = torch7.read(folder / f"{name}.t7")
             if not isinstance(history, Tensor):
                 raise UserError(f"{folder / name}.t7: must hold a tensor, one row an epoch")
-            result[here] = history.double().flatten().tolist()
+            result[option] = history.double().flatten().tolist()
     result["num_epochs"] = len(result.get("lower_bound", ()))
     for name, table in tables.items():
         if "m" in table and "v" in table:
@@ -282,6 +411,7 @@ def _training(folder: Path, count: int) -> tuple[dict[str, Any], tuple[int, Tens
 
 
 def _moments(file: Path, table: torch7.Table, count: int) -> tuple[int, Tensor, Tensor]:
+    """(step, m, v) of an optimiser's table. Raises UserError if they do not fit."""
     for key in ("m", "v"):
         value = table[key]
         if not isinstance(value, Tensor) or value.numel() != count or value.ndim != 1:

@@ -1,4 +1,4 @@
-"""Images of a DC-IGN: reconstructions, and sweeps of single latents, as rows of a sheet."""
+"""Sheets of reconstructions and of sweeps of single latents, and scatter plots."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import io
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +15,7 @@ from torch import Tensor
 from nets.data.io.files import whole_file
 from nets.data.scenes.batches import Source, unit
 from nets.dcign import DCIGN, factor_slice
-from nets.dcign.metrics import set_latent
+from nets.dcign.metrics import BatchScores, set_latent
 from nets.dcign.options import groups
 from nets.errors import UserError
 from nets.run.images import labelled_grid
@@ -25,26 +24,30 @@ from nets.run.run import Run
 
 
 def to_bytes(images: Tensor) -> Tensor:
-    """uint8 images on the CPU, from images in [0, 1]."""
+    """Images as uint8 on the CPU, from images in [0, 1]."""
     return (images.float() * 255).round().clamp(0, 255).to(torch.uint8).cpu()
 
 
 def sweep_values(low: float, high: float, steps: int) -> Tensor:
-    """(steps,) values from low to high; one step is their middle."""
+    """(steps,) values from low to high; a single one is the middle."""
     if steps == 1:
         return torch.tensor([(low + high) / 2])
     return torch.linspace(low, high, steps)
 
 
 def bounds(latent: Tensor) -> tuple[float, float]:
-    """The 1st and the 99th percentile of a latent's values: how far a sweep goes."""
+    """The range of a sweep: the 1st and the 99th percentile of a latent's values."""
     low, high = torch.quantile(latent.flatten().float().cpu(), torch.tensor([0.01, 0.99]))
     return low.item(), high.item()
 
 
 @torch.no_grad()
 def sweep(net: DCIGN, code: Tensor, index: int, values: Tensor) -> Tensor:
-    """(N, steps, 1, S, S) in [0, 1]: images of codes (N, D) with one latent set to each value."""
+    """Images (N, steps, 1, S, S) in [0, 1] of codes whose latent `index` takes each value.
+
+    code    (N, D)
+    values  (steps,)
+    """
     rows = [net.decode(set_latent(code, index, v.expand(len(code)))) for v in values]
     return torch.stack(rows, dim=1)
 
@@ -56,18 +59,20 @@ def sweep_sheet(
     latents: Sequence[tuple[str, int, tuple[float, float]]],
     steps: int,
 ) -> np.ndarray:
-    """A sheet, uint8 (H, W, 3): for each image and latent the input, its reconstruction, a sweep.
+    """A sheet (H, W, 3) uint8; each row has an input, its reconstruction and a sweep of a latent.
 
     image    (N, 1, S, S) in [0, 1], on the network's device
-    latents  (name, number from 0, (low, high)) of each
+    latents  (name, number from 0, (low, high)) of each latent
+    steps    images in a sweep
     """
     code = net.encode(image)[0]
-    seen = net.decode(code)
+    reconstructed = net.decode(code)
     swept = [sweep(net, code, i, sweep_values(*ends, steps).to(code)) for _, i, ends in latents]
     rows, names = [], []
     for n in range(len(image)):
         for (name, _, _), images in zip(latents, swept, strict=True):
-            rows.append([*to_bytes(torch.stack([image[n], seen[n]])), *to_bytes(images[n])])
+            pair = torch.stack([image[n], reconstructed[n]])
+            rows.append([*to_bytes(pair), *to_bytes(images[n])])
             names.append(name)
     ends = ["low", *[""] * (steps - 2), "high"] if steps > 1 else [""]
     return labelled_grid(rows, names, ["input", "reconstructed", *ends])
@@ -75,9 +80,9 @@ def sweep_sheet(
 
 @torch.no_grad()
 def reconstruction_sheet(net: DCIGN, image: Tensor) -> Tensor:
-    """(2N, 1, S, S) uint8: each image and behind it its reconstruction from the code's mean."""
-    seen = net.decode(net.encode(image)[0])
-    return to_bytes(torch.stack([image, seen], dim=1).flatten(0, 1))
+    """(2N, 1, S, S) uint8: each image, followed by its reconstruction from the code's mean."""
+    reconstructed = net.decode(net.encode(image)[0])
+    return to_bytes(torch.stack([image, reconstructed], dim=1).flatten(0, 1))
 
 
 def show(
@@ -85,20 +90,20 @@ def show(
     args: Namespace,
     net: DCIGN,
     source: Source,
-    rows: Sequence[dict[str, Any]],
+    rows: Sequence[BatchScores],
     step: int,
     name: str = "sweeps",
 ) -> Path:
-    """Writes a sheet of sweeps and one of reconstructions; the path of the first. From rank 0.
+    """Write a sheet of sweeps and one of reconstructions, on rank 0; the path of the first.
 
-    Swept are the latents that own a factor or, in the entangled regime, the four that vary most.
-
-    rows  what `evaluate.score_batches` says of the source's batches
+    It sweeps the latents of the factors; in the entangled regime the four of largest variance.
+    source  its first batch of the last type is shown
+    rows    results of `evaluate.score_batches` for the source's batches; empty: nothing is written
     """
     path = run.folder / "images" / f"{name}_{step + 1:07d}.png"
     if not run.is_main or not rows:
         return path
-    kind = list(source.counts)[-1]  # each image another person, if there are such batches
+    kind = list(source.counts)[-1]  # of type shape, if any: each image shows another person
     image = unit(source.read(kind, 0)["image"]).to(run.device)
     codes = torch.cat([row["mu"] for row in rows])
     if args.regime == "entangled":
@@ -115,16 +120,17 @@ def show(
 
 
 def require_matplotlib() -> None:
-    """Raises UserError where matplotlib, which only plots need, is not installed."""
+    """Raise UserError if matplotlib, which only plots need, is not installed."""
     if importlib.util.find_spec("matplotlib") is None:
         raise UserError("plots need matplotlib: pip install -e '.[plot]'")
 
 
 def scatter(path: Path, grids: Mapping[str, Mapping[str, Tensor]], title: str) -> None:
-    """Write a PNG: above each factor's latent against its value, a dot a face; below how similar
-    the shape latents stay to those at 0.
+    """Write a PNG with two plots per factor.
 
-    grids  what `demo_metrics.grids` gives
+    Above: the latent against the true factor, one dot per image. Below: the cosine similarity of
+    the shape latents to those at 0.
+    grids  result of `demo_metrics.grids`
     """
     require_matplotlib()
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # needs no display

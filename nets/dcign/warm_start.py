@@ -1,9 +1,11 @@
-"""Trained DC-IGNs: loading one for inference, starting from one, and exporting one to Torch7."""
+"""Loads a trained DC-IGN for inference, starts training from one, and exports one to Torch7."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from nets.data.io.files import whole_file
 from nets.dcign import DCIGN, FACES, RMSprop, build
@@ -15,8 +17,13 @@ from nets.run.precision import Precision
 from nets.run.run import Run
 
 
-def start_from(run: Run, args: options.Namespace, net: DCIGN, optimizer: Any) -> None:
-    """Start from the weights of --checkpoint, and from its moments if its optimiser is the same."""
+def start_from(
+    run: Run, args: options.Namespace, net: DCIGN, optimizer: torch.optim.Optimizer
+) -> None:
+    """Load the weights of --checkpoint, and the moments if the optimiser is the same.
+
+    --reset_optimizer leaves the moments out. Rates and decays are those of `args`.
+    """
     path, content = imported(args)
     checkpoints.load_weights(content, net, path)
     moments = content["parts"].get("optimizer")
@@ -24,7 +31,7 @@ def start_from(run: Run, args: options.Namespace, net: DCIGN, optimizer: Any) ->
         moments = None
     if moments is not None:
         optimizer.load_state_dict(moments)
-        for group in optimizer.param_groups:  # what is asked for here wins
+        for group in optimizer.param_groups:  # options of this run override the stored ones
             group["lr"] = args.lr
             if args.optimizer == "rmsprop":
                 group |= {name: args[name] for name in ("momentum_decay", "update_decay")}
@@ -32,11 +39,11 @@ def start_from(run: Run, args: options.Namespace, net: DCIGN, optimizer: Any) ->
     run.print(f"starting from {path} ({what}), {'with' if moments else 'without'} its moments")
 
 
-def export(run: Run, net: DCIGN, optimizer: Any) -> None:
-    """The network as the published program writes it, in the run folder."""
+def export(run: Run, net: DCIGN, optimizer: torch.optim.Optimizer) -> None:
+    """Write the network, its moments and the bounds of the log to torch7/ in the run folder."""
     folder = run.folder / "torch7"
 
-    def write(name: str, content: Any) -> None:
+    def write(name: str, content: originals.Content) -> None:
         with whole_file(folder / name) as file:
             content(file)
 
@@ -54,8 +61,10 @@ def export(run: Run, net: DCIGN, optimizer: Any) -> None:
 def load_network(
     content: dict[str, Any], path: Path, precision: Precision
 ) -> tuple[DCIGN, dict[str, Any]]:
-    """The network of a checkpoint in eval mode, with averaged weights where it has them, and the
-    options it was trained with; of a published network those that its files do not say are null.
+    """(network in eval mode, options of its training) of a checkpoint.
+
+    Averaged weights are used if the checkpoint has them. A published network's files lack some
+    options: it gets the published groups and regime, batches of 20, and null for its data.
     """
     faces = [f"{g.name}={g.latents or 'rest'}" for g in FACES]
     absent = {"groups": faces, "regime": "disentangled", "data": None, "batch_size": 20,

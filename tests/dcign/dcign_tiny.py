@@ -24,7 +24,7 @@ def network(seed: int = 1) -> DCIGN:
 
 def write_run(folder: Path, seed: int = 1, **options: object) -> Path:
     """The run folder, with one checkpoint; options as train_dcign.py writes them."""
-    said = {
+    defaults = {
         "dim_hidden": LATENTS, "feature_maps": 8, "image_size": SIZE, "likelihood": "bernoulli",
         "groups": ["azimuth=1", "elevation=1", "light=1", "shape=rest"],
         "regime": "disentangled", "data": None, "batch_size": 6, "seed": 0,
@@ -33,7 +33,7 @@ def write_run(folder: Path, seed: int = 1, **options: object) -> Path:
     content = {
         "system": "dcign",
         "step": 7,
-        "options": {**said, **options},
+        "options": {**defaults, **options},
         "parts": {"model": network(seed).state_dict()},
     }
     (folder / "checkpoints").mkdir(parents=True)

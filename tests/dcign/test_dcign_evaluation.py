@@ -35,7 +35,7 @@ def test_ridge_explains_what_is_linear_and_chooses_its_strength():
     noise = torch.randn(400, 30)
     code = torch.cat([f["a"][:, None] * 100 + 7, noise], 1)
     assert scores.r_squared(code[:200], f["a"][:200], code[200:], f["a"][200:]) > 0.999
-    # Of pure noise nothing, and not much below it: the strength is chosen on held-out samples.
+    # Noise explains nothing. R^2 is hardly below 0: held-out samples choose the strength.
     assert -0.1 < scores.r_squared(noise[:200], f["a"][:200], noise[200:], f["a"][200:]) < 0.05
     # The dual form, for more latents than samples, is the same regression.
     x, y = torch.randn(10, 30).double(), torch.randn(10, 2).double()
@@ -44,7 +44,7 @@ def test_ridge_explains_what_is_linear_and_chooses_its_strength():
     assert scores.standardise(torch.full((5, 1), 0.3)).abs().max() == 0
 
 
-def test_decoding_says_what_hides_in_the_wrong_latents():
+def test_decoding_measures_leaks_into_the_wrong_latents():
     f = factors()
     clean = torch.stack([f["a"], f["b"], torch.randn(400)], 1)
     leaking = torch.stack([f["a"] + torch.randn(400), f["a"], f["b"]], 1)
@@ -82,7 +82,7 @@ def test_information_and_gaps():
     assert table[0, 0] == pytest.approx(1) and table[2, 1] > 0.85 and table[3].max() < 0.05
     gaps = scores.gaps(table, OWNERS)
     assert gaps["a"] > 0.9 and gaps["a_own"] == pytest.approx(gaps["a"])
-    assert gaps["b_own"] < -0.3  # the third latent knows more than the owner, the second
+    assert gaps["b_own"] < -0.3  # the third latent scores higher than the own one, the second
     linear = scores.explained_table(code, ids)
     assert linear[0, 0] == pytest.approx(1) and linear[2, 1] > 0.95 and linear[1, 1] > 0.5
     assert linear[3].max() < 0.05 and linear[1, 0] < 0.01
@@ -94,8 +94,8 @@ def test_people_are_recognised_by_what_is_theirs():
     own = torch.randn(20, 6).repeat_interleave(4, 0)
     codes = torch.cat([own * 5, torch.randn(80, 6)], 1) + 3
     first = torch.arange(80) % 4 < 2
-    found = scores.recognition(codes[first], people[first], codes[~first], people[~first])
-    assert found["nearest"] > 0.95 and found["linear"] > 0.6
+    rates = scores.recognition(codes[first], people[first], codes[~first], people[~first])
+    assert rates["nearest"] > 0.95 and rates["linear"] > 0.6
     noise = torch.randn(80, 12)
     lost = scores.recognition(noise[first], people[first], noise[~first], people[~first])
     assert max(lost.values()) < 0.25  # chance is 0.05
@@ -115,7 +115,7 @@ class Knobs(torch.nn.Module):
         self.people: dict[int, torch.Tensor] = {}
 
     def draw(self, scene):
-        """As the world does; remembers what is on each image."""
+        """The world's images; records the code of each."""
         image = self.world.draw(scene)
         numbers = [scene["azimuth"] * 8, scene["elevation"] * -20, scene["light"] * 5]
         person = scene["person"] % 1009  # small enough for float32
@@ -154,11 +154,11 @@ def engine():
 
 def test_a_perfect_engine_rerenders_and_swaps_exactly(engine):
     latents, net, scene = engine
-    found = truth.rerendering(latents, net, scene)
-    assert set(found) == {*RANGES, "azimuth+light"}
-    assert found["azimuth+light"]["copy_mse"] > found["light"]["copy_mse"]
-    for part in found.values():
-        # The maps are piecewise linear through 20 bins, of a line: exact but for rounding.
+    results = truth.rerendering(latents, net, scene)
+    assert set(results) == {*RANGES, "azimuth+light"}
+    assert results["azimuth+light"]["copy_mse"] > results["light"]["copy_mse"]
+    for part in results.values():
+        # The maps are fitted to lines, so they are exact up to rounding.
         assert part["made_mse"] < 2e-4 < 0.005 < part["copy_mse"]
         assert part["own_mse"] == 0 and part["own_ssim"] > 0.999
         assert part["ratio_to_copy"] == pytest.approx(part["made_mse"] / part["copy_mse"])
@@ -171,9 +171,9 @@ def test_a_perfect_engine_rerenders_and_swaps_exactly(engine):
 def test_grids_of_a_perfect_engine_are_lines(engine, monkeypatch):
     latents, net, _ = engine
     monkeypatch.setattr(truth, "FACES", 2)
-    found = truth.grids(latents, net)
+    curves = truth.grids(latents, net)
     for name, slope in (("azimuth", 8), ("elevation", -20), ("light", 5)):
-        grid = found[name]
+        grid = curves[name]
         assert grid["latent"].shape == (2, truth.GRIDS[name])
         assert grid["value"][0] == pytest.approx(-RANGES[name])
         torch.testing.assert_close(grid["latent"], grid["value"].expand(2, -1) * slope)
@@ -198,7 +198,7 @@ def run(tmp_path_factory):
 
 @pytest.fixture()
 def few(monkeypatch):
-    """Fewer heads than for scores that mean something."""
+    """Fewer heads, for speed; the scores then mean little."""
     monkeypatch.setattr(truth, "FACES", 2)
     monkeypatch.setattr(truth, "READ", (10, 6))
     monkeypatch.setattr(truth, "RECOGNISED", 10)
@@ -209,10 +209,10 @@ def test_evaluate_reports_every_measure_and_the_entangled_run(run, few, tmp_path
     out = tmp_path / "report.json"
     options = ["--checkpoint", str(run), *EXACT, "--test_batches", "1", "--out", str(out)]
     evaluate.main([*options, "--entangled", str(other)])
-    said = capsys.readouterr().out
+    printed = capsys.readouterr().out
     report = json.loads(out.read_text())
     assert report["regime"] == "disentangled" and report["entangled regime"] == "entangled"
-    assert report["images"] == 80 and "report_scatter.png" in said  # batches of 20, not of 4
+    assert report["images"] == 80 and "report_scatter.png" in printed  # batches of 20, not of 4
     parts = (
         *("reconstruction", "leakage", "correlation", "rerender azimuth"),
         *("rerender light", "rerender azimuth+light"),
@@ -237,7 +237,7 @@ def test_evaluate_reports_every_measure_and_the_entangled_run(run, few, tmp_path
             assert len(image.convert("RGB").getcolors(1 << 24)) > 20
 
 
-def test_data_without_labels_or_renderer_is_judged_as_far_as_it_goes(run, tmp_path, capsys):
+def test_data_without_labels_or_renderer_gets_fewer_scores(run, tmp_path, capsys):
     torch.manual_seed(0)
     world = HeadBatches("test", dict.fromkeys([*RANGES, "shape"], ""), 4, SIZE, 2)
     for kind, name in zip(world.counts, ("AZ", "EL", "LIGHT_AZ", "SHAPE"), strict=True):
@@ -263,7 +263,7 @@ def test_data_without_labels_or_renderer_is_judged_as_far_as_it_goes(run, tmp_pa
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--entangled", "RUN"], "a run of another regime"),
+        (["--entangled", "RUN"], "must be a run of --regime entangled"),
         (["--entangled", "nowhere"], "nowhere: no such file or run folder"),
         (["--figure", "x.jpg"], "--figure x.jpg: must end in .png"),
         (["--data", "nowhere"], "nowhere: no such folder of batches"),
@@ -286,11 +286,11 @@ def test_a_checkpoint_without_data_of_its_own_asks_for_some(run, tmp_path, capsy
     checkpoints.write(path, content)
     with pytest.raises(SystemExit):
         evaluate.main(["--checkpoint", str(path)])
-    assert "--data, a folder of batches, is needed" in capsys.readouterr().err
+    assert "a published network needs --data" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", sorted(experiments_dcign.EXPERIMENTS))
-def test_experiments_are_what_they_say(name, tmp_path):
+def test_experiments_set_the_options_of_their_names(name, tmp_path):
     options = ["--config", "demo_dcign.yaml", *experiments_dcign.PLAIN]
     if name == "f":  # goes on from a network of the demo's size
         other = write_run(tmp_path / "a", regime="entangled")

@@ -1,4 +1,4 @@
-"""Images of a DC-IGN as a user asks for them, by a small network with random weights."""
+"""infer.py with a small DC-IGN of random weights."""
 
 from __future__ import annotations
 
@@ -57,11 +57,11 @@ def tiles(path, rows: int, columns: int) -> torch.Tensor:
 def test_a_face_of_any_size_and_colour_becomes_the_networks_input():
     wide = torch.zeros(3, 30, 60, dtype=torch.uint8)
     wide[0] = 255  # red
-    made = to_face(wide, 48)
-    assert made.shape == (1, 48, 48) and made.dtype == torch.float32
-    assert made[0, :10].min() > 0.999 and made[0, -10:].min() > 0.999  # white above and below
-    assert made[0, 16:32].max() == pytest.approx(0.21, abs=1e-6)
-    assert made[0, 16:32].min() == pytest.approx(0.21, abs=1e-6)
+    face = to_face(wide, 48)
+    assert face.shape == (1, 48, 48) and face.dtype == torch.float32
+    assert face[0, :10].min() > 0.999 and face[0, -10:].min() > 0.999  # white above and below
+    assert face[0, 16:32].max() == pytest.approx(0.21, abs=1e-6)
+    assert face[0, 16:32].min() == pytest.approx(0.21, abs=1e-6)
     green, blue = (
         to_face(torch.eye(3)[c, :, None, None].expand(3, 9, 9).mul(255).byte(), 48) for c in (1, 2)
     )
@@ -70,7 +70,7 @@ def test_a_face_of_any_size_and_colour_becomes_the_networks_input():
     assert to_face(square, 150).sub(128 / 255).abs().max() < 1e-6
 
 
-def test_a_sheet_shows_what_the_decoder_makes_of_each_value(run, faces, tmp_path, capsys):
+def test_a_sheet_shows_the_decoded_image_of_each_value(run, faces, tmp_path, capsys):
     out = tmp_path / "sheet.png"
     command = ["--checkpoint", str(run), *EXACT, "-s", str(faces / "a.png"), "-o", str(out)]
     options = ["--sweep", "light", "shape:2", "z:8", "--range", "-4", "6", "--steps", "3"]
@@ -89,13 +89,13 @@ def test_a_sheet_shows_what_the_decoder_makes_of_each_value(run, faces, tmp_path
                 changed[0, latent] = value
                 truth = net.decode(changed)[0, 0] * 255
                 assert (shown[row, 2 + column].float() - truth).abs().max() < 0.6
-    assert (shown[0, 2].int() - shown[0, 4].int()).abs().max() > 5  # the network does follow
+    assert (shown[0, 2].int() - shown[0, 4].int()).abs().max() > 5  # the images follow the latent
 
 
 def test_sweeps_reach_as_far_as_training_images(run, tmp_path, capsys):
     infer.main(["--checkpoint", str(run), *EXACT, "--steps", "2", "-o", str(tmp_path / "o.png")])
-    said = capsys.readouterr().out
-    assert "no -s" in said
+    printed = capsys.readouterr().out
+    assert "no -s" in printed
     assert tiles(tmp_path / "o.png", 6, 4).float().std() > 1  # two heads, three factors
     latents = Latents(network(), {**content(run)["options"]})
     codes = torch.cat([c.flatten(0, 1) for c in latents.seen[0].values()])
@@ -103,7 +103,7 @@ def test_sweeps_reach_as_far_as_training_images(run, tmp_path, capsys):
     for name, index in (("azimuth", 0), ("light", 2)):
         low, high = np.quantile(codes[:, index].numpy(), (0.01, 0.99))
         assert latents.bounds(index) == pytest.approx((low, high), rel=1e-4)
-        assert f"{name}: {low:.3g} to {high:.3g}" in said
+        assert f"{name}: {low:.3g} to {high:.3g}" in printed
 
 
 def content(run):
@@ -129,8 +129,8 @@ def test_degrees_go_through_the_map_from_factor_to_latent(run, faces, tmp_path, 
     latents = Latents(network(), content(run)["options"])
     codes, labels = latents.seen
     truth = torch.cat([of["light"].flatten() for of in labels.values()])
-    found = fit_map(truth, torch.cat([c[..., 2].flatten() for c in codes.values()]))
-    low, high = found(torch.tensor([math.radians(-30), math.radians(45)])).tolist()
+    latent_map = fit_map(truth, torch.cat([c[..., 2].flatten() for c in codes.values()]))
+    low, high = latent_map(torch.tensor([math.radians(-30), math.radians(45)])).tolist()
     assert low != high and f"light: {low:.3g} to {high:.3g}" in capsys.readouterr().out
 
 
@@ -143,7 +143,7 @@ def test_a_movie_goes_there_and_back(run, faces, tmp_path, ending):
     assert len(frames) == 8 and frames.shape[1] >= 2 * SIZE and frames.shape[2] >= 4 * SIZE
     change = (frames.float() - frames.float().roll(1, 0)).abs().mean((1, 2))
     assert change[1:].max() > 0.1  # it moves
-    # There and back: frame k is frame 8 - k, but for what the codec loses.
+    # The sweep returns: frame k equals frame 8 - k, up to the loss of the codec.
     loss = 0.01 if ending == ".gif" else 4
     assert (frames[1:].float() - frames[1:].flip(0).float()).abs().mean() < loss
 
@@ -164,15 +164,15 @@ def test_the_published_generalisation_sheet(run, faces, tmp_path, capsys):
     out = str(tmp_path / "o.png")
     command = ["--checkpoint", str(run), *EXACT, "-s", str(faces), "--generalize", "-o", out]
     infer.main(command)
-    said = capsys.readouterr().out
-    assert "azimuth: -20 to 20" in said
+    printed = capsys.readouterr().out
+    assert "azimuth: -20 to 20" in printed
     assert tiles(out, 3 * 3, 2 + 6).shape[:2] == (9, 8)
     infer.main([*command, "--custom_bounds", "--steps", "4"])
-    said = capsys.readouterr().out
-    assert "azimuth: -4 to 5" in said and "elevation: 0.5 to 6" in said
-    assert "light: -1.5 to 4" in said
+    printed = capsys.readouterr().out
+    assert "azimuth: -4 to 5" in printed and "elevation: 0.5 to 6" in printed
+    assert "light: -1.5 to 4" in printed
     tiles(out, 9, 6)
-    at = command.index("-s")  # without: eight test faces, of more than one batch of six
+    at = command.index("-s")  # without -s: eight test faces, from two batches of six
     infer.main([*command[:at], *command[at + 2 :], "--steps", "1"])
     tiles(out, 3 * 8, 2 + 1)
 
@@ -216,7 +216,10 @@ def test_an_entangled_network_has_latents_by_variance(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--sweep", "nose"], "nose: no such latent; there are azimuth, elevation, light, shape:K"),
+        (
+            ["--sweep", "nose"],
+            "no such latent; the names are azimuth, elevation, light, shape:K",
+        ),
         (["--sweep", "shape"], "shape: must be shape:K, K from 1 to 5"),
         (["--sweep", "shape:6"], "shape:6: must be shape:K, K from 1 to 5"),
         (["--sweep", "z:0"], "z:0: must be z:K, K from 1 to 8"),
@@ -224,12 +227,12 @@ def test_an_entangled_network_has_latents_by_variance(tmp_path):
         (["--custom_bounds"], "--custom_bounds: needs --generalize"),
         (["--degrees"], "--degrees: needs --range"),
         (["--sweep", "shape:1", "--degrees", "--range", "1", "2"], "shape:1 has no degrees"),
-        (["-d", "FACE"], "-s: a face whose shape to take"),
-        (["--generalize", "-o", "x.gif"], "a sheet is written as .png or .jpg"),
+        (["-d", "FACE"], "-s: -d needs a source image"),
+        (["--generalize", "-o", "x.gif"], "a sheet must end in .png or .jpg"),
         (["-o", "x.tif"], "must end in .png"),
         (["-s", "nothing.png"], "nothing.png: is missing"),
-        (["-s", "FACE", "-d", "x.mp4"], "x.mp4: of a video must end in .gif"),
-        (["-s", "FACE", "FACE", "-d", "x.mp4", "-o", "y.mp4"], "is for one source"),
+        (["-s", "FACE", "-d", "x.mp4"], "--out out.png: a video must end in .gif"),
+        (["-s", "FACE", "FACE", "-d", "x.mp4", "-o", "y.mp4"], "a video must be the only -d"),
         (["--samples", "3"], "--samples: an option of vunet"),
         (["--steps", "0"], "--steps"),
     ],
@@ -237,8 +240,6 @@ def test_an_entangled_network_has_latents_by_variance(tmp_path):
 )
 def test_bad_input_is_one_line(run, faces, options, message, capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    if "x.mp4: of a video" in message:
-        message = "--out out.png: of a video must end in .gif"
     options = [str(faces / "a.png") if o == "FACE" else o for o in options]
     with pytest.raises(SystemExit) as left:
         infer.main(["--checkpoint", str(run), *EXACT, *options])
@@ -249,5 +250,5 @@ def test_bad_input_is_one_line(run, faces, options, message, capsys, monkeypatch
 def test_a_published_network_has_no_data_but_ranges(tmp_path):
     latents = Latents(network(), content(write_run(tmp_path / "r"))["options"], has_data=False)
     assert latents.bounds(1) == (-20, 20) and latents.index("elevation") == 1
-    with pytest.raises(ValueError, match="its data is not here"):
+    with pytest.raises(ValueError, match="has no data of its own"):
         _ = latents.maps

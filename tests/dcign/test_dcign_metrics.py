@@ -1,4 +1,4 @@
-"""The measures of a code, on codes whose answers are known."""
+"""Measures of codes with known answers."""
 
 import pytest
 import torch
@@ -20,9 +20,9 @@ def test_correlations_of_known_series():
 def test_pooled_correlation_sees_a_jump_at_zero():
     factor = torch.linspace(-1, 1, 200)
     jumping = torch.where(factor < 0, factor + 1, factor - 1)
-    found = measures.pooled(-jumping, factor)
-    assert found["pearson"] == pytest.approx(0.5, abs=0.02)
-    assert found["negative_half"] == pytest.approx(-1) == found["positive_half"]
+    correlation = measures.pooled(-jumping, factor)
+    assert correlation["pearson"] == pytest.approx(0.5, abs=0.02)
+    assert correlation["negative_half"] == pytest.approx(-1) == correlation["positive_half"]
 
 
 def test_leakage_of_a_perfect_and_of_a_leaking_code():
@@ -41,27 +41,27 @@ def test_leakage_of_a_perfect_and_of_a_leaking_code():
     assert leaking.own["shape"].tolist() == pytest.approx([0.5, 1.0], abs=0.1)
 
 
-def test_a_map_is_found_and_read():
+def test_a_map_is_fitted_and_evaluated():
     torch.manual_seed(0)
     factor = torch.rand(2000) * 2 - 1
     latent = 3 * factor.abs() + 0.01 * torch.randn(2000)
     latent[::50] = 100  # outliers do not move medians
-    found = measures.fit_map(factor, latent)
-    wanted = torch.tensor([[-0.8, 0.55], [0.3, 5.0]])
-    value = found(wanted)
-    expected = torch.tensor([[2.4, 1.65], [0.9, 2.85]])  # level beyond the last bin's mean
+    latent_map = measures.fit_map(factor, latent)
+    asked = torch.tensor([[-0.8, 0.55], [0.3, 5.0]])
+    value = latent_map(asked)
+    expected = torch.tensor([[2.4, 1.65], [0.9, 2.85]])  # constant beyond the last bin's mean
     torch.testing.assert_close(value, expected, rtol=0, atol=0.06)
-    assert found.factor.diff().min() > 0
+    assert latent_map.factor.diff().min() > 0
 
 
 def test_a_map_of_one_value():
-    found = measures.fit_map(torch.ones(3), torch.tensor([1.0, 2.0, 3.0]))
-    assert found(torch.tensor([0.0, 1.0])).tolist() == [2.0, 2.0]
+    latent_map = measures.fit_map(torch.ones(3), torch.tensor([1.0, 2.0, 3.0]))
+    assert latent_map(torch.tensor([0.0, 1.0])).tolist() == [2.0, 2.0]
     with pytest.raises(ValueError, match="latent must have the shape"):
         measures.fit_map(torch.ones(3), torch.ones(2))
 
 
-def test_one_latent_is_set_and_errors_are_a_image_each():
+def test_one_latent_is_set_and_errors_are_per_image():
     code = torch.arange(6.0).view(2, 3)
     latent_map = measures.LatentMap(
         torch.tensor([0.0, 1.0]).double(), torch.tensor([10.0, 20.0]).double()

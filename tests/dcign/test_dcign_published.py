@@ -22,7 +22,7 @@ def writer(folder):
 
 @pytest.fixture
 def network(tmp_path):
-    """(folder, its network): 5 latents, 8 maps, filled by a rule."""
+    """(folder, model, vector): a network of 5 latents and 8 maps with weights by a formula."""
     model = DCIGN(5, 8)
     count = sum(p.numel() for p in model.parameters())
     vector = torch.sin(torch.arange(count, dtype=torch.float64)).float() * 0.1
@@ -41,18 +41,18 @@ def network(tmp_path):
 
 def test_a_folder_gives_the_same_network(network):
     folder, model, vector = network
-    found, options = dcign.load(folder)
-    assert not found.training and recognise(folder) == "dcign"
+    loaded, options = dcign.load(folder)
+    assert not loaded.training and recognise(folder) == "dcign"
     assert options["dim_hidden"] == 5 and options["feature_maps"] == 8
     assert options["num_epochs"] == 2 and options["lower_bound_test"] == [-9100.0, -8100.0]
     image = torch.rand(2, 1, 150, 150)
-    for a, b in zip(found(image), model(image), strict=True):
+    for a, b in zip(loaded(image), model(image), strict=True):
         assert torch.equal(a, b)
     # By hand: offsets of the published table for D = 5, F = 8, P = 450.
     start = 8 * 25 + 8 + 4 * 8 * 25 + 4 + 2 * 4 * 25 + 2
     head = vector[start : start + 5 * 450].view(5, 450)
-    assert torch.equal(found.mu.weight, head)
-    last = found.decoder[-1]
+    assert torch.equal(loaded.mu.weight, head)
+    last = loaded.decoder[-1]
     assert torch.equal(last.weight.flatten(), vector[-8 * 49 - 1 : -1])
     assert last.bias.item() == vector[-1].item()
 
@@ -88,13 +88,13 @@ def test_the_optimisers_state_is_found_in_either_file(network, where):
         state = {k: table.pop(k) for k in ("evalCounter", "m", "v")}
         (folder / "state.t7").write_bytes(torch7.dumps(state))
         (folder / "config.t7").write_bytes(torch7.dumps(table))
-    found, options = dcign.load(folder)
+    loaded, options = dcign.load(folder)
     assert options["lr"] == 1e-3 and options["momentum_decay"] == 0.2
-    other = RMSprop(found.parameters())
-    other.load_state_dict(dcign.optimizer_state(folder, found))
-    for net, stepper in ((model, optimizer), (found, other)):
+    other = RMSprop(loaded.parameters())
+    other.load_state_dict(dcign.optimizer_state(folder, loaded))
+    for net, stepper in ((model, optimizer), (loaded, other)):
         one_step(net, stepper)
-    for a, b in zip(model.parameters(), found.parameters(), strict=True):
+    for a, b in zip(model.parameters(), loaded.parameters(), strict=True):
         assert torch.equal(a, b)
 
 
@@ -108,8 +108,8 @@ def test_what_does_not_fit_is_named(network):
         dcign.load(folder, dim_hidden=7, feature_maps=8, image_size=64)
     line = str(caught.value)
     assert "parameters.t7: does not fit" in line
-    assert "image_size is 64 here, 150 there" in line
-    assert "dim_hidden is 7 here, 5 in cmd_options.txt" in line
+    assert "image_size must be 150, the options say 64" in line
+    assert "dim_hidden is 5 in cmd_options.txt, the options say 7" in line
     assert "are those of dim_hidden 5, not of 7" in line
     (folder / "cmd_options.txt").unlink()
     with pytest.raises(UserError, match="fit no number of latents with feature_maps 96"):
@@ -124,7 +124,7 @@ def test_what_does_not_fit_is_named(network):
         dcign.load(folder, feature_maps=8)
     with pytest.raises(UserError, match="nothing"):
         dcign.load(folder / "nothing")
-    with pytest.raises(UserError, match="colour is no option"):
+    with pytest.raises(UserError, match="colour is not an option"):
         dcign.load(folder, colour=True)
 
 
@@ -159,8 +159,8 @@ def test_the_whole_model_without_parameters(network):
     whole = sequence(sequence(*encoder, concat), sampler, sequence(*decoder))
     (folder / "parameters.t7").unlink()
     (folder / "vxnet.net").write_bytes(torch7.dumps(whole))
-    found = dcign.load(folder)[0].state_dict()
-    assert all(torch.equal(found[k], v) for k, v in model.state_dict().items())
+    loaded = dcign.load(folder)[0].state_dict()
+    assert all(torch.equal(loaded[k], v) for k, v in model.state_dict().items())
     (folder / "vxnet.net").write_bytes(torch7.dumps(sequence(pool)))
     with pytest.raises(UserError, match=r"vxnet\.net: holds no weights"):
         dcign.load(folder)
@@ -170,7 +170,7 @@ def test_a_folder_is_read_as_a_checkpoint(network):
     folder, model, _ = network
     content = read_checkpoint(folder, "dcign")
     assert content["options"]["regime"] == "disentangled" and content["step"] == 0
-    found = DCIGN(5, 8)
-    checkpoints.load_weights(content, found, folder)
-    assert torch.equal(found.mu.weight, model.mu.weight)
+    other = DCIGN(5, 8)
+    checkpoints.load_weights(content, other, folder)
+    assert torch.equal(other.mu.weight, model.mu.weight)
     assert "published program, 5 latents" in checkpoints.describe(content, folder)

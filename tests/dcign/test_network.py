@@ -82,10 +82,10 @@ def test_up_convolution_equals_enlarging_then_convolving(shape, padding, layout)
     expected = F.conv2d(enlarged, layer.weight, layer.bias, padding=padding)
     weight = torch.randn_like(expected)
     inputs = (x, layer.weight, layer.bias)
-    wanted = torch.autograd.grad((expected * weight).sum(), inputs)
+    gradients = torch.autograd.grad((expected * weight).sum(), inputs)
     out = layer(x)
     torch.testing.assert_close(out, expected)  # the same up to the order of float64 sums
-    torch.testing.assert_close(torch.autograd.grad((out * weight).sum(), inputs), wanted)
+    torch.testing.assert_close(torch.autograd.grad((out * weight).sum(), inputs), gradients)
 
 
 def test_bf16_gives_nearly_the_same_code_and_image():
@@ -146,7 +146,7 @@ def test_gaussian_against_the_published_formula():
     assert gaussian(flat, x).isfinite() and gaussian(flat, x) / x.numel() > -5
 
 
-def test_gaussian_network_has_two_maps_and_gives_a_image():
+def test_gaussian_network_has_two_maps_and_gives_an_image():
     net = DCIGN(3, 4, 48, "gaussian")
     assert net.decode_parameters(torch.randn(2, 3)).shape == (2, 2, 48, 48)
     assert net.decode(torch.randn(2, 3)).shape == (2, 1, 48, 48)
@@ -199,7 +199,7 @@ def test_optimiser_goes_on_from_its_state():
         (lambda: RMSprop([torch.ones(1)], update_decay=0), "update_decay"),
     ],
 )
-def test_what_cannot_be_is_refused(call, message):
+def test_bad_arguments_are_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call()
 
@@ -219,4 +219,4 @@ def test_overfits_one_batch():
         loss.backward()
         optimizer.step()
     error = (net(image)[0] - image).square().mean()
-    assert error < 0.2 * image.var(0, unbiased=False).mean()  # the mean image leaves all of it
+    assert error < 0.2 * image.var(0, unbiased=False).mean()  # the error of the mean image

@@ -296,6 +296,7 @@ def test_scenes_become_batches(tmp_path, capsys):
         for image in (1, 2, 10):
             value = torch.full((3, 6, 6), 20 * scene + image).byte()
             write_image(tmp_path / f"in/face_{scene}/{image}.png", value)
+        write_image(tmp_path / f"in/face_{scene}/.1.png", value)  # hidden: not one of the images
     rows = [{"file": f"face_2/{p}.png", "azimuth": p / 10, "who": "x"} for p in (1, 2, 10)]
     write_table(tmp_path / "in/factors.csv", rows)
     shared = ["--dataset_dir", str(tmp_path / "in"), "--output_dir", str(tmp_path / "D"),

@@ -143,7 +143,7 @@ def test_wrong_calls_are_named():
         avatar_of(net, data)
     net.eval()
     avatar = avatar_of(net, data)
-    with pytest.raises(ValueError, match=r"\[3\] poses cannot be shared out among 2"):
+    with pytest.raises(ValueError, match=r"\[3\] poses cannot be divided among 2"):
         net.drive(avatar, torch.zeros(3, 136))
     with pytest.raises(ValueError, match="avatar must be one identity, got 2"):
         Driver(net, avatar)
@@ -156,7 +156,7 @@ def test_wrong_calls_are_named():
     plain = model(**BASE, inf_norm_layer_type="ada_in").eval()
     with pytest.raises(ValueError, match="InstanceNorm2d cannot be folded"):
         Driver(plain, avatar_of(plain, batch(b=1)))
-    with pytest.raises(ValueError, match="made without source_pose"):
+    with pytest.raises(ValueError, match="created without source_pose"):
         net.enhance(
             net.create_avatar(
                 data["source_imgs"], None, data["source_stickmen"], data["source_segs"]

@@ -208,4 +208,4 @@ def test_hull_serves_where_neither_mask_nor_detector_is_there(home, drive, capsy
     image, points = driver(home)
     drive("-s", image, "--source_keypoints", points, "-d", image, "--driving_keypoints",
           points, "-o", "h.png", own=False)  # fmt: skip
-    assert "the hull of its keypoints serves" in capsys.readouterr().out
+    assert "using the hull of its keypoints" in capsys.readouterr().out

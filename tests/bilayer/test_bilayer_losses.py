@@ -218,7 +218,7 @@ def test_pairs_and_names_follow_the_options(extractors):
         ({"losses_train": "adverserial"}, "losses_train must be of .* got 'adverserial'"),
         ({"losses_train": "perceptual"}, "needs the network vgg19_imagenet_pytorch"),
         ({"losses_train": NO_VGG, "adv_pred_type": "wgan"}, "adv_pred_type must be of gan, rgan"),
-        ({"losses_train": NO_VGG, "pix_loss_weights": "1, 2"}, "as many entries, got 1, 2 and 1"),
+        ({"losses_train": NO_VGG, "pix_loss_weights": "1, 2"}, "many entries, got 1, 2 and 1"),
         ({"losses_train": NO_VGG, "pix_loss_apply_to": "a"}, 'must be pairs "prediction, target'),
         ({"losses_train": NO_VGG, "pix_loss_weights": "ten"}, "must be numbers"),
         ({"losses_train": "perceptual", "per_net_layers": "1,6"}, "one entry for each of"),

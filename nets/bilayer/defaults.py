@@ -13,6 +13,10 @@ NETWORKS = (
     "texture_enhancer",
     "discriminator",
 )
+BASE = ", ".join(NETWORKS[:4])
+ALL = f"{BASE}, discriminator"
+OPTIMIZERS = ["adam", "fusedadam", "sgd", "fusedsgd", "lbfgs"]
+Names = str | list[str]  # of an option that lists words
 
 # The published defaults, by the names of the published program's flags.
 DEFAULTS: dict[str, Any] = {

@@ -13,18 +13,28 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from nets.bilayer import DEFAULTS, NETWORKS, Bilayer
-from nets.bilayer.defaults import words
+from nets.bilayer.defaults import ALL, BASE, OPTIMIZERS, Names, words
+from nets.bilayer.losses import DEFAULTS as LOSS
 from nets.bilayer.network import build
 from nets.bilayer.network.encoders import frequencies
 from nets.bilayer.network.generators import identity_grid
 from nets.bilayer.network.layers import PixelBias
 from nets.errors import UserError
+from nets.run.options import (
+    Fraction,
+    NonNegativeFloat,
+    NonNegativeInt,
+    Parser,
+    PositiveFloat,
+    PositiveInt,
+    add_flag,
+)
 from nets.spectral import settle
 from nets.tensor_files import read_plain, require
 
@@ -432,3 +442,189 @@ def _generator(short: str, one: Shapes) -> dict[str, Any]:
         if short == "inf":
             reported |= {"tex_num_channels": channels[-1], "tex_max_channels": max(channels)}
     return reported
+
+
+WITHOUT_EFFECT = {  # of the published scripts: flags that never had one, or that the program sets
+    "dataset_name": str, "tex_pred_segmentation": str, "pse_input_tensor": str, "local_rank": int,
+    "rank": int, "world_size": int, "train_size": int, "folder_postfix": str,
+}  # fmt: skip
+SIZES = (
+    "emb_num_channels", "emb_max_channels", "emb_output_tensor_size",
+    "pse_num_channels", "pse_num_blocks", "pse_in_channels", "pse_num_harmonics",
+    "tex_num_channels", "tex_max_channels", "tex_input_tensor_size",
+    "inf_num_channels", "inf_max_channels", "inf_input_tensor_size",
+    "dis_num_channels", "dis_max_channels", "dis_num_blocks", "dis_output_tensor_size",
+    "enh_num_channels", "enh_max_channels", "enh_bottleneck_tensor_size",
+    "enh_num_blocks", "enh_unrolling_depth",
+)  # fmt: skip
+Numbers = str | float | list[float]
+
+
+# fmt: off
+def add_options(p: Parser) -> None:
+    """Options that --help_published lists: those of the published scripts, by their names."""
+    g = p.hidden
+    add = g.add_argument
+    add("--experiment_dir", type=str | None, default=None,
+        help="parent of runs/; the run folder is EXPERIMENT_DIR/runs/EXPERIMENT_NAME")
+    add("--experiment_name", type=str | None, default=None,
+        help="name of the run folder; default with experiment_dir: test")
+    add("--project_dir", type=str | None, default=None,
+        help="default of experiment_dir and pretrained_weights_dir")
+    add("--pretrained_weights_dir", type=str | None, default=None,
+        help="folder that holds pretrained_weights/, the weights of losses and metrics")
+    add("--torch_home", type=str, default="", help="folder of torch's cache")
+    add_flag(g, "--no_disk_write_ops", False, "leave nothing on the disk")
+    add_flag(g, "--redirect_print_to_file", False, "print to logs/stdout_RANK.txt")
+    add("--images_log_rate", type=PositiveInt, default=100,
+        help="steps between images in metrics/")
+    add("--metrics_log_rate", type=PositiveInt, default=2, help="steps between numbers in metrics/")
+    add("--visual_freq", type=int, default=-1,
+        help="steps between lines and grids of training; -1: an epoch")
+    add("--num_visuals", type=PositiveInt, default=32, help="rows of a grid")
+    add("--dataloader_name", type=Literal["voxceleb2"], default="voxceleb2",
+        help="layout of the data")
+    add_flag(g, "--save_dataset_filenames", False,
+        "write the used frames to train_filenames.txt and test_filenames.txt")
+    add_flag(g, "--dataset_load_from_txt", False, "take the frames from such lists")
+    add("--train_load_from_filename", type=str, default="train_filenames.txt",
+        help="list of training frames")
+    add("--test_load_from_filename", type=str, default="test_filenames.txt",
+        help="list of test frames")
+    add("--num_target_frames", type=PositiveInt, default=1, help="target frames of a sample")
+    add("--num_keypoints", type=PositiveInt, default=68, help="points of a face")
+    add_flag(g, "--output_segmentation", True, "read masks")
+    add_flag(g, "--output_stickmen", True, "draw stick figures of the points")
+    add("--stickmen_thickness", type=PositiveInt, default=2, help="width of their lines, pixels")
+    add("--demo_train", type=NonNegativeInt, default=0,
+        help="people of the demo world to train on; 0: 2000")
+    add("--demo_test", type=NonNegativeInt, default=0,
+        help="people of the demo world to test on; 0: 64")
+    add_flag(g, "--unfreeze_texture_generator_last_layers", True,
+        "train the projector and the last layers of a frozen texture generator")
+    add_flag(g, "--unfreeze_inference_generator_last_layers", False,
+        "train those of a frozen inference generator")
+    add_flag(g, "--save_initial_test_before_training", True, "test before the first epoch")
+    add("--stats_calc_iters", type=PositiveInt, default=100, help="batches of standing statistics")
+    add("--optims", type=str | dict[str, str], default=", ".join(f"{n}: adam" for n in NETWORKS),
+        help=f"network: one of {', '.join(OPTIMIZERS)}")
+    add("--lrs", type=str | dict[str, float], default=", ".join(f"{n}: 2e-4" for n in NETWORKS),
+        help="network: learning rate")
+    add("--adam_beta1", type=Fraction, default=0.5, help="beta1 of Adam")
+    add("--adam_beta2", type=Fraction, default=0.999, help="beta2 of Adam")
+    add("--lr_decay_begin", type=NonNegativeInt | None, default=None,
+        help="first step of a linear decay of all learning rates to 0; default: never")
+    add("--eps", type=PositiveFloat, default=1e-7, help="eps of norms, spectral norm and Adam")
+    add("--bn_momentum", type=PositiveFloat, default=1.0, help="momentum of BatchNorm")
+    add("--wgv_mode", type=Literal["none", "running_average", "average"], default="none",
+        help="average of the weights, for tests and inference")
+    add("--wgv_momentum", type=Fraction, default=0.999, help="decay of running_average")
+    add_flag(g, "--debug", False, "one batch an epoch, anomaly detection")
+    add("--num_gpus", type=NonNegativeInt, default=1,
+        help="0: CPU; more than one: as many ranks must be started with torchrun")
+    for name, text in (("use_half", "--precision fp16"), ("use_apex", "mixed precision"),
+                       ("use_closure", "give the optimisers a closure")):
+        add_flag(g, f"--{name}", False, text)
+    add("--amp_opt_level", type=Literal["O0", "O1", "O2", "O3"], default="O0",
+        help="with use_apex: O0 is fp32, the others are --precision fp16")
+    add("--amp_loss_scale", type=str, default="dynamic", help="loss scale of fp16: always dynamic")
+    add("--runner_name", type=Literal["default"], default="default", help="order of the networks")
+    add("--networks_train", type=Names, default=ALL, help="networks that run in training")
+    add("--networks_test", type=Names, default=BASE,
+        help="networks that run in tests and inference")
+    add("--networks_calc_stats", type=Names, default=BASE, help="networks that run with calc_stats")
+    add("--spn_networks", type=Names, default=", ".join(NETWORKS),
+        help="networks with spectral norm")
+    add("--spn_exceptions", type=Names, default="",
+        help="modules without it, network.module.name")
+    add("--spn_layers", type=Names, default="conv2d, linear", help="kinds of layers with it")
+    _networks(p)
+    _losses(p)
+    for name, kind in WITHOUT_EFFECT.items():
+        add(f"--{name}", type=kind | None, default=None, help="no effect")
+
+
+def _networks(p: Parser) -> None:
+    g = p.hidden
+
+    def add(name: str, kind: Any, text: str) -> None:
+        g.add_argument(f"--{name}", type=kind, default=DEFAULTS[name], help=text)
+
+    def switch(name: str, text: str) -> None:
+        add_flag(g, f"--{name}", DEFAULTS[name], text)
+
+    for name in SIZES:
+        add(name, PositiveInt, name.partition("_")[2].replace("_", " "))
+    for part in ("emb", "pse", "tex", "inf", "dis", "enh"):
+        add(f"{part}_norm_layer_type", str, "norm")
+        add(f"{part}_activation_type", Literal["leakyrelu", "relu"], "activation")
+    for part in ("emb", "dis", "enh"):
+        add(f"{part}_downsampling_type", Literal["avgpool", "maxpool", "pixelunshuffle"], "halving")
+    for part in ("tex", "inf", "enh"):
+        add(f"{part}_upsampling_type", Literal["nearest", "bilinear", "pixelshuffle"], "doubling")
+    for part in ("tex", "inf"):
+        add(f"{part}_skip_layer_type", Literal["ada_conv", "conv"], "skip convolution")
+    add("tex_pixelwise_bias_type",
+        Literal["none", "fixed", "adaptive", "adaptive_original", "stochastic"],
+        "bias a pixel; adaptive_original: predicted and not used, as published")
+    switch("emb_no_stickman", "the embedder sees the image alone")
+    switch("emb_apply_masks", "the embedder sees the person alone")
+    switch("pse_emb_source_pose", "embed the source's pose as well")
+    switch("pse_use_harmonic_enc", "sines and cosines of the points")
+    switch("inf_pred_segmentation", "predict masks")
+    switch("inf_pred_source_data", "render the source as well")
+    switch("inf_calc_grad", "gradients through a network that does not learn")
+    switch("inf_apply_masks", "cut images out by the predicted mask")
+    switch("dis_no_stickman", "the discriminator sees images alone")
+    add("dis_fake_imgs_name", str, "the fake")
+    add("enh_guiding_rgb_loss_type", Literal["sse", "l1"], "whose gradient guides the enhancer")
+    switch("enh_detach_inputs", "no gradient from the enhancer to the others")
+    switch("enh_apply_masks", "cut the enhanced image out")
+
+
+def _losses(p: Parser) -> None:
+    g = p.hidden
+
+    def add(name: str, kind: Any, text: str) -> None:
+        g.add_argument(f"--{name}", type=kind, default=LOSS[name], help=text)
+
+    one, many = "prediction, target", "prediction, target; more of them after a ;"
+    add("adv_pred_type", Literal["gan", "rgan", "ragan"], "(relativistic) hinge")
+    add("adv_loss_weight", NonNegativeFloat, "factor")
+    add("fem_loss_type", Literal["l1", "mse"], "distance")
+    add("fem_loss_weight", NonNegativeFloat, "factor")
+    add("per_full_net_names", Names, "feature networks")
+    add("per_net_layers", str, "their layers, a ; between networks")
+    add("per_pooling", Literal["avgpool", "maxpool"], "their pooling")
+    add("per_loss_apply_to", str, many)
+    add("per_loss_type", Literal["l1", "mse"], "distance")
+    add("per_loss_weights", Numbers, "a factor a network")
+    add("per_layer_weights", Numbers, "a factor a layer")
+    add("per_loss_names", str, "names in the log")
+    add("pix_loss_type", Literal["l1", "mse", "ce"], "distance")
+    add("pix_loss_weights", Numbers, "a factor a pair")
+    add("pix_loss_apply_to", str, many)
+    add("pix_loss_names", Names, "names in the log")
+    add("seg_loss_type", Literal["bce", "dice"], "distance")
+    add("seg_loss_weights", Numbers, "factor")
+    add("seg_loss_apply_to", str, one)
+    add("seg_loss_names", Names, "name in the log")
+    add("wpr_loss_type", Literal["l1", "mse"], "distance from 0")
+    add("wpr_loss_weight", NonNegativeFloat, "first factor")
+    add("wpr_loss_weight_decay", PositiveFloat, "of the factor")
+    add("wpr_loss_decay_schedule", int, "steps between decays; -1: none")
+    add("wpr_loss_apply_to", str, "offsets")
+    add("kpc_loss_weight", NonNegativeFloat, "factor of keypoint_correspondence")
+    for name, kind, value, text in (
+        ("psnr_loss_apply_to", str, "pred_target_imgs, target_imgs", one),
+        ("csm_model", Literal["insight_face"], "insight_face", "of csim"),
+        ("lps_model", Literal["net-lin"], "net-lin", "of lpips"),
+        ("lps_net", Literal["vgg"], "vgg", "of lpips"),
+        ("nme_num_threads", PositiveInt, 1, "no effect: one detector serves"),
+    ):
+        g.add_argument(f"--{name}", type=kind, default=value, help=text)
+    for name, text in (("lps_calc_grad", "gradients of the metric"),
+                       ("ssm_use_masks", "the person only"),
+                       ("ssm_calc_grad", "gradients of the metric")):
+        add_flag(g, f"--{name}", False, text)
+# fmt: on

@@ -1,4 +1,4 @@
-"""The options of the networks: names, defaults and lists."""
+"""Names and defaults of the networks' options, and the parsing of lists."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the options of train_bilayer.py mean: lists, locations, optimisers, what contradicts."""
+"""The options of train_bilayer.py: their parser, checks, learning rates and optimisers."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from torch import nn
 
 from nets.bilayer.defaults import ALL, NETWORKS, OPTIMIZERS, Names, words
 from nets.bilayer.losses import LOSSES, PUBLISHED
@@ -23,48 +24,53 @@ Epoch = str | int
 
 # fmt: off
 def parser(description: str) -> options.Parser:
+    """The parser of all options, published ones included."""
     p = options.parser("bilayer", description, RENAMED)
     g = p.add_argument_group("data")
     add = g.add_argument
     add("--data", type=str | None, default=None,
-        help="folder with imgs/, keypoints/ and segs/, of many people, one person or one video; "
-        "default: the demo world of heads")
+        help="folder with imgs/, keypoints/ and segs/ of one or more videos; default: the demo "
+        "world of heads")
     add("--image_size", type=PositiveInt, default=256, help="side of the images, pixels")
     add("--batch_size", type=PositiveInt, default=1, help="samples per step, of all ranks together")
-    add("--num_source_frames", type=NonNegativeInt, default=1, help="source frames of a sample")
+    add("--num_source_frames", type=NonNegativeInt, default=1, help="source frames per sample")
     add_flag(g, "--frame_num_from_paper", False,
-        "draw frames by the paper's rule, spread over a video; default: uniformly")
+        "draw frames by the paper's rule, spread over a video; false: uniformly")
     g = p.add_argument_group("start")
     add = g.add_argument
     add("--init_experiment_dir", type=str, default="",
-        help="experiment to take networks from, a folder with checkpoints/")
-    add("--init_networks", type=Names, default="", help="networks to take")
-    add("--init_which_epoch", type=Epoch, default="none", help="their epoch")
+        help="experiment to load networks from, a folder with checkpoints/")
+    add("--init_networks", type=Names, default="",
+        help="networks to load from init_experiment_dir")
+    add("--init_which_epoch", type=Epoch, default="none",
+        help="epoch to load from init_experiment_dir")
     add("--frozen_networks", type=Names, default="", help="networks that are not trained")
     add("--which_epoch", type=Epoch, default="none",
-        help="epoch of this experiment's published checkpoints to continue from, if there is no "
+        help="epoch of this experiment's published checkpoints to continue from, if the run has no "
         "checkpoint of guise")
     g = p.add_argument_group("schedule")
     add = g.add_argument
     add("--num_epochs", type=PositiveInt, default=1000, help="last epoch, counted from 1")
-    add("--num_steps", type=PositiveInt | None, default=None, help="steps, instead of epochs")
+    add("--num_steps", type=PositiveInt | None, default=None,
+        help="count of steps, instead of num_epochs")
     add("--lr", type=PositiveFloat | None, default=None,
         help="learning rate of all networks; default: --lrs, 2e-4")
     add("--test_freq", type=PositiveInt, default=5, help="epochs between tests")
     add("--checkpoint_freq", type=PositiveInt, default=25,
         help="epochs between published checkpoints, EPOCH_NETWORK.pth")
-    add_flag(g, "--skip_test", False, "no tests")
+    add_flag(g, "--skip_test", False, "no tests during training")
     add_flag(g, "--calc_stats", False, "compute standing statistics of BatchNorm before a test")
     g = p.add_argument_group("networks, losses and metrics")
     add = g.add_argument
     add("--networks_to_train", type=Names, default=ALL, help="networks that are trained")
-    add("--losses_train", type=Names, default=", ".join(PUBLISHED), help=f"of {', '.join(LOSSES)}")
+    add("--losses_train", type=Names, default=", ".join(PUBLISHED),
+        help=f"losses of training: {', '.join(LOSSES)}")
     add("--losses_test", type=Names, default="lpips, csim",
         help=f"metrics of tests: {', '.join(METRICS)}")
     add("--metrics", type=Names, default="PSNR, lpips, pose_matching",
         help="metrics of training and tests")
     add("--perceptual", type=Literal["pretrained", "random"], default="pretrained",
-        help="random: seeded random feature networks instead of weights")
+        help="weights of the feature networks; random: seeded random weights")
     add_flag(g, "--vgg_download", False, "download ImageNet weights if they are missing")
     add_options(p)
     return p
@@ -83,7 +89,7 @@ def split_pairs(value: str | dict[str, Any], name: str) -> dict[str, str]:
 
 
 def known_names(values: list[str], known: Sequence[str], option: str, what: str) -> list[str]:
-    """The names, with aliases resolved; raises UserError that names the nearest known one."""
+    """The names with aliases resolved. Raises UserError with the nearest known name."""
     values = [ALIASES.get(value, value) for value in values]
     for value in values:
         if value not in known:
@@ -94,8 +100,9 @@ def known_names(values: list[str], known: Sequence[str], option: str, what: str)
 
 
 def parse(description: str, argv: list[str] | None = None) -> options.Namespace:
-    """The options in plain types, lists as lists; what contradicts is refused, what has another
-    name is resolved, and the run folder is chosen.
+    """The options, with lists as lists, aliases resolved and the run folder set.
+
+    Raises UserError on a bad value and on options that contradict each other.
     """
     args = options.parse(parser(description), argv)
     _location(args)
@@ -117,6 +124,7 @@ def parse(description: str, argv: list[str] | None = None) -> options.Namespace:
 
 
 def _location(args: options.Namespace) -> None:
+    """Set the run folder, and the folder of weights."""
     if args.torch_home:
         os.environ["TORCH_HOME"] = args.torch_home
     args.experiment_dir = args.experiment_dir or args.project_dir
@@ -127,14 +135,17 @@ def _location(args: options.Namespace) -> None:
 
 
 def _numbers(value: str | float | list[float], name: str) -> list[float]:
+    """The numbers of the option `name`."""
     try:
-        parts = [value] if isinstance(value, int | float) else words(value)
-        return [float(part) for part in parts]
+        if isinstance(value, int | float | list):
+            return [float(part) for part in (value if isinstance(value, list) else [value])]
+        return [float(part) for part in words(value)]
     except ValueError as error:
-        raise UserError(f"{name}: must be numbers with commas between, got {value}") from error
+        raise UserError(f"{name}: must be numbers separated by commas, got {value}") from error
 
 
 def _optimizers(args: options.Namespace) -> None:
+    """Set optimiser and learning rate of each network as dicts."""
     args.optims, rates = split_pairs(args.optims, "optims"), split_pairs(args.lrs, "lrs")
     if args.lr is not None:
         rates = dict.fromkeys(args.optims, str(args.lr))
@@ -148,32 +159,34 @@ def _optimizers(args: options.Namespace) -> None:
         args.lrs[network] = _numbers(rate, f"lrs: {network}")[0]
     for network in args.networks_to_train:
         if network not in args.optims or network not in args.lrs:
-            raise UserError(f"optims and lrs: {network} is to be trained and has none")
+            raise UserError(f"optims and lrs: {network} is in networks_to_train and has none")
 
 
 def _devices(args: options.Namespace) -> None:
+    """Set device and precision; check the number of ranks and the batch size."""
     ranks = int(os.environ.get("WORLD_SIZE", "1"))
     if args.num_gpus == 0:
         args.device = "cpu"
     elif args.num_gpus > 1 and args.num_gpus != ranks:
         raise UserError(
             f"num_gpus {args.num_gpus}: start with torchrun --nproc_per_node={args.num_gpus} "
-            f"train_bilayer.py ...; there is {ranks} rank"
+            f"train_bilayer.py ...; the number of ranks is {ranks}"
         )
     if args.use_half or (args.use_apex and args.amp_opt_level != "O0"):
         args.precision = "fp16"
     elif args.use_apex:
         args.precision = "fp32"
     if args.precision == "fp16" and (args.use_closure or "lbfgs" in args.optims.values()):
-        raise UserError("lbfgs and use_closure: not in fp16, whose steps are scaled")
+        raise UserError("lbfgs and use_closure: not with fp16, which scales the loss")
     if args.batch_size % (ranks * args.accumulate):
         raise UserError(
-            f"batch_size: {args.batch_size} samples must divide among {ranks} ranks and "
-            f"{args.accumulate} accumulated batches"
+            f"batch_size: must be a multiple of {ranks} ranks x {args.accumulate} accumulated "
+            f"batches, got {args.batch_size}"
         )
 
 
 def _check(args: options.Namespace) -> None:
+    """Raise UserError on options that contradict each other."""
     for name in ("networks_to_train", "networks_test", "networks_calc_stats"):
         for network in args[name]:
             if network not in args.networks_train and network != "texture_enhancer":
@@ -191,43 +204,45 @@ def _check(args: options.Namespace) -> None:
             if not args[flag] and network in args.networks_train:
                 raise UserError(f"output_stickmen false: needs --{flag}")
     if args.output_stickmen and args.num_keypoints != 68:
-        raise UserError("output_stickmen: stick figures are drawn of 68 points")
+        raise UserError("output_stickmen: stick figures need 68 keypoints")
     if not args.output_segmentation:
         if args.emb_apply_masks and "identity_embedder" in args.networks_train:
             raise UserError("output_segmentation false: needs --emb_apply_masks false")
         if "segmentation" in args.losses_train:
-            raise UserError("output_segmentation false: losses_train has segmentation")
+            raise UserError("output_segmentation false: losses_train must not have segmentation")
     if bool(args.init_experiment_dir) != bool(args.init_networks):
         raise UserError("init_experiment_dir and init_networks: give both or neither")
     if args.init_networks and str(args.init_which_epoch) == "none":
         raise UserError("init_which_epoch: must be given with init_networks")
     if args.frozen_networks and not set(args.networks_to_train) - set(args.frozen_networks):
-        raise UserError("frozen_networks: nothing is left that learns")
+        raise UserError("frozen_networks: no network is left to train")
     if args.wgv_mode != "none" and args.ema:
-        raise UserError("wgv_mode and ema: give one of them")
+        raise UserError("wgv_mode and ema: give only one of them")
     if args.save_dataset_filenames and not (args.data or args.dataset_load_from_txt):
         raise UserError("save_dataset_filenames: the demo world has no files; give --data")
     if args.num_source_frames == 0:
-        raise UserError("num_source_frames: training needs a source, 1 or more")
+        raise UserError("num_source_frames: must be at least 1 in training, got 0")
 
 
 def schedule(args: options.Namespace, length: int) -> tuple[int, int]:
-    """(steps an epoch, steps in all) for a dataset of that length.
+    """(steps per epoch, steps of the run) for a dataset of `length` samples.
 
-    An epoch is as many whole batches as the data hold, at least one.
+    An epoch has as many whole batches as the dataset, and at least one.
     """
     epoch = 1 if args.debug else max(1, length // args.batch_size)
     return epoch, args.num_steps or args.num_epochs * epoch
 
 
 def learning_rate(args: options.Namespace, step: int, total: int) -> float:
-    """Factor of every learning rate at a step: 1, or falling linearly to 0 at the end."""
+    """The factor of all learning rates at a step: 1, then a linear decay to 0 at the end."""
     if args.lr_decay_begin is None or step <= args.lr_decay_begin:
         return 1.0
     return max(0.0, (total - step) / max(1, total - args.lr_decay_begin))
 
 
-def optimizer(args: options.Namespace, network: str, parameters: list) -> torch.optim.Optimizer:
+def optimizer(
+    args: options.Namespace, network: str, parameters: list[nn.Parameter]
+) -> torch.optim.Optimizer:
     """The optimiser of a network's parameters."""
     kind, rate = args.optims[network], args.lrs[network]
     if kind.endswith("adam"):

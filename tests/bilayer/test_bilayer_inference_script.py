@@ -158,7 +158,7 @@ def test_images_and_videos_are_preprocessed(home, drive, tmp_path, capsys):
     drive("--preprocess", "false", "--from_video", "--dataset_root", home / "data",
           "--source_relative_path", "train/id0/video/00/0", "--target_relative_path",
           "train/id0/video/00/1", own=False)  # fmt: skip
-    assert "taken as false" in capsys.readouterr().out
+    assert "from_video is set to false" in capsys.readouterr().out
 
 
 def test_an_experiment_is_found_by_name_and_epoch(home, capsys, tmp_path):

@@ -195,13 +195,13 @@ def test_what_does_not_fit_is_named_and_nothing_is_half_loaded(tmp_path):
     refuse("not a bilayer discriminator: it holds net.enc",
            lambda: take(net.discriminator, path, "discriminator"))  # fmt: skip
     torch.save(good, path)
-    refuse("no networks of epoch 8; there are those of 7", lambda: load(folder, which_epoch=8))
+    refuse("no networks of epoch 8; epochs: 7", lambda: load(folder, which_epoch=8))
     refuse("7_discriminator.pth: no such file", lambda: load(folder, networks="discriminator"))
     refuse(
         "must be of identity_embedder, .* got generator", lambda: load(folder, networks="generator")
     )
     refuse("no such file or folder", lambda: load(folder / "absent"))
-    refuse("no EPOCH_NETWORK.pth there", lambda: load(tmp_path / "checkpoints" / ".."  / "empty")
+    refuse("holds no EPOCH_NETWORK.pth", lambda: load(tmp_path / "checkpoints" / ".."  / "empty")
            if (tmp_path / "empty").mkdir() is None else None)  # fmt: skip
     torch.save({"model": 1}, path)
     refuse("must map names to tensors")

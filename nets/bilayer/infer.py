@@ -225,7 +225,7 @@ def drive_images(
     points: Tensor | None,
     render: Callable[[Tensor], Tensor],
 ) -> None:
-    """Write one image; for several a grid and single images; a video if --out is one."""
+    """Write the images: one image, or a grid with single images, or a video if --out is one."""
     files = list_images("-d", args.driving)
     if points is not None and len(points) != len(files):
         raise UserError(

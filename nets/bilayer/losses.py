@@ -50,7 +50,7 @@ class WarpingWeight:
 class KeypointPlaces:
     """A place in the texture for each keypoint: the mean of its places in all images so far.
 
-    Images alone can fail to train the offsets: a texture without contrast gives them no gradient,
+    Images alone can fail to train the offsets. A texture without contrast gives them no gradient,
     and wrong offsets keep the texture without contrast. Keypoints tell which pixels of two images
     show the same place of a face, whatever its colour is.
     """
@@ -70,7 +70,7 @@ class KeypointPlaces:
         self.places = old + (mean - old) / self.calls
 
     def distance(self, uvs: Tensor, poses: Tensor) -> Tensor:
-        """The mean L1 distance between the keypoints' places and those that the images read there.
+        """The mean L1 distance between each keypoint's place and the place that its pixel reads.
 
         uvs    (b, t, S, S, 2), the place in the texture that each pixel reads, (x, y) in [-1, 1]
         poses  (b, t, 2 K) in [-1, 1]
@@ -102,7 +102,7 @@ EXTRACTORS = {  # published name -> family of `nets.pretrained.vgg`
     "vgg16_face_caffe": "face",
 }
 
-# The published defaults; only the pair of the segmentation differs, which names no tensor there.
+# The published defaults, except for seg_loss_apply_to: the published value names no tensor.
 DEFAULTS: dict[str, Any] = {
     "losses_train": list(PUBLISHED),
     "adv_pred_type": "ragan",

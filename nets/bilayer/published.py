@@ -168,8 +168,9 @@ def fitted(state: Mapping[str, Tensor], net: nn.Module, path: Path, name: str) -
 
 
 def _place(path: Path) -> tuple[Path | None, str | None, list[str] | None]:
-    """(folder of the experiment, epoch of the file's name, networks of this epoch), or None each.
+    """The experiment's folder, the epoch in the file's name, and the networks of this epoch.
 
+    Each is None if `path` does not tell it.
     Raises UserError if `path` is missing.
     """
     if path.is_dir():

@@ -133,9 +133,9 @@ class Faces:
 def keypoints_of_frames(path: str | Path, count: int = 68) -> Tensor:
     """The points of several images, (T, count, 2) pixels.
 
-    path  an .npy of shape (T, K, 2) or (T, 2 K), or a .json of the same form; or one image's points
-          in any form of `read_keypoints`; or a folder of such files, one per image, in the order of
-          their names, numbers by value
+    path  an .npy of shape (T, K, 2) or (T, 2 K), or a .json of the same form. Or one image's points
+          in any form of `read_keypoints`. Or a folder of such files, one per image, sorted by name
+          with numbers by value
     Raises UserError that names the unusable file.
     """
     path = Path(path)

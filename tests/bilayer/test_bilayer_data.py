@@ -71,9 +71,8 @@ def test_poses_are_pixels_over_the_stored_width_whatever_the_size(folder):
 def test_in_phase_test_the_source_is_the_first_frame_and_epochs_change_nothing(folder):
     data = AvatarFolder(folder, "test", 32, targets=2, paper=True)
     assert data.choose(0, 0) == data.choose(7, 0)
-    assert data.choose(0, 0) == [
-        f"id0/video/00/{i}" for i in (0, 1, 1)
-    ]  # of 4 frames: 0, 0.71, 1.42
+    # The fractions of the 4 frames give the indices 0, 0.71 and 1.42.
+    assert data.choose(0, 0) == [f"id0/video/00/{i}" for i in (0, 1, 1)]
 
 
 def test_frames_are_counted_from_seed_epoch_and_item(folder):

@@ -110,9 +110,7 @@ def test_driver_equals_the_full_pass(options):
     torch.testing.assert_close(mask, full["pred_target_segs"][0], atol=1e-5, rtol=1e-5)
     cut, _ = Driver(net, avatar_of(net, data), masked=True)(data["target_poses"][0])
     torch.testing.assert_close(cut, image * mask - (1 - mask), atol=1e-5, rtol=1e-5)
-    assert all(
-        torch.equal(v, before[k]) for k, v in net.state_dict().items()
-    )  # the model is not changed
+    assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())  # not changed
 
 
 def test_driver_one_by_one_and_in_bfloat16():

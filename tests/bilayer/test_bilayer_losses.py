@@ -157,9 +157,7 @@ def grid(size, shift=0.0):
 
 def test_keypoints_are_read_from_one_place_of_the_texture():
     poses = torch.rand(4, 1, 136, generator=torch.Generator().manual_seed(0)) - 0.5
-    poses[1:] = (
-        poses[:1] + torch.tensor([0.0, 0.1, 0.3])[:, None, None]
-    )  # x and y of all points are shifted
+    poses[1:] = poses[:1] + torch.tensor([0.0, 0.1, 0.3])[:, None, None]  # shifts of all points
     middle = torch.tensor(0.1)
     places = KeypointPlaces()
     for pose in poses:  # four steps with one image each
@@ -170,9 +168,8 @@ def test_keypoints_are_read_from_one_place_of_the_texture():
     back = torch.stack([grid(64) - (m - middle) for m in (0.0, 0.0, 0.1, 0.3)])
     assert places.distance(back, poses) < 1e-6
     aside = torch.stack([g + torch.tensor([0.2, 0.0]) for g in back])
-    torch.testing.assert_close(
-        places.distance(aside, poses), torch.tensor(0.1)
-    )  # the mean over x and y
+    mean = torch.tensor(0.1)  # over x and y
+    torch.testing.assert_close(places.distance(aside, poses), mean)
     again = KeypointPlaces()
     again.load_state_dict(places.state_dict())
     places.add(poses[:1]), again.add(poses[:1])

@@ -105,9 +105,7 @@ def test_recognition_network_is_the_published_one():
         "output_layer.4.running_mean": (512,),
     }.items():  # fmt: skip
         assert tuple(state[name].shape) == shape
-    assert (
-        "body.0.shortcut_layer.0.weight" not in state
-    )  # 64 -> 64 channels: a pooling without weights
+    assert "body.0.shortcut_layer.0.weight" not in state  # a pooling, which has no weights
 
 
 def test_similarity_transform_and_alignment():

@@ -137,7 +137,10 @@ def test_enhancer_stage_trains_the_enhancer_and_the_discriminator_only():
 
 @pytest.mark.parametrize("guide", ["sse", "l1"])
 def test_enhancer_follows_the_closed_form_of_the_gradient(guide):
-    """With zero offsets every pixel reads its own texel: m^2 (T + LF - I), or m sign."""
+    """With zero offsets, every pixel reads its own texel.
+
+    The gradient is then m^2 (T + LF - I), or m sign(T + LF - I) for l1.
+    """
     net = model(**ENHANCED, enh_guiding_rgb_loss_type=guide).texture_enhancer
     g = torch.Generator().manual_seed(0)
     texture, image, low = (torch.randn(1, 3, 32, 32, generator=g) for _ in range(3))

@@ -204,8 +204,8 @@ def four_pixels(weight: Tensor) -> Tensor:
     returns  (4 O, I, 2, 2), outputs in the order of the pixels (0, 0), (0, 1), (1, 0), (1, 1)
 
     Each input pixel becomes a cell of 2x2 output pixels. Output pixel (i, j) of a cell reads two
-    rows of cells, which start 1 - i rows above its own, and two columns likewise. Kernel rows that
-    read the same cell are summed.
+    rows of cells, which start 1 - i rows above its own. It reads two columns likewise. Kernel rows
+    that read the same cell are summed.
     """
     rows = ((slice(0, 1), slice(1, 3)), (slice(0, 2), slice(2, 3)))
     kernels = []

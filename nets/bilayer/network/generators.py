@@ -20,10 +20,10 @@ BOTTLENECK = 32  # side, pixels, to which an embedding as wide as the generator 
 class Projector(nn.Module):
     """The pairs of a generator's adaptive layers, in the order of their use.
 
-    Stage p reads embedding p and predicts the pairs of block p: those of its second norm and its
-    skip, and of the next norm, which is the first of block p + 1 or the final one. The embedding's
-    channels become the rows of the parameters. Three fully connected layers without activations
-    predict each set.
+    Stage p reads embedding p. It predicts the pairs of block p's second norm and skip, and of the
+    norm after the block. That norm is the first of block p + 1, or the final one. The channels of
+    the embedding become the rows of the parameters. Three fully connected layers without
+    activations predict each set.
     """
 
     def __init__(
@@ -68,8 +68,8 @@ class Projector(nn.Module):
     def forward(self, embeds: Sequence[Tensor]) -> list[Pair]:
         """Pairs (weight, bias), each with one row per identity.
 
-        For a plain norm they are (b, C) and (b, C), for a 1x1 convolution (b, out, in, 1, 1) and
-        (b, out).
+        norm             (b, C) and (b, C)
+        1x1 convolution  (b, out, in, 1, 1) and (b, out)
         """
         pairs = []
         for embed, stacks, (rows, side) in zip(embeds, self.fc_blocks, self.shapes, strict=True):

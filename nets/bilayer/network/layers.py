@@ -1,7 +1,7 @@
 """Blocks of the bilayer networks: norms, adaptive layers, the residual block.
 
-Parameters that one network predicts for another are arguments of the call, never state of a module,
-so identities cannot be mixed up. A `Chain` hands an iterator of (weight, bias) pairs down to its
+Parameters that one network predicts for another are arguments of the call, never state of a module.
+So identities cannot be mixed up. A `Chain` hands an iterator of (weight, bias) pairs down to its
 adaptive layers. Each layer takes its pairs in depth-first order.
 
 A pair has one row per identity, (b, ...). If the input has b * t rows, each row of a pair serves t

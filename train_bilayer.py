@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from nets.bilayer import Bilayer, build, standing_statistics
-from nets.bilayer.data import open_avatars, prepare
+from nets.bilayer.data import Avatars, open_avatars, prepare
 from nets.bilayer.experiment import Experiment, printing_to
 from nets.bilayer.losses import Losses
 from nets.bilayer.objective import Scores, mean_scores, naming_options, open_losses
@@ -61,7 +61,7 @@ def average_decay(args: options.Namespace) -> float | None:
     return {"running_average": args.wgv_momentum, "average": None}.get(args.wgv_mode, args.ema)
 
 
-def open_loader(run: Run, args: options.Namespace, data: Any, seed: int) -> Loader:
+def open_loader(run: Run, args: options.Namespace, data: Avatars, seed: int) -> Loader:
     """Batches of this rank's share of `batch_size`."""
     size = args.batch_size // (run.world_size * args.accumulate)
     settings = {"on_bad_sample": args.on_bad_sample, "accumulate": args.accumulate}
@@ -70,7 +70,7 @@ def open_loader(run: Run, args: options.Namespace, data: Any, seed: int) -> Load
 
 
 def calculate_statistics(
-    run: Run, args: options.Namespace, net: Bilayer, data: Any, step: int
+    run: Run, args: options.Namespace, net: Bilayer, data: Avatars, step: int
 ) -> None:
     """Set the running statistics of BatchNorm to their means over training batches."""
     count = min(args.stats_calc_iters, 10) if args.debug else args.stats_calc_iters
@@ -84,7 +84,7 @@ def validate(
     run: Run,
     args: options.Namespace,
     net: Bilayer,
-    test: Any,
+    test: Avatars,
     scores: Scores,
     experiment: Experiment,
     step: int,

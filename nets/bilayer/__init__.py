@@ -1,4 +1,4 @@
-"""Bilayer head avatars: the networks, one pass through them, avatars and how they are driven."""
+"""Bilayer head avatars: the networks, their forward pass, and avatars with their renderers."""
 
 from nets.spectral import fold
 

@@ -1,4 +1,4 @@
-"""From a batch as the workers hand it over to what the networks see: on the device, batched."""
+"""The dataset of a run, and the networks' inputs from its batches."""
 
 from __future__ import annotations
 
@@ -13,16 +13,19 @@ from nets.errors import UserError
 from nets.layers import signed
 from nets.ops import draw_skeleton
 from nets.skeletons import FACE_68
+from nets.worlds.heads.videos import HeadVideos
+
+Avatars = AvatarFolder | AvatarList | HeadVideos  # the datasets that this system takes
 
 
 def prepare(batch: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The networks' data dictionary, on the device of the batch, float32:
+    """The networks' inputs from a batch, float32, on the batch's device.
 
     source_imgs, target_imgs          (b, n, 3, S, S) in [-1, 1]
     source_poses, target_poses        (b, n, 136) in [-1, 1]
-    source_segs, target_segs          (b, n, 1, S, S) in [0, 1], where the batch has masks
+    source_segs, target_segs          (b, n, 1, S, S) in [0, 1], if the batch has masks
     source_stickmen, target_stickmen  (b, n, 3, S, S) in [-1, 1], with output_stickmen
-    Roles that the batch lacks are absent.
+    Entries that the batch lacks are absent.
     """
     data = {}
     for role in ("source", "target"):
@@ -42,9 +45,11 @@ def prepare(batch: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, T
 
 
 def stickmen(poses: Tensor, size: int, thickness: int = 2) -> Tensor:
-    """Stick figures of poses (..., 136) in [-1, 1]: (..., 3, size, size), float32 in [-1, 1].
+    """The stick figures of poses, (..., 3, size, size) float32 in [-1, 1].
 
-    The background is 1/255, that is -0.992, as published weights know it.
+    poses      (..., 136) in [-1, 1]
+    thickness  width of the lines, pixels
+    The background is 1 of 255, which is -0.992, as in the training of the published weights.
     """
     points = pose_points(poses, size)
     style = FACE_68._replace(thickness=lambda _: thickness)
@@ -52,16 +57,16 @@ def stickmen(poses: Tensor, size: int, thickness: int = 2) -> Tensor:
     return signed(drawn).unflatten(0, poses.shape[:-1])
 
 
-def open_avatars(options: Mapping[str, Any], phase: str, with_names: bool = False):
-    """The dataset that a run's options describe: `data`, a list of files, or the demo world.
+def open_avatars(options: Mapping[str, Any], phase: str, with_names: bool = False) -> Avatars:
+    """The dataset of a run's options: the folder `data`, a list of files, or the demo world.
 
     phase       "train" or "test"
     with_names  samples also hold "files", see `sample_lines`
-    returns     len(), name, shuffle (whether an epoch permutes it), [(epoch, index)] -> a dict of
-                source_imgs (n, 3, S, S) uint8, source_poses (n, 136) float32 in [-1, 1],
-                source_segs (n, 1, S, S) uint8 (with output_segmentation), the same three of
-                the t targets, and indices (1,) int64. With n = 0 there is no source.
-    Raises UserError where there is nothing, or nothing usable.
+    returns     a dataset of samples: source_imgs (n, 3, S, S) uint8, source_poses (n, 136) float32
+                in [-1, 1], source_segs (n, 1, S, S) uint8 (with output_segmentation), the same
+                three of t targets, and indices (1,) int64. With n = 0 sources are absent.
+                Its attribute `shuffle` says whether an epoch is a permutation.
+    Raises UserError if the data are missing or not usable.
     """
     settings = {
         "size": options["image_size"],
@@ -77,8 +82,6 @@ def open_avatars(options: Mapping[str, Any], phase: str, with_names: bool = Fals
         paper, seed = options["frame_num_from_paper"], options["seed"]
         folder = {"paper": paper, "seed": seed, "with_names": with_names, **settings}
         return AvatarFolder(options["data"], phase, **folder)
-    from nets.worlds.heads.videos import HeadVideos
-
     if options["num_keypoints"] != 68:
         raise UserError("num_keypoints: the demo world of heads has 68 points; give --data")
     settings.pop("keypoints")

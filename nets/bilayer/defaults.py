@@ -1,4 +1,4 @@
-"""The options of the networks: names, defaults, lists."""
+"""Names and defaults of the networks' options, and the parsing of lists."""
 
 from __future__ import annotations
 
@@ -13,8 +13,12 @@ NETWORKS = (
     "texture_enhancer",
     "discriminator",
 )
+BASE = ", ".join(NETWORKS[:4])
+ALL = f"{BASE}, discriminator"
+OPTIMIZERS = ["adam", "fusedadam", "sgd", "fusedsgd", "lbfgs"]
+Names = str | list[str]  # of an option that lists words
 
-# The published defaults. Names are those of the published program's flags.
+# The published defaults, by the names of the published program's flags.
 DEFAULTS: dict[str, Any] = {
     "image_size": 256,
     "num_source_frames": 1,
@@ -90,7 +94,10 @@ DEFAULTS: dict[str, Any] = {
 
 
 def network_names(options: Mapping[str, Any], key: str) -> list[str]:
-    """A list of networks, given as such or comma separated."""
+    """The networks that an option lists. Raises ValueError on an unknown name.
+
+    options[key]  a list, or names separated by commas
+    """
     names = words(options[key])
     unknown = [name for name in names if name not in NETWORKS]
     if unknown:
@@ -101,7 +108,7 @@ def network_names(options: Mapping[str, Any], key: str) -> list[str]:
 
 
 def words(value: str | Iterable[str] | None) -> list[str]:
-    """A list, given as such, comma separated, or None for an empty one."""
+    """The words of an option: a list, words separated by commas, or None for an empty list."""
     if isinstance(value, str):
         return [part.strip() for part in value.split(",") if part.strip()]
     return list(value or ())

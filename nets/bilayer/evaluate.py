@@ -1,8 +1,7 @@
-"""Scores of head avatars: on the demo world against the exact truth, else the paper's metrics."""
+"""Scores of head avatars: against ground truth on the demo world, else the paper's metrics."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from nets.bilayer.metrics import Metrics
 from nets.bilayer.network.model import Avatar, create_avatar, drive, enhance
 from nets.bilayer.objective import point_finder, weights_folders
 from nets.bilayer.warm_start import Loaded, load_model
+from nets.contracts import Batch, Batches
 from nets.data.heads.faces import pose_points
 from nets.data.subset import First
 from nets.errors import UserError
@@ -31,40 +31,41 @@ from nets.worlds.heads.videos import HeadVideos
 
 PROTOCOL = {
     "heads": (
-        "held-out persons of the demo world, one source and one target frame each, never seen in "
-        "training; the prediction is low + high frequency layer, 8-bit, not masked"
+        "persons of the demo world that are not in the training set, with one source and one "
+        "target frame each; the prediction is the sum of low and high frequency layer, 8-bit, not "
+        "masked"
     ),
-    "masked_l1": metrics.PROTOCOL["masked_l1"] + "; the mask is the true one of the target",
-    "masked_l1_copy_source": "the source image in the prediction's place",
-    "masked_l1_low_frequency": "the low frequency layer alone in the prediction's place",
+    "masked_l1": metrics.PROTOCOL["masked_l1"] + "; the mask is the target's ground truth",
+    "masked_l1_copy_source": "masked_l1 of the source image instead of the prediction",
+    "masked_l1_low_frequency": "masked_l1 of the low frequency layer instead of the prediction",
     "features_l1": (
-        "the same differences over the true mask's pixels in the boxes around the points of each "
-        "eye and of the mouth, a pixel wider"
+        "masked_l1 inside the boxes around the points of each eye and of the mouth, which are "
+        "enlarged by a pixel on each side"
     ),
-    "mask_iou": "intersection over union of the predicted mask above 0.5 and the true one",
+    "mask_iou": "intersection over union of the predicted mask, above 0.5, and the ground truth",
     "cross": (
-        "person i driven by the points of person i + 1 of its batch, against person i rendered in "
-        "that pose, light of person i"
+        "person i driven by the points of person i + 1 of its batch; the ground truth is person i "
+        "in that pose, in the light of person i"
     ),
     "azimuth": (
-        "mean absolute error in degrees of the driver's azimuth as a small regressor, trained on "
-        "true renderings of training persons, reads it: from frames driven by another person "
-        "(driven), from the source in their place (copy_source), and from true renderings of "
-        "held-out persons (true, what the regressor itself errs)"
+        "mean absolute error, degrees, of the driver's azimuth that a small regressor predicts. It "
+        "is trained on ground truth of training persons and reads frames driven by another person "
+        "(driven), the source images (copy_source) and ground truth of held-out persons (true: the "
+        "regressor's own error)"
     ),
 }
 DATA_PROTOCOL = {
     "test": (
-        "each PERSON/VIDEO of phase test once, frames as the options draw them (by the paper's "
-        "rule the source is the first frame and the target lies at 23.6 %); prediction, target and "
-        "source before black by the true mask of the target where there are masks"
+        "each PERSON/VIDEO of phase test once, with frames drawn as the options say. By the "
+        "paper's rule, the source is the first frame and the target lies at 23.6 % of the video. "
+        "If the data have masks, the target's mask cuts prediction, target and source out on black"
     ),
     "psnr": metrics.PROTOCOL["psnr"],
     "ssim": metrics.PROTOCOL["ssim"],
-    "copy_source": "the source image in the prediction's place",
+    "copy_source": "the source image instead of the prediction",
     "published": (
-        "lpips (VGG16), csim (IR-SE50) and pme of the same images, one by one; what cannot be "
-        "measured for want of weights or a detector is listed under left_out. pme is the "
+        "lpips (VGG16), csim (IR-SE50) and pme of single images; left_out lists the metrics whose "
+        "weights or detector are missing. pme is the "
     )
     + metrics.PROTOCOL["pose_error"],
     "summary": metrics.PROTOCOL["summary"],
@@ -74,13 +75,18 @@ DATA_PROTOCOL = {
 # fmt: off
 def add_options(p: options.ArgumentParser) -> None:
     add = p.add_argument_group("bilayer").add_argument
-    add("--people", type=NonNegativeInt, default=0, help="test videos to look at; 0: all")
+    add("--people", type=NonNegativeInt, default=0, help="count of test videos; 0: all")
 # fmt: on
 
 
 @torch.no_grad()
-def evaluate(args: options.Namespace, content: dict[str, Any], path: Path, ranks: Ranks) -> dict:
-    """Of held-out people: the demo world's scores, or the metrics on a dataset's test phase."""
+def evaluate(
+    args: options.Namespace, content: dict[str, Any], path: Path, ranks: Ranks
+) -> dict[str, Any]:
+    """The report on test data: the demo world's scores, or a dataset's metrics.
+
+    content, path  of the checkpoint
+    """
     precision = Precision(args.precision, ranks.device, args.channels_last)
     model = load_model(content, path, precision)
     fold(model.net)
@@ -89,17 +95,17 @@ def evaluate(args: options.Namespace, content: dict[str, Any], path: Path, ranks
         trained |= {"data": args.data, "dataset_load_from_txt": False}
     data = open_avatars(trained, "test")
     count = min(args.people or len(data), len(data))
-    data = First(data, count)
+    first = First(data, count)
     print(f"{count} test videos of {data.name}, {trained['image_size']} px")
-    batches = in_order(data, args.batch_size, ranks, args.workers, args.on_bad_sample)
+    batches = in_order(first, args.batch_size, ranks, args.workers, args.on_bad_sample)
     report: dict[str, Any] = {"data": data.name, "videos": count}
-    if isinstance(data.dataset, HeadVideos):
-        return {**report, **on_heads(model, data.dataset, batches), "protocol": PROTOCOL}
+    if isinstance(data, HeadVideos):
+        return {**report, **on_heads(model, data, batches), "protocol": PROTOCOL}
     return {**report, **on_data(model, batches)}
 
 
 def avatars_of(model: Loaded, data: dict[str, Tensor]) -> Avatar:
-    """The avatars of a batch's sources, enhanced where the checkpoint can."""
+    """The avatars of a batch's sources, enhanced if the checkpoint has an enhancer."""
     avatar = create_avatar(
         model.net,
         data["source_imgs"],
@@ -110,8 +116,8 @@ def avatars_of(model: Loaded, data: dict[str, Tensor]) -> Avatar:
     return enhance(model.net, avatar) if "texture_enhancer" in model.net.names else avatar
 
 
-def on_heads(model: Loaded, world: HeadVideos, batches: Iterator[dict[str, Any]]) -> dict:
-    """The demo world's scores: see PROTOCOL."""
+def on_heads(model: Loaded, world: HeadVideos, batches: Batches) -> dict[str, Any]:
+    """The scores on the demo world; see PROTOCOL."""
     own = _Scores()
     cross, turned = _Scores(), _Scores()
     with torch.enable_grad():
@@ -164,10 +170,11 @@ def on_heads(model: Loaded, world: HeadVideos, batches: Iterator[dict[str, Any]]
     return report
 
 
-def rendered_as(
-    world: HeadVideos, batch: dict[str, Any], device: torch.device
-) -> dict[str, Tensor]:
-    """Each person in the pose and expression of the next one of the batch, in their own light."""
+def rendered_as(world: HeadVideos, batch: Batch, device: torch.device) -> dict[str, Tensor]:
+    """Ground truth of each person, driven by the next person of the batch.
+
+    Pose and expression are the next person's, the light is the person's own.
+    """
     scene = {name: value[:, 0].cpu() for name, value in batch["target_scene"].items()}
     driven = {
         name: value if name == "light" else value.roll(-1, 0) for name, value in scene.items()
@@ -177,8 +184,10 @@ def rendered_as(
 
 
 def feature_boxes(poses: Tensor, size: int) -> Tensor:
-    """Where eyes and mouth are: (N, size, size) bool, the boxes around their points in poses
-    (N, 136), a pixel wider.
+    """The boxes around each eye and the mouth, (N, size, size) bool.
+
+    poses  (N, 136) in [-1, 1]
+    A box is around the points of its part, enlarged by a pixel on each side.
     """
     at = torch.arange(size, device=poses.device)
     inside = torch.zeros(len(poses), size, size, dtype=torch.bool, device=poses.device)
@@ -191,27 +200,29 @@ def feature_boxes(poses: Tensor, size: int) -> Tensor:
 
 
 def iou(one: Tensor, other: Tensor) -> Tensor:
-    """Intersection over union of masks (N, H, W) bool: (N,) float64."""
+    """Intersection over union of masks (N, H, W) bool, (N,) float64."""
     both, either = (one & other).sum((1, 2)), (one | other).sum((1, 2))
     return both.double() / either.clamp_min(1)
 
 
 class _Scores:
-    """Scores an image, gathered by name."""
+    """Scores of single images, collected by name."""
 
     def __init__(self) -> None:
         self.values: dict[str, list[Tensor]] = {}
 
     def add(self, **scores: Tensor) -> None:
+        """Add the scores (N,) of N images."""
         for name, value in scores.items():
             self.values.setdefault(name, []).append(value.cpu())
 
     def report(self) -> dict[str, Any]:
+        """Mean, standard deviation and count of each score."""
         return {name: metrics.summary(torch.cat(parts)) for name, parts in self.values.items()}
 
 
-def on_data(model: Loaded, batches: Iterator[dict[str, Any]]) -> dict[str, Any]:
-    """Scores of the test phase of a dataset: prediction against the target frame."""
+def on_data(model: Loaded, batches: Batches) -> dict[str, Any]:
+    """The scores on a dataset's test phase; see DATA_PROTOCOL."""
     scores = _Scores()
     published = Metrics(
         ("lpips", "csim", "pose_matching"),
@@ -251,13 +262,13 @@ def on_data(model: Loaded, batches: Iterator[dict[str, Any]]) -> dict[str, Any]:
     return {"test": report, "left_out": published.absent, "protocol": DATA_PROTOCOL}
 
 
-SIDE = 32  # pixels of what the regressor sees
-DRAWN = 64  # pixels at most of what it learns from; larger ones would only take longer to draw
+SIDE = 32  # side of the regressor's input, pixels
+DRAWN = 64  # maximal side of its training images, pixels; larger ones only take longer to render
 STEPS, BATCH, RATE = 400, 64, 2e-3
 
 
 class AzimuthReader(nn.Module):
-    """Azimuths (N,) in radians from images (N, 3, S, S) in [-1, 1], cut out before black."""
+    """A regressor of azimuths (N,), radians, from images (N, 3, S, S) in [-1, 1] on black."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -272,13 +283,15 @@ class AzimuthReader(nn.Module):
 
 
 def cut_out(image: Tensor, mask: Tensor) -> Tensor:
-    """Images (N, 3, S, S) in [-1, 1] before black, by masks (N, 1, S, S) in [0, 1]."""
+    """Images (N, 3, S, S) in [-1, 1] on black, by masks (N, 1, S, S) in [0, 1]."""
     return image.clamp(-1, 1) * mask - (1 - mask)
 
 
 def train_reader(size: int, device: torch.device, seed: int = 0) -> AzimuthReader:
-    """A reader that has seen `STEPS` batches of true renderings of training persons, in
-    evaluation mode; the same on every call.
+    """A regressor trained on `STEPS` batches of ground truth, in evaluation mode.
+
+    size  side of the test images, pixels
+    The persons are training persons. Every call returns the same weights.
     """
     world = HeadVideos("train", min(size, DRAWN), sources=0, seed=seed + 1)
     with torch.random.fork_rng(devices=[]):

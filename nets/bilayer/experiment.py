@@ -1,17 +1,16 @@
-"""The experiment folder as the published program lays it out, beside the run's own files.
+"""The experiment folder in the published program's layout, beside the run's own files.
 
-    args.txt                       `name: value` a line, sorted
-    checkpoints/EPOCH_NETWORK.pth  state dict of a trained network, in the published keys
+    args.txt                       sorted lines `name: value`
+    checkpoints/EPOCH_NETWORK.pth  state dict of a trained network, with the published keys
     checkpoints/EPOCH_opt_NETWORK.pth
     images/train/, images/test/    grids, NUMBER_RANK.jpg
-    losses.jsonl                   a line a log: step, epoch, phase, and the means
+    losses.jsonl                   one line per log: step, epoch, phase, and the means
     metrics/                       events: learning rates, losses, metrics, images of single steps
     tensorboard_paper/             events: grids and means of train and test
     train_filenames.txt, test_filenames.txt
 
-What an exact restart needs is in the run's own checkpoints/step_*.pt; these files are for people
-and for programs that know the published layout. After a restart they hold what they would hold
-without one: what came later than the checkpoint is cut off.
+These files are for people and for programs that know the published layout. A restart reads the
+run's own checkpoints/step_*.pt instead, and cuts off what these files hold about later steps.
 """
 
 from __future__ import annotations
@@ -21,6 +20,7 @@ import itertools
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from nets.bilayer.data import Avatars
 from nets.bilayer.published import RENAMED
 from nets.errors import UserError
 from nets.run import options
@@ -36,21 +37,22 @@ from nets.run.files import Appending, write_atomic, write_text
 from nets.run.images import tile
 from nets.run.log import Board, forget_later
 from nets.run.run import Run
+from nets.worlds.heads.videos import HeadVideos
 
-SHOWN = {  # what metrics/ calls them
+SHOWN = {  # name of a score -> its name in metrics/
     "G_PSNR": "PSNR", "G_SSIM": "SSIM", "G_SSIM2": "SSIM2", "G_LPIPS": "lpips", "G_CSIM": "CSIM",
     "G_PME": "pose_matching_metric",
 }  # fmt: skip
 
 
 class Experiment:
-    """The writers of one run's experiment folder. Every rank has one; grids are written by each
-    rank, everything else by the first.
+    """The writers of one run's experiment folder.
 
-    step_epoch  steps an epoch
+    Every rank has one. Each rank writes its grids, and rank 0 writes everything else.
+    step_epoch  steps per epoch
     """
 
-    def __init__(self, run: Run, args: Mapping[str, Any], step_epoch: int):
+    def __init__(self, run: Run, args: options.Namespace, step_epoch: int):
         self.run, self.args, self.step_epoch = run, args, step_epoch
         self.folder = run.folder
         self._boards: dict[str, Board] = {}
@@ -59,33 +61,31 @@ class Experiment:
         self._start = 0
 
     def open(self, start: int) -> None:
-        """Make the folders, cut off what is later than step `start`, write args.txt."""
+        """Create the folders, cut off lines of steps after `start`, and write args.txt."""
         self._start = start
         if self.run.is_main:
             for phase in ("train", "test"):
                 (self.folder / "images" / phase).mkdir(parents=True, exist_ok=True)
             losses = self.folder / "losses.jsonl"
             forget_later(losses, start)
-            if not start:  # the test before the first step is done again
+            if not start:  # the test before the first step runs again
                 losses.unlink(missing_ok=True)
             values = options.plain(self.args)
-            values |= {old: values[new] for old, new in RENAMED.items()}  # as it is read elsewhere
+            values |= {old: values[new] for old, new in RENAMED.items()}  # for other programs
             write_args(self.folder / "args.txt", values)
         self.run.ranks.barrier()
 
     def epoch(self, step: int) -> int:
-        """Finished epochs after step number `step`."""
+        """The count of finished epochs after step `step`."""
         return (step + 1) // self.step_epoch
 
     def ends(self, step: int, every: int) -> bool:
-        """Whether with this step an epoch ends whose number `every` divides, or the run does."""
+        """True if an epoch with a multiple of `every` ends at this step, or the run does."""
         last = step + 1 == self.run.total
         return last or ((step + 1) % self.step_epoch == 0 and self.epoch(step) % every == 0)
 
-    # What is written
-
     def losses(self, step: int, phase: str, means: Mapping[str, float], seconds: float) -> None:
-        """Means of a phase since its last log: printed, losses.jsonl, tensorboard_paper/."""
+        """Print a phase's means since its last log; add them to losses.jsonl and the events."""
         if not self.run.is_main:
             return
         named = ", ".join(f"{name}: {value:.3f}" for name, value in means.items())
@@ -97,7 +97,7 @@ class Experiment:
             self.board("tensorboard_paper").scalar(f"{name}_{phase}", value, step + 1)
 
     def grid(self, step: int, phase: str, number: int, image: np.ndarray) -> None:
-        """A grid as images/PHASE/NUMBER_RANK.jpg, the first rank's in tensorboard_paper/ too."""
+        """Write a grid to images/PHASE/NUMBER_RANK.jpg; rank 0's to tensorboard_paper/ too."""
         path = self.folder / "images" / phase / f"{number:04d}_{self.run.rank:02d}.jpg"
         pillow = Image.fromarray(np.ascontiguousarray(image))
         write_atomic(path, lambda file: pillow.save(file, format="JPEG", quality=95), durable=False)
@@ -113,10 +113,12 @@ class Experiment:
         optimizers: Mapping[str, torch.optim.Optimizer],
         scores: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]],
     ) -> None:
-        """Log numbers of a single step every `metrics_log_rate` steps, and images every
-        `images_log_rate` steps, in metrics/.
+        """Log a single step in metrics/.
 
-        data   what a batch's forward pass returned; terms  the weighted terms of its loss
+        Numbers are logged every `metrics_log_rate` steps, images every `images_log_rate` steps.
+        data    of the step's forward pass
+        terms   the weighted terms of its loss
+        scores  computes the metrics from `data`
         """
         args = self.args
         if step % args["metrics_log_rate"] == 0:
@@ -136,32 +138,37 @@ class Experiment:
             self.images(step, {k: data[v][0, 0] for k, v in shown.items() if v in data})
 
     def scalars(self, step: int, numbers: Mapping[str, float]) -> None:
-        """Numbers of one step in metrics/."""
+        """Log numbers of one step in metrics/."""
         if self.run.is_main:
             for name, value in numbers.items():
                 self.board("metrics").scalar(name, value, step + 1)
 
     def images(self, step: int, images: Mapping[str, Tensor]) -> None:
-        """(3, S, S) images in [-1, 1] of one step in metrics/."""
+        """Log images (3, S, S) in [-1, 1] of one step in metrics/."""
         if self.run.is_main:
             for name, image in images.items():
                 self.board("metrics").image(f"images/{name}", tile(image[None]), step + 1)
 
     def board(self, name: str) -> Board:
-        """The events of a folder; those later than the start are declared void."""
+        """The event writer of a folder; events after the run's start are declared void."""
         if name not in self._boards:
             self._boards[name] = Board(self.folder / name, self._start)
         return self._boards[name]
 
     def close(self) -> None:
+        """Close the event writers."""
         for board in self._boards.values():
             board.close()
         self._boards = {}
 
-    # Lists of the frames that were used
+    def open_list(self, phase: str, data: Avatars, samples: int) -> None:
+        """Start PHASE_filenames.txt.
 
-    def open_list(self, phase: str, data: Any, samples: int) -> None:
-        """Begin PHASE_filenames.txt; after a restart keep the frames of its first samples."""
+        samples  count of the samples before a restart, whose frames are kept
+        Raises UserError for the demo world, which has no files.
+        """
+        if isinstance(data, HeadVideos):
+            raise UserError("save_dataset_filenames: the demo world has no files; give --data")
         path = self.folder / f"{phase}_filenames.txt"
         lines = samples * (self.args["num_source_frames"] + self.args["num_target_frames"])
         kept = []
@@ -172,7 +179,7 @@ class Experiment:
             write_text(path, "\n".join([f"data-root: {data.root}", *kept]) + "\n")
 
     def append(self, phase: str, samples: Iterable[str]) -> None:
-        """Append the frames of samples, as the data name them, in the order of their use."""
+        """Append the lines of samples to PHASE_filenames.txt, in the order of their use."""
         if not self.run.is_main:
             return
         text = "".join(f"{sample}\n" for sample in samples)
@@ -180,14 +187,15 @@ class Experiment:
             file.write(text.encode())
 
     def append_tests(self, samples: list[list[str]]) -> None:
-        """The frames of a test pass, the ranks' lists; every pass has the same, so only once."""
+        """Append the frames of the first test pass; all passes have the same frames.
+
+        samples  the lines of each rank
+        """
         if self._listed.get("test", True):
             return
         self._listed["test"] = True
         rounds = itertools.zip_longest(*samples)  # rank r of R read samples r, r + R, r + 2R, ...
         self.append("test", [sample for row in rounds for sample in row if sample])
-
-    # Networks by epoch
 
     def save_networks(
         self, epoch: int, networks: Mapping[str, nn.Module], optimizers: Mapping[str, Any]
@@ -199,15 +207,12 @@ class Experiment:
         parts = {name: net.state_dict() for name, net in networks.items()}
         parts |= {f"opt_{name}": optimizer.state_dict() for name, optimizer in optimizers.items()}
         for name, state in parts.items():
-            state = to_cpu(state)
-            write_atomic(
-                folder / f"{epoch}_{name}.pth", lambda file, state=state: torch.save(state, file)
-            )
+            write_atomic(folder / f"{epoch}_{name}.pth", partial(torch.save, to_cpu(state)))
 
 
 @contextlib.contextmanager
 def printing_to(folder: Path, rank: int) -> Iterator[None]:
-    """What is printed goes to stdout_RANK.txt and stderr_RANK.txt of the folder meanwhile."""
+    """Redirect prints to stdout_RANK.txt and stderr_RANK.txt of the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     with (
         open(folder / f"stdout_{rank}.txt", "a", encoding="utf-8", buffering=1) as out,
@@ -230,7 +235,10 @@ def to_cpu(state: Any) -> Any:
 
 
 def network_file(experiment: str | Path, epoch: str | int, name: str) -> Path:
-    """EXPERIMENT/checkpoints/EPOCH_NAME.pth. Raises UserError that lists the epochs there are."""
+    """The path EXPERIMENT/checkpoints/EPOCH_NAME.pth.
+
+    Raises UserError that lists the available epochs if it is missing.
+    """
     folder = Path(experiment) / "checkpoints"
     path = folder / f"{epoch}_{name}.pth"
     if path.is_file():
@@ -245,19 +253,20 @@ def network_file(experiment: str | Path, epoch: str | int, name: str) -> Path:
 
 
 def epochs(experiment: str | Path, name: str) -> list[int]:
-    """Epochs of which an experiment holds a network, in order."""
+    """The epochs of which an experiment holds a network, in order."""
     files = (Path(experiment) / "checkpoints").glob(f"*_{name}.pth")
     numbers = [file.name.removesuffix(f"_{name}.pth") for file in files]
     return sorted(int(number) for number in numbers if number.isdigit())
 
 
 def write_args(path: Path, values: Mapping[str, Any]) -> None:
-    """One `name: value` line an option, sorted; lists and dicts as the command line takes them."""
+    """Write sorted lines `name: value`; lists and dicts have the form of the command line."""
     lines = [f"{name}: {_text(value)}" for name, value in sorted(values.items())]
     write_text(path, "\n".join(lines) + "\n")
 
 
 def _text(value: Any) -> str:
+    """A value in the form of the command line."""
     if isinstance(value, Mapping):
         return ", ".join(f"{key}: {item}" for key, item in value.items())
     if isinstance(value, Sequence) and not isinstance(value, str):

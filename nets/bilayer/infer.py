@@ -1,7 +1,7 @@
 """Avatars driven by images, folders and videos.
 
-What is made once of a person (embedding, texture, parameters) is made once; a driving frame costs
-its 68 points and the light generator.
+The embedding, texture and parameters of a person are computed once. Each driving frame needs only
+its 68 points and a pass of the inference generator.
 """
 
 from __future__ import annotations
@@ -39,32 +39,39 @@ from nets.run.ranks import Ranks
 
 
 # fmt: off
-def add_options(p: options.ArgumentParser) -> None:
+def add_options(p: options.Parser) -> None:
     g = p.add_argument_group("bilayer: -s one person's images, -d images, folders or a video")
     add = g.add_argument
     add("--source_keypoints", type=str, nargs="+", default=[], metavar="FILE",
-        help="68 points of each source, .npy or .json, pixels; default: found by the detector")
+        help="68 points of each source, .npy or .json, pixels; default: by the detector")
     add("--driving_keypoints", type=str | None, default=None, metavar="FILE",
-        help="of all drivings: .npy or .json (T, 68, 2), or a folder of such files")
+        help="68 points of each driving image, pixels: .npy or .json (T, 68, 2), or a folder of "
+        "such files; default: by the detector")
     add("--source_masks", type=str, nargs="+", default=[], metavar="FILE",
-        help="images of the sources' size, white is the person; default: the detector's")
-    add_flag(g, "--crop", True, "cut the square around the points out; false: images are square")
+        help="mask of each source, an image of its size, white is the person; default: by the "
+        "detector")
+    add_flag(g, "--crop", True,
+        "cut out the square around the points; false: images are square and used whole")
     add_flag(g, "--masks", False, "cut the head out by its predicted mask")
-    add("--background", type=Literal["white", "black"], default="white", help="behind it then")
+    add("--background", type=Literal["white", "black"], default="white",
+        help="background with --masks")
     add("--enhancer", type=bool | None, default=None,
-        help="fit the texture to the sources; default: if the checkpoint can")
-    add("--frames_at_once", type=PositiveInt, default=8, help="driving frames a pass")
+        help="fit the texture to the sources; default: if the checkpoint has an enhancer")
+    add("--frames_at_once", type=PositiveInt, default=8, help="driving frames per batch")
     add("--experiment_dir", type=str | None, default=None,
         help="instead of --checkpoint: EXPERIMENT_DIR/runs/EXPERIMENT_NAME")
     add("--experiment_name", type=str | None, default=None, help="see --experiment_dir")
     add("--which_epoch", type=str | int | None, default=None,
-        help="its checkpoints/EPOCH_NETWORK.pth; default: the newest")
+        help="epoch of its checkpoints/EPOCH_NETWORK.pth; default: the newest")
     published_modes.add_options(p)
 # fmt: on
 
 
 def infer(args: options.Namespace, content: dict[str, Any], path: Path, ranks: Ranks) -> None:
-    """One image, a folder or a video of the source person in the driving poses."""
+    """Write an image, a folder or a video of the source person in the driving poses.
+
+    content, path  of the checkpoint
+    """
     precision = Precision(args.precision, ranks.device, args.channels_last)
     model = load_model(content, path, precision)
     fold(model.net)
@@ -116,7 +123,7 @@ def source_frames(args: options.Namespace, faces: Faces) -> list[HeadFrame]:
 
 
 def make_avatar(args: options.Namespace, model: Loaded, sample: dict[str, Tensor]) -> Avatar:
-    """One person's avatar, of the sources of a sample."""
+    """The avatar of a sample's sources, enhanced as --enhancer says."""
     batch = {name: value[None] for name, value in sample.items() if isinstance(value, Tensor)}
     data = prepare(to_device(batch, model.device), model.options)
     with torch.no_grad():
@@ -131,7 +138,7 @@ def make_avatar(args: options.Namespace, model: Loaded, sample: dict[str, Tensor
 
 
 def renderer(args: options.Namespace, model: Loaded, avatar: Avatar) -> Callable[[Tensor], Tensor]:
-    """poses (N, 136) -> images (N, 3, S, S) uint8 on the CPU."""
+    """A function from poses (N, 136) to images (N, 3, S, S) uint8 on the CPU."""
     driver = Driver(model.net, avatar, model.precision.dtype)
     if args.masks and not driver.has_mask:
         raise UserError("--masks: this checkpoint's network predicts no mask")
@@ -149,7 +156,11 @@ def renderer(args: options.Namespace, model: Loaded, avatar: Avatar) -> Callable
 def driving_points(
     args: options.Namespace, faces: Faces, frames: Frames, points: Tensor | None
 ) -> Iterator[tuple[Frame, Tensor]]:
-    """The driving frames with their points: those of the file, or of the face that is found."""
+    """The driving frames with their points, which are given or detected.
+
+    points  (T, 68, 2), pixels; None: by the detector
+    Raises UserError if a frame has no points.
+    """
     if points is None:
         finder = Finder(faces.find(args.person), "face", args.on_missing)
         yield from finder(frames)
@@ -169,8 +180,9 @@ def drive_video(
     points: Tensor | None,
     render: Callable[[Tensor], Tensor],
 ) -> None:
-    """A video of the avatar with the driving one's sound; frames are never all in memory."""
+    """Write a video of the avatar with the driving video's sound, frame by frame."""
     frames = Frames(video, args.start, args.end, args.fps)
+    assert frames.fps is not None  # only images have none
     out = Path(args.out)
     if out.suffix.lower() not in FORMATS:
         out = out.with_suffix("") / pair_name(Path(args.source[0]).stem, video.stem, ".mp4")
@@ -194,12 +206,15 @@ def drive_video(
 
 
 def poses_of(seen: list[SeenFace]) -> Tensor:
+    """The poses of N faces, (N, 136) in [-1, 1]."""
     return torch.stack([one.pose for one in seen])
 
 
 def pasted(args: options.Namespace, seen: SeenFace, generated: Tensor) -> Tensor:
-    """What was made, with --paste in the driving image's place of the face."""
-    return paste_square(seen.whole, generated, seen.box) if args.paste else generated
+    """The generated image; with --paste the driving image, with the generated one on its face."""
+    if not args.paste or seen.box is None:
+        return generated
+    return paste_square(seen.whole, generated, seen.box)
 
 
 def drive_images(
@@ -210,10 +225,12 @@ def drive_images(
     points: Tensor | None,
     render: Callable[[Tensor], Tensor],
 ) -> None:
-    """One image; of several a grid and single ones, or a video where --out is one."""
+    """Write the images: one image, or a grid with single images, or a video if --out is one."""
     files = list_images("-d", args.driving)
     if points is not None and len(points) != len(files):
-        raise UserError(f"--driving_keypoints: must be of {len(files)} images, holds {len(points)}")
+        raise UserError(
+            f"--driving_keypoints: must hold points of {len(files)} images, holds {len(points)}"
+        )
     names, seen = [], []
     for i, file in enumerate(files):
         given = None if points is None else points[i : i + 1]
@@ -246,8 +263,10 @@ def drive_images(
 
 
 def own_data(args: options.Namespace, model: Loaded) -> None:
-    """Four people of the run's test data, each in the poses of all four, and the layers of the
-    first four images. Where --out is a .gif, of the demo world: people who follow a driver.
+    """Write results on the run's test data.
+
+    They are a grid of four people, each in the poses of all four, and the layers of their own
+    targets. If --out is a .gif, an animation of three people of the demo world replaces the grid.
     """
     data = open_avatars({**model.options, "num_target_frames": 1}, "test")
     samples = [data[0, i] for i in range(min(4, len(data)))]

@@ -1,14 +1,14 @@
 """Losses of the bilayer avatars, with formula and weight (Zakharov et al. 2020, section 3.3).
 
-`Losses` reads what it compares by name from the dictionary of a training pass. Its entries are
-weighted already: the objective is their plain sum, discriminator and generators together, since
-`Bilayer.forward` keeps either's gradient away from the other.
+`Losses` reads tensors by name from the dictionary of a training pass. Its terms are weighted, so
+the objective is their sum. It trains the discriminator and the generators together, since
+`Bilayer.forward` separates their gradients.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -17,10 +17,16 @@ from torch import Tensor, distributed, nn
 from nets.bilayer.defaults import words
 from nets.perceptual import feature_distances, layer_name
 
+Pass = Mapping[str, Tensor | list[Tensor]]  # published name -> value; see `Bilayer.forward`
+Number = TypeVar("Number", int, float)
+
 
 class WarpingWeight:
-    """The weight of the warping regulariser: times `decay` after every `schedule` calls, not below
-    `eps`. A decay of 1 or a schedule below 1 leave it as it is."""
+    """The weight of the warping regulariser, which decays during training.
+
+    It is multiplied by `decay` after every `schedule` calls and never falls below `eps`. It is
+    constant with a decay of 1 or a schedule below 1.
+    """
 
     def __init__(self, weight: float, decay: float, schedule: int, eps: float):
         self.weight, self.calls = float(weight), 0
@@ -42,11 +48,11 @@ class WarpingWeight:
 
 
 class KeypointPlaces:
-    """Each keypoint's one place in the texture: the mean of its places in all images so far.
+    """A place in the texture for each keypoint: the mean of its places in all images so far.
 
-    Where images alone are to teach the offsets, a texture without contrast gives them no
-    gradient, and offsets that fit nothing leave the texture without contrast. Keypoints say which
-    pixels of two images show the same place of a face, whatever is painted there.
+    Images alone can fail to train the offsets. A texture without contrast gives them no gradient,
+    and wrong offsets keep the texture without contrast. Keypoints tell which pixels of two images
+    show the same place of a face, whatever its colour is.
     """
 
     def __init__(self) -> None:
@@ -54,7 +60,7 @@ class KeypointPlaces:
         self.calls = 0
 
     def add(self, poses: Tensor) -> None:
-        """Count the poses (b, t, 2 K) of a training step, of all ranks."""
+        """Update the mean by the poses (b, t, 2 K) of a training step, of all ranks."""
         mean = poses.detach().float().mean((0, 1)).unflatten(0, (-1, 2))
         if distributed.is_initialized():
             distributed.all_reduce(mean)
@@ -64,9 +70,9 @@ class KeypointPlaces:
         self.places = old + (mean - old) / self.calls
 
     def distance(self, uvs: Tensor, poses: Tensor) -> Tensor:
-        """Mean L1 distance of the places that are read under the keypoints from their own.
+        """The mean L1 distance between each keypoint's place and the place that its pixel reads.
 
-        uvs    (b, t, S, S, 2) absolute, (x, y) in [-1, 1]
+        uvs    (b, t, S, S, 2), the place in the texture that each pixel reads, (x, y) in [-1, 1]
         poses  (b, t, 2 K) in [-1, 1]
         """
         points = poses.float().flatten(0, 1).unflatten(1, (-1, 2))
@@ -90,13 +96,13 @@ PUBLISHED = (
     "segmentation",
     "warping_regularizer",
 )
-LOSSES = (*PUBLISHED, "keypoint_correspondence")  # the last is ours: `KeypointPlaces`
+LOSSES = (*PUBLISHED, "keypoint_correspondence")  # the last one is new here: `KeypointPlaces`
 EXTRACTORS = {  # published name -> family of `nets.pretrained.vgg`
     "vgg19_imagenet_pytorch": "torchvision",
     "vgg16_face_caffe": "face",
 }
 
-# The published defaults, but for the pair of the segmentation, where they name no tensor.
+# The published defaults, except for seg_loss_apply_to: the published value names no tensor.
 DEFAULTS: dict[str, Any] = {
     "losses_train": list(PUBLISHED),
     "adv_pred_type": "ragan",
@@ -134,12 +140,13 @@ def adversarial_losses(
 ) -> tuple[Tensor, Tensor]:
     """Hinge losses of the discriminator and of the generator, means over all patches.
 
-    real, fake_for_dis  scores from the discriminator's pass
-    fake_for_gen        from the generator's pass; the real scores beside them are constants
-    kind                "gan": pr = r, pf = f. "rgan": pr = r - f, pf = f - r. "ragan": pr = r -
-                        mean f, pf = f - mean r
-    D = mean relu(1 - pr) + mean relu(1 + pf); G = mean relu(1 - pf) + mean relu(1 + pr), for gan
-    -mean pf.
+    real, fake_for_dis  scores r and f of the discriminator's pass
+    fake_for_gen        scores f of the generator's pass; r is a constant there
+    kind                "gan": pr = r, pf = f
+                        "rgan": pr = r - f, pf = f - r
+                        "ragan": pr = r - mean f, pf = f - mean r
+    returns             D = mean relu(1 - pr) + mean relu(1 + pf)
+                        G = mean relu(1 - pf) + mean relu(1 + pr); for "gan" -mean pf
     """
     r, f = _relative(real, fake_for_dis, kind)
     dis = F.relu(1 - r).mean() + F.relu(1 + f).mean()
@@ -149,6 +156,7 @@ def adversarial_losses(
 
 
 def _relative(real: Tensor, fake: Tensor, kind: str) -> tuple[Tensor, Tensor]:
+    """(pr, pf) of `adversarial_losses`."""
     if kind == "gan":
         return real, fake
     if kind == "rgan":
@@ -159,14 +167,16 @@ def _relative(real: Tensor, fake: Tensor, kind: str) -> tuple[Tensor, Tensor]:
 
 
 def feature_matching(real: Sequence[Tensor], fake: Sequence[Tensor], kind: str = "l1") -> Tensor:
-    """The mean over the features of their L1 (or MSE) distances; the real ones are constants."""
+    """The mean over layers of the L1 or MSE distances of features; real ones are constants."""
     pairs = zip(real, fake, strict=True)
     return torch.stack([distance(f, r, kind) for r, f in pairs]).mean()
 
 
 def distance(prediction: Tensor, target: Tensor, kind: str) -> Tensor:
-    """Mean "l1" or "mse" distance, in float32; "ce" is the cross entropy of (N, C, ...) logits to
-    class indices (N, ...). The target is a constant."""
+    """The mean distance of a prediction from a constant target, in float32.
+
+    kind  "l1", "mse", or "ce": the cross entropy of logits (N, C, ...) and class indices (N, ...)
+    """
     prediction = prediction if prediction.dtype == torch.float64 else prediction.float()
     if kind == "ce":
         return F.cross_entropy(prediction, target.detach())
@@ -177,7 +187,7 @@ def distance(prediction: Tensor, target: Tensor, kind: str) -> Tensor:
 
 
 def dice(prediction: Tensor, target: Tensor) -> Tensor:
-    """log(sum p^2 + sum t^2) - log(sum 2 p t), on the tensors as they are."""
+    """log(sum p^2 + sum t^2) - log(sum 2 p t), without a sigmoid on p."""
     prediction, target = prediction.float(), target.detach().float()
     top = prediction.square().sum() + target.square().sum()
     return top.log() - (2 * prediction * target).sum().log()
@@ -191,23 +201,52 @@ def perceptual(
     weights: Sequence[float],
     kind: str = "l1",
 ) -> Tensor:
-    """sum_k weights_k * mean |F_k(prediction) - F_k(target)|, or the squares; (N, 3, S, S)."""
+    """sum_k weights_k * mean |F_k(prediction) - F_k(target)|, or of the squares for "mse".
+
+    prediction, target  (N, 3, S, S) in [-1, 1]
+    layers              names of the feature layers F_k of `vgg`
+    """
     if kind not in ("l1", "mse"):
         raise ValueError(f"bilayer: per_loss_type must be l1 or mse, got {kind!r}")
     squared = kind == "mse"
     distances = feature_distances(prediction, target, layers, vgg=vgg, squared=squared)
     pairs = zip(layers, weights, strict=True)
-    return sum(w * distances[f"feature_{layer}"].mean() for layer, w in pairs)
+    first, *others = [w * distances[f"feature_{layer}"].mean() for layer, w in pairs]
+    return sum(others, first)
+
+
+class LossPair(NamedTuple):
+    """A term of a loss: two names in the data of a pass, its factor and its name in the log."""
+
+    prediction: str
+    target: str
+    weight: float
+    name: str
+
+
+class PerceptualPair(NamedTuple):
+    """A term of the perceptual loss; see `LossPair`.
+
+    extractor  published name of the feature network
+    layers     names of its layers
+    """
+
+    prediction: str
+    target: str
+    extractor: str
+    layers: list[str]
+    weight: float
+    name: str
 
 
 class Losses(nn.Module):
-    """The losses that a run's options ask for: `losses(data)` is a dictionary of scalars.
+    """The losses of a run's options: `losses(data)` is a dictionary of weighted scalars.
 
-    options     flags by their published names; `DEFAULTS` for those that are absent
-    extractors  the frozen networks of the perceptual loss by their published names, those that
-                `needed_extractors` lists
-    The warping regulariser's weight decays and the keypoints' places are averaged over the steps;
-    `state_dict` holds where they stand.
+    options     flags by their published names; absent ones are those of `DEFAULTS`
+    extractors  published name -> frozen feature network, for those of `needed_extractors`
+
+    `state_dict` holds the decaying weight of the warping regulariser and the mean places of the
+    keypoints. Raises ValueError on options that contradict each other.
     """
 
     def __init__(
@@ -236,41 +275,46 @@ class Losses(nn.Module):
         self.places = KeypointPlaces()
 
     def train(self, mode: bool = True) -> Losses:
-        """The extractors stay as they are."""
+        """Set the mode of the losses; the extractors keep theirs."""
         self.training = mode
         return self
 
-    def forward(self, data: Mapping[str, Any]) -> dict[str, Tensor]:
-        """Weighted entries of a training pass: D_ADV, G_ADV, G_FM, G_VGG19, G_VGGFace, G_L1, G_BCE,
-        G_WPR, as far as they are asked for."""
+    def forward(self, data: Pass) -> dict[str, Tensor]:
+        """The weighted terms of a training pass, scalars.
+
+        Names with the default options: D_ADV, G_ADV, G_FM, G_VGG19, G_VGGFace, G_L1, G_BCE, G_WPR.
+        Raises ValueError if `data` lacks a tensor.
+        """
         out: dict[str, Tensor] = {}
         for name in self.names:
             getattr(self, f"_{name}")(data, out)
         return out
 
-    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    # The module's own state only: torch's overloads also fill a dict, which nobody passes here.
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
         return {**self.warping.state_dict(), **self.places.state_dict()}
 
-    def load_state_dict(self, state: Mapping[str, Any], *args: Any, **kwargs: Any) -> None:
-        self.warping.load_state_dict(state)
-        self.places.load_state_dict(state)
+    def load_state_dict(
+        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
+    ) -> None:
+        self.warping.load_state_dict(state_dict)
+        self.places.load_state_dict(state_dict)
 
-    def _adversarial(self, data: Mapping[str, Any], out: dict[str, Tensor]) -> None:
-        scores = (_need(data, n) for n in ("real_scores", "fake_scores_dis", "fake_scores_gen"))
-        dis, gen = adversarial_losses(
-            *(s.float() for s in scores), kind=self.options["adv_pred_type"]
-        )
+    def _adversarial(self, data: Pass, out: dict[str, Tensor]) -> None:
+        names = ("real_scores", "fake_scores_dis", "fake_scores_gen")
+        real, fake_dis, fake_gen = (_need(data, name).float() for name in names)
+        dis, gen = adversarial_losses(real, fake_dis, fake_gen, self.options["adv_pred_type"])
         weight = self.options["adv_loss_weight"]
         out["D_ADV"], out["G_ADV"] = weight * dis, weight * gen
 
-    def _feature_matching(self, data: Mapping[str, Any], out: dict[str, Tensor]) -> None:
-        real, fake = _need(data, "real_feats_gen"), _need(data, "fake_feats_gen")
+    def _feature_matching(self, data: Pass, out: dict[str, Tensor]) -> None:
+        real, fake = _features(data, "real_feats_gen"), _features(data, "fake_feats_gen")
         out["G_FM"] = self.options["fem_loss_weight"] * feature_matching(
             real, fake, self.options["fem_loss_type"]
         )
 
-    def _perceptual(self, data: Mapping[str, Any], out: dict[str, Tensor]) -> None:
-        layer_weights = _numbers(self.options["per_layer_weights"])
+    def _perceptual(self, data: Pass, out: dict[str, Tensor]) -> None:
+        layer_weights = _numbers(self.options["per_layer_weights"], float)
         for prediction, target, extractor, layers, weight, name in self.per:
             out[f"G_{name}"] = weight * perceptual(
                 self.extractors[extractor],
@@ -281,13 +325,13 @@ class Losses(nn.Module):
                 self.options["per_loss_type"],
             )
 
-    def _pixelwise(self, data: Mapping[str, Any], out: dict[str, Tensor]) -> None:
+    def _pixelwise(self, data: Pass, out: dict[str, Tensor]) -> None:
         for prediction, target, weight, name in self.pix:
             kind = self.options["pix_loss_type"]
             value = distance(_need(data, prediction), _need(data, target), kind)
             out[f"G_{name}"] = weight * value
 
-    def _segmentation(self, data: Mapping[str, Any], out: dict[str, Tensor]) -> None:
+    def _segmentation(self, data: Pass, out: dict[str, Tensor]) -> None:
         for prediction, target, weight, name in self.seg:
             logits, truth = _need(data, prediction).float(), _need(data, target).detach().float()
             if self.options["seg_loss_type"] == "bce":
@@ -296,16 +340,16 @@ class Losses(nn.Module):
                 value = dice(logits, truth)
             out[f"G_{name}"] = weight * value
 
-    def _warping_regularizer(self, data: Mapping[str, Any], out: dict[str, Tensor]) -> None:
+    def _warping_regularizer(self, data: Pass, out: dict[str, Tensor]) -> None:
         deltas = [_need(data, name).float() for name in words(self.options["wpr_loss_apply_to"])]
         weight = self.warping.next() if torch.is_grad_enabled() else self.warping.weight
         if weight <= self.options["eps"] and self.options["wpr_loss_weight"]:
-            return  # at its floor: the loss is over
+            return  # the weight is at its floor, so the loss is no longer used
         squared = self.options["wpr_loss_type"] == "mse"
         sizes = [(d.square() if squared else d.abs()).mean() for d in deltas]
         out["G_WPR"] = weight * torch.stack(sizes).mean()
 
-    def _keypoint_correspondence(self, data: Mapping[str, Any], out: dict[str, Tensor]) -> None:
+    def _keypoint_correspondence(self, data: Pass, out: dict[str, Tensor]) -> None:
         poses = _need(data, "target_poses")
         if torch.is_grad_enabled():
             self.places.add(poses)
@@ -314,20 +358,20 @@ class Losses(nn.Module):
 
 
 def needed_extractors(options: Mapping[str, Any]) -> list[str]:
-    """The perceptual loss's networks that the options ask for: those of a weight above zero."""
+    """Published names of the perceptual loss's feature networks with a weight above zero."""
     options = {**DEFAULTS, **options}
     if "perceptual" not in words(options["losses_train"]):
         return []
-    return list(dict.fromkeys(row[2] for row in _perceptual_pairs(options)))
+    return list(dict.fromkeys(pair.extractor for pair in _perceptual_pairs(options)))
 
 
-def _perceptual_pairs(o: Mapping[str, Any]) -> list[tuple]:
-    """(prediction, target, extractor, layers, weight, name) for each entry of the loss."""
+def _perceptual_pairs(o: Mapping[str, Any]) -> list[PerceptualPair]:
+    """The terms of the perceptual loss with a weight above zero."""
     extractors = words(o["per_full_net_names"])
     _known("per_full_net_names", extractors, tuple(EXTRACTORS))
     layers = [_numbers(part, int) for part in str(o["per_net_layers"]).split(";")]
-    weights = _numbers(o["per_loss_weights"])
-    count = len(_numbers(o["per_layer_weights"]))
+    weights = _numbers(o["per_loss_weights"], float)
+    count = len(_numbers(o["per_layer_weights"], float))
     if len(layers) != len(extractors) or len(weights) != len(extractors):
         raise ValueError(
             "bilayer: per_net_layers and per_loss_weights must have one entry for each of "
@@ -346,29 +390,37 @@ def _perceptual_pairs(o: Mapping[str, Any]) -> list[tuple]:
             blocks = (2, 2, 4, 4, 4) if "19" in extractor else (2, 2, 3, 3, 3)
             result = [layer_name(index, blocks) for index in indices]
             if weight:
-                rows.append((prediction, target, extractor, result, weight, name))
+                rows.append(PerceptualPair(prediction, target, extractor, result, weight, name))
     return rows
 
 
-def _pairs(o: Mapping[str, Any], key: str) -> list[tuple[str, str, float, str]]:
+def _pairs(o: Mapping[str, Any], key: str) -> list[LossPair]:
+    """The terms of the loss `key`, pix or seg."""
     pairs = _two(o[f"{key}_loss_apply_to"], f"{key}_loss_apply_to")
-    weights, names = _numbers(o[f"{key}_loss_weights"]), words(o[f"{key}_loss_names"])
+    weights, names = _numbers(o[f"{key}_loss_weights"], float), words(o[f"{key}_loss_names"])
     if not len(pairs) == len(weights) == len(names):
         raise ValueError(
-            f"bilayer: {key}_loss_apply_to, {key}_loss_weights and {key}_loss_names must have as "
-            f"many entries, got {len(pairs)}, {len(weights)} and {len(names)}"
+            f"bilayer: {key}_loss_apply_to, {key}_loss_weights and {key}_loss_names must have "
+            f"equally many entries, got {len(pairs)}, {len(weights)} and {len(names)}"
         )
-    return [(*p, w, n) for p, w, n in zip(pairs, weights, names, strict=True)]
+    return [LossPair(*p, w, n) for p, w, n in zip(pairs, weights, names, strict=True)]
 
 
 def _two(value: str, key: str) -> list[tuple[str, str]]:
-    pairs = [tuple(words(part)) for part in value.split(";")]
-    if any(len(pair) != 2 for pair in pairs):
-        raise ValueError(f'bilayer: {key} must be pairs "prediction, target; ...", got {value!r}')
+    """The pairs (prediction, target) of the option `key`."""
+    pairs = []
+    for part in value.split(";"):
+        names = words(part)
+        if len(names) != 2:
+            raise ValueError(
+                f'bilayer: {key} must be pairs "prediction, target; ...", got {value!r}'
+            )
+        pairs.append((names[0], names[1]))
     return pairs
 
 
-def _numbers(value: Any, kind: type = float) -> list:
+def _numbers(value: Any, kind: Callable[[Any], Number]) -> list[Number]:
+    """The numbers of an option: a number, a list, or numbers separated by commas."""
     if isinstance(value, int | float):
         return [kind(value)]
     try:
@@ -378,15 +430,29 @@ def _numbers(value: Any, kind: type = float) -> list:
 
 
 def _known(key: str, values: Sequence[str], known: Sequence[str]) -> None:
+    """Raise ValueError on a value that is not known."""
     unknown = [v for v in values if v not in known]
     if unknown:
         raise ValueError(f"bilayer: {key} must be of {', '.join(known)}, got {unknown[0]!r}")
 
 
-def _need(data: Mapping[str, Any], name: str) -> Any:
+def _need(data: Pass, name: str) -> Tensor:
+    """A tensor of a pass. Raises ValueError if it is missing, or a list."""
+    value = _entry(data, name)
+    if not isinstance(value, Tensor):
+        raise ValueError(f"bilayer: {name} must be a tensor, is a list of {len(value)}")
+    return value
+
+
+def _features(data: Pass, name: str) -> Sequence[Tensor]:
+    """A list of tensors of a pass. Raises ValueError if it is missing."""
+    return list(_entry(data, name))
+
+
+def _entry(data: Pass, name: str) -> Tensor | list[Tensor]:
     if name not in data:
         generated = ", ".join(sorted(k for k in data if k.startswith(("pred_", "target_"))))
         raise ValueError(
-            f"bilayer: a loss reads {name}, which this pass has not made; it has {generated}"
+            f"bilayer: a loss reads {name}, which is missing in this pass; it has {generated}"
         )
     return data[name]

@@ -1,4 +1,4 @@
-"""Metrics of the bilayer avatars, by their published names, with the networks that they need."""
+"""Metrics of bilayer avatars, by their published names, with the networks that they need."""
 
 from __future__ import annotations
 
@@ -6,36 +6,39 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from nets.bilayer.defaults import words
 from nets.errors import UserError
 from nets.metrics import pose_error, signed_psnr, signed_ssim
-from nets.pretrained.arcface import csim, load_recognition
-from nets.pretrained.lpips import load_lpips
+from nets.pretrained.arcface import IRSE50, csim, load_recognition
+from nets.pretrained.lpips import LPIPS, load_lpips
 
 METRICS = ("PSNR", "ssim", "lpips", "csim", "pose_matching")
 ALIASES = {"pose_matching_metric": "pose_matching", "psnr": "PSNR"}
+Detect = Callable[[Tensor], Tensor | None]  # uint8 (3, H, W) -> 68 points (68, 2) pixels, or None
 
 
 class Metrics:
-    """`metrics(data)` compares what a pass of the networks made with the truth.
+    """Metrics of a pass of the networks: `metrics(data)` compares predictions with ground truth.
 
     names     of `METRICS` or `ALIASES`
-    folders   part ("lpips", "csim") -> folders where weight files may lie, before torch's cache
-    detect    uint8 (3, H, W) -> 68 points (68, 2) in pixels or None, for pose_matching
-    pair      names of the prediction and of the truth in `data`
-    download  fetch what its publishers serve and is not found
-    source    "random": untrained networks, to test programs with
-    `absent` holds a line for each metric that cannot be measured here: print it once; the metric
-    is left out of the results. `descriptions` says which weights serve the others.
+    folders   part ("lpips", "csim") -> folders to search for weight files before torch's cache
+    detect    detector of face points, for pose_matching
+    pair      names of the prediction and of the ground truth in `data`
+    download  download missing files that their publishers serve
+    source    "random": untrained networks, for tests of programs
+
+    `absent` holds a line for each metric that cannot be measured here. It is for the log; results
+    lack these metrics. `descriptions` names the weights of the others.
+    Raises ValueError on an unknown metric.
     """
 
     def __init__(
         self,
         names: Sequence[str] | str,
         folders: Callable[[str], Sequence[Path]] = lambda part: (),
-        detect: Callable[[Tensor], Tensor | None] | None = None,
+        detect: Detect | None = None,
         pair: tuple[str, str] = ("pred_target_imgs", "target_imgs"),
         download: bool = False,
         source: str = "auto",
@@ -51,15 +54,19 @@ class Metrics:
         self.names: list[str] = []
         self.absent: list[str] = []
         self.descriptions: list[str] = []
-        self.networks: dict[str, nn.Module] = {}
-        self.left_out = 0  # images without a face, so far
+        self.lpips: LPIPS | None = None
+        self.recognition: IRSE50 | None = None
+        self.left_out = 0  # count of images without a detected face
         for name in dict.fromkeys(names):
             try:
                 if name == "lpips":
                     net = load_lpips(source=source, download=download, folders=folders(name))
-                    self._keep(name, net)
+                    self.lpips = net.to(self.device)
+                    self.descriptions.append(f"{name}: {net.description}")
                 elif name == "csim":
-                    self._keep(name, load_recognition(source=source, folders=folders(name)))
+                    recognition = load_recognition(source=source, folders=folders(name))
+                    self.recognition = recognition.to(self.device)
+                    self.descriptions.append(f"{name}: {recognition.description}")
                 elif name == "pose_matching" and detect is None:
                     raise UserError("no detector of 68 face points")
             except UserError as error:
@@ -67,14 +74,13 @@ class Metrics:
                 continue
             self.names.append(name)
 
-    def _keep(self, name: str, net: nn.Module) -> None:
-        self.networks[name] = net.to(self.device)
-        self.descriptions.append(f"{name}: {net.description}")
-
     @torch.no_grad()
     def __call__(self, data: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Scalars G_PSNR, G_SSIM (and G_SSIM2, with the constants of the images' range), G_LPIPS,
-        G_CSIM, G_PME: means over all images. G_PME is absent where no face was found in any."""
+        """The means over all images, scalars: G_PSNR, G_SSIM, G_SSIM2, G_LPIPS, G_CSIM, G_PME.
+
+        G_SSIM has the constants of a range of 1, as published, and G_SSIM2 those of the images'
+        range of 2. G_PME is absent if no image has a detected face.
+        """
         prediction, truth = (data[name].flatten(0, 1).float() for name in self.pair)
         out: dict[str, Tensor] = {}
         for name in self.names:
@@ -83,14 +89,14 @@ class Metrics:
             elif name == "ssim":
                 out["G_SSIM"] = signed_ssim(prediction, truth).mean()
                 out["G_SSIM2"] = signed_ssim(prediction, truth, 2.0).mean()
-            elif name == "lpips":
-                out["G_LPIPS"] = self.networks[name](prediction, truth).mean()
-            elif name == "csim":
+            elif name == "lpips" and self.lpips is not None:
+                out["G_LPIPS"] = self.lpips(prediction, truth).mean()
+            elif name == "csim" and self.recognition is not None:
                 size = prediction.new_tensor([prediction.shape[-1], prediction.shape[-2]])
                 points = data["target_poses"].flatten(0, 1).unflatten(1, (-1, 2))[:, :68]
                 points = (points.float() + 1) / 2 * size
-                out["G_CSIM"] = csim(self.networks[name], prediction, truth, points).mean()
-            else:
+                out["G_CSIM"] = csim(self.recognition, prediction, truth, points).mean()
+            elif name == "pose_matching" and self.detect is not None:
                 errors, missed = pose_error(self.detect, prediction, truth)
                 self.left_out += missed
                 if len(errors):

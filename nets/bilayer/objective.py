@@ -1,9 +1,10 @@
-"""Losses and metrics of a run, with the networks and weight files that they need."""
+"""The losses and metrics of a run, with the networks and weight files that they need."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from nets.bilayer.losses import EXTRACTORS, Losses, needed_extractors
-from nets.bilayer.metrics import Metrics
+from nets.bilayer.metrics import Detect, Metrics
 from nets.errors import UserError
 from nets.pretrained import vgg
 from nets.run import options
@@ -21,15 +22,15 @@ from nets.run.run import Run
 
 
 def weights_folders(args: Mapping[str, Any], part: str) -> list[Path]:
-    """Where the auxiliary weights of a part (perceptual, lpips, csim) may be."""
+    """The folders to search for the weights of a part: perceptual, lpips or csim."""
     root = args.get("pretrained_weights_dir")
     return [Path(root) / "pretrained_weights" / part] if root else []
 
 
 def open_losses(args: options.Namespace, run: Run, precision: Precision) -> Losses:
-    """The losses of `losses_train`; says which feature networks the perceptual one uses.
+    """The losses of `losses_train`. Prints which feature networks the perceptual loss uses.
 
-    Raises UserError where weights are missing, with what would help.
+    Raises UserError with the remedy if weights are missing.
     """
     plain = options.plain(args)
     source = "random" if args.perceptual == "random" else "auto"
@@ -40,18 +41,21 @@ def open_losses(args: options.Namespace, run: Run, precision: Precision) -> Loss
             settings |= {"pooling": args.per_pooling, "option": "--pretrained_weights_dir"}
             settings["folders"] = weights_folders(plain, "perceptual")
             download = args.vgg_download and EXTRACTORS[name] == "torchvision"
-            if download:  # by one rank, before the others look
-                run.ranks.on_main(
-                    lambda settings=settings: vgg.load_vgg(download=True, **settings) and None
-                )
+            if download:  # by one rank, before the others look for the file
+                run.ranks.on_main(partial(_download_vgg, settings))
             result[name] = precision.place(vgg.load_vgg(**settings))
             run.print(f"perceptual loss: {result[name].description}")
         return Losses(plain, result)
 
 
+def _download_vgg(settings: dict[str, Any]) -> None:
+    """Download the weights of a feature network."""
+    vgg.load_vgg(download=True, **settings)
+
+
 @contextlib.contextmanager
 def naming_options() -> Iterator[None]:
-    """Turns what the networks and losses say of options that do not fit into a UserError."""
+    """Turn a ValueError of the networks or losses about an option into a UserError."""
     try:
         yield
     except ValueError as error:
@@ -61,8 +65,9 @@ def naming_options() -> Iterator[None]:
 
 
 class Scores:
-    """Metrics of what the networks made of a batch, by their published names: `losses_test` and
-    `metrics` together. One that cannot be measured here is named once and left out.
+    """The metrics of `losses_test` and `metrics` on a batch, by their published names.
+
+    Prints a line for each metric that cannot be measured here, and leaves it out.
     """
 
     def __init__(self, args: options.Namespace, run: Run):
@@ -83,7 +88,7 @@ class Scores:
                 run.print(line)
 
     def __call__(self, data: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Means over all images, scalars: G_PSNR and so on."""
+        """The means over all images, scalars: G_PSNR and others."""
         scores: dict[str, Tensor] = {}
         for part in self.parts:
             if all(name in data for name in part.pair):
@@ -91,8 +96,12 @@ class Scores:
         return scores
 
 
-def point_finder(say: Callable[[str], Any]) -> Callable[[Tensor], Tensor | None] | None:
-    """What finds the 68 points of an image, for pose_matching; None, and a line why, without."""
+def point_finder(say: Callable[[str], None]) -> Detect | None:
+    """A detector of 68 face points, for pose_matching.
+
+    say      prints the reason if no detector is installed
+    returns  None without a detector
+    """
     from nets.data.detectors import open_detector
 
     try:
@@ -116,8 +125,10 @@ def mean_scores(
     scores: Callable[[Mapping[str, Tensor]], dict[str, Tensor]],
     ranks: Ranks,
 ) -> tuple[dict[str, float], dict[str, Tensor]]:
-    """Means of the scores over all batches of all ranks, and this rank's last batch with what the
-    networks made of it. A score that a batch lacks does not count for it.
+    """The mean scores over the batches of all ranks, and this rank's last pass.
+
+    scores   data of a pass -> scores; a batch may lack some of them
+    returns  the mean of each score over the batches that have it; the data of the last pass
     """
     sums: dict[str, float] = {}
     counts: dict[str, int] = {}

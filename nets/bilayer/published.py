@@ -1,10 +1,12 @@
-"""Networks of the published head avatars: an experiment's folder, or files of it.
+"""Networks of the published head avatars, and the published program's options.
 
-    EXPERIMENT/args.txt                       `name: value` a line, the options
+An experiment is a folder:
+
+    EXPERIMENT/args.txt                       the options, lines `name: value`
     EXPERIMENT/checkpoints/EPOCH_NETWORK.pth  a state dict each
 
-Sizes are read off the weights; what they do not say comes from args.txt or is the published
-default. The published enhancer's experiment holds only the enhancer: the other networks come from
+Sizes come from the shapes of the weights, and other options from args.txt or the published
+defaults. The published enhancer's experiment holds only the enhancer. The other networks come from
 the experiment that its args.txt names as `init_experiment_dir`.
 """
 
@@ -13,27 +15,37 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from nets.bilayer import DEFAULTS, NETWORKS, Bilayer
-from nets.bilayer.defaults import words
+from nets.bilayer.defaults import ALL, BASE, OPTIMIZERS, Names, words
+from nets.bilayer.losses import DEFAULTS as LOSS
 from nets.bilayer.network import build
 from nets.bilayer.network.encoders import frequencies
 from nets.bilayer.network.generators import identity_grid
 from nets.bilayer.network.layers import PixelBias
 from nets.errors import UserError
+from nets.run.options import (
+    Fraction,
+    NonNegativeFloat,
+    NonNegativeInt,
+    Parser,
+    PositiveFloat,
+    PositiveInt,
+    add_flag,
+)
 from nets.spectral import settle
 from nets.tensor_files import read_plain, require
 
-RENAMED = {  # names of the published program, and of earlier versions of guise -> names here
+RENAMED = {  # option of the published program, or of earlier versions of guise -> option here
     "data_root": "data",
     "random_seed": "seed",
     "num_workers_per_process": "workers",
 }
-BEGINNINGS = {  # of the keys, by which a network is told from the others
+BEGINNINGS = {  # network -> prefix of some of its keys, which no other network has
     "identity_embedder": "net.enc.",
     "texture_generator": "gen_tex.",
     "keypoints_embedder": "net.mlp.",
@@ -52,13 +64,12 @@ PARAMETRISED = {
 def load(path: str | Path, **options: Any) -> tuple[Bilayer, dict[str, Any]]:
     """The networks of an experiment in eval mode, and the options that describe them.
 
-    path     an experiment's folder; or an EPOCH_NETWORK.pth, which stands for its epoch's files in
-             the same folder
-    options  override what is read off the weights and args.txt. `which_epoch`, `networks`: which
-             ones; default: the newest epoch, and the networks that an avatar needs as far as they
-             are there. `init_experiment_dir`, `init_networks`, `init_which_epoch`: networks from
-             another experiment
-    Raises UserError where a file is not there or does not fit, with the first three differences.
+    path     an experiment's folder; or an EPOCH_NETWORK.pth, for all files of its epoch
+    options  override what the weights and args.txt say. `which_epoch`: default, the newest.
+             `networks`: default, those of an avatar that the experiment has.
+             `init_experiment_dir`, `init_networks`, `init_which_epoch`: networks from another
+             experiment
+    Raises UserError if a file is missing, or does not fit, with the first three differences.
     """
     content = read(path, **options)
     with torch.device("meta"):
@@ -68,21 +79,25 @@ def load(path: str | Path, **options: Any) -> tuple[Bilayer, dict[str, Any]]:
 
 
 def read(path: str | Path, **options: Any) -> dict[str, Any]:
-    """The files as a checkpoint's content: "step", "options", "parts", and "kind", a line on it."""
+    """The content of the files as a checkpoint: "step", "options", "parts" and "kind".
+
+    path, options  as in `load`
+    "kind" is a line for the log.
+    """
     path = Path(path)
     folder, epoch, only = _place(path)
     epoch = str(options.pop("which_epoch", epoch or "")) or None
-    said = read_args(folder / "args.txt") if folder and (folder / "args.txt").is_file() else {}
-    given = {**said, **options}
+    stored = read_args(folder / "args.txt") if folder and (folder / "args.txt").is_file() else {}
+    given = {**stored, **options}
     chosen = options.pop("networks", None)
     files = _files(path, folder, epoch, given, only if chosen is None else words(chosen))
     states = {name: _state(file, name) for name, file in files.items()}
-    settings = {**DEFAULTS, **said}
+    settings = {**DEFAULTS, **stored}
     settings |= sizes(states, settings)
     ours = folder is not None and (folder / "config.yaml").is_file()
     if settings["tex_pixelwise_bias_type"] == "adaptive" and not ours:
         settings["tex_pixelwise_bias_type"] = "adaptive_original"
-    if "texture_enhancer" in states:  # which works on renderings of the sources
+    if "texture_enhancer" in states:  # it needs renderings of the sources
         settings |= {"pse_emb_source_pose": True, "inf_pred_source_data": True}
     settings |= options
     names = [name for name in NETWORKS if name in states]
@@ -100,24 +115,25 @@ def read(path: str | Path, **options: Any) -> dict[str, Any]:
             expected = build(settings, names)
     except ValueError as error:
         raise UserError(f"{path}: {error}") from error
-    model = {}
+    model: dict[str, Tensor] = {}
     for name, state in states.items():
-        state = fitted(state, getattr(expected, name), files[name], name)
-        model |= {f"{name}.{key}": value for key, value in state.items()}
+        fitting = fitted(state, getattr(expected, name), files[name], name)
+        model |= {f"{name}.{key}": value for key, value in fitting.items()}
     where = ", ".join(f"{name} ({files[name].name})" for name in names)
     kind = f"of the published program, {settings['image_size']} px: {where}"
     return {"step": 0, "options": settings, "parts": {"model": model}, "kind": kind}
 
 
 def take(net: nn.Module, path: str | Path, name: str) -> None:
-    """Put EPOCH_NETWORK.pth into a network of a run, whichever way its norms are stored.
+    """Load EPOCH_NETWORK.pth into a network of a run, for any way of storing spectral norms.
 
-    name  the network's
-    Raises UserError with the first three differences; then the network is as it was.
+    name  of the network
+    Raises UserError with the first three differences if the file does not fit; then the network is
+    not changed.
     """
     state = _state(Path(path), name)
     folded, here = not _is_spectral(state), net.state_dict()
-    for key in here:  # a folded file: its weights have a norm of about 1, which u and v shall find
+    for key in here:  # the weights of a folded file have a norm of about 1; `settle` computes u, v
         stem = key.removesuffix("_orig")
         if key.endswith("weight_orig") and key not in state and stem in state:
             state[key] = state.pop(stem)
@@ -128,13 +144,16 @@ def take(net: nn.Module, path: str | Path, name: str) -> None:
 
 
 def fitted(state: Mapping[str, Tensor], net: nn.Module, path: Path, name: str) -> dict[str, Tensor]:
-    """The state in float32, checked against the network, with what follows from its sizes."""
+    """The state in float32, checked against the network, with missing constants added.
+
+    path, name  for messages
+    Raises UserError with the first three differences.
+    """
     state, expected = dict(state), net.state_dict()
     for place, module in net.named_modules():
         available = [key for key in state if key.startswith(f"{place}.")]
-        if (
-            isinstance(module, PixelBias) and len(available) == 1
-        ):  # known by its place, not by its name
+        # The name of a pixel bias differs between versions; its module does not.
+        if isinstance(module, PixelBias) and len(available) == 1:
             value, shape = state.pop(available[0]), module.bias.shape
             state[f"{place}.bias"] = value.view(shape) if value.numel() == shape.numel() else value
     for key, one in expected.items():
@@ -149,8 +168,11 @@ def fitted(state: Mapping[str, Tensor], net: nn.Module, path: Path, name: str) -
 
 
 def _place(path: Path) -> tuple[Path | None, str | None, list[str] | None]:
-    """An experiment's folder if there is one, the epoch that a file's name tells, and the networks
-    of that epoch."""
+    """The experiment's folder, the epoch in the file's name, and the networks of this epoch.
+
+    Each is None if `path` does not tell it.
+    Raises UserError if `path` is missing.
+    """
     if path.is_dir():
         return (path.parent if path.name == "checkpoints" else path), None, None
     if not path.is_file():
@@ -164,9 +186,19 @@ def _place(path: Path) -> tuple[Path | None, str | None, list[str] | None]:
 
 
 def _files(
-    path: Path, folder: Path | None, epoch: str | None, given: dict, only: list[str] | None
+    path: Path,
+    folder: Path | None,
+    epoch: str | None,
+    given: dict[str, Any],
+    only: list[str] | None,
 ) -> dict[str, Path]:
-    if folder is None:  # a file of another name: its content says what it is
+    """Network -> file. Raises UserError if a file is missing.
+
+    folder, epoch  as `_place` returns them; without an epoch, the newest
+    given          the options
+    only           the networks; default: those of an avatar that the experiment has
+    """
+    if folder is None:  # a file of another name: its content tells which network it holds
         state = _plain(path)
         for name, start in BEGINNINGS.items():
             if any(key.startswith(start) for key in state):
@@ -174,24 +206,25 @@ def _files(
         first = ", ".join(list(state)[:3]) or "nothing"
         raise UserError(f"{path}: not a network of head avatars: it holds {first}")
     available = folder / "checkpoints" if (folder / "checkpoints").is_dir() else folder
-    epochs = {}
+    epochs: dict[str, list[str]] = {}
     for file in available.glob("*.pth"):
         match = FILE.fullmatch(file.name)
         if match and match["network"] in NETWORKS:
             epochs.setdefault(match["epoch"], []).append(match["network"])
     if not epochs:
-        raise UserError(f"{available}: no EPOCH_NETWORK.pth there")
+        raise UserError(f"{available}: holds no EPOCH_NETWORK.pth")
     newest = max(epochs, key=lambda e: (e.isdigit(), int(e) if e.isdigit() else 0, e))
     epoch = epoch or newest
     if epoch not in epochs:
         known = ", ".join(sorted(epochs, key=lambda e: (len(e), e)))
-        raise UserError(f"{available}: no networks of epoch {epoch}; there are those of {known}")
+        raise UserError(f"{available}: no networks of epoch {epoch}; epochs: {known}")
     result = {name: available / f"{epoch}_{name}.pth" for name in epochs[epoch]}
     other = _other_experiment(folder, given)
-    for name in words(given.get("init_networks")) if other else []:
-        file = other / "checkpoints" / f"{given.get('init_which_epoch')}_{name}.pth"
-        if name not in result and (file.is_file() or name in (only or NETWORKS[:4])):
-            result[name] = file
+    if other is not None:
+        for name in words(given.get("init_networks")):
+            file = other / "checkpoints" / f"{given.get('init_which_epoch')}_{name}.pth"
+            if name not in result and (file.is_file() or name in (only or NETWORKS[:4])):
+                result[name] = file
     expected = only or [name for name in NETWORKS[:5] if name in result] or list(result)
     for name in expected:
         if name not in NETWORKS:
@@ -201,8 +234,11 @@ def _files(
     return {name: result[name] for name in expected}
 
 
-def _other_experiment(folder: Path, given: dict) -> Path | None:
-    """Where networks come from that were not trained in this one: as named, or beside this one."""
+def _other_experiment(folder: Path, given: dict[str, Any]) -> Path | None:
+    """The experiment of the networks that this one did not train; None if all are its own.
+
+    It is the folder that `init_experiment_dir` names, or one of that name beside this one.
+    """
     named = str(given.get("init_experiment_dir") or "")
     if not named or named == "none":
         return None
@@ -211,6 +247,7 @@ def _other_experiment(folder: Path, given: dict) -> Path | None:
 
 
 def _plain(path: Path) -> dict[str, Tensor]:
+    """The state dict of a file, with torch's classic keys of spectral norms."""
     held = read_plain(path)
     if not isinstance(held, Mapping) or not all(isinstance(v, Tensor) for v in held.values()):
         raise UserError(f"{path}: not a network's state dict: must map names to tensors")
@@ -224,6 +261,7 @@ def _plain(path: Path) -> dict[str, Tensor]:
 
 
 def _state(path: Path, name: str) -> dict[str, Tensor]:
+    """The state dict of a file. Raises UserError if it is not that of the network `name`."""
     state = _plain(path)
     if not any(key.startswith(BEGINNINGS[name]) for key in state):
         first = ", ".join(list(state)[:3]) or "nothing"
@@ -234,11 +272,12 @@ def _state(path: Path, name: str) -> dict[str, Tensor]:
 
 
 def _is_spectral(state: Mapping[str, Tensor]) -> bool:
+    """True if a layer has a spectral norm."""
     return any(key.endswith("weight_orig") for key in state)
 
 
 def _plain_layers(state: Mapping[str, Tensor]) -> list[str]:
-    """Convolutions and fully connected layers without a norm."""
+    """The convolutions and fully connected layers without a spectral norm."""
     return [
         key.removesuffix(".weight")
         for key, value in state.items()
@@ -246,12 +285,17 @@ def _plain_layers(state: Mapping[str, Tensor]) -> list[str]:
     ]
 
 
+# Prefixes of options that are lists, and endings of options that are text.
 LISTS = ("networks_", "frozen_networks", "init_networks", "spn_", "losses_", "metrics")
 TEXT = ("_name", "_names", "_dir", "_root", "_weights", "_which_epoch", "_apply_to", "_home")
 
 
 def read_args(path: Path) -> dict[str, Any]:
-    """The options of an args.txt; those of the networks in their own types, others as they look."""
+    """The options of an args.txt.
+
+    Options of the networks have their own types, others the type that their text looks like.
+    Raises UserError that names file and line.
+    """
     values: dict[str, Any] = {}
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
@@ -268,6 +312,7 @@ def read_args(path: Path) -> dict[str, Any]:
 
 
 def _value(name: str, text: str, where: str) -> Any:
+    """The value of an option from its text in args.txt; `where` is for messages."""
     known = DEFAULTS.get(name)
     if isinstance(known, list) or name.startswith(LISTS):
         return [] if text == "none" else words(text.strip("[]").replace("'", ""))
@@ -279,8 +324,8 @@ def _value(name: str, text: str, where: str) -> Any:
         try:
             return type(known)(text)
         except ValueError as error:
-            kind = "a whole number" if isinstance(known, int) else "a number"
-            raise UserError(f"{where}: {name} must be {kind}, is {text!r}") from error
+            rule = "a whole number" if isinstance(known, int) else "a number"
+            raise UserError(f"{where}: {name} must be {rule}, is {text!r}") from error
     if isinstance(known, str):
         return text
     if text in ("True", "False"):
@@ -296,18 +341,18 @@ def _value(name: str, text: str, where: str) -> Any:
 
 
 class Shapes:
-    """Sizes of one network's tensors, whichever way the norms are stored."""
+    """Sizes of one network's tensors, for any way of storing spectral norms."""
 
     def __init__(self, state: Mapping[str, Tensor]):
         self.of = {key.replace("weight_orig", "weight"): v.shape for key, v in state.items()}
 
     def size(self, key: str, axis: int) -> int:
-        """0 where there is no such tensor or axis."""
+        """The size of a tensor's axis; 0 if the tensor or the axis is missing."""
         shape = self.of.get(key, ())
         return shape[axis] if len(shape) > axis else 0
 
     def lengths(self, pattern: str) -> list[int]:
-        r"""First sizes of the tensors whose keys fit, in the order of the number in them, (\d+)."""
+        r"""First sizes of the tensors whose keys match, in the order of their number, (\d+)."""
         result = {}
         for key, shape in self.of.items():
             match = re.fullmatch(pattern, key)
@@ -319,10 +364,10 @@ class Shapes:
 def sizes(
     states: Mapping[str, Mapping[str, Tensor]], settings: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The options that the tensors of an experiment's networks tell.
+    """The options that follow from the tensors of an experiment's networks.
 
     states    network -> its state dict
-    settings  what is otherwise assumed: sizes in pixels are not all to be seen
+    settings  options, for sizes in pixels that no tensor has
     """
     reported: dict[str, Any] = {}
     shapes = {name: Shapes(state) for name, state in states.items()}
@@ -375,11 +420,12 @@ def sizes(
 
 
 def _keypoints(one: Shapes, state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """The options of a keypoints embedder, and "outputs": values per pose."""
     layers = one.lengths(r"net\.mlp\.(\d+)\.bias")
     inputs, harmonics = one.size("net.mlp.0.weight", 1), 0
     if "frequencies" in state:
         harmonics = state["frequencies"].numel()
-    elif inputs == 8 * DEFAULTS["pse_in_channels"]:  # 1088: sine and cosine of four each
+    elif inputs == 8 * DEFAULTS["pse_in_channels"]:  # 1088: sine and cosine at four frequencies
         harmonics = 4
     reported = {
         "pse_in_channels": inputs // (2 * harmonics) if harmonics else inputs,
@@ -392,7 +438,7 @@ def _keypoints(one: Shapes, state: Mapping[str, Tensor]) -> dict[str, Any]:
 
 
 def _pixel_bias(one: Shapes, settings: Mapping[str, Any]) -> str:
-    """What the texture generator adds behind its convolutions, told by what stands there."""
+    """The kind of the texture generator's pixel bias."""
     conv, bias = "gen_tex.blocks.0.block.0.", "gen_tex.blocks.0.block.1."
     shape = next((shape for key, shape in one.of.items() if key.startswith(bias)), None)
     if shape is None or conv + "weight" not in one.of:
@@ -406,8 +452,12 @@ def _pixel_bias(one: Shapes, settings: Mapping[str, Any]) -> str:
 
 
 def _generator(short: str, one: Shapes) -> dict[str, Any]:
-    """Of a generator and its projector, whose widths tell those of the embedder."""
-    places = (3, 0) if short == "tex" else (2, 1)  # of the two convolutions in a block
+    """The options of a generator, with those of the embedder that its projector's widths imply.
+
+    short    prefix of its options, tex or inf
+    returns  also "blocks", their number
+    """
+    places = (3, 0) if short == "tex" else (2, 1)  # indices of the two convolutions in a block
     after = one.lengths(rf"gen_{short}\.blocks\.(\d+)\.block\.{places[1]}\.weight")
     first = one.size(f"gen_{short}.blocks.0.block_feats.{places[0]}.weight", 1)
     if not after or not first:
@@ -424,7 +474,7 @@ def _generator(short: str, one: Shapes) -> dict[str, Any]:
         reported |= {"emb_num_channels": hidden[-1] // 2, "emb_max_channels": max(hidden)}
         before = [first, *after[:-1]]
         inputs = [one.size(f"prj_{short}.fc_blocks.{p}.0.0.weight", 1) for p in range(len(after))]
-        # A row of the projector's input holds that many embedding channels of 32 a / h squared.
+        # A row of the projector's input has c / b embedding channels of (32 a / h)^2 pixels.
         channels = [
             round(f * b / (32 * a / h) ** 2)
             for f, b, a, h in zip(inputs, after, before, hidden, strict=True)
@@ -432,3 +482,197 @@ def _generator(short: str, one: Shapes) -> dict[str, Any]:
         if short == "inf":
             reported |= {"tex_num_channels": channels[-1], "tex_max_channels": max(channels)}
     return reported
+
+
+WITHOUT_EFFECT = {  # flags that the published scripts do not use, or set themselves
+    "dataset_name": str, "tex_pred_segmentation": str, "pse_input_tensor": str, "local_rank": int,
+    "rank": int, "world_size": int, "train_size": int, "folder_postfix": str,
+}  # fmt: skip
+SIZES = (
+    "emb_num_channels", "emb_max_channels", "emb_output_tensor_size",
+    "pse_num_channels", "pse_num_blocks", "pse_in_channels", "pse_num_harmonics",
+    "tex_num_channels", "tex_max_channels", "tex_input_tensor_size",
+    "inf_num_channels", "inf_max_channels", "inf_input_tensor_size",
+    "dis_num_channels", "dis_max_channels", "dis_num_blocks", "dis_output_tensor_size",
+    "enh_num_channels", "enh_max_channels", "enh_bottleneck_tensor_size",
+    "enh_num_blocks", "enh_unrolling_depth",
+)  # fmt: skip
+Numbers = str | float | list[float]
+
+
+# fmt: off
+def add_options(p: Parser) -> None:
+    """Add the options of the published training script, which --help_published lists."""
+    g = p.hidden
+    add = g.add_argument
+    add("--experiment_dir", type=str | None, default=None,
+        help="parent of runs/; the run folder is EXPERIMENT_DIR/runs/EXPERIMENT_NAME")
+    add("--experiment_name", type=str | None, default=None,
+        help="name of the run folder; default with experiment_dir: test")
+    add("--project_dir", type=str | None, default=None,
+        help="default of experiment_dir and pretrained_weights_dir")
+    add("--pretrained_weights_dir", type=str | None, default=None,
+        help="folder that holds pretrained_weights/, the weights of losses and metrics")
+    add("--torch_home", type=str, default="", help="folder of torch's cache")
+    add_flag(g, "--no_disk_write_ops", False, "write to a temporary folder and delete it")
+    add_flag(g, "--redirect_print_to_file", False, "print to logs/stdout_RANK.txt")
+    add("--images_log_rate", type=PositiveInt, default=100,
+        help="steps between images in metrics/")
+    add("--metrics_log_rate", type=PositiveInt, default=2, help="steps between numbers in metrics/")
+    add("--visual_freq", type=int, default=-1,
+        help="steps between log lines and grids of training; -1: an epoch")
+    add("--num_visuals", type=PositiveInt, default=32, help="rows of a grid")
+    add("--dataloader_name", type=Literal["voxceleb2"], default="voxceleb2",
+        help="layout of the data")
+    add_flag(g, "--save_dataset_filenames", False,
+        "write the used frames to train_filenames.txt and test_filenames.txt")
+    add_flag(g, "--dataset_load_from_txt", False, "read the frames from such lists")
+    add("--train_load_from_filename", type=str, default="train_filenames.txt",
+        help="list of training frames")
+    add("--test_load_from_filename", type=str, default="test_filenames.txt",
+        help="list of test frames")
+    add("--num_target_frames", type=PositiveInt, default=1, help="target frames of a sample")
+    add("--num_keypoints", type=PositiveInt, default=68, help="points of a face")
+    add_flag(g, "--output_segmentation", True, "read masks")
+    add_flag(g, "--output_stickmen", True, "draw stick figures of the points")
+    add("--stickmen_thickness", type=PositiveInt, default=2,
+        help="width of a stick figure's lines, pixels")
+    add("--demo_train", type=NonNegativeInt, default=0,
+        help="people of the demo world to train on; 0: 2000")
+    add("--demo_test", type=NonNegativeInt, default=0,
+        help="people of the demo world to test on; 0: 64")
+    add_flag(g, "--unfreeze_texture_generator_last_layers", True,
+        "train the projector and the last layers of a frozen texture generator")
+    add_flag(g, "--unfreeze_inference_generator_last_layers", False,
+        "train the projector and the last layers of a frozen inference generator")
+    add_flag(g, "--save_initial_test_before_training", True, "test before the first epoch")
+    add("--stats_calc_iters", type=PositiveInt, default=100,
+        help="batches for the standing statistics of BatchNorm")
+    add("--optims", type=str | dict[str, str], default=", ".join(f"{n}: adam" for n in NETWORKS),
+        help=f"optimiser of each network: {', '.join(OPTIMIZERS)}")
+    add("--lrs", type=str | dict[str, float], default=", ".join(f"{n}: 2e-4" for n in NETWORKS),
+        help="learning rate of each network")
+    add("--adam_beta1", type=Fraction, default=0.5, help="beta1 of Adam")
+    add("--adam_beta2", type=Fraction, default=0.999, help="beta2 of Adam")
+    add("--lr_decay_begin", type=NonNegativeInt | None, default=None,
+        help="first step of a linear decay of all learning rates to 0; default: never")
+    add("--eps", type=PositiveFloat, default=1e-7, help="eps of norms, spectral norms and Adam")
+    add("--bn_momentum", type=PositiveFloat, default=1.0, help="momentum of BatchNorm")
+    add("--wgv_mode", type=Literal["none", "running_average", "average"], default="none",
+        help="averaged weights for tests and inference")
+    add("--wgv_momentum", type=Fraction, default=0.999, help="decay of running_average")
+    add_flag(g, "--debug", False, "one batch an epoch, anomaly detection")
+    add("--num_gpus", type=NonNegativeInt, default=1,
+        help="0: CPU; more than one: as many ranks must be started with torchrun")
+    for name, text in (("use_half", "--precision fp16"), ("use_apex", "mixed precision"),
+                       ("use_closure", "optimisers evaluate the loss themselves")):
+        add_flag(g, f"--{name}", False, text)
+    add("--amp_opt_level", type=Literal["O0", "O1", "O2", "O3"], default="O0",
+        help="level of use_apex: O0 is fp32, the others are --precision fp16")
+    add("--amp_loss_scale", type=str, default="dynamic", help="loss scale of fp16: always dynamic")
+    add("--runner_name", type=Literal["default"], default="default", help="training pass")
+    add("--networks_train", type=Names, default=ALL, help="networks that run in training")
+    add("--networks_test", type=Names, default=BASE,
+        help="networks that run in tests and inference")
+    add("--networks_calc_stats", type=Names, default=BASE, help="networks that run with calc_stats")
+    add("--spn_networks", type=Names, default=", ".join(NETWORKS),
+        help="networks with spectral norm")
+    add("--spn_exceptions", type=Names, default="",
+        help="modules without spectral norm, network.module.name")
+    add("--spn_layers", type=Names, default="conv2d, linear",
+        help="kinds of layers with spectral norm")
+    _networks(p)
+    _losses(p)
+    for name, kind in WITHOUT_EFFECT.items():
+        add(f"--{name}", type=kind | None, default=None, help="no effect")
+
+
+def _networks(p: Parser) -> None:
+    """Add the options of the networks."""
+    g = p.hidden
+
+    def add(name: str, kind: Any, text: str) -> None:
+        g.add_argument(f"--{name}", type=kind, default=DEFAULTS[name], help=text)
+
+    def switch(name: str, text: str) -> None:
+        add_flag(g, f"--{name}", DEFAULTS[name], text)
+
+    for name in SIZES:
+        add(name, PositiveInt, name.partition("_")[2].replace("_", " ").replace("num", "number of"))
+    for part in ("emb", "pse", "tex", "inf", "dis", "enh"):
+        add(f"{part}_norm_layer_type", str, "kind of norm")
+        add(f"{part}_activation_type", Literal["leakyrelu", "relu"], "activation")
+    for part in ("emb", "dis", "enh"):
+        add(f"{part}_downsampling_type", Literal["avgpool", "maxpool", "pixelunshuffle"],
+            "downsampling to half the size")
+    for part in ("tex", "inf", "enh"):
+        add(f"{part}_upsampling_type", Literal["nearest", "bilinear", "pixelshuffle"],
+            "upsampling to twice the size")
+    for part in ("tex", "inf"):
+        add(f"{part}_skip_layer_type", Literal["ada_conv", "conv"], "skip convolution")
+    add("tex_pixelwise_bias_type",
+        Literal["none", "fixed", "adaptive", "adaptive_original", "stochastic"],
+        "bias per pixel; adaptive_original: predicted and not used, as published")
+    switch("emb_no_stickman", "no stick figures as input of the identity embedder")
+    switch("emb_apply_masks", "cut out the images of the identity embedder by their masks")
+    switch("pse_emb_source_pose", "embed the source's pose as well")
+    switch("pse_use_harmonic_enc", "harmonic encoding of the points")
+    switch("inf_pred_segmentation", "predict masks")
+    switch("inf_pred_source_data", "render the source as well")
+    switch("inf_calc_grad", "gradients through an inference generator that is not trained")
+    switch("inf_apply_masks", "cut images out by the predicted mask")
+    switch("dis_no_stickman", "no stick figures as input of the discriminator")
+    add("dis_fake_imgs_name", str, "images that the discriminator takes as fake")
+    add("enh_guiding_rgb_loss_type", Literal["sse", "l1"],
+        "loss whose gradient guides the enhancer")
+    switch("enh_detach_inputs", "no gradient from the enhancer to other networks")
+    switch("enh_apply_masks", "cut the enhanced image out by the predicted mask")
+
+
+def _losses(p: Parser) -> None:
+    """Add the options of losses and metrics."""
+    g = p.hidden
+
+    def add(name: str, kind: Any, text: str) -> None:
+        g.add_argument(f"--{name}", type=kind, default=LOSS[name], help=text)
+
+    one, many = "prediction, target", "pairs `prediction, target`, with ; between pairs"
+    add("adv_pred_type", Literal["gan", "rgan", "ragan"], "hinge loss, relativistic or not")
+    add("adv_loss_weight", NonNegativeFloat, "weight of adversarial")
+    add("fem_loss_type", Literal["l1", "mse"], "distance")
+    add("fem_loss_weight", NonNegativeFloat, "weight of feature_matching")
+    add("per_full_net_names", Names, "feature networks")
+    add("per_net_layers", str, "layers of the feature networks, with ; between networks")
+    add("per_pooling", Literal["avgpool", "maxpool"], "pooling of the feature networks")
+    add("per_loss_apply_to", str, many)
+    add("per_loss_type", Literal["l1", "mse"], "distance")
+    add("per_loss_weights", Numbers, "weight of each feature network")
+    add("per_layer_weights", Numbers, "weight of each layer")
+    add("per_loss_names", str, "names in the log")
+    add("pix_loss_type", Literal["l1", "mse", "ce"], "distance")
+    add("pix_loss_weights", Numbers, "weight of each pair")
+    add("pix_loss_apply_to", str, many)
+    add("pix_loss_names", Names, "names in the log")
+    add("seg_loss_type", Literal["bce", "dice"], "distance")
+    add("seg_loss_weights", Numbers, "weight of segmentation")
+    add("seg_loss_apply_to", str, one)
+    add("seg_loss_names", Names, "name in the log")
+    add("wpr_loss_type", Literal["l1", "mse"], "distance from 0")
+    add("wpr_loss_weight", NonNegativeFloat, "first weight of warping_regularizer")
+    add("wpr_loss_weight_decay", PositiveFloat, "factor of the weight at a decay")
+    add("wpr_loss_decay_schedule", int, "steps between decays; -1: none")
+    add("wpr_loss_apply_to", str, "offsets")
+    add("kpc_loss_weight", NonNegativeFloat, "weight of keypoint_correspondence")
+    for name, kind, value, text in (
+        ("psnr_loss_apply_to", str, "pred_target_imgs, target_imgs", one),
+        ("csm_model", Literal["insight_face"], "insight_face", "network of csim"),
+        ("lps_model", Literal["net-lin"], "net-lin", "version of lpips"),
+        ("lps_net", Literal["vgg"], "vgg", "network of lpips"),
+        ("nme_num_threads", PositiveInt, 1, "no effect: one detector is enough"),
+    ):
+        g.add_argument(f"--{name}", type=kind, default=value, help=text)
+    for name, text in (("lps_calc_grad", "no effect: gradients of lpips"),
+                       ("ssm_use_masks", "no effect: SSIM of the person only"),
+                       ("ssm_calc_grad", "no effect: gradients of SSIM")):
+        add_flag(g, f"--{name}", False, text)
+# fmt: on

@@ -1,13 +1,14 @@
-"""The modes of the published test program, by its own names:
+"""The modes of the published test program, by its option names.
 
     preprocess  from_video  source and target
     true        true        frames source_frame_num and target_frame_num of video_path, cut out
     true        false       images source_img_path and target_img_path, cut out
-    false       true        a notice; as false, false
-    false       false       stored dataset_root/{imgs,keypoints,segs}/REL, REL the two
-                            *_relative_path, e.g. train/id00012/abc/00110/0
+    false       false       stored frames dataset_root/{imgs,keypoints,segs}/PATH, where PATH is
+                            source_relative_path or target_relative_path, e.g.
+                            train/id00012/abc/00110/0
+    false       true        prints a line, then as false, false
 
-Their images are results/NAME_{preprocess}_{from_video}.png, or in --out if that is a folder.
+They write results/NAME_{preprocess}_{from_video}.png. If --out is given, it is the folder.
 """
 
 from __future__ import annotations
@@ -32,31 +33,35 @@ from nets.run.options import NonNegativeInt, add_flag
 Image = tuple[str, Tensor]
 ROLES = ("source", "target")
 PATHS = {
-    "source_img_path": "picture", "target_img_path": "picture", "video_path": "video",
+    "source_img_path": "source image", "target_img_path": "driving image", "video_path": "video",
     "dataset_root": "folder with imgs/, keypoints/, segs/",
-    "source_relative_path": "PHASE/PERSON/VIDEO/SEQUENCE/FRAME",
-    "target_relative_path": "PHASE/PERSON/VIDEO/SEQUENCE/FRAME",
+    "source_relative_path": "source frame, PHASE/PERSON/VIDEO/SEQUENCE/FRAME",
+    "target_relative_path": "driving frame, PHASE/PERSON/VIDEO/SEQUENCE/FRAME",
 }  # fmt: skip
 
 
 # fmt: off
 def add_options(p: options.Parser) -> None:
-    """Options of the published test program, which writes to results/, or to --out."""
+    """Add the options of the published test program."""
     g = p.hidden
     add = g.add_argument
     add("--preprocess", type=bool | None, default=None,
-        help="true: cut faces out of images or a video; false: take stored frames")
+        help="true: cut faces out of images or a video; false: read stored frames")
     add_flag(g, "--from_video", False, "with preprocess: two frames of video_path")
     for name, text in PATHS.items():
         add(f"--{name}", type=str | None, default=None, help=text)
-    add("--source_frame_num", type=NonNegativeInt, default=0, help="frame of the video, from 0")
-    add("--target_frame_num", type=NonNegativeInt, default=1, help="frame of the video, from 0")
+    add("--source_frame_num", type=NonNegativeInt, default=0,
+        help="source frame of the video, counted from 0")
+    add("--target_frame_num", type=NonNegativeInt, default=1,
+        help="driving frame of the video, counted from 0")
 # fmt: on
 
 
 def experiment(args: options.Namespace) -> str | None:
-    """The checkpoint that experiment_dir, experiment_name and which_epoch mean, if they are given:
-    the run folder, or a file that stands for its epoch.
+    """The checkpoint of experiment_dir, experiment_name and which_epoch; None if not given.
+
+    returns  the run folder; with which_epoch, a file of this epoch
+    Raises UserError if the name is missing, or the epoch has no networks.
     """
     if not args.experiment_name:
         if args.experiment_dir or args.which_epoch is not None:
@@ -72,20 +77,21 @@ def experiment(args: options.Namespace) -> str | None:
 
 
 def int_or_none(value: str | int) -> int | None:
+    """The number of an epoch; None if it is no number."""
     return int(value) if str(value).isdigit() else None
 
 
 def asked_for(args: options.Namespace) -> bool:
-    """Whether the options mean one of these modes."""
+    """True if the options select one of these modes."""
     return args.preprocess is not None or any(args[name] for name in PATHS)
 
 
 def published_modes(args: options.Namespace, model: Loaded) -> None:
-    """See the table above."""
+    """Write the images of the selected mode; see the table above."""
     preprocess = bool(args.preprocess)
     from_video = args.from_video
     if from_video and not preprocess:
-        print("from_video needs preprocess: taken as false")
+        print("from_video needs preprocess: from_video is set to false")
         from_video = False
     if not preprocess:
         source, target = (stored_frame(args, model, role) for role in ("source", "target"))
@@ -96,8 +102,8 @@ def published_modes(args: options.Namespace, model: Loaded) -> None:
             images = frames_of_video(needed(args, "video_path"), numbers)
         else:
             images = [read_named(needed(args, f"{role}_img_path")) for role in ROLES]
-        given = [args.source_keypoints[:1], [args.driving_keypoints]]
-        points = [keypoints_of_frames(g[0], faces.count)[0] if g and g[0] else None for g in given]
+        files = [next(iter(args.source_keypoints), None), args.driving_keypoints]
+        points = [keypoints_of_frames(f, faces.count)[0] if f else None for f in files]
         source, target = (
             faces.frame(image, name, at) for (name, image), at in zip(images, points, strict=True)
         )
@@ -119,7 +125,11 @@ def published_modes(args: options.Namespace, model: Loaded) -> None:
 
 
 def stored_frame(args: options.Namespace, model: Loaded, role: str) -> HeadFrame:
-    """A frame of a dataset folder, by its path below imgs/."""
+    """A frame of a dataset folder, by its path under imgs/.
+
+    role  source or target
+    Raises UserError that names the unusable file.
+    """
     name = needed(args, f"{role}_relative_path")
     phase, _, rest = name.strip("/").partition("/")
     o = model.options
@@ -137,7 +147,7 @@ def stored_frame(args: options.Namespace, model: Loaded, role: str) -> HeadFrame
 
 
 def frames_of_video(path: str, numbers: tuple[int, int]) -> list[Image]:
-    """Frames of a video by their numbers. Raises UserError where it ends before."""
+    """Frames of a video by their numbers. Raises UserError if the video is too short."""
     result: dict[int, Tensor] = {}
     count = 0
     for number, (_, image) in enumerate(open_video(path)):
@@ -153,6 +163,7 @@ def frames_of_video(path: str, numbers: tuple[int, int]) -> list[Image]:
 
 
 def read_named(path: str) -> Image:
+    """An image and its path. Raises UserError that names an unusable file."""
     try:
         return path, read_image(path, None)
     except BadSample as error:
@@ -160,6 +171,7 @@ def read_named(path: str) -> Image:
 
 
 def needed(args: options.Namespace, name: str) -> str:
+    """The value of an option. Raises UserError if it is not given."""
     if not args[name]:
-        raise UserError(f"--{name}: is needed in this mode")
+        raise UserError(f"--{name}: must be given in this mode")
     return args[name]

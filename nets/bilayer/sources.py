@@ -1,4 +1,4 @@
-"""Faces of images, as the networks take them: found or given, cut out, normalised."""
+"""Faces of images as inputs of the networks: detected or given, cut out, normalised."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from nets.data import detectors
 from nets.data.heads.faces import (
     FaceBox,
     crop_square,
@@ -28,7 +29,12 @@ from nets.errors import BadSample, UserError
 
 
 class SeenFace(NamedTuple):
-    """A face in an image: the whole image, where it is cut out (None: nowhere), its pose."""
+    """A face in an image.
+
+    whole  the image, uint8 (3, H, W)
+    box    the square that is cut out; None: the whole image is used
+    pose   (136,) in [-1, 1] of the square
+    """
 
     whole: Tensor
     box: FaceBox | None
@@ -36,28 +42,28 @@ class SeenFace(NamedTuple):
 
 
 class Faces:
-    """Makes frames of images, with points that are given or that a detector finds.
+    """Frames from images, with points that are given or detected.
 
-    options   image_size, num_keypoints, emb_apply_masks of the network
-    crop      cut the square around the points out; else images must be square, and are all
-    detector  name of the backend, opened where it is first needed
+    options   image_size, num_keypoints and emb_apply_masks of the network
+    crop      cut out the square around the points; else images must be square and are used whole
+    detector  name of the backend, which is opened when it is first needed
     """
 
     def __init__(self, options: Mapping[str, Any], crop: bool = True, detector: str = "mediapipe"):
         self.size, self.count = options["image_size"], options["num_keypoints"]
         self.masks, self.crop = options["emb_apply_masks"], crop
-        self._backend, self._detector = detector, None
+        self._backend = detector
+        self._detector: detectors.Detector | None = None
 
     @property
-    def detector(self) -> Any:
+    def detector(self) -> detectors.Detector:
+        """The detector. Raises UserError with the remedy if it is not installed."""
         if self._detector is None:
-            from nets.data.detectors import open_detector
-
-            self._detector = open_detector(self._backend)
+            self._detector = detectors.open_detector(self._backend)
         return self._detector
 
     def find(self, person: int = 1) -> Callable[[Tensor], Tensor | None]:
-        """What finds the points (68, 2) of an image's face number `person`, 1 the largest."""
+        """A detector of the points (68, 2) of an image's face number `person`; 1: the largest."""
 
         def points(image: Tensor) -> Tensor | None:
             result = self.detector.faces(image)
@@ -66,7 +72,12 @@ class Faces:
         return points
 
     def look(self, image: Tensor, name: str, points: Tensor) -> SeenFace:
-        """Pose and place of a face with points (68, 2) in pixels of an image (3, H, W)."""
+        """Pose and place of a face in an image (3, H, W).
+
+        points  (68, 2), pixels
+        Raises UserError that names the image on unusable points, and without `crop` on an image
+        that is not square.
+        """
         height, width = image.shape[1:]
         if self.crop:
             try:
@@ -79,7 +90,7 @@ class Faces:
         return SeenFace(image, None, normalised_pose(points, width))
 
     def cut(self, image: Tensor, box: FaceBox | None) -> Tensor:
-        """The image, or mask, as the networks see it: uint8 (C, S, S)."""
+        """The square of an image or mask as input of the networks, uint8 (C, S, S)."""
         if box is None:
             return resize_square(image, self.size)
         return crop_square(image, box, self.size)
@@ -87,17 +98,16 @@ class Faces:
     def frame(
         self, image: Tensor, name: str, points: Tensor | None = None, mask: Tensor | None = None
     ) -> HeadFrame:
-        """What the networks see of a source image (3, H, W) uint8: `HeadFrame`.
+        """The frame of a source image (3, H, W) uint8.
 
-        points  (68, 2) pixels of it; None: found by the detector
-        mask    (1, H, W) uint8 of it; None: the detector's, or where that cannot be had the hull
-                of the points
-        Raises UserError that names the image where there is no face, or the mask is another's.
+        points  (68, 2), pixels; None: by the detector
+        mask    (1, H, W) uint8; None: by the detector. Without a detector, the hull of given points
+        Raises UserError that names the image if no face is found, and on a mask of another size.
         """
         given = points is not None
         points = points if given else self.find()(image)
         if points is None:
-            raise UserError(f"{name}: no face is found; keypoints can be given by a file")
+            raise UserError(f"{name}: no face found; keypoints can be given by a file")
         if mask is not None and mask.shape[1:] != image.shape[1:]:
             (h, w), (height, width) = mask.shape[1:], image.shape[1:]
             raise UserError(f"{name}: is {width} x {height} pixels, its mask {w} x {h}")
@@ -110,26 +120,30 @@ class Faces:
         return HeadFrame(cut, seen.pose, mask)
 
     def _mask(self, image: Tensor, pose: Tensor, given: bool, name: str) -> Tensor:
+        """The detected mask; without a detector, the hull of `given` points."""
         try:
             return (self.detector.mask(image)[None] * 255).round().to(torch.uint8)
         except UserError:
             if not given:
                 raise
-            print(f"{name}: no mask and no detector; the hull of its keypoints serves")
+            print(f"{name}: no mask and no detector; using the hull of its keypoints")
             return hull_mask(pose_points(pose, self.size), self.size)
 
 
 def keypoints_of_frames(path: str | Path, count: int = 68) -> Tensor:
-    """Points of several images, (T, count, 2): from an .npy (T, K, 2) or (T, 2 K), a .json
-    of the same form, one image's in any form of `read_keypoints`, or a folder of such files, by
-    name (numbers in names by value).
+    """The points of several images, (T, count, 2) pixels.
+
+    path  an .npy of shape (T, K, 2) or (T, 2 K), or a .json of the same form. Or one image's points
+          in any form of `read_keypoints`. Or a folder of such files, one per image, sorted by name
+          with numbers by value
+    Raises UserError that names the unusable file.
     """
     path = Path(path)
     try:
         if path.is_dir():
             files = list_folder(path, lambda f: f.suffix.lower() in (".npy", ".json")).files
             if not files:
-                raise UserError(f"{path}: no .npy and no .json in this folder")
+                raise UserError(f"{path}: no .npy or .json file in this folder")
             return torch.stack([read_keypoints(file, count) for file in files])
         values = read_array(path)
         several = values.ndim == 3 or (

@@ -1,17 +1,17 @@
-"""The image that a training run leaves of each test and epoch: one line a sample."""
+"""Images of samples and their layers: the grids of a training run, and those of infer.py."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from nets.bilayer.data import prepare, stickmen
+from nets.bilayer.data import Avatars, prepare, stickmen
 from nets.bilayer.warm_start import Loaded
+from nets.contracts import Sample
 from nets.data.heads.faces import normalised_pose
 from nets.data.io.images import write_image
 from nets.data.io.video_writer import write_gif
@@ -22,8 +22,8 @@ from nets.run.loader import to_device
 from nets.worlds.heads.export import motion
 from nets.worlds.heads.videos import RANGES, HeadVideos
 
-Columns = Sequence[tuple[str, str]]  # name of the column, what it shows
-# In the order of the published grids; "target" is the cut-out one that the losses see.
+Columns = Sequence[tuple[str, str]]  # (title, name in the data of a pass)
+# In the order of the published grids. "target" is the masked image that the losses compare with.
 EMBEDDER = (("source", "source_imgs"), ("source stickman", "source_stickmen"))
 RENDERED = (
     ("source LF", "pred_source_delta_lf_rgbs"), ("source HF", "pred_source_delta_hf_rgbs"),
@@ -38,7 +38,7 @@ DISCRIMINATOR = (("target stickman", "target_stickmen"),)
 
 
 def columns_of(data: Mapping[str, Tensor], networks: Sequence[str]) -> Columns:
-    """The columns that there is something for, left to right."""
+    """The columns that `data` has images for, left to right."""
     groups = (("identity_embedder", EMBEDDER), ("inference_generator", RENDERED),
               ("discriminator", DISCRIMINATOR))  # fmt: skip
     return [
@@ -51,7 +51,7 @@ def columns_of(data: Mapping[str, Tensor], networks: Sequence[str]) -> Columns:
 
 
 def cells(data: Mapping[str, Tensor], networks: Sequence[str], rows: int) -> list[Tensor]:
-    """Each column's images of the first `rows` samples, (rows, 3, S, S), in [-1, 1]."""
+    """The images of each column for the first `rows` samples, (rows, 3, S, S) in [-1, 1]."""
     columns = []
     for _, name in columns_of(data, networks):
         value = data[name].detach()[:rows, 0].float().cpu()
@@ -65,19 +65,22 @@ def cells(data: Mapping[str, Tensor], networks: Sequence[str], rows: int) -> lis
 
 
 def grid(data: Mapping[str, Tensor], networks: Sequence[str], rows: int) -> np.ndarray:
-    """The first `rows` samples, first source and target frame of each, one line a sample: uint8
-    (rows S, columns S, 3), columns as `columns_of` says. UVs show as (u, v, -1).
+    """A grid of the first `rows` samples, one line per sample: uint8 (rows S, columns S, 3).
+
+    The columns are those of `columns_of`, with the first source and target frame of a sample.
+    UVs are shown as (u, v, -1).
     """
     columns = cells(data, networks, rows)
     return tile(torch.stack(columns, 1).flatten(0, 1), columns=len(columns))
 
 
-FRAMES, EVERY, FPS = 16, 6, 8.0  # of the animation: every sixth frame of a motion of 25 a second
+# The animation takes every sixth frame of a motion with 25 frames a second.
+FRAMES, EVERY, FPS = 16, 6, 8.0
 
 
 def layers(stem: Path, passes: Sequence[dict[str, Tensor]], networks: Sequence[str]) -> None:
-    """Write STEM_layers.png: a line a pass, its layers under captions."""
-    networks = [*networks, "discriminator"]  # whose column is the driving stickman
+    """Write STEM_layers.png: one line per pass, its layers under captions."""
+    networks = [*networks, "discriminator"]  # its column is the driving stick figure
     rows = [[cell[0] for cell in cells(data, networks, 1)] for data in passes]
     captions = [title for title, _ in columns_of(passes[0], networks)]
     path = stem.with_name(f"{stem.name}_layers.png")
@@ -88,12 +91,15 @@ def layers(stem: Path, passes: Sequence[dict[str, Tensor]], networks: Sequence[s
 
 def animation(
     path: Path,
-    world: Any,
+    world: Avatars,
     renderers: Sequence[Callable[[Tensor], Tensor]],
-    samples: Sequence[dict[str, Any]],
+    samples: Sequence[Sample],
 ) -> None:
-    """Write a GIF: a line a person, with source, driver's stick figure, avatar and exact truth; the
-    driver is another person of the test phase in motion.
+    """Write a GIF with one line per person: source, driving stick figure, avatar, ground truth.
+
+    renderers  poses (N, 136) -> images (N, 3, S, S) uint8, one per sample
+    The driving person is the last one of the test phase, in motion.
+    Raises UserError if the data are not the demo world.
     """
     if not isinstance(world, HeadVideos):
         raise UserError(f"--out {path}: animations of a run's own data need the demo world")
@@ -114,28 +120,27 @@ def animation(
 
 
 def _on_white(image: Tensor, mask: Tensor) -> Tensor:
+    """Images (N, 3, S, S) uint8 on white, by masks (N, S, S) bool."""
     return torch.where(mask[:, None], image, 255)
 
 
-def _shown(
-    world: HeadVideos, sample: dict[str, Any], scene: dict[str, Tensor]
-) -> dict[str, Tensor]:
-    """A sample's person and background under its own light, in every pose of a scene."""
+def _shown(world: HeadVideos, sample: Sample, scene: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Ground truth of a sample's person in every pose of a scene, with its own light."""
     own = {**scene, "light": sample["target_scene"]["light"][:1].expand(FRAMES)}
-    who = (sample[name].expand(FRAMES) for name in ("person", "background"))
-    return world.truth(*who, own)
+    person, background = sample["person"].expand(FRAMES), sample["background"].expand(FRAMES)
+    return world.truth(person, background, own)
 
 
 def enhancing(args: options.Namespace, model: Loaded) -> bool:
-    """Whether the enhancer is to run. Raises UserError where it is asked for and not there."""
+    """True if the enhancer runs. Raises UserError if --enhancer needs a network that is missing."""
     available = "texture_enhancer" in model.net.names
     if args.enhancer and not available:
         raise UserError("--enhancer: this checkpoint has no texture_enhancer")
     return available if args.enhancer is None else args.enhancer
 
 
-def full_pass(args: options.Namespace, model: Loaded, sample: dict[str, Tensor]) -> dict:
-    """Everything that the networks make of a sample: sources n, targets t."""
+def full_pass(args: options.Namespace, model: Loaded, sample: Sample) -> dict[str, Tensor]:
+    """The data of a pass of the networks of `networks_test` over one sample."""
     networks = [n for n in model.options["networks_test"] if n in model.net.names]
     if not enhancing(args, model):
         networks = [n for n in networks if n != "texture_enhancer"]
@@ -146,8 +151,11 @@ def full_pass(args: options.Namespace, model: Loaded, sample: dict[str, Tensor])
 
 
 def write_layers(file: Path, data: dict[str, Tensor], model: Loaded) -> None:
-    """The visual grid: a line a target, everything that went into its image."""
-    networks = [*model.options["networks_test"], "discriminator"]  # for the driving stickman
+    """Write a grid with one line per target: its layers, with the first source.
+
+    data  of a pass over one sample
+    """
+    networks = [*model.options["networks_test"], "discriminator"]  # for the driving stick figure
     count = data["target_poses"].shape[1]
     rows = {}
     for name, value in data.items():

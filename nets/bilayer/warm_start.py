@@ -1,4 +1,4 @@
-"""Trained head avatars: starting a training from networks, and loading them for inference."""
+"""Starting a training from trained networks, and loading them for inference."""
 
 from __future__ import annotations
 
@@ -26,9 +26,12 @@ def start(
     optimizers: Mapping[str, torch.optim.Optimizer],
     step_epoch: int,
 ) -> None:
-    """Load `init_networks` from another experiment, then what `which_epoch` means from this one:
-    its trained networks, their optimisers if nothing came from elsewhere, and the step.
+    """Load networks from published checkpoints before the first step.
 
+    `init_networks` come from the experiment `init_experiment_dir`. With `which_epoch`, the other
+    trained networks and the step come from an epoch of this run's folder. Their optimisers do too,
+    unless `init_experiment_dir` is given.
+    step_epoch  steps per epoch
     Raises UserError that names the file that is missing or does not fit.
     """
     for name in args["init_networks"]:
@@ -58,8 +61,8 @@ def start(
 
 
 def _load_optimizer(optimizer: torch.optim.Optimizer, path: Path) -> None:
+    """Load an optimiser's moments and counts; it keeps this run's settings."""
     state = read_plain(path)
-    # This run's settings stay, the file's moments and counts come.
     settings = [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups]
     try:
         optimizer.load_state_dict(state)
@@ -69,7 +72,7 @@ def _load_optimizer(optimizer: torch.optim.Optimizer, path: Path) -> None:
         group.update(setting)
 
 
-READING = {  # options that inference asks for beside those of the networks
+READING = {  # defaults of the options that inference reads besides those of the networks
     "num_target_frames": 1, "num_keypoints": 68, "output_segmentation": True,
     "output_stickmen": True, "stickmen_thickness": 2, "data": None,
     "dataset_load_from_txt": False, "train_load_from_filename": "train_filenames.txt",
@@ -90,8 +93,12 @@ class Loaded(NamedTuple):
         return self.precision.device
 
 
-def load_model(content: Mapping[str, Any], path: Path, precision: Precision) -> Loaded:
-    """The networks of a checkpoint, with averaged weights where it has them."""
+def load_model(content: dict[str, Any], path: Path, precision: Precision) -> Loaded:
+    """The networks of a checkpoint, with averaged weights if it has them.
+
+    content  of the checkpoint, as `nets.run.checkpoints.read` returns it
+    path     of the checkpoint, for messages
+    """
     trained = {**DEFAULTS, **READING, **content["options"]}
     names = {key.partition(".")[0] for key in content["parts"]["model"]}
     net = build(trained, sorted(names))

@@ -1,4 +1,4 @@
-"""A small dataset folder of heads, drawn without the demo world: discs with 68 points."""
+"""A small dataset folder of heads without the demo world: discs with 68 points."""
 
 import torch
 
@@ -6,7 +6,7 @@ from nets.data.heads.videos import write_frame
 
 
 def face_points(size, turn=0.0):
-    """68 points that look roughly like a face, in pixels."""
+    """68 points in pixels, roughly in the form of a face."""
     t = torch.linspace(0, torch.pi, 17)
     jaw = torch.stack([-t.cos() * 0.7, t.sin() * 0.8], 1)
     ring = torch.linspace(0, 2 * torch.pi, 13)[:12]
@@ -29,8 +29,10 @@ def face_points(size, turn=0.0):
 
 
 def write_folder(root, phases=("train", "test"), people=2, frames=4, size=48, masks=True):
-    """ROOT with `people` people, one video each of `frames` frames named 0, 1, ...: a frame's red
-    is 40 * its number, its green 60 * the person's.
+    """`root`, as a dataset folder with one video per person.
+
+    The frames are named 0, 1, ...; the red of a frame is 40 times its number, the green 60 times
+    the number of its person.
     """
     yy, xx = torch.meshgrid(torch.arange(size), torch.arange(size), indexing="ij")
     disc = (((xx - size / 2) ** 2 + (yy - size / 2) ** 2) < (0.4 * size) ** 2)[None]

@@ -1,4 +1,4 @@
-"""Datasets of heads in videos: the folder, lists of files, the rules that draw frames."""
+"""Datasets of heads in videos: folders, lists of files, and the rules that draw frames."""
 
 import math
 
@@ -59,7 +59,7 @@ def test_a_sample_is_one_persons_frames_in_the_documented_form(folder):
     }
     assert sample["source_imgs"].dtype == sample["source_segs"].dtype == torch.uint8
     middle = sample["target_imgs"][:, :, 16, 16]
-    assert (middle[:, 1].int() - 60).abs().max() <= 3  # all of person 1
+    assert (middle[:, 1].int() - 60).abs().max() <= 3  # all frames are of person 1
     assert sample["target_poses"].abs().max() <= 1 and sample["indices"].item() == 1
 
 
@@ -71,7 +71,8 @@ def test_poses_are_pixels_over_the_stored_width_whatever_the_size(folder):
 def test_in_phase_test_the_source_is_the_first_frame_and_epochs_change_nothing(folder):
     data = AvatarFolder(folder, "test", 32, targets=2, paper=True)
     assert data.choose(0, 0) == data.choose(7, 0)
-    assert data.choose(0, 0) == [f"id0/video/00/{i}" for i in (0, 1, 1)]  # of 4: 0, .71, 1.42
+    # The fractions of the 4 frames give the indices 0, 0.71 and 1.42.
+    assert data.choose(0, 0) == [f"id0/video/00/{i}" for i in (0, 1, 1)]
 
 
 def test_frames_are_counted_from_seed_epoch_and_item(folder):
@@ -160,9 +161,6 @@ def test_folders_that_hold_nothing_usable_are_refused(tmp_path):
         AvatarFolder(tmp_path / "d", "train", 32)
 
 
-# Lists of files
-
-
 def write_list(path, *lines):
     path.write_text("\n".join(lines) + "\n")
     return path
@@ -222,9 +220,6 @@ def test_what_samples_name_can_be_read_back_as_a_list(folder, tmp_path):
             assert torch.equal(again[0, i][name], sample[name])
 
 
-# Batches on the device
-
-
 def test_prepared_batches_are_in_the_networks_ranges(folder):
     data = open_avatars({**OPTIONS, "data": str(folder)}, "train")
     batch = loader(data, 2, Ranks("cpu")).batch(0)
@@ -240,7 +235,7 @@ def test_stickmen_have_the_background_and_colours_of_the_table():
     drawn = stickmen(pose, 256)
     assert drawn.shape == (1, 1, 3, 256, 256)
     assert math.isclose(drawn[0, 0, 0, 0, 0].item(), 2 / 255 - 1, rel_tol=1e-6)
-    x, y = face_points(256)[29].long().tolist()  # nose bridge: blue
+    x, y = face_points(256)[29].long().tolist()  # the nose bridge is blue
     assert drawn[0, 0, :, y, x].tolist() == [-1, -1, 1]
     thick = stickmen(pose, 256, thickness=6)
     assert (thick > 0).sum() > 1.5 * (drawn > 0).sum()
@@ -252,7 +247,7 @@ def test_the_demo_world_gives_the_same_dictionary_and_exact_truth():
     samples = world.__getitems__([(0, 1), (5, 2)])
     assert {"source_imgs", "source_poses", "source_segs", "target_imgs"} <= samples[0].keys()
     sample = world[9, 1]
-    assert torch.equal(sample["target_imgs"], samples[0]["target_imgs"])  # epochs: no matter
+    assert torch.equal(sample["target_imgs"], samples[0]["target_imgs"])  # the epoch has no effect
     truth = world.truth(sample["person"], sample["background"], sample["target_scene"])
     assert torch.equal(truth["image"], sample["target_imgs"])
     train = open_avatars({**OPTIONS, "data": None}, "train")

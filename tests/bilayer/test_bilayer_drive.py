@@ -1,4 +1,4 @@
-"""Avatars: made once, driven frame by frame, one by one or together, folded or not."""
+"""Avatars: created once, driven frame by frame, alone or in a batch, folded or not."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ BASE = {"inf_apply_masks": False, "enh_apply_masks": False}
 
 
 def trained_like(net, seed=3):
-    """Statistics and norms as training leaves them, so that folding has something to do."""
+    """The network in evaluation mode, with statistics and affine parameters as after training."""
     g = torch.Generator().manual_seed(seed)
     for m in net.modules():
         if isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d):
@@ -59,7 +59,7 @@ def test_together_is_one_by_one_and_identities_do_not_mix():
     whole = avatar_of(net, data)
     together = net.drive(whole, data["target_poses"]).image
     alone = [avatar_of(net, {k: v[i : i + 1] for k, v in data.items()}) for i in range(3)]
-    for i in (2, 0, 1):  # made in one order, driven in another
+    for i in (2, 0, 1):  # created in one order, driven in another
         for k in range(2):
             one = net.drive(alone[i], data["target_poses"][i, k]).image
             torch.testing.assert_close(one, together[i, k], atol=1e-5, rtol=1e-5)
@@ -72,11 +72,11 @@ def test_together_is_one_by_one_and_identities_do_not_mix():
 def test_several_sources_are_averaged():
     net = trained_like(model(**BASE))
     data = batch(b=1, n=3)
-    made = avatar_of(net, data)
+    avatar = avatar_of(net, data)
     twice = {k: torch.cat([v, v], 1) if k[0] == "s" else v for k, v in data.items()}
-    torch.testing.assert_close(avatar_of(net, twice).texture, made.texture, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(avatar_of(net, twice).texture, avatar.texture, atol=1e-5, rtol=1e-5)
     single = avatar_of(net, {k: v[:, :1] for k, v in data.items()})
-    assert (single.texture - made.texture).abs().max() > 1e-3
+    assert (single.texture - avatar.texture).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def test_driver_equals_the_full_pass(options):
     torch.testing.assert_close(mask, full["pred_target_segs"][0], atol=1e-5, rtol=1e-5)
     cut, _ = Driver(net, avatar_of(net, data), masked=True)(data["target_poses"][0])
     torch.testing.assert_close(cut, image * mask - (1 - mask), atol=1e-5, rtol=1e-5)
-    assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())  # left as it was
+    assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())  # not changed
 
 
 def test_driver_one_by_one_and_in_bfloat16():
@@ -143,7 +143,7 @@ def test_wrong_calls_are_named():
         avatar_of(net, data)
     net.eval()
     avatar = avatar_of(net, data)
-    with pytest.raises(ValueError, match=r"\[3\] poses cannot be shared out among 2"):
+    with pytest.raises(ValueError, match=r"\[3\] poses cannot be divided among 2"):
         net.drive(avatar, torch.zeros(3, 136))
     with pytest.raises(ValueError, match="avatar must be one identity, got 2"):
         Driver(net, avatar)
@@ -156,7 +156,7 @@ def test_wrong_calls_are_named():
     plain = model(**BASE, inf_norm_layer_type="ada_in").eval()
     with pytest.raises(ValueError, match="InstanceNorm2d cannot be folded"):
         Driver(plain, avatar_of(plain, batch(b=1)))
-    with pytest.raises(ValueError, match="made without source_pose"):
+    with pytest.raises(ValueError, match="created without source_pose"):
         net.enhance(
             net.create_avatar(
                 data["source_imgs"], None, data["source_stickmen"], data["source_segs"]
@@ -174,12 +174,12 @@ def test_graph_replays_the_driver():
     graph = Graph(driver, 2)
     for k in (0, 2):
         poses = data["target_poses"][0, k : k + 2]
-        for made, expected in zip(graph(poses), driver(poses), strict=True):
-            torch.testing.assert_close(made, expected, atol=1e-4, rtol=1e-4)
+        for frame, expected in zip(graph(poses), driver(poses), strict=True):
+            torch.testing.assert_close(frame, expected, atol=1e-4, rtol=1e-4)
 
 
 def test_driver_is_built_as_one_module_of_tensors():
-    """Everything that it computes with moves with it and is found by name."""
+    """All of its tensors are named buffers, so they move with the module."""
     net = trained_like(model(**BASE, pse_use_harmonic_enc=True))
     driver = Driver(net, avatar_of(net, batch(b=1)))
     names = {name.partition(".")[0] for name, _ in driver.named_buffers()}

@@ -1,4 +1,4 @@
-"""Scores of head avatars, and that a minute of training beats copying the source."""
+"""Scores of head avatars; a minute of training beats copying the source."""
 
 import functools
 import json
@@ -41,13 +41,13 @@ def test_iou_by_hand():
 
 
 def test_boxes_of_eyes_and_mouth_by_hand():
-    points = torch.full((1, 68, 2), 8.0)  # those of no eye and no mouth count for nothing
+    points = torch.full((1, 68, 2), 8.0)  # points of other parts have no box
     points[:, 36:42], points[:, 42:48] = torch.tensor([2.0, 3.0]), torch.tensor([12.0, 3.0])
     points[:, 48:58], points[:, 58:] = torch.tensor([5.0, 12.0]), torch.tensor([9.0, 12.5])
-    (found,) = feature_boxes(normalised_pose(points, 16), 16)
-    wanted = torch.zeros(16, 16, dtype=torch.bool)
-    wanted[2:5, 1:4] = wanted[2:5, 11:14] = wanted[11:14, 4:11] = True
-    assert torch.equal(found, wanted)
+    (boxes,) = feature_boxes(normalised_pose(points, 16), 16)
+    expected = torch.zeros(16, 16, dtype=torch.bool)
+    expected[2:5, 1:4] = expected[2:5, 11:14] = expected[11:14, 4:11] = True
+    assert torch.equal(boxes, expected)
 
 
 def test_truth_of_a_driven_person_is_rendered_in_the_own_light():
@@ -56,8 +56,8 @@ def test_truth_of_a_driven_person_is_rendered_in_the_own_light():
     truth = rendered_as(world, batch, CPU)
     scene = {k: v[1:2, 0] for k, v in batch["target_scene"].items()}
     scene["light"] = batch["target_scene"]["light"][:1, 0]
-    wanted = world.truth(batch["person"][0], batch["background"][0], scene)
-    assert torch.equal(truth["image"][:1], wanted["image"])
+    expected = world.truth(batch["person"][0], batch["background"][0], scene)
+    assert torch.equal(truth["image"][:1], expected["image"])
     assert not torch.equal(truth["image"], batch["target_imgs"][:, 0])
 
 
@@ -120,7 +120,7 @@ def test_a_minute_of_training_beats_copying_the_source(tmp_path):
     argv = ["--config", "demo_bilayer.yaml", "--experiment_dir", tmp_path, "--image_size", 32]
     argv += ["--num_steps", 500, "--lr_decay_begin", 250, "--skip_test"]
     train_bilayer.main([str(a) for a in argv])
-    report = scores(tmp_path / "runs" / "test")  # seen: 0.73, 0.96, 0.13
+    report = scores(tmp_path / "runs" / "test")  # measured: 0.73, 0.96, 0.13
     assert report["heads"]["ratio_to_copy_source"] < 0.8
     assert report["heads"]["mask_iou"]["mean"] > 0.9
     assert report["azimuth"]["ratio_to_copy_source"] < 0.4
@@ -149,6 +149,6 @@ def test_two_ranks_train_and_save_one_folder(tmp_path):
     assert done.returncode == 0, done.stderr[-2000:]
     folder = tmp_path / "runs" / "test"
     names = {f.name for f in (folder / "images/train").iterdir()}
-    assert {"0001_00.jpg", "0001_01.jpg"} <= names  # a grid a rank
+    assert {"0001_00.jpg", "0001_01.jpg"} <= names  # one grid per rank
     assert len((folder / "train_filenames.txt").read_text().splitlines()) == 1 + 2 * 4 * 2
     assert len((folder / "test_filenames.txt").read_text().splitlines()) == 1 + 4 * 2

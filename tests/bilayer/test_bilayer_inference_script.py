@@ -20,7 +20,7 @@ from nets.errors import UserError
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
-    """A folder with a run, a dataset and a driving video of 5 frames of 96 x 96 with keypoints."""
+    """A folder with a run, a dataset, and a driving video: 5 frames, 96 px, with keypoints."""
     root = tmp_path_factory.mktemp("infer")
     data = write_folder(root / "data", size=96)
     argv = ["--config", "smoke_bilayer.yaml", "--experiment_dir", root, "--experiment_name", "run"]
@@ -41,7 +41,7 @@ def home(tmp_path_factory):
 
 @pytest.fixture
 def drive(home, tmp_path, monkeypatch):
-    """Calls infer.py in an empty folder; the source is person 0's first frame."""
+    """A function that calls infer.py in an empty folder, with person 0's first frame as source."""
     monkeypatch.chdir(tmp_path)
     name = "id0/video/00/0"
     files = {kind: frame_path(home / "data", kind, "train", name)
@@ -95,15 +95,15 @@ def test_a_folder_gives_a_grid_layers_and_single_images(home, drive, tmp_path, c
     drive("-d", folder, "--driving_keypoints", points, "-o", "g.png", "--grid")
     assert len(list((tmp_path / "g").iterdir())) == 4
     assert read_image("g_layers.png", None).shape[1] == 4 * 32
-    said = capsys.readouterr().out
-    assert "source, source stickman" in said and "LF, HF" in said and "UV" in said
+    output = capsys.readouterr().out
+    assert "source, source stickman" in output and "LF, HF" in output and "UV" in output
 
 
 def test_a_video_is_as_long_as_its_driver_and_can_lie_beside_it(home, drive, tmp_path):
     video, points = home / "video.mp4", home / "video.npy"
     drive("-d", video, "--driving_keypoints", points, "-o", "v.mp4", "--concat")
-    made = open_video("v.mp4")
-    assert len(list(made)) == 5 and made.size == (32, 32) and abs(made.fps - 10) < 0.1
+    driven = open_video("v.mp4")
+    assert len(list(driven)) == 5 and driven.size == (32, 32) and abs(driven.fps - 10) < 0.1
     assert open_video("v_concat.mp4").size == (32, 96)
     drive("-d", video, "--driving_keypoints", points, "-o", "p.mp4", "--paste")
     assert open_video("p.mp4").size == (96, 96)
@@ -122,11 +122,11 @@ def test_batches_of_frames_change_nothing(home, drive):
 
 
 def test_faces_are_found_where_no_points_are_given(home, drive, monkeypatch):
-    found = SimpleNamespace(
+    detector = SimpleNamespace(
         faces=lambda image: [face_points(96)],
         mask=lambda image: torch.ones(image.shape[1:]),
     )
-    monkeypatch.setattr(detectors, "open_detector", lambda name: found)
+    monkeypatch.setattr(detectors, "open_detector", lambda name: detector)
     source = frame_path(home / "data", "imgs", "train", "id0/video/00/0")
     drive("-s", source, "-d", home / "video.mp4", "-o", "f.mp4", own=False)
     assert len(list(open_video("f.mp4"))) == 5
@@ -143,22 +143,22 @@ def test_stored_pairs_are_read_by_relative_path(home, drive, tmp_path):
         for what in ("imgs", "segs", "stickmen")
     }
     mask = read_image("results/source_segs_False_False.png", None)
-    assert mask.amin() == 0 and mask.amax() == 255  # masks as they are
+    assert mask.amin() == 0 and mask.amax() == 255  # the full range
 
 
 def test_images_and_videos_are_preprocessed(home, drive, tmp_path, capsys):
-    image, points = driver(home)
-    given = ["--source_keypoints", points, "--driving_keypoints", points, "-o", "out/"]
+    image, file = driver(home)
+    points = ["--source_keypoints", file, "--driving_keypoints", file, "-o", "out/"]
     drive("--preprocess", "true", "--source_img_path", image, "--target_img_path", image,
-          *given, own=False)  # fmt: skip
+          *points, own=False)  # fmt: skip
     drive("--preprocess", "true", "--from_video", "--video_path", home / "video.mp4",
-          "--target_frame_num", 3, *given, own=False)  # fmt: skip
+          "--target_frame_num", 3, *points, own=False)  # fmt: skip
     names = {f.name for f in (tmp_path / "out").iterdir()}
     assert {"pred_target_True_False.jpg", "pred_target_True_True.jpg"} <= names
     drive("--preprocess", "false", "--from_video", "--dataset_root", home / "data",
           "--source_relative_path", "train/id0/video/00/0", "--target_relative_path",
           "train/id0/video/00/1", own=False)  # fmt: skip
-    assert "taken as false" in capsys.readouterr().out
+    assert "from_video is set to false" in capsys.readouterr().out
 
 
 def test_an_experiment_is_found_by_name_and_epoch(home, capsys, tmp_path):
@@ -208,4 +208,4 @@ def test_hull_serves_where_neither_mask_nor_detector_is_there(home, drive, capsy
     image, points = driver(home)
     drive("-s", image, "--source_keypoints", points, "-d", image, "--driving_keypoints",
           points, "-o", "h.png", own=False)  # fmt: skip
-    assert "the hull of its keypoints serves" in capsys.readouterr().out
+    assert "using the hull of its keypoints" in capsys.readouterr().out

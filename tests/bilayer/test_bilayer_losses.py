@@ -1,4 +1,4 @@
-"""The losses against hand-computed numbers and independent formulas; what the options mean."""
+"""The losses against hand-computed numbers and independent formulas, and their options."""
 
 import math
 
@@ -24,10 +24,10 @@ NO_VGG = "adversarial, feature_matching, pixelwise, segmentation, warping_regula
 
 @pytest.fixture(scope="module")
 def extractors():
-    made = {}
+    networks = {}
     for name, family in (("vgg19_imagenet_pytorch", "torchvision"), ("vgg16_face_caffe", "face")):
-        made[name] = load_vgg(family=family, source="random", pooling="avgpool")
-    return made
+        networks[name] = load_vgg(family=family, source="random", pooling="avgpool")
+    return networks
 
 
 @pytest.mark.parametrize(
@@ -40,8 +40,8 @@ def extractors():
 )  # fmt: skip
 def test_adversarial_by_hand(kind, expected):
     real, fake = torch.tensor([2.0, 0.0]), torch.tensor([1.0, -2.0])
-    made = adversarial_losses(real, fake, torch.tensor([3.0, 1.0]), kind)
-    assert [x.item() for x in made] == pytest.approx(expected)
+    losses = adversarial_losses(real, fake, torch.tensor([3.0, 1.0]), kind)
+    assert [x.item() for x in losses] == pytest.approx(expected)
 
 
 def test_adversarial_gradients():
@@ -100,9 +100,11 @@ def test_entries_are_weighted_and_complete(extractors):
     torch.testing.assert_close(out["D_ADV"], 0.5 * dis)
     torch.testing.assert_close(out["G_ADV"], 0.5 * gen)
     layers = [f"relu{b}_1" for b in range(1, 6)]
-    made, truth = (data[k].flatten(0, 1) for k in ("pred_target_imgs_lf_detached", "target_imgs"))
+    prediction, truth = (
+        data[k].flatten(0, 1) for k in ("pred_target_imgs_lf_detached", "target_imgs")
+    )
     face = perceptual(
-        extractors["vgg16_face_caffe"], made, truth, layers, (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1)
+        extractors["vgg16_face_caffe"], prediction, truth, layers, (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1)
     )
     torch.testing.assert_close(out["G_VGGFace"], 0.01 * face)
 
@@ -112,7 +114,7 @@ def test_one_sum_trains_both_sides():
     losses = Losses({"losses_train": NO_VGG})
     sum(losses(net(batch())).values()).backward()
     silent = {n.split(".")[0] for n, p in net.named_parameters() if p.grad is None}
-    assert silent == {"identity_embedder"}  # its last block's unused convolutions
+    assert silent == {"identity_embedder"}  # the last block's convolutions are not used
 
 
 def test_warping_weight_decays_exactly_every_schedule_calls():
@@ -139,7 +141,7 @@ def test_warping_loss_ends_at_its_floor_and_goes_on_after_a_restart():
     again = Losses(o)
     again.load_state_dict(losses.state_dict())
     assert again(data) == {}
-    with torch.no_grad():  # a test pass does not count
+    with torch.no_grad():  # a test pass changes no state
         fresh = Losses(o)
         assert all(len(fresh(data)) == 1 for _ in range(5))
     zero = Losses({**o, "wpr_loss_weight": 0.0})
@@ -147,7 +149,7 @@ def test_warping_loss_ends_at_its_floor_and_goes_on_after_a_restart():
 
 
 def grid(size, shift=0.0):
-    """UVs (1, size, size, 2): every pixel reads its own place, moved to the right."""
+    """UVs (1, size, size, 2): every pixel reads its own place, shifted in x."""
     centres = (torch.arange(size) * 2 + 1) / size - 1
     plane = torch.stack(torch.meshgrid(centres, centres, indexing="xy"), -1)
     return plane[None] + torch.tensor([shift, 0.0])
@@ -155,10 +157,10 @@ def grid(size, shift=0.0):
 
 def test_keypoints_are_read_from_one_place_of_the_texture():
     poses = torch.rand(4, 1, 136, generator=torch.Generator().manual_seed(0)) - 0.5
-    poses[1:] = poses[:1] + torch.tensor([0.0, 0.1, 0.3])[:, None, None]  # moved as a whole
+    poses[1:] = poses[:1] + torch.tensor([0.0, 0.1, 0.3])[:, None, None]  # shifts of all points
     middle = torch.tensor(0.1)
     places = KeypointPlaces()
-    for pose in poses:  # four steps of one image: their mean is that of all
+    for pose in poses:  # four steps with one image each
         places.add(pose[None])
     still = torch.stack([grid(64)] * 4)
     moves = (torch.tensor([0.0, 0.0, 0.1, 0.3]) - middle).abs().mean()
@@ -166,7 +168,8 @@ def test_keypoints_are_read_from_one_place_of_the_texture():
     back = torch.stack([grid(64) - (m - middle) for m in (0.0, 0.0, 0.1, 0.3)])
     assert places.distance(back, poses) < 1e-6
     aside = torch.stack([g + torch.tensor([0.2, 0.0]) for g in back])
-    torch.testing.assert_close(places.distance(aside, poses), torch.tensor(0.1))  # of x and y
+    mean = torch.tensor(0.1)  # over x and y
+    torch.testing.assert_close(places.distance(aside, poses), mean)
     again = KeypointPlaces()
     again.load_state_dict(places.state_dict())
     places.add(poses[:1]), again.add(poses[:1])
@@ -181,7 +184,7 @@ def test_correspondence_trains_the_offsets_whatever_the_texture():
     gradient = net.inference_generator.gen_inf.heads[0][0].weight_orig.grad
     assert gradient.abs().sum() > 0
     assert net.texture_generator.gen_tex_input.grad is None
-    with torch.no_grad():  # a test pass does not count
+    with torch.no_grad():  # a test pass changes no state
         before = losses.places.calls
         torch.testing.assert_close(
             losses(data)["G_KPC"],
@@ -218,7 +221,7 @@ def test_pairs_and_names_follow_the_options(extractors):
         ({"losses_train": "adverserial"}, "losses_train must be of .* got 'adverserial'"),
         ({"losses_train": "perceptual"}, "needs the network vgg19_imagenet_pytorch"),
         ({"losses_train": NO_VGG, "adv_pred_type": "wgan"}, "adv_pred_type must be of gan, rgan"),
-        ({"losses_train": NO_VGG, "pix_loss_weights": "1, 2"}, "as many entries, got 1, 2 and 1"),
+        ({"losses_train": NO_VGG, "pix_loss_weights": "1, 2"}, "many entries, got 1, 2 and 1"),
         ({"losses_train": NO_VGG, "pix_loss_apply_to": "a"}, 'must be pairs "prediction, target'),
         ({"losses_train": NO_VGG, "pix_loss_weights": "ten"}, "must be numbers"),
         ({"losses_train": "perceptual", "per_net_layers": "1,6"}, "one entry for each of"),
@@ -232,6 +235,6 @@ def test_bad_options_are_named(options, message):
         Losses(options)
 
 
-def test_a_tensor_that_was_not_made_is_named():
+def test_a_missing_tensor_is_named():
     with pytest.raises(ValueError, match=r"reads pred_target_delta_lf_rgbs, .* it has target_imgs"):
         Losses({"losses_train": "pixelwise"})({"target_imgs": torch.zeros(1)})

@@ -1,4 +1,4 @@
-"""Metrics against closed forms; weight files found, refused or named once and left out."""
+"""Metrics against closed forms; weight files that fit, do not fit, or are missing."""
 
 import math
 
@@ -105,7 +105,7 @@ def test_recognition_network_is_the_published_one():
         "output_layer.4.running_mean": (512,),
     }.items():  # fmt: skip
         assert tuple(state[name].shape) == shape
-    assert "body.0.shortcut_layer.0.weight" not in state  # 64 -> 64: a pooling
+    assert "body.0.shortcut_layer.0.weight" not in state  # a pooling, which has no weights
 
 
 def test_similarity_transform_and_alignment():
@@ -125,15 +125,15 @@ def test_similarity_transform_and_alignment():
     numbers = [best[0, 0], best[1, 0], best[0, 2], best[1, 2]]
     for k, step in ((k, step) for k in range(4) for step in (-1e-3, 1e-3)):
         other = [n + step * (k == place) for place, n in enumerate(numbers)]
-        assert error(*other) > error(*numbers)  # no similarity nearby is better
-    # An image of the template's own size, whose points are the template's, is left as it is.
+        assert error(*other) > error(*numbers)  # all similar transforms nearby are worse
+    # An image of the template's size whose points are the template's is not changed.
     points = torch.zeros(1, 68, 2)
     points[0, 36:42], points[0, 42:48] = torch.tensor(TEMPLATE[0]), torch.tensor(TEMPLATE[1])
     points[0, 30], points[0, 48], points[0, 54] = (torch.tensor(TEMPLATE[k]) for k in (2, 3, 4))
     torch.testing.assert_close(five_points(points)[0], torch.tensor(TEMPLATE))
     image = F.interpolate(torch.rand(1, 3, 14, 14), size=112, mode="bilinear")
     torch.testing.assert_close(aligned(image, points), image, atol=1e-4, rtol=0)
-    # Twice as wide: x is scaled by the width and y by the height.
+    # In an image of twice the width, x is scaled by the width and y by the height.
     wide = F.interpolate(image, size=(112, 224), mode="bilinear")
     wide_points = points * torch.tensor([2.0, 1.0])
     face = aligned(wide, wide_points)
@@ -150,7 +150,7 @@ def test_csim_of_the_same_face_is_one():
 
 def test_pose_error_by_hand():
     base = torch.zeros(68, 2)
-    base[36:42] = torch.tensor([10.0, 0.0])  # eyes 10 apart
+    base[36:42] = torch.tensor([10.0, 0.0])  # eyes at a distance of 10 pixels
     seen = {0: base, 255: base + torch.tensor([3.0, 4.0]), 128: None}
 
     def detect(image):
@@ -170,11 +170,11 @@ def test_all_metrics_of_a_pass():
     data = {"pred_target_imgs": x.view(2, 2, 3, 64, 64), "target_imgs": y.view(2, 2, 3, 64, 64),
             "target_poses": torch.rand(2, 2, 136) * 2 - 1}  # fmt: skip
     points = torch.rand(68, 2)
-    made = Metrics(
+    metrics = Metrics(
         "PSNR, ssim, lpips, csim, pose_matching_metric", detect=lambda _: points, source="random"
     )
-    assert made.absent == [] and len(made.descriptions) == 2
-    out = made(data)
+    assert metrics.absent == [] and len(metrics.descriptions) == 2
+    out = metrics(data)
     assert list(out) == ["G_PSNR", "G_SSIM", "G_SSIM2", "G_LPIPS", "G_CSIM", "G_PME"]
     assert out["G_PSNR"].item() == pytest.approx(signed_psnr(x, y).item())
     assert out["G_PME"].item() == 0 and all(v.ndim == 0 for v in out.values())
@@ -183,9 +183,9 @@ def test_all_metrics_of_a_pass():
 
 
 def test_absent_weights_are_named_once_and_left_out(empty_cache, tmp_path):
-    made = Metrics(METRICS, folders=lambda part: [tmp_path / "pretrained_weights" / part])
-    assert made.names == ["PSNR", "ssim"]
-    lpips, face, pose = made.absent
+    metrics = Metrics(METRICS, folders=lambda part: [tmp_path / "pretrained_weights" / part])
+    assert metrics.names == ["PSNR", "ssim"]
+    lpips, face, pose = metrics.absent
     assert "lpips is left out" in lpips and "vgg16-397923af.pth" in lpips
     assert "csim is left out" in face and str(tmp_path / "pretrained_weights" / "csim") in face
     assert "--pretrained_weights_dir" in face and "no detector" in pose

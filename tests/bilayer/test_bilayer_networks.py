@@ -1,4 +1,4 @@
-"""The six networks: sizes, keys, shapes, and what every part is defined to do."""
+"""The six networks: sizes, keys, shapes, and the definition of every part."""
 
 import json
 import math
@@ -182,12 +182,12 @@ def test_adaptive_norms():
 
 
 def test_projector_repeats_pixels():
-    """The rule of the paper's program, written out for one stage and set."""
+    """The published program's rule, written out for one stage and set."""
     net = model().inference_generator.eval()
     prj = net.prj_inf
     embeds = [torch.randn(2, c, 8, 8) for c in (16, 16, 8)]
     pairs = prj(embeds)
-    pooled = F.adaptive_avg_pool2d(embeds[2], 16).reshape(2 * 4, 2 * 256)  # two channels a row
+    pooled = F.adaptive_avg_pool2d(embeds[2], 16).reshape(2 * 4, 2 * 256)  # two channels per row
     stack = prj.fc_blocks[2][1]  # the skip of the last block: 8 -> 4 channels, K = 9
     y = stack(pooled).view(2, 4, 9)
     weight, bias = pairs[2 * 3 + 1]

@@ -1,4 +1,4 @@
-"""Experiments of the published program: folders, single files, every way the norms are stored."""
+"""Experiments of the published program: folders, files, and all ways of storing spectral norms."""
 
 import pytest
 import torch
@@ -19,8 +19,10 @@ def write(folder, net, names, epoch=7, args=None, change=lambda state: state):
     for name in names:
         state = change(getattr(net, name).state_dict())
         torch.save(state, folder / "checkpoints" / f"{epoch}_{name}.pth")
-    said = {**OPTIONS, **ARGS, "experiment_name": "007", "lrs": "a: 1e-4", **(args or {})}
-    lines = [f"{k}: {', '.join(v) if isinstance(v, list) else v}" for k, v in sorted(said.items())]
+    stored = {**OPTIONS, **ARGS, "experiment_name": "007", "lrs": "a: 1e-4", **(args or {})}
+    lines = [
+        f"{k}: {', '.join(v) if isinstance(v, list) else v}" for k, v in sorted(stored.items())
+    ]
     (folder / "args.txt").write_text("\n".join(lines) + "\n")
     return folder
 
@@ -34,9 +36,9 @@ def test_an_experiments_folder(tmp_path):
     net = model(**ARGS).eval()
     folder = write(tmp_path / "run", net, [*BASE, "discriminator"], epoch=10)
     write(folder, model(5, **ARGS), BASE, epoch=9)
-    made, options = load(folder)
-    assert made.names == list(BASE) and not made.training
-    assert torch.equal(forward(made), forward(net))
+    loaded, options = load(folder)
+    assert loaded.names == list(BASE) and not loaded.training
+    assert torch.equal(forward(loaded), forward(net))
     assert options["image_size"] == 32 and options["inf_apply_masks"] is False
     assert options["experiment_name"] == "007" and options["lrs"] == "a: 1e-4"
     older, _ = load(folder, which_epoch=9)
@@ -68,8 +70,8 @@ def lean(state):
 def test_other_ways_to_store_the_same(tmp_path, change):
     net = model(**ARGS).eval()
     folder = write(tmp_path, net, BASE, change=change)
-    made, _ = load(folder)
-    assert torch.equal(forward(made), forward(net))
+    loaded, _ = load(folder)
+    assert torch.equal(forward(loaded), forward(net))
     for file in (folder / "checkpoints").iterdir():
         assert originals.recognise(file) == "bilayer"
 
@@ -77,30 +79,31 @@ def test_other_ways_to_store_the_same(tmp_path, change):
 def test_folded_files(tmp_path):
     net = model(**ARGS).eval()
     before = forward(fold(settle(net, 300)))
-    made, options = load(write(tmp_path, net, BASE))
-    assert torch.equal(forward(made), before) and options["spn_networks"] == []
+    loaded, options = load(write(tmp_path, net, BASE))
+    assert torch.equal(forward(loaded), before) and options["spn_networks"] == []
     part = model(**ARGS).eval()
     part.keypoints_embedder.net.mlp[2].fold()
-    made, options = load(write(tmp_path, part, BASE, epoch=8))
+    loaded, options = load(write(tmp_path, part, BASE, epoch=8))
     assert options["spn_exceptions"] == ["keypoints_embedder.net.mlp.2"]
-    assert torch.equal(forward(made), forward(part))
-    fresh = model(9, **ARGS).eval()  # a run that starts from folded files has norms of its own
+    assert torch.equal(forward(loaded), forward(part))
+    fresh = model(9, **ARGS).eval()  # a run that starts from folded files has spectral norms
     for name in BASE:
         take(getattr(fresh, name), tmp_path / "checkpoints" / f"7_{name}.pth", name)
-    assert (forward(fresh) - before).abs().mean() < 1e-3  # its vectors find 1 to some digits
+    # The power iterations find a norm of 1 up to some digits.
+    assert (forward(fresh) - before).abs().mean() < 1e-3
 
 
 def test_sizes_come_from_the_weights(tmp_path):
-    """Without args.txt; only what no tensor tells is the published default."""
+    """Without args.txt, options that no tensor implies are the published defaults."""
     net = model(**ENHANCED, **ARGS).eval()
     folder = write(tmp_path, net, NETWORKS)
     (folder / "args.txt").unlink()
-    made, options = load(folder, **ARGS, enh_unrolling_depth=2)
+    loaded, options = load(folder, **ARGS, enh_unrolling_depth=2)
     same = [k for k in OPTIONS if not k.startswith("dis_")]
     assert {k: options[k] for k in same} == {k: OPTIONS[k] for k in same}
     assert options["pse_emb_source_pose"] and options["inf_pred_source_data"]
     with torch.no_grad():
-        a, b = (n(batch(n=2), NETWORKS[:5])["pred_enh_target_imgs"] for n in (made, net))
+        a, b = (n(batch(n=2), NETWORKS[:5])["pred_enh_target_imgs"] for n in (loaded, net))
     assert torch.equal(a, b)
     _, options = load(folder, networks="discriminator", image_size=32)
     assert options["dis_num_blocks"] == 3 and options["dis_max_channels"] == 16
@@ -111,24 +114,24 @@ def test_sizes_come_from_the_weights(tmp_path):
     assert options["tex_max_channels"] == 16 and options["emb_max_channels"] == 16
 
 
-def test_what_networks_see_and_give_is_told_by_the_weights(tmp_path):
-    said = {"emb_no_stickman": True, "dis_no_stickman": True, "inf_pred_segmentation": False}
-    folder = write(tmp_path, model(**said), [*BASE, "discriminator"])
+def test_inputs_and_outputs_follow_from_the_weights(tmp_path):
+    stored = {"emb_no_stickman": True, "dis_no_stickman": True, "inf_pred_segmentation": False}
+    folder = write(tmp_path, model(**stored), [*BASE, "discriminator"])
     (folder / "args.txt").unlink()
     _, options = load(folder, networks=[*BASE, "discriminator"])
-    assert {key: options[key] for key in said} == said
+    assert {key: options[key] for key in stored} == stored
 
 
-def test_harmonic_encoding_is_told_by_the_shape(tmp_path):
-    """Published argument files say that it is on, published weights are without."""
+def test_harmonic_encoding_follows_from_the_shape(tmp_path):
+    """Published args.txt files turn the encoding on, but the published weights lack it."""
     net = model(**ARGS).eval()
-    made, options = load(write(tmp_path / "a", net, BASE, args={"pse_use_harmonic_enc": True}))
-    assert options["pse_use_harmonic_enc"] is False and made.keypoints_embedder.harmonics == 0
+    loaded, options = load(write(tmp_path / "a", net, BASE, args={"pse_use_harmonic_enc": True}))
+    assert options["pse_use_harmonic_enc"] is False and loaded.keypoints_embedder.harmonics == 0
     net = model(**ARGS, pse_use_harmonic_enc=True).eval()
     folder = write(tmp_path / "b", net, BASE, args={"pse_use_harmonic_enc": False})
-    made, options = load(folder)
+    loaded, options = load(folder)
     assert options["pse_use_harmonic_enc"] is True
-    assert torch.equal(forward(made), forward(net))
+    assert torch.equal(forward(loaded), forward(net))
     file = folder / "checkpoints" / "7_keypoints_embedder.pth"
     state = torch.load(file, weights_only=True)
     state["net.frequencies"] = state.pop("frequencies")
@@ -144,10 +147,10 @@ def test_the_enhancers_experiment_takes_the_base_from_another(tmp_path):
     folder = write(
         tmp_path / "runs" / "enhancer", net, ["texture_enhancer", "discriminator"], 1225, args
     )
-    made, options = load(folder)
-    assert made.names == list(NETWORKS[:5]) and options["pse_emb_source_pose"]
+    loaded, options = load(folder)
+    assert loaded.names == list(NETWORKS[:5]) and options["pse_emb_source_pose"]
     with torch.no_grad():
-        a, b = (n(batch(n=1), NETWORKS[:5])["pred_enh_target_imgs"] for n in (made, net))
+        a, b = (n(batch(n=1), NETWORKS[:5])["pred_enh_target_imgs"] for n in (loaded, net))
     assert torch.equal(a, b)
     (tmp_path / "runs" / "main" / "checkpoints" / "2225_texture_generator.pth").unlink()
     with pytest.raises(UserError, match=r"2225_texture_generator\.pth: no such file"):
@@ -157,8 +160,8 @@ def test_the_enhancers_experiment_takes_the_base_from_another(tmp_path):
 def test_a_single_file_stands_for_its_epoch(tmp_path):
     net = model(**ARGS).eval()
     folder = write(tmp_path, net, BASE)
-    made, _ = load(folder / "checkpoints" / "7_keypoints_embedder.pth")
-    assert made.names == list(BASE) and torch.equal(forward(made), forward(net))
+    loaded, _ = load(folder / "checkpoints" / "7_keypoints_embedder.pth")
+    assert loaded.names == list(BASE) and torch.equal(forward(loaded), forward(net))
     one, _ = load(
         folder / "checkpoints" / "7_keypoints_embedder.pth", networks="keypoints_embedder"
     )
@@ -168,8 +171,8 @@ def test_a_single_file_stands_for_its_epoch(tmp_path):
 def test_half_precision_files_become_float32(tmp_path):
     net = model(**ARGS).eval()
     half = lambda state: {k: v.half() if v.is_floating_point() else v for k, v in state.items()}  # noqa: E731
-    made, _ = load(write(tmp_path, net, BASE, change=half))
-    assert {p.dtype for p in made.parameters()} == {torch.float32}
+    loaded, _ = load(write(tmp_path, net, BASE, change=half))
+    assert {p.dtype for p in loaded.parameters()} == {torch.float32}
 
 
 def test_what_does_not_fit_is_named_and_nothing_is_half_loaded(tmp_path):
@@ -195,13 +198,13 @@ def test_what_does_not_fit_is_named_and_nothing_is_half_loaded(tmp_path):
     refuse("not a bilayer discriminator: it holds net.enc",
            lambda: take(net.discriminator, path, "discriminator"))  # fmt: skip
     torch.save(good, path)
-    refuse("no networks of epoch 8; there are those of 7", lambda: load(folder, which_epoch=8))
+    refuse("no networks of epoch 8; epochs: 7", lambda: load(folder, which_epoch=8))
     refuse("7_discriminator.pth: no such file", lambda: load(folder, networks="discriminator"))
     refuse(
         "must be of identity_embedder, .* got generator", lambda: load(folder, networks="generator")
     )
     refuse("no such file or folder", lambda: load(folder / "absent"))
-    refuse("no EPOCH_NETWORK.pth there", lambda: load(tmp_path / "checkpoints" / ".."  / "empty")
+    refuse("holds no EPOCH_NETWORK.pth", lambda: load(tmp_path / "checkpoints" / ".."  / "empty")
            if (tmp_path / "empty").mkdir() is None else None)  # fmt: skip
     torch.save({"model": 1}, path)
     refuse("must map names to tensors")
@@ -225,5 +228,5 @@ def test_args_are_read_by_their_declared_types(tmp_path):
     assert options["visual_freq"] == -1 and isinstance(options["visual_freq"], int)
     assert options["per_loss_weights"] == "10.0, 0.01" and options["eps"] == 1e-7
     assert options["bn_momentum"] == 1.0 and isinstance(options["bn_momentum"], float)
-    assert options["networks_to_train"] == list(BASE)  # of the model that is made
+    assert options["networks_to_train"] == list(BASE)  # the networks that were loaded
     assert set(DEFAULTS) <= set(options)

@@ -1,4 +1,4 @@
-"""The experiment folder as the published program lays it out, and what is in its files."""
+"""The experiment folder in the published program's layout, and the contents of its files."""
 
 import json
 
@@ -56,9 +56,9 @@ def test_args_are_a_sorted_line_each_and_read_back(folder):
     assert lines == sorted(lines) and "batch_size: 2" in lines
     assert "networks_train: " + ", ".join(NETWORKS) in lines
     assert "emb_apply_masks: True" in lines
-    said = read_args(folder / "args.txt")
-    assert said["tex_num_channels"] == 4 and said["networks_to_train"] == NETWORKS
-    build(said)
+    stored = read_args(folder / "args.txt")
+    assert stored["tex_num_channels"] == 4 and stored["networks_to_train"] == NETWORKS
+    build(stored)
 
 
 def test_losses_are_a_json_line_a_log(folder):
@@ -105,7 +105,7 @@ def test_lists_name_the_frames_in_the_order_of_their_use(folder):
     again = AvatarList(folder / "train_filenames.txt", "train", None, 32)
     assert len(again) == 16
     tests = (folder / "test_filenames.txt").read_text().splitlines()
-    assert len(tests) == 1 + 4 * 2  # every test has the same frames: listed once
+    assert len(tests) == 1 + 4 * 2  # all tests have the same frames, which are listed once
     assert [line.split(": ")[1][:3] for line in tests[1::2]] == ["id0", "id1", "id2", "id3"]
 
 

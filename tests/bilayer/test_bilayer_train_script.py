@@ -1,4 +1,4 @@
-"""train_bilayer.py as a user starts it: flags, presets, restarts, and what it refuses."""
+"""train_bilayer.py as a user starts it: flags, presets, restarts, and errors."""
 
 import re
 from pathlib import Path
@@ -21,21 +21,18 @@ def options(*argv):
 
 
 def train(folder, *argv, name="run"):
-    """The run's folder, after training in this process."""
+    """The run's folder after training in this process."""
     where = ["--experiment_dir", folder, "--experiment_name", name]
     train_bilayer.main([str(a) for a in [*SMOKE, *where, *argv]])
     return Path(folder) / "runs" / name
 
 
 def refused(capsys, folder, *argv):
-    """The one line that the script ends with, and that it ends with exit code 2."""
+    """The script's last line of output; asserts exit code 2."""
     with pytest.raises(SystemExit) as error:
         train(folder, *argv)
     assert error.value.code == 2
     return capsys.readouterr().err.strip().splitlines()[-1]
-
-
-# Options
 
 
 @pytest.mark.parametrize("word", ["True", "true", "TRUE", ""])
@@ -150,9 +147,6 @@ def test_contradictions_are_one_line(argv, why):
         options(*argv)
 
 
-# Runs
-
-
 def test_a_restart_ends_in_the_same_weights_and_files(tmp_path):
     data = write_folder(tmp_path / "d")
     argv = ["--data", data, "--save_dataset_filenames", "--batch_size", 2, "--wgv_mode",
@@ -187,9 +181,9 @@ def test_enhancer_stage_on_a_trained_base(tmp_path, capsys):
     where = ["--experiment_dir", str(tmp_path), "--experiment_name", "enh"]
     init = ["--init_experiment_dir", str(base), "--init_which_epoch", "2"]
     train_bilayer.main([*argv, *where, *init])
-    made = {f.name for f in (tmp_path / "runs/enh/checkpoints").glob("*.pth")}
-    assert {"2_texture_enhancer.pth", "2_discriminator.pth"} <= made
-    assert "2_texture_generator.pth" not in made
+    files = {f.name for f in (tmp_path / "runs/enh/checkpoints").glob("*.pth")}
+    assert {"2_texture_enhancer.pth", "2_discriminator.pth"} <= files
+    assert "2_texture_generator.pth" not in files
     content = checkpoints.read(checkpoints.find(tmp_path / "runs/enh"))["parts"]["model"]
     kept = torch.load(base / "checkpoints/2_texture_generator.pth")
     assert torch.equal(content["texture_generator.gen_tex_input"], kept["gen_tex_input"])

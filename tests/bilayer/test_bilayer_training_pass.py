@@ -1,4 +1,4 @@
-"""One training pass: what learns from what, masks, several frames, modes."""
+"""One training pass: routes of gradients, masks, several frames, and modes."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from nets.bilayer import NETWORKS, standing_statistics
 
 
 def grads(net, *outputs):
-    """Which networks and heads receive a gradient from the sum of the outputs."""
+    """The names of the parameters that receive a gradient from the sum of the outputs."""
     net.zero_grad(set_to_none=True)
     sum(o.float().square().mean() for o in outputs).backward(retain_graph=True)
     return {n for n, p in net.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
@@ -132,12 +132,15 @@ def test_enhancer_stage_trains_the_enhancer_and_the_discriminator_only():
     assert moved == expected
     after = net.state_dict()
     changed = {k.split(".")[0] for k in after if not torch.equal(after[k], before[k])}
-    assert changed == {"texture_enhancer", "discriminator"}  # their norms; the base is untouched
+    assert changed == {"texture_enhancer", "discriminator"}  # the base is not changed
 
 
 @pytest.mark.parametrize("guide", ["sse", "l1"])
 def test_enhancer_follows_the_closed_form_of_the_gradient(guide):
-    """With zero offsets every pixel reads its own texel: m^2 (T + LF - I), or m times its sign."""
+    """With zero offsets, every pixel reads its own texel.
+
+    The gradient is then m^2 (T + LF - I), or m sign(T + LF - I) for l1.
+    """
     net = model(**ENHANCED, enh_guiding_rgb_loss_type=guide).texture_enhancer
     g = torch.Generator().manual_seed(0)
     texture, image, low = (torch.randn(1, 3, 32, 32, generator=g) for _ in range(3))
@@ -163,16 +166,16 @@ def test_enhancer_steps():
                 image = data["source_imgs"][:, i] * m[:, i] - (1 - m[:, i])
                 with torch.enable_grad():
                     leaf = texture.clone().requires_grad_()
-                    made = lf[:, i] + F.grid_sample(leaf, uvs[:, i], align_corners=False)
-                    made = made * m[:, i] - (1 - m[:, i])
-                    loss = (image - made).square().sum() / 2
+                    result = lf[:, i] + F.grid_sample(leaf, uvs[:, i], align_corners=False)
+                    result = result * m[:, i] - (1 - m[:, i])
+                    loss = (image - result).square().sum() / 2
                     (gradient,) = torch.autograd.grad(loss, leaf)
                 changes.append(net.texture_enhancer.change(texture, gradient, 1))
             texture = texture + torch.stack(changes).mean(0)
     torch.testing.assert_close(out["pred_enh_tex_hf_rgbs"][:, 1], texture, atol=1e-4, rtol=1e-4)
-    made = out["pred_target_unmasked_lf_rgbs"] + out["pred_enh_target_delta_hf_rgbs"]
+    result = out["pred_target_unmasked_lf_rgbs"] + out["pred_enh_target_delta_hf_rgbs"]
     mask = out["pred_target_segs"]
-    torch.testing.assert_close(out["pred_enh_target_imgs"], made * mask - (1 - mask))
+    torch.testing.assert_close(out["pred_enh_target_imgs"], result * mask - (1 - mask))
 
 
 def test_frozen_networks_let_gradients_through():

@@ -1,4 +1,4 @@
-"""The networks of bilayer head avatars, one pass through them, avatars and how they are driven."""
+"""The networks of bilayer head avatars, their forward pass, and avatars with their renderers."""
 
 from .build import build
 from .driver import Driver, Graph

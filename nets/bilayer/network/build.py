@@ -1,4 +1,4 @@
-"""The model that a run's options describe."""
+"""Building the model that a run's options describe."""
 
 from __future__ import annotations
 
@@ -17,31 +17,33 @@ from nets.spectral import Conv, settle, spectral_layers
 
 
 def build(options: Mapping[str, Any], networks: Sequence[str] | None = None) -> Bilayer:
-    """A fresh model on the CPU, or on the device of `torch.device(...)` around the call.
+    """A new model on the CPU, or on the device of `torch.device(...)` around the call.
 
-    options   flags by their published names; `DEFAULTS` for those that are absent, others are
-              ignored. Lists may be given comma separated
-    networks  what it consists of; default: all that the options' networks_* lists name
-    Raises ValueError for sizes that do not divide and for unknown names. The spectral norms'
-    vectors are settled by power iterations, so that a fresh model is tame in evaluation mode too.
+    options   flags by their published names; absent ones are those of `DEFAULTS`, unknown ones are
+              ignored. Lists may be words separated by commas
+    networks  names of its networks; default: all that the options' networks_* lists name
+    Raises ValueError on sizes that do not divide and on unknown names.
+
+    Power iterations settle the vectors of the spectral norms. Without them, a new model could
+    return huge values in evaluation mode.
     """
-    given = {**DEFAULTS, **options}
+    settings = {**DEFAULTS, **options}
     if networks is None:
         keys = ("networks_train", "networks_test", "networks_calc_stats", "networks_to_train")
-        networks = [name for key in keys for name in network_names(given, key)]
+        networks = [name for key in keys for name in network_names(settings, key)]
     else:
         networks = network_names({"networks": networks}, "networks")
-    # In alphabetical order, as the published program draws its random numbers.
-    built = {name: _make(name, given) for name in sorted(set(networks))}
+    # Alphabetical order is the order in which the published program draws its random numbers.
+    built = {name: _make(name, settings) for name in sorted(set(networks))}
     for name, net in built.items():
-        _leave_plain(name, net, given)
+        _leave_plain(name, net, settings)
         if not next(net.parameters()).is_meta:
             settle(net)
-    return Bilayer(built, given)
+    return Bilayer(built, settings)
 
 
 def _leave_plain(name: str, net: nn.Module, options: Mapping[str, Any]) -> None:
-    """Take the spectral norm off the layers that shall have none."""
+    """Remove the spectral norm of the layers that the options exclude."""
     listed = name in network_names(options, "spn_networks")
     kinds = words(options["spn_layers"])
     plain = [m for m in spectral_layers(net) if not listed or _kind(m) not in kinds]
@@ -59,24 +61,26 @@ def _leave_plain(name: str, net: nn.Module, options: Mapping[str, Any]) -> None:
 
 
 def _kind(layer: nn.Module) -> str:
+    """The name of a layer in `spn_layers`."""
     return "conv2d" if isinstance(layer, Conv) else "linear"
 
 
 def _texture_widths(o: Mapping[str, Any]) -> list[int]:
-    """Channels of the embeddings, one a block of the texture generator."""
+    """Channels of the embeddings, one per block of the texture generator."""
     names = "image_size / tex_input_tensor_size"
     count = doublings(o["image_size"], o["tex_input_tensor_size"], names)
     return [min(o["tex_num_channels"] * 2**i, o["tex_max_channels"]) for i in range(count)][::-1]
 
 
 def _make(name: str, o: Mapping[str, Any]) -> nn.Module:
+    """A network with the arguments that the options give."""
     network, prefix, alike, others = _MAKERS[name]
     arguments = {"eps": o["eps"], "momentum": o["bn_momentum"]}
     arguments |= {key: o[f"{prefix}_{_OPTIONS[key]}"] for key in alike.split()}
     return network(**arguments, **others(o))
 
 
-# What options of the same meaning end in, after the prefix of their network.
+# Argument -> ending of its option, after the prefix of the network.
 _OPTIONS = {
     "channels": "num_channels",
     "max_channels": "max_channels",
@@ -90,8 +94,9 @@ _OPTIONS = {
     "skip": "skip_layer_type",
 }
 
-# Class, prefix of its options, arguments by those of the same meaning, and the other arguments.
-_MAKERS: dict[str, tuple[type[nn.Module], str, str, Callable[[Mapping[str, Any]], dict]]] = {
+# Class, prefix of its options, arguments that `_OPTIONS` lists, and a function for the others.
+_Arguments = Callable[[Mapping[str, Any]], dict[str, Any]]
+_MAKERS: dict[str, tuple[type[nn.Module], str, str, _Arguments]] = {
     "identity_embedder": (
         IdentityEmbedder,
         "emb",

@@ -1,28 +1,70 @@
-"""Frames of one avatar as fast as they come: everything that does not change is worked in.
+"""Fast frames of one avatar: everything constant is folded into the weights.
 
-Against `drive`: the spectral norms are divided out; the norms, which in evaluation mode are a scale
-and a shift a channel, and the identity's own scales and shifts are one, and where a convolution
-stands before them part of its weights; nearest upsampling and the 3x3 convolution behind it are one
-2x2 convolution to the four pixels, 4/9 of the products; the heads are one convolution that gives
-two pixels at a time; lookup, sum and mask are one pass. The same numbers but for rounding
-(test_driver_equals_the_full_pass).
+The results are those of `drive` up to rounding (test_driver_equals_the_full_pass). The differences:
+
+- Weights are divided by their spectral norms.
+- In evaluation mode a norm is a scale and a shift per channel. They are merged with the identity's
+  predicted scale and shift, and with the weights of a convolution before them.
+- Nearest upsampling and the 3x3 convolution after it are one 2x2 convolution with four outputs per
+  pixel. It needs 4/9 of the products.
+- The heads are one convolution, which computes two pixels at a time.
+- Texture lookup, sum and mask are one operator.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nets.bilayer.network.layers import SLOPE, AdaptiveNorm2d, Pair, Residual, Upsample
+from nets.bilayer.network.encoders import KeypointsEmbedder
+from nets.bilayer.network.generators import Generator
+from nets.bilayer.network.layers import (
+    SLOPE,
+    AdaptiveConv2d,
+    AdaptiveNorm2d,
+    Pair,
+    Residual,
+    Upsample,
+)
 from nets.bilayer.network.model import Avatar, Bilayer
 from nets.ops import uv_sample
+from nets.spectral import Conv, Linear
+
+
+class Folded(NamedTuple):
+    """A residual block as weights and biases.
+
+    norm    scale and shift of the first norm, (C,) each
+    first   of the first convolution, merged with the second norm
+    second  of the second convolution, which comes after nearest upsampling
+    skip    of the 1x1 convolution
+    slope   of the activations for negative inputs
+    """
+
+    norm: Pair
+    first: Pair
+    second: Pair
+    skip: Pair
+    slope: float
 
 
 class Block(nn.Module):
-    """One doubling: x -> act(scale x + shift) -> conv, act -> up, conv, + up of a 1x1 of x."""
+    """A folded residual block that doubles the size.
+
+    x -> act(scale x + shift) -> conv, act -> up, conv; plus the upsampled 1x1 convolution of x.
+    """
+
+    scale: Tensor
+    shift: Tensor
+    first: Tensor
+    first_bias: Tensor
+    second: Tensor
+    second_bias: Tensor
+    skip: Tensor
 
     def __init__(self, norm: Pair, first: Pair, second: Pair, skip: Pair, slope: float):
         super().__init__()
@@ -38,7 +80,7 @@ class Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = F.leaky_relu_(torch.addcmul(self.shift, x, self.scale), self.slope)
         y = F.leaky_relu_(F.conv2d(y, self.first, self.first_bias, padding=1), self.slope)
-        # Zeros around: what is beyond the image, for the pixels at its edge.
+        # The padding is zero, as outside of the upsampled image.
         y = F.conv2d(y, self.second, padding=1)
         x = F.conv2d(x, self.skip, self.second_bias)
         n, c, h, w = x.shape
@@ -47,7 +89,8 @@ class Block(nn.Module):
             i, j = k // 2, k % 2
             part = y[:, k * c : (k + 1) * c, i : i + h, j : j + w]
             place = out[:, :, i::2, j::2]
-            if torch.compiler.is_compiling():  # takes no `out` with gaps, and fuses the two itself
+            # torch.compile takes no `out` with gaps, and fuses sum and copy itself.
+            if torch.compiler.is_compiling():
                 place.copy_(part + x)
             else:
                 torch.add(part, x, out=place)
@@ -55,15 +98,20 @@ class Block(nn.Module):
 
 
 class Driver(nn.Module):
-    """Images of one avatar: `image, mask = driver(poses)`.
+    """A network that renders one avatar: `image, mask = driver(poses)`.
 
-    model   in evaluation mode; it is left as it is
+    model   in evaluation mode; it is not changed
     avatar  of one identity
-    dtype   of the convolutions; offsets, lookup and sum are float32 in any case
-    masked  the image on a background of -1 by its mask
-    Raises ValueError for an inference generator that cannot be folded (instance norms, upsampling
-    other than nearest); `drive` serves those.
+    dtype   of the convolutions; offsets, lookup and sum are always float32
+    masked  put the image on a background of -1 by its mask
+    Raises ValueError for several identities, and for an inference generator that cannot be folded:
+    one with instance norms or with another upsampling than nearest. Use `drive` for those.
     """
+
+    texture: Tensor  # (1, 3, S, S)
+    heads: Tensor
+    heads_bias: Tensor
+    frequencies: Tensor | None  # of a harmonic encoding
 
     def __init__(
         self,
@@ -96,9 +144,10 @@ class Driver(nn.Module):
 
     @torch.no_grad()
     def forward(self, poses: Tensor) -> tuple[Tensor, Tensor | None]:
-        """image (N, 3, S, S), may leave [-1, 1], and mask (N, 1, S, S) in [0, 1] or None.
+        """The images and masks of N poses.
 
-        poses  (N, 2 K) in [-1, 1]
+        poses    (N, 2 K) in [-1, 1]
+        returns  image (N, 3, S, S), may leave [-1, 1]; mask (N, 1, S, S) in [0, 1], or None
         """
         x = poses[None]
         if self.frequencies is not None:
@@ -110,7 +159,8 @@ class Driver(nn.Module):
             x = block(x)
         F.leaky_relu_(x, self.slope)
         y = F.conv2d(x, self.heads, self.heads_bias, stride=(1, 2), padding=1)
-        n, c, h, w = y.shape  # two neighbours in the channels: in memory already in their places
+        # The channels hold two neighbouring pixels, in memory already at their places.
+        n, c, h, w = y.shape
         y = y.permute(0, 2, 3, 1).reshape(n, h, 2 * w, c // 2).permute(0, 3, 1, 2)
         y = y.to(torch.float32, memory_format=torch.contiguous_format)
         layers = y[:, :5].tanh()
@@ -120,8 +170,10 @@ class Driver(nn.Module):
 
 
 class Graph:
-    """A `Driver` as one CUDA graph for batches of n poses: what it returns is overwritten by the
-    next call."""
+    """A `Driver` as one CUDA graph for batches of n poses.
+
+    The next call overwrites the tensors that a call returns.
+    """
 
     def __init__(self, driver: Driver, n: int):
         device = driver.texture.device
@@ -131,26 +183,29 @@ class Graph:
         self.poses = torch.zeros(n, inputs, device=device)
         side = torch.cuda.Stream(device)
         side.wait_stream(torch.cuda.current_stream(device))
-        with torch.cuda.stream(side):  # libraries choose their kernels before the capture
+        with torch.cuda.stream(side):  # warm-up: libraries choose their kernels before the capture
             for _ in range(3):
                 driver(self.poses)
         torch.cuda.current_stream(device).wait_stream(side)
         self.graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self.graph):
-            self.made = driver(self.poses)
+            self.frames = driver(self.poses)
 
     def __call__(self, poses: Tensor) -> tuple[Tensor, Tensor | None]:
         self.poses.copy_(poses)
         self.graph.replay()
-        return self.made
+        return self.frames
 
 
 def four_pixels(weight: Tensor) -> Tensor:
-    """The 2x2 kernels of a 3x3 convolution behind nearest upsampling: (O, I, 3, 3) ->
-    (4 O, I, 2, 2), outputs in the order of the pixels (0, 0), (0, 1), (1, 0), (1, 1).
+    """The 2x2 kernels that replace nearest upsampling and a 3x3 convolution.
 
-    Pixel (i, j) of a cell sees two rows and two columns of cells, from its own place less 1 - i
-    and 1 - j on; kernel rows that fall into the same cell are summed.
+    weight   (O, I, 3, 3)
+    returns  (4 O, I, 2, 2), outputs in the order of the pixels (0, 0), (0, 1), (1, 0), (1, 1)
+
+    Each input pixel becomes a cell of 2x2 output pixels. Output pixel (i, j) of a cell reads two
+    rows of cells, which start 1 - i rows above its own. It reads two columns likewise. Kernel rows
+    that read the same cell are summed.
     """
     rows = ((slice(0, 1), slice(1, 3)), (slice(0, 2), slice(2, 3)))
     kernels = []
@@ -161,48 +216,61 @@ def four_pixels(weight: Tensor) -> Tensor:
     return torch.cat(kernels)
 
 
-def _folded(gen: nn.Module, pairs: list[Pair]) -> tuple[nn.ModuleList, Tensor, Tensor]:
+def _folded(gen: Generator, pairs: list[Pair]) -> tuple[nn.ModuleList, Tensor, Tensor]:
+    """The blocks of a generator, and the weight and bias of its heads for two pixels."""
     rest, blocks = iter(pairs), nn.ModuleList()
     *stages, final, _ = gen.blocks
     parts = [_block(stage, rest) for stage in stages]
     scale, shift = _affine(final, rest)
-    norm, first, second, skip, slope = parts[-1]  # nothing else reads what the last block gives
+    last = parts[-1]  # only the final norm reads its output, so the norm goes into its weights
     by = scale.view(-1, 1, 1, 1)
-    second = (second[0] * by, second[1] * scale + shift)
-    parts[-1] = (norm, first, second, (skip[0] * by, skip[1] * scale), slope)
+    parts[-1] = last._replace(
+        second=(last.second[0] * by, last.second[1] * scale + shift),
+        skip=(last.skip[0] * by, last.skip[1] * scale),
+    )
     blocks.extend(Block(*part) for part in parts)
-    weight = torch.cat([head[0].effective_weight() for head in gen.heads])
-    bias = torch.cat([head[0].bias for head in gen.heads])
+    heads = [_weights(head.get_submodule("0")) for head in gen.heads]
+    weight, bias = (torch.cat(part) for part in zip(*heads, strict=True))
     pixels = torch.cat([F.pad(weight, (0, 1)), F.pad(weight, (1, 0))])
     return blocks, _last(pixels), bias.repeat(2)
 
 
-def _block(block: Residual, rest: Iterator[Pair]) -> tuple:
+def _block(block: nn.Module, rest: Iterator[Pair]) -> Folded:
+    """A residual block as weights. Raises ValueError if it cannot be folded."""
+    assert isinstance(block, Residual)
     *before, conv, norm, act = block.block_feats
     up, second = block.block
     if len(before) != 2 or not isinstance(up, Upsample) or up.kind != "nearest":
         raise ValueError("Driver: only nearest upsampling and norms everywhere can be folded")
     first_norm = _affine(before[0], rest)
     scale, shift = _affine(norm, rest)
-    weight = conv.effective_weight() * scale.view(-1, 1, 1, 1)
-    first = (weight, conv.bias * scale + shift)
+    weight, bias = _weights(conv)
+    first = (weight * scale.view(-1, 1, 1, 1), bias * scale + shift)
     one = block.skip[1]
-    if getattr(one, "sets", 0):
-        skip = tuple(part[0] for part in next(rest))
+    if isinstance(one, AdaptiveConv2d):
+        by_identity, bias_by_identity = next(rest)
+        skip = (by_identity[0], bias_by_identity[0])
     else:
-        skip = (one.effective_weight(), one.bias)
-    return first_norm, first, (second.effective_weight(), second.bias), skip, _slope(act)
+        skip = _weights(one)
+    return Folded(first_norm, first, _weights(second), skip, _slope(act))
+
+
+def _weights(layer: nn.Module) -> Pair:
+    """The weight, without its spectral norm, and the bias of a convolution or linear layer."""
+    assert isinstance(layer, Conv | Linear)
+    if layer.bias is None:
+        raise ValueError("Driver: a convolution without a bias cannot be folded")
+    return layer.effective_weight(), layer.bias
 
 
 def _affine(norm: nn.Module, rest: Iterator[Pair]) -> Pair:
-    """Scale and shift that a norm amounts to in evaluation mode, (C,) each."""
+    """The scale and shift of a norm in evaluation mode, (C,) each."""
     extra = None
     if isinstance(norm, AdaptiveNorm2d):
         extra = next(rest)
         norm = norm.norm_layer
     if isinstance(norm, nn.BatchNorm2d | nn.SyncBatchNorm):
-        scale = (norm.running_var.double() + norm.eps).rsqrt()
-        shift = -norm.running_mean.double() * scale
+        scale, shift = _normalisation(norm)
         if norm.weight is not None:
             scale, shift = scale * norm.weight, shift * norm.weight + norm.bias
     elif isinstance(norm, nn.Identity) and extra is not None:
@@ -216,26 +284,39 @@ def _affine(norm: nn.Module, rest: Iterator[Pair]) -> Pair:
     return scale.float(), shift.float()
 
 
-def _folded_mlp(embedder: nn.Module) -> nn.Sequential:
+def _normalisation(norm: nn.BatchNorm2d | nn.SyncBatchNorm) -> Pair:
+    """Scale and shift by the running statistics, (C,) float64 each."""
+    mean, variance = norm.running_mean, norm.running_var
+    assert mean is not None and variance is not None  # the networks' norms track them
+    scale: Tensor = (variance.double() + norm.eps).rsqrt()
+    return scale, -mean.double() * scale
+
+
+def _folded_mlp(embedder: KeypointsEmbedder) -> nn.Sequential:
+    """The layers of a keypoints embedder, without spectral norms and BatchNorm."""
     layers: list[nn.Module] = []
     for layer in embedder.net.mlp:
-        if isinstance(layer, nn.Linear):
+        if isinstance(layer, Linear):
             plain = nn.Linear(layer.in_features, layer.out_features, device="meta")
-            weight = nn.Parameter(layer.effective_weight().clone())
-            plain.weight, plain.bias = weight, nn.Parameter(layer.bias.clone())
+            weight, bias = _weights(layer)
+            plain.weight, plain.bias = nn.Parameter(weight.clone()), nn.Parameter(bias.clone())
             layers.append(plain)
         elif isinstance(layer, nn.BatchNorm1d):
-            scale = layer.weight * (layer.running_var + layer.eps).rsqrt()
-            layers[-1].weight *= scale[:, None]
-            layers[-1].bias.sub_(layer.running_mean).mul_(scale).add_(layer.bias)
+            before, mean, variance = layers[-1], layer.running_mean, layer.running_var
+            assert isinstance(before, nn.Linear) and mean is not None and variance is not None
+            scale = layer.weight * (variance + layer.eps).rsqrt()
+            before.weight *= scale[:, None]
+            before.bias.sub_(mean).mul_(scale).add_(layer.bias)
         else:
             layers.append(layer)
     return nn.Sequential(*layers)
 
 
 def _slope(act: nn.Module) -> float:
+    """The slope of an activation for negative inputs."""
     return SLOPE if isinstance(act, nn.LeakyReLU) else 0.0
 
 
 def _last(weight: Tensor) -> Tensor:
+    """A copy of a weight in channels_last."""
     return weight.detach().clone().contiguous(memory_format=torch.channels_last)

@@ -1,4 +1,4 @@
-"""What a source image and a set of keypoints are turned into, once each."""
+"""The embedders of source images and keypoints, and the discriminator."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from nets.bilayer.network.layers import (
+    Common,
     Residual,
     activation,
     average_frames,
@@ -22,12 +23,34 @@ from nets.spectral import Conv, Linear
 EMBEDS = (512, 512, 512, 256, 128, 64)
 
 
-class IdentityEmbedder(nn.Module):
-    """A stack of embeddings of a head from images of it, the same however many there are.
+class _Autoencoder(nn.Module):
+    """The layers of `IdentityEmbedder`, under the published keys."""
 
-    An encoder halves the image down to `output_size`, a decoder without resizing follows; the
-    embeddings are the inner features of the decoder's blocks, coarsest first. So the last block's
-    second convolution and its skip influence nothing; checkpoints hold them.
+    enc: nn.Sequential
+    dec_blocks: nn.ModuleList
+
+
+class _Perceptron(nn.Module):
+    """The layers of `KeypointsEmbedder`, under the published keys."""
+
+    mlp: nn.Sequential
+
+
+class _Critic(nn.Module):
+    """The layers of `Discriminator`, under the published keys."""
+
+    first_conv: Conv
+    blocks: nn.ModuleList
+    final_block: nn.Sequential
+    linear: Conv
+
+
+class IdentityEmbedder(nn.Module):
+    """A stack of embeddings of a head, averaged over any number of images.
+
+    An encoder halves the image down to `output_size`. A decoder follows, which keeps the size. The
+    embeddings are the features of the decoder's blocks, coarsest first. So the last block's second
+    convolution and its skip have no effect; checkpoints hold them.
 
     31,442,304 parameters at 256 px with the published widths.
     """
@@ -35,11 +58,11 @@ class IdentityEmbedder(nn.Module):
     def __init__(
         self,
         size: int = 256,  # side of the images, pixels
-        channels: int = 64,  # of the finest scale; doubled with every halving
+        channels: int = 64,  # at the full size; doubled with every halving
         max_channels: int = 512,
-        output_size: int = 8,  # side of the embeddings
+        output_size: int = 8,  # side of the embeddings, pixels
         embeds: Sequence[int] = EMBEDS,  # channels of the embeddings, coarsest first
-        stickman: bool = True,  # a drawing of the keypoints goes with the image
+        stickman: bool = True,  # a stick figure of the keypoints is an input too
         norm: str = "none",
         act: str = "leakyrelu",
         down: str = "avgpool",
@@ -50,11 +73,11 @@ class IdentityEmbedder(nn.Module):
         halvings = doublings(size, output_size, "image_size / emb_output_tensor_size")
         if not halvings:
             raise ValueError("bilayer: emb_output_tensor_size must be smaller than image_size")
-        common = {"act": act, "eps": eps, "momentum": momentum}
+        common: Common = {"act": act, "eps": eps, "momentum": momentum}
         widths = [min(channels * 2**i, max_channels) for i in range(halvings + 1)]
-        net = nn.Module()
+        net = _Autoencoder()
         first = Conv(6 if stickman else 3, channels, 3, eps)
-        net.enc = nn.Sequential(first, *halving(widths, size, norm, down, **common))
+        net.enc = nn.Sequential(first, *halving(widths, size, norm, down, common))
         net.dec_blocks = nn.ModuleList()
         inputs = widths[-1]
         for outputs in embeds:
@@ -72,14 +95,15 @@ class IdentityEmbedder(nn.Module):
         masks: Tensor | None = None,
         frames: int | None = None,
     ) -> list[Tensor]:
-        """Embeddings (b, C, output_size, output_size), one a decoder block.
+        """Embeddings (b, C, output_size, output_size), one per decoder block.
 
         images    (b, n, 3, S, S) in [-1, 1]
-        stickmen  (b, n, 3, S, S) in [-1, 1], if the network has them
+        stickmen  (b, n, 3, S, S) in [-1, 1], if the network takes them
         masks     (b, n, 1, S, S) in [0, 1]: the background of the images becomes -1
-        frames    average over so many consecutive frames in the middle, as in training; n, which
-                  is the default, or 1: then the average is taken at the end, as the published
-                  program does for more frames than it was trained with
+        frames    n (default): average the frames between encoder and decoder, as in training.
+                  1: average the embeddings, as the published program does for more frames than
+                  it was trained with
+        Raises ValueError on another number of frames, or without stickmen where they are needed.
         """
         n = images.shape[1]
         frames = n if frames is None else frames
@@ -95,32 +119,35 @@ class IdentityEmbedder(nn.Module):
         for place, block in enumerate(self.net.dec_blocks, start=1):
             if place < len(self.net.dec_blocks):
                 x, feats = block(x)
-            else:  # its output goes nowhere
+            else:  # the output of the last block is not used
+                assert isinstance(block, Residual)
                 feats = block.block_feats(x)
             embeds.append(feats)
         return [average_frames(e, n // frames) for e in embeds]
 
 
 def frequencies(count: int) -> Tensor:
-    """pi 2^k of a harmonic encoding, (1, 1, count)."""
+    """The frequencies pi 2^k of a harmonic encoding, (1, 1, count)."""
     return (torch.pi * 2.0 ** torch.arange(count)).view(1, 1, -1)
 
 
 class KeypointsEmbedder(nn.Module):
-    """The pose embedding that the inference generator starts from, from keypoints.
+    """The pose embedding of keypoints, which is the inference generator's input.
 
     1,219,328 parameters with the published widths.
     """
 
+    frequencies: Tensor  # (1, 1, harmonics); with a harmonic encoding only
+
     def __init__(
         self,
-        inputs: int = 136,  # 2 for each keypoint
+        inputs: int = 136,  # 2 per keypoint
         channels: int = 256,  # hidden width
         blocks: int = 4,  # fully connected layers
         output_channels: int = 256,
         output_size: int = 4,
-        harmonics: int = 0,  # frequencies pi 2^k of a harmonic encoding; 0: coordinates as they are
-        norm: str = "none",  # or "bn_1d", before each activation
+        harmonics: int = 0,  # frequencies of a harmonic encoding; 0: plain coordinates
+        norm: str = "none",  # or "bn_1d": BatchNorm before each activation
         act: str = "leakyrelu",
         eps: float = 1e-7,
         momentum: float = 1.0,
@@ -141,11 +168,15 @@ class KeypointsEmbedder(nn.Module):
             layers += [nn.BatchNorm1d(b, eps, momentum)] if norm == "bn_1d" else []
             layers.append(activation(act))
         layers.append(Linear(widths[-1], output_channels * output_size**2, eps))
-        self.net = nn.Module()
+        self.net = _Perceptron()
         self.net.mlp = nn.Sequential(*layers)
 
     def forward(self, poses: Tensor) -> Tensor:
-        """(b, t, 2 K) in [-1, 1], x and y of each keypoint in turn -> (b, t, C, s, s)."""
+        """Pose embeddings (b, t, C, s, s).
+
+        poses  (b, t, 2 K) in [-1, 1]: x and y of each keypoint in turn
+        Raises ValueError on another shape.
+        """
         if poses.ndim != 3 or poses.shape[2] != self.inputs:
             raise ValueError(
                 f"bilayer: poses must be [b, t, {self.inputs}], got {list(poses.shape)}"
@@ -158,16 +189,19 @@ class KeypointsEmbedder(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """19,517,633 parameters at 256 px with the published widths."""
+    """A patch discriminator of images and stick figures.
+
+    19,517,633 parameters at 256 px with the published widths.
+    """
 
     def __init__(
         self,
-        size: int = 256,
+        size: int = 256,  # side of the images, pixels
         channels: int = 64,
         max_channels: int = 512,
-        blocks: int = 6,  # of which so many halve the size as lead to `output_size`
-        output_size: int = 8,
-        stickman: bool = True,  # a drawing of the keypoints goes with the image
+        blocks: int = 6,  # the first ones halve the size down to `output_size`, the others keep it
+        output_size: int = 8,  # side of the scores, pixels
+        stickman: bool = True,  # a stick figure of the keypoints is an input too
         norm: str = "bn",
         act: str = "leakyrelu",
         down: str = "avgpool",
@@ -178,7 +212,7 @@ class Discriminator(nn.Module):
         halvings = doublings(size, output_size, "image_size / dis_output_tensor_size")
         if blocks < max(halvings, 1):
             raise ValueError(f"bilayer: dis_num_blocks must be at least {halvings}, got {blocks}")
-        net = nn.Module()
+        net = _Critic()
         net.first_conv = Conv(6 if stickman else 3, channels, 3, eps)
         net.blocks = nn.ModuleList()
         inputs = channels
@@ -204,10 +238,10 @@ class Discriminator(nn.Module):
         self.net = net
 
     def forward(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Scores (N, 1, s, s) and the features of each block.
+        """Scores (N, 1, s, s), and the features of each block.
 
-        x  (N, 6, S, S): images in [-1, 1] and their stickmen; real and fake in one batch, whose
-           statistics they share
+        x  (N, 6, S, S): images and their stick figures in [-1, 1]. Real and fake images are in one
+           batch and share its statistics
         """
         feats = []
         x = self.net.first_conv(x)

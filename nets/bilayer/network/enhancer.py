@@ -1,4 +1,4 @@
-"""The texture enhancer: a few learned steps that make a texture fit the source images."""
+"""The texture enhancer: a few learned steps that fit a texture to the source images."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from nets.bilayer.network.layers import (
+    Common,
     Residual,
     activation,
     average_frames,
@@ -19,18 +20,27 @@ from nets.ops.autocast import full_precision
 from nets.spectral import Conv
 
 
+class _Blocks(nn.Module):
+    """The layers of `TextureEnhancer`, under the published keys."""
+
+    blocks: nn.Sequential
+
+
 class TextureEnhancer(nn.Module):
-    """2,715,331 parameters at 256 px with the published widths."""
+    """A network that changes a texture step by step, guided by the gradient of a loss.
+
+    2,715,331 parameters at 256 px with the published widths.
+    """
 
     def __init__(
         self,
-        size: int = 256,
+        size: int = 256,  # side of images and texture, pixels
         channels: int = 64,
         max_channels: int = 128,
-        bottleneck_size: int = 128,
-        blocks: int = 8,
+        bottleneck_size: int = 128,  # side of the maps in the middle, pixels
+        blocks: int = 8,  # residual blocks in the middle
         steps: int = 4,
-        guide: str = "sse",  # "sse": half the summed squared error leads; "l1": the summed error
+        guide: str = "sse",  # loss: half the summed squared error; "l1": the summed absolute error
         norm: str = "none",
         act: str = "leakyrelu",
         down: str = "avgpool",
@@ -45,27 +55,30 @@ class TextureEnhancer(nn.Module):
             raise ValueError(f"bilayer: enh_num_blocks must be at least 1, got {blocks}")
         count = doublings(size, bottleneck_size, "image_size / enh_bottleneck_tensor_size")
         widths = [min(channels * 2**i, max_channels) for i in range(count + 1)]
-        common = {"act": act, "eps": eps, "momentum": momentum}
+        common: Common = {"act": act, "eps": eps, "momentum": momentum}
         norms = (norm, norm)
         layers: list[nn.Module] = [Conv(6, channels, 3, eps)]
-        layers += halving(widths, size, norm, down, **common)
+        layers += halving(widths, size, norm, down, common)
         for _ in range(blocks):
             layers.append(Residual(widths[-1], widths[-1], norms, side=bottleneck_size, **common))
-        self.apart = len(layers)  # so many see the frames apart, the others their average
+        self.apart = len(layers)  # the first layers see single frames, the others their average
         for i in reversed(range(count)):
             side = size >> (i + 1)
             layers.append(Residual(widths[i + 1], widths[i], norms, up=up, side=side, **common))
         layers.append(norm2d(norm, channels, size, eps, momentum))
         layers += [activation(act), Conv(channels, 3, 3, eps)]
-        self.net = nn.Module()
+        self.net = _Blocks()
         self.net.blocks = nn.Sequential(*layers)
         self.steps, self.guide = steps, guide
 
     def change(self, texture: Tensor, gradient: Tensor, frames: int) -> Tensor:
-        """One step's change of the texture, (b, 3, S, S) in [-1, 1], from (b * n, 3, S, S)."""
-        each, one = self.net.blocks[: self.apart], self.net.blocks[self.apart :]
-        x = through(each, torch.cat([texture, gradient], dim=1))
-        return through(one, average_frames(x, frames)).tanh()
+        """One step's change of the texture, (b, 3, S, S) in [-1, 1].
+
+        texture, gradient  (b * frames, 3, S, S)
+        """
+        layers = list(self.net.blocks)
+        x = through(layers[: self.apart], torch.cat([texture, gradient], dim=1))
+        return through(layers[self.apart :], average_frames(x, frames)).tanh()
 
     def forward(
         self,
@@ -80,10 +93,10 @@ class TextureEnhancer(nn.Module):
 
         texture        (b, 3, S, S)
         images         (b, n, 3, S, S), the source images in [-1, 1], not masked
-        delta          (b, n, 2, S, S), offsets of their rendering
-        low_frequency  (b, n, 3, S, S)
+        delta          (b, n, 2, S, S), predicted offsets into the texture
+        low_frequency  (b, n, 3, S, S), predicted
         masks          (b, n, 1, S, S), predicted foreground of the sources
-        frames         as in `IdentityEmbedder.forward`
+        frames         n (default): average the frames inside the network; 1: average the changes
         """
         n = images.shape[1]
         frames = n if frames is None else frames
@@ -101,14 +114,15 @@ class TextureEnhancer(nn.Module):
     def guidance(
         self, texture: Tensor, images: Tensor, delta: Tensor, low: Tensor, masks: Tensor | None
     ) -> Tensor:
-        """d L / d texture for each image of its own texture, a constant.
+        """The gradient d L / d texture of each image, (N, 3, S, S); a constant.
 
-        L is summed over everything, not averaged: half the squared difference of the rendering and
-        the image, or its absolute value.
+        L is a sum over all images and pixels: half the squared difference between rendering and
+        image, or the absolute difference. Each image has its own row of `texture`.
         """
         with torch.enable_grad(), full_precision(texture):
             leaf = texture.detach().float().requires_grad_()
-            fixed = [None if t is None else t.detach().float() for t in (delta, low, masks)]
-            error = uv_sample(leaf, *fixed) - images.detach().float()
+            offsets, low = delta.detach().float(), low.detach().float()
+            masks = None if masks is None else masks.detach().float()
+            error = uv_sample(leaf, offsets, low, masks) - images.detach().float()
             loss = error.square().sum() / 2 if self.guide == "sse" else error.abs().sum()
             return torch.autograd.grad(loss, leaf)[0].to(texture.dtype)

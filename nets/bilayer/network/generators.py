@@ -1,5 +1,4 @@
-"""The texture of a head, and the generator that is driven frame by frame; what predicts the
-parameters of both."""
+"""The texture generator, the inference generator, and the projector of their parameters."""
 
 from __future__ import annotations
 
@@ -15,24 +14,25 @@ from nets.bilayer.network.encoders import EMBEDS
 from nets.bilayer.network.layers import Chain, Pair, Residual, activation, doublings, norm2d
 from nets.spectral import Conv, Linear, Spectral
 
-BOTTLENECK = 32  # side to which an embedding is pooled where its width is the generator's
+BOTTLENECK = 32  # side, pixels, to which an embedding as wide as the generator is pooled
 
 
 class Projector(nn.Module):
-    """Predicts the pairs of a generator's adaptive layers, in the order of their use.
+    """The pairs of a generator's adaptive layers, in the order of their use.
 
-    Stage p reads embedding p, whose channels become the rows of the parameters of block p: of its
-    second norm and its skip, and of the first norm of block p + 1 or the final norm. Each set is a
-    stack of three fully connected layers without activations between them.
+    Stage p reads embedding p. It predicts the pairs of block p's second norm and skip, and of the
+    norm after the block. That norm is the first of block p + 1, or the final one. The channels of
+    the embedding become the rows of the parameters. Three fully connected layers without
+    activations predict each set.
     """
 
     def __init__(
         self,
         embeds: Sequence[int],  # channels of the embeddings
-        hidden: Sequence[int],  # width of the stacks, one a stage
-        inputs: Sequence[int],  # channels that enter each block of the generator
-        outputs: Sequence[int],  # and that leave it
-        norm: str,  # the generator's
+        hidden: Sequence[int],  # hidden widths, one per stage
+        inputs: Sequence[int],  # input channels of each block of the generator
+        outputs: Sequence[int],  # output channels of each block
+        norm: str,  # norm of the generator
         skip: str = "ada_conv",
         pixel_bias: str = "none",
         eps: float = 1e-7,
@@ -43,7 +43,7 @@ class Projector(nn.Module):
                 f"bilayer: a generator of {len(outputs)} blocks needs as many embeddings, "
                 f"got {len(embeds)}; tex_input_tensor_size and inf_input_tensor_size must agree"
             )
-        self.shapes: list[tuple[int, int]] = []  # (rows, side) a stage
+        self.shapes: list[tuple[int, int]] = []  # (rows, side) of each stage
         self.fc_blocks = nn.ModuleList()
         for c, h, a, b in zip(embeds, hidden, inputs, outputs, strict=True):
             side = BOTTLENECK * a // h
@@ -66,8 +66,11 @@ class Projector(nn.Module):
             self.fc_blocks.append(nn.ModuleList(stacks))
 
     def forward(self, embeds: Sequence[Tensor]) -> list[Pair]:
-        """Pairs (weight, bias), each with a first dimension of b: (b, C) twice for a plain norm,
-        (b, out, in, 1, 1) and (b, out) for a 1x1 convolution."""
+        """Pairs (weight, bias), each with one row per identity.
+
+        norm             (b, C) and (b, C)
+        1x1 convolution  (b, out, in, 1, 1) and (b, out)
+        """
         pairs = []
         for embed, stacks, (rows, side) in zip(embeds, self.fc_blocks, self.shapes, strict=True):
             b, s = len(embed), embed.shape[-1]
@@ -75,13 +78,14 @@ class Projector(nn.Module):
             if repeat * s != side:
                 embed, repeat = F.adaptive_avg_pool2d(embed, side), 1
             x = embed.reshape(b * rows, -1)
-            for stack in stacks:
-                first = stack[0]
-                # Pooling to a multiple of the side repeats pixels: sum the columns that meet the
-                # same pixel instead (test_projector_repeats_pixels).
+            for stack in stacks.children():
+                first, second, third = stack.children()
+                assert isinstance(first, Linear)
+                # Pooling to a multiple of the side repeats pixels. Summing the columns of one
+                # pixel is the same and cheaper (test_projector_repeats_pixels).
                 weight = _sum_repeats(first, side // repeat, repeat)
                 y = F.linear(x, weight, first.bias)
-                y = stack[2](stack[1](y)).view(b, rows, -1)
+                y = third(second(y)).view(b, rows, -1)
                 weight, bias = y[..., :-1], y[..., -1]
                 plain = weight.shape[-1] == 1
                 pairs.append((weight[..., 0] if plain else weight[..., None, None], bias))
@@ -89,13 +93,14 @@ class Projector(nn.Module):
 
 
 def _set_sizes(norm: str, skip: str, pixel_bias: str, a: int, b: int) -> list[int]:
-    """Columns of the sets of one stage, in the order of `Residual`: the number of inputs + 1."""
+    """Outputs of the sets of one stage, in the order of `Residual`: input channels + 1 each."""
     norms = ([b + 1] * 2 if "spade" in norm else [2]) if norm.startswith("ada") else []
     bias = [b + 1] if pixel_bias.startswith("adaptive") else []
     return bias + norms + bias + ([a + 1] if skip == "ada_conv" else []) + norms
 
 
 def _sum_repeats(layer: Spectral, side: int, repeat: int) -> Tensor:
+    """The layer's weight with the columns of repeated pixels summed."""
     weight = layer.effective_weight()
     if repeat == 1:
         return weight
@@ -109,19 +114,19 @@ class Generator(nn.Module):
     def __init__(
         self,
         widths: Sequence[int],  # channels before, between and after the blocks
-        size: int,  # side of the input
+        size: int,  # side of the input, pixels
         heads: Sequence[int],  # channels of each output
         norm: str,
         act: str,
         up: str,
         skip: str,
-        efficient: bool,  # upsample behind the first convolution of a block
+        efficient: bool,  # upsample after the first convolution of a block
         pixel_bias: str = "none",
         eps: float = 1e-7,
         momentum: float = 1.0,
     ):
         super().__init__()
-        # Nothing is predicted for the first norm of all: there is no stage before it.
+        # The very first norm is static, since no stage of the projector is before it.
         first = norm.replace("ada_", "").replace("spade_", "")
         self.blocks = nn.ModuleList()
         for i, (a, b) in enumerate(pairwise(widths)):
@@ -148,7 +153,12 @@ class Generator(nn.Module):
         self.sets = sum(getattr(m, "sets", 0) for m in self.modules())
 
     def forward(self, x: Tensor, pairs: Sequence[Pair]) -> list[Tensor]:
-        """What each head's convolution gives, (N, C, S, S), with the pairs of N / t identities."""
+        """The output of each head, (N, C, S, S), without its last nonlinearity.
+
+        x      (N, C, s, s)
+        pairs  of N / t identities, as `Projector` predicts them
+        Raises ValueError on another number of pairs.
+        """
         if len(pairs) != self.sets:
             raise ValueError(
                 f"bilayer: this generator takes {self.sets} predicted pairs, got {len(pairs)}"
@@ -161,11 +171,14 @@ class Generator(nn.Module):
 
 
 class TextureGenerator(nn.Module):
-    """The RGB texture of a head, in a fixed frame. 55,664,993 parameters as published, 256 px."""
+    """The RGB texture of a head, in a fixed frame.
+
+    55,664,993 parameters at 256 px with the published widths.
+    """
 
     def __init__(
         self,
-        size: int = 256,
+        size: int = 256,  # side of the texture, pixels
         channels: int = 64,
         max_channels: int = 512,
         input_size: int = 4,
@@ -174,7 +187,7 @@ class TextureGenerator(nn.Module):
         act: str = "leakyrelu",
         up: str = "nearest",
         skip: str = "ada_conv",
-        embed_channels: int = 64,  # of the identity embedder: hidden widths of the projector
+        embed_channels: int = 64,  # of the identity embedder; sets the projector's hidden widths
         embed_max_channels: int = 512,
         eps: float = 1e-7,
         momentum: float = 1.0,
@@ -192,18 +205,20 @@ class TextureGenerator(nn.Module):
         )
 
     def forward(self, embeds: Sequence[Tensor]) -> Tensor:
-        """(b, 3, S, S) in [-1, 1]."""
+        """The textures of b identities, (b, 3, S, S) in [-1, 1].
+
+        embeds  of `IdentityEmbedder`, (b, C, s, s) each
+        """
         start = self.gen_tex_input.expand(len(embeds[0]), -1, -1, -1)
         return self.gen_tex(start, self.prj_tex(embeds))[0].tanh()
 
 
 class Layers(NamedTuple):
-    """One image in its layers, all of N images.
+    """The layers of N images.
 
-    delta           (N, 2, S, S) in [-1, 1], (x, y): where the texture is read, less the pixel's
-                    own place
-    low_frequency   (N, 3, S, S) in [-1, 1]
-    logits          (N, 1, S, S), of the foreground; None where the network has no such head
+    delta          (N, 2, S, S) in [-1, 1], offsets (x, y) from a pixel to its place in the texture
+    low_frequency  (N, 3, S, S) in [-1, 1]
+    logits         (N, 1, S, S), of the foreground; None if the network predicts no mask
     """
 
     delta: Tensor
@@ -212,17 +227,22 @@ class Layers(NamedTuple):
 
 
 def identity_grid(size: int) -> Tensor:
-    """Centres (x, y) of the pixels in [-1, 1], (1, size, size, 2)."""
+    """The centres (x, y) of the pixels in [-1, 1], (1, size, size, 2)."""
     centres = (torch.arange(size) * 2 + 1) / size - 1
     return torch.stack(torch.meshgrid(centres, centres, indexing="xy"), dim=-1)[None]
 
 
 class InferenceGenerator(nn.Module):
-    """The layers of an image, frame by frame. 11,844,068 parameters as published, 256 px."""
+    """The layers of an image, frame by frame.
+
+    11,844,068 parameters at 256 px with the published widths.
+    """
+
+    identity_grid: Tensor  # (1, S, S, 2)
 
     def __init__(
         self,
-        size: int = 256,
+        size: int = 256,  # side of the images, pixels
         channels: int = 32,
         max_channels: int = 256,
         input_size: int = 4,
@@ -230,7 +250,7 @@ class InferenceGenerator(nn.Module):
         act: str = "leakyrelu",
         up: str = "nearest",
         skip: str = "ada_conv",
-        segmentation: bool = True,
+        segmentation: bool = True,  # predict a mask
         embed_channels: int = 64,
         embed_max_channels: int = 512,
         embeds: Sequence[int] = EMBEDS,  # channels of the embeddings
@@ -251,10 +271,17 @@ class InferenceGenerator(nn.Module):
         self.prj_inf = Projector(embeds, hidden, widths[:-1], widths[1:], norm, skip, "none", eps)
 
     def forward(self, pose_embeds: Tensor, pairs: Sequence[Pair]) -> Layers:
-        """pose_embeds (N, C, s, s), pairs of N / t identities from `prj_inf`."""
+        """The layers of N images.
+
+        pose_embeds  (N, C, s, s)
+        pairs        of N / t identities, from `prj_inf`
+        """
         delta, low, *rest = self.gen_inf(pose_embeds, pairs)
         return Layers(delta.tanh(), low.tanh(), rest[0] if rest else None)
 
     def uvs(self, delta: Tensor) -> Tensor:
-        """Absolute places (x, y) in [-1, 1] (pixel centres), (N, 2, S, S) -> (N, S, S, 2)."""
+        """Places (x, y) in the texture, (N, S, S, 2), of offsets (N, 2, S, S).
+
+        The texture is [-1, 1], pixel centres (align_corners=False).
+        """
         return self.identity_grid + delta.permute(0, 2, 3, 1)

@@ -1,11 +1,11 @@
 """Blocks of the bilayer networks: norms, adaptive layers, the residual block.
 
-Parameters that one network predicts for another are arguments of the call and never state of a
-module, so identities cannot be mixed up: a `Chain` hands an iterator of (weight, bias) pairs down
-to its adaptive layers, which take theirs in the order in which they stand (depth first).
+Parameters that one network predicts for another are arguments of the call, never state of a module.
+So identities cannot be mixed up. A `Chain` hands an iterator of (weight, bias) pairs down to its
+adaptive layers. Each layer takes its pairs in depth-first order.
 
-A pair belongs to one identity a row, (b, ...). Where the input has b * t rows, each pair serves t
-consecutive ones.
+A pair has one row per identity, (b, ...). If the input has b * t rows, each row of a pair serves t
+consecutive rows of the input.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import TypedDict
 
 import torch
 import torch.nn.functional as F
@@ -24,11 +24,19 @@ from nets.spectral import Conv
 Pair = tuple[Tensor, Tensor]
 NORMS = ("none", "bn", "in")
 PIXEL_BIASES = ("none", "fixed", "adaptive", "adaptive_original", "stochastic")
-SLOPE = 0.2
+SLOPE = 0.2  # of the leaky ReLU
+
+
+class Common(TypedDict):
+    """Arguments that all residual blocks of a network share; see `Residual`."""
+
+    act: str
+    eps: float
+    momentum: float
 
 
 class Upsample(nn.Module):
-    """Twice the size, `nearest` or `bilinear`."""
+    """Upsampling to twice the size, `nearest` or `bilinear`."""
 
     def __init__(self, kind: str):
         super().__init__()
@@ -39,22 +47,23 @@ class Upsample(nn.Module):
 
 
 def downsample(kind: str) -> nn.Module:
-    """Half the size, `avgpool` or `maxpool` over 2x2."""
+    """A layer that halves the size: `avgpool` or `maxpool` over 2x2."""
+    pools: dict[str, type[nn.AvgPool2d | nn.MaxPool2d]]
     pools = {"avgpool": nn.AvgPool2d, "maxpool": nn.MaxPool2d}
     return pools[_one_of("downsampling", kind, tuple(pools))](2)
 
 
 def activation(kind: str) -> nn.Module:
-    """`leakyrelu` (slope 0.2) or `relu`."""
+    """An activation by name: `leakyrelu` (slope 0.2) or `relu`."""
     if _one_of("activation", kind, ("leakyrelu", "relu")) == "relu":
         return nn.ReLU()
     return nn.LeakyReLU(SLOPE)
 
 
 class AdaptiveConv2d(nn.Module):
-    """A 1x1 convolution whose weight (b, out, in, 1, 1) and bias (b, out) come with the call."""
+    """A 1x1 convolution; its weight (b, out, in, 1, 1) and bias (b, out) come with the call."""
 
-    sets = 1
+    sets = 1  # pairs per call
 
     def forward(self, x: Tensor, pairs: Iterator[Pair]) -> Tensor:
         weight, bias = next(pairs)
@@ -62,10 +71,15 @@ class AdaptiveConv2d(nn.Module):
 
 
 def adaptive_conv(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """(b * t, in, H, W), (b, out, in, 1, 1), (b, out) -> (b * t, out, H, W)."""
+    """The 1x1 convolution of each identity's rows: (b * t, out, H, W).
+
+    x       (b * t, in, H, W)
+    weight  (b, out, in, 1, 1)
+    bias    (b, out)
+    """
     b, c, (h, w) = len(weight), x.shape[1], x.shape[2:]
     matrix = weight.flatten(2)
-    if x.stride(1) == 1 and c > 1:  # channels last, and the result too
+    if x.stride(1) == 1 and c > 1:  # channels_last, which the result keeps
         rows = x.permute(0, 2, 3, 1).reshape(b, -1, c)
         y = torch.baddbmm(bias[:, None].to(rows.dtype), rows, matrix.transpose(1, 2).to(rows.dtype))
         return y.view(len(x), h, w, -1).permute(0, 3, 1, 2)
@@ -75,12 +89,12 @@ def adaptive_conv(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 class AdaptiveNorm2d(nn.Module):
-    """A norm without affine, then a predicted scale (+ 1) and shift for each identity.
+    """A norm without affine parameters, then a predicted scale (+ 1) and shift per identity.
 
     norm     "bn", "in" or "none"
-    spatial  0: the pair is (scale, shift), (b, C) each. Else the side s of a learned
-             `pixel_feats` (1, C, s, s), and two pairs, those of the 1x1 convolutions that turn it
-             into maps of scale (+ 1) and shift
+    spatial  0: one pair (scale, shift), (b, C) each. Else the side s of the learned `pixel_feats`
+             (1, C, s, s). Two pairs are then the 1x1 convolutions that map `pixel_feats` to maps
+             of scale (+ 1) and shift
     """
 
     def __init__(self, norm: str, channels: int, spatial: int, eps: float, momentum: float):
@@ -105,9 +119,9 @@ class AdaptiveNorm2d(nn.Module):
 
 
 class SpatialNorm2d(nn.Module):
-    """The static form: scale (+ 1) and shift maps from `pixel_feats` by two ordinary 1x1 convs."""
+    """The static form: two ordinary 1x1 convolutions map `pixel_feats` to scale (+ 1) and shift."""
 
-    def __init__(self, norm, channels, side, eps, momentum):
+    def __init__(self, norm: str, channels: int, side: int, eps: float, momentum: float):
         super().__init__()
         self.pixel_feats = nn.Parameter(_pixel_features(channels, side))
         self.norm_layer = plain_norm(norm, channels, eps, momentum, affine=False)
@@ -122,7 +136,7 @@ class SpatialNorm2d(nn.Module):
 def plain_norm(
     kind: str, channels: int, eps: float, momentum: float, affine: bool = True
 ) -> nn.Module:
-    """BatchNorm ("bn"), InstanceNorm ("in") or nothing ("none")."""
+    """BatchNorm ("bn"), InstanceNorm ("in") or the identity ("none")."""
     if kind == "bn":
         return nn.BatchNorm2d(channels, eps, momentum, affine)
     if kind == "in":
@@ -131,10 +145,10 @@ def plain_norm(
 
 
 def norm2d(kind: str, channels: int, side: int, eps: float, momentum: float) -> nn.Module:
-    """A norm by name: `bn`, `in`, `none`, each with `spade_` and `ada_` or both before it.
+    """A norm by name: `bn`, `in` or `none`, optionally with the prefix `spade_`, `ada_` or both.
 
-    side  of the maps that it sees, for those with `spade_`. With `none`, `spade_` and `ada_` leave
-          out only the normalisation
+    side  of the input maps, pixels; used with `spade_`
+    `spade_none` and `ada_none` keep scale and shift, without a normalisation.
     """
     base = kind.removeprefix("ada_").removeprefix("spade_")
     _one_of("norm", base, NORMS, kind)
@@ -147,9 +161,13 @@ def norm2d(kind: str, channels: int, side: int, eps: float, momentum: float) -> 
 
 
 class PixelBias(nn.Module):
-    """What is added after a convolution: `fixed` a learned (1, C, s, s); `adaptive` that through
-    a predicted 1x1 convolution; `adaptive_original` the same prediction, but not used, as the
-    published program does; `stochastic` a learned scale a channel times normal noise."""
+    """A bias per pixel, added after a convolution.
+
+    kind  fixed              a learned map (1, C, s, s)
+          adaptive           this map after a predicted 1x1 convolution
+          adaptive_original  the convolution is predicted but not used, as in the published program
+          stochastic         a learned scale per channel times normal noise
+    """
 
     def __init__(self, kind: str, channels: int, side: int, fan_in: int):
         super().__init__()
@@ -165,6 +183,8 @@ class PixelBias(nn.Module):
             return x + self.bias * torch.randn_like(x[:, :1])
         if self.kind == "fixed":
             return x + self.bias
+        if pairs is None:
+            raise TypeError(f"PixelBias: pairs must be given for the kind {self.kind}")
         weight, bias = next(pairs)
         if self.kind == "adaptive_original":
             return x + self.bias
@@ -173,7 +193,7 @@ class PixelBias(nn.Module):
 
 
 class Chain(nn.Sequential):
-    """Layers in a row. The adaptive ones take their pairs from the iterator, in order."""
+    """Layers in a row. Adaptive layers take their pairs from the iterator, in order."""
 
     def forward(self, x: Tensor, pairs: Iterator[Pair] | None = None) -> Tensor:
         for layer in self:
@@ -182,12 +202,16 @@ class Chain(nn.Sequential):
 
 
 class Residual(nn.Module):
-    """block(block_feats(x)) + skip(x), pre-activation; see `forward`.
+    """A pre-activation residual block: block(block_feats(x)) + skip(x).
 
     block_feats  [norm] activation [up] conv3x3 [pixel bias] [norm] activation
     block        [up, if efficient] conv3x3 [pixel bias] [down]
-    skip         [up] conv1x1 [down]; nothing if the channels and the size stay
+    skip         [up] conv1x1 [down]; empty if channels and size stay the same
     """
+
+    block_feats: Chain
+    block: Chain
+    skip: Chain
 
     def __init__(
         self,
@@ -197,8 +221,8 @@ class Residual(nn.Module):
         act: str = "leakyrelu",
         up: str | None = None,  # "nearest", "bilinear": twice the size
         down: str | None = None,  # "avgpool", "maxpool": half the size
-        side: int = 0,  # of the input maps, for norms and biases that have maps of their own
-        efficient: bool = False,  # upsample before the second convolution, not the first
+        side: int = 0,  # of the input maps, pixels; for norms and biases with learned maps
+        efficient: bool = False,  # upsample before the second convolution, not before the first
         skip: str = "conv",  # or "ada_conv"
         pixel_bias: str = "none",
         eps: float = 1e-7,
@@ -215,7 +239,7 @@ class Residual(nn.Module):
 
         def conv(width: int, size: int) -> list[nn.Module]:
             plain = pixel_bias == "none"
-            layers = [Conv(width, outputs, 3, eps, plain)]
+            layers: list[nn.Module] = [Conv(width, outputs, 3, eps, plain)]
             return layers if plain else [*layers, PixelBias(pixel_bias, outputs, size, 9 * width)]
 
         upper = [Upsample(up)] if up else []
@@ -238,15 +262,15 @@ class Residual(nn.Module):
             )
 
     def forward(self, x: Tensor, pairs: Iterator[Pair] | None = None) -> tuple[Tensor, Tensor]:
-        """The output, and the features: what comes out of `block_feats`.
+        """The block's output, and its features: the output of `block_feats`.
 
         x  (N, inputs, H, W)
         """
         feats = self.block_feats(x, pairs)
         y = self.block(feats, pairs)
         layers = list(self.skip)
-        # A 1x1 convolution may change places with what averages or repeats pixels: a quarter of
-        # the products (test_skip_order).
+        # A 1x1 convolution commutes with averaging and repeating pixels. The smaller size needs a
+        # quarter of the products (test_skip_order).
         if layers and (isinstance(layers[0], Upsample) or isinstance(layers[-1], nn.AvgPool2d)):
             layers.reverse()
         for layer in layers:
@@ -255,29 +279,32 @@ class Residual(nn.Module):
 
 
 def halving(
-    widths: Sequence[int], side: int, norm: str, down: str, **settings: Any
+    widths: Sequence[int], side: int, norm: str, down: str, common: Common
 ) -> list[Residual]:
-    """Residual blocks from each width to the next, each halving its maps, of `side` at first."""
+    """Residual blocks from each width to the next; each halves the size.
+
+    side  of the first block's input maps, pixels
+    """
     return [
-        Residual(a, b, (norm, norm), down=down, side=side >> i, **settings)
+        Residual(a, b, (norm, norm), down=down, side=side >> i, **common)
         for i, (a, b) in enumerate(pairwise(widths))
     ]
 
 
 def through(layers: Iterable[nn.Module], x: Tensor) -> Tensor:
-    """x after all layers; of residual blocks their output, not their features."""
+    """The output of all layers in a row. The features of residual blocks are dropped."""
     for layer in layers:
         x = layer(x)[0] if isinstance(layer, Residual) else layer(x)
     return x
 
 
 def average_frames(x: Tensor, frames: int) -> Tensor:
-    """(b * n, ...) -> (b, ...): the mean over every n consecutive rows."""
+    """The mean over every `frames` consecutive rows: (b * frames, ...) -> (b, ...)."""
     return x if frames == 1 else x.unflatten(0, (-1, frames)).mean(1)
 
 
 def doublings(large: int, small: int, names: str) -> int:
-    """log2(large / small), a whole number at least 0; else ValueError."""
+    """log2(large / small). Raises ValueError if it is not a whole number of at least 0."""
     count = round(math.log2(large / small)) if large > 0 and small > 0 else -1
     if count < 0 or small * 2**count != large:
         raise ValueError(f"bilayer: {names} must be a power of two, got {large} / {small}")
@@ -289,6 +316,7 @@ def _pixel_features(channels: int, side: int) -> Tensor:
 
 
 def _one_of(what: str, value: str, known: tuple[str, ...], given: str | None = None) -> str:
+    """`value`, if it is known; else ValueError, which shows `given` if there is one."""
     if value not in known:
         raise ValueError(
             f"bilayer: {what} must be one of {', '.join(known)}, got {given or value!r}"

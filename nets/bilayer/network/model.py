@@ -1,16 +1,14 @@
-"""The bilayer head avatars: six networks, and one pass through those that are asked for.
+"""Bilayer head avatars: six networks, and a forward pass through some of them.
 
 Zakharov, Ivakhnenko, Shysheya, Lempitsky, "Fast Bi-layer Neural Synthesis of One-Shot Realistic
-Head Avatars", ECCV 2020 (arXiv 2008.10174). An identity's texture is made once; per frame a light
-generator gives a low-frequency image, offsets into the texture, and a mask:
+Head Avatars", ECCV 2020 (arXiv 2008.10174). An identity's texture is generated once. For each
+frame, a small generator predicts a low-frequency image, offsets into the texture and a mask:
 
     image = low frequency + texture(grid + offsets)
 
-Checked against the published parameter counts at 256 px: identity_embedder 31,442,304,
-texture_generator 55,664,993, keypoints_embedder 1,219,328, inference_generator 11,844,068,
-discriminator 19,517,633, texture_enhancer 2,715,331; and against the published checkpoints' keys
-and shapes. Avatars, frames, enhanced textures and scores agree with
-tests/published/published_bilayer.py, which computes them from their description alone.
+Tests compare parameter counts, keys and shapes with those of the published checkpoints. They also
+compare avatars, frames, enhanced textures and scores with tests/published/published_bilayer.py,
+which is written from their description alone.
 """
 
 from __future__ import annotations
@@ -24,18 +22,30 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from nets.bilayer.defaults import DEFAULTS, NETWORKS, network_names
+from nets.bilayer.network.encoders import Discriminator, IdentityEmbedder, KeypointsEmbedder
+from nets.bilayer.network.enhancer import TextureEnhancer
+from nets.bilayer.network.generators import InferenceGenerator, TextureGenerator
 from nets.bilayer.network.layers import Pair
 from nets.ops import uv_sample
 from nets.spectral import spectral_layers
 
+Data = dict[str, Tensor | list[Tensor]]  # published name -> value; see `Bilayer.forward`
+
 
 class Bilayer(nn.Module):
-    """The networks by their names, as attributes; `forward` runs a training or test pass.
+    """The networks, as attributes by their names. `forward` runs a training or test pass.
 
     `train()` puts only the trained networks into training mode: those of `networks_to_train` that
-    are not frozen. A network that is not listed there runs without gradients; a frozen one lets
-    them through to what comes before it.
+    are not frozen. A network that is not listed there runs without gradients. A frozen network
+    passes gradients on to its inputs.
     """
+
+    identity_embedder: IdentityEmbedder  # each of them only if `names` lists it
+    texture_generator: TextureGenerator
+    keypoints_embedder: KeypointsEmbedder
+    inference_generator: InferenceGenerator
+    texture_enhancer: TextureEnhancer
+    discriminator: Discriminator
 
     def __init__(self, networks: Mapping[str, nn.Module], options: Mapping[str, Any]):
         super().__init__()
@@ -49,6 +59,7 @@ class Bilayer(nn.Module):
         self.train()
 
     def _freeze(self) -> None:
+        """Set which parameters are trained."""
         for name in self.names:
             frozen = name in self.frozen
             getattr(self, name).requires_grad_(name in self.trained and not frozen)
@@ -57,7 +68,7 @@ class Bilayer(nn.Module):
                     part.requires_grad_(True)
 
     def _released(self, name: str) -> list[nn.Module]:
-        """The parts of a frozen generator that are trained all the same."""
+        """The parts of a frozen generator that are trained nevertheless."""
         if not self.options.get(f"unfreeze_{name}_last_layers"):
             return []
         net = getattr(self, name)
@@ -67,31 +78,31 @@ class Bilayer(nn.Module):
         return [projector, generator.heads, *generator.blocks[-2:]]
 
     def train(self, mode: bool = True) -> Bilayer:
+        """Set the mode of the trained networks; the others stay in evaluation mode."""
         self.training = mode
         for name in self.names:
             net = getattr(self, name)
             net.train(mode and name in self.trained and name not in self.frozen)
             if mode and name in self.trained and name in self.frozen:
                 for part in self._released(name):
-                    for layer in spectral_layers(part):  # their weights move, so must their norms
+                    for layer in spectral_layers(part):  # trained weights need updated norms
                         layer.train()
         return self
 
-    def forward(
-        self, batch: Mapping[str, Tensor], networks: Sequence[str] | None = None
-    ) -> dict[str, Tensor]:
-        """The batch and everything that the networks add to it, by the published names.
+    def forward(self, batch: Mapping[str, Tensor], networks: Sequence[str] | None = None) -> Data:
+        """The batch and the results of the networks, by the published names.
 
         batch     source_imgs (b, n, 3, S, S) in [-1, 1], source_poses (b, n, 2 K) in [-1, 1],
-                  source_segs (b, n, 1, S, S) in [0, 1], source_stickmen (b, n, 3, S, S); the same
-                  with target_ and t; what no network reads may be absent
-        networks  to run, in this order; default: all there are, in the order of `NETWORKS`
-        returns   with target_imgs masked if the options say so; target_imgs_unmasked is as given.
-                  With the discriminator: real_scores and fake_scores_dis, to train it by, and
-                  fake_scores_gen, real_feats_gen and fake_feats_gen, whose gradients leave its
-                  parameters alone
+                  source_segs (b, n, 1, S, S) in [0, 1], source_stickmen (b, n, 3, S, S). The same
+                  four with target_ and t frames. Entries that no network reads may be absent
+        networks  to run, in this order; default: all, in the order of `NETWORKS`
+        returns   tensors; lists of tensors for source_idt_embeds, real_feats_gen, fake_feats_gen.
+                  target_imgs is masked if the options say so; target_imgs_unmasked is not.
+                  The discriminator is trained by real_scores and fake_scores_dis. Gradients of
+                  fake_scores_gen and fake_feats_gen reach the generators, not its parameters
+        Raises ValueError on a network that this model lacks, and on a missing entry.
         """
-        data = dict(batch)
+        data: Data = {**batch}
         for name in self.names if networks is None else networks:
             if name not in self.names:
                 raise ValueError(f"bilayer: the network {name!r} is not part of this model")
@@ -99,14 +110,15 @@ class Bilayer(nn.Module):
                 getattr(self, f"_run_{name}")(data)
         return data
 
-    def _gradients(self, name: str) -> contextlib.AbstractContextManager:
+    def _gradients(self, name: str) -> contextlib.AbstractContextManager[None]:
+        """A context without gradients, unless the network needs them."""
         expected = name in self.trained or (
-            name == "discriminator"  # whose gradients reach what it judges
+            name == "discriminator"  # its gradients train the generators
             or (name == "inference_generator" and self.options["inf_calc_grad"])
         )
         return contextlib.nullcontext() if expected else torch.no_grad()
 
-    def _run_identity_embedder(self, data: dict[str, Tensor]) -> None:
+    def _run_identity_embedder(self, data: Data) -> None:
         net, options = self.identity_embedder, self.options
         masks = _need(data, "source_segs") if options["emb_apply_masks"] else None
         stickmen = _need(data, "source_stickmen") if net.stickman else None
@@ -114,23 +126,23 @@ class Bilayer(nn.Module):
         data["source_idt_embeds"] = net(images, stickmen, masks, self.source_frames(images))
 
     def source_frames(self, images: Tensor) -> int:
-        """Where embeddings are averaged; see `IdentityEmbedder.forward`."""
+        """The argument `frames` of `IdentityEmbedder.forward` for (b, n, 3, S, S) images."""
         return 1 if self.options["num_source_frames"] == 1 else images.shape[1]
 
-    def _run_texture_generator(self, data: dict[str, Tensor]) -> None:
-        embeds = _need(data, "source_idt_embeds")
+    def _run_texture_generator(self, data: Data) -> None:
+        embeds = _embeds(data)
         data["pred_tex_hf_rgbs"] = self.texture_generator(embeds)[:, None]
 
-    def _run_keypoints_embedder(self, data: dict[str, Tensor]) -> None:
+    def _run_keypoints_embedder(self, data: Data) -> None:
         data["target_pose_embeds"] = self.keypoints_embedder(_need(data, "target_poses"))
         if self.options["pse_emb_source_pose"]:
             data["source_pose_embeds"] = self.keypoints_embedder(_need(data, "source_poses"))
 
-    def _run_inference_generator(self, data: dict[str, Tensor]) -> None:
+    def _run_inference_generator(self, data: Data) -> None:
         net, options = self.inference_generator, self.options
         texture = _need(data, "pred_tex_hf_rgbs").flatten(0, 1)
         poses = _need(data, "target_pose_embeds")
-        pairs = net.prj_inf(_need(data, "source_idt_embeds"))
+        pairs = net.prj_inf(_embeds(data))
         b, t = poses.shape[:2]
         delta, low, logits = net(poses.flatten(0, 1), pairs)
         high = uv_sample(texture, delta)
@@ -162,16 +174,16 @@ class Bilayer(nn.Module):
             if logits is not None:
                 data["pred_source_segs"] = logits.sigmoid().unflatten(0, (b, n))
 
-    def _run_texture_enhancer(self, data: dict[str, Tensor]) -> None:
+    def _run_texture_enhancer(self, data: Data) -> None:
         images = _need(data, "source_imgs")
         texture = _need(data, "pred_tex_hf_rgbs")[:, 0]
         names = ("pred_source_delta_uvs", "pred_source_delta_lf_rgbs", "pred_target_delta_uvs")
         delta, low, target_delta = (_need(data, name) for name in names)
         target_low = _need(data, "pred_target_unmasked_lf_rgbs")
-        masks = data.get("pred_source_segs")
+        masks = _need(data, "pred_source_segs") if "pred_source_segs" in data else None
         if self.options["enh_detach_inputs"]:
-            given = (texture, delta, low, target_delta, target_low)
-            texture, delta, low, target_delta, target_low = (t.detach() for t in given)
+            inputs = (texture, delta, low, target_delta, target_low)
+            texture, delta, low, target_delta, target_low = (t.detach() for t in inputs)
             masks = None if masks is None else masks.detach()
         frames = self.source_frames(images)
         texture = self.texture_enhancer(texture, images, delta, low, masks, frames)
@@ -181,14 +193,14 @@ class Bilayer(nn.Module):
         data["pred_enh_target_delta_hf_rgbs"] = high
         data["pred_enh_target_imgs"] = target_low + high
         data["pred_enh_target_imgs_lf_detached"] = target_low.detach() + high
-        # Composed of unmasked layers and masked once, whichever of the two flags asks for it.
+        # The enhanced image is the sum of unmasked layers. Either flag masks it, once.
         done = self.options["inf_apply_masks"]
         if "pred_target_segs" in data and (done or self.options["enh_apply_masks"]):
             _mask(data, ("pred_enh_target_imgs", "pred_enh_target_imgs_lf_detached"))
             if not done:
                 _mask(data, ("pred_target_imgs", "target_imgs"))
 
-    def _run_discriminator(self, data: dict[str, Tensor]) -> None:
+    def _run_discriminator(self, data: Data) -> None:
         net, options = self.discriminator, self.options
         fake = _need(data, options["dis_fake_imgs_name"]).flatten(0, 1)
         real = _need(data, "target_imgs").flatten(0, 1).to(fake.dtype)
@@ -207,7 +219,7 @@ class Bilayer(nn.Module):
         with contextlib.nullcontext() if trained else torch.no_grad():
             scores, _ = net(images(fake.detach()))
         data["real_scores"], data["fake_scores_dis"] = scores[:rows], scores[rows:]
-        # The same network with constants for parameters: its losses train what made the fake.
+        # With constant parameters, the losses of this pass train the generators only.
         constants = {name: p.detach() for name, p in net.named_parameters()}
         scores, feats = torch.func.functional_call(net, constants, (images(fake),))
         data["fake_scores_gen"] = scores[rows:]
@@ -221,52 +233,68 @@ class Bilayer(nn.Module):
         source_stickman: Tensor | None = None,
         source_mask: Tensor | None = None,
     ) -> Avatar:
-        """What is made once of an identity: `nets.bilayer.network.model.create_avatar`."""
+        """The avatars of identities: `nets.bilayer.network.model.create_avatar`."""
         return create_avatar(self, source_image, source_pose, source_stickman, source_mask)
 
     def drive(self, avatar: Avatar, target_pose: Tensor, masked: bool = False) -> AvatarFrames:
-        """Frames of it: `nets.bilayer.network.model.drive`."""
+        """Frames of avatars: `nets.bilayer.network.model.drive`."""
         return drive(self, avatar, target_pose, masked)
 
     def enhance(self, avatar: Avatar) -> Avatar:
-        """It with an enhanced texture: `nets.bilayer.network.model.enhance`."""
+        """The avatars with enhanced textures: `nets.bilayer.network.model.enhance`."""
         return enhance(self, avatar)
 
     def trainable(self) -> Iterator[tuple[str, list[nn.Parameter]]]:
-        """Each network that an optimiser serves, and its parameters that are not frozen."""
+        """Each network that is trained, and its parameters that are not frozen."""
         for name in self.names:
             parameters = [p for p in getattr(self, name).parameters() if p.requires_grad]
             if parameters:
                 yield name, parameters
 
 
-def _need(data: Mapping[str, Any], name: str) -> Any:
+def _need(data: Data, name: str) -> Tensor:
+    """An entry of a pass. Raises ValueError if it is missing, or no tensor."""
+    value = _entry(data, name)
+    if not isinstance(value, Tensor):
+        raise ValueError(f"bilayer: {name} must be a tensor, is a list of {len(value)}")
+    return value
+
+
+def _embeds(data: Data) -> list[Tensor]:
+    """The embeddings of the sources. Raises ValueError if they are missing, or no list."""
+    value = _entry(data, "source_idt_embeds")
+    if isinstance(value, Tensor):
+        raise ValueError("bilayer: source_idt_embeds must be a list of tensors, is a tensor")
+    return value
+
+
+def _entry(data: Data, name: str) -> Tensor | list[Tensor]:
     if name not in data:
         raise ValueError(
-            f"bilayer: {name} is missing: neither in the batch nor made by the networks that ran"
+            f"bilayer: {name} is missing: the batch has none, and no network that ran returns it"
         )
     return data[name]
 
 
-def _mask(data: dict[str, Tensor], names: Sequence[str]) -> None:
-    """Replace images by x m - (1 - m), m the predicted mask as a constant."""
-    mask = data["pred_target_segs"].detach()
+def _mask(data: Data, names: Sequence[str]) -> None:
+    """Replace images x by x m - (1 - m), where m is the predicted mask as a constant."""
+    mask = _need(data, "pred_target_segs").detach()
     for name in names:
         if name in data:
-            data[name] = data[name] * mask - (1 - mask)
+            data[name] = _need(data, name) * mask - (1 - mask)
 
 
 @torch.no_grad()
 def standing_statistics(
     model: Bilayer, batches: Iterable[Mapping[str, Tensor]], networks: Sequence[str]
 ) -> int:
-    """How many batches there were; running means and variances become the mean over them.
+    """Set the running statistics of BatchNorm to their means over batches; returns their number.
 
-    BatchNorm's momentum is 1 in these networks, so what stands in its buffers is the last batch.
-    Here all else is in evaluation mode, spectral norms included; modes and momenta are as before
-    afterwards. With no batch at all nothing changes.
+    networks  to run, in this order; their statistics are set
 
-    networks  to run, in this order, whose statistics are meant
+    BatchNorm's momentum is 1 in these networks, so its buffers hold the last batch only. Everything
+    else runs in evaluation mode, spectral norms included. Modes and momenta are restored at the
+    end. Without any batch nothing changes.
     """
     training = model.training
     model.eval()
@@ -292,12 +320,12 @@ def standing_statistics(
 
 
 class Avatar(NamedTuple):
-    """b identities, as tensors that depend on nothing else: any number live side by side.
+    """The avatars of b identities, as tensors.
 
     texture  (b, 3, S, S); in [-1, 1] unless enhanced
-    pairs    what the inference generator's adaptive layers take, (b, ...) each
-    images   (b, n, 3, S, S), the sources as given, for `enhance`
-    poses    (b, n, 2 K), likewise; None if there were none
+    pairs    parameters of the inference generator's adaptive layers, (b, ...) each
+    images   (b, n, 3, S, S), the source images, for `enhance`
+    poses    (b, n, 2 K), the poses of the sources, for `enhance`; None if they were not given
     """
 
     texture: Tensor
@@ -306,21 +334,21 @@ class Avatar(NamedTuple):
     poses: Tensor | None
 
     def rows(self, chosen: slice) -> Avatar:
-        """Some of the identities."""
+        """The avatars of some of the identities."""
         poses = None if self.poses is None else self.poses[chosen]
         pairs = [(weight[chosen], bias[chosen]) for weight, bias in self.pairs]
         return Avatar(self.texture[chosen], pairs, self.images[chosen], poses)
 
 
 class AvatarFrames(NamedTuple):
-    """Images of avatars in all their layers; the leading dimensions are those of the poses.
+    """Frames of avatars and their layers; the leading dimensions are those of the poses.
 
-    image           (..., 3, S, S): low_frequency + high_frequency; may leave [-1, 1]. Masked only
-                    if that was asked for
-    mask            (..., 1, S, S) in [0, 1], the foreground; None if the network predicts none
-    uvs             (..., S, S, 2) (x, y) in the texture, pixel centres in the frame [-1, 1]
+    image           (..., 3, S, S): low_frequency + high_frequency, masked on request; may leave
+                    [-1, 1]
+    mask            (..., 1, S, S) in [0, 1], the foreground; None if the network predicts no mask
+    uvs             (..., S, S, 2), places (x, y) in the texture [-1, 1], pixel centres
     low_frequency   (..., 3, S, S) in [-1, 1]
-    high_frequency  (..., 3, S, S), what the texture gives
+    high_frequency  (..., 3, S, S), sampled from the texture
     """
 
     image: Tensor
@@ -340,13 +368,13 @@ def create_avatar(
 ) -> Avatar:
     """The avatars of b identities, from one or several images of each.
 
-    source_image     (b, n, 3, S, S) in [-1, 1], or (b, 3, S, S) for n = 1, or (3, S, S); the
+    source_image     (b, n, 3, S, S) in [-1, 1], or (b, 3, S, S) for n = 1, or (3, S, S). The
                      embeddings of an identity's n images are averaged
-    source_pose      (b, n, 2 K) in [-1, 1], shortened likewise; only `enhance` needs them
-    source_stickman  like source_image; may be None if the network draws on none
-    source_mask      like source_image with one channel, in [0, 1]; the foreground. May be None if
+    source_pose      (b, n, 2 K) in [-1, 1], or without n or b; only `enhance` needs it
+    source_stickman  like source_image; may be None if the network takes no stick figures
+    source_mask      like source_image with one channel, in [0, 1]: the foreground. May be None if
                      the network does not mask its sources
-    The model must be in evaluation mode.
+    Raises ValueError on a shape that does not fit, and unless the model is in evaluation mode.
     """
     _evaluating(model)
     images = _leading(source_image, 5)
@@ -369,18 +397,20 @@ def create_avatar(
 def drive(
     model: Bilayer, avatar: Avatar, target_pose: Tensor, masked: bool = False
 ) -> AvatarFrames:
-    """Images of avatars in poses.
+    """Frames of avatars in poses.
 
-    target_pose  (b, t, 2 K) in [-1, 1]; or (N, 2 K), N / b consecutive ones for each of the b
-                 identities; or (2 K,)
-    masked       the image on a background of -1 by its predicted mask
+    target_pose  (b, t, 2 K) in [-1, 1]; or (N, 2 K) with N / b consecutive poses per identity; or
+                 (2 K,)
+    masked       put the image on a background of -1 by its predicted mask
+    Raises ValueError if the poses cannot be divided among the identities, on `masked` without a
+    predicted mask, and unless the model is in evaluation mode.
     """
     _evaluating(model)
     lead = target_pose.shape[:-1]
     b = len(avatar.texture)
     poses = target_pose.reshape(-1, target_pose.shape[-1])
     if len(poses) % b or (target_pose.ndim == 3 and len(target_pose) != b):
-        raise ValueError(f"drive: {list(lead)} poses cannot be shared out among {b} identities")
+        raise ValueError(f"drive: {list(lead)} poses cannot be divided among {b} identities")
     net = model.inference_generator
     embeds = model.keypoints_embedder(poses[None])[0]
     delta, low, logits = net(embeds, avatar.pairs)
@@ -390,16 +420,23 @@ def drive(
         if mask is None:
             raise ValueError("drive: this network predicts no mask")
         image = image * mask - (1 - mask)
-    generated = (image, mask, net.uvs(delta), low, high)
-    return AvatarFrames(*(None if x is None else x.reshape(*lead, *x.shape[1:]) for x in generated))
+
+    def shaped(x: Tensor) -> Tensor:
+        return x.reshape(*lead, *x.shape[1:])
+
+    mask = None if mask is None else shaped(mask)
+    return AvatarFrames(shaped(image), mask, shaped(net.uvs(delta)), shaped(low), shaped(high))
 
 
 @torch.no_grad()
 def enhance(model: Bilayer, avatar: Avatar) -> Avatar:
-    """The avatars with textures that the enhancer has fitted to their sources."""
+    """The avatars with textures that the enhancer fitted to their sources.
+
+    Raises ValueError if an avatar has no source poses, and unless the model is in evaluation mode.
+    """
     _evaluating(model)
     if avatar.poses is None:
-        raise ValueError("enhance: the avatar was made without source_pose")
+        raise ValueError("enhance: the avatar was created without source_pose")
     net = model.inference_generator
     b, n = avatar.poses.shape[:2]
     embeds = model.keypoints_embedder(avatar.poses).flatten(0, 1)
@@ -417,12 +454,13 @@ def enhance(model: Bilayer, avatar: Avatar) -> Avatar:
 
 
 def _evaluating(model: Bilayer) -> None:
+    """Raise ValueError unless the model is in evaluation mode."""
     if model.training:
         raise ValueError("bilayer: avatars need the model in evaluation mode: model.eval()")
 
 
 def _leading(value: Tensor, ndim: int) -> Tensor:
-    """Dimensions b and n, where they were left out: n first."""
+    """`value` with the dimensions n and b added where they are missing, n first."""
     if value.ndim == ndim - 1:
         return value[:, None]
     if value.ndim == ndim - 2:

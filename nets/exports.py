@@ -25,7 +25,7 @@ BATCH = "N"  # name of a dynamic axis
 OPSET = 20
 
 
-class Graph(NamedTuple):
+class ExportGraph(NamedTuple):
     """One function of a network.
 
     name     of the file, such as "vunet" or "avatar_frame"
@@ -55,20 +55,20 @@ class _Function(nn.Module):
         return self.function(self.net, *inputs)
 
 
-def graphs(model: api.Model) -> Iterator[Graph]:
+def graphs(model: api.Model) -> Iterator[ExportGraph]:
     """The graphs of a loaded network, in float32 on the CPU."""
-    makers: dict[str, Callable[[Any], Iterator[Graph]]] = {
+    makers: dict[str, Callable[[Any], Iterator[ExportGraph]]] = {
         "vunet": _vunet, "landmarks": _landmarks, "bilayer": _bilayer, "dcign": _dcign,
     }  # fmt: skip
     yield from makers[model.system](model)
 
 
-def _vunet(model: api.LoadedVUNet) -> Iterator[Graph]:
+def _vunet(model: api.LoadedVUNet) -> Iterator[ExportGraph]:
     side = model.size
     joints = torch.rand(2, 17, 2) * side
     pose = model._inputs.pose(joints)
     appearance = model._inputs.appearance(torch.zeros(2, 3, side, side, dtype=torch.uint8), joints)
-    yield Graph(
+    yield ExportGraph(
         "vunet",
         _Function(model.net, lambda net, pose, appearance: net(pose, appearance, "transfer").image),
         {"pose": pose.float().contiguous(), "appearance": appearance.float().contiguous()},
@@ -81,9 +81,9 @@ def _vunet(model: api.LoadedVUNet) -> Iterator[Graph]:
     )
 
 
-def _landmarks(model: api.LoadedLandmarks) -> Iterator[Graph]:
+def _landmarks(model: api.LoadedLandmarks) -> Iterator[ExportGraph]:
     image = torch.rand(2, 3, model.size, model.size) * 2 - 1
-    yield Graph(
+    yield ExportGraph(
         "landmarks",
         _Function(model.net, lambda net, image: net.landmarks(image).means),
         {"image": image},
@@ -91,7 +91,7 @@ def _landmarks(model: api.LoadedLandmarks) -> Iterator[Graph]:
         ("image",),
         "image (N, 3, S, S) in [-1, 1]; points (N, K, 2), (x, y) in [-1, 1]",
     )
-    yield Graph(
+    yield ExportGraph(
         "landmarks_transfer",
         _Function(model.net, lambda net, pose, look: net(pose, look).reconstruction),
         {"pose": image[:1], "appearance": image[1:]},
@@ -102,7 +102,7 @@ def _landmarks(model: api.LoadedLandmarks) -> Iterator[Graph]:
     )
 
 
-def _bilayer(model: api.LoadedBilayer) -> Iterator[Graph]:
+def _bilayer(model: api.LoadedBilayer) -> Iterator[ExportGraph]:
     side, points = model.size, 2 * model._faces.count
     sources = {"image": torch.rand(1, 3, side, side) * 2 - 1}
     if getattr(model.net.identity_embedder, "stickman", False):
@@ -128,7 +128,7 @@ def _bilayer(model: api.LoadedBilayer) -> Iterator[Graph]:
         outputs = identity(model.net, *sources.values())
         masked = model.net.drive(_avatar(outputs), torch.zeros(1, points)).mask is not None
     kept = ("texture", *(f"adaptive_{i}" for i in range(len(outputs) - 1)))
-    yield Graph(
+    yield ExportGraph(
         "avatar_identity",
         _Function(model.net, identity),
         sources,
@@ -138,7 +138,7 @@ def _bilayer(model: api.LoadedBilayer) -> Iterator[Graph]:
         "person; texture and adaptive_*: what avatar_frame takes",
     )
     pose = torch.rand(1, points) * 2 - 1
-    yield Graph(
+    yield ExportGraph(
         "avatar_frame",
         _Function(model.net, frame),
         {"pose": pose, **dict(zip(kept, outputs, strict=True))},
@@ -154,12 +154,12 @@ def _avatar(outputs: tuple[Tensor, ...]) -> Avatar:
     return Avatar(texture, list(zip(flat[::2], flat[1::2], strict=True)), texture[:, None], None)
 
 
-def _dcign(model: api.LoadedDCIGN) -> Iterator[Graph]:
+def _dcign(model: api.LoadedDCIGN) -> Iterator[ExportGraph]:
     side = model.net.image_size
     image = torch.rand(2, 1, side, side)
     with torch.no_grad():
         code = model.net.encode(image)[0]
-    yield Graph(
+    yield ExportGraph(
         "dcign_encoder",
         _Function(model.net, lambda net, image: net.encode(image)),
         {"image": image},
@@ -167,7 +167,7 @@ def _dcign(model: api.LoadedDCIGN) -> Iterator[Graph]:
         ("image",),
         "image (N, 1, S, S), grey in [0, 1]; mean, log_variance (N, latents)",
     )
-    yield Graph(
+    yield ExportGraph(
         "dcign_decoder",
         _Function(model.net, lambda net, code: net.decode(code)),
         {"code": code.clone()},
@@ -177,7 +177,7 @@ def _dcign(model: api.LoadedDCIGN) -> Iterator[Graph]:
     )
 
 
-def metadata(model: api.Model, graph: Graph) -> dict[str, str]:
+def metadata(model: api.Model, graph: ExportGraph) -> dict[str, str]:
     """What an exported file says of itself."""
     return {
         "guise_version": nets.__version__,
@@ -188,7 +188,7 @@ def metadata(model: api.Model, graph: Graph) -> dict[str, str]:
     }
 
 
-def exported(graph: Graph) -> torch.export.ExportedProgram:
+def exported(graph: ExportGraph) -> torch.export.ExportedProgram:
     """The graph as an ExportedProgram of standard operators."""
     dynamic = {name: {0: torch.export.Dim.AUTO} for name in graph.batch}
     shapes = tuple(dynamic.get(name) for name in graph.inputs)
@@ -207,7 +207,7 @@ def _empty(size: list[int], physical_layout: list[int], **more: Any) -> Tensor:
     return torch.empty(size, dtype=more.get("dtype"), device=more.get("device"))
 
 
-def write_onnx(graph: Graph, path: Path, facts: dict[str, str]) -> float:
+def write_onnx(graph: ExportGraph, path: Path, facts: dict[str, str]) -> float:
     """Writes an ONNX file; returns the greatest difference of onnxruntime to PyTorch."""
     try:
         import onnx
@@ -246,7 +246,7 @@ def write_onnx(graph: Graph, path: Path, facts: dict[str, str]) -> float:
     return difference(graph, run)
 
 
-def write_package(graph: Graph, path: Path, facts: dict[str, str]) -> float:
+def write_package(graph: ExportGraph, path: Path, facts: dict[str, str]) -> float:
     """Writes an AOTInductor package for this processor; returns the difference to PyTorch."""
     with _quiet():
         torch._inductor.aoti_compile_and_package(exported(graph), package_path=str(path))
@@ -260,7 +260,7 @@ def write_package(graph: Graph, path: Path, facts: dict[str, str]) -> float:
     return difference(graph, run)
 
 
-def difference(graph: Graph, run: Callable[[dict[str, Tensor]], list[Tensor]]) -> float:
+def difference(graph: ExportGraph, run: Callable[[dict[str, Tensor]], list[Tensor]]) -> float:
     """The greatest difference between `run` and the network, in units of each output's largest
     value; on the example and, where the batch is dynamic, on another batch.
     """

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Literal
 
@@ -10,7 +9,7 @@ import torch
 
 from nets.errors import UserError
 from nets.landmarks import build
-from nets.landmarks.published import RENAMED, translate
+from nets.landmarks import published as originals
 from nets.run import options
 from nets.run.options import (
     NonNegativeFloat,
@@ -23,7 +22,7 @@ from nets.run.options import (
 
 # fmt: off
 def parser(description: str) -> options.Parser:
-    p = options.parser("landmarks", description, RENAMED)
+    p = options.parser("landmarks", description, originals.RENAMED)
     g = p.add_argument_group("data")
     add = g.add_argument
     add("--dataset", type=Literal["", "bbc_pose", "clips", "images"], default="",
@@ -69,72 +68,8 @@ def parser(description: str) -> options.Parser:
         help="steps between validations; 0: every --val_freq epochs")
     add("--checkpoint", type=str | None, default=None,
         help="weights to start from: a checkpoint or run folder, or a published file")
-    _published(p)
+    originals.add_options(p)
     return p
-
-
-def _published(p: options.Parser) -> None:
-    """Options that --help_published lists: fine settings, and names without effect here."""
-    g = p.hidden
-    add = g.add_argument
-    add("--frame_cache", type=str | None, default=None,
-        help="folder of decoded videos, 3 image_size^2 bytes a frame; default: DATA/.frames")
-    add("--val_frac", type=PositiveFloat, default=0.01,
-        help="fraction of the validation frames to use (BBC Pose: of each video)")
-    add("--val_partner", type=Literal["warped", "temporal"], default="warped",
-        help="appearance in validation; the published program always warps")
-    add_flag(g, "--color_jitter", True, "change the colours of the frame that gives the pose")
-    add_flag(g, "--color_jitter_targets", False, "change the target's colours likewise")
-    add("--flip_probability", type=NonNegativeFloat, default=0.0, help="of mirroring a sample")
-    add("--rot_lb", type=float, default=-math.pi / 8, help="warp: minimum rotation, radians")
-    add("--rot_ub", type=float, default=math.pi / 8, help="warp: maximum rotation, radians")
-    add("--scale_lb", type=PositiveFloat, default=1.05, help="warp: minimum scale; above 1 shrinks")
-    add("--scale_ub", type=PositiveFloat, default=1.15, help="warp: maximum scale")
-    add("--trans_lb", type=float, default=-10.0, help="warp: minimum shift, pixels")
-    add("--trans_ub", type=float, default=10.0, help="warp: maximum shift, pixels")
-    add("--tps", type=Literal["classic", "clean"], default="classic",
-        help="classic: as published, where the shift moves only the centre of the rotation; clean: "
-        "scale and rotation about the middle, then the shift")
-    add("--model", type=Literal["PartFactorizedModel"], default="PartFactorizedModel",
-        help="the only one")
-    add("--ngc", type=PositiveInt, default=64, help="width of the generator")
-    add("--nsf", type=PositiveInt, default=6, help="width of the shape encoder")
-    add("--naf", type=NonNegativeInt, default=0,
-        help="width of the appearance encoder; 0: twice its input channels")
-    add_flag(g, "--low_res_mask", False, "the mask at a quarter of the size")
-    add("--pooling", type=Literal["mean", "sum"], default="mean",
-        help="appearance of a landmark: weighted sum of features over the number of pixels, as "
-        "published, or without that division")
-    add_flag(g, "--restore_colours", False, "give the result the mean and spread of the appearance "
-             "image's colours, which the networks do not see")
-    add("--narrowing", type=PositiveInt, default=1,
-        help="divisor of the widths without an option, 1 to 8; 1: as published")
-    add("--ndf", type=PositiveInt, default=64, help="width of the discriminator")
-    add("--num_D", type=PositiveInt, default=2, help="scales of the discriminator")
-    add("--n_layers_D", type=PositiveInt, default=3, help="depth of the discriminator")
-    add_flag(g, "--no_lsgan", False, "cross entropy instead of squared error")
-    add_flag(g, "--disable_spade", False, "no effect")
-    add_flag(g, "--reduced_w", False, "weights 1/32, 1/16, 1/8, 1/4 and 1 of relu1_2, 2_2, 3_2, "
-             "4_2 and pixels, instead of 1 each")
-    add("--torch_home", type=str, default="", help="folder of torch's cache")
-    add_flag(g, "--vgg_normalise", False, "normalise VGG19's input as ImageNet's; the published "
-             "program gives images in [-1, 1]")
-    add("--weight_decay", type=NonNegativeFloat, default=5e-6,
-        help="weight decay, in the gradient; not of the discriminator")
-    add("--lr_decay_begin", type=NonNegativeInt | None, default=None,
-        help="first step of a linear decay to 0 at the end; default: never")
-    add("--warmup", type=NonNegativeInt, default=0, help="first steps, over which lr rises")
-    add_flag(g, "--no_grad_clip", False, "do not limit the norm of gradients to 1")
-    add("--save_freq", type=NonNegativeInt, default=2,
-        help="epochs between checkpoints, besides --ckpt_freq; 0: none")
-    add("--val_freq", type=NonNegativeInt, default=4, help="epochs between validations; 0: none")
-    add("--save_path", type=str, default="", help="the run folder; default: run_dir/name")
-    for name, what in (("_D", "weights of the discriminator"), ("_opt_G", "state of the optimiser"),
-                       ("_opt_D", "state of the discriminator's optimiser")):
-        add(f"--resume_ckpt{name}", type=str | None, default=None,
-            help=f"{what} to start from, a published file")
-    add_flag(g, "--use_DDP", False, "no effect: torchrun suffices")
-    add("--local_rank", type=int, default=0, help="no effect: torchrun sets it")
 # fmt: on
 
 
@@ -143,7 +78,7 @@ def parse(description: str, argv: list[str] | None = None) -> options.Namespace:
 
     Raises UserError.
     """
-    args = options.parse(parser(description), argv, translate)
+    args = options.parse(parser(description), argv, originals.translate)
     beside = Path("configs/defaults.yaml")
     if beside.is_file() and not any(Path(file).samefile(beside) for file in args.config):
         print(f"{beside}: not read; the published program would: --config {beside} reads it")

@@ -227,7 +227,7 @@ def test_options_that_contradict(arguments, message, tmp_path, monkeypatch, caps
 def test_checkpoints_of_other_networks(tmp_path, monkeypatch, capsys):
     first = untrained(tmp_path)
     for arguments, message in (
-        (["--n_landmarks", "5"], "not weights of this model; other options made it"),
+        (["--n_landmarks", "5"], "not weights for the model of these options"),
         (["--use_gan", "--ndf", "4", "--resume_ckpt_D", str(first)], "holds no discriminator"),
     ):
         given = [*SMOKE, "--run_dir", "r", "--resume_ckpt", str(first), *arguments]

@@ -126,11 +126,11 @@ def transfer(args: options.Namespace, net: LandmarkModel, size: int, device: tor
 
 
 def annotate_images(
-    args: options.Namespace, net: LandmarkModel, size: int, path: str, device: torch.device
+    args: options.Namespace, net: LandmarkModel, size: int, given: str, device: torch.device
 ) -> None:
     """Write an image, or all images of a folder, with landmarks; masks and backgrounds beside."""
-    files = list_images("-d", [path])
-    several = len(files) > 1 or Path(path).is_dir()
+    files = list_images("-d", [given])
+    several = len(files) > 1 or Path(given).is_dir()
     for file in files:
         frame = Frame(str(file), None, read_image(file, None))
         out = Path(args.out)
@@ -146,17 +146,17 @@ def annotate_images(
 
 
 def annotate_video(
-    args: options.Namespace, net: LandmarkModel, size: int, path: str, device: torch.device
+    args: options.Namespace, net: LandmarkModel, size: int, given: str, device: torch.device
 ) -> None:
     """Write a video with landmarks on its frames; masks and backgrounds as videos beside it."""
-    frames, out = Frames(path, args.start, args.end, args.fps), video_file(args.out)
+    frames, out = Frames(given, args.start, args.end, args.fps), video_file(args.out)
     with contextlib.ExitStack() as stack:
         videos: dict[str, VideoWriter] = {}
         for part in batches(frames):
             for frame, drawn in zip(part, annotated(net, part, size, device), strict=True):
                 for name, image in drawn.items():
                     if name not in videos:
-                        writer = VideoWriter(beside(out, name), rate(frames), path, frames.start)
+                        writer = VideoWriter(beside(out, name), rate(frames), given, frames.start)
                         videos[name] = stack.enter_context(writer)
                     videos[name].write(image, frame.seconds)
     print("written: " + ", ".join(str(beside(out, name)) for name in videos))

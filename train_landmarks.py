@@ -68,6 +68,7 @@ def validate(
 
 
 def train(run: Run, args: options.Namespace, precision: Precision) -> None:
+    """Train the networks of the options, from the run's newest checkpoint if it has one."""
     data, validation_data = open_data(args, run.ranks)
     inputs = LandmarkInputs(args, data.joint_order)
 

@@ -59,15 +59,13 @@ def write_dump(folder: Path, dump: Dump, original: bool) -> Path:
         with whole_file(path) as file:
             np.savez(file, **dump)
         return path
-    path, content = (
-        folder / ORIGINAL,
-        {
-            **dump,
-            "predictions_mean": _half(dump["predictions_mean"]),
-            "predictions_cov": _half(dump["predictions_cov"]),
-            "predictions_cov_decomp": _half(dump["predictions_cov_decomp"]),
-        },
-    )
+    path = folder / ORIGINAL
+    content = {
+        **dump,
+        "predictions_mean": _half(dump["predictions_mean"]),
+        "predictions_cov": _half(dump["predictions_cov"]),
+        "predictions_cov_decomp": _half(dump["predictions_cov_decomp"]),
+    }
     with whole_file(path) as file:
         pickle.dump(content, file, protocol=3)
     return path
@@ -137,7 +135,9 @@ def add_options(p: options.ArgumentParser) -> None:
 # fmt: on
 
 
-def evaluate(args: options.Namespace, content: dict[str, Any], path: Path, ranks: Ranks) -> dict:
+def evaluate(
+    args: options.Namespace, content: dict[str, Any], path: Path, ranks: Ranks
+) -> dict[str, Any]:
     """The report of a checkpoint on BBC Pose, an index.p or the demo world.
 
     Raises UserError if the data has no joints, or an option does not fit the data.
@@ -229,8 +229,8 @@ def score(file: Path, truth: np.ndarray) -> dict[str, Any]:
     predicted = bbc_pose.read_points(file)
     if predicted.shape != truth.shape:
         raise UserError(
-            f"{file}: has {predicted.shape[2]} frames, the truth {truth.shape[2]}; both must come "
-            "from the same data"
+            f"{file}: has {predicted.shape[2]} frames, the truth {truth.shape[2]}; both must be of "
+            "the same data"
         )
     result = regression.accuracy(predicted, truth, bbc_pose.JOINTS_7)
     per_joint, groups = result.pop("per_joint"), result.pop("groups")
@@ -242,21 +242,18 @@ def score(file: Path, truth: np.ndarray) -> dict[str, Any]:
 
 
 def dump(
-    args: options.Namespace, net: LandmarkModel, data: Any, ranks: Ranks, with_truth: bool
+    args: options.Namespace,
+    net: LandmarkModel,
+    data: bbc_pose.BBCEvaluation,
+    ranks: Ranks,
+    with_truth: bool,
 ) -> Dump:
     """Landmarks of all frames of a partition.
 
-    data        a `bbc_pose.BBCEvaluation`
-    with_truth  false: joints of 0
+    with_truth  false: all joints are 0
     """
-    rows: dict[str, list[Tensor]] = {
-        "mean": [],
-        "cov": [],
-        "vid": [],
-        "frame": [],
-        "bbox": [],
-        "gt": [],
-    }
+    names = ("mean", "cov", "vid", "frame", "bbox", "gt")
+    rows: dict[str, list[Tensor]] = {name: [] for name in names}
     for batch in in_order(data, args.batch_size, ranks, args.workers, "fail"):
         result = net.landmarks(signed(batch["frame"]))
         rows["mean"].append(result.means.float().transpose(1, 2).flatten(1).cpu())
@@ -266,12 +263,11 @@ def dump(
             rows[name].append(batch[key].cpu())
     whole = {name: torch.cat(parts) if parts else torch.zeros(0) for name, parts in rows.items()}
     cov = whole["cov"]
+    factors = torch.linalg.cholesky_ex(cov)[0] if len(cov) else cov
     return {
         "predictions_mean": whole["mean"].numpy(),
         "predictions_cov": cov.numpy(),
-        "predictions_cov_decomp": torch.linalg.cholesky_ex(cov)[0].numpy()
-        if len(cov)
-        else cov.numpy(),
+        "predictions_cov_decomp": factors.numpy(),
         "vid": whole["vid"].numpy(),
         "frame": whole["frame"].numpy(),
         "bboxes": whole["bbox"].numpy(),
@@ -280,7 +276,7 @@ def dump(
 
 
 def gather(
-    args: options.Namespace, net: LandmarkModel, data: Any, ranks: Ranks
+    args: options.Namespace, net: LandmarkModel, data: Dataset, ranks: Ranks
 ) -> tuple[np.ndarray, np.ndarray]:
     """Landmarks (N, K, 2) and joints (N, J, 2) of a dataset, joints from -0.5 to 0.5 of the image.
 
@@ -304,10 +300,8 @@ def of_index(
     from nets.data.people.index import IndexDataset
 
     size = trained["image_size"]
-    data = [IndexDataset(index, split, size) for split in ("train", "test")]
-    labelled, held_out = (
-        Every(part, limit) for part, limit in zip(data, (args.labelled, args.held_out), strict=True)
-    )
+    labelled = Every(IndexDataset(index, "train", size), args.labelled)
+    held_out = Every(IndexDataset(index, "test", size), args.held_out)
     return regressed(args, net, labelled, held_out, ranks)
 
 
@@ -365,7 +359,7 @@ def of_world(
 
 
 def images(
-    args: options.Namespace, net: LandmarkModel, data: Any, ranks: Ranks, mean: Tensor
+    args: options.Namespace, net: LandmarkModel, data: Every, ranks: Ranks, mean: Tensor
 ) -> dict[str, dict[str, Any]]:
     """Scores of reconstructed frames; with masks also of the frames' own masks and backgrounds.
 
@@ -420,11 +414,11 @@ def frames(args: options.Namespace, data: Dataset, ranks: Ranks) -> Iterator[Bat
     return in_order(data, args.batch_size, ranks, args.workers, args.on_bad_sample)
 
 
-def clip_mean(data: Any, index: int, known: dict[int, Tensor]) -> Tensor:
+def clip_mean(data: Every, index: int, known: dict[int, Tensor]) -> Tensor:
     """The mean of all frames of a frame's clip, (3, S, S) uint8.
 
     index  of the frame
-    known  means by clip; a new one is added
+    known  means by clip; the function adds new ones
     """
     from nets.worlds.clips import FRAMES, ClipsWorld
 

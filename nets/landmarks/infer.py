@@ -141,8 +141,8 @@ def annotate_images(
         for name, image in drawn.items():
             write_image(beside(image_file(str(out)), name), image)
     extra = " and ".join(("_" + name) for name in drawn if name)
-    where = f"{len(files)} images in {folder}/" if several else str(out)
-    print(f"written: {where}" + (f", with {extra} beside" if extra else ""))
+    target = f"{len(files)} images in {folder}/" if several else str(out)
+    print(f"written: {target}" + (f", with {extra} beside" if extra else ""))
 
 
 def annotate_video(

@@ -156,11 +156,11 @@ def perceptual_net(
     if not args.use_vgg:
         return None
     source = "random" if args.perceptual == "random" else "auto"
-    where = (args.vgg_weights, "torchvision", source)
+    weights = (args.vgg_weights, "torchvision", source)
     if args.torch_home:
         os.environ["TORCH_HOME"] = args.torch_home
     if args.vgg_download:  # on one rank, before the others read the file
-        ranks.on_main(lambda: vgg.load_vgg(*where, download=True) and None)
-    net = vgg.load_vgg(*where, normalise=args.vgg_normalise)
+        ranks.on_main(lambda: vgg.load_vgg(*weights, download=True) and None)
+    net = vgg.load_vgg(*weights, normalise=args.vgg_normalise)
     report(f"perceptual loss: {net.description}")
     return precision.place(net)

@@ -79,7 +79,7 @@ def up(channels_in: int, channels_out: int) -> nn.Sequential:
     """Two convolutions that double height and width."""
     return nn.Sequential(
         ConvNorm(channels_in, channels_out),
-        nn.Identity(),  # the published networks enlarge here; it keeps their keys
+        nn.Identity(),  # keeps the published keys: the published networks enlarge here
         ConvNorm(channels_out, channels_out, doubled=True),
     )
 

@@ -1,4 +1,4 @@
-"""Where a run's clips come from, and what the networks see of a batch."""
+"""The data sets of the landmarks system, and the images that the networks take from a batch."""
 
 from __future__ import annotations
 
@@ -8,92 +8,115 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from nets.contracts import Batch, Dataset, PeopleDataset, Place, Sample
 from nets.data.clips import augment
+from nets.data.clips.bbc_pose import BBCPose
 from nets.data.clips.clips import Clips, Folders, Stills
 from nets.data.subset import First
 from nets.errors import UserError
 from nets.layers import signed
+from nets.run.ranks import Ranks
 
 
-def open_clips(options: Mapping[str, Any], split: str, pairs: bool) -> Any:
-    """The dataset that a run's options describe, the demo world of clips if none is named.
+def open_data(options: Mapping[str, Any], ranks: Ranks) -> tuple[PeopleDataset, PeopleDataset]:
+    """The frames to train on and those to validate on. All ranks must call it together."""
 
-    split   "train" or "val"; for clips and images the latter is val_path, or the same folder
-    pairs   hand out a temporal partner with each frame
-    returns a dataset: len(), [(epoch, index)] -> {"frame", "partner", "index", "draw", ...},
-            `joint_order`, empty where no joints are known
-    Raises UserError where there is nothing, or nothing usable.
+    def both() -> tuple[PeopleDataset, PeopleDataset]:
+        train = open_clips(options, "train", options["use_temporal"])
+        return train, open_clips(options, "val", options["val_partner"] == "temporal")
+
+    ranks.on_main(lambda: both() and None)  # one rank decodes videos, then the others read them
+    return both()
+
+
+def open_clips(options: Mapping[str, Any], split: str, pairs: bool) -> PeopleDataset:
+    """The dataset of a run's options; without a dataset, the demo world of clips.
+
+    split    "train" or "val"; the latter is in `val_path`, or in the same folder, for clips and
+             images
+    pairs    add another frame of the clip to each sample, its partner
+    returns  a dataset whose samples have frame (3, S, S) uint8; index; draw, a number unique to
+             sample and epoch; with `pairs` partner, as frame; and joints (J, 2) in pixels unless
+             `joint_order` is empty
+    Raises UserError if a folder or file is missing or unusable.
     """
     kind, path = options["dataset"], options["data"]
     size, seed, fraction = options["image_size"], options["seed"], options["val_frac"]
     if split == "val" and kind in ("clips", "images"):
         path = options["val_path"] or path
+    data: PeopleDataset
     if not kind:
         from nets.worlds.clips import ClipsWorld
 
         data = ClipsWorld("train" if split == "train" else "test", size, pairs=pairs)
         return data if split == "train" else share(data, fraction)
     if kind == "bbc_pose":
-        from nets.data.clips.bbc_pose import BBCPose
-
         strict = options["on_bad_sample"] == "fail"
         part = fraction if split == "val" else 1.0
-        return Clips(BBCPose(path, split, part, strict), size, seed, pairs)
+        return _clips(BBCPose(path, split, part, strict), size, seed, pairs)
     cache = options["frame_cache"]
     source = Folders(path, size, cache, pairs) if kind == "clips" else Stills(path)
-    data = Clips(source, size, seed, pairs)
+    data = _clips(source, size, seed, pairs)
     return data if split == "train" else share(data, fraction)
 
 
 class Every(First):
-    """At most `length` samples of a dataset, evenly spread over it, and everything else it has."""
+    """At most `length` samples of a dataset, evenly spread, with all attributes of the dataset."""
 
-    def __init__(self, dataset: Any, length: int):
+    joint_order: tuple[str, ...]  # the dataset's
+
+    def __init__(self, dataset: Dataset, length: int):
         super().__init__(dataset, min(len(dataset), length))
 
-    def __getitem__(self, place: tuple[int, int]) -> dict[str, Any]:
+    def __getitem__(self, place: Place) -> Sample:
         return self.__getitems__([place])[0]
 
-    def __getitems__(self, places: Sequence[tuple[int, int]]) -> list[dict[str, Any]]:
+    def __getitems__(self, places: Sequence[Place]) -> list[Sample]:
         inner = [(epoch, i * len(self.dataset) // self.length) for epoch, i in places]
         if hasattr(self.dataset, "__getitems__"):
             return self.dataset.__getitems__(inner)
         return [self.dataset[place] for place in inner]
 
 
-def share(dataset: Any, part: float) -> Every:
-    """A share of a dataset's samples; at least 16 of them, or all."""
+def share(dataset: PeopleDataset, part: float) -> Every:
+    """A part of a dataset's samples, in (0, 1], but at least 16 of them, or all."""
     return Every(dataset, max(16, int(len(dataset) * part)))
 
 
 class Images(NamedTuple):
-    """What a step works on; images are (N, 3, S, S) float32 in [-1, 1]."""
+    """The input of a step; images are (N, 3, S, S) float32 in [-1, 1]."""
 
-    pose: Tensor  # with other colours
-    appearance: Tensor  # another frame, or the same warped
-    target: Tensor
-    joints: (
-        Tensor | None
-    )  # (N, J, 2) pixels of the target where they are known; nothing learns them
+    pose: Tensor  # the frame, with changed colours
+    appearance: Tensor  # another frame, or a warp of the frame
+    target: Tensor  # the frame
+    joints: Tensor | None  # (N, J, 2) pixels of the target, not used in training; None: unknown
 
 
 class LandmarkInputs:
-    """Batches of uint8 frames as pose, appearance and target, on their device.
+    """Converts batches of uint8 frames to pose, appearance and target, on their device.
 
-    options  a run's options; everything is drawn from their seed and each sample's `draw`
+    options      a run's options; random numbers depend on the seed and each sample's `draw`
+    joint_order  names of the joints, which mirroring needs; empty without joints
     """
 
     def __init__(self, options: Mapping[str, Any], joint_order: Sequence[str] = ()):
         self.options, self.seed, self.joint_order = options, options["seed"], joint_order
-        ranges = (
-            (options[f"{name}_lb"], options[f"{name}_ub"]) for name in ("rot", "scale", "trans")
+        self.warps = augment.Warps(
+            options["image_size"],
+            rot=(options["rot_lb"], options["rot_ub"]),
+            scale=(options["scale_lb"], options["scale_ub"]),
+            trans=(options["trans_lb"], options["trans_ub"]),
+            mode=options["tps"],
         )
-        self.warps = augment.Warps(options["image_size"], *ranges, mode=options["tps"])
 
     @torch.no_grad()
-    def __call__(self, batch: Mapping[str, Any], temporal: bool, warped: bool) -> Images:
-        """Of a batch of a dataset of `open_clips`; with both, the batch is twice as large: each
-        pose with its warped frame, then with the other frame.
+    def __call__(self, batch: Batch, temporal: bool, warped: bool) -> Images:
+        """The images of a batch of an `open_clips` dataset.
+
+        temporal, warped  sources of the appearance: the partner, a warp of the frame. With both,
+                          the result is twice as large: all poses with the warps, then all poses
+                          with the partners
+        Raises UserError if neither gives an appearance.
         """
         frame, draw = batch["frame"], batch["draw"]
         partner, joints = batch.get("partner") if temporal else None, batch.get("joints")
@@ -109,10 +132,16 @@ class LandmarkInputs:
             pose = augment.colour_jitter(frame, *augment.jitter_draws(self.seed, draw))
         plain = signed(frame)
         target = signed(pose) if self.options["color_jitter_targets"] else plain
-        seen = [self.warps(plain, self.seed, draw)] if warped else []
-        seen += [] if partner is None else [signed(partner)]
-        if not seen:
-            raise UserError("a batch without another frame needs use_warped")
-        pose, target = (x.repeat(len(seen), 1, 1, 1) for x in (signed(pose), target))
-        joints = None if joints is None else joints.repeat(len(seen), 1, 1)
-        return Images(pose, torch.cat(seen), target, joints)
+        appearances = [self.warps(plain, self.seed, draw)] if warped else []
+        appearances += [] if partner is None else [signed(partner)]
+        if not appearances:
+            raise UserError("the batch has no other frames; --use_warped works without them")
+        count = len(appearances)
+        pose, target = (x.repeat(count, 1, 1, 1) for x in (signed(pose), target))
+        joints = None if joints is None else joints.repeat(count, 1, 1)
+        return Images(pose, torch.cat(appearances), target, joints)
+
+
+def _clips(source: BBCPose | Folders | Stills, size: int, seed: int, pairs: bool) -> Clips:
+    # `ClipSource.counts` can be assigned to, so mypy accepts no narrower type than its own.
+    return Clips(source, size, seed, pairs)  # type: ignore[arg-type]

@@ -1,5 +1,7 @@
-"""Scores of landmarks: joints regressed from them, on BBC Pose, an index.p or the demo world, where
-masks and backgrounds are known too.
+"""evaluate.py for landmarks: errors of joints regressed from them.
+
+The data are BBC Pose, an index.p or the demo world. In the demo world, masks and backgrounds are
+compared with the ground truth too.
 """
 
 from __future__ import annotations
@@ -7,13 +9,14 @@ from __future__ import annotations
 import pickle
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from nets import metrics
+from nets.contracts import Batch, Dataset
 from nets.data.clips import bbc_pose
 from nets.data.io.files import read_arrays, whole_file
 from nets.data.io.pickles import read_pickle
@@ -33,31 +36,50 @@ SAFE, ORIGINAL = "gaussians.npz", "gaussians.pkl3"
 DUMP_KEYS = ("predictions_mean", "vid", "frame", "bboxes", "gt")
 
 
-def write_dump(folder: Path, gaussians: dict[str, np.ndarray], original: bool) -> Path:
-    """Write one partition's landmarks: gaussians.npz in float32, or the original's pickle, in which
-    means and covariances are float16 and fixed covariances are empty lists.
+class Dump(TypedDict):
+    """Landmarks of N frames of BBC Pose, as they are written to a file."""
 
-    predictions_mean        (N, 2K): mu_x of all landmarks, then mu_y, in [-1, 1)
-    predictions_cov         (N, K, 2, 2), predictions_cov_decomp their lower Cholesky factors; both
-                            (0,) where the covariance is fixed
-    vid, frame              (N,) int; bboxes (N, 4) float64; gt (N, 14) float32
+    predictions_mean: np.ndarray  # (N, 2K) float32 in [-1, 1): x of all landmarks, then y
+    predictions_cov: np.ndarray  # (N, K, 2, 2) float32; (0,) if the covariance is fixed
+    predictions_cov_decomp: np.ndarray  # their lower Cholesky factors, of the same shape
+    vid: np.ndarray  # (N,) int, video
+    frame: np.ndarray  # (N,) int, frame in the video
+    bboxes: np.ndarray  # (N, 4) float64: x_min, y_min, x_max, y_max, pixels
+    gt: np.ndarray  # (N, 14) float32, joints from -0.5 to 0.5 over the box: x of all, then y
+
+
+def write_dump(folder: Path, dump: Dump, original: bool) -> Path:
+    """Write the landmarks of one partition to a folder; returns the file.
+
+    original  false: gaussians.npz. True: gaussians.pkl3 as the published program writes it, with
+              means and covariances in float16, and an empty list for fixed covariances
     """
     if not original:
         path = folder / SAFE
         with whole_file(path) as file:
-            np.savez(file, **gaussians)
+            np.savez(file, **dump)
         return path
-    path, content = folder / ORIGINAL, dict(gaussians)
-    for key in ("predictions_mean", "predictions_cov", "predictions_cov_decomp"):
-        content[key] = content[key].astype(np.float16) if content[key].size else []
+    path = folder / ORIGINAL
+    content = {
+        **dump,
+        "predictions_mean": _half(dump["predictions_mean"]),
+        "predictions_cov": _half(dump["predictions_cov"]),
+        "predictions_cov_decomp": _half(dump["predictions_cov_decomp"]),
+    }
     with whole_file(path) as file:
         pickle.dump(content, file, protocol=3)
     return path
 
 
+def _half(values: np.ndarray) -> np.ndarray | list[float]:
+    """The values in float16; an empty list for none."""
+    return values.astype(np.float16) if values.size else []
+
+
 def read_dump(folder: Path) -> dict[str, np.ndarray]:
-    """The landmarks that were written to a folder, of either kind; the pickle without running any
-    code that it might hold. Raises UserError.
+    """The arrays of DUMP_KEYS in the newest file that `write_dump` wrote to a folder.
+
+    Code in a pickle is refused. Raises UserError if there is no file, or it is damaged.
     """
     matches = [folder / name for name in (SAFE, ORIGINAL) if (folder / name).is_file()]
     if not matches:
@@ -75,7 +97,7 @@ def read_dump(folder: Path) -> dict[str, np.ndarray]:
         raise UserError(f"{path}: cannot be read ({error})") from error
     if len({len(values) for values in result.values()}) != 1:
         counts = ", ".join(f"{len(values)} {key}" for key, values in result.items())
-        raise UserError(f"{path}: must have as many of each, has {counts}")
+        raise UserError(f"{path}: must hold the same number of each, got {counts}")
     return result
 
 
@@ -85,33 +107,41 @@ STAGES = ("all", "dump", "regress", "score", "val_truth")
 
 # fmt: off
 def add_options(p: options.ArgumentParser) -> None:
-    g = p.add_argument_group("landmarks: on BBC Pose (--data FOLDER, or the run's) in three steps; "
-                             "on an index (--data index.p) or the demo world in one")
+    """Add the options of this module."""
+    g = p.add_argument_group("landmarks: three steps on BBC Pose (--data FOLDER, or the run's); "
+                             "one step on an index (--data index.p) or the demo world")
     add = g.add_argument
     add("--stage", type=Literal[STAGES], default="all",
-        help="BBC Pose: dump the landmarks of all frames, regress joints from them, score those; "
-        "val_truth: only write the validation frames' truth, bbc_val_GT.mat, to the predictions")
+        help="BBC Pose: dump writes the landmarks of all frames, regress the joints predicted "
+        "from them, score compares these with the ground truth; all: the three; val_truth: only "
+        "write the ground truth of the validation frames, bbc_val_GT.mat, to --predictions")
     add("--gaussians", type=str | None, default=None,
         help="folder of the dumped landmarks; default: gaussians/ in the run folder")
     add_flag(g, "--gaussians_pickle", False,
-             "dump the original's gaussians.pkl3, in half precision, instead of gaussians.npz")
+             "dump gaussians.pkl3 as published, in half precision, instead of gaussians.npz")
     add("--predictions", type=str | None, default=None,
         help="folder of preds_test.mat and preds_val.mat; default: predictions/ in the run folder")
     add("--test_anno_path", type=str | None, default=None,
-        help="truth of the test frames; default: code/results.mat of the data")
+        help="ground truth of the test frames; default: code/results.mat of the data")
     add("--val_anno_path", type=str | None, default=None,
-        help="truth of the validation frames (variable my_pred or results); default: from "
+        help="ground truth of the validation frames (variable my_pred or results); default: from "
         "code/bbcpose.mat of the data")
     add("--labelled", type=PositiveInt, default=500,
-        help="index.p and demo world: training frames whose joints the regression sees")
-    add("--held_out", type=PositiveInt, default=1000, help="frames that it is tested on, at most")
+        help="index.p and demo world: training frames with joints for the regression, at most")
+    add("--held_out", type=PositiveInt, default=1000,
+        help="index.p and demo world: test frames, at most")
     add("--landmarks", type=PositiveInt | None, default=None,
-        help="refuse a checkpoint that has another number of them")
+        help="required number of landmarks of the checkpoint; default: any")
 # fmt: on
 
 
-def evaluate(args: options.Namespace, content: dict[str, Any], path: Path, ranks: Ranks) -> dict:
-    """The BBC protocol, or the regression protocol with what else is known of the data."""
+def evaluate(
+    args: options.Namespace, content: dict[str, Any], path: Path, ranks: Ranks
+) -> dict[str, Any]:
+    """The report of a checkpoint on BBC Pose, an index.p or the demo world.
+
+    Raises UserError if the data has no joints, or an option does not fit the data.
+    """
     precision = Precision(args.precision, ranks.device, args.channels_last)
     net, trained = load_network(content, path, precision, args.landmarks)
     kind = trained.get("dataset")
@@ -126,8 +156,8 @@ def evaluate(args: options.Namespace, content: dict[str, Any], path: Path, ranks
             return of_bbc(args, net, trained, ranks, Path(root), path.parent.parent)
         if kind:
             raise UserError(
-                f"--data: the run learnt from {trained['data']}, which "
-                "has no joints; give an index.p or BBC Pose's folder"
+                f"--data: {trained['data']}, the data of the run, has no joints; give an index.p "
+                "or the folder of BBC Pose"
             )
         return of_world(args, net, trained, ranks)
 
@@ -140,7 +170,10 @@ def of_bbc(
     root: Path,
     run: Path,
 ) -> dict[str, Any]:
-    """The three steps, or one of them."""
+    """The report on BBC Pose, after the steps of --stage.
+
+    run  the run folder, for the files of the steps
+    """
     gaussians = Path(args.gaussians or run / "gaussians")
     predictions = Path(args.predictions or run / "predictions")
     report: dict[str, Any] = {"data": str(root), "protocol": regression.PROTOCOL}
@@ -155,19 +188,21 @@ def of_bbc(
             file = write_dump(gaussians / partition, dumped, args.gaussians_pickle)
             print(f"written: {file} ({len(data)} frames)")
     if args.stage in ("all", "regress"):
-        result = {partition: read_dump(gaussians / partition) for partition in PARTITIONS}
-        for name, dumped in result.items():
-            if dumped["predictions_mean"].shape[1] != 2 * trained["n_landmarks"]:
+        dumps = {partition: read_dump(gaussians / partition) for partition in PARTITIONS}
+        for name, arrays in dumps.items():
+            coordinates = arrays["predictions_mean"].shape[1]
+            if coordinates != 2 * trained["n_landmarks"]:
                 raise UserError(
-                    f"{gaussians / name}: holds {dumped['predictions_mean'].shape[1] // 2} "
-                    f"landmarks, the checkpoint has {trained['n_landmarks']}"
+                    f"{gaussians / name}: holds {coordinates // 2} landmarks, the checkpoint has "
+                    f"{trained['n_landmarks']}"
                 )
-        mapping = regression.fit(result["train"]["predictions_mean"], result["train"]["gt"])
+        mapping = regression.fit(dumps["train"]["predictions_mean"], dumps["train"]["gt"])
         for name in ("test", "val"):
-            predicted = result[name]["predictions_mean"].astype(np.float64) @ mapping
-            points = regression.to_pixels(predicted, result[name]["bboxes"])
-            bbc_pose.write_points(predictions / f"preds_{name}.mat", points)
-            print(f"written: {predictions / f'preds_{name}.mat'}")
+            predicted = dumps[name]["predictions_mean"].astype(np.float64) @ mapping
+            points = regression.to_pixels(predicted, dumps[name]["bboxes"])
+            file = predictions / f"preds_{name}.mat"
+            bbc_pose.write_points(file, points)
+            print(f"written: {file}")
     if args.stage in ("all", "score"):
         truths = {
             "test": lambda: bbc_pose.read_points(
@@ -186,12 +221,16 @@ def of_bbc(
 
 
 def score(file: Path, truth: np.ndarray) -> dict[str, Any]:
-    """Accuracy of a file of predictions, flat for the printed report."""
+    """Accuracies of a file of predictions, by name, for the report.
+
+    truth  (2, 7, N), pixels
+    Raises UserError if the file has another number of frames.
+    """
     predicted = bbc_pose.read_points(file)
     if predicted.shape != truth.shape:
         raise UserError(
-            f"{file}: has {predicted.shape[2]} frames, the truth {truth.shape[2]}; both must be "
-            "of the same data"
+            f"{file}: has {predicted.shape[2]} frames, the truth {truth.shape[2]}; both must be of "
+            "the same data"
         )
     result = regression.accuracy(predicted, truth, bbc_pose.JOINTS_7)
     per_joint, groups = result.pop("per_joint"), result.pop("groups")
@@ -203,17 +242,18 @@ def score(file: Path, truth: np.ndarray) -> dict[str, Any]:
 
 
 def dump(
-    args: options.Namespace, net: LandmarkModel, data: Any, ranks: Ranks, with_truth: bool
-) -> dict[str, np.ndarray]:
-    """Landmarks of all frames of a partition, see `write_dump`."""
-    rows: dict[str, list[Tensor]] = {
-        "mean": [],
-        "cov": [],
-        "vid": [],
-        "frame": [],
-        "bbox": [],
-        "gt": [],
-    }
+    args: options.Namespace,
+    net: LandmarkModel,
+    data: bbc_pose.BBCEvaluation,
+    ranks: Ranks,
+    with_truth: bool,
+) -> Dump:
+    """Landmarks of all frames of a partition.
+
+    with_truth  false: all joints are 0
+    """
+    names = ("mean", "cov", "vid", "frame", "bbox", "gt")
+    rows: dict[str, list[Tensor]] = {name: [] for name in names}
     for batch in in_order(data, args.batch_size, ranks, args.workers, "fail"):
         result = net.landmarks(signed(batch["frame"]))
         rows["mean"].append(result.means.float().transpose(1, 2).flatten(1).cpu())
@@ -223,12 +263,11 @@ def dump(
             rows[name].append(batch[key].cpu())
     whole = {name: torch.cat(parts) if parts else torch.zeros(0) for name, parts in rows.items()}
     cov = whole["cov"]
+    factors = torch.linalg.cholesky_ex(cov)[0] if len(cov) else cov
     return {
         "predictions_mean": whole["mean"].numpy(),
         "predictions_cov": cov.numpy(),
-        "predictions_cov_decomp": torch.linalg.cholesky_ex(cov)[0].numpy()
-        if len(cov)
-        else cov.numpy(),
+        "predictions_cov_decomp": factors.numpy(),
         "vid": whole["vid"].numpy(),
         "frame": whole["frame"].numpy(),
         "bboxes": whole["bbox"].numpy(),
@@ -237,14 +276,16 @@ def dump(
 
 
 def gather(
-    args: options.Namespace, net: LandmarkModel, data: Any, ranks: Ranks
+    args: options.Namespace, net: LandmarkModel, data: Dataset, ranks: Ranks
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Landmarks (N, K, 2), and joints (N, J, 2) from -0.5 to 0.5 of the image, of a dataset whose
-    images are called "frame" or "target".
+    """Landmarks (N, K, 2) and joints (N, J, 2) of a dataset, joints from -0.5 to 0.5 of the image.
+
+    data  its samples have the joints, and an image "frame" or "target"
+    Raises UserError if no frame can be read.
     """
     means, joints = [], []
     for batch in in_order(data, args.batch_size, ranks, args.workers, args.on_bad_sample):
-        frame = batch.get("frame", batch.get("target"))
+        frame = batch["frame"] if "frame" in batch else batch["target"]
         means.append(net.landmarks(signed(frame)).means.float().cpu())
         joints.append(batch["joints"].cpu().double() / frame.shape[-1] - 0.5)
     if not means:
@@ -255,31 +296,32 @@ def gather(
 def of_index(
     args: options.Namespace, index: str, net: LandmarkModel, trained: dict[str, Any], ranks: Ranks
 ) -> dict[str, Any]:
-    """Regression from the index's training images to its test images."""
+    """The report on an index.p: regression from its training images to its test images."""
     from nets.data.people.index import IndexDataset
 
     size = trained["image_size"]
-    data = [IndexDataset(index, split, size) for split in ("train", "test")]
-    some = [Every(d, n) for d, n in zip(data, (args.labelled, args.held_out), strict=True)]
-    return regressed(args, net, some, ranks)
+    labelled = Every(IndexDataset(index, "train", size), args.labelled)
+    held_out = Every(IndexDataset(index, "test", size), args.held_out)
+    return regressed(args, net, labelled, held_out, ranks)
 
 
 def regressed(
-    args: options.Namespace, net: LandmarkModel, data: list[Any], ranks: Ranks
+    args: options.Namespace, net: LandmarkModel, labelled: Every, held_out: Every, ranks: Ranks
 ) -> dict[str, Any]:
-    """The regression's report, from labelled frames to held-out ones."""
-    (x, y), (test_x, test_y) = (gather(args, net, some, ranks) for some in data)
-    print(f"{len(x)} labelled frames, {len(test_x)} held-out frames of {data[0].name}")
+    """The report of a regression that is fitted on labelled frames and tested on held-out ones."""
+    x, y = gather(args, net, labelled, ranks)
+    test_x, test_y = gather(args, net, held_out, ranks)
+    print(f"{len(x)} labelled frames, {len(test_x)} held-out frames of {labelled.name}")
     if len(x) < 2 * x.shape[1]:
         print(f"note: {len(x)} labelled frames are fewer than the {2 * x.shape[1]} coordinates")
     result = regression.distances(x, y, test_x, test_y)
-    names = data[0].joint_order
+    names = labelled.joint_order
     for key in ("per_joint", "per_joint_mean_pose"):
         result[key] = dict(zip(names, result[key], strict=True))
     protocol = {key: regression.PROTOCOL[key] for key in ("regression", "mean_pose")}
     protocol["error"] = "error: mean distance of a joint, as a share of the image's side"
     return {
-        "data": data[0].name,
+        "data": labelled.name,
         "labelled": len(x),
         "held_out": len(test_x),
         "regression": result,
@@ -290,38 +332,40 @@ def regressed(
 def of_world(
     args: options.Namespace, net: LandmarkModel, trained: dict[str, Any], ranks: Ranks
 ) -> dict[str, Any]:
-    """Regression to held-out clips of the demo world; masks and backgrounds against the truth."""
+    """The report on the demo world: regressed joints, reconstructions, masks and backgrounds."""
     from nets.worlds.clips import ClipsWorld
 
     size = trained["image_size"]
-    known, held = ClipsWorld("train", size), ClipsWorld("test", size, pairs=True, truth=True)
-    some = [Every(known, args.labelled), Every(held, args.held_out)]
-    report = regressed(args, net, some, ranks)
-    mean = sum(
-        batch["frame"].double().sum(0) for batch in in_order(some[0], args.batch_size, ranks)
-    )
-    mean = (mean / len(some[0])).round().to(torch.uint8)
-    scores = images(args, net, some[1], ranks, mean)
+    labelled = Every(ClipsWorld("train", size), args.labelled)
+    held_out = Every(ClipsWorld("test", size, pairs=True, truth=True), args.held_out)
+    report = regressed(args, net, labelled, held_out, ranks)
+    batches = in_order(labelled, args.batch_size, ranks)
+    mean = sum(batch["frame"].double().sum(0) for batch in batches)
+    mean = (mean / len(labelled)).round().to(torch.uint8)
+    scores = images(args, net, held_out, ranks, mean)
     report |= {part: values for part, values in scores.items() if values}
     report["protocol"] |= {
         name: metrics.PROTOCOL[name] for name in ("ssim", "masked_l1", "summary")
     }
     report["protocol"] |= {
-        "mask": "mask IoU: of the mask above one half with the person's pixels, mean over frames",
+        "mask": "mask IoU: mask above 0.5 against the person's pixels, mean over frames",
         "background": (
-            "background: masked L1 under the person between the reconstructed background of a "
-            "frame and the true one; baselines: the mean of the labelled training frames; and the "
-            "mean of the clip's own 40 frames, which is no competitor, since it sees the clip"
+            "background: masked L1 over the person's pixels, between the background from a frame "
+            "and the true one; baselines: the mean of the labelled training frames; the "
+            "mean of the clip's 40 frames, which uses the whole clip and is no fair competitor"
         ),
     }
     return report
 
 
 def images(
-    args: options.Namespace, net: LandmarkModel, data: Any, ranks: Ranks, mean: Tensor
+    args: options.Namespace, net: LandmarkModel, data: Every, ranks: Ranks, mean: Tensor
 ) -> dict[str, dict[str, Any]]:
-    """What is drawn of each frame with the appearance of its partner; with masks also how the mask
-    and the background of the frame itself agree with the truth.
+    """Scores of reconstructed frames; with masks also of the frames' own masks and backgrounds.
+
+    data  frames of the demo world, with partners, masks and backgrounds; each frame is
+          reconstructed with the appearance of its partner
+    mean  (3, S, S) uint8, the mean of the training frames, a baseline for the background
     """
     rows: dict[str, list[Tensor]] = {}
     clips: dict[int, Tensor] = {}
@@ -342,13 +386,17 @@ def images(
         mask = out.mask[:, 0] > 0.5
         both, either = (mask & person).sum((1, 2)), (mask | person).sum((1, 2))
         add("iou", both / either)
-        own = to_uint8(net.appearance(signed(frame)).background)
+        background = net.appearance(signed(frame)).background
+        assert background is not None  # a network with masks gives one
+        own = to_uint8(background)
         add("error", metrics.masked_l1(own, batch["background"], person))
         add("mean_image", metrics.masked_l1(mean.expand_as(frame), batch["background"], person))
         of_clip = torch.stack([clip_mean(data, int(i), clips) for i in batch["index"]])
         add("clip_mean", metrics.masked_l1(of_clip.to(frame.device), batch["background"], person))
     summary = {name: metrics.summary(torch.cat(values)) for name, values in rows.items()}
-    result = {"reconstruction": {name: summary[name] for name in ("l1", "l1_person", "ssim")}}
+    result: dict[str, dict[str, Any]] = {
+        "reconstruction": {name: summary[name] for name in ("l1", "l1_person", "ssim")}
+    }
     if "iou" in summary:
         ratio = summary["error"]["mean"] / summary["mean_image"]["mean"]
         result["mask"] = {"iou": summary["iou"]}
@@ -361,12 +409,17 @@ def images(
     return result
 
 
-def frames(args: options.Namespace, data: Any, ranks: Ranks) -> Iterator[dict[str, Any]]:
+def frames(args: options.Namespace, data: Dataset, ranks: Ranks) -> Iterator[Batch]:
+    """Batches of a dataset in order, each sample once."""
     return in_order(data, args.batch_size, ranks, args.workers, args.on_bad_sample)
 
 
-def clip_mean(data: Any, index: int, known: dict[int, Tensor]) -> Tensor:
-    """The mean of all frames of the clip that a frame is of, uint8 (3, S, S)."""
+def clip_mean(data: Every, index: int, known: dict[int, Tensor]) -> Tensor:
+    """The mean of all frames of a frame's clip, (3, S, S) uint8.
+
+    index  of the frame
+    known  means by clip; the function adds new ones
+    """
     from nets.worlds.clips import FRAMES, ClipsWorld
 
     clip = index // FRAMES

@@ -1,6 +1,4 @@
-"""Landmarks drawn on images and videos, their masks and backgrounds; and one image's
-appearance in the pose of others.
-"""
+"""infer.py for landmarks: landmarks drawn on images and videos, or transfer from image to image."""
 
 from __future__ import annotations
 
@@ -21,7 +19,7 @@ from nets.data.io.video_writer import FORMATS, VideoWriter
 from nets.errors import UserError
 from nets.landmarks import LandmarkModel
 from nets.landmarks.data import Every, LandmarkInputs, open_clips
-from nets.landmarks.visuals import dotted, final_rows
+from nets.landmarks.visuals import dotted, final_rows, grey
 from nets.landmarks.warm_start import load_network
 from nets.layers import signed
 from nets.output import write_grid
@@ -31,18 +29,23 @@ from nets.run.loader import in_order
 from nets.run.precision import Precision
 from nets.run.ranks import Ranks
 
-AT_ONCE = 16  # frames of a video in one pass; what bounds the memory
+AT_ONCE = 16  # frames in one forward pass, which bounds the memory
 
 
 # fmt: off
 def add_options(p: options.ArgumentParser) -> None:
+    """Add a paragraph to --help; landmarks have no options of their own."""
     p.add_argument_group("landmarks: -d alone (an image, a folder, a video) draws its landmarks; "
                          "with -s: the appearance of one in the pose of the other")
 # fmt: on
 
 
 def infer(args: options.Namespace, content: dict[str, Any], path: Path, ranks: Ranks) -> None:
-    """What the arguments ask for, written to --out."""
+    """Write images or a video to --out.
+
+    Without -s and -d: frames of the run's data. With both: the appearance of each source in the
+    pose of the driving images. With one: its landmarks.
+    """
     precision = Precision(args.precision, ranks.device, args.channels_last)
     net, trained = load_network(content, path, precision)
     size = trained["image_size"]
@@ -52,31 +55,34 @@ def infer(args: options.Namespace, content: dict[str, Any], path: Path, ranks: R
         elif args.source and args.driving:
             transfer(args, net, size, ranks.device)
         else:
-            given = args.driving or args.source
-            if any(is_video(file) for file in given) or len(given) > 1:
-                if len(given) > 1:
+            inputs = args.driving or args.source
+            if any(is_video(file) for file in inputs) or len(inputs) > 1:
+                if len(inputs) > 1:
                     raise UserError("-d: one image, one folder or one video; several need -s")
-                annotate_video(args, net, size, given[0], ranks.device)
+                annotate_video(args, net, size, inputs[0], ranks.device)
             else:
-                annotate_images(args, net, size, given[0], ranks.device)
+                annotate_images(args, net, size, inputs[0], ranks.device)
 
 
 def demo(
     args: options.Namespace, net: LandmarkModel, trained: dict[str, Any], ranks: Ranks
 ) -> None:
-    """Frames of the run's own test data, of the demo world where that is not said."""
+    """Write a grid of 8 validation frames of the run's data, or of the demo world.
+
+    trained  options of the training. Published weights lack most of them
+    """
     print("no -s and no -d: frames of the run's own test data")
-    known = {"dataset": "", "data": "", "val_path": "", "seed": 0, "val_frac": 1.0}
-    known |= {"frame_cache": None, "on_bad_sample": "fail", "flip_probability": 0.0, "tps": "clean"}
-    known |= {"rot_lb": 0.0, "rot_ub": 0.0, "scale_lb": 1.0, "scale_ub": 1.0}
-    known |= {"trans_lb": 0.0, "trans_ub": 0.0, "use_temporal": True}
-    trained = known | trained | {"color_jitter": False, "val_frac": 1.0}
-    temporal = trained["use_temporal"]
-    data = Every(open_clips(trained, "val", temporal), 8)
+    missing: dict[str, Any] = {"dataset": "", "data": "", "val_path": "", "frame_cache": None}
+    missing |= {"seed": 0, "on_bad_sample": "fail", "flip_probability": 0.0, "tps": "clean"}
+    missing |= {"rot_lb": 0.0, "rot_ub": 0.0, "scale_lb": 1.0, "scale_ub": 1.0}
+    missing |= {"trans_lb": 0.0, "trans_ub": 0.0, "use_temporal": True}
+    settings = missing | trained | {"color_jitter": False, "val_frac": 1.0}
+    temporal = settings["use_temporal"]
+    data = Every(open_clips(settings, "val", temporal), 8)
     (batch,) = in_order(data, 8, ranks)
-    images = LandmarkInputs(trained, data.joint_order)(batch, temporal, not temporal)
+    images = LandmarkInputs(settings, data.joint_order)(batch, temporal, not temporal)
     rows = final_rows(images, net(images.pose, images.appearance))
-    # The appearance of each in the pose of the next.
+    # Each appearance in the pose of the next frame.
     swapped = net(images.pose.roll(-1, 0), images.appearance)
     rows["in the next one's pose"] = list(to_uint8(swapped.reconstruction).cpu())
     out = image_file(args.out)
@@ -86,40 +92,43 @@ def demo(
 
 
 def transfer(args: options.Namespace, net: LandmarkModel, size: int, device: torch.device) -> None:
-    """The appearance of each source in the pose of each driving image, or of a video's frames."""
+    """Write the appearance of each source in the pose of each driving image, or of a video.
+
+    Raises UserError if a source is a video, or a video comes with a second input.
+    """
     for file in args.source:
         if is_video(file):
             raise UserError(f"-s {file}: the appearance comes from an image, not from a video")
     sources = list_images("-s", args.source)
-    seen = [read_image(file, size) for file in sources]
-    looks = [net.appearance(signed(image[None].to(device))) for image in seen]
+    images = [read_image(file, size) for file in sources]
+    appearances = [net.appearance(signed(image[None].to(device))) for image in images]
     if any(is_video(file) for file in args.driving):
-        if len(args.driving) > 1 or len(looks) > 1:
+        if len(args.driving) > 1 or len(appearances) > 1:
             raise UserError("-d with a video: give one video, and one image with -s")
         frames = Frames(args.driving[0], args.start, args.end, args.fps)
         out = video_file(args.out)
-        with VideoWriter(out, frames.fps, args.driving[0], frames.start) as video:
-            for some in batches(frames):
-                pose = net.landmarks(squashed(some, size, device))
-                generated = to_uint8(net.render(pose, looks[0]).reconstruction).cpu()
-                for frame, image in zip(some, generated, strict=True):
+        with VideoWriter(out, rate(frames), args.driving[0], frames.start) as video:
+            for part in batches(frames):
+                pose = net.landmarks(squashed(part, size, device))
+                generated = to_uint8(net.render(pose, appearances[0]).reconstruction).cpu()
+                for frame, image in zip(part, generated, strict=True):
                     video.write(image, frame.seconds)
         print(f"written: {out}")
         return
     drivings = list_images("-d", args.driving)
     poses = torch.stack([signed(read_image(file, size)) for file in drivings]).to(device)
-    generated = []
-    for look in looks:
-        some = (net.render(net.landmarks(part), look) for part in poses.split(AT_ONCE))
-        generated.append(torch.cat([out.reconstruction for out in some]))
+    rows = []
+    for appearance in appearances:
+        outputs = (net.render(net.landmarks(p), appearance) for p in poses.split(AT_ONCE))
+        rows.append(torch.cat([output.reconstruction for output in outputs]))
     names = [[file.stem for file in files] for files in (sources, drivings)]
-    write_grid(args, names[0], seen, names[1], poses, torch.stack(generated))
+    write_grid(args, names[0], [*images], names[1], poses, torch.stack(rows))
 
 
 def annotate_images(
     args: options.Namespace, net: LandmarkModel, size: int, given: str, device: torch.device
 ) -> None:
-    """Landmarks on an image, or on all of a folder; masks and backgrounds beside them."""
+    """Write an image, or all images of a folder, with landmarks; masks and backgrounds beside."""
     files = list_images("-d", [given])
     several = len(files) > 1 or Path(given).is_dir()
     for file in files:
@@ -131,23 +140,23 @@ def annotate_images(
         drawn = next(annotated(net, [frame], size, device))
         for name, image in drawn.items():
             write_image(beside(image_file(str(out)), name), image)
-    what = " and ".join(("_" + name) for name in drawn if name)
-    where = f"{len(files)} images in {folder}/" if several else str(out)
-    print(f"written: {where}" + (f", with {what} beside" if what else ""))
+    extra = " and ".join(("_" + name) for name in drawn if name)
+    target = f"{len(files)} images in {folder}/" if several else str(out)
+    print(f"written: {target}" + (f", with {extra} beside" if extra else ""))
 
 
 def annotate_video(
     args: options.Namespace, net: LandmarkModel, size: int, given: str, device: torch.device
 ) -> None:
-    """Landmarks on a video's frames; masks and backgrounds as videos beside it."""
+    """Write a video with landmarks on its frames; masks and backgrounds as videos beside it."""
     frames, out = Frames(given, args.start, args.end, args.fps), video_file(args.out)
     with contextlib.ExitStack() as stack:
         videos: dict[str, VideoWriter] = {}
-        for some in batches(frames):
-            for frame, drawn in zip(some, annotated(net, some, size, device), strict=True):
+        for part in batches(frames):
+            for frame, drawn in zip(part, annotated(net, part, size, device), strict=True):
                 for name, image in drawn.items():
                     if name not in videos:
-                        writer = VideoWriter(beside(out, name), frames.fps, given, frames.start)
+                        writer = VideoWriter(beside(out, name), rate(frames), given, frames.start)
                         videos[name] = stack.enter_context(writer)
                     videos[name].write(image, frame.seconds)
     print("written: " + ", ".join(str(beside(out, name)) for name in videos))
@@ -156,16 +165,17 @@ def annotate_video(
 def annotated(
     net: LandmarkModel, frames: list[Frame], size: int, device: torch.device
 ) -> Iterator[dict[str, Tensor]]:
-    """For each frame, in its own size and uint8: "" with its landmarks; with masks also "mask" and
-    "background".
+    """Images of each frame by name, (3, H, W) uint8 in the frame's size.
+
+    "" is the frame with its landmarks; with masks also "mask" and "background".
     """
-    seen = net.appearance(squashed(frames, size, device))
+    out = net.appearance(squashed(frames, size, device))
     for i, frame in enumerate(frames):
-        drawn = {"": dotted(frame.image, seen.landmarks.means[i])}
-        if seen.mask is not None:
+        drawn = {"": dotted(frame.image, out.landmarks.means[i])}
+        if out.mask is not None and out.background is not None:
             for name, image in (
-                ("mask", seen.mask[i].float().expand(3, -1, -1) * 2 - 1),
-                ("background", seen.background[i]),
+                ("mask", grey(out.mask[i])),
+                ("background", out.background[i]),
             ):
                 whole = F.interpolate(image[None], frame.image.shape[1:], mode="bilinear")
                 drawn[name] = to_uint8(whole)[0].cpu()
@@ -173,22 +183,30 @@ def annotated(
 
 
 def squashed(frames: list[Frame], size: int, device: torch.device) -> Tensor:
-    """Frames as the networks take them, (N, 3, S, S) in [-1, 1]: like images that are read."""
+    """Frames as input of the networks, (N, 3, S, S) in [-1, 1], resized as `read_image` does."""
     return signed(torch.stack([squash(f.image, None, size) for f in frames]).to(device))
 
 
 def batches(frames: Iterable[Frame]) -> Iterator[list[Frame]]:
-    """The frames, AT_ONCE at a time."""
+    """The frames in lists of AT_ONCE; the last may be shorter."""
     frames = iter(frames)
-    while some := list(islice(frames, AT_ONCE)):
-        yield some
+    while part := list(islice(frames, AT_ONCE)):
+        yield part
+
+
+def rate(frames: Frames) -> float:
+    """Frames a second of a video."""
+    assert frames.fps is not None  # only images have none
+    return frames.fps
 
 
 def beside(path: Path, name: str) -> Path:
+    """The path with _<name> before its ending; for "" the path itself."""
     return path.with_name(f"{path.stem}_{name}{path.suffix}") if name else path
 
 
 def image_file(out: str) -> Path:
+    """--out for an image. Raises UserError for another ending."""
     path = Path(out)
     if path.suffix.lower() not in (".png", ".jpg", ".jpeg"):
         raise UserError(f"--out {out}: must end in .png or .jpg")
@@ -196,7 +214,7 @@ def image_file(out: str) -> Path:
 
 
 def video_file(out: str) -> Path:
-    """--out for a video; out.mp4 where it was left as it is."""
+    """--out for a video; out.mp4 if it has its default. Raises UserError for another ending."""
     path = Path("out.mp4" if out == "out.png" else out)
     if path.suffix.lower() not in FORMATS:
         raise UserError(f"--out {out}: a video is written as {', '.join(FORMATS)}")

@@ -1,22 +1,59 @@
-"""What the landmarks networks minimise (Dundar et al., arXiv 2001.09518, section 3).
+"""The losses of the landmarks system (Dundar et al., arXiv 2001.09518, section 3).
 
-The generator: vgg_lambda * `perceptual_loss` + `generator_gan_loss`, and `motion_loss`. The
-discriminator: `discriminator_loss`. All are scalars in float32: means over the batch.
+`generator_losses` gives the networks' loss, `discriminator_loss` that of the discriminator. All
+losses are float32 scalars, means over the batch.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nets.landmarks.network import LandmarkOutput
 from nets.perceptual import feature_distances
 
 LAYERS = ("relu1_2", "relu2_2", "relu3_2", "relu4_2", "image")
 REDUCED = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1.0)
+
+
+def generator_losses(
+    options: Mapping[str, Any],
+    out: LandmarkOutput,
+    target: Tensor,
+    appearance: Tensor,
+    vgg: nn.Module | None,
+    discriminator: nn.Module | None,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The networks' loss and its weighted terms by name.
+
+    options             a run's options: vgg_lambda, reduced_w, motion_weight, motion_mask_weight,
+                        no_lsgan
+    target, appearance  (N, 3, H, W) in [-1, 1]
+    vgg                 as for `perceptual_loss`
+    discriminator       None: no adversarial loss
+    """
+    image = out.reconstruction
+    distance = perceptual_loss(image, target, vgg, options["reduced_w"])
+    loss = options["vgg_lambda"] * distance
+    terms = {"vgg.loss": loss}
+    if options["motion_weight"]:
+        motion = motion_loss(image, target, appearance)
+        terms["motion.loss"] = options["motion_weight"] * motion
+        loss = loss + terms["motion.loss"]
+    if options["motion_mask_weight"]:
+        assert out.mask is not None and out.appearance_mask is not None  # options need the masks
+        cover = motion_mask_loss(out.mask, out.appearance_mask, target, appearance)
+        terms["motion_mask.loss"] = options["motion_mask_weight"] * cover
+        loss = loss + terms["motion_mask.loss"]
+    if discriminator is not None:
+        terms["gan.loss"] = generator_gan_loss(discriminator, image, not options["no_lsgan"])
+        loss = loss + terms["gan.loss"]
+    return loss, terms
 
 
 def perceptual_loss(
@@ -26,15 +63,15 @@ def perceptual_loss(
     reduced: bool = False,
     mask: Tensor | None = None,
 ) -> Tensor:
-    """Sum over five layers of the mean squared difference of activations; pixels are the fifth.
+    """Mean squared difference of activations, summed over four layers of VGG19 and the pixels.
 
-    prediction, target  (N, 3, H, W) in about [-1, 1]; gradients go to the prediction
+    prediction, target  (N, 3, H, W) in about [-1, 1]; differentiable in the prediction
     vgg      a `nets.pretrained.vgg.VGG19`, loaded with `normalise=False` for the published loss;
              None: only the pixels
-    reduced  weights 1/32, 1/16, 1/8, 1/4 and 1 (pixels) instead of 1 throughout
-    mask     (N, 1 or 3, H, W), zero or false where the prediction counts as 0, as the target should
-             be there. `target != 0` is the published program's rule, which images of 8 bits never
-             meet
+    reduced  weights 1/32, 1/16, 1/8, 1/4, and 1 for the pixels, instead of 1 each
+    mask     (N, 1 or 3, H, W); where zero or false, the prediction counts as 0, and the target
+             should be 0. The published program uses `target != 0`, which is true for all 8-bit
+             images
     """
     if mask is not None:
         prediction = torch.where(mask.bool(), prediction, 0.0)
@@ -42,60 +79,63 @@ def perceptual_loss(
     distances = feature_distances(prediction, target, layers, vgg=vgg, squared=True)
     weights = REDUCED if reduced else [1.0] * len(LAYERS)
     weight_of = dict(zip(LAYERS, weights, strict=True))
-    return sum(weight_of[layer] * distances[f"feature_{layer}"].mean() for layer in layers)
+    return _total(weight_of[layer] * distances[f"feature_{layer}"].mean() for layer in layers)
 
 
 def motion_loss(prediction: Tensor, target: Tensor, partner: Tensor) -> Tensor:
-    """Mean |prediction - target|, each pixel counted by how much it changed between two frames.
+    """Mean |prediction - target|, weighted by how much each pixel changes between two frames.
 
     prediction, target, partner  (N, 3, H, W); the partner is another frame of the target's clip
-    A pixel's count is the mean |target - partner| of the 5 x 5 pixels about it over that of its
-    image. Where the camera stands still that is where something moves, which is a small part of
-    the image. Not in the paper.
+
+    The change of a pixel is the mean |target - partner| of the 5 x 5 pixels around it. Its weight
+    is this change divided by the mean change of the image. With a fixed camera, only moving parts
+    change, and they are a small part of the image. Not in the paper.
     """
     prediction, target, partner = prediction.float(), target.float(), partner.float()
     change = F.avg_pool2d((target - partner).abs().mean(1, keepdim=True), 5, 1, 2)
-    count = change / change.mean((1, 2, 3), keepdim=True).clamp_min(1e-6)
-    return (count * (prediction - target).abs()).mean()
+    weight = change / change.mean((1, 2, 3), keepdim=True).clamp_min(1e-6)
+    return (weight * (prediction - target).abs()).mean()
 
 
 def motion_mask_loss(
     mask: Tensor, partner_mask: Tensor, target: Tensor, partner: Tensor, change: float = 0.1
 ) -> Tensor:
-    """Cross entropy between what either mask covers and what changed between two frames.
+    """Cross entropy between the union of two masks and the pixels that change between two frames.
 
-    mask, partner_mask  (N, 1, H, W) in (0, 1), of the target's and of the partner's landmarks
+    mask, partner_mask  (N, 1, H, W) in (0, 1), from the target's and from the partner's landmarks
     target, partner     (N, 3, H, W) in [-1, 1], frames of a clip
-    change              mean difference of a pixel's colours that counts as changed for sure
-    What moves before a camera that stands still changes where it is and where it was; a mask made
-    of one frame's landmarks can only know where it is. Not in the paper.
+    change              mean difference of a pixel's channels from which it counts as fully changed
+
+    With a fixed camera, a moving object changes pixels at its new place and at its old place. A
+    mask from the landmarks of one frame covers only one of them. Not in the paper.
     """
-    apart = (target.float() - partner.float()).abs().mean(1, keepdim=True)
-    changed = (apart / change).clamp(max=1)
-    left = (1 - mask.float()) * (1 - partner_mask.float())
-    left = left.clamp(1e-4, 1 - 1e-4)
-    return -(changed * torch.log1p(-left) + (1 - changed) * left.log()).mean()
+    difference = (target.float() - partner.float()).abs().mean(1, keepdim=True)
+    changed = (difference / change).clamp(max=1)
+    outside = (1 - mask.float()) * (1 - partner_mask.float())
+    outside = outside.clamp(1e-4, 1 - 1e-4)
+    return -(changed * torch.log1p(-outside) + (1 - changed) * outside.log()).mean()
 
 
 def gan_loss(scores: Sequence[Tensor], real: bool, lsgan: bool = True) -> Tensor:
-    """How far a discriminator's scores are from saying "real" or "fake"; a sum over its scales.
+    """Distance of a discriminator's scores from "real" or from "fake", summed over its scales.
 
-    lsgan  mean squared error to 1 or 0 (Mao et al., ICCV 2017); else binary cross entropy of the
-           scores' sigmoids
+    scores  one tensor of any shape for each scale, at least one
+    lsgan   true: mean squared error to 1 or 0 (Mao et al., ICCV 2017); false: binary cross entropy
+            of the scores' sigmoids
     """
-    total = 0.0
+    losses = []
     for score in scores:
         score = score.float()
         if lsgan:
-            total = total + (score - float(real)).square().mean()
-        else:  # -log sigmoid(s) or -log(1 - sigmoid(s)), which no score makes infinite
-            total = total + F.softplus(-score if real else score).mean()
-    return total
+            losses.append((score - float(real)).square().mean())
+        else:  # -log sigmoid(s) or -log(1 - sigmoid(s)), finite for every score
+            losses.append(F.softplus(-score if real else score).mean())
+    return _total(losses)
 
 
 @contextlib.contextmanager
 def frozen(net: nn.Module) -> Iterator[nn.Module]:
-    """Within, gradients pass through the network but are not computed for its parameters."""
+    """A context in which gradients pass through the network but not into its parameters."""
     trained = [p for p in net.parameters() if p.requires_grad]
     try:
         for parameter in trained:
@@ -107,7 +147,10 @@ def frozen(net: nn.Module) -> Iterator[nn.Module]:
 
 
 def generator_gan_loss(discriminator: nn.Module, fake: Tensor, lsgan: bool = True) -> Tensor:
-    """How far the discriminator is from taking the images for real; it gets no gradient."""
+    """Distance of the discriminator's scores of generated images from "real".
+
+    fake  (N, 3, H, W); it gets a gradient, the discriminator does not
+    """
     with frozen(discriminator):
         return gan_loss(discriminator(fake), True, lsgan)
 
@@ -115,9 +158,10 @@ def generator_gan_loss(discriminator: nn.Module, fake: Tensor, lsgan: bool = Tru
 def discriminator_loss(
     discriminator: nn.Module, fake: Tensor, real: Tensor, lsgan: bool = True
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """0.5 (fake as 0 + real as 1), and {"d_fake", "d_real"} for the log, detached.
+    """0.5 (loss of generated images as "fake" + loss of real images as "real"), and both losses.
 
-    No gradient goes to the images.
+    fake, real  (N, 3, H, W); neither gets a gradient
+    returns     the loss, and {"d_fake", "d_real"} for the log, detached
     """
     scores = discriminator(torch.cat([fake.detach().to(real.dtype), real]))
     n = len(fake)
@@ -125,3 +169,9 @@ def discriminator_loss(
     as_real = gan_loss([score[n:] for score in scores], True, lsgan)
     terms = {"d_fake": as_fake.detach(), "d_real": as_real.detach()}
     return 0.5 * (as_fake + as_real), terms
+
+
+def _total(losses: Iterable[Tensor]) -> Tensor:
+    """The sum of one or more losses."""
+    first, *others = losses
+    return sum(others, start=first)

@@ -1,16 +1,14 @@
-"""The options of train_landmarks.py and what they mean."""
+"""The options of train_landmarks.py, their checks, and the learning rate of a step."""
 
 from __future__ import annotations
 
-import math
-from pathlib import Path
 from typing import Literal
 
 import torch
 
 from nets.errors import UserError
 from nets.landmarks import build
-from nets.landmarks.published import RENAMED, translate
+from nets.landmarks import published as originals
 from nets.run import options
 from nets.run.options import (
     NonNegativeFloat,
@@ -23,152 +21,87 @@ from nets.run.options import (
 
 # fmt: off
 def parser(description: str) -> options.Parser:
-    p = options.parser("landmarks", description, RENAMED)
+    """The parser of train_landmarks.py, with the published program's options."""
+    p = options.parser("landmarks", description, originals.RENAMED)
     g = p.add_argument_group("data")
     add = g.add_argument
     add("--dataset", type=Literal["", "bbc_pose", "clips", "images"], default="",
-        help="bbc_pose: its published layout; clips: a folder of videos, or of folders of frames; "
-        "images: a folder of stills, for use_warped; default: the demo world of clips")
+        help="kind of the data; bbc_pose: its published layout; clips: a folder of videos, or of "
+        "folders of frames; images: a folder of still images, for use_warped; default: the demo "
+        "world of clips")
     add("--data", type=str, default="", help="folder of the data")
     add("--val_path", type=str, default="",
-        help="clips, images: another folder, for validation; default: the same")
+        help="clips, images: folder for validation; default: the same")
     add("--image_size", type=PositiveInt, default=128,
         help="side of the images, pixels: a multiple of 16, at least 32")
     add("--batch_size", type=PositiveInt, default=32, help="samples per step and rank")
     add_flag(g, "--use_temporal", False, "appearance from another frame of the clip")
     add_flag(g, "--use_warped", False, "appearance from a warp of the frame; with use_temporal "
-             "both, in a batch of twice the size")
+             "from both, in a batch of twice the size")
     g = p.add_argument_group("networks")
     add = g.add_argument
     add("--n_landmarks", type=PositiveInt, default=30, help="number of landmarks")
-    add("--n_filters", type=PositiveInt, default=32, help="appearance features of a landmark")
-    add_flag(g, "--use_identity_covariance", False, "round landmarks of one size")
+    add("--n_filters", type=PositiveInt, default=32,
+        help="length of a landmark's appearance vector")
+    add_flag(g, "--use_identity_covariance", False, "round landmarks of one size; otherwise fitted")
     add("--fixed_covar", type=PositiveFloat, default=0.05,
-        help="their variance; the image's side is 2")
+        help="variance of round landmarks; the image's side is 2")
     add_flag(g, "--use_fg_bg_mask", False, "separate foreground and background by a mask")
     add_flag(g, "--use_gan", False, "adversarial loss")
     g = p.add_argument_group("loss")
     add = g.add_argument
     add_flag(g, "--use_vgg", True, "perceptual loss; false: squared error of pixels only")
-    add("--vgg_lambda", type=PositiveFloat, default=1.0, help="weight of that loss")
+    add("--vgg_lambda", type=PositiveFloat, default=1.0, help="weight of the perceptual loss")
     add("--motion_weight", type=NonNegativeFloat, default=0.0,
-        help="weight of an L1 loss on pixels that differ between frame and partner")
+        help="weight of an L1 loss on pixels that change between two frames")
     add("--motion_mask_weight", type=NonNegativeFloat, default=0.0,
-        help="weight of a loss on masks that miss such pixels")
+        help="weight of a loss for masks that cover the pixels that change")
     add("--vgg_weights", type=str | None, default=None,
-        help="weights of VGG19; default: from torch's cache")
+        help="file of VGG19's weights; default: from torch's cache")
     add("--perceptual", type=Literal["pretrained", "random"], default="pretrained",
-        help="random: a seeded random VGG19 instead of weights")
+        help="weights of VGG19; random: seeded random ones, no file needed")
     add_flag(g, "--vgg_download", False, "download the weights of VGG19 if they are missing")
     g = p.add_argument_group("schedule")
     add = g.add_argument
-    add("--num_epochs", type=PositiveInt, default=400, help="epochs")
-    add("--num_steps", type=PositiveInt | None, default=None, help="steps, instead of epochs")
+    add("--num_epochs", type=PositiveInt, default=400, help="epochs to train")
+    add("--num_steps", type=PositiveInt | None, default=None,
+        help="steps to train, instead of epochs")
     add("--lr", type=PositiveFloat, default=1e-3, help="learning rate of all optimisers")
     add("--test_freq", type=NonNegativeInt, default=0,
         help="steps between validations; 0: every --val_freq epochs")
     add("--checkpoint", type=str | None, default=None,
         help="weights to start from: a checkpoint or run folder, or a published file")
-    _published(p)
+    originals.add_options(p)
     return p
-
-
-def _published(p: options.Parser) -> None:
-    """Options that --help_published lists: fine settings, and names without effect here."""
-    g = p.hidden
-    add = g.add_argument
-    add("--frame_cache", type=str | None, default=None,
-        help="folder of decoded videos, 3 image_size^2 bytes a frame; default: DATA/.frames")
-    add("--val_frac", type=PositiveFloat, default=0.01,
-        help="fraction of the validation frames to use (BBC Pose: of each video)")
-    add("--val_partner", type=Literal["warped", "temporal"], default="warped",
-        help="appearance in validation; the published program always warps")
-    add_flag(g, "--color_jitter", True, "change the colours of the frame that gives the pose")
-    add_flag(g, "--color_jitter_targets", False, "change the target's colours likewise")
-    add("--flip_probability", type=NonNegativeFloat, default=0.0, help="of mirroring a sample")
-    add("--rot_lb", type=float, default=-math.pi / 8, help="warp: minimum rotation, radians")
-    add("--rot_ub", type=float, default=math.pi / 8, help="warp: maximum rotation, radians")
-    add("--scale_lb", type=PositiveFloat, default=1.05, help="warp: minimum scale; above 1 shrinks")
-    add("--scale_ub", type=PositiveFloat, default=1.15, help="warp: maximum scale")
-    add("--trans_lb", type=float, default=-10.0, help="warp: minimum shift, pixels")
-    add("--trans_ub", type=float, default=10.0, help="warp: maximum shift, pixels")
-    add("--tps", type=Literal["classic", "clean"], default="classic",
-        help="classic: as published, where the shift moves only the centre of the rotation; clean: "
-        "scale and rotation about the middle, then the shift")
-    add("--model", type=Literal["PartFactorizedModel"], default="PartFactorizedModel",
-        help="the only one")
-    add("--ngc", type=PositiveInt, default=64, help="width of the generator")
-    add("--nsf", type=PositiveInt, default=6, help="width of the shape encoder")
-    add("--naf", type=NonNegativeInt, default=0,
-        help="width of the appearance encoder; 0: twice its input channels")
-    add_flag(g, "--low_res_mask", False, "the mask at a quarter of the size")
-    add("--pooling", type=Literal["mean", "sum"], default="mean",
-        help="appearance of a landmark: weighted sum of features over the number of pixels, as "
-        "published, or without that division")
-    add_flag(g, "--restore_colours", False, "give the result the mean and spread of the appearance "
-             "image's colours, which the networks do not see")
-    add("--narrowing", type=PositiveInt, default=1,
-        help="divisor of the widths without an option, 1 to 8; 1: as published")
-    add("--ndf", type=PositiveInt, default=64, help="width of the discriminator")
-    add("--num_D", type=PositiveInt, default=2, help="scales of the discriminator")
-    add("--n_layers_D", type=PositiveInt, default=3, help="depth of the discriminator")
-    add_flag(g, "--no_lsgan", False, "cross entropy instead of squared error")
-    add_flag(g, "--disable_spade", False, "no effect")
-    add_flag(g, "--reduced_w", False, "weights 1/32, 1/16, 1/8, 1/4 and 1 of relu1_2, 2_2, 3_2, "
-             "4_2 and pixels, instead of 1 each")
-    add("--torch_home", type=str, default="", help="folder of torch's cache")
-    add_flag(g, "--vgg_normalise", False, "normalise VGG19's input as ImageNet's; the published "
-             "program gives images in [-1, 1]")
-    add("--weight_decay", type=NonNegativeFloat, default=5e-6,
-        help="weight decay, in the gradient; not of the discriminator")
-    add("--lr_decay_begin", type=NonNegativeInt | None, default=None,
-        help="first step of a linear decay to 0 at the end; default: never")
-    add("--warmup", type=NonNegativeInt, default=0, help="first steps, over which lr rises")
-    add_flag(g, "--no_grad_clip", False, "do not limit the norm of gradients to 1")
-    add("--save_freq", type=NonNegativeInt, default=2,
-        help="epochs between checkpoints, besides --ckpt_freq; 0: none")
-    add("--val_freq", type=NonNegativeInt, default=4, help="epochs between validations; 0: none")
-    add("--save_path", type=str, default="", help="the run folder; default: run_dir/name")
-    for name, what in (("_D", "weights of the discriminator"), ("_opt_G", "state of the optimiser"),
-                       ("_opt_D", "state of the discriminator's optimiser")):
-        add(f"--resume_ckpt{name}", type=str | None, default=None,
-            help=f"{what} to start from, a published file")
-    add_flag(g, "--use_DDP", False, "no effect: torchrun suffices")
-    add("--local_rank", type=int, default=0, help="no effect: torchrun sets it")
 # fmt: on
 
 
 def parse(description: str, argv: list[str] | None = None) -> options.Namespace:
-    """The options: defaults, then --config, then the command line; what contradicts is refused.
+    """The options: command line over --config over defaults.
 
-    Raises UserError.
+    Raises UserError for a wrong value, and for options that contradict each other.
     """
-    args = options.parse(parser(description), argv, translate)
-    beside = Path("configs/defaults.yaml")
-    if beside.is_file() and not any(Path(file).samefile(beside) for file in args.config):
-        print(f"{beside}: not read; the published program would: --config {beside} reads it")
-    if args.save_path:
-        folder = Path(args.save_path)
-        args.run_dir, args.name = str(folder.parent), folder.resolve().name
-    for name in ("checkpoint", "resume_ckpt_D", "resume_ckpt_opt_G", "resume_ckpt_opt_D"):
-        args[name] = args[name] or None
+    args = options.parse(parser(description), argv, originals.translate)
+    originals.apply_options(args)
     check(args)
     return args
 
 
 def check(args: options.Namespace) -> None:
-    """Raise UserError where options contradict each other."""
+    """Raise UserError if a value is out of range, or options contradict each other."""
     if not (args.use_temporal or args.use_warped):
         raise UserError(
-            "--use_temporal, --use_warped: give one of them or both; they say where the "
-            "appearance comes from"
+            "--use_temporal, --use_warped: give one of them or both, as the source of the "
+            "appearance"
         )
     if args.dataset and not args.data:
         raise UserError(f"--dataset {args.dataset}: needs --data, the folder of the data")
     if args.data and not args.dataset:
         raise UserError("--data: needs --dataset: bbc_pose, clips or images")
     if args.dataset == "images" and (args.use_temporal or args.val_partner == "temporal"):
-        raise UserError("--dataset images: has no other frames; use_warped and not use_temporal")
+        raise UserError(
+            "--dataset images: has no other frames; give use_warped and not use_temporal"
+        )
     if args.image_size < 32 or args.image_size % 16:
         raise UserError(
             f"image_size: must be a multiple of 16 and at least 32, got {args.image_size}"
@@ -194,7 +127,11 @@ def check(args: options.Namespace) -> None:
 
 
 def learning_rate(args: options.Namespace, step: int, total: int) -> float:
-    """At a step: risen linearly over the first `warmup`, falling from `lr_decay_begin`."""
+    """The learning rate of a step, from 0 to `lr`.
+
+    It rises linearly over the first `warmup` steps. From `lr_decay_begin` on it falls linearly to 0
+    at step `total`.
+    """
     factor = min(1.0, (step + 1) / (args.warmup + 1))
     if args.lr_decay_begin is not None:
         left = 1 - (step - args.lr_decay_begin) / max(1, total - args.lr_decay_begin)

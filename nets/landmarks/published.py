@@ -1,20 +1,21 @@
-"""Weights of the published landmarks program: `checkpoint_<epoch>.ckpt` and what lies beside it.
+"""Files and options of the published landmarks program.
 
-    checkpoint_<epoch>.ckpt             state dict of the networks, under the names that ours have
-    checkpoint_D_<epoch>.ckpt           of the discriminator
-    latest_optimizer_{g,d}_state.ckpt   Adam over them, numbered in the order of the names
-    opt.yaml                            the options, `str()` of each
+    checkpoint_<epoch>.ckpt             state dict of the networks, with the keys of ours
+    checkpoint_D_<epoch>.ckpt           state dict of the discriminator
+    latest_optimizer_{g,d}_state.ckpt   states of their Adams; parameters numbered in key order
+    opt.yaml                            the options, `str()` of each value
 
-The widths, and whether there are masks, are read off the weights. What they do not say, the size of
-the images and the kind of covariance, comes from the opt.yaml beside them or from the caller.
+The shapes of the weights give the widths and tell if the networks have masks. The size of the
+images and the kind of covariance come from the opt.yaml beside them, or from the caller.
 """
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import yaml
@@ -22,10 +23,19 @@ from torch import Tensor, nn
 
 from nets.errors import UserError
 from nets.landmarks import LandmarkModel, build, build_discriminator
-from nets.run.options import rename
+from nets.run.options import (
+    Namespace,
+    NonNegativeFloat,
+    NonNegativeInt,
+    Parser,
+    PositiveFloat,
+    PositiveInt,
+    add_flag,
+    rename,
+)
 from nets.tensor_files import read_plain, require, size_of
 
-UNSAID = {"image_size": 128, "use_identity_covariance": False, "fixed_covar": 0.05}
+ASSUMED = {"image_size": 128, "use_identity_covariance": False, "fixed_covar": 0.05}
 AVERAGES = ("exp_avg", "exp_avg_sq")
 LOCATIONS = ("dataset", "dataset_path", "save_path", "torch_home")
 RENAMED = {  # names of the published program, and of earlier versions of guise -> names here
@@ -36,14 +46,97 @@ RENAMED = {  # names of the published program, and of earlier versions of guise 
     "epochs": "num_epochs",
     "resume_ckpt": "checkpoint",
 }
-OF_THE_LAUNCHER = ("rank", "world_size")
+LAUNCHER = ("rank", "world_size")  # keys that its launcher added
+
+
+# fmt: off
+def add_options(p: Parser) -> None:
+    """Add the options that only --help_published lists: details, and options without effect."""
+    g = p.hidden
+    add = g.add_argument
+    add("--frame_cache", type=str | None, default=None,
+        help="folder of decoded videos, 3 image_size^2 bytes a frame; default: DATA/.frames")
+    add("--val_frac", type=PositiveFloat, default=0.01,
+        help="fraction of the validation frames to use (BBC Pose: of each video)")
+    add("--val_partner", type=Literal["warped", "temporal"], default="warped",
+        help="source of the appearance in validation; the published program always warps")
+    add_flag(g, "--color_jitter", True, "change the colours of the frame that gives the pose")
+    add_flag(g, "--color_jitter_targets", False, "change the target's colours in the same way")
+    add("--flip_probability", type=NonNegativeFloat, default=0.0,
+        help="probability of mirroring a sample")
+    add("--rot_lb", type=float, default=-math.pi / 8, help="warp: minimum rotation, radians")
+    add("--rot_ub", type=float, default=math.pi / 8, help="warp: maximum rotation, radians")
+    add("--scale_lb", type=PositiveFloat, default=1.05, help="warp: minimum scale; above 1 shrinks")
+    add("--scale_ub", type=PositiveFloat, default=1.15, help="warp: maximum scale")
+    add("--trans_lb", type=float, default=-10.0, help="warp: minimum shift, pixels")
+    add("--trans_ub", type=float, default=10.0, help="warp: maximum shift, pixels")
+    add("--tps", type=Literal["classic", "clean"], default="classic",
+        help="kind of warp; classic: as published, the shift moves only the centre of rotation; "
+        "clean: scale, rotation about the image's centre, then shift")
+    add("--model", type=Literal["PartFactorizedModel"], default="PartFactorizedModel",
+        help="the only model")
+    add("--ngc", type=PositiveInt, default=64, help="width of the generator")
+    add("--nsf", type=PositiveInt, default=6, help="width of the shape encoder")
+    add("--naf", type=NonNegativeInt, default=0,
+        help="width of the appearance encoder; 0: twice its input channels")
+    add_flag(g, "--low_res_mask", False, "compute masks at a quarter of the image's size")
+    add("--pooling", type=Literal["mean", "sum"], default="mean",
+        help="appearance vectors; sum: heatmap-weighted sum of features; mean: that sum divided by "
+        "the number of pixels, as published")
+    add_flag(g, "--restore_colours", False, "give the output the mean and spread of the appearance "
+             "image's colours, which instance norms remove")
+    add("--narrowing", type=PositiveInt, default=1,
+        help="divisor of the widths without an option, 1 to 8; 1: as published")
+    add("--ndf", type=PositiveInt, default=64, help="width of the discriminator")
+    add("--num_D", type=PositiveInt, default=2, help="scales of the discriminator")
+    add("--n_layers_D", type=PositiveInt, default=3, help="depth of the discriminator")
+    add_flag(g, "--no_lsgan", False, "adversarial loss: cross entropy instead of squared error")
+    add_flag(g, "--disable_spade", False, "no effect")
+    add_flag(g, "--reduced_w", False, "perceptual loss: weights 1/32, 1/16, 1/8, 1/4 and 1 for "
+             "relu1_2, 2_2, 3_2, 4_2 and pixels, instead of 1 each")
+    add("--torch_home", type=str, default="", help="folder of torch's cache")
+    add_flag(g, "--vgg_normalise", False, "normalise VGG19's input as for ImageNet; the published "
+             "program does not")
+    add("--weight_decay", type=NonNegativeFloat, default=5e-6,
+        help="weight decay, added to the gradient; the discriminator has none")
+    add("--lr_decay_begin", type=NonNegativeInt | None, default=None,
+        help="first step of lr's linear decay to 0 at the last step; default: no decay")
+    add("--warmup", type=NonNegativeInt, default=0, help="number of first steps in which lr rises")
+    add_flag(g, "--no_grad_clip", False, "do not clip the norm of gradients to 1")
+    add("--save_freq", type=NonNegativeInt, default=2,
+        help="epochs between checkpoints, besides --ckpt_freq; 0: none")
+    add("--val_freq", type=NonNegativeInt, default=4, help="epochs between validations; 0: none")
+    add("--save_path", type=str, default="", help="the run folder; default: run_dir/name")
+    for name, what in (("_D", "weights of the discriminator"), ("_opt_G", "state of the optimiser"),
+                       ("_opt_D", "state of the discriminator's optimiser")):
+        add(f"--resume_ckpt{name}", type=str | None, default=None,
+            help=f"{what} to start from, a published file")
+    add_flag(g, "--use_DDP", False, "no effect: torchrun suffices")
+    add("--local_rank", type=int, default=0, help="no effect: torchrun sets it")
+# fmt: on
+
+
+def apply_options(args: Namespace) -> None:
+    """Set the options of guise from published ones of another form.
+
+    --save_path sets run folder and name, and an empty file to start from becomes null. A
+    configs/defaults.yaml in the working directory is reported if --config does not name it.
+    """
+    beside = Path("configs/defaults.yaml")
+    if beside.is_file() and not any(Path(file).samefile(beside) for file in args.config):
+        print(f"{beside}: not read, unlike in the published program; --config {beside} reads it")
+    if args.save_path:
+        folder = Path(args.save_path)
+        args.run_dir, args.name = str(folder.parent), folder.resolve().name
+    for name in ("checkpoint", "resume_ckpt_D", "resume_ckpt_opt_G", "resume_ckpt_opt_D"):
+        args[name] = args[name] or None
 
 
 def load(path: str | Path, **options: Any) -> tuple[LandmarkModel, dict[str, Any]]:
-    """The networks in eval mode and the options of `train_landmarks.py` that describe them.
+    """The networks in evaluation mode, and their options as of `train_landmarks.py`.
 
-    options  override what is read off the weights and the opt.yaml beside them
-    Raises UserError where the file is not of these networks, with the first three differences.
+    options  override those from the weights and from the opt.yaml beside them
+    Raises UserError, with the first three differences, if the file is not of these networks.
     """
     content = read(path, **options)
     net = build(content["options"])
@@ -52,17 +145,20 @@ def load(path: str | Path, **options: Any) -> tuple[LandmarkModel, dict[str, Any
 
 
 def read(path: str | Path, **options: Any) -> dict[str, Any]:
-    """The file as a checkpoint's content: "step", "options", "parts", and "kind", a line on it."""
+    """The file as content of a checkpoint: "step", "options", "parts", and "kind", a description.
+
+    options  as for `load`
+    """
     path = Path(path)
     state = _state(path, "shape_encoder.", "landmark networks")
     beside = path.parent / "opt.yaml"
-    said = read_options(beside) if beside.is_file() else {}
-    settings = _sizes(state) | {name: said.get(name, value) for name, value in UNSAID.items()}
+    stored = read_options(beside) if beside.is_file() else {}
+    settings = _sizes(state) | {name: stored.get(name, value) for name, value in ASSUMED.items()}
     unknown = sorted(options.keys() - settings.keys())
     if unknown:
         raise ValueError(f"load: {unknown[0]} must be one of {', '.join(sorted(settings))}")
     settings |= options
-    model = _taken(state, lambda: build(settings), path, "the weights of landmark networks")
+    model = _checked(state, lambda: build(settings), path, "the weights of landmark networks")
     epoch = re.fullmatch(r"checkpoint_(\d+)", path.stem)
     covariance = "fitted covariances"
     if settings["use_identity_covariance"]:
@@ -73,13 +169,13 @@ def read(path: str | Path, **options: Any) -> dict[str, Any]:
     )
     if epoch:
         kind += f", epoch {epoch[1]}"
-    if not said:
-        kind += "; covariance and size assumed, for there is no opt.yaml beside it"
+    if not stored:
+        kind += "; covariance and size assumed, since there is no opt.yaml beside it"
     return {"step": 0, "options": settings, "parts": {"model": model}, "kind": kind}
 
 
 def read_discriminator(path: str | Path) -> tuple[dict[str, Tensor], dict[str, int]]:
-    """A discriminator's state dict, and its "ndf", "n_layers_D" and "num_D"."""
+    """A discriminator's state dict, and its options "ndf", "n_layers_D" and "num_D"."""
     path = Path(path)
     state = _state(path, "layer0.", "a discriminator")
     places = [int(m[1]) for m in (re.match(r"layer0\.(\d+)\.", name) for name in state) if m]
@@ -88,24 +184,26 @@ def read_discriminator(path: str | Path) -> tuple[dict[str, Tensor], dict[str, i
         "n_layers_D": max(1, (max(places) - 2) // 3),
         "num_D": len({name.split(".")[0] for name in state}),
     }
-    net = _taken(state, lambda: build_discriminator(sizes), path, "the weights of a discriminator")
-    return net, sizes
+    weights = _checked(
+        state, lambda: build_discriminator(sizes), path, "the weights of a discriminator"
+    )
+    return weights, sizes
 
 
 def read_optimizer(
     path: str | Path, optimizer: torch.optim.Optimizer, net: nn.Module
 ) -> dict[str, Any]:
-    """A state for `optimizer.load_state_dict`: the file's moments, the optimiser's own settings.
+    """A state for `optimizer.load_state_dict`: moments of the file, settings of the optimiser.
 
-    optimizer  an Adam over `net.parameters()`, in their order, in one group
-    Raises UserError where the moments are not of these parameters.
+    optimizer  an Adam of `net.parameters()` in one group
+    Raises UserError if the moments do not fit the parameters.
     """
     path = Path(path)
-    held = read_plain(path)
-    if not isinstance(held, Mapping) or not {"state", "param_groups"} <= held.keys():
+    content = read_plain(path)
+    if not isinstance(content, Mapping) or not {"state", "param_groups"} <= content.keys():
         raise UserError(f"{path}: not the state of an optimiser")
-    # Older torch numbered parameters by their address; the groups hold the order.
-    order = [place for group in held["param_groups"] for place in group["params"]]
+    # Older versions of torch number parameters by address. The groups hold their order.
+    order = [number for group in content["param_groups"] for number in group["params"]]
     names = [name for name, _ in net.named_parameters()]
     if len(order) != len(names):
         raise UserError(
@@ -113,8 +211,8 @@ def read_optimizer(
             f"parameters, the network {len(names)}"
         )
     result, expected = {}, {}
-    for place, (name, parameter) in zip(order, net.named_parameters(), strict=True):
-        moments = held["state"].get(place)
+    for number, (name, parameter) in zip(order, net.named_parameters(), strict=True):
+        moments = content["state"].get(number)
         if moments is None:  # a parameter that never had a gradient
             continue
         for key in AVERAGES:
@@ -124,16 +222,19 @@ def read_optimizer(
     require(result, expected, path, "the state of an Adam of this network")
     fresh = optimizer.state_dict()
     fresh["state"] = {}
-    for new, (place, name) in enumerate(zip(order, names, strict=True)):
-        if place in held["state"]:
+    for new, (number, name) in enumerate(zip(order, names, strict=True)):
+        if number in content["state"]:
             averages = {key: result[f"{key} of {name}"].float().clone() for key in AVERAGES}
-            step = torch.tensor(float(held["state"][place]["step"]))
+            step = torch.tensor(float(content["state"][number]["step"]))
             fresh["state"][new] = {"step": step, **averages}
     return fresh
 
 
 def read_options(path: str | Path) -> dict[str, Any]:
-    """The options of an opt.yaml, as they were before `str()` was taken of them."""
+    """The options of an opt.yaml, under the names and with the types of `train_landmarks.py`.
+
+    Raises UserError if the file cannot be read, or is not a YAML mapping.
+    """
     try:
         keys = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
@@ -146,27 +247,27 @@ def read_options(path: str | Path) -> dict[str, Any]:
 
 
 def translate(keys: Mapping[str, Any], source: str = "") -> dict[str, Any]:
-    """Keys of the program's YAML files as `train_landmarks.py` knows them; `source` is their name.
+    """The options of a published YAML file, with the types of `train_landmarks.py`.
 
-    A null written as "None" and a number written as "5e-06" are what they were, an empty location
-    is an empty text, and what the launcher added is left out.
+    "None" of a file to resume from becomes null, a number like "5e-06" becomes a number, and the
+    null of a location becomes "". Keys of the launcher are left out. `source` is not used.
     """
     result = {}
     for key, value in keys.items():
-        if key in OF_THE_LAUNCHER:
+        if key in LAUNCHER:
             continue
         if value in (None, "None", "") and key.startswith("resume_ckpt"):
             value = None
         elif value is None and key in LOCATIONS:
             value = ""
         elif isinstance(value, str) and re.fullmatch(r"[+-]?\d+e[+-]?\d+", value, re.IGNORECASE):
-            value = float(value)  # YAML 1.1 wants a point in it
+            value = float(value)  # in YAML 1.1 a number needs a point
         result[key] = value
     return result
 
 
 def _sizes(state: Mapping[str, Tensor]) -> dict[str, Any]:
-    """The options that the shapes of the weights say."""
+    """The options that follow from the weights' keys and shapes."""
     landmarks = size_of(state, "shape_encoder.decoder_layers.3.1.weight", 0)
     nsf = size_of(state, "shape_encoder.encoder_layers.0.0.0.weight", 0)
     naf = size_of(state, "appearance_encoder.encoder_layers.0.0.0.weight", 0)
@@ -183,21 +284,30 @@ def _sizes(state: Mapping[str, Tensor]) -> dict[str, Any]:
 
 
 def _state(path: Path, start: str, what: str) -> Mapping[str, Tensor]:
+    """The state dict in a file, without the prefix of DataParallel.
+
+    Raises UserError if no key begins with `start`; `what` names the expected networks.
+    """
     state = read_plain(path)
     if isinstance(state, Mapping):
         state = {str(name).removeprefix("module."): value for name, value in state.items()}
     if not isinstance(state, Mapping) or not any(str(name).startswith(start) for name in state):
-        held = list(state) if isinstance(state, Mapping) else [f"a {type(state).__name__}"]
-        first = ", ".join(map(str, held[:3])) or "nothing"
+        content = list(state) if isinstance(state, Mapping) else [f"a {type(state).__name__}"]
+        first = ", ".join(map(str, content[:3])) or "nothing"
         raise UserError(f"{path}: not the weights of {what}: it holds {first}")
     return state
 
 
-def _taken(state: Mapping[str, Tensor], make: Any, path: Path, what: str) -> dict[str, Tensor]:
-    """The tensors, checked against a network of their sizes, in its order and in float32."""
+def _checked(
+    state: Mapping[str, Tensor], construct: Callable[[], nn.Module], path: Path, what: str
+) -> dict[str, Tensor]:
+    """The state dict in float32, in the order of a constructed network.
+
+    Raises UserError if keys or shapes differ from the network's.
+    """
     try:
         with torch.device("meta"):
-            expected = make().state_dict()
+            expected = construct().state_dict()
     except ValueError as error:
         raise UserError(f"{path}: {error}") from error
     require(state, expected, path, what)

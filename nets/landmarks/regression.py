@@ -1,4 +1,4 @@
-"""From landmarks to joints: a linear map without intercept, and what its predictions are worth."""
+"""Joints from landmarks: a linear map without intercept, and the scores of its predictions."""
 
 from __future__ import annotations
 
@@ -7,33 +7,39 @@ from typing import Any
 import numpy as np
 
 GROUPS = ("head", "wrists", "elbows", "shoulders")
-PIXELS = 6.0  # of the halved coordinates: 12 in the frames as they are
+PIXELS = 6.0  # largest distance of a hit in halved coordinates; 12 pixels of the frame
 
 PROTOCOL = {
     "regression": (
-        "regression: least squares from the landmarks' means to the joints, both about the middle "
-        "of the image, without intercept, of minimum norm (SVD); fitted on training frames only"
+        "regression: least squares of minimum norm (SVD) from the landmarks' means to the joints, "
+        "without intercept, both relative to the image's centre; fitted on training frames only"
     ),
-    "mean_pose": "mean pose: every joint at its mean over the frames that the regression saw",
+    "mean_pose": "mean pose: every joint at its mean over the frames of the fit",
     "accuracy": (
-        "accuracy: share of joints within 6 pixels after halving the coordinates, 0.5 (p - 1) + 1, "
-        "that is within 12 pixels of the frame; boxes of 300 x 300 pixels around the true joints"
+        "accuracy: share of joints within 6 pixels of the truth in halved coordinates, "
+        "0.5 (p - 1) + 1, or 12 pixels of the frame; boxes of 300 x 300 pixels around the true "
+        "joints"
     ),
 }
 
 
 def fit(landmarks: np.ndarray, joints: np.ndarray) -> np.ndarray:
-    """The map (F, T) of least squares and, among those, least norm: landmarks (N, F) @ map is
-    nearest to joints (N, T). Computed in float64 by SVD, so that equal columns, as of two landmarks
-    in one place, share their weight instead of cancelling.
+    """The map (F, T) of minimum norm for which landmarks @ map is nearest to the joints.
+
+    landmarks  (N, F)
+    joints     (N, T)
+    Least squares in float64 by SVD. Two landmarks at one place give equal columns. The minimum norm
+    gives both the same weight, where other solutions have large weights that cancel.
     """
     landmarks, joints = np.asarray(landmarks, np.float64), np.asarray(joints, np.float64)
     return np.linalg.lstsq(landmarks, joints, rcond=None)[0]
 
 
 def to_pixels(predicted: np.ndarray, boxes: np.ndarray) -> np.ndarray:
-    """Absolute positions (2, 7, N) of predictions (N, 14), x before y, in [-0.5, 0.5] over boxes
-    (N, 4) x_min, y_min, x_max, y_max.
+    """Positions (2, J, N) in pixels of the frame from predictions relative to boxes.
+
+    predicted  (N, 2J), x of all joints, then y, from -0.5 to 0.5 over the box
+    boxes      (N, 4), x_min, y_min, x_max, y_max, pixels
     """
     points = predicted.reshape(len(predicted), 2, -1)
     corner, side = boxes[:, :2, None], (boxes[:, 2:] - boxes[:, :2])[:, :, None]
@@ -41,15 +47,17 @@ def to_pixels(predicted: np.ndarray, boxes: np.ndarray) -> np.ndarray:
 
 
 def accuracy(predicted: np.ndarray, truth: np.ndarray, names: tuple[str, ...]) -> dict[str, Any]:
-    """Shares of joints within the distance: of all, of each, of right and left together.
+    """Shares of joints at most 12 pixels from the truth, by the protocol of BBC Pose.
 
-    predicted, truth  (2, J, N) absolute, 1-based pixels; a joint that is NaN in the truth counts
-                      nowhere. Groups are the means of a right and a left joint's figures, and the
-                      mean over joints is that of all joints' figures.
+    predicted, truth  (2, J, N), pixels of the frame, counted from 1; NaN in the truth: not
+                      annotated, the joint is left out
+    names             of the J joints; all but the head begin with r or l
+    returns           "accuracy" of all joints; "frames", N; "per_joint", name -> share; "groups",
+                      mean of the right and the left joint's shares; "mean_of_joints", mean of the
+                      joints' shares
     """
-    halved = (0.5 * (points - 1) + 1 for points in (predicted, truth))
-    p, t = halved
-    known = np.isfinite(t).all(0)
+    p, t = (0.5 * (points - 1) + 1 for points in (predicted, truth))
+    known = np.isfinite(t[0]) & np.isfinite(t[1])
     hits = np.linalg.norm(p - t, axis=0) <= PIXELS
     per_joint = {
         name: float(hits[j][known[j]].mean()) if known[j].any() else float("nan")
@@ -71,10 +79,14 @@ def accuracy(predicted: np.ndarray, truth: np.ndarray, names: tuple[str, ...]) -
 def distances(
     landmarks: np.ndarray, joints: np.ndarray, test_landmarks: np.ndarray, test_joints: np.ndarray
 ) -> dict[str, Any]:
-    """Errors of the regression on test frames, and of the mean pose, as shares of the image.
+    """Mean distances of the regression's predictions and of the mean pose from the test joints.
 
-    landmarks (N, K, 2) in [-1, 1); joints (N, J, 2) in [-0.5, 0.5] about the middle, NaN where one
-    is missing; each joint is fitted on the frames that have it.
+    landmarks  (N, K, 2) in [-1, 1)
+    joints     (N, J, 2) from -0.5 to 0.5 over the image; NaN: missing. Each joint is fitted on the
+               frames that have it
+    returns    "error" and "error_mean_pose", shares of the image's side; "ratio_to_mean_pose"; and
+               the errors of each joint, "per_joint" and "per_joint_mean_pose", NaN if a joint is
+               in no training or no test frame
     """
     flat, test_flat = (
         landmarks.reshape(len(landmarks), -1),

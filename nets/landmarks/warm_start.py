@@ -1,10 +1,11 @@
-"""Trained landmark networks: starting a training from weights, and loading them for inference."""
+"""Weights to start a training from, networks for inference, and VGG19 for the loss."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -12,98 +13,154 @@ from torch import nn
 from nets.errors import UserError
 from nets.landmarks import LandmarkModel, build, fold
 from nets.landmarks import published as originals
+from nets.pretrained import vgg
 from nets.run import checkpoints, options
 from nets.run.precision import Precision
+from nets.run.ranks import Ranks
 from nets.tensor_files import read_plain, require
+
+Report = Callable[[str], None]  # prints a line
+
+
+class Part(NamedTuple):
+    """A part of a run that can start from a file: a network, or the optimiser of one."""
+
+    name: str  # in checkpoints
+    file: str | None  # of its option
+    net: nn.Module
+    optimizer: torch.optim.Optimizer | None = None  # None: the part is the network
+
+
+class Start(NamedTuple):
+    """A file to start from."""
+
+    path: Path
+    content: Mapping[str, Any]
+    parts: Mapping[str, Any] | None  # name -> state; None: a file of the published program
 
 
 def start_from(
     args: options.Namespace,
-    tell: Callable[[str], None],
+    report: Report,
     net: nn.Module,
     optimizer: torch.optim.Optimizer,
-    critic: nn.Module | None,
-    optimizer_D: torch.optim.Optimizer | None,
+    discriminator: nn.Module | None = None,
+    optimizer_D: torch.optim.Optimizer | None = None,
 ) -> None:
-    """Load what --checkpoint, --resume_ckpt_D, _opt_G and _opt_D name; training begins at step 0.
+    """Load weights and optimiser states from the files of the options; training begins at step 0.
 
-    A checkpoint of ours at --checkpoint serves for all that the others do not name. Raises
-    UserError where a file does not fit.
+    --checkpoint gives the networks, --resume_ckpt_D the discriminator, --resume_ckpt_opt_G and
+    --resume_ckpt_opt_D their optimisers. A checkpoint of guise at --checkpoint also gives every
+    part without a file of its own.
+
+    report  is called with a line for each loaded part
+    Raises UserError if a file cannot be read or does not fit.
     """
-    parts: dict[str, tuple[str, nn.Module, Any]] = {
-        "": ("model", net, None),
-        "_opt_G": ("optimizer", net, optimizer),
-    }
-    if critic is not None:
-        parts |= {"_D": ("discriminator", critic, None)}
-        parts |= {"_opt_D": ("optimizer_D", critic, optimizer_D)}
-    shared: tuple[Path, Mapping[str, Any]] | None = None
-    for suffix, (name, module, adam) in parts.items():
-        given = args[f"resume_ckpt{suffix}"] if suffix else args.checkpoint
-        if given:
-            path, states, held = own_parts(Path(given))
-            if suffix == "" and states:
-                shared = path, states
-        elif shared and name in shared[1]:
-            (path, states), held = shared, None
+    parts = [
+        Part("model", args.checkpoint, net),
+        Part("optimizer", args.resume_ckpt_opt_G, net, optimizer),
+    ]
+    if discriminator is not None:
+        parts += [
+            Part("discriminator", args.resume_ckpt_D, discriminator),
+            Part("optimizer_D", args.resume_ckpt_opt_D, discriminator, optimizer_D),
+        ]
+    shared: Start | None = None
+    for part in parts:
+        if part.file:
+            start = read_start(Path(part.file))
+            if part.name == "model" and start.parts:
+                shared = start
+        elif shared is not None and part.name in (shared.parts or {}):
+            start = shared
         else:
             continue
-        if states is None:
-            state = held if suffix == "" else of_original(path, module, adam)
-        elif name in states:
-            state = states[name]
-        else:
-            raise UserError(f"{path}: holds no {name}, only {', '.join(sorted(states))}")
-        load(path, name, state, module, adam)
-        tell(f"{name}: started from {path}")
+        load(start.path, part, state_of(part, start))
+        report(f"{part.name}: started from {start.path}")
 
 
-def own_parts(path: Path) -> tuple[Path, Mapping[str, Any] | None, Mapping[str, Any]]:
-    """A file, that of a run folder's newest checkpoint; its parts, None if it is not ours; and all
-    that it holds.
-    """
+def read_start(path: Path) -> Start:
+    """A file to start from; of a run folder, its newest checkpoint."""
     path = checkpoints.find(path) if path.is_dir() else path
-    held = read_plain(path)
-    if not isinstance(held, Mapping):
-        raise UserError(f"{path}: must map names to tensors, holds a {type(held).__name__}")
-    return path, held.get("parts"), held
+    content = read_plain(path)
+    if not isinstance(content, Mapping):
+        raise UserError(f"{path}: must map names to tensors, got a {type(content).__name__}")
+    return Start(path, content, content.get("parts"))
 
 
-def of_original(path: Path, module: nn.Module, adam: Any) -> Mapping[str, Any]:
-    """The state of an optimiser, or of a discriminator, in a file of the original."""
-    if adam is not None:
-        return originals.read_optimizer(path, adam, module)
-    return originals.read_discriminator(path)[0]
+def state_of(part: Part, start: Start) -> Mapping[str, Any]:
+    """The state of a part in a file. Raises UserError if the file has no such part."""
+    if start.parts is None:
+        if part.optimizer is not None:
+            return originals.read_optimizer(start.path, part.optimizer, part.net)
+        if part.name == "discriminator":
+            return originals.read_discriminator(start.path)[0]
+        return start.content
+    if part.name not in start.parts:
+        raise UserError(
+            f"{start.path}: holds no {part.name}, only {', '.join(sorted(start.parts))}"
+        )
+    return start.parts[part.name]
 
 
-def load(path: Path, name: str, state: Mapping[str, Any], module: nn.Module, adam: Any) -> None:
-    """Put a state into a network, or into its optimiser, which keeps its own settings."""
-    if adam is None:
-        require(state, module.state_dict(), path, f"weights of this {name}; other options made it")
-        module.load_state_dict(state)
+def load(path: Path, part: Part, state: Mapping[str, Any]) -> None:
+    """Put a state into a network, or into its optimiser, which keeps its own settings.
+
+    path  for messages
+    Raises UserError if the state does not fit.
+    """
+    if part.optimizer is None:
+        what = f"weights for the {part.name} of these options"
+        require(state, part.net.state_dict(), path, what)
+        part.net.load_state_dict(state)
         return
-    own = [{k: v for k, v in group.items() if k != "params"} for group in adam.param_groups]
+    groups = part.optimizer.param_groups
+    own = [{k: v for k, v in group.items() if k != "params"} for group in groups]
     try:
-        adam.load_state_dict(dict(state))
+        part.optimizer.load_state_dict(dict(state))
     except (ValueError, KeyError) as error:
-        raise UserError(f"{path}: {name} does not fit this network ({error})") from error
-    for group, settings in zip(adam.param_groups, own, strict=True):
+        raise UserError(f"{path}: {part.name} does not fit this network ({error})") from error
+    for group, settings in zip(part.optimizer.param_groups, own, strict=True):
         group.update(settings)
 
 
 def load_network(
     content: dict[str, Any], path: Path, precision: Precision, landmarks: int | None = None
 ) -> tuple[LandmarkModel, dict[str, Any]]:
-    """The networks of a checkpoint for inference, with averaged weights where it has them, and the
-    options they were trained with.
+    """The networks of a checkpoint for inference, and the options of its training.
 
-    landmarks  how many are expected; UserError where the checkpoint has another number
+    The weights are averages if the run kept any.
+
+    landmarks  expected number of landmarks; None: any
+    Raises UserError if the number differs, or the weights do not fit.
     """
     trained = content["options"]
     if landmarks and landmarks != trained["n_landmarks"]:
         raise UserError(
             f"{path}: was trained with {trained['n_landmarks']} landmarks, not {landmarks}"
         )
-    net = build(trained)
+    net = build(trained).eval()
     checkpoints.load_weights(content, net, path)
-    return precision.place(fold(net.eval())), dict(trained)
+    fold(net)
+    return precision.place(net), dict(trained)
+
+
+def perceptual_net(
+    args: options.Namespace, ranks: Ranks, precision: Precision, report: Report
+) -> vgg.VGG19 | None:
+    """The VGG19 of the perceptual loss; None without use_vgg, where only pixels count.
+
+    report  is called with a line that names the weights
+    All ranks must call it together. Raises UserError if the weights are missing.
+    """
+    if not args.use_vgg:
+        return None
+    source = "random" if args.perceptual == "random" else "auto"
+    weights = (args.vgg_weights, "torchvision", source)
+    if args.torch_home:
+        os.environ["TORCH_HOME"] = args.torch_home
+    if args.vgg_download:  # on one rank, before the others read the file
+        ranks.on_main(lambda: vgg.load_vgg(*weights, download=True) and None)
+    net = vgg.load_vgg(*weights, normalise=args.vgg_normalise)
+    report(f"perceptual loss: {net.description}")
+    return precision.place(net)

@@ -1,4 +1,4 @@
-"""Colour jitter against Pillow, warps against the spline's equations, mirroring, counted draws."""
+"""Colour jitter as in Pillow, warps as in the spline's equations, mirroring, random draws."""
 
 import itertools
 
@@ -21,7 +21,7 @@ ENHANCERS = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
 
 
 def pillow_jitter(image, factors, order):
-    """torchvision's ColorJitter of a Pillow pillow, written with Pillow alone."""
+    """torchvision's ColorJitter of an image (3, H, W) uint8, in Pillow."""
     pillow = Image.fromarray(image.permute(1, 2, 0).numpy())
     for kind in order.tolist():
         factor = float(factors[kind])
@@ -43,13 +43,13 @@ def test_jitter_is_pillows_bit_for_bit_in_every_order(device):
     images[4], images[5] = 200, 0
     images[6] = torch.arange(20 * 24).reshape(20, 24) % 256  # all levels, in a ramp
     factors = jitter_draws(1, torch.arange(24))[0]
-    made = colour_jitter(images.to(device), factors.to(device), orders.to(device)).cpu()
+    result = colour_jitter(images.to(device), factors.to(device), orders.to(device)).cpu()
     for i in range(24):
         expected = pillow_jitter(images[i], factors[i], orders[i])
         if device == "cpu":
-            assert torch.equal(made[i], expected), orders[i]
-        else:  # fused multiply-add may turn a level where a product is a whole number
-            assert (made[i].int() - expected.int()).abs().float().mean() < 0.05
+            assert torch.equal(result[i], expected), orders[i]
+        else:  # a fused multiply-add may change a level where a product is a whole number
+            assert (result[i].int() - expected.int()).abs().float().mean() < 0.05
 
 
 def test_jitter_draws_have_the_published_ranges():
@@ -58,10 +58,10 @@ def test_jitter_draws_have_the_published_ranges():
     expected = torch.tensor([[0.6, 0.6, 0.6, -0.3], [1.4, 1.4, 1.4, 0.3]])
     assert (low >= expected[0]).all() and (high <= expected[1]).all()
     torch.testing.assert_close(torch.stack([low, high]), expected, atol=0.005, rtol=0)
-    seen = {tuple(row): 0 for row in order.tolist()}
+    counts = {tuple(row): 0 for row in order.tolist()}
     for row in order.tolist():
-        seen[tuple(row)] += 1
-    assert len(seen) == 24 and min(seen.values()) > 120  # 200 each; 6 standard deviations
+        counts[tuple(row)] += 1
+    assert len(counts) == 24 and min(counts.values()) > 120  # 200 each; 6 standard deviations
 
 
 def test_draws_depend_on_seed_and_sample_alone():
@@ -80,7 +80,7 @@ def test_draws_depend_on_seed_and_sample_alone():
 
 
 def spline(control, target, at):
-    """f at points (M, 2), solved in pixel coordinates as the definition has it; float64."""
+    """The thin-plate spline at points (M, 2), solved in pixels by its definition; float64."""
     eps = np.finfo(np.float32).eps
 
     def radial(a, b):
@@ -113,13 +113,13 @@ def test_a_classic_warp_is_the_published_one(size):
         + push.numpy()
     )
     np.testing.assert_allclose(warps.target(parameters[None], push[None])[0], target, atol=1e-9)
-    # An image that holds its own coordinates shows where each pixel was read.
+    # The image holds its own coordinates, so the result is the place that each pixel reads from.
     ys, xs = torch.meshgrid(torch.arange(size), torch.arange(size), indexing="ij")
     image = torch.stack([xs, ys, xs * 0]).float()[None]
-    seen = warps(image, 2, draw)[0, :2].flatten(1).T.numpy()
+    sampled = warps(image, 2, draw)[0, :2].flatten(1).T.numpy()
     at = np.stack([xs.flatten(), ys.flatten()], 1).astype(float)
     expected = spline(control, target, at).clip(0, size - 1)
-    np.testing.assert_allclose(seen, expected, atol=2e-3)  # float32 in the warp
+    np.testing.assert_allclose(sampled, expected, atol=2e-3)  # float32 in the warp
 
 
 def test_a_warp_shrinks_for_scales_above_one_and_turns_clockwise():

@@ -1,4 +1,4 @@
-"""Clips, stills, BBC Pose and the clips world: what a sample is, and what is refused."""
+"""Samples and errors of clips, still images, BBC Pose and the demo world of clips."""
 
 import json
 
@@ -46,7 +46,7 @@ def test_a_partner_lies_where_the_rule_says(count, position, expected):
     n = torch.full((4000,), count)
     offset = temporal_offset(n, torch.full((4000,), position), drawn)
     assert set(offset.tolist()) == expected
-    if len(expected) > 1:  # uniform: each as often, up to the grid of the draws
+    if len(expected) > 1:  # uniform: equal counts, up to the grid of the draws
         counts = torch.bincount(offset - offset.min())[[o - min(expected) for o in expected]]
         assert counts.max() - counts.min() <= 1
 
@@ -86,8 +86,8 @@ def test_a_video_is_decoded_once_and_any_frame_is_read(tmp_path):
     written = []
     for _ in range(2):
         data = Clips(Folders(tmp_path, 32), 32)
-        (kept,) = (tmp_path / ".frames").iterdir()
-        written.append(kept.stat().st_mtime_ns)
+        (cached,) = (tmp_path / ".frames").iterdir()
+        written.append(cached.stat().st_mtime_ns)
         assert len(data) == 6
         for i in (5, 0, 3):  # H.264 of flat images is within a few levels
             assert abs(int(data[0, i]["frame"].float().mean()) - 40 * i) <= 4
@@ -163,9 +163,9 @@ def test_training_frames_of_bbc_pose(tmp_path):
     assert data.source.box(1, 1) == pytest.approx(tuple(box))
     expected = (joints - box[:2, None]) / (box[2:] - box[:2])[:, None] * 32
     np.testing.assert_allclose(sample["joints"].numpy(), expected.T, rtol=1e-5)
-    # The last three frames look backwards, no farther than the first.
+    # The partner of the last three frames is before them, at the earliest the first frame.
     assert abs(int(sample["partner"].float().mean()) - (5 * 2 + 3)) <= 2
-    assert len(Clips(BBCPose(tmp_path, "val", 0.4), 32)) == 5  # the first of each
+    assert len(Clips(BBCPose(tmp_path, "val", 0.4), 32)) == 5  # the first frame of each video
 
 
 def test_evaluation_frames_of_bbc_pose(tmp_path):
@@ -183,7 +183,7 @@ def test_evaluation_frames_of_bbc_pose(tmp_path):
     assert (sample["vid"], sample["img"]) == (1, 1)
     test = BBCEvaluation(tmp_path, "test", 32)
     assert len(test) == 2
-    assert (test[0, 1]["vid"], test[0, 1]["img"]) == (20, 3)  # the numbers themselves
+    assert (test[0, 1]["vid"], test[0, 1]["img"]) == (20, 3)  # numbers of the files, not places
     assert abs(int(test[0, 1]["frame"].float().mean()) - (5 * 20 + 3)) <= 2
     assert len(BBCEvaluation(tmp_path, "val_manual", 32)) == 5
 

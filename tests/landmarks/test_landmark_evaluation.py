@@ -1,4 +1,4 @@
-"""The regression, the BBC protocol's arithmetic and its files, step by step and by hand."""
+"""The regression, the scores and files of the BBC protocol, against values by hand."""
 
 import json
 import pickle
@@ -18,8 +18,8 @@ from small_data import index_folder
 def test_the_map_is_least_squares_without_intercept():
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(50, 6)), rng.normal(size=(50, 4))
-    found = regression.fit(x, y)
-    np.testing.assert_allclose(found, np.linalg.solve(x.T @ x, x.T @ y), atol=1e-10)
+    mapping = regression.fit(x, y)
+    np.testing.assert_allclose(mapping, np.linalg.solve(x.T @ x, x.T @ y), atol=1e-10)
     assert abs(regression.fit(np.ones((9, 1)), np.full((9, 1), 3.0))[0, 0] - 3) < 1e-12
 
 
@@ -27,10 +27,10 @@ def test_two_landmarks_in_one_place_share_their_weight():
     rng = np.random.default_rng(1)
     x, y = rng.normal(size=(50, 6)).astype(np.float16), rng.normal(size=(50, 4))
     twice = np.concatenate([x, x[:, :1]], 1)
-    once, found = regression.fit(x, y), regression.fit(twice, y)
-    np.testing.assert_allclose(found[0], once[0] / 2, atol=1e-8)
-    np.testing.assert_allclose(found[-1], once[0] / 2, atol=1e-8)
-    np.testing.assert_allclose(twice @ found, x @ once, atol=1e-8)
+    once, shared = regression.fit(x, y), regression.fit(twice, y)
+    np.testing.assert_allclose(shared[0], once[0] / 2, atol=1e-8)
+    np.testing.assert_allclose(shared[-1], once[0] / 2, atol=1e-8)
+    np.testing.assert_allclose(twice @ shared, x @ once, atol=1e-8)
 
 
 def test_predictions_go_back_into_the_frame():
@@ -47,16 +47,16 @@ def test_twelve_pixels_count_and_a_little_more_does_not():
     predicted[0, 0] += 12.0  # head: 12 px in both frames
     predicted[1, 1, 0] += 12.001  # right wrist, first frame
     predicted[:, 2, 1] += 20  # left wrist, second frame
-    truth[0, 6, 1] = np.nan  # not marked: counts nowhere
-    found = regression.accuracy(predicted, truth, bbc_pose.JOINTS_7)
-    assert found["accuracy"] == pytest.approx(11 / 13)
-    assert found["per_joint"] == pytest.approx(
+    truth[0, 6, 1] = np.nan  # not annotated: left out
+    result = regression.accuracy(predicted, truth, bbc_pose.JOINTS_7)
+    assert result["accuracy"] == pytest.approx(11 / 13)
+    assert result["per_joint"] == pytest.approx(
         {"head": 1, "rwrist": 0.5, "lwrist": 0.5, "relbow": 1, "lelbow": 1, "rshoulder": 1,
          "lshoulder": 1}
     )  # fmt: skip
     expected = {"head": 1, "wrists": 0.5, "elbows": 1, "shoulders": 1}
-    assert found["groups"] == pytest.approx(expected)
-    assert found["mean_of_joints"] == pytest.approx(6 / 7)
+    assert result["groups"] == pytest.approx(expected)
+    assert result["mean_of_joints"] == pytest.approx(6 / 7)
 
 
 def test_distances_against_the_mean_pose():
@@ -64,12 +64,12 @@ def test_distances_against_the_mean_pose():
     x = rng.uniform(-1, 1, (40, 3, 2))
     joints = np.stack([x[:, 0] / 2, x[:, 1] * 0.1 + x[:, 2] * 0.2], 1)
     joints[:5, 1] = np.nan
-    found = regression.distances(x[:30], joints[:30], x[30:], joints[30:])
-    assert found["error"] < 1e-9
+    result = regression.distances(x[:30], joints[:30], x[30:], joints[30:])
+    assert result["error"] < 1e-9
     mean = np.nanmean(joints[:30], 0)
     expected = np.linalg.norm(joints[30:] - mean, axis=-1).mean()
-    assert found["error_mean_pose"] == pytest.approx(expected)
-    assert found["ratio_to_mean_pose"] == pytest.approx(0, abs=1e-6)
+    assert result["error_mean_pose"] == pytest.approx(expected)
+    assert result["ratio_to_mean_pose"] == pytest.approx(0, abs=1e-6)
 
 
 def gaussians(n=4, k=3, fixed=False):
@@ -89,19 +89,19 @@ def gaussians(n=4, k=3, fixed=False):
 
 @pytest.mark.parametrize("fixed", [False, True])
 def test_dumps_are_read_back_and_the_pickle_is_the_originals(tmp_path, fixed):
-    made = gaussians(fixed=fixed)
-    assert evaluate.write_dump(tmp_path / "safe", made, original=False).name == "gaussians.npz"
-    found = evaluate.read_dump(tmp_path / "safe")
-    assert all(np.array_equal(found[key], made[key]) for key in evaluate.DUMP_KEYS)
-    path = evaluate.write_dump(tmp_path / "original", made, original=True)
+    dump = gaussians(fixed=fixed)
+    assert evaluate.write_dump(tmp_path / "safe", dump, original=False).name == "gaussians.npz"
+    arrays = evaluate.read_dump(tmp_path / "safe")
+    assert all(np.array_equal(arrays[key], dump[key]) for key in evaluate.DUMP_KEYS)
+    path = evaluate.write_dump(tmp_path / "original", dump, original=True)
     with path.open("rb") as file:
-        content = pickle.load(file)  # what the test wrote itself
+        content = pickle.load(file)  # safe: this test wrote it
     assert content["predictions_mean"].dtype == np.float16
     assert content["predictions_cov"] == [] if fixed else content["predictions_cov"].shape[1:] == (
         3, 2, 2)  # fmt: skip
     assert content["gt"].dtype == np.float32 and content["bboxes"].dtype == np.float64
-    found = evaluate.read_dump(tmp_path / "original")
-    np.testing.assert_allclose(found["predictions_mean"], made["predictions_mean"], atol=5e-4)
+    arrays = evaluate.read_dump(tmp_path / "original")
+    np.testing.assert_allclose(arrays["predictions_mean"], dump["predictions_mean"], atol=5e-4)
 
 
 def test_dumps_that_are_none(tmp_path):
@@ -130,7 +130,7 @@ def test_bbc_pose_in_three_steps(tmp_path, monkeypatch, capsys):
     dumped = evaluate.read_dump(run / "gaussians/train")
     assert dumped["predictions_mean"].shape == (30, 8) and dumped["gt"].any()
     assert not evaluate.read_dump(run / "gaussians/test")["gt"].any()
-    # The whole way by hand, from the files alone.
+    # The same accuracy from the files, by hand.
     x, y = dumped["predictions_mean"].astype(float), dumped["gt"].astype(float)
     mapping = np.linalg.pinv(x, rcond=1e-15) @ y
     test = evaluate.read_dump(run / "gaussians/test")
@@ -140,7 +140,7 @@ def test_bbc_pose_in_three_steps(tmp_path, monkeypatch, capsys):
     points = (predicted * side + side / 2 + box[:, :2, None]).transpose(1, 2, 0)
     written = loadmat(run / "predictions/preds_test.mat")["my_pred"]
     assert written.dtype == np.float64
-    np.testing.assert_allclose(written, points, atol=0.05)  # pinv and lstsq cut at other values
+    np.testing.assert_allclose(written, points, atol=0.05)  # pinv and lstsq have different cut-offs
     truth = np.concatenate([joints_of(16, 1), joints_of(20, 1)], 2)
     near = np.linalg.norm((0.5 * (written - 1) + 1) - (0.5 * (truth - 1) + 1), axis=0) <= 6
     assert report["test"]["accuracy"] == pytest.approx(near.mean())
@@ -184,8 +184,8 @@ def test_the_demo_world_and_an_index(tmp_path, monkeypatch):
         background["masked_l1"]["mean"] / background["masked_l1_mean_image"]["mean"]
     )
     evaluate_script.main([*shared, "--data", str(index), "--out", "index.json"])
-    found = json.loads((tmp_path / "index.json").read_text())
-    assert found["labelled"] == 6 and found["held_out"] == 3 and "mask" not in found
+    report = json.loads((tmp_path / "index.json").read_text())
+    assert report["labelled"] == 6 and report["held_out"] == 3 and "mask" not in report
 
 
 @pytest.mark.parametrize(

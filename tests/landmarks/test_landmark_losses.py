@@ -1,4 +1,4 @@
-"""Losses of the landmarks system, against cases worked out by hand."""
+"""Losses of the landmarks system, against values by hand."""
 
 import math
 
@@ -32,7 +32,7 @@ def test_perceptual_loss_is_the_weighted_sum_of_five_terms(net, reduced):
     weights = [1 / 32, 1 / 16, 1 / 8, 1 / 4] if reduced else [1.0] * 4
     expected, x, z = F.mse_loss(y, t), y, t
     for position, convolution in enumerate(net.convolutions[:10], start=1):
-        if position in (3, 5, 9):  # the first of a block
+        if position in (3, 5, 9):  # first convolution of a block
             x, z = F.max_pool2d(x, 2), F.max_pool2d(z, 2)
         x, z = F.relu(convolution(x)), F.relu(convolution(z))
         if position in (2, 4, 6, 10):  # relu1_2, 2_2, 3_2, 4_2
@@ -68,7 +68,7 @@ def test_masked_pixels_count_as_zero_and_the_prediction_stays():
 
 
 def test_gan_losses_by_hand():
-    """Two scales: the sum, not the mean, of their means."""
+    """The losses of two scales are added, not averaged."""
     scores = [torch.tensor([[0.0, 2.0]]), torch.tensor([[3.0]])]
     assert gan_loss(scores, True).item() == pytest.approx((1 + 1) / 2 + 4)
     assert gan_loss(scores, False).item() == pytest.approx((0 + 4) / 2 + 9)
@@ -88,7 +88,7 @@ def test_gan_loss_of_extreme_scores_is_finite():
 
 
 def test_scores_of_one_count_and_two_shapes():
-    """(1, 6) after (2, 3): the labels have the shape of the scores."""
+    """Shapes (2, 3) and (1, 6) both work: labels take the shape of the scores."""
     for shape in ((2, 3), (1, 6)):
         assert gan_loss([torch.zeros(shape)], True).item() == 1
 

@@ -1,4 +1,4 @@
-"""The networks of the landmarks system: names, sizes, and what they compute, by hand."""
+"""The networks of the landmarks system: keys, sizes, and outputs against values by hand."""
 
 from pathlib import Path
 
@@ -46,7 +46,7 @@ def parameters(net):
 
 
 def published() -> dict[str, dict[str, list[int]]]:
-    """Section -> key -> shape, in the order of the published checkpoints."""
+    """Sections of published_state_dict.txt: section -> key -> shape, in published order."""
     sections: dict[str, dict[str, list[int]]] = {}
     for line in (Path(__file__).parent / "published_state_dict.txt").read_text().splitlines():
         if line.startswith("["):
@@ -73,7 +73,7 @@ def test_state_dict_is_the_published_one(options, section, entries, count):
     assert list(state) == list(keys)
     assert {key: list(value.shape) for key, value in state.items()} == keys
     assert len(state) == entries and parameters(net) == count
-    # An optimiser's state is numbered in this order.
+    # An optimiser's state numbers parameters in this order.
     trained = [key for key in keys if not key.endswith(("weight_u", "weight_v"))]
     assert [name for name, _ in net.named_parameters()] == trained
 
@@ -204,28 +204,30 @@ def test_halved_maps_are_means_about_the_centres():
 
 
 def test_generator_looks_at_the_projection_where_the_published_one_does():
-    """Nearest neighbour from S to S/8 and S/16 picks every 8th and 16th pixel."""
+    """Resizing by nearest neighbour to S/8 and S/16 picks every 8th and 16th pixel."""
     maps, vectors = torch.rand(1, 3, 48, 48), torch.randn(1, 3, 2)
     whole = project(vectors, maps)
-    here = project(vectors, maps[:, :, ::8, ::8])
-    torch.testing.assert_close(F.interpolate(whole, size=(6, 6)), here)
-    torch.testing.assert_close(F.interpolate(whole, size=(3, 3)), here[:, :, ::2, ::2])
+    sampled = project(vectors, maps[:, :, ::8, ::8])
+    torch.testing.assert_close(F.interpolate(whole, size=(6, 6)), sampled)
+    torch.testing.assert_close(F.interpolate(whole, size=(3, 3)), sampled[:, :, ::2, ::2])
 
 
 def test_singular_covariances_get_a_floor_and_others_do_not_change():
     line = torch.tensor([[1.0, 2.0], [2.0, 4.0]]) / 8
     ordinary = torch.tensor([[0.3, 0.1], [0.1, 2e-4 + 0.1**2 / 0.3]])
     given = torch.stack([torch.zeros(2, 2), line, ordinary])[None]
-    made = invertible(given)
-    assert torch.equal(made[0, 2], ordinary)
-    torch.testing.assert_close(made[0, :2] - given[0, :2], 1e-6 * torch.eye(2).expand(2, 2, 2))
-    assert torch.linalg.inv(made.double()).isfinite().all()
+    result = invertible(given)
+    assert torch.equal(result[0, 2], ordinary)
+    torch.testing.assert_close(result[0, :2] - given[0, :2], 1e-6 * torch.eye(2).expand(2, 2, 2))
+    assert torch.linalg.inv(result.double()).isfinite().all()
 
 
 def test_a_heatmap_on_one_pixel_gives_finite_images_and_gradients():
     net = small()
     with torch.no_grad():
-        net.shape_encoder.decoder_layers[3][1].weight.mul_(1e4)  # logits far above 88
+        net.shape_encoder.decoder_layers[3][1].weight.mul_(
+            1e4
+        )  # logits far above 88, where float32 exp overflows
     out = net(*images())
     assert out.heatmaps.amax((2, 3)).min() > 0.999
     out.reconstruction.square().mean().backward()
@@ -276,7 +278,7 @@ def test_pieces_give_what_the_whole_gives(masks):
         pieces = net.render(pose, net.appearance(b))
         one = net.render(pose, net.appearance(b[:1]))
         own = net.render(Landmarks(pose.means, pose.covariances, None), net.appearance(b))
-    for name, part in whole._asdict().items():  # batches of 2 and 4 round differently
+    for name, part in whole._asdict().items():  # rounding depends on the batch size
         torch.testing.assert_close(getattr(pieces, name), part, rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(one.reconstruction[0], whole.reconstruction[0], rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(own.reconstruction, pieces.reconstruction)
@@ -301,7 +303,7 @@ def test_gradients_reach_all_parts(masks):
     out.reconstruction.square().mean().backward()
     missing = [name for name, p in net.named_parameters() if p.grad is None]
     assert not missing
-    # A bias before an instance norm moves nothing.
+    # A bias before an instance norm has no effect.
     weights = [p.grad for name, p in net.named_parameters() if not name.endswith("bias")]
     assert all(grad.isfinite().all() and grad.abs().max() > 0 for grad in weights)
 
@@ -355,9 +357,9 @@ def test_overfits_one_batch():
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:.*should not be instantiated")  # torch's tracer does
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated")  # raised in torch's tracer
 def test_a_training_step_compiles_as_one_graph():
-    """Forward and backward traced without a break; in double precision, with fixed u and v."""
+    """Forward and backward pass without a graph break, in float64, with fixed spectral vectors."""
     net = small(use_fg_bg_mask=True).double().eval()
     both = [image.double() for image in images()]
 
@@ -365,7 +367,7 @@ def test_a_training_step_compiles_as_one_graph():
         loss = forward(*both).reconstruction.square().mean()
         return torch.autograd.grad(loss, list(net.parameters()))
 
-    want = gradients(net)
-    got = gradients(torch.compile(net, backend="aot_eager", fullgraph=True))
-    for mine, theirs in zip(got, want, strict=True):
+    expected = gradients(net)
+    compiled = gradients(torch.compile(net, backend="aot_eager", fullgraph=True))
+    for mine, theirs in zip(compiled, expected, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-8, atol=1e-10)

@@ -1,4 +1,4 @@
-"""Blocks of the landmarks networks against their wiring written out, gradients too."""
+"""Blocks of the landmarks networks and their gradients, against stock torch layers."""
 
 import importlib
 
@@ -13,7 +13,7 @@ from nets.spectral import Conv
 
 
 def test_generator_by_the_fast_convolution(monkeypatch):
-    """Widths that the compiled kernel takes, against torch's convolutions; gradients too."""
+    """The compiled kernel gives the output and gradients of torch's convolutions."""
     torch.manual_seed(0)
     net = SpadeGenerator(16, 16, 32, hidden=16).eval()
     maps, vectors = torch.rand(2, 16, 32, 32), torch.randn(2, 16, 16)
@@ -22,20 +22,20 @@ def test_generator_by_the_fast_convolution(monkeypatch):
         if kernel == "reference":
             module = importlib.import_module("nets.ops.conv3x3")
             monkeypatch.setattr(module, "kernel", lambda name, device: "reference")
-        made = net(maps, vectors)
-        gradients = torch.autograd.grad(made.square().sum(), [*net.parameters()])
-        results.append([made, torch.cat([g.flatten() for g in gradients])])
+        output = net(maps, vectors)
+        gradients = torch.autograd.grad(output.square().sum(), [*net.parameters()])
+        results.append([output, torch.cat([g.flatten() for g in gradients])])
     for ours, theirs in zip(*results, strict=True):
         assert (ours - theirs).norm() <= 1e-4 * theirs.norm()
 
 
 @pytest.mark.parametrize(
     ("channels", "widths", "width", "size"),
-    [(2, [5, 3], 4, 16), (18, [24, 3], 18, 64)],  # the second: layers with zero channels between
+    [(2, [5, 3], 4, 16), (18, [24, 3], 18, 64)],  # second: zero channels between layers
     ids=["narrow", "in lanes"],
 )
 def test_unet_by_hand(channels, widths, width, size):
-    """Two halvings, one doubling: the wiring written out."""
+    """Two halvings and one doubling, in stock torch layers."""
     torch.manual_seed(0)
     net = UNet(channels, widths, 2, width)
     x = torch.randn(2, channels, size, size).contiguous(memory_format=torch.channels_last)
@@ -51,19 +51,19 @@ def test_unet_by_hand(channels, widths, width, size):
     double, last = net.decoder_layers[1]
     y = F.interpolate(cir(double[0], y), scale_factor=2, mode="bilinear", align_corners=True)
     y = last(cir(double[2], y))
-    made, features = net(x)
+    output, features = net(x)
     assert features.shape == (2, 4 * width, size // 2, size // 2)
-    assert made.shape == (2, 3, size // 2, size // 2)
+    assert output.shape == (2, 3, size // 2, size // 2)
     torch.testing.assert_close(features, e0, rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(made, y, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(output, y, rtol=1e-4, atol=1e-4)
     leaves = [x, *net.parameters()]
-    ours = torch.autograd.grad(made.square().sum() + features.sum(), leaves)
+    ours = torch.autograd.grad(output.square().sum() + features.sum(), leaves)
     theirs = torch.autograd.grad(y.square().sum() + e0.sum(), leaves)
     for (name, _), one, other in zip(
         [("x", x), *net.named_parameters()], ours, theirs, strict=True
     ):
         if name.endswith("0.bias") and "skip" not in name:
-            continue  # a norm takes it out again: both are rounding
+            continue  # a norm removes the bias: gradients are rounding errors
         assert (one - other).norm() <= 1e-3 * other.norm(), name
 
 
@@ -73,7 +73,7 @@ def test_unet_without_a_width_starts_at_twice_its_input():
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
 def test_spectral_convolution_trains_like_the_one_in_torch(layout):
-    """torch's older spectral norm has the published order of iterations and names."""
+    """torch's older spectral norm has the published keys and order of iterations."""
     torch.manual_seed(0)
     ours = Conv(3, 4, eps=1e-12).to(memory_format=layout)
     torch.nn.init.normal_(ours.weight_orig)
@@ -83,13 +83,13 @@ def test_spectral_convolution_trains_like_the_one_in_torch(layout):
     assert ours.weight_orig.is_contiguous(memory_format=layout)
     assert list(theirs.state_dict()) == list(ours.state_dict())
     x = torch.randn(2, 3, 8, 8)
-    for _ in range(2):  # called twice before the backward pass, as the generator's head is
-        expected, got = theirs(x), ours(x)
-        torch.testing.assert_close(got, expected)
+    for _ in range(2):  # twice before the backward pass, as in the generator
+        expected, output = theirs(x), ours(x)
+        torch.testing.assert_close(output, expected)
     torch.testing.assert_close(ours.weight_u, theirs.weight_u)
     torch.testing.assert_close(ours.weight_v, theirs.weight_v)
     expected.square().sum().backward()
-    got.square().sum().backward()
+    output.square().sum().backward()
     torch.testing.assert_close(ours.weight_orig.grad, theirs.weight_orig.grad)
     torch.testing.assert_close(ours.bias.grad, theirs.bias.grad)
     before = ours.weight_u.clone()
@@ -98,7 +98,7 @@ def test_spectral_convolution_trains_like_the_one_in_torch(layout):
 
 
 def spade(norm, x, maps):
-    """Scale and shift one after the other, as the paper writes them."""
+    """Modulated x by the paper's equation: norm(x) (1 + scale) + shift."""
     hidden = F.relu(norm.mlp_shared[0](maps))
     return F.instance_norm(x) * (1 + norm.mlp_gamma(hidden)) + norm.mlp_beta(hidden)
 

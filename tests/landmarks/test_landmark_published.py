@@ -28,7 +28,7 @@ world_size: 1
 
 
 def written(folder, **options):
-    """A checkpoint as the program writes them, and the network that is in it."""
+    """A checkpoint as the published program writes it, and its network."""
     torch.manual_seed(0)
     net = build({**SMALL, **options})
     folder.mkdir(exist_ok=True)
@@ -48,12 +48,12 @@ def written(folder, **options):
 )
 def test_configuration_is_read_off_the_weights(tmp_path, options):
     path, net = written(tmp_path, **options)
-    loaded, found = originals.load("landmarks", path)
+    loaded, settings = originals.load("landmarks", path)
     expected = {**SMALL, **options}
-    assert {key: found[key] for key in expected if key != "fixed_covar"} == {
+    assert {key: settings[key] for key in expected if key != "fixed_covar"} == {
         key: value for key, value in expected.items() if key != "fixed_covar"
     }
-    assert not loaded.training and found["pooling"] == "mean"
+    assert not loaded.training and settings["pooling"] == "mean"
     with torch.no_grad():
         assert torch.equal(loaded(*images()).reconstruction, net(*images()).reconstruction)
 
@@ -64,10 +64,10 @@ def test_what_weights_do_not_say_comes_from_opt_yaml_or_from_the_caller(tmp_path
     assert content["system"] == "landmarks" and content["options"]["image_size"] == 128
     assert "assumed" in content["kind"] and "epoch 6" in content["kind"]
     (tmp_path / "opt.yaml").write_text(OPT.format(folder=tmp_path))
-    net, found = landmarks.load(path)
-    assert (found["image_size"], found["use_identity_covariance"]) == (64, True)
+    net, settings = landmarks.load(path)
+    assert (settings["image_size"], settings["use_identity_covariance"]) == (64, True)
     assert net.fixed_covariance == 0.008
-    net, found = landmarks.load(path, use_identity_covariance=False)
+    net, settings = landmarks.load(path, use_identity_covariance=False)
     assert net.fixed_covariance is None
     with pytest.raises(ValueError, match="load: colour must be one of"):
         landmarks.load(path, colour=1)
@@ -76,7 +76,7 @@ def test_what_weights_do_not_say_comes_from_opt_yaml_or_from_the_caller(tmp_path
 def test_opt_yaml_means_what_its_writer_meant(tmp_path):
     (tmp_path / "opt.yaml").write_text(OPT.format(folder=tmp_path))
     assert landmarks.read_options(tmp_path / "opt.yaml") == {
-        "data": "None",  # a folder may have that name; only resume_ckpt* can be null
+        "data": "None",  # a possible folder name; only resume_ckpt* becomes null
         "fixed_covar": 0.008,
         "image_size": 64,
         "lr": 1e-4,
@@ -136,7 +136,7 @@ def test_discriminator_sizes_are_read_off_the_weights(tmp_path):
 
 
 def stepped(net):
-    """An Adam that has made one step."""
+    """An Adam after one step."""
     optimizer = torch.optim.Adam(net.parameters(), 1e-3, weight_decay=5e-6)
     generator = torch.Generator().manual_seed(3)
     for parameter in net.parameters():
@@ -150,7 +150,7 @@ def test_training_goes_on_with_the_moments(tmp_path, old):
     nets = [MultiscaleDiscriminator(width=4, layers=2) for _ in range(2)]
     theirs = stepped(nets[0])
     state = theirs.state_dict()
-    if old:  # torch 1.1 numbered parameters by address, and counted steps in a plain number
+    if old:  # torch 1.1: parameters numbered by address, steps a plain number
         state["state"] = {
             1000 - place: {**one, "step": int(one["step"])} for place, one in state["state"].items()
         }

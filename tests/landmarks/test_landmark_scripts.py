@@ -1,4 +1,4 @@
-"""train_landmarks.py and infer.py from end to end, on runs of seconds."""
+"""train_landmarks.py and infer.py from end to end, in runs of seconds."""
 
 import json
 import os
@@ -52,9 +52,9 @@ def refused(arguments, message, monkeypatch, capsys, tmp_path):
 
 def test_a_run_tells_what_it_does_and_shows_it(tmp_path, monkeypatch, capsys):
     run = train(tmp_path, monkeypatch=monkeypatch)
-    said = capsys.readouterr().out
-    assert "training 4 landmarks" in said and "clips world: 80000 frames of 32 px" in said
-    final = tmp_path / said.strip().splitlines()[-1].rsplit(": ", 1)[1]
+    output = capsys.readouterr().out
+    assert "training 4 landmarks" in output and "clips world: 80000 frames of 32 px" in output
+    final = tmp_path / output.strip().splitlines()[-1].rsplit(": ", 1)[1]
     with Image.open(final) as image:
         assert image.width > 8 * 32 and image.height > 6 * 32
     names = {path.name for path in (run / "images").iterdir()}
@@ -86,7 +86,7 @@ def test_a_stopped_run_goes_on_to_the_same_weights(tmp_path, monkeypatch):
 
 
 def test_the_discriminator_gets_no_gradient_from_the_networks_step(tmp_path, monkeypatch):
-    """One step of both equals the steps written out, with the order of the published program."""
+    """A step of both networks equals separate steps in the order of the published program."""
     from nets.landmarks.data import LandmarkInputs, open_clips
     from nets.landmarks.losses import discriminator_loss, gan_loss, perceptual_loss
     from nets.run.loader import loader
@@ -101,17 +101,17 @@ def test_the_discriminator_gets_no_gradient_from_the_networks_step(tmp_path, mon
     batch = loader(data, args.batch_size, Ranks("cpu"), seed=0).batch(0)
     images = LandmarkInputs(args, data.joint_order)(batch, True, False)
     out = net(images.pose, images.appearance)
-    made, real = out.reconstruction, images.target
-    loss = perceptual_loss(made, real) + gan_loss(critic(made), True)
-    for module, value in ((net, loss), (critic, discriminator_loss(critic, made, real)[0])):
+    fake, real = out.reconstruction, images.target
+    loss = perceptual_loss(fake, real) + gan_loss(critic(fake), True)
+    for module, value in ((net, loss), (critic, discriminator_loss(critic, fake, real)[0])):
         adam = torch.optim.Adam(module.parameters(), args.lr)
         adam.zero_grad()
         value.backward(retain_graph=True)
         torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
-        if module is net:  # the critic's second pass must see its old weights and no old gradient
+        if module is net:  # for the critic's own step: old weights, no old gradient
             critic.zero_grad()
         adam.step()
-    # Adam's first step is lr * sign(g) where a gradient is not small: rounding may turn a few.
+    # Adam's first step is about lr * sign(gradient). Rounding may change the sign of a few.
     for module, part in ((net, "model"), (critic, "discriminator")):
         state = module.state_dict()
         off = [(state[k] - v).abs().flatten() for k, v in weights(run, 1, part).items()]
@@ -129,7 +129,7 @@ def test_the_originals_yaml_works_unmodified(tmp_path, monkeypatch, capsys):
     (tmp_path / "configs").mkdir()
     (tmp_path / "configs/defaults.yaml").write_text("n_landmarks: 7\nuse_warped: true\n")
     capsys.readouterr()
-    args = parse("", ["--use_temporal"])  # a file in the working directory changes nothing, aloud
+    args = parse("", ["--use_temporal"])  # ignores the file in the working directory, with a note
     assert args.n_landmarks == 30 and not args.use_warped
     assert "configs/defaults.yaml: not read" in capsys.readouterr().out
     args = parse("", ["--config", "configs/defaults.yaml"])
@@ -174,9 +174,9 @@ def test_starting_from_weights_and_moments(tmp_path, monkeypatch, capsys):
     theirs = train(tmp_path, *last, "--resume_ckpt", "checkpoint_0.ckpt", "--resume_ckpt_opt_G",
                    "latest_optimizer_g_state.ckpt", monkeypatch=monkeypatch, name="b")  # fmt: skip
     ours = train(tmp_path, *last, "--resume_ckpt", first, monkeypatch=monkeypatch, name="c")
-    said = capsys.readouterr().out
-    assert "model: started from checkpoint_0.ckpt" in said
-    assert "optimizer: started from latest_optimizer_g_state.ckpt" in said
+    output = capsys.readouterr().out
+    assert "model: started from checkpoint_0.ckpt" in output
+    assert "optimizer: started from latest_optimizer_g_state.ckpt" in output
     assert_same(weights(theirs, 1), weights(ours, 1))
     steps = {float(s["step"]) for s in weights(ours, 1, "optimizer")["state"].values()}
     assert steps == {3.0}
@@ -227,7 +227,7 @@ def test_options_that_contradict(arguments, message, tmp_path, monkeypatch, caps
 def test_checkpoints_of_other_networks(tmp_path, monkeypatch, capsys):
     first = untrained(tmp_path)
     for arguments, message in (
-        (["--n_landmarks", "5"], "not weights of this model; other options made it"),
+        (["--n_landmarks", "5"], "not weights for the model of these options"),
         (["--use_gan", "--ndf", "4", "--resume_ckpt_D", str(first)], "holds no discriminator"),
     ):
         given = [*SMOKE, "--run_dir", "r", "--resume_ckpt", str(first), *arguments]
@@ -275,9 +275,9 @@ def test_inference_draws_masks_and_transfers(tmp_path, monkeypatch, capsys):
     infer.main(["-d", "v.mp4"])
     infer.main(["-s", "in/0.png", "-d", "v.mp4", "-o", "moved.mp4"])
     for name, size in (("out", (48, 64)), ("out_mask", (48, 64)), ("moved", (32, 32))):
-        made = open_video(f"{name}.mp4")
-        assert made.size == size and made.fps == pytest.approx(12.5)
-        assert len(list(made)) == 20
+        result = open_video(f"{name}.mp4")
+        assert result.size == size and result.fps == pytest.approx(12.5)
+        assert len(list(result)) == 20
     capsys.readouterr()
     for arguments, message in (
         (["-s", "v.mp4", "-d", "in/0.png"], "the appearance comes from an image"),
@@ -308,9 +308,9 @@ def test_two_ranks_equal_one_with_twice_the_batch(tmp_path):
         return tmp_path / folder / "a"
 
     two, one = started("two", 4, 2), started("one", 8, 1)
-    # Gradients rather than weights: Adam's first step is their sign, also of those that are but
-    # rounding, as of biases before an instance norm. At 32 pixels the norms of 2 x 2 maps make
-    # 4 % of a sum in another order; gradients that were not averaged would differ by half.
+    # Gradients are compared, not weights. Adam's first step is their sign, also where a gradient is
+    # rounding error, as for biases before an instance norm. At 32 pixels, sums in another order
+    # differ by 4 %, due to norms of 2 x 2 maps. Without averaging, gradients would differ by half.
     for part in ("optimizer", "optimizer_D"):
         states = (weights(run, 1, part)["state"].values() for run in (two, one))
         ours, theirs = (torch.cat([s["exp_avg"].flatten() for s in some]) for some in states)
@@ -320,12 +320,12 @@ def test_two_ranks_equal_one_with_twice_the_batch(tmp_path):
 
 @pytest.mark.slow
 def test_a_minute_of_the_demo_beats_what_needs_no_learning(tmp_path, monkeypatch):
-    """150 of its 1450 steps. The bars of the whole demo are in benchmarks/learning.py."""
+    """150 of 1450 steps. benchmarks/learning.py has the limits of the whole demo."""
     monkeypatch.chdir(tmp_path)
     train_landmarks.main(["--config", "demo_landmarks.yaml", "--num_steps", "150", "--name", "a",
                           "--lr_decay_begin", "100", "--test_freq", "150"])  # fmt: skip
     evaluate.main(["--held_out", "200", "--workers", "0", "--out", "scores.json"])
     scores = json.loads((tmp_path / "scores.json").read_text())
     assert scores["regression"]["ratio_to_mean_pose"] < 0.7
-    assert scores["mask"]["iou"]["mean"] > 0.35  # half the image as a mask would have 0.25
+    assert scores["mask"]["iou"]["mean"] > 0.35  # a mask of half the image has 0.25
     assert scores["background"]["ratio_to_mean_image"] < 0.9

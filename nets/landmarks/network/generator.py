@@ -1,6 +1,6 @@
-"""The generator: landmark maps, and what each landmark looks like, to an image.
+"""The generator: an image from landmark maps and an appearance vector for each landmark.
 
-SPADE (Park et al., CVPR 2019) with the landmark maps in place of a segmentation.
+SPADE (Park et al., CVPR 2019) with landmark maps instead of a segmentation.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nets.landmarks.network.unet import BiasedConv, first_convolution
 from nets.ops import (
     SpadeLayers,
     conv3x3_padded,
@@ -20,30 +21,35 @@ from nets.ops.autocast import as_autocast, full_precision
 from nets.ops.conv3x3 import LANES
 from nets.spectral import Conv
 
-HIDDEN = 128  # channels between the maps and a modulation's scale and shift
-SLOPE = 0.2
+HIDDEN = 128  # channels between the maps and the scale and shift of a modulation
+SLOPE = 0.2  # of the leaky ReLUs
 EPS = 1e-12  # of the spectral norms
 
 
 class Spade(nn.Module):
-    """From landmark maps, the scale and shift of `channels` normalised channels."""
+    """Modulation of `channels` normalised channels: scale and shift from landmark maps."""
 
     def __init__(self, maps: int, channels: int, hidden: int = HIDDEN):
         super().__init__()
-        self.mlp_shared = nn.Sequential(nn.Conv2d(maps, hidden, 3, padding=1))
-        self.mlp_gamma = nn.Conv2d(hidden, channels, 3, padding=1)
-        self.mlp_beta = nn.Conv2d(hidden, channels, 3, padding=1)
+        self.mlp_shared = nn.Sequential(BiasedConv(maps, hidden, 3, padding=1))
+        self.mlp_gamma = BiasedConv(hidden, channels, 3, padding=1)
+        self.mlp_beta = BiasedConv(hidden, channels, 3, padding=1)
 
     def forward(self, x: Tensor, maps: Tensor) -> Tensor:
-        """leaky_relu of the modulated x, which is normalised; maps of its height and width."""
+        """leaky_relu(x (1 + scale) + shift), in the shape of x.
+
+        x     (N, channels, H, W), normalised
+        maps  (N, maps, H, W)
+        """
         layers = self._layers(self.mlp_beta.weight, self.mlp_beta.bias)
         return spade_modulate(x, maps, layers, SLOPE)
 
     def through(self, x: Tensor, maps: Tensor, weight: Tensor) -> Tensor:
-        """The modulated x through a 1x1 convolution without bias, and without activation between.
+        """A 1x1 convolution of x (1 + scale) + shift, without a bias or an activation.
 
-        Shift and convolution are both linear in the hidden layer, so they are one convolution, to
-        the channels behind it.
+        weight  (O, channels, 1, 1)
+        The shift is linear in the hidden layer, and so is the convolution of the shift. One
+        convolution from the hidden layer to O channels therefore computes both.
         """
         matrix = weight[:, :, 0, 0]
         with full_precision(weight):
@@ -52,12 +58,15 @@ class Spade(nn.Module):
         return spade_modulate_conv1x1(x, maps, layers, weight)
 
     def _layers(self, shift: Tensor, constant: Tensor) -> SpadeLayers:
-        first, scale = self.mlp_shared[0], self.mlp_gamma
+        first, scale = first_convolution(self.mlp_shared), self.mlp_gamma
         return SpadeLayers(first.weight, first.bias, scale.weight, scale.bias, shift, constant)
 
 
 class SpadeBlock(nn.Module):
-    """Residual block of two modulated convolutions; a modulated 1x1 shortcut if widths differ."""
+    """Residual block of two modulated convolutions.
+
+    The shortcut is a modulated 1x1 convolution if the block changes the number of channels.
+    """
 
     def __init__(self, channels_in: int, channels_out: int, maps: int, hidden: int = HIDDEN):
         super().__init__()
@@ -86,24 +95,36 @@ class SpadeBlock(nn.Module):
 
 
 def project(vectors: Tensor, maps: Tensor) -> Tensor:
-    """sum_k v_k g_k / (1 + sum_k g_k): (N, K, C) at (N, K, H, W) -> (N, C, H, W)."""
+    """Appearance vectors spread over the maps: sum_k v_k g_k / (1 + sum_k g_k), (N, C, H, W).
+
+    vectors  (N, K, C); maps  (N, K, H, W)
+    """
     return torch.einsum("nkc,nkhw->nchw", vectors, maps / (1 + maps.sum(1, keepdim=True)))
 
 
 def halve(maps: Tensor, times: int) -> Tensor:
-    """Bilinear, without smoothing: the mean of the 2x2 pixels about the centre of each new one."""
+    """Maps at 1 / 2^times of their size, bilinear without smoothing.
+
+    Each new pixel is the mean of the four old ones nearest to its centre.
+    """
     if times == 0:
         return maps
     return F.interpolate(maps, scale_factor=0.5**times, mode="bilinear", align_corners=False)
 
 
 class SpadeGenerator(nn.Module):
-    """Landmark maps (N, K, S, S) and vectors (N, K, C) -> image (N, 3, S, S), unbounded.
+    """Image (N, 3, S, S), unbounded, from landmark maps (N, K, S, S) and vectors (N, K, C).
 
-    S is a multiple of 16. `width` is that of the finest scale but one.
+    S is a multiple of 16.
     """
 
-    def __init__(self, maps: int, vectors: int, width: int, hidden: int = HIDDEN):
+    def __init__(
+        self,
+        maps: int,  # K
+        vectors: int,  # C
+        width: int,  # channels at half the image's size
+        hidden: int = HIDDEN,
+    ):
         super().__init__()
         self.fc = nn.Conv2d(vectors, 4 * width, 3, padding=1)
         self.head_0 = SpadeBlock(4 * width, 4 * width, maps, hidden)
@@ -115,10 +136,11 @@ class SpadeGenerator(nn.Module):
         self.conv_img = nn.Conv2d(width // 2, 3, 3, padding=1)
 
     def forward(self, maps: Tensor, vectors: Tensor) -> Tensor:
-        # The projection is resized by nearest neighbour, that is, looked at in every 8th pixel of
-        # every 8th row, or every 16th: it is computed there only.
+        # The published generator resizes the projection by nearest neighbour to S/8 and S/16. That
+        # picks every 8th or 16th pixel, so only every 8th is computed.
         style = project(vectors, maps[:, :, ::8, ::8].contiguous())
-        maps = F.pad(maps, (0, 0, 0, 0, 0, -maps.shape[1] % LANES))  # which is faster, not other
+        # Zero channels up to a multiple of LANES: faster, with the same result.
+        maps = F.pad(maps, (0, 0, 0, 0, 0, -maps.shape[1] % LANES))
         maps = maps.contiguous(memory_format=torch.channels_last)
         maps, s2, s4, s8, s16 = (as_autocast(halve(maps, times)) for times in range(5))
         coarse = self.head_0(self.fc(style[:, :, ::2, ::2]), s16)
@@ -132,5 +154,5 @@ class SpadeGenerator(nn.Module):
 
 
 def double(x: Tensor) -> Tensor:
-    """Twice the size, bilinear; the corners of the image stay where they are."""
+    """Feature maps at twice the size, bilinear with align_corners=False."""
     return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)

@@ -1,12 +1,14 @@
-"""Landmarks that nobody annotated: pose from one image, appearance from another, both drawn.
+"""The networks of unsupervised landmarks: pose of one image, appearance of another.
 
 Dundar, Shih, Garg, Pottorf, Tao, Catanzaro: Unsupervised Disentanglement of Pose, Appearance and
 Background from Images and Videos, arXiv 2001.09518.
 
-Checked against the published numbers: 20,589,881 parameters with 30 landmarks and the BBC widths,
-31,636,957 with masks, 31,587,613 with masks at low resolution, and the counts of every part; names,
-order and shapes of the state dict. Whole passes agree with tests/published/published_landmarks.py,
-which computes them from their description alone.
+Tests compare this with the published networks:
+
+- keys, order and shapes of the state dict
+- parameters, with 30 landmarks and the widths for BBC Pose: 20,589,881; with masks 31,636,957; with
+  masks at low resolution 31,587,613; also the count of each part
+- outputs: tests/published/published_landmarks.py computes them from the description alone
 """
 
 from __future__ import annotations
@@ -25,30 +27,30 @@ from nets.ops.autocast import full_precision
 from nets.spectral import Spectral, settle
 
 POOLINGS = ("mean", "sum")
-SPREAD = 0.02  # the least spread of a colour, in [-1, 1]
-FLOOR = 1e-6  # of a covariance's smaller eigenvalue; a pixel of 128 is 1.6e-2 wide
+SPREAD = 0.02  # added to the standard deviation of a colour, whose range is [-1, 1]
+FLOOR = 1e-6  # smallest eigenvalue of a covariance; a pixel is 1.6e-2 wide at S = 128
 
 
 class Landmarks(NamedTuple):
-    """Where the K landmarks of N images are. Pixel i of n lies at -1 + 2 i / n."""
+    """Positions of K landmarks in N images. Pixel i of n has the coordinate -1 + 2 i / n."""
 
     means: Tensor  # (N, K, 2), (x, y) in [-1, 1)
-    covariances: Tensor  # (N, K, 2, 2), x first; (1, 1, 2, 2) where it is fixed
-    heatmaps: Tensor | None  # (N, K, S/2, S/2), each sums to 1; None for landmarks from elsewhere
+    covariances: Tensor  # (N, K, 2, 2), x first; (1, 1, 2, 2) if fixed
+    heatmaps: Tensor | None  # (N, K, S/2, S/2), each sums to 1; None: not found in an image
 
 
 class Appearance(NamedTuple):
-    """What an image looks like, apart from its pose."""
+    """The appearance of an image, without its pose."""
 
-    landmarks: Landmarks
-    vectors: Tensor  # (N, K, C), one a landmark
+    landmarks: Landmarks  # with heatmaps
+    vectors: Tensor  # (N, K, C), one for each landmark
     mask: Tensor | None  # (N, 1, S, S) in (0, 1), 1 on the foreground; None without masks
     background: Tensor | None  # (N, 3, S, S) unbounded; None without masks
     colours: tuple[Tensor, Tensor] | None  # mean and spread, (N, 3, 1, 1); None: not restored
 
 
 class LandmarkOutput(NamedTuple):
-    """Everything that one pass gives; images are float in about [-1, 1], unbounded."""
+    """The output of a forward pass. Images are float in about [-1, 1], unbounded."""
 
     reconstruction: Tensor  # (N, 3, S, S)
     means: Tensor  # of the pose image, as in `Landmarks`
@@ -58,8 +60,8 @@ class LandmarkOutput(NamedTuple):
     appearance_means: Tensor  # of the appearance image
     appearance_covariances: Tensor
     appearance_heatmaps: Tensor
-    foreground: Tensor  # (N, 3, S, S) the generator's image; without masks the reconstruction
-    background: Tensor | None  # (N, 3, S, S) the background network's; None without masks
+    foreground: Tensor  # (N, 3, S, S) of the generator; without masks the reconstruction
+    background: Tensor | None  # (N, 3, S, S) of the background network; None without masks
     mask: Tensor | None  # (N, 1, S, S) of the pose image
     appearance_mask: Tensor | None  # (N, 1, S, S) of the appearance image
 
@@ -67,23 +69,27 @@ class LandmarkOutput(NamedTuple):
 class LandmarkModel(nn.Module):
     """Shape and appearance encoder, generator and, with masks, mask and background network.
 
-    Images are (N, 3, S, S) float in [-1, 1]; S is a multiple of 16, 32 or more.
+    Images are (N, 3, S, S) float in [-1, 1]. S is a multiple of 16, at least 32.
+    Raises ValueError for an argument out of range.
     """
+
+    bg_net: UNet  # with masks only
+    fg_mask_net: UNet | nn.Sequential  # with masks only
 
     def __init__(
         self,
         landmarks: int = 30,  # K
-        vector: int = 32,  # C, numbers that describe a landmark's appearance
+        vector: int = 32,  # C, length of a landmark's appearance vector
         shape_width: int = 6,  # channels of the shape encoder's first convolution
-        appearance_width: int = 0,  # of the appearance encoder's; 0: twice its input's
-        generator_width: int = 64,
-        masks: bool = False,  # split the image into foreground and background
-        low_res_mask: bool = False,  # masks are made at a quarter of the size
-        fixed_covariance: float | None = None,  # sigma^2 of every landmark; None: fitted
-        pooling: str = "mean",  # vectors are heatmap-weighted sums of features, or those / pixels
-        narrowing: int = 1,  # divides the widths that have no argument of their own; 1: published
-        restore_colours: bool = False,  # instance norm removes an image's mean colours and spread;
-        # true: what is drawn gets the appearance's, and the background network adds to what it sees
+        appearance_width: int = 0,  # the same of the appearance encoder; 0: twice its input's
+        generator_width: int = 64,  # channels of the generator at half the image's size
+        masks: bool = False,  # separate foreground and background
+        low_res_mask: bool = False,  # compute masks at a quarter of the size
+        fixed_covariance: float | None = None,  # variance of every landmark; None: fitted
+        pooling: str = "mean",  # of appearance vectors, "mean" or "sum"; see `pool`
+        narrowing: int = 1,  # divisor of the widths without an argument, 1 to 8; 1: as published
+        restore_colours: bool = False,  # give images the mean and spread of the appearance image's
+        # colours, which instance norms remove; the background network then adds to its input
     ):
         super().__init__()
         if min(landmarks, vector, shape_width, generator_width) < 1 or appearance_width < 0:
@@ -105,60 +111,79 @@ class LandmarkModel(nn.Module):
             raise ValueError(f"LandmarkModel: narrowing must be 1 to 8, got {narrowing}")
         self.restore_colours = restore_colours
 
-        def of(*widths: int) -> list[int]:
+        def narrowed(*widths: int) -> list[int]:
             return [width // narrowing for width in widths]
 
-        self.shape_encoder = UNet(3, [*of(512, 256, 128), landmarks], 4, shape_width)
+        hidden, width = narrowed(HIDDEN, 32)
+        self.shape_encoder = UNet(3, [*narrowed(512, 256, 128), landmarks], 4, shape_width)
         self.appearance_encoder = UNet(
-            landmarks + 4 * shape_width, [*of(64), vector], 1, appearance_width
+            landmarks + 4 * shape_width, [*narrowed(64), vector], 1, appearance_width
         )
-        self.image_decoder = SpadeGenerator(landmarks, vector, generator_width, *of(HIDDEN))
+        self.image_decoder = SpadeGenerator(landmarks, vector, generator_width, hidden)
         self.masks = masks
         if masks:
-            self.bg_net = UNet(3, [*of(32, 64, 128), 3], 3, *of(32))
+            self.bg_net = UNet(3, [*narrowed(32, 64, 128), 3], 3, width)
             if low_res_mask:
-                self.fg_mask_net = nn.Sequential(UNet(landmarks, [*of(32), 1], 3, *of(32)))
+                self.fg_mask_net = nn.Sequential(UNet(landmarks, [width, 1], 3, width))
             else:
-                self.fg_mask_net = UNet(landmarks, [*of(32, 32, 32), 1], 3, *of(32))
+                self.fg_mask_net = UNet(landmarks, [width, width, width, 1], 3, width)
         self.reset()
 
     @torch.no_grad()
     def reset(self) -> None:
-        """Xavier-uniform weights, biases of 0.1; u and v near the first singular vectors."""
+        """Initialise: Xavier-uniform weights, biases of 0.1, and vectors of the spectral norms."""
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
-                spectral = isinstance(module, Spectral)
-                nn.init.xavier_uniform_(module.weight_orig if spectral else module.weight)
+                weight = module.weight_orig if isinstance(module, Spectral) else module.weight
+                nn.init.xavier_uniform_(weight)
                 if module.bias is not None:
                     nn.init.constant_(module.bias, 0.1)
-        settle(self)  # so that an untrained network can be evaluated
+        settle(self)  # for an untrained network in evaluation mode
 
     def landmarks(self, image: Tensor) -> Landmarks:
-        """Where the landmarks of images are; the only network that runs is the shape encoder."""
+        """Landmarks of images, from the shape encoder alone."""
         return self._find(image)[0]
 
     def appearance(self, image: Tensor) -> Appearance:
-        """What images look like: computed once, it dresses any number of poses with `render`."""
+        """Appearance of images; `render` combines it with any number of poses."""
         return self._look(image, *self._find(image))
 
     def render(self, pose: Landmarks, appearance: Appearance) -> LandmarkOutput:
-        """The appearance in the pose of landmarks, which may come from anywhere.
+        """Images with an appearance in the pose of landmarks, which may come from anywhere.
 
-        As many poses as appearances, or one appearance for all of them.
+        appearance  of `self.appearance`; one for each pose, or one for all of them
+        Raises ValueError if the appearance lacks heatmaps.
         """
-        seen, n = appearance.landmarks, len(pose.means)
-        maps = self._maps(pose, seen.heatmaps)
+        own, n = appearance.landmarks, len(pose.means)
+        if own.heatmaps is None:
+            raise ValueError("render: appearance.landmarks must have heatmaps, got None")
+        maps = self._maps(pose, own.heatmaps)
         vectors = appearance.vectors.expand(n, -1, -1)
         image = foreground = _coloured(self.image_decoder(maps, vectors), appearance.colours)
         mask = None
-        if self.masks:
+        if appearance.background is not None:
             mask = self._mask(maps)
             image = torch.lerp(appearance.background, foreground, mask)
-        behind = appearance.background, mask, appearance.mask
-        return LandmarkOutput(image, *pose, maps, *seen, foreground, *behind)
+        return LandmarkOutput(
+            reconstruction=image,
+            means=pose.means,
+            covariances=pose.covariances,
+            heatmaps=pose.heatmaps,
+            gaussian_maps=maps,
+            appearance_means=own.means,
+            appearance_covariances=own.covariances,
+            appearance_heatmaps=own.heatmaps,
+            foreground=foreground,
+            background=appearance.background,
+            mask=mask,
+            appearance_mask=appearance.mask,
+        )
 
     def forward(self, pose_image: Tensor, appearance_image: Tensor) -> LandmarkOutput:
-        """The pose of one image with the appearance, and background, of the other."""
+        """Images in the pose of one image, with the appearance and background of the other.
+
+        Raises ValueError if the shapes differ, or for images of another size.
+        """
         if pose_image.shape != appearance_image.shape:
             raise ValueError(
                 "LandmarkModel: appearance_image must have pose_image's shape "
@@ -166,14 +191,14 @@ class LandmarkModel(nn.Module):
             )
         n = len(pose_image)
         both, features = self._find(torch.cat([pose_image, appearance_image]))
-        pose, seen = _rows(both, slice(n)), _rows(both, slice(n, None))
-        return self.render(pose, self._look(appearance_image, seen, features[n:]))
+        pose, own = _rows(both, slice(n)), _rows(both, slice(n, None))
+        return self.render(pose, self._look(appearance_image, own, features[n:]))
 
     def _find(self, image: Tensor) -> tuple[Landmarks, Tensor]:
-        """Landmarks, and the first level's features (N, 4 nsf, S/2, S/2)."""
+        """Landmarks of images, and features (N, 4 shape_width, S/2, S/2) of the first level."""
         if image.ndim != 4 or image.shape[1] != 3 or min(image.shape[2:]) < 32:
             raise ValueError(
-                "LandmarkModel: images must be [N, 3, S, S] with S a multiple of 16, 32 or more, "
+                "LandmarkModel: images must be [N, 3, S, S] with S a multiple of 16, at least 32, "
                 f"got {list(image.shape)}"
             )
         if image.shape[2] % 16 or image.shape[3] % 16:
@@ -187,29 +212,35 @@ class LandmarkModel(nn.Module):
             covariances = (self.fixed_covariance * eye)[None, None]
         return Landmarks(means, covariances, heatmaps), features
 
-    def _look(self, image: Tensor, seen: Landmarks, features: Tensor) -> Appearance:
-        result = torch.cat([seen.heatmaps, features], dim=1)
-        vectors = pool(self.appearance_encoder(result)[0], seen.heatmaps, self.pooling)
+    def _look(self, image: Tensor, own: Landmarks, features: Tensor) -> Appearance:
+        """Appearance of images.
+
+        own, features  of the images, from `_find`
+        """
+        assert own.heatmaps is not None  # `_find` always gives them
+        encoded = self.appearance_encoder(torch.cat([own.heatmaps, features], dim=1))[0]
+        vectors = pool(encoded, own.heatmaps, self.pooling)
         mask = background = colours = None
-        if self.restore_colours:  # instance norm takes them out of everything that is computed
+        if self.restore_colours:  # instance norms remove the colours' mean and spread
             spread, mean = torch.std_mean(image, (2, 3), keepdim=True)
             colours = mean, spread + SPREAD
             image = (image - mean) / colours[1]
         if self.masks:
-            mask = self._mask(self._maps(seen, seen.heatmaps))
-            seen_through = (1 - mask) * image
-            drawn = self.bg_net(seen_through)[0]
-            # Where it is restored, what can be seen is there already; the network fills the hole.
-            drawn = drawn.float() + seen_through if self.restore_colours else drawn
-            background = _coloured(drawn, colours)
-        return Appearance(seen, vectors, mask, background, colours)
+            mask = self._mask(self._maps(own, own.heatmaps))
+            visible = (1 - mask) * image
+            background = self.bg_net(visible)[0]
+            if self.restore_colours:  # the network need only fill the hole in the visible part
+                background = background.float() + visible
+            background = _coloured(background, colours)
+        return Appearance(own, vectors, mask, background, colours)
 
     def _maps(self, landmarks: Landmarks, heatmaps: Tensor) -> Tensor:
-        """Maps of twice the heatmaps' size, with value 1 at each landmark."""
+        """Gaussian maps of the landmarks, twice the heatmaps' size, 1 at each landmark."""
         size = 2 * heatmaps.shape[2], 2 * heatmaps.shape[3]
         return gaussian_heatmaps(landmarks.means, invertible(landmarks.covariances), size)
 
     def _mask(self, maps: Tensor) -> Tensor:
+        """Foreground masks (N, 1, S, S) in (0, 1), float32, from Gaussian maps (N, K, S, S)."""
         if isinstance(self.fg_mask_net, UNet):
             return torch.sigmoid(self.fg_mask_net(maps)[0].float())
         logits = self.fg_mask_net[0](maps)[0].float()
@@ -219,7 +250,7 @@ class LandmarkModel(nn.Module):
 
 
 def _coloured(image: Tensor, colours: tuple[Tensor, Tensor] | None) -> Tensor:
-    """The image in float32, and with a mean and spread that were taken from another."""
+    """The image in float32: mean + spread * image for colours (mean, spread)."""
     if colours is None:
         return image.float()
     mean, spread = colours
@@ -227,10 +258,12 @@ def _coloured(image: Tensor, colours: tuple[Tensor, Tensor] | None) -> Tensor:
 
 
 def pool(features: Tensor, heatmaps: Tensor, pooling: str = "mean") -> Tensor:
-    """One vector a landmark: (N, C, H, W), (N, K, H, W) that sum to 1 -> (N, K, C), float32.
+    """Appearance vectors (N, K, C) of landmarks, float32.
 
-    "sum" is the weighted mean of the features; "mean" is that divided by H W, what the published
-    weights were trained with.
+    features  (N, C, H, W)
+    heatmaps  (N, K, H, W); each sums to 1
+    pooling   "sum": the sum of the features, weighted by a heatmap. "mean": that sum divided by
+              H W, as the published networks were trained
     """
     with full_precision(features):
         columns = features.to(heatmaps.dtype).flatten(2).transpose(1, 2)
@@ -239,9 +272,10 @@ def pool(features: Tensor, heatmaps: Tensor, pooling: str = "mean") -> Tensor:
 
 
 def invertible(covariances: Tensor) -> Tensor:
-    """The same matrices (..., 2, 2), 1e-6 added to the diagonal where an eigenvalue is below that.
+    """Covariances (..., 2, 2) with an inverse: FLOOR is added to the diagonal where needed.
 
-    A heatmap that has shrunk to one pixel or to one line has no inverse. Others are not changed.
+    It is added to matrices with an eigenvalue below FLOOR. A heatmap on one pixel or on one line
+    has such a covariance. Other matrices do not change.
     """
     with torch.no_grad():
         xx, xy, yy = (covariances[..., i, j] for i, j in ((0, 0), (0, 1), (1, 1)))
@@ -251,14 +285,14 @@ def invertible(covariances: Tensor) -> Tensor:
 
 
 def _rows(landmarks: Landmarks, rows: slice) -> Landmarks:
-    """Some of the images; a covariance that is fixed serves them all."""
+    """The landmarks of some of the images. A fixed covariance belongs to all of them."""
     means, covariances, heatmaps = landmarks
     own = covariances if len(covariances) != len(means) else covariances[rows]
-    return Landmarks(means[rows], own, heatmaps[rows])
+    return Landmarks(means[rows], own, None if heatmaps is None else heatmaps[rows])
 
 
 def build(options: Mapping[str, Any]) -> LandmarkModel:
-    """The network that a run's options describe; see `python train_landmarks.py --help` for them.
+    """The network of a run's options, those of `python train_landmarks.py --help`.
 
     Raises ValueError for values out of range.
     """

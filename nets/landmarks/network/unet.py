@@ -1,7 +1,7 @@
 """The U-Net of the shape, appearance, mask and background networks.
 
-Everywhere: 3x3 or 1x1 convolution with bias, instance norm without parameters, ReLU. Modules have
-the names and the order of the published checkpoints.
+All layers are 3x3 or 1x1 convolutions with bias. Most are followed by an instance norm without
+parameters and a ReLU. Modules have the names and the order of the published checkpoints.
 """
 
 from __future__ import annotations
@@ -15,69 +15,94 @@ from nets.ops import conv3x3_keep_padding, conv3x3_upsampled, instance_norm
 from nets.ops.padded_conv import drop_padding, pad_inputs
 
 
-class ConvNorm(nn.Sequential):
-    """Convolution (its weights are `0`), instance norm, ReLU; `doubled`: of twice the size.
+class BiasedConv(nn.Conv2d):
+    """A convolution that always has a bias."""
 
-    The image may have zero channels at its end, and so may the result of stride 1.
+    bias: Tensor
+
+
+def first_convolution(block: nn.Sequential) -> BiasedConv:
+    """The first module of a block, which is a convolution with bias."""
+    layer = block[0]
+    assert isinstance(layer, BiasedConv)  # all blocks here start with one
+    return layer
+
+
+class ConvNorm(nn.Sequential):
+    """Convolution (key `0` in checkpoints), instance norm, ReLU.
+
+    The input may have zero channels at its end, and so may the output at stride 1.
     """
 
     def __init__(
-        self, channels_in: int, channels_out: int, kernel: int = 3, stride: int = 1, doubled=False
+        self,
+        channels_in: int,
+        channels_out: int,
+        kernel: int = 3,
+        stride: int = 1,
+        doubled: bool = False,  # enlarge the input to twice its size first
     ):
-        super().__init__(nn.Conv2d(channels_in, channels_out, kernel, stride, kernel // 2))
+        super().__init__(BiasedConv(channels_in, channels_out, kernel, stride, kernel // 2))
         self.doubled = doubled
 
     def forward(self, x: Tensor) -> Tensor:
-        layer = self[0]
+        layer = first_convolution(self)
         if self.doubled:
             x = conv3x3_upsampled(x, layer.weight, layer.bias)
         elif layer.stride == (1, 1) and layer.kernel_size == (3, 3):
             x = conv3x3_keep_padding(x, layer.weight, layer.bias)
         else:
-            x = F.conv2d(x, pad_inputs(layer.weight, x), layer.bias, layer.stride, layer.padding)
+            weight = pad_inputs(layer.weight, x)
+            x = F.conv2d(x, weight, layer.bias, layer.stride, layer.padding)
         return instance_norm(x, slope=0.0, inplace=True)
 
 
 class Skip(nn.Sequential):
-    """1x1 convolution (its weights are `0`), ReLU."""
+    """1x1 convolution (key `0` in checkpoints), ReLU."""
 
     def __init__(self, channels_in: int, channels_out: int):
-        super().__init__(nn.Conv2d(channels_in, channels_out, 1))
+        super().__init__(BiasedConv(channels_in, channels_out, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        layer = self[0]
+        layer = first_convolution(self)
         return F.relu(F.conv2d(x, pad_inputs(layer.weight, x), layer.bias), inplace=True)
 
 
 def down(channels_in: int, channels_out: int) -> nn.Sequential:
-    """Half the size."""
+    """Two convolutions that halve height and width."""
     return nn.Sequential(
         ConvNorm(channels_in, channels_out, 3, 2), ConvNorm(channels_out, channels_out)
     )
 
 
 def up(channels_in: int, channels_out: int) -> nn.Sequential:
-    """Twice the size."""
+    """Two convolutions that double height and width."""
     return nn.Sequential(
         ConvNorm(channels_in, channels_out),
-        nn.Identity(),  # where the published networks double
+        nn.Identity(),  # keeps the published keys: the published networks enlarge here
         ConvNorm(channels_out, channels_out, doubled=True),
     )
 
 
 class UNet(nn.Module):
-    """(N, channels, H, W) -> (N, out, h, w), h = H / 2^(downs - ups), and the first level's output.
+    """A U-Net: (N, channels, H, W) -> output and the features of the first level.
 
-    widths  channels after each upwards step, then of the output: one more than there are ups
-    downs   halvings, at least as many as ups; H and W are multiples of 2^downs and larger than it
-    width   channels of the very first convolution; 0: twice the input's
+    Returns (N, widths[-1], h, w) with h = H / 2^(downs - ups), w likewise, and the features
+    (N, 4 width, H/2, W/2) of level 0. The number of ups is len(widths) - 1.
 
-    Level 0 has 4 * width channels at half the size, and each further level doubles them. The skip
-    into upwards step i comes from level downs - i, so the first adds the bottleneck to itself and
-    the finest levels are not used where there are fewer ups than downs.
+    Level 0 has 4 width channels at half the size. Each further level halves the size and doubles
+    the channels. The skip into upwards step i = 0, 1, ... comes from level downs - 1 - i. The first
+    skip therefore adds the bottleneck to itself. With fewer ups than downs, the finest levels have
+    no skip.
     """
 
-    def __init__(self, channels: int, widths: Sequence[int], downs: int, width: int):
+    def __init__(
+        self,
+        channels: int,
+        widths: Sequence[int],  # channels after each upwards step, then of the output
+        downs: int,  # halvings, at least as many as ups; H and W are larger multiples of 2^downs
+        width: int,  # channels of the first convolution; 0: 2 channels
+    ):
         super().__init__()
         width = width or 2 * channels
         first = nn.Sequential(

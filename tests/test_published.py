@@ -69,7 +69,7 @@ def test_half_refuses_what_it_cannot_hold(tmp_path, capsys):
 
 
 RELATIVES = {
-    "VunetAlter": {"state_dict": ["eu.nin.weight", "ed.nin.weight", "du.a", "dd.b"]},
+    "VunetAlter": {"state_dict": ["eu.first.weight", "ed.first.weight", "du.a", "dd.b"]},
     "first-order-motion-model": {"generator": ["a"], "kp_detector": ["b"], "epoch": ["c"]},
     "a generator of SPADE": ["module.fc.weight", "module.head_0.conv_0.bias",
                              "module.G_middle_0.conv_0.bias", "module.up_0.conv_0.bias"],

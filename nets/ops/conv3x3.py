@@ -114,7 +114,7 @@ def _compiled() -> bool:
 
 
 # The mark that torch.compiler.assume_constant_result sets. Calling that would import torch._dynamo,
-# which takes seconds (tests/ops/test_imports.py).
+# which takes seconds (tests/test_imports.py).
 _compiled._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 

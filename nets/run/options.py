@@ -37,7 +37,7 @@ from nets.run.files import write_text
 PACKAGE = Path(__file__).resolve().parents[1]
 # A checkout has the folder beside the package, an installed wheel inside it.
 if TYPE_CHECKING:
-
+    # jsonargparse's class has all of a mapping's methods, with wider types.
     class Namespace(jsonargparse.Namespace, Mapping[str, Any]):  # type: ignore[misc]
         """Options by attribute and by key; jsonargparse does not call its own a Mapping."""
 

@@ -54,7 +54,8 @@ def parser() -> options.ArgumentParser:
         "also write SOURCE--DRIVING_concat.mp4: source, driving and result side by side")
     add_flag(g, "--paste", False, "paste the result into the driving image or frame")
     add("--detector", type=Literal[BACKENDS], default="mediapipe",
-        help="detector of joints and faces, for images without; pip install -e '.[extract]'")
+        help="detector of joints and faces, for images without; pip install -e '.[extract]', or "
+        "'.[dlib]' for dlib, which finds faces alone")
     add("--person", type=PositiveInt, default=1,
         help="person in the driving image, or in the video's first frame; 1: the largest")
     add("--on_missing", type=Literal[ON_MISSING], default="fail",

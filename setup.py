@@ -32,6 +32,7 @@ SCRIPTS = (
 # MediaPipe in the release whose networks lie in its package, which there is up to Python 3.12. It
 # wants NumPy before 2, on which everything else runs as well.
 EXTRACT = ["mediapipe==0.10.21; python_version < '3.13'", "numpy<2; python_version < '3.13'"]
+DLIB = ["dlib-bin", "face_recognition_models"]
 EXPORT = ["onnx", "onnxscript", "onnxruntime"]
 
 
@@ -122,10 +123,12 @@ setup(
     extras_require={
         "extract": EXTRACT,
         "face-alignment": [*EXTRACT, "face-alignment==1.5.0"],  # joints and masks are MediaPipe's
+        "dlib": DLIB,  # face points on any Python
         "eval": ["scipy"],  # .mat files of BBC Pose
         "export": EXPORT,
         "plot": ["matplotlib"],  # scatter plots of evaluate.py
         "test": [
+            *DLIB,
             *EXPORT,
             "scipy",
             "matplotlib",

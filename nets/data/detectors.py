@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import importlib.util
 import math
 import os
 import pickle
@@ -20,13 +21,14 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from nets.data.heads.faces import FaceBox
 from nets.errors import UserError
 from nets.skeletons import JOINTS_17, MEDIAPIPE_33, convert_joints, mesh_to_68
 
-BACKENDS = ("mediapipe", "face-alignment")
+BACKENDS = ("mediapipe", "face-alignment", "dlib")
 INSTALL = "pip install -e '.[{}]'"
 FACE_WEIGHTS = ("s3fd-619a316812.pth", "2DFAN4-11f355bf06.pth.tar")  # of face-alignment
 HEAD = ("cnose", "leye", "reye", "lear", "rear")
@@ -76,11 +78,15 @@ def open_detector(backend: str = "mediapipe") -> Detector:
     "mediapipe"       joints, face points, masks; the package contains its networks
     "face-alignment"  face points as annotated in iBUG; prints a line and downloads its weights on
                       first use. Joints and masks are by mediapipe
+    "dlib"            the same 68 points by dlib, for any Python; the package of its models holds
+                      them. Joints and masks are by mediapipe, if it is installed
     """
     if backend == "mediapipe":
         return MediaPipe()
     if backend == "face-alignment":
         return FaceAlignment()
+    if backend == "dlib":
+        return Dlib()
     raise UserError(f"detector: must be one of {', '.join(BACKENDS)}, got {backend!r}")
 
 
@@ -260,6 +266,70 @@ class FaceAlignment:
 
     def mask(self, image: Tensor) -> Tensor:
         return self._rest.mask(image)
+
+
+class Dlib:
+    """Detector of face points with dlib; people and masks by MediaPipe, if it is installed.
+
+    The 68 points are those of iBUG's annotations, jaw included. Faces are searched at a width that
+    suits dlib's window of 80 pixels, then at twice that; points are placed in the whole image.
+    The models lie in the package face_recognition_models.
+    """
+
+    SIDES = (640, 1280)  # pixels of the longer side in which faces are searched
+
+    def __init__(self) -> None:
+        package = _import("dlib", "dlib-bin", "dlib")
+        # The package itself imports pkg_resources, which new versions of setuptools lack.
+        spec = importlib.util.find_spec("face_recognition_models")
+        folders = list(spec.submodule_search_locations or []) if spec else []
+        models = Path(folders[0]) / "models" if folders else Path()
+        file = models / "shape_predictor_68_face_landmarks.dat"
+        if not file.is_file():
+            raise UserError(
+                f"face_recognition_models is needed for dlib's points, but {file.name} is not "
+                f"there: {INSTALL.format('dlib')}"
+            )
+        self._box = package.rectangle
+        self._find = package.get_frontal_face_detector()
+        self._place = package.shape_predictor(str(file))
+        self._others: MediaPipe | None = None
+
+    def people(self, image: Tensor, near: Person | None = None) -> list[Person]:
+        return self._rest("people").people(image, near)
+
+    def faces(self, image: Tensor) -> list[Tensor]:
+        pixels = np.ascontiguousarray(image.permute(1, 2, 0).numpy())
+        longest = max(pixels.shape[:2])
+        for side in self.SIDES:
+            scale = min(side / longest, 2.0)
+            boxes = self._find(_scaled(pixels, scale))
+            if boxes or scale == 2.0:
+                break
+        faces = []
+        for box in boxes:
+            edges = (box.left(), box.top(), box.right(), box.bottom())
+            marks = self._place(pixels, self._box(*(round(edge / scale) for edge in edges)))
+            points = [(marks.part(i).x, marks.part(i).y) for i in range(68)]
+            faces.append(torch.tensor(points, dtype=torch.float32))
+        return _largest_first(faces)
+
+    def mask(self, image: Tensor) -> Tensor:
+        return self._rest("masks").mask(image)
+
+    def _rest(self, what: str) -> MediaPipe:
+        if self._others is None:
+            try:
+                self._others = MediaPipe()
+            except UserError as error:
+                raise UserError(f"dlib finds no {what}, which mediapipe does: {error}") from error
+        return self._others
+
+
+def _scaled(pixels: np.ndarray, scale: float) -> np.ndarray:
+    """An image (H, W, 3) uint8 of another size."""
+    h, w = (max(1, round(side * scale)) for side in pixels.shape[:2])
+    return np.asarray(Image.fromarray(pixels).resize((w, h), Image.Resampling.BILINEAR))
 
 
 def person_box(joints: Tensor) -> tuple[float, float, float, float]:

@@ -1,12 +1,15 @@
 """Detectors compared with the demo worlds' ground truth, and errors of missing packages."""
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
 from nets.data.detectors import FACE_WEIGHTS, Follow, Person, _same, open_detector, person_box
+from nets.data.io.images import read_image
 from nets.errors import UserError
 from nets.skeletons import JOINTS_15, JOINTS_17, MESH_68, mesh_to_68
 from nets.worlds.people.world import PeopleWorld
@@ -58,14 +61,52 @@ def test_masks_and_images_without_people(mediapipe):
 
 
 def test_missing_packages_are_one_line_with_the_remedy(monkeypatch):
-    for name in ("mediapipe", "face_alignment"):
+    for name in ("mediapipe", "face_alignment", "dlib"):
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(UserError, match=r"mediapipe==0\.10\.21 is needed .*'\.\[extract\]'"):
         open_detector()
     with pytest.raises(UserError, match=r"face-alignment==1\.5\.0 is needed .*\.\[face-al"):
         open_detector("face-alignment")
-    with pytest.raises(UserError, match="must be one of mediapipe, face-alignment"):
+    with pytest.raises(UserError, match=r"dlib-bin is needed .*\.\[dlib\]"):
+        open_detector("dlib")
+    with pytest.raises(UserError, match="must be one of mediapipe, face-alignment, dlib"):
         open_detector("magic")
+
+
+@pytest.fixture(scope="module")
+def dlib():
+    pytest.importorskip("dlib", reason="is installed by the extra `dlib`")
+    return open_detector("dlib")
+
+
+def test_dlib_without_a_face_and_without_mediapipe(dlib, monkeypatch):
+    for size in ((96, 128), (1, 1), (3000, 40)):
+        assert dlib.faces(torch.full((3, *size), 90, dtype=torch.uint8)) == []
+    monkeypatch.setitem(sys.modules, "mediapipe", None)
+    for what, call in (("people", dlib.people), ("masks", dlib.mask)):
+        with pytest.raises(UserError, match=f"dlib finds no {what}, .*mediapipe==0"):
+            call(torch.zeros(3, 64, 64, dtype=torch.uint8))
+
+
+def test_dlib_without_its_models_is_one_line(monkeypatch):
+    pytest.importorskip("dlib", reason="is installed by the extra `dlib`")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"shape_predictor_68.*\.\[dlib\]"):
+        open_detector("dlib")
+
+
+def test_dlib_places_points_at_any_size(dlib):
+    """A real face at two sizes."""
+    folder = os.environ.get("GUISE_REAL_FILES")
+    if not folder:
+        pytest.skip("no GUISE_REAL_FILES")
+    image = read_image(Path(folder) / "face_selfie.jpg", None)
+    (whole,) = dlib.faces(image)
+    half = torch.nn.functional.interpolate(image[None].float(), scale_factor=0.5, mode="area")
+    (small,) = dlib.faces(half[0].round().to(torch.uint8))
+    inner = (whole[36] - whole[45]).norm()  # between the outer corners of the eyes
+    assert (2 * small - whole).norm(dim=-1).mean() < 0.1 * inner
+    assert whole[8, 1] > whole[27, 1] and whole[36, 0] < whole[45, 0]  # chin, bridge; eyes
 
 
 @pytest.fixture

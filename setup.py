@@ -119,6 +119,7 @@ setup(
     extras_require={
         "extract": EXTRACT,
         "face-alignment": [*EXTRACT, "face-alignment==1.5.0"],  # joints and masks are MediaPipe's
+        "heif": ["pillow-heif"],  # photos of phones, .heic
         "eval": ["scipy"],  # .mat files of BBC Pose
         "plot": ["matplotlib"],  # scatter plots of evaluate.py
         "test": [

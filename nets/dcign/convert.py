@@ -12,7 +12,6 @@ are squashed to a square.
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from nets.data.io.images import read_grey
 from nets.data.scenes.batches import MIXED_FOLDERS, MODES, write_batch
 from nets.data.scenes.factors import read_table
 from nets.errors import BadSample, UserError
+from nets.listing import list_folder, list_folders, report_left_out
 from nets.random import uniform
 from nets.worlds.heads.batches import HeadBatches
 
@@ -34,13 +34,6 @@ HEADS = {
 }
 
 
-def in_order(names: list[str]) -> list[str]:
-    """Names sorted with the numbers in them as numbers: 2.png before 10.png."""
-    return sorted(
-        names, key=lambda n: [int(t) if t.isdigit() else t for t in re.split(r"(\d+)", n)]
-    )
-
-
 def scene(
     folder: Path, count: int, size: int, table: dict[str, dict[str, float]], pad: bool
 ) -> tuple[Tensor, dict[str, Tensor]]:
@@ -48,7 +41,9 @@ def scene(
 
     pad  fill up with black where there are too few; else that raises UserError
     """
-    names = in_order([p.name for p in folder.iterdir() if p.suffix.lower() == ".png"])[:count]
+    files, left_out = list_folder(folder, lambda file: file.suffix.lower() == ".png")
+    report_left_out(folder, left_out, "PNG")
+    names = [file.name for file in files][:count]
     if not names or (len(names) < count and not pad):
         raise UserError(f"{folder}: holds {len(names)} PNG files, {count} are needed (or --pad)")
     image = torch.zeros(count, 1, size, size, dtype=torch.uint8)
@@ -63,7 +58,7 @@ def from_folders(args: argparse.Namespace) -> None:
     root = Path(args.dataset_dir)
     if not root.is_dir():
         raise UserError(f"{root}: no such folder of scenes")
-    names = in_order([p.name for p in root.iterdir() if p.is_dir() and p.name[0] != "."])
+    names = [folder.name for folder in list_folders(root)]
     if args.seed is not None:
         order = uniform(args.seed, "scenes", torch.arange(len(names)), 1)[:, 0].argsort()
         names = [names[i] for i in order]

@@ -20,6 +20,7 @@ import torch
 import yaml
 from torch import Tensor, nn
 
+from nets import plain_yaml
 from nets.errors import UserError
 from nets.landmarks import LandmarkModel, build, build_discriminator
 from nets.run.options import rename
@@ -135,7 +136,7 @@ def read_optimizer(
 def read_options(path: str | Path) -> dict[str, Any]:
     """The options of an opt.yaml, as they were before `str()` was taken of them."""
     try:
-        keys = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        keys = plain_yaml.load(Path(path).read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise UserError(f"{path}: {error.strerror or error}") from error
     except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError) as error:

@@ -26,6 +26,7 @@ import torch
 from torch import nn
 
 from nets.errors import UserError
+from nets.listing import walk
 from nets.run.files import write_atomic
 from nets.tensor_files import read_plain, read_safetensors, require
 
@@ -143,7 +144,11 @@ def find(
     if path is not None and not Path(path).is_dir():
         raise UserError(f"--checkpoint {path}: no such file or run folder")
     folder = Path(root if path is None else path)
-    files = [file for file in folder.rglob(PATTERN) if file.parent.name == "checkpoints"]
+    files = [
+        file
+        for file in (walk(folder) if folder.is_dir() else ())
+        if file.parent.name == "checkpoints" and file.match(PATTERN)
+    ]
     if not files:
         if path is not None and recognise is not None and recognise(Path(path)):
             return Path(path)

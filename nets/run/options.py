@@ -32,6 +32,7 @@ from jsonargparse.typing import NonNegativeInt, PositiveInt, restricted_number_t
 
 from nets import plain_yaml
 from nets.errors import BadSample, UserError
+from nets.listing import walk
 from nets.run.files import write_text
 
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -286,7 +287,7 @@ def find_config(name: str) -> Path:
     """
     if Path(name).is_file():
         return Path(name)
-    files = sorted(CONFIGS.rglob("*.yaml"))
+    files = sorted(file for file in walk(CONFIGS) if file.suffix == ".yaml")
     if Path(name).name == name:
         named = [path for path in files if name in (path.name, path.stem)]
         if len(named) > 1:

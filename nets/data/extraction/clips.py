@@ -41,9 +41,10 @@ def extract_clips(
     clips are kept. Raises UserError if there is no video, or no person in any.
     """
     out = Path(out)
-    videos = [file for file in jobs.list_files(given) if is_video(file)]
-    if not videos:
-        raise UserError(f"{given[0]}: is not a video and holds none")
+    videos = jobs.list_files(given, videos_only=True)
+    for file in videos:
+        if not is_video(file):
+            raise UserError(f"{file}: is not a video")
     if options.crop == "person":
         jobs.detector(options.detector)
     names = file_names(videos)

@@ -80,9 +80,9 @@ def list_videos(given: Sequence[str | Path]) -> list[tuple[Path, str]]:
     """The videos, each with a unique name PERSON/VIDEO/SEQUENCE. Raises UserError."""
     by_name: dict[str, Path] = {}
     for root in map(Path, given):
-        videos = [file for file in jobs.list_files([root]) if is_video(file)]
-        if not videos:
-            raise UserError(f"{root}: is not a video and holds none")
+        videos = jobs.list_files([root], videos_only=True)
+        if not is_video(videos[0]):
+            raise UserError(f"{root}: is not a video")
         for video in videos:
             parts = list(video.relative_to(root).with_suffix("").parts) if root.is_dir() else []
             parts = (parts or [video.stem])[-3:]

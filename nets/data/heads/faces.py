@@ -5,7 +5,6 @@ Points are (x, y) in pixels, iBUG order: jaw 0-16, brows 17-26, nose 27-35, eyes
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import NamedTuple
@@ -15,6 +14,7 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from nets import plain_json
 from nets.data.io.files import read_arrays, whole_file
 from nets.errors import BadSample
 
@@ -124,7 +124,7 @@ def read_array(path: str | Path) -> np.ndarray:
     values: np.ndarray | dict[str, np.ndarray]
     try:
         if path.suffix.lower() == ".json":
-            values = np.asarray(json.loads(path.read_text(encoding="utf-8-sig")), dtype=np.float64)
+            values = np.asarray(plain_json.load(path), dtype=np.float64)
         else:
             values = read_arrays(path)
     except FileNotFoundError as error:

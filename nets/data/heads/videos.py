@@ -189,7 +189,10 @@ class AvatarFolder:
         return len(self.items)
 
     def frames(self, item: str) -> list[str]:
-        """Names of the frames of PERSON/VIDEO that have all their files, sorted by path part."""
+        """Names of the frames of PERSON/VIDEO that have all their files, sorted by path part.
+
+        The order is that of texts, as in the original: it decides which frames are chosen.
+        """
         kinds = [kind for kind in KINDS if kind != "segs" or self.masks]
         names = []
         for kind in kinds:
@@ -199,7 +202,7 @@ class AvatarFolder:
                     (sequence, Path(file).stem)
                     for sequence in _folders(base)
                     for file in os.listdir(base / sequence)
-                    if file.endswith(KINDS[kind])
+                    if file.endswith(KINDS[kind]) and not file.startswith(".")
                 }
             )
         return [f"{item}/{s}/{f}" for s, f in sorted(set.intersection(*names))]
@@ -343,4 +346,4 @@ def _folders(folder: Path) -> list[str]:
     if not folder.is_dir():
         return []
     with os.scandir(folder) as entries:
-        return sorted(entry.name for entry in entries if entry.is_dir())
+        return sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))

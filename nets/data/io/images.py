@@ -18,12 +18,15 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError, features
 from torch import Tensor
 
-from nets.data.io.files import list_folder, report_left_out, whole_file
+from nets.data.io.files import whole_file
 from nets.errors import BadSample, UserError
+from nets.listing import list_folder, report_left_out
 
 ORIENTATION = 0x0112  # the EXIF tag
-ENDINGS = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff", ".avif")
-HEIF_ENDINGS = (".heic", ".heif")  # of phones; read by the package pillow-heif, if it is installed
+ENDINGS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff",
+           ".avif")  # fmt: skip
+HEIF_ENDINGS = (".heic", ".heif", ".hif")  # of phones and cameras, read by pillow-heif
+HEIF = "pip install pillow-heif (the extra heif: pip install -e '.[heif]')"
 BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, zlib.error)
 
 
@@ -118,7 +121,7 @@ def list_images(option: str, files: Iterable[str | Path]) -> list[Path]:
             raise UserError(f"{option} {file}: cannot be read: {why}".strip()) from error
         if not images:
             raise UserError(f"{option} {file}: no images in this folder".strip())
-        report_left_out(file, left_out, "image")
+        report_left_out(file, left_out, "image", heif_hint(left_out))
         result += images
     return result
 
@@ -136,6 +139,12 @@ def image_endings() -> tuple[str, ...]:
         importlib.import_module("pillow_heif").register_heif_opener()
         endings += HEIF_ENDINGS
     return tuple(endings)
+
+
+def heif_hint(files: Iterable[Path]) -> str:
+    """The remedy if one of the files that are left out is an HEIC file, else an empty text."""
+    needed = any(file.suffix.lower() in HEIF_ENDINGS for file in files)
+    return f"HEIC files need {HEIF}" if needed else ""
 
 
 def read_grey(path: str | Path, size: int) -> Tensor:
@@ -227,7 +236,7 @@ class _images_only:
         elif isinstance(error, UnidentifiedImageError):
             why = "is not an image"
             if Path(self.path).suffix.lower() in HEIF_ENDINGS:
-                why = "cannot be read as HEIC; pip install pillow-heif, or save it as JPEG"
+                why = f"cannot be read as HEIC; {HEIF}, or save it as JPEG"
         elif isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
             why = f"is too large for an image (more than {Image.MAX_IMAGE_PIXELS:,} pixels)"
         elif isinstance(error, OSError) and error.errno is not None:

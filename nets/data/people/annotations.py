@@ -14,8 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nets.data.io.files import list_folder
+from nets import plain_json
 from nets.errors import UserError
+from nets.listing import list_folder
 from nets.skeletons import COCO_17, JOINTS_17, OPENPOSE_18, OPENPOSE_25, ORDERS, convert_joints
 
 NAMES = {name for order in ORDERS.values() for name in order}
@@ -41,7 +42,7 @@ def read_annotations(path: str | Path) -> dict[str, list[Tensor]]:
     try:
         if path.suffix.lower() == ".csv":
             return _pose_transfer(path)
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
+        content = plain_json.load(path)
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {(error.strerror or '').lower()}") from error
     except ValueError as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import json
 import pickle
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any, TypedDict
 import numpy as np
 import torch
 
+from nets import plain_json
 from nets.data.io.files import read_arrays, whole_file
 from nets.data.io.images import read_image, read_letterboxed
 from nets.data.io.pickles import read_pickle
@@ -168,7 +168,7 @@ def _load(path: Path) -> Any:
         raise UserError(f"{path}: is empty, not an index")
     try:
         if path.suffix == ".json":
-            return json.loads(path.read_text(encoding="utf-8-sig"))
+            return plain_json.load(path)
         if path.suffix == ".npz":
             return read_arrays(path)
     except (ValueError, OSError, EOFError) as error:

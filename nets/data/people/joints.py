@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nets import plain_json
 from nets.data.people.index import read_index
 from nets.errors import UserError
 from nets.skeletons import JOINTS_17, ORDERS, convert_joints
@@ -46,7 +47,7 @@ def read_joints(where: str | Path, image: str | Path, size: tuple[int, int]) -> 
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
+        content = plain_json.load(path)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file of joints") from None
     except (OSError, ValueError) as error:

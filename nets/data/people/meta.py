@@ -25,6 +25,7 @@ from nets.data.io.files import below, read_arrays
 from nets.data.io.images import read_image
 from nets.data.people.pairs import Paired, Pairs
 from nets.errors import BadSample, UserError
+from nets.listing import list_folder
 from nets.skeletons import OPENPOSE_18
 
 LOADERS = ("image", "np", "category", "cat")
@@ -53,7 +54,7 @@ class MetaDataset:
         }
         given = self.meta.get("loaders") or {}
         arrays = {}
-        for file in sorted((self.root / "labels").rglob("*.npy")):
+        for file in self._label_files():
             name, loader, array = _label(self.root, file)
             loader = given.get(name, loader)
             if loader is not None:
@@ -68,6 +69,12 @@ class MetaDataset:
             raise UserError(f"{self.root}: all labels must have one length, they have {counts}")
         for name, array in arrays.items():
             self.labels[f"{name}_" if name in self.loaders else name] = array
+
+    def _label_files(self) -> list[Path]:
+        folder = self.root / "labels"
+        if not folder.is_dir():
+            return []
+        return list_folder(folder, lambda file: file.suffix == ".npy", recursive=True).files
 
     def __len__(self) -> int:
         return len(next(iter(self.labels.values())))

@@ -39,9 +39,14 @@ def read_table(path: str | Path) -> list[dict[str, str]]:
     """The rows of a table, texts by column. Raises UserError that names file and line."""
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file, strict=True))
+            table = csv.DictReader(file, strict=True)
+            columns = list(table.fieldnames or ())
+            rows = list(table)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path}: cannot be read as a table: {error}") from error
+    for column in columns:
+        if columns.count(column) > 1:
+            raise UserError(f"{path}: the column {column!r} stands twice")
     if not rows:
         raise UserError(f"{path}: holds no rows")
     if "file" not in rows[0]:

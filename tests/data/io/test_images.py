@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from nets.data.io.images import image_size, read_image, read_letterboxed, write_image
+from nets.data.io.images import image_size, list_images, read_image, read_letterboxed, write_image
 from nets.errors import BadSample, UserError
 
 RED = (200, 30, 60)
@@ -89,6 +89,19 @@ def test_exif_orientation_is_applied(tmp_path, orientation):
     flips = {2: [2], 3: [1, 2], 4: [1], 6: [2], 7: [1, 2], 8: [1]}.get(orientation, [])
     assert torch.equal(read_image(tmp_path / "a.png", None), pixels.flip(flips))
     assert image_size(tmp_path / "a.png") == (pixels.shape[2], pixels.shape[1])
+
+
+def test_photos_of_phones_are_read(tmp_path):
+    pillow_heif = pytest.importorskip("pillow_heif", reason="is installed by the extra `heif`")
+    source = photo(90, 50)
+    pillow_heif.from_pillow(source).save(tmp_path / "a.HEIC", quality=90)
+    source.save(tmp_path / "b.avif")
+    source.save(tmp_path / "c.jfif", "JPEG")
+    assert [file.name for file in list_images("-s", [tmp_path])] == ["a.HEIC", "b.avif", "c.jfif"]
+    for file in tmp_path.iterdir():
+        off = read_image(file, None).permute(1, 2, 0).numpy().astype(int) - np.asarray(source)
+        assert np.abs(off).mean() < 8, file  # levels, of lossy compression of noise
+        assert image_size(file) == (90, 50)
 
 
 def test_letterbox_keeps_the_aspect_ratio(tmp_path):

@@ -11,6 +11,7 @@ The checkpoint says which system it is of; --help has a group of options for eac
 
 from __future__ import annotations
 
+import os
 from typing import Literal
 
 from nets import published, systems
@@ -59,11 +60,19 @@ def parser() -> options.ArgumentParser:
 # fmt: on
 
 
+def refuse_own_input(out: str, given: list[str]) -> None:
+    """Raise UserError if --out is one of the given files, which would be lost."""
+    for file in given:
+        if os.path.isfile(out) and os.path.isfile(file) and os.path.samefile(out, file):
+            raise UserError(f"--out {out}: is an input, which would be lost; give another name")
+
+
 @options.user_errors()
 def main(argv: list[str] | None = None) -> None:
     p = parser()
     owners = systems.add_options(p, "infer")
     args = options.parse(p, argv)
+    refuse_own_input(args.out, [*args.source, *args.driving])
     named = systems.call("bilayer", "published_modes", "experiment", args)
     path = published.find(args.checkpoint or named)
     content = published.read_checkpoint(path)

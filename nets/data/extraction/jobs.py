@@ -89,6 +89,15 @@ def read_record(path: Path, key: dict[str, Any]) -> Record | None:
     return record if isinstance(record, dict) and record.get("key") == key else None
 
 
+def is_of_another(path: Path, source: Path) -> bool:
+    """True if a record is of another file than `source`, one that still exists."""
+    try:
+        other = Path(json.loads(path.read_text(encoding="utf-8"))["key"]["source"])
+        return other.exists() and not other.samefile(source)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
 def write_record(path: Path, record: Record) -> None:
     """Write the record of a job, whole or not at all, after all its other files."""
     with whole_file(path) as file:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from nets import plain_json
+from nets.data.io.names import find_by_path, is_windows_path, path_key
 from nets.data.people.index import read_index
 from nets.errors import UserError
 from nets.skeletons import JOINTS_17, ORDERS, convert_joints
@@ -58,10 +60,24 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def _of_image(where: str, content: dict[str, Any], image: Path) -> dict[str, Any]:
-    for match in (str(image), image.as_posix(), image.name, image.stem):
+    """The entry of an image: of the longest path that its own ends with, else of its name."""
+    by_path: dict[str, str] = {}
+    for file in content:
+        if is_windows_path(file):
+            raise UserError(f"{where}: {file}: is a path of Windows; write a/b.jpg, with slashes")
+        if path_key(file) in by_path:
+            raise UserError(f"{where}: {file} stands twice")
+        by_path[path_key(file)] = file
+    key = find_by_path(by_path, image)
+    if key is not None:
+        return content[by_path[key]]
+    for match in (image.name, image.stem):
         matches = [value for file, value in content.items() if file == match]
         matches = matches or [value for file, value in content.items() if Path(file).name == match]
         if len(matches) == 1:
+            other = next(file for file, value in content.items() if value is matches[0])
+            if other not in (image.name, image.stem):
+                print(f"{where}: {image}: takes the joints of {other}", file=sys.stderr, flush=True)
             return matches[0]
     raise UserError(f"{where}: has no joints of {image.name}, but of {', '.join(content)[:200]}")
 
@@ -113,5 +129,8 @@ def _index_entry(path: Path, entry: str) -> Tensor:
         rows = np.flatnonzero(np.isin(index["imgs"], [entry.encode(), str(relative).encode()]))
         if not len(rows):
             raise UserError(f"{path}: lists no image {entry}")
+        if len(rows) > 1:
+            numbers = ", ".join(map(str, rows[:5]))
+            raise UserError(f"{path}: lists {entry} as entries {numbers}; give {path}:NUMBER")
         number = int(rows[0])
     return torch.from_numpy(index["joints"][number])

@@ -48,6 +48,7 @@ def parser(command: str, what: str | None) -> tuple[options.ArgumentParser, Call
         prog=f"extract.py {command}", description=what, exit_on_error=False, allow_abbrev=False)
     add = p.add_argument
     add("--config", type=str, nargs="+", default=None, metavar="FILE", help="YAML files of options")
+    options.add_max_megapixels(add)
     return p, add
 
 

@@ -41,6 +41,7 @@ def parser() -> options.ArgumentParser:
         help="output: an image; for several transfers a grid, with each image in a folder beside "
         "it; for a video a video, for several a folder of SOURCE--DRIVING.mp4")
     add_flag(g, "--grid", False, "write a grid for one pair, too: poses above, sources to the left")
+    options.add_max_megapixels(add)
     g = p.add_argument_group("videos and detection")
     add = g.add_argument
     add("--start", type=NonNegativeFloat | None, default=None, help="start in the video, seconds")

@@ -53,6 +53,7 @@ NonNegativeFloat = restricted_number_type("NonNegativeFloat", float, (">=", 0.0)
 PositiveFloat = restricted_number_type("PositiveFloat", float, (">", 0.0))
 Fraction = restricted_number_type("Fraction", float, [(">=", 0.0), ("<", 1.0)])
 COMMAND_LINE = "command line"
+MAX_MEGAPIXELS = "GUISE_MAX_MEGAPIXELS"  # environment variable of --max_megapixels
 HELP_PUBLISHED = "--help_published"
 KINDS: dict[Any, str] = {  # types of options, as messages call them
     int: "a whole number",
@@ -144,9 +145,16 @@ def tool_parser(description: str, renamed: Mapping[str, str] | None = None) -> P
     return parser
 
 
+def add_max_megapixels(add: Callable[..., Any]) -> None:
+    """Add the limit of images; `parse` hands it on to the readers of images, workers included."""
+    add("--max_megapixels", type=PositiveFloat | None, default=None,
+        help="largest image to read, megapixels; default: 256")  # fmt: skip
+
+
 def add_reading(parser: ArgumentParser) -> None:
     """Add the options of scripts that read a dataset."""
     add = parser.add_argument_group("reading data").add_argument
+    add_max_megapixels(add)
     add("--workers", type=NonNegativeInt, default=2,
         help="processes that read data, per rank; 0: the training process reads")  # fmt: skip
     add("--on_bad_sample", type=Literal["fail", "skip"], default="fail",
@@ -233,6 +241,8 @@ def parse(
     for key in known:  # also inside lists, for checkpoints hold plain numbers only
         args[key] = _plain(args[key])
     args["config"] = [str(file) for file in files]
+    if args.get("max_megapixels"):
+        os.environ[MAX_MEGAPIXELS] = repr(args["max_megapixels"])
     return args
 
 

@@ -7,6 +7,7 @@ one file of plain pixels (3 S S bytes a frame), so that any frame is read direct
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import Protocol, cast
@@ -162,7 +163,7 @@ class Folders:
         frames = self._frames[clip]
         if isinstance(frames, _Decoded):
             return frames[frame]
-        return read_crop(self.clips[clip] / frames[frame].decode(), box, size)
+        return read_crop(self.clips[clip] / os.fsdecode(frames[frame]), box, size)
 
     def _video(self, path: Path) -> _Decoded:
         """The frames of a video, decoded now if they are not in the cache."""
@@ -191,14 +192,14 @@ class Stills:
         report_left_out(path, left_out, "image", heif_hint(left_out))
         names = [file.relative_to(self.path).as_posix() for file in files]
         self.boxes = _read_boxes(self.path, names)
-        self._names = np.array([name.encode() for name in names])
+        self._names = np.array([os.fsencode(name) for name in names])
         self.counts = np.ones(len(names), np.int64)
 
     def box(self, clip: int, frame: int) -> Box | None:
-        return self.boxes.get(self._names[clip].decode())
+        return self.boxes.get(os.fsdecode(self._names[clip]))
 
     def file(self, clip: int, frame: int) -> str:
-        return self._names[clip].decode()
+        return os.fsdecode(self._names[clip])
 
     def read(self, clip: int, frame: int, box: Box | None, size: int) -> Tensor:
         return read_crop(self.path / self.file(clip, frame), box, size)
@@ -245,7 +246,7 @@ def _frame_names(folder: Path) -> np.ndarray:
     """Names of a folder's frames in natural order, as one array that workers share."""
     frames, left_out = list_folder(folder, is_image)
     report_left_out(folder, left_out, "image", heif_hint(left_out))
-    return np.array([frame.name.encode() for frame in frames])
+    return np.array([os.fsencode(frame.name) for frame in frames])
 
 
 def _read_boxes(folder: Path, names: Container[str]) -> dict[str, Box]:

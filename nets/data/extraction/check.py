@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -89,11 +90,11 @@ def _index(path: Path) -> tuple[Checked, Read]:
             checked.remarks.append(f"nothing usable to {name}")
     outside = (joints > 1).any(-1).sum(-1)
     for i in outside.nonzero()[:, 0].tolist():
-        checked.remarks.append(f"{index['imgs'][i].decode()}: {int(outside[i])} joints outside")
+        checked.remarks.append(f"{os.fsdecode(index['imgs'][i])}: {int(outside[i])} joints outside")
 
     def read(i: int) -> Drawing:
-        image = read_image(file.parent / index["imgs"][i].decode(), None)
-        return image, joints[i] * torch.tensor(image.shape[:0:-1]), index["imgs"][i].decode()
+        image = read_image(file.parent / os.fsdecode(index["imgs"][i]), None)
+        return image, joints[i] * torch.tensor(image.shape[:0:-1]), os.fsdecode(index["imgs"][i])
 
     return checked, read
 

@@ -173,7 +173,11 @@ def _heads_of(video: Path, name: str, out: Path, phase: str, options: HeadOption
         border += min(cx - half, cy - half) < 0 or cx + half > w or cy + half > h
         head = crop_square(image, box, options.image_size)
         points = points_in_crop(faces[0], box, options.image_size)
-        mask = (detector.mask(head)[None] * 255).round().to(torch.uint8) if options.masks else None
+        mask = None
+        if options.masks:
+            share = detector.mask(head)
+            share = share if share.max() >= 0.5 else torch.zeros_like(share)  # noise, no person
+            mask = (share[None] * 255).round().to(torch.uint8)
         write_frame(out, phase, frame, head, points, mask)
         names.append(frame)
     if reader.damage:

@@ -198,4 +198,4 @@ def report(path: Path, lines: Sequence[str]) -> None:
         return
     with whole_file(path) as file:
         head = time.strftime("left out, %Y-%m-%d %H:%M")
-        file.write("\n".join([head, *lines, ""]).encode())
+        file.write("\n".join([head, *lines, ""]).encode(errors="surrogateescape"))

@@ -30,6 +30,7 @@ from nets.data.heads.faces import (
 )
 from nets.data.io.files import below
 from nets.data.io.images import read_image, write_image
+from nets.data.io.names import is_foreign
 from nets.errors import BadSample, UserError
 
 PHASES = ("train", "test")
@@ -304,6 +305,11 @@ class AvatarList:
     def _place(self, number: int, value: str) -> tuple[Path, str, str]:
         """(root, phase, name) of a line's path. Raises UserError if a file of it is missing."""
         path, root, phase = Path(value), self.root, self.phase
+        if is_foreign(".", value):
+            raise UserError(
+                f"{self.file}, line {number}: {value}: is a path of Windows; write a/b.jpg, with "
+                "slashes"
+            )
         if path.is_absolute():
             parts = path.parts
             cut = max((i for i, part in enumerate(parts[:-2]) if part == "imgs"), default=0)

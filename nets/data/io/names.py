@@ -105,6 +105,11 @@ def is_windows_path(name: str) -> bool:
     return "\\" in name or name[1:2] == ":"
 
 
+def is_foreign(folder: str | Path, name: str) -> bool:
+    """True if `name` is a path of Windows, and no file in `folder` is really called so."""
+    return is_windows_path(name) and not (Path(folder) / name).exists()
+
+
 def find_by_path(keys: Mapping[str, object], path: str | Path) -> str | None:
     """The longest key with which a file's path ends, folder by folder; None if there is none.
 

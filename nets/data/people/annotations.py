@@ -220,7 +220,12 @@ def _by_name(path: Path, file: str, joints: dict[str, Any]) -> Tensor:
         raise UserError(f"{path}: {file}: {why}")
     try:
         points = [(math.nan,) * 2 if at is None else at[:2] for at in joints.values()]
-        return _joints(torch.tensor(points, dtype=torch.float32), tuple(joints))
+        pixels = torch.tensor(points, dtype=torch.float32)
+        if (pixels.nan_to_num(0) <= 1).all() and (pixels > 0).any():
+            raise UserError(f"{path}: {file}: joints must be pixels, they are fractions")
+        return _joints(pixels, tuple(joints))
+    except UserError:
+        raise
     except (ValueError, TypeError) as error:
         raise UserError(f"{path}: {file}: joints must be [x, y] or null") from error
 

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from nets.data.io.files import below
 from nets.data.io.images import read_grey
+from nets.data.io.names import is_foreign
 from nets.errors import UserError
 from nets.random import uniform
 
@@ -57,6 +58,11 @@ def read_table(path: str | Path) -> list[dict[str, str]]:
         if not below(row["file"]):
             raise UserError(
                 f"{path}, line {number}: file must lie below the table's folder, is {row['file']}"
+            )
+        if is_foreign(Path(path).parent, row["file"]):
+            raise UserError(
+                f"{path}, line {number}: {row['file']}: is a path of Windows; write a/b.png, with "
+                "slashes"
             )
     return rows
 

@@ -172,7 +172,7 @@ COMMANDS = {"people": people, "heads": heads, "clips": clips, "check": check_dat
 def main(argv: list[str] | None = None) -> None:
     argv = list(sys.argv[1:] if argv is None else argv)
     if not argv or argv[0] in ("-h", "--help"):
-        print(__doc__)
+        print(__doc__ or f"commands: {', '.join(COMMANDS)}")  # python -OO removes it
         raise SystemExit(0 if argv else 2)
     if argv[0] not in COMMANDS:
         raise UserError(f"{argv[0]}: must be one of {', '.join(COMMANDS)}; see --help")

@@ -28,7 +28,7 @@ FINDING = ("concat", "paste", "detector", "person", "on_missing")  # options of 
 
 # fmt: off
 def parser() -> options.ArgumentParser:
-    p = options.tool_parser(__doc__.split("\n\n")[0])
+    p = options.tool_parser(options.summary(__doc__))
     g = p.add_argument_group("inference")
     add = g.add_argument
     add("--checkpoint", type=str | None, default=None,

@@ -223,7 +223,7 @@ def train(run: Run, args: options.Namespace, precision: Precision) -> None:
 
 @options.user_errors()
 def main(argv: list[str] | None = None) -> None:
-    args = parse(argv, __doc__.split("\n\n")[0])
+    args = parse(argv, options.summary(__doc__))
     with closing(Ranks(args.device)) as ranks, Run("vunet", args, ranks, RENAMED) as run:
         precision = Precision(args.precision, run.device, args.channels_last)
         if args.mode == "train":

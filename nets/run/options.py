@@ -409,6 +409,7 @@ def _explain(error: Exception) -> tuple[int, str]:
         return 4, text
     if remedy := shortage(text) if isinstance(error, OSError | RuntimeError) else "":
         named = getattr(error, "filename", None)
+        sys.unraisablehook = lambda _: None  # half-made workers complain when they are deleted
         return 2, f"{named}: {remedy}" if named else remedy
     if isinstance(error, RuntimeError) and text.startswith("Could not determine home directory"):
         return 2, "there is no home directory for ~: set the environment variable HOME"

@@ -18,10 +18,10 @@ def shortage(text: str) -> str:
     """One line with the remedy if an error's text tells of such a shortage, else an empty text."""
     if FILES.search(text):
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        return (
-            f"too many open files, the limit is {soft}: raise it in the same shell with "
-            f"`ulimit -n {min(hard, 65536)}`, or give fewer --workers"
-        )
+        how = f"raise it in the same shell with `ulimit -n {min(hard, 65536)}`"
+        if hard in (soft, resource.RLIM_INFINITY):
+            how = "raise it with `ulimit -n 65536` as root, or docker run --ulimit nofile=65536"
+        return f"too many open files, the limit is {soft}: {how}, or give fewer --workers"
     if MEMORY.search(text):
         return (
             f"the shared memory in {SHARED} is too small for the workers ({shared_size()}): "

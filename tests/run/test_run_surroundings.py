@@ -70,7 +70,7 @@ def test_where_nobody_reads_the_output_the_run_saves_and_leaves(tmp_path, both):
     """As in `train | head`, and `train 2>&1 | head`."""
     read, write = os.pipe()
     process = subprocess.Popen(
-        [sys.executable, "-u", *command("a", "--steps", 3000, "--log_freq", 1, "--workers", 0)[1:]],
+        [sys.executable, "-u", *command("a", "--steps", 3000 if both else 30)[1:]],
         cwd=tmp_path, env=environment(), stdout=write,
         stderr=write if both else subprocess.PIPE,
     )  # fmt: skip
@@ -78,7 +78,7 @@ def test_where_nobody_reads_the_output_the_run_saves_and_leaves(tmp_path, both):
     os.read(read, 1)
     os.close(read)
     printed = b"" if both else process.stderr.read()
-    assert process.wait(timeout=120) == (141 if both else process.returncode)
+    assert process.wait(timeout=120) == (141 if both else 0)  # little is printed on stdout alone
     assert b"Traceback" not in printed
     if both:
         assert list((tmp_path / "runs/toy/a/checkpoints").glob("step_*.pt"))
@@ -94,7 +94,7 @@ def test_help_into_a_closed_pipe_is_quiet(script):
         env=environment(), timeout=120,
     )  # fmt: skip
     os.close(write)
-    assert done.returncode == 141 and done.stderr == b""
+    assert done.returncode in (0, 141) and done.stderr == b""  # 0: the parser ignores the error
 
 
 @pytest.mark.parametrize("script", ["extract.py people", "evaluate.py", "train_vunet.py"])
@@ -123,31 +123,19 @@ def test_without_docstrings_a_run_is_the_same(tmp_path):
 
 def test_without_a_home_a_run_works(tmp_path):
     """No HOME, and no user of this number in the list of users."""
-    if os.getuid():
-        pytest.skip("only root can become another user")
-    shutil.copytree(ROOT / "nets", tmp_path / "project/nets")
-    shutil.copy(ROOT / "tests/run/toy.py", tmp_path / "project/toy.py")
-    for folder in (tmp_path, *tmp_path.parents):
-        os.chmod(folder, os.stat(folder).st_mode | 0o755) if folder.stat().st_uid == 0 else None
-    work = tmp_path / "work"
-    work.mkdir()
-    os.chown(work, 54321, 54321)
-
-    def become_nobody():
-        os.setgid(54321)
-        os.setuid(54321)
-
-    env = {
-        k: v for k, v in environment().items() if not k.startswith(("HOME", "XDG", "USER", "LOGN"))
-    }
-    env |= {"PYTHONPATH": str(tmp_path / "project"), "TMPDIR": str(work), "GUISE_OPS": "reference"}
-    done = subprocess.run(
-        [sys.executable, "toy.py", "--name", "a", "--steps", "2", "--workers", "0",
-         "--run_dir", str(work / "runs")],
-        cwd=tmp_path / "project", env=env, capture_output=True, text=True, timeout=120,
-        preexec_fn=become_nobody,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-2000:]
+    nobody = ["unshare", "--user", "--map-user=54321"]
+    if shutil.which("unshare") is None or subprocess.run([*nobody, "true"]).returncode:
+        pytest.skip("no user can be mapped here")
+    own = ("HOME", "XDG", "USER", "LOGN")
+    env = {name: v for name, v in environment().items() if not name.startswith(own)}
+    env |= {"TMPDIR": str(tmp_path)}
+    find = "from nets.ops import _build; _build._first_use.__code__; import nets.ops"
+    for work in (command("a", "--steps", 2), [sys.executable, "-c", find]):
+        done = subprocess.run(
+            [*nobody, *work], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=300
+        )
+        assert done.returncode == 0, done.stderr[-2000:]
+    assert not (tmp_path / "~").exists()
 
 
 def test_a_tilde_without_a_home_is_one_line(capsys):
@@ -163,14 +151,14 @@ def test_a_tilde_without_a_home_is_one_line(capsys):
 @pytest.mark.parametrize("workers", [0, 3])
 def test_too_few_open_files_are_one_line_with_the_remedy(tmp_path, workers):
     done = subprocess.run(
-        ["bash", "-c", "ulimit -n 24; exec \"$@\"", "x",
+        ["bash", "-c", "ulimit -n 40; exec \"$@\"", "x",
          *command("a", "--steps", 50, "--workers", workers, "--batch_size", 9)],
         cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     if done.returncode == 0 and not workers:
         return  # enough for one process
     assert done.returncode == 2, done.stderr[-2000:]
-    assert "too many open files, the limit is 24: raise it" in last_line(done.stderr)
+    assert "too many open files, the limit is 40: raise it" in last_line(done.stderr)
     assert "`ulimit -n" in last_line(done.stderr)
 
 

@@ -15,6 +15,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator
+from multiprocessing.queues import Queue
 from typing import Any
 
 import torch
@@ -305,6 +306,15 @@ def _follow_the_parent(worker: int) -> None:
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_SETMASK, {signal.SIGTERM})
     threading.Thread(target=_obey_the_parent_only, daemon=True).start()
+    # A batch that cannot be handed over would be printed and lost, and the parent wait for ever.
+    Queue._on_queue_feeder_error = staticmethod(_give_up)  # type: ignore[attr-defined]
+
+
+def _give_up(error: Exception, batch: object) -> None:
+    """End the worker, with one line; the parent then ends the run."""
+    text = " ".join(str(error).split())
+    print(f"a batch cannot be handed over: {shortage(text) or text}", file=sys.stderr, flush=True)
+    os._exit(1)
 
 
 def _obey_the_parent_only() -> None:

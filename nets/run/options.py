@@ -16,6 +16,7 @@ Exit codes of every script (see `user_errors`):
 from __future__ import annotations
 
 import argparse
+import atexit
 import contextlib
 import difflib
 import errno
@@ -377,6 +378,16 @@ def output_is_closed() -> bool:
     return _is_closed(sys.stdout) or _is_closed(sys.stderr)
 
 
+def _end_quietly() -> None:
+    """Keep half-made workers, and modules that cannot clean up, from adding tracebacks."""
+    sys.unraisablehook = lambda _: None
+    atexit.register(_hush)
+
+
+def _hush() -> None:
+    sys.stderr = io.StringIO()
+
+
 def _is_closed(stream: Any) -> bool:
     try:
         poll = select.poll()
@@ -401,7 +412,11 @@ def _print_any_name() -> None:
 def _explain(error: Exception) -> tuple[int, str]:
     """The exit code and text of an error that is not a defect of the program, else (0, "")."""
     text = str(error)
+    if "process that reads data died" in text or text.startswith("DataLoader worker"):
+        _end_quietly()
     if isinstance(error, UserError | BadSample):
+        if shortage(text):
+            _end_quietly()
         return 2, text
     if isinstance(error, NonFinite):
         return 3, text
@@ -409,7 +424,7 @@ def _explain(error: Exception) -> tuple[int, str]:
         return 4, text
     if remedy := shortage(text) if isinstance(error, OSError | RuntimeError) else "":
         named = getattr(error, "filename", None)
-        sys.unraisablehook = lambda _: None  # half-made workers complain when they are deleted
+        _end_quietly()
         return 2, f"{named}: {remedy}" if named else remedy
     if isinstance(error, RuntimeError) and text.startswith("Could not determine home directory"):
         return 2, "there is no home directory for ~: set the environment variable HOME"

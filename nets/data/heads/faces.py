@@ -100,11 +100,13 @@ def _paste_large(image: Tensor, crop: Tensor, box: FaceBox, border: float) -> Te
     if x0 >= x1 or y0 >= y1:
         return image.clone()
     scale = crop.shape[-1] / side
-    part = [
-        (edge - corner) * scale
-        for edge, corner in zip((x0, y0, x1, y1), (left, top, left, top), strict=True)
-    ]
-    patch = _to_pillow(crop).resize((x1 - x0, y1 - y0), Image.Resampling.BICUBIC, tuple(part))
+    part = (
+        (x0 - left) * scale,
+        (y0 - top) * scale,
+        (x1 - left) * scale,
+        (y1 - top) * scale,
+    )
+    patch = _to_pillow(crop).resize((x1 - x0, y1 - y0), Image.Resampling.BICUBIC, part)
 
     def ramp(begin: int, end: int) -> Tensor:
         at = torch.arange(begin, end) + 0.5

@@ -61,6 +61,10 @@ def labelled_grid(
         raise ValueError(f"labelled_grid: rows must hold images of one size, got {shapes}")
     (h, w) = shapes.pop()
     columns = max(len(row) for row in rows)
+    row_captions, column_captions = (  # bytes of names that are no UTF-8 cannot be drawn
+        [text.encode(errors="replace").decode() for text in texts]
+        for texts in (row_captions, column_captions)
+    )
     font = ImageFont.load_default()
     pad = 4
     left = max((math.ceil(font.getlength(text)) + 2 * pad for text in row_captions), default=0)

@@ -22,7 +22,7 @@ from nets.run.ranks import Ranks
 
 # fmt: off
 def parser() -> options.ArgumentParser:
-    p = options.tool_parser(__doc__.split("\n\n")[0], {"data_index": "data", "data_root": "data"})
+    p = options.tool_parser(options.summary(__doc__), {"data_index": "data", "data_root": "data"})
     options.add_reading(p)
     g = p.add_argument_group("evaluation")
     add = g.add_argument

@@ -24,7 +24,7 @@ ALLOWED = 1e-3
 
 # fmt: off
 def parser() -> options.Parser:
-    p = options.Parser(__doc__.split("\n\n")[0])
+    p = options.Parser(options.summary(__doc__))
     g = p.add_argument_group("export")
     add = g.add_argument
     add("--checkpoint", type=str | None, default=None,

@@ -48,6 +48,7 @@ def parser(command: str, what: str | None) -> tuple[options.ArgumentParser, Call
         prog=f"extract.py {command}", description=what, exit_on_error=False, allow_abbrev=False)
     add = p.add_argument
     add("--config", type=str, nargs="+", default=None, metavar="FILE", help="YAML files of options")
+    options.add_max_megapixels(add)
     return p, add
 
 
@@ -171,7 +172,7 @@ COMMANDS = {"people": people, "heads": heads, "clips": clips, "check": check_dat
 def main(argv: list[str] | None = None) -> None:
     argv = list(sys.argv[1:] if argv is None else argv)
     if not argv or argv[0] in ("-h", "--help"):
-        print(__doc__)
+        print(__doc__ or f"commands: {', '.join(COMMANDS)}")  # python -OO removes it
         raise SystemExit(0 if argv else 2)
     if argv[0] not in COMMANDS:
         raise UserError(f"{argv[0]}: must be one of {', '.join(COMMANDS)}; see --help")

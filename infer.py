@@ -11,6 +11,7 @@ The checkpoint says which system it is of; --help has a group of options for eac
 
 from __future__ import annotations
 
+import os
 from typing import Literal
 
 from nets import published, systems
@@ -28,7 +29,7 @@ FINDING = ("concat", "paste", "detector", "person", "on_missing")  # options of 
 
 # fmt: off
 def parser() -> options.ArgumentParser:
-    p = options.tool_parser(__doc__.split("\n\n")[0])
+    p = options.tool_parser(options.summary(__doc__))
     g = p.add_argument_group("inference")
     add = g.add_argument
     add("--checkpoint", type=str | None, default=None,
@@ -44,6 +45,7 @@ def parser() -> options.ArgumentParser:
         help="output: an image; for several transfers a grid, with each image in a folder beside "
         "it; for a video a video, for several a folder of SOURCE--DRIVING.mp4")
     add_flag(g, "--grid", False, "write a grid for one pair, too: poses above, sources to the left")
+    options.add_max_megapixels(add)
     g = p.add_argument_group("videos and detection")
     add = g.add_argument
     add("--start", type=NonNegativeFloat | None, default=None, help="start in the video, seconds")
@@ -64,11 +66,19 @@ def parser() -> options.ArgumentParser:
 # fmt: on
 
 
+def refuse_own_input(out: str, given: list[str]) -> None:
+    """Raise UserError if --out is one of the given files, which would be lost."""
+    for file in given:
+        if os.path.isfile(out) and os.path.isfile(file) and os.path.samefile(out, file):
+            raise UserError(f"--out {out}: is an input, which would be lost; give another name")
+
+
 @options.user_errors()
 def main(argv: list[str] | None = None) -> None:
     p = parser()
     owners = systems.add_options(p, "infer")
     args = options.parse(p, argv, training=systems.training_options)
+    refuse_own_input(args.out, [*args.source, *args.driving])
     named = systems.call("bilayer", "published_modes", "experiment", args)
     path = published.find(args.checkpoint or named, args.system)
     content = published.read_checkpoint(path, args.system)

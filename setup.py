@@ -124,6 +124,7 @@ setup(
         "extract": EXTRACT,
         "face-alignment": [*EXTRACT, "face-alignment==1.5.0"],  # joints and masks are MediaPipe's
         "dlib": DLIB,  # face points on any Python
+        "heif": ["pillow-heif"],  # photos of phones, .heic
         "eval": ["scipy"],  # .mat files of BBC Pose
         "export": EXPORT,
         "plot": ["matplotlib"],  # scatter plots of evaluate.py

@@ -216,7 +216,7 @@ def train(
 
 @options.user_errors()
 def main(argv: list[str] | None = None) -> None:
-    args = parse(__doc__.split("\n\n")[0], argv)
+    args = parse(options.summary(__doc__), argv)
     with closing(Ranks(args.device)) as ranks, contextlib.ExitStack() as stack:
         if args.no_disk_write_ops:
             args.run_dir = stack.enter_context(tempfile.TemporaryDirectory())

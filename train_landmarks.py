@@ -154,7 +154,7 @@ def train(run: Run, args: options.Namespace, precision: Precision) -> None:
 
 @options.user_errors()
 def main(argv: list[str] | None = None) -> None:
-    args = parse(__doc__.split("\n\n")[0], argv)
+    args = parse(options.summary(__doc__), argv)
     with closing(Ranks(args.device)) as ranks, Run("landmarks", args, ranks, RENAMED) as run:
         train(run, args, Precision(args.precision, run.device, args.channels_last))
 

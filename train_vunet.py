@@ -150,7 +150,7 @@ def train(run: Run, args: options.Namespace, precision: Precision) -> None:
 @options.user_errors()
 def main(argv: list[str] | None = None) -> None:
     """Train, or run another --mode, with the options of the command line."""
-    args = parse(argv, __doc__.split("\n\n")[0])
+    args = parse(argv, options.summary(__doc__))
     with closing(Ranks(args.device)) as ranks, Run("vunet", args, ranks, RENAMED) as run:
         precision = Precision(args.precision, run.device, args.channels_last)
         if args.mode == "train":

@@ -70,7 +70,7 @@ def train(name: str, config: str, steps: int | None, folder: Path, more: list[st
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("which", nargs="*", help=f"of {', '.join(EXPERIMENTS)}; default: all")
     parser.add_argument("--config", default="demo_dcign.yaml", help="what they have in common")
     parser.add_argument("--steps", type=int, help="of each; default: the configuration's")

@@ -92,7 +92,7 @@ BARS = {"vunet": vunet, "dcign": dcign, "landmarks": landmarks, "bilayer": bilay
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("system", choices=sorted(TRAIN), help="whose demo")
     parser.add_argument("--run", type=Path, help="a finished run, instead of training one")
     parser.add_argument("--trained", action="store_true", help="of the weights in nets/trained")

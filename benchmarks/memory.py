@@ -51,7 +51,7 @@ def watch(script: Path, given: list[str]) -> list[int]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--output", type=Path, help="also write the figures there")
     parser.add_argument("script", help="a training script, e.g. train_vunet.py")
     parser.add_argument("given", nargs=argparse.REMAINDER, help="its arguments")

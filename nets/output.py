@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from nets.data.io.images import write_image
+from nets.data.io.names import Paths, distinct, pair_name
 from nets.errors import UserError
 from nets.run import options
 from nets.run.images import labelled_grid, to_uint8
@@ -49,8 +50,9 @@ def write_grid(
     cells += [[s if s is None else s.cpu(), *row] for s, row in zip(sources, results, strict=True)]
     grid = labelled_grid(cells, ["", *rows], ["", *columns])
     write_image(out, torch.from_numpy(grid.copy()).permute(2, 0, 1))
+    paths = Paths()
     for (i, row), (j, column) in product(enumerate(rows), enumerate(columns)):
-        write_image(folder / f"{row}--{column}.png".replace(" ", "_"), results[i, j])
+        write_image(paths(folder / pair_name(row, column, ".png")), results[i, j])
     print(f"written: {out} and {len(rows) * len(columns)} images in {folder}/")
 
 
@@ -67,8 +69,3 @@ def write_demo(out: str, columns: list[str], rows: list[list[Tensor | None]]) ->
     grid = labelled_grid(rows, (), columns, gap=4, height=TILE)
     write_image(path, torch.from_numpy(grid.copy()).permute(2, 0, 1))
     print(f"written: {path}")
-
-
-def distinct(names: list[str]) -> list[str]:
-    """The names, with a number appended to each that occurs twice: they become file names."""
-    return [f"{n}_{i + 1}" if names.count(n) > 1 else n for i, n in enumerate(names)]

@@ -24,8 +24,9 @@ from nets.bilayer.visuals import enhancing, full_pass, write_layers
 from nets.bilayer.warm_start import Loaded, load_model
 from nets.data.heads.faces import paste_square, read_mask
 from nets.data.heads.videos import HeadFrame, sample_of
-from nets.data.io.frames import Finder, Frame, Frames, pair_name
+from nets.data.io.frames import Finder, Frame, Frames
 from nets.data.io.images import list_images, read_image, write_image
+from nets.data.io.names import pair_name, unique_names
 from nets.data.io.video import is_video
 from nets.data.io.video_writer import FORMATS, VideoWriter
 from nets.errors import BadSample, UserError
@@ -252,7 +253,7 @@ def drive_images(
         write_layers(out.with_name(f"{out.stem}_layers.png"), data, model)
     if args.paste:
         folder = out if len(seen) > 1 else out.parent
-        for name, one, image in zip(names, seen, generated, strict=True):
+        for name, one, image in zip(unique_names(names), seen, generated, strict=True):
             write_image(folder / f"{name}_pasted.png", pasted(args, one, image))
         print(f"written: {len(seen)} images *_pasted.png in {folder}/")
         return

@@ -298,7 +298,7 @@ def read_args(path: Path) -> dict[str, Any]:
     """
     values: dict[str, Any] = {}
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read: {error}") from error
     for number, line in enumerate(lines, start=1):
@@ -307,6 +307,8 @@ def read_args(path: Path) -> dict[str, Any]:
             continue
         if not colon or not name.strip():
             raise UserError(f"{path}, line {number}: must be `name: value`, is {line!r}")
+        if name.strip() in values:
+            raise UserError(f"{path}, line {number}: {name.strip()} stands twice")
         values[name.strip()] = _value(name.strip(), text.strip(), f"{path}, line {number}")
     return values
 

@@ -24,8 +24,8 @@ from nets.data.heads.faces import (
     resize_square,
 )
 from nets.data.heads.videos import HeadFrame
-from nets.data.io.files import list_folder
 from nets.errors import BadSample, UserError
+from nets.listing import list_folder, report_left_out
 
 
 class SeenFace(NamedTuple):
@@ -141,7 +141,8 @@ def keypoints_of_frames(path: str | Path, count: int = 68) -> Tensor:
     path = Path(path)
     try:
         if path.is_dir():
-            files = list_folder(path, lambda f: f.suffix.lower() in (".npy", ".json")).files
+            files, others = list_folder(path, lambda f: f.suffix.lower() in (".npy", ".json"))
+            report_left_out(path, others, "keypoints")
             if not files:
                 raise UserError(f"{path}: no .npy or .json file in this folder")
             return torch.stack([read_keypoints(file, count) for file in files])

@@ -36,6 +36,7 @@ MIRROR = [JOINTS_17.index({"l": "r", "r": "l"}.get(n[0], n[0]) + n[1:]) for n in
 SURE = 0.5  # joints with a lower probability of being visible are missing
 SAME = 0.15  # of the extent: two detections with a smaller mean distance are one person
 PART = 0.4  # of the extent: a smaller detection on top of a person is a part of that person
+MOST_TILES = 48  # along the longer side; narrow strips get larger tiles
 SMALLEST = 32  # pixels; smaller detections are mostly hands or shadows
 
 
@@ -173,7 +174,7 @@ class MediaPipe:
         """Squares that may contain people: middle x, y and side in pixels, likeliest first."""
         h, w = image.shape[1:]
         candidates = []
-        for side in dict.fromkeys([max(h, w), min(h, w), (min(h, w) + 1) // 2]):
+        for side in _sides(h, w):
             for top, left in product(_starts(h, side), _starts(w, side)):
                 tile = image[:, top : top + side, left : left + side]
                 th, tw = tile.shape[1:]
@@ -360,6 +361,13 @@ def _same(one: Person, other: Person) -> bool:
         if len(near) and near.mean() < SAME * max(one.extent, other.extent):
             return True
     return False
+
+
+def _sides(h: int, w: int) -> list[int]:
+    """Sides of the tiles in which people are searched, at most MOST_TILES along an image."""
+    least = -(-2 * max(h, w) // MOST_TILES)  # tiles overlap by half
+    sides = [max(h, w), min(h, w), (min(h, w) + 1) // 2]
+    return list(dict.fromkeys(max(side, least) for side in sides))
 
 
 def _starts(length: int, side: int) -> list[int]:

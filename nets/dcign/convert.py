@@ -18,11 +18,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from nets.data.io.files import list_folder, natural_key
 from nets.data.io.images import read_grey
 from nets.data.scenes.batches import MIXED_FOLDERS, MODES, write_batch
 from nets.data.scenes.factors import read_table
 from nets.errors import BadSample, UserError
+from nets.listing import list_folder, list_folders, report_left_out
 from nets.random import uniform
 from nets.worlds.heads.batches import HeadBatches
 
@@ -44,8 +44,9 @@ def scene(
     pad     add black images if the folder holds fewer than `count`; such a batch has no labels
     Raises UserError if the folder holds no images, or too few without `pad`.
     """
-    files = list_folder(folder, lambda path: path.suffix.lower() == ".png").files
-    names = [path.name for path in files[:count]]
+    files, left_out = list_folder(folder, lambda file: file.suffix.lower() == ".png")
+    report_left_out(folder, left_out, "PNG")
+    names = [file.name for file in files][:count]
     if not names or (len(names) < count and not pad):
         raise UserError(f"{folder}: holds {len(names)} PNG files, {count} are needed (or --pad)")
     image = torch.zeros(count, 1, size, size, dtype=torch.uint8)
@@ -61,8 +62,7 @@ def from_folders(args: argparse.Namespace) -> None:
     root = Path(args.dataset_dir)
     if not root.is_dir():
         raise UserError(f"{root}: no such folder of scenes")
-    names = [path.name for path in root.iterdir() if path.is_dir() and path.name[0] != "."]
-    names.sort(key=natural_key)
+    names = [folder.name for folder in list_folders(root)]
     if args.seed is not None:
         order = uniform(args.seed, "scenes", torch.arange(len(names)), 1)[:, 0].argsort()
         names = [names[i] for i in order]

@@ -117,6 +117,9 @@ def to_face(image: Tensor, size: int) -> Tensor:
     The background of the published training data is white.
     """
     grey = (image.float() / 255 * torch.tensor(GREY)[:, None, None]).sum(0)
+    shrink = max(grey.shape) // (16 * size)
+    if shrink > 1 and max(grey.shape) > 8192:  # the square of a narrow strip would fill the memory
+        grey = F.avg_pool2d(grey[None, None], shrink, ceil_mode=True)[0, 0]
     h, w = grey.shape
     side = max(h, w)
     left, top = (side - w) // 2, (side - h) // 2

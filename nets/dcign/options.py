@@ -12,6 +12,7 @@ from nets.dcign import Group, build, factor_slice, parse_groups
 from nets.dcign import published as originals
 from nets.dcign.published import RENAMED
 from nets.errors import UserError
+from nets.listing import walk
 from nets.published import find, read_checkpoint, recognise
 from nets.run import checkpoints, options
 from nets.run.options import NonNegativeFloat, PositiveInt, add_flag
@@ -149,7 +150,7 @@ def imported(args: options.Namespace) -> tuple[Path, dict[str, Any]]:
     asked = {name: args[name] for name in SIZES if args[name] is not None}
     if recognise(path) == "dcign":
         return path, originals.read(path, **asked)
-    if path.is_dir() and not list(path.rglob(checkpoints.PATTERN)):
+    if path.is_dir() and not any(file.match(checkpoints.PATTERN) for file in walk(path)):
         raise UserError(
             f"--checkpoint {path}: holds neither {originals.PARAMETERS} nor checkpoints"
         )

@@ -378,7 +378,7 @@ def _command(path: Path) -> dict[str, str]:
     """The `key: value` lines of cmd_options.txt; empty if there is no such file."""
     if not path.is_file():
         return {}
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
     pairs = (line.partition(":") for line in lines if ":" in line)
     return {key.strip(): value.strip() for key, _, value in pairs}
 

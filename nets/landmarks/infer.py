@@ -14,6 +14,7 @@ from torch import Tensor
 
 from nets.data.io.frames import Frame, Frames
 from nets.data.io.images import list_images, read_image, squash, write_image
+from nets.data.io.names import unique_names
 from nets.data.io.video import is_video
 from nets.data.io.video_writer import FORMATS, VideoWriter
 from nets.errors import UserError
@@ -131,12 +132,13 @@ def annotate_images(
     """Write an image, or all images of a folder, with landmarks; masks and backgrounds beside."""
     files = list_images("-d", [given])
     several = len(files) > 1 or Path(given).is_dir()
-    for file in files:
+    names = unique_names([file.stem for file in files], ("", "_mask", "_background"))
+    for file, stem in zip(files, names, strict=True):
         frame = Frame(str(file), None, read_image(file, None))
         out = Path(args.out)
         if several:
             folder = out.with_suffix("") if out.suffix else out
-            out = folder / f"{file.stem}.png"
+            out = folder / f"{stem}.png"
         drawn = next(annotated(net, [frame], size, device))
         for name, image in drawn.items():
             write_image(beside(image_file(str(out)), name), image)

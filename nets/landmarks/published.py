@@ -21,6 +21,7 @@ import torch
 import yaml
 from torch import Tensor, nn
 
+from nets import plain_yaml
 from nets.errors import UserError
 from nets.landmarks import LandmarkModel, build, build_discriminator
 from nets.run.options import (
@@ -236,7 +237,7 @@ def read_options(path: str | Path) -> dict[str, Any]:
     Raises UserError if the file cannot be read, or is not a YAML mapping.
     """
     try:
-        keys = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        keys = plain_yaml.load(Path(path).read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise UserError(f"{path}: {error.strerror or error}") from error
     except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError) as error:

@@ -206,7 +206,10 @@ def _first_use(cuda: bool) -> ModuleType:
     key = [stamp(True, cuda), *flags(True, cuda)["cxx"], os.environ.get("TORCH_CUDA_ARCH_LIST")]
     key += [torch.__version__, sys.version, os.environ.get("CXX"), sysconfig.get_platform()]
     name = hashlib.sha256(repr(key).encode()).hexdigest()[:16]
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "torch_extensions"
+    home = os.path.expanduser("~")
+    if home == "~":  # no HOME and no entry of the user
+        home = os.path.join(tempfile.gettempdir(), f"guise-{os.getuid()}")
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path(home, ".cache")) / "torch_extensions"
     folder = Path(os.environ.get("TORCH_EXTENSIONS_DIR") or cache) / f"guise_{name}"
     file = folder / "guise_ops.so"
     if not file.exists():

@@ -26,6 +26,7 @@ import torch
 from torch import nn
 
 from nets.errors import UserError
+from nets.listing import walk
 from nets.run.files import write_atomic
 from nets.tensor_files import read_plain, read_safetensors, require
 from nets.tensorflow_files import prefix_of
@@ -159,7 +160,8 @@ def find(
 
 def below(folder: Path) -> Iterator[Path]:
     """The checkpoints of all run folders in `folder` and below."""
-    return (file for file in Path(folder).rglob(PATTERN) if file.parent.name == "checkpoints")
+    files = walk(folder) if Path(folder).is_dir() else ()
+    return (file for file in files if file.parent.name == "checkpoints" and file.match(PATTERN))
 
 
 def load_parts(content: dict[str, Any], parts: dict[str, Any], path: Path) -> None:

@@ -86,7 +86,7 @@ class Appending:
 
 def write_text(path: Path, text: str) -> None:
     """Write `text` as UTF-8, atomically."""
-    write_atomic(path, lambda file: file.write(text.encode()))
+    write_atomic(path, lambda file: file.write(text.encode(errors="surrogateescape")))
 
 
 def sync_folder(folder: Path) -> None:

@@ -65,6 +65,10 @@ def labelled_grid(
     if h < height:
         h, w = height, round(w * height / h)
     columns = max(len(row) for row in rows)
+    row_captions, column_captions = (  # bytes of names that are no UTF-8 cannot be drawn
+        [text.encode(errors="replace").decode() for text in texts]
+        for texts in (row_captions, column_captions)
+    )
     letters = max(10, height // 14)  # 10 is Pillow's own size
     font = ImageFont.load_default(letters)
     pad = 4

@@ -15,6 +15,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator
+from multiprocessing.queues import Queue
 from typing import Any
 
 import torch
@@ -26,6 +27,7 @@ from nets.contracts import Dataset, Place
 from nets.errors import BadSample, UserError
 from nets.run.ranks import Ranks
 from nets.run.seeds import generator
+from nets.run.shortage import shortage
 from nets.run.stop import SIGNALS
 
 ATTEMPTS = 20  # replacements tried for one bad sample
@@ -276,6 +278,8 @@ def _next(stream: Iterator[Any]) -> Any:
         return next(stream)
     except (RuntimeError, ConnectionError, EOFError, FileNotFoundError) as error:
         text = str(error)
+        if remedy := shortage(text):
+            raise UserError(remedy) from error
         own = isinstance(error, RuntimeError) and not text.startswith("DataLoader worker")
         if own or text.startswith("Caught "):  # raised by the dataset, with its own traceback
             raise
@@ -290,7 +294,7 @@ def _as_it_is(batch: Any) -> Any:
 
 
 def _follow_the_parent(worker: int) -> None:
-    """Let the parent decide when a worker ends: ignore Ctrl-C and a scheduler's SIGTERM.
+    """Let the parent decide when a worker ends: ignore Ctrl-C, SIGHUP and a scheduler's SIGTERM.
 
     The worker dies with its parent, however that died. It holds the parent's connections to the
     other ranks, which would otherwise not notice that a rank is gone.
@@ -298,10 +302,19 @@ def _follow_the_parent(worker: int) -> None:
     if sys.platform == "linux":
         pr_set_pdeathsig = 1
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
-    for number in (signal.SIGINT, signal.SIGUSR1):
+    for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_SETMASK, {signal.SIGTERM})
     threading.Thread(target=_obey_the_parent_only, daemon=True).start()
+    # A batch that cannot be handed over would be printed and lost, and the parent wait for ever.
+    Queue._on_queue_feeder_error = staticmethod(_give_up)  # type: ignore[attr-defined]
+
+
+def _give_up(error: Exception, batch: object) -> None:
+    """End the worker, with one line; the parent then ends the run."""
+    text = " ".join(str(error).split())
+    print(f"a batch cannot be handed over: {shortage(text) or text}", file=sys.stderr, flush=True)
+    os._exit(1)
 
 
 def _obey_the_parent_only() -> None:

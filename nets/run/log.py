@@ -110,7 +110,7 @@ class Log:
         """Append one line."""
         if self._file is None:
             self._file = Appending(self.path)
-        self._file.write(text.encode() + b"\n")
+        self._file.write(text.encode(errors="backslashreplace") + b"\n")
 
     def record(self, step: int, numbers: dict[str, Any]) -> None:
         """Write one JSON line, and one TensorBoard scalar for each number."""

@@ -7,18 +7,24 @@ Exit codes of every script (see `user_errors`):
     2    bad input: option, configuration, data, checkpoint, or a disk that takes no more
     3    losses that are not finite
     4    another rank died or cannot be reached
-    130  SIGINT (Ctrl-C), 143 SIGTERM, 138 SIGUSR1, after the step was finished and saved
+    130  SIGINT (Ctrl-C), 143 SIGTERM, 138 SIGUSR1, 129 SIGHUP (the terminal was closed), after the
+         step was finished and saved
          (130 also for a second Ctrl-C, which ends the process at once)
+    141  nobody reads the output any more, as after `| head`
 """
 
 from __future__ import annotations
 
 import argparse
+import atexit
 import contextlib
 import difflib
 import errno
+import io
 import os
 import re
+import select
+import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -32,7 +38,9 @@ from jsonargparse.typing import NonNegativeInt, PositiveInt, restricted_number_t
 
 from nets import plain_yaml
 from nets.errors import BadSample, UserError
+from nets.listing import walk
 from nets.run.files import write_text
+from nets.run.shortage import shared_is_full, shortage
 
 PACKAGE = Path(__file__).resolve().parents[1]
 # A checkout has the folder beside the package, an installed wheel inside it.
@@ -51,7 +59,9 @@ CONFIGS = PACKAGE / "configs" if (PACKAGE / "configs").is_dir() else PACKAGE.par
 NonNegativeFloat = restricted_number_type("NonNegativeFloat", float, (">=", 0.0))
 PositiveFloat = restricted_number_type("PositiveFloat", float, (">", 0.0))
 Fraction = restricted_number_type("Fraction", float, [(">=", 0.0), ("<", 1.0)])
+UNREAD = 128 + signal.SIGPIPE  # exit code where nobody reads the output
 COMMAND_LINE = "command line"
+MAX_MEGAPIXELS = "GUISE_MAX_MEGAPIXELS"  # environment variable of --max_megapixels
 HELP_PUBLISHED = "--help_published"
 KINDS: dict[Any, str] = {  # types of options, as messages call them
     int: "a whole number",
@@ -143,9 +153,16 @@ def tool_parser(description: str, renamed: Mapping[str, str] | None = None) -> P
     return parser
 
 
+def add_max_megapixels(add: Callable[..., Any]) -> None:
+    """Add the limit of images; `parse` hands it on to the readers of images, workers included."""
+    add("--max_megapixels", type=PositiveFloat | None, default=None,
+        help="largest image to read, megapixels; default: 256")  # fmt: skip
+
+
 def add_reading(parser: ArgumentParser) -> None:
     """Add the options of scripts that read a dataset."""
     add = parser.add_argument_group("reading data").add_argument
+    add_max_megapixels(add)
     add("--workers", type=NonNegativeInt, default=2,
         help="processes that read data, per rank; 0: the training process reads")  # fmt: skip
     add("--on_bad_sample", type=Literal["fail", "skip"], default="fail",
@@ -239,6 +256,8 @@ def parse(
     for key in known:  # also inside lists, for checkpoints hold plain numbers only
         args[key] = _plain(args[key])
     args["config"] = [str(file) for file in files]
+    if args.get("max_megapixels"):
+        os.environ[MAX_MEGAPIXELS] = repr(args["max_megapixels"])
     return args
 
 
@@ -293,7 +312,7 @@ def find_config(name: str) -> Path:
     """
     if Path(name).is_file():
         return Path(name)
-    files = sorted(CONFIGS.rglob("*.yaml"))
+    files = sorted(file for file in walk(CONFIGS) if file.suffix == ".yaml")
     if Path(name).name == name:
         named = [path for path in files if name in (path.name, path.stem)]
         if len(named) > 1:
@@ -315,37 +334,111 @@ def user_errors(prog: str | None = None) -> Iterator[None]:
     """
     prog = prog or Path(sys.argv[0]).name
     code: Any  # of SystemExit it may be a text
+    _print_any_name()
     try:
         yield
-        return
+        code = None
     except KeyboardInterrupt:
         code = 130
-        print(f"{prog}: interrupted", file=sys.stderr, flush=True)
+        _complain(f"{prog}: interrupted")
     except SystemExit as error:
         code = error.code
     except Exception as error:
-        code, text = _explain(error)
-        if not code:
-            raise
-        ranks = int(os.environ.get("WORLD_SIZE", "1"))
-        rank = f" [rank {os.environ.get('RANK')}]" if ranks > 1 else ""
-        print(f"{prog}:{rank} error: {' '.join(text.split())}", file=sys.stderr, flush=True)
+        if isinstance(error, BrokenPipeError) and output_is_closed():
+            code = UNREAD
+        else:
+            code, text = _explain(error)
+            if not code:
+                raise
+            ranks = int(os.environ.get("WORLD_SIZE", "1"))
+            rank = f" [rank {os.environ.get('RANK')}]" if ranks > 1 else ""
+            _complain(f"{prog}:{rank} error: {' '.join(text.split())}")
+    try:
+        sys.stdout.flush()  # here, since the interpreter would print a traceback
+    except (OSError, ValueError, AttributeError):  # None if it was closed from the start
+        silence()
+        code = code or UNREAD
+    if code is None:
+        return
     # Raised outside of the handlers. A live exception would keep its frames, they the loader, and
     # the loader its workers, for which the interpreter would wait.
     raise SystemExit(code)
 
 
+def summary(doc: str | None) -> str:
+    """The first paragraph of a script's docstring, which `python -OO` removes."""
+    return (doc or "").split("\n\n")[0]
+
+
+def silence() -> None:
+    """Send what is still printed nowhere: nobody reads it."""
+    nothing = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):  # a stream without a file
+            if _is_closed(stream):
+                os.dup2(nothing, stream.fileno())
+    os.close(nothing)
+
+
+def output_is_closed() -> bool:
+    """True if the reader of this process's output, or its terminal, is gone."""
+    return _is_closed(sys.stdout) or _is_closed(sys.stderr)
+
+
+def _end_quietly() -> None:
+    """Keep half-made workers, and modules that cannot clean up, from adding tracebacks."""
+    sys.unraisablehook = lambda _: None
+    atexit.register(_hush)
+
+
+def _hush() -> None:
+    sys.stderr = io.StringIO()
+
+
+def _is_closed(stream: Any) -> bool:
+    try:
+        poll = select.poll()
+        poll.register(stream.fileno(), 0)
+        return any(events & (select.POLLERR | select.POLLHUP) for _, events in poll.poll(0))
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+def _complain(line: str) -> None:
+    with contextlib.suppress(OSError):  # the terminal may be gone
+        print(line, file=sys.stderr, flush=True)
+
+
+def _print_any_name() -> None:
+    """Let names of files that are not UTF-8, or not of the terminal's encoding, be printed."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
 def _explain(error: Exception) -> tuple[int, str]:
     """The exit code and text of an error that is not a defect of the program, else (0, "")."""
     text = str(error)
+    if "process that reads data died" in text or text.startswith("DataLoader worker"):
+        _end_quietly()
     if isinstance(error, UserError | BadSample):
+        if shortage(text):
+            _end_quietly()
         return 2, text
     if isinstance(error, NonFinite):
         return 3, text
     if isinstance(error, RankLost):
         return 4, text
+    if remedy := shortage(text) if isinstance(error, OSError | RuntimeError) else "":
+        named = getattr(error, "filename", None)
+        _end_quietly()
+        return 2, f"{named}: {remedy}" if named else remedy
+    if isinstance(error, RuntimeError) and text.startswith("Could not determine home directory"):
+        return 2, "there is no home directory for ~: set the environment variable HOME"
     if isinstance(error, OSError) and error.filename is not None:
-        return 2, f"{error.filename}: {error.strerror}"
+        return 2, f"{os.fsdecode(error.filename)}: {error.strerror}"
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC and shared_is_full():
+        return 2, shortage("shared memory")
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return 2, f"{error.strerror}, while writing to the run folder or a temporary file"
     if isinstance(error, RuntimeError) and text.startswith("DataLoader worker"):

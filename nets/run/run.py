@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import math
 import signal
@@ -27,7 +28,7 @@ from nets.run.stop import Stop
 
 Item = TypeVar("Item")
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no room, quota, or limit of a file's size
-TIME_IS_UP = 1  # no signal that is listened to has this number
+TIME_IS_UP, FIRST_SIGNAL = 1, 2  # reasons to leave; signal n is reason n - 1 + FIRST_SIGNAL
 
 
 class Run:
@@ -46,7 +47,8 @@ class Run:
     renamed  names that options had in earlier versions -> today's, for folders that those began
     step    number of finished optimiser steps. The loop's `step` counts from 0; logs, images and
             checkpoints of step k carry the number k + 1
-    On SIGTERM, SIGINT and SIGUSR1 the run finishes the step, saves it and raises SystemExit.
+    On SIGTERM, SIGINT, SIGUSR1 and SIGHUP, and where nobody reads its output any more, the run
+    finishes the step, saves it and raises SystemExit.
     """
 
     def __init__(
@@ -141,16 +143,22 @@ class Run:
         self._last_line = (self.step, time.perf_counter())
         if self.is_main:
             every = 0.5 if sys.stderr.isatty() else 10.0
-            self._bar = tqdm(
-                total=total, initial=self.step, unit="step", dynamic_ncols=True, mininterval=every
-            )
+            with self._printing():
+                self._bar = tqdm(
+                    total=total,
+                    initial=self.step,
+                    unit="step",
+                    dynamic_ncols=True,
+                    mininterval=every,
+                )
         while self.step < total and not self._leave():
             seeds.seed_everything(self.args.seed, "step", self.step, self.rank)
             self._guard.begin(p for p in self._parts.values() if isinstance(p, nn.Module))
             yield self.step
             self.step += 1
             if self._bar is not None:
-                self._bar.update(1)
+                with self._printing():
+                    self._bar.update(1)
         self._save_once()
         self._close_bar()
         self.stop_listening()
@@ -158,16 +166,17 @@ class Run:
     def _leave(self) -> bool:
         """True if the time limit is reached. Saves and raises SystemExit on a signal."""
         limit = self.args.time_limit * 60
-        reason = self._stop.number
+        reason = self._stop.number and self._stop.number - 1 + FIRST_SIGNAL
         if not reason and limit and time.monotonic() - self._started > limit:
             reason = TIME_IS_UP
         reason = int(self.ranks.max(reason))
         if reason > TIME_IS_UP:
             self._save_once()
             self._close_bar()
-            name = signal.Signals(reason).name
+            number = reason + 1 - FIRST_SIGNAL
+            name = signal.Signals(number).name
             self.print(f"{name}: stopped after step {self.step}; the same command goes on")
-            raise SystemExit(128 + reason)
+            raise SystemExit(128 + number)
         if reason == TIME_IS_UP:
             self.print(f"time limit reached after step {self.step}; the same command goes on")
         return reason == TIME_IS_UP
@@ -273,8 +282,9 @@ class Run:
     def print(self, text: str) -> None:
         """Print one line to the terminal and to log.txt, from rank 0."""
         if self._log:
-            tqdm.write(text)
             self._log.line(text)
+            with self._printing():
+                tqdm.write(text)
 
     def log(
         self, step: int, losses: dict[str, Tensor], every: int | None = None, **numbers: float
@@ -357,5 +367,18 @@ class Run:
 
     def _close_bar(self) -> None:
         if self._bar is not None:
-            self._bar.close()
+            with self._printing():
+                self._bar.close()
             self._bar = None
+
+    @contextlib.contextmanager
+    def _printing(self) -> Iterator[None]:
+        """Nothing printed is worth a step: if nobody reads it any more, the run saves and ends."""
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in (errno.EPIPE, errno.EIO):
+                raise
+            options.silence()
+            if error.errno == errno.EPIPE:  # a closed terminal sends SIGHUP besides
+                self._stop.request(signal.SIGPIPE)

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
 import time
 from typing import Any
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
 
 
 class Stop:
-    """Records SIGTERM, SIGINT and SIGUSR1, which would otherwise end the process.
+    """Records SIGTERM, SIGINT, SIGUSR1 and SIGHUP, which would otherwise end the process.
 
     number  the signal that came first, or 0
+    SIGHUP comes when the terminal closes. It stays ignored where it is, as under nohup.
     A second Ctrl-C ends the process at once, with status 130. Under torchrun it must come at least
     a second later, for torchrun passes on the Ctrl-C that the terminal has already sent.
 
@@ -37,7 +39,12 @@ class Stop:
         ear, self._fd = os.pipe()
         os.set_blocking(self._fd, False)
         self._former_fd = signal.set_wakeup_fd(self._fd)  # Python writes each signal's number there
-        self._before = {number: signal.signal(number, lambda *_: None) for number in SIGNALS}
+        heard = [
+            number
+            for number in SIGNALS
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN
+        ]
+        self._before = {number: signal.signal(number, lambda *_: None) for number in heard}
         threading.Thread(target=self._listen, args=(ear,), daemon=True).start()
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
 
@@ -68,4 +75,9 @@ class Stop:
         self._since = time.monotonic()
         again = "; Ctrl-C again leaves at once" if number == signal.SIGINT else ""
         text = f"\n{signal.Signals(number).name}: finishing the step, saving{again}\n"
-        os.write(2, text.encode())
+        with contextlib.suppress(OSError):  # the terminal may be gone
+            os.write(2, text.encode())
+
+    def request(self, number: int) -> None:
+        """Ask the run to stop, as the signal `number` would."""
+        self.number = self.number or number

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from nets.contracts import PeopleDataset
 from nets.data.detectors import Detector, Follow, Person, open_detector, person_square
 from nets.data.heads.faces import FaceBox, crop_square, paste_square, points_in_crop
-from nets.data.io.frames import Finder, Frame, Frames, pair_name
+from nets.data.io.frames import Finder, Frame, Frames
 from nets.data.io.images import (
     image_size,
     list_images,
@@ -24,11 +24,12 @@ from nets.data.io.images import (
     read_letterboxed,
     write_image,
 )
+from nets.data.io.names import Paths, distinct, pair_name
 from nets.data.io.video import is_video
 from nets.data.io.video_writer import FORMATS, VideoWriter
 from nets.data.people.joints import read_joints
 from nets.errors import UserError
-from nets.output import distinct, write_grid
+from nets.output import write_grid
 from nets.published import find, read_checkpoint
 from nets.run import options
 from nets.run.images import to_uint8
@@ -86,9 +87,12 @@ def infer(args: options.Namespace, content: dict[str, Any], path: Path, ranks: R
         return transfers(net, poses, torch.cat(appearances), args.noise, noise)
 
     with torch.no_grad(), precision.autocast():
+        names, unused = [source.name for source in sources], Paths()
         for video in videos:
             find = detector(args, "driving", video)
-            drive(args, transfer, sources, video, find, trained["image_size"])
+            single = len(sources) * len(videos) == 1
+            paths = [unused(path) for path in _paths(args, names, video, single)]
+            drive(args, transfer, sources, video, find, trained["image_size"], paths)
         if not drivings:
             return
         joints = torch.stack([driving.joints for driving in drivings])
@@ -187,10 +191,11 @@ def write_pasted(
     """
     out, single = Path(args.out), generated.shape[0] * generated.shape[1] == 1
     rows, columns = distinct(sources), distinct([driving.name for driving in drivings])
+    paths = Paths()
     for row, images in zip(rows, generated, strict=True):
         for column, driving, image in zip(columns, drivings, images, strict=True):
             name = pair_name(row, column, ".png")
-            path = out if single and out.suffix else out.with_suffix("") / name
+            path = paths(out if single and out.suffix else out.with_suffix("") / name)
             write_image(path, driving.pasted(to_uint8(image).cpu()))
             print(f"written: {path}")
 
@@ -283,12 +288,14 @@ def drive(
     video: Path,
     find: Detector,
     size: int,
+    paths: list[Path],
 ) -> None:
     """Write, for each source, a video of it in the poses of a driving video.
 
     transfer  joints (N, 17, 2) in pixels -> images (sources, N, 3, S, S) in [-1, 1]
     find      the detector
     size      side S, pixels
+    paths     of the result of each source, with --concat followed by the side-by-side video
     """
     frames = Frames(video, args.start, args.end, args.fps)
     fps = frames.fps
@@ -297,9 +304,7 @@ def drive(
     people = ((f, cut_out(f, person, "", size)) for f, person in finder(_with_progress(frames)))
     with contextlib.ExitStack() as stack:
         writers = {
-            path: stack.enter_context(VideoWriter(path, fps, video, frames.start))
-            for name in (source.name for source in sources)
-            for path in _paths(args, name, video, len(sources))
+            path: stack.enter_context(VideoWriter(path, fps, video, frames.start)) for path in paths
         }
         outs = list(writers.values())
         while part := list(islice(people, AT_ONCE)):
@@ -323,17 +328,20 @@ def _with_progress(frames: Frames) -> Iterator[Frame]:
     return iter(tqdm(frames, frames.path.name, frames.count, unit="frame", disable=None))
 
 
-def _paths(args: options.Namespace, source: str, video: Path, many: int) -> list[Path]:
-    """The videos to write for a source: the result, and with --concat the side-by-side video."""
-    out = Path(args.out)
-    if out.suffix.lower() in FORMATS and many == 1:
-        paths = [out, out.with_name(f"{out.stem}_concat{out.suffix}")]
-    else:
-        folder = out.with_suffix("")
-        paths = [
-            folder / pair_name(source, video.stem, ending) for ending in (".mp4", "_concat.mp4")
-        ]
-    return paths if args.concat else paths[:1]
+def _paths(args: options.Namespace, sources: list[str], video: Path, single: bool) -> list[Path]:
+    """The videos to write: of each source the result, and with --concat the one side by side.
+
+    single  True if --out may name the only result
+    """
+    out, folder = Path(args.out), Path(args.out).with_suffix("")
+    endings = ("", "_concat") if args.concat else ("",)
+    if out.suffix.lower() in FORMATS and single:
+        return [out.with_name(f"{out.stem}{ending}{out.suffix}") for ending in endings]
+    return [
+        folder / pair_name(source, video.stem, f"{ending}.mp4")
+        for source in distinct(sources)
+        for ending in endings
+    ]
 
 
 @torch.no_grad()

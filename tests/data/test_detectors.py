@@ -3,12 +3,22 @@
 import os
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import torch
 
-from nets.data.detectors import FACE_WEIGHTS, Follow, Person, _same, open_detector, person_box
+from nets.data.detectors import (
+    FACE_WEIGHTS,
+    Follow,
+    Person,
+    _same,
+    _sides,
+    _starts,
+    open_detector,
+    person_box,
+)
 from nets.data.io.images import read_image
 from nets.errors import UserError
 from nets.skeletons import JOINTS_15, JOINTS_17, MESH_68, mesh_to_68
@@ -223,3 +233,20 @@ def test_the_mesh_gives_68_points():
     assert points[0, 30].tolist() == [12, 13]  # the tip of the nose is vertex 4
     with pytest.raises(ValueError, match="468 or 478"):
         mesh_to_68(torch.zeros(68, 2))
+
+
+@pytest.mark.parametrize("shape", [(20, 4000), (4000, 20), (1, 60_000), (200, 40_000), (90, 8)])
+def test_the_tiles_of_a_narrow_strip_are_few_and_cover_it(shape):
+    tiles = 0
+    for side in _sides(*shape):
+        starts = [_starts(length, side) for length in shape]
+        tiles += len(starts[0]) * len(starts[1])
+        for length, begins in zip(shape, starts, strict=True):
+            assert begins[0] == 0 and begins[-1] + side >= length
+            assert all(b - a <= side / 2 + 1 for a, b in pairwise(begins))
+    assert tiles <= 160
+
+
+@pytest.mark.parametrize("shape", [(480, 640), (1080, 1920), (3000, 1000), (9, 9)])
+def test_usual_images_have_tiles_of_their_shorter_side(shape):
+    assert _sides(*shape) == list(dict.fromkeys([max(shape), min(shape), (min(shape) + 1) // 2]))

@@ -143,6 +143,14 @@ def test_heads_of_videos_become_a_dataset(boxes, tmp_path, capsys):
     assert len(data.frames("ann/first")) == 2
 
 
+def test_a_mask_without_a_person_is_empty(boxes, tmp_path):
+    """Not noise of a few levels, which would be read as labels."""
+    boxes.mask = lambda image: torch.full(image.shape[1:], 0.01)
+    video(tmp_path / "talk.mp4", [scene((40, 30, 40, 40))] * 2)
+    run("heads", "talk.mp4", "-o", "data", "--image_size", "64")
+    assert (read_image(tmp_path / "data/segs/test/talk/talk/talk/0.png", None) == 0).all()
+
+
 def test_heads_of_part_of_a_single_video(boxes, tmp_path, capsys):
     video(tmp_path / "my talk.mp4", [scene((40 + i, 30, 40, 40)) for i in range(8)])
     run("heads", "my talk.mp4", "-o", "data", "--start", "1", "--image_size", "64")

@@ -8,11 +8,15 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
 import torch
 
+import extract
 from boxes import refused, run, scene, video
 from nets.data.heads.videos import AvatarFolder, read_frame
+from nets.data.io.images import write_image
 from nets.data.people.index import read_index
+from nets.run.images import labelled_grid
 
 
 def test_workers_end_when_the_main_process_is_killed(tmp_path):
@@ -105,3 +109,22 @@ def test_a_truncated_video_and_an_unreadable_folder(boxes, tmp_path, capsys, mon
     (tmp_path / "closed").mkdir()
     monkeypatch.setattr(os, "scandir", closed)  # root may read all folders
     assert refused(capsys, "people", "closed").endswith("closed: Permission denied")
+
+
+def test_names_that_are_not_utf8_pass_through_every_command(boxes, tmp_path, capsys):
+    name = os.fsdecode(b"caf\xe9")
+    write_image(tmp_path / "photos" / f"{name}.png", scene((20, 20, 30, 80)))
+    write_image(tmp_path / "photos" / f"{name}2.png", scene())
+    video(tmp_path / "videos" / f"{name}.mp4", [scene((40 + i, 30, 40, 40)) for i in range(4)])
+    (tmp_path / "videos" / f"{name}.txt").write_text("")
+    run("people", "photos", "-o", "people", "--size", "64")
+    run("people", "photos", "-o", "people", "--size", "64")  # reads its records
+    run("heads", "videos", "-o", "heads", "--image_size", "64")
+    run("clips", "videos", "-o", "clips", "--crop", "centre", "--size", "64")
+    extract.main(["look", "photos", "-o", "look.png"])
+    for data in ("people", "heads", "clips", "photos", "videos"):
+        with pytest.raises(SystemExit, match="0"):
+            extract.main(["check", data, "-o", f"{data}.png"])
+    assert read_index(tmp_path / "people/index.p")["imgs"].tolist() == [b"images/caf__0.jpg"]
+    grid = labelled_grid([[scene()]], [name], [name])
+    assert grid.shape[2] == 3

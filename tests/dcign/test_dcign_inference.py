@@ -252,3 +252,11 @@ def test_a_published_network_has_no_data_but_ranges(tmp_path):
     assert latents.bounds(1) == (-20, 20) and latents.index("elevation") == 1
     with pytest.raises(ValueError, match="has no data of its own"):
         _ = latents.maps
+
+
+def test_a_narrow_strip_needs_no_large_square():
+    from nets.dcign.infer import to_face
+
+    strip = torch.zeros(3, 60_000, 20, dtype=torch.uint8)  # its square would have 14 GB
+    face = to_face(strip, 16)
+    assert face.shape == (1, 16, 16) and face[0, :, 0].min() > 0.99 and face.min() < 0.99

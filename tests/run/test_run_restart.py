@@ -87,6 +87,7 @@ def test_killed_anywhere_it_ends_as_if_never_killed(tmp_path):
     "name, code",
     [
         ("SIGTERM", 143),  # tests/scripts has a SIGINT
+        ("SIGHUP", 129),  # a closed terminal
         pytest.param("SIGINT", 130, marks=pytest.mark.slow),
         pytest.param("SIGUSR1", 138, marks=pytest.mark.slow),
     ],

@@ -7,7 +7,7 @@ one file of plain pixels (3 S S bytes a frame), so that any frame is read direct
 from __future__ import annotations
 
 import hashlib
-import json
+import os
 from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import Protocol, cast
@@ -16,10 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nets import plain_json
 from nets.contracts import Place, Sample
-from nets.data.io.files import list_folder, natural_key, report_left_out, whole_file
-from nets.data.io.images import image_endings, is_image, read_crop, squash
+from nets.data.io.files import whole_file
+from nets.data.io.images import heif_hint, image_endings, is_image, read_crop, squash
 from nets.errors import UserError
+from nets.listing import list_folder, list_folders, natural_key, report_left_out
 from nets.random import uniform
 
 NEAREST, FARTHEST = 3, 40  # positions ahead, the upper end exclusive
@@ -134,11 +136,12 @@ class Folders:
 
         self.path, self.name = _folder(path), str(path)
         self.cache = Path(cache) if cache else self.path / ".frames"
-        inside = [p for p in self.path.iterdir() if not p.name.startswith(".")]
-        self.clips = sorted((p for p in inside if p.is_dir() or is_video(p)), key=natural_key)
+        videos, others = list_folder(self.path, is_video)
+        self.clips = sorted([*videos, *list_folders(self.path)], key=natural_key)
         if not self.clips:
-            hint = "; --dataset images takes stills" if any(map(is_image, inside)) else ""
+            hint = "; --dataset images takes stills" if any(map(is_image, others)) else ""
             raise UserError(f"{path}: holds no clips, which are videos or folders of frames{hint}")
+        report_left_out(path, [file for file in others if file.name != BOXES], "video or folder")
         self.boxes = _read_boxes(self.path, [clip.name for clip in self.clips])
         self._size = size
         self._frames = [self._video(p) if p.is_file() else _frame_names(p) for p in self.clips]
@@ -160,7 +163,7 @@ class Folders:
         frames = self._frames[clip]
         if isinstance(frames, _Decoded):
             return frames[frame]
-        return read_crop(self.clips[clip] / frames[frame].decode(), box, size)
+        return read_crop(self.clips[clip] / os.fsdecode(frames[frame]), box, size)
 
     def _video(self, path: Path) -> _Decoded:
         """The frames of a video, decoded now if they are not in the cache."""
@@ -185,17 +188,18 @@ class Stills:
         files, left_out = list_folder(self.path, is_image, recursive=True)
         if not files:
             raise UserError(f"{path}: holds no images ({', '.join(image_endings())})")
-        report_left_out(path, [file for file in left_out if file.name != BOXES], "image")
+        left_out = [file for file in left_out if file.name != BOXES]
+        report_left_out(path, left_out, "image", heif_hint(left_out))
         names = [file.relative_to(self.path).as_posix() for file in files]
         self.boxes = _read_boxes(self.path, names)
-        self._names = np.array([name.encode() for name in names])
+        self._names = np.array([os.fsencode(name) for name in names])
         self.counts = np.ones(len(names), np.int64)
 
     def box(self, clip: int, frame: int) -> Box | None:
-        return self.boxes.get(self._names[clip].decode())
+        return self.boxes.get(os.fsdecode(self._names[clip]))
 
     def file(self, clip: int, frame: int) -> str:
-        return self._names[clip].decode()
+        return os.fsdecode(self._names[clip])
 
     def read(self, clip: int, frame: int, box: Box | None, size: int) -> Tensor:
         return read_crop(self.path / self.file(clip, frame), box, size)
@@ -241,8 +245,8 @@ def _folder(path: str | Path) -> Path:
 def _frame_names(folder: Path) -> np.ndarray:
     """Names of a folder's frames in natural order, as one array that workers share."""
     frames, left_out = list_folder(folder, is_image)
-    report_left_out(folder, left_out, "image")
-    return np.array([frame.name.encode() for frame in frames])
+    report_left_out(folder, left_out, "image", heif_hint(left_out))
+    return np.array([os.fsencode(frame.name) for frame in frames])
 
 
 def _read_boxes(folder: Path, names: Container[str]) -> dict[str, Box]:
@@ -250,7 +254,7 @@ def _read_boxes(folder: Path, names: Container[str]) -> dict[str, Box]:
     if not file.is_file():
         return {}
     try:
-        boxes = json.loads(file.read_text(encoding="utf-8-sig"))
+        boxes = plain_json.load(file)
     except (OSError, ValueError) as error:
         raise UserError(f"{file}: cannot be read as JSON ({error})") from error
     if not isinstance(boxes, dict):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,13 +12,14 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from nets.data.clips.clips import BOXES
 from nets.data.extraction.sheet import Drawing, contact_sheet
 from nets.data.heads.videos import PHASES, AvatarFolder, read_frame
-from nets.data.io.files import list_folder, natural_key
-from nets.data.io.images import is_image, read_image
+from nets.data.io.images import heif_hint, is_image, read_image
 from nets.data.io.video import is_video, open_video
 from nets.data.people.index import TRUNK, read_index
 from nets.errors import BadSample, UserError
+from nets.listing import list_folder, list_folders, report_left_out
 from nets.skeletons import JOINTS_17, convert_joints
 
 INDICES = ("index.p", "index.json", "index.npz")
@@ -88,11 +90,11 @@ def _index(path: Path) -> tuple[Checked, Read]:
             checked.remarks.append(f"nothing usable to {name}")
     outside = (joints > 1).any(-1).sum(-1)
     for i in outside.nonzero()[:, 0].tolist():
-        checked.remarks.append(f"{index['imgs'][i].decode()}: {int(outside[i])} joints outside")
+        checked.remarks.append(f"{os.fsdecode(index['imgs'][i])}: {int(outside[i])} joints outside")
 
     def read(i: int) -> Drawing:
-        image = read_image(file.parent / index["imgs"][i].decode(), None)
-        return image, joints[i] * torch.tensor(image.shape[:0:-1]), index["imgs"][i].decode()
+        image = read_image(file.parent / os.fsdecode(index["imgs"][i]), None)
+        return image, joints[i] * torch.tensor(image.shape[:0:-1]), os.fsdecode(index["imgs"][i])
 
     return checked, read
 
@@ -109,7 +111,9 @@ def _avatars(path: Path) -> tuple[Checked, Read]:
         items = {item: folder.frames(item) for item in folder.items}
         frames += [(phase, name) for names in items.values() for name in names]
         for item, names in items.items():
-            images = len(list((path / "imgs" / phase / item).glob("*/*.jpg")))
+            inside = list_folder(path / "imgs" / phase / item, lambda f: f.suffix == ".jpg", True)
+            images = len(inside.files)
+            report_left_out(path / "imgs" / phase / item, inside.left_out, "FRAME.jpg")
             if images != len(names):
                 what = "keypoints or mask" if masks else "keypoints"
                 checked.problems.append(
@@ -195,7 +199,12 @@ def _batches(path: Path) -> tuple[Checked, Read]:
     from nets.data.io import torch7
     from nets.data.scenes.batches import FILE, read_batch
 
-    files = sorted(file for file in path.glob("th_*/**/batch*") if FILE.fullmatch(file.name))
+    folders = [folder for folder in list_folders(path) if folder.name.startswith("th_")]
+    files = [
+        file
+        for folder in folders
+        for file in list_folder(folder, lambda f: bool(FILE.fullmatch(f.name)), True).files
+    ]
     checked = Checked(f"batches of one changing factor, {len(files)} batches", len(files))
     if not files:
         raise UserError(f"{path}: holds folders th_..., but no batches (batch1, batch2, ...)")
@@ -221,12 +230,13 @@ def _clips(path: Path) -> tuple[Checked, Read]:
     """A folder with folders of frames, videos, or images."""
     if path.is_file():
         raise UserError(f"{path}: is not an index; give a folder, or an index.p, .json or .npz")
-    inside = [p for p in path.iterdir() if not p.name.startswith(".")]
-    inside.sort(key=natural_key)
-    files = [p for p in inside if not p.is_dir() and (is_video(p) or is_image(p))]
+    files, left_out = list_folder(path, lambda p: is_video(p) or is_image(p))
+    left_out = [file for file in left_out if file.name != BOXES]
+    report_left_out(path, left_out, "image or video", heif_hint(left_out))
     frames: list[Path] = []
-    for folder in (p for p in inside if p.is_dir()):
-        images = list_folder(folder, is_image).files
+    for folder in list_folders(path):
+        images, left_out = list_folder(folder, is_image)
+        report_left_out(folder, left_out, "image", heif_hint(left_out))
         frames += images
         if not images:
             files.append(folder)

@@ -10,10 +10,11 @@ import torch
 
 from nets.data.detectors import MARGIN, Follow
 from nets.data.extraction import jobs
-from nets.data.extraction.people import file_names, frame_count
+from nets.data.extraction.people import frame_count
 from nets.data.extraction.sheet import Drawing, contact_sheet
 from nets.data.heads.faces import FaceBox, crop_square
 from nets.data.io.images import read_image, write_image
+from nets.data.io.names import unique_names
 from nets.data.io.video import is_video, open_video
 from nets.errors import UserError
 
@@ -41,12 +42,18 @@ def extract_clips(
     clips are kept. Raises UserError if there is no video, or no person in any.
     """
     out = Path(out)
-    videos = [file for file in jobs.list_files(given) if is_video(file)]
-    if not videos:
-        raise UserError(f"{given[0]}: is not a video and holds none")
+    videos = jobs.list_files(given, videos_only=True)
+    for file in videos:
+        if not is_video(file):
+            raise UserError(f"{file}: is not a video")
     if options.crop == "person":
         jobs.detector(options.detector)
-    names = file_names(videos)
+    records = out.parent / jobs.RECORDS / out.name
+
+    def is_taken(place: int, name: str) -> bool:
+        return jobs.is_of_another(records / f"{name}.json", videos[place])
+
+    names = unique_names([video.stem for video in videos], is_taken=is_taken)
     todo = [(video, name, out, options) for video, name in zip(videos, names, strict=True)]
     passes = 2 if options.crop == "person" else 1
     frames = passes * sum(frame_count(video, options.fps) for video in videos)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,8 +15,10 @@ from nets.data.extraction.sheet import Drawing, contact_sheet
 from nets.data.heads.faces import crop_square, face_crop_box, points_in_crop
 from nets.data.heads.videos import KINDS, PHASES, frame_path, read_frame, write_frame
 from nets.data.io.images import read_image
+from nets.data.io.names import unique_names
 from nets.data.io.video import is_video, open_video
 from nets.errors import UserError
+from nets.listing import natural_key
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,7 @@ def extract_heads(
         raise UserError(f"phase: must be one of {', '.join(PHASES)}, got {phase!r}")
     out = Path(out)
     jobs.detector(options.detector)
-    videos = list_videos(given)
+    videos = list_videos(given, out / jobs.RECORDS / phase)
     todo = [(video, name, out, phase, options) for video, name in videos]
     frames = sum(_count(video, options) for video, _ in videos)
     results = jobs.run(_heads_of, todo, frames, workers)
@@ -76,22 +79,54 @@ def extract_heads(
     return "\n".join(lines)
 
 
-def list_videos(given: Sequence[str | Path]) -> list[tuple[Path, str]]:
-    """The videos, each with a unique name PERSON/VIDEO/SEQUENCE. Raises UserError."""
-    by_name: dict[str, Path] = {}
+def list_videos(given: Sequence[str | Path], records: Path | None = None) -> list[tuple[Path, str]]:
+    """The videos, each with a unique name PERSON/VIDEO/SEQUENCE. Raises UserError.
+
+    records  folder of the records; names of other videos in it are not used
+    A video without folders is a person of its own.
+    """
+    places: dict[str, tuple[Path, list[str]]] = {}  # by absolute path
     for root in map(Path, given):
-        videos = [file for file in jobs.list_files([root]) if is_video(file)]
-        if not videos:
-            raise UserError(f"{root}: is not a video and holds none")
+        videos = jobs.list_files([root], videos_only=True)
+        if not is_video(videos[0]):
+            raise UserError(f"{root}: is not a video")
         for video in videos:
             parts = list(video.relative_to(root).with_suffix("").parts) if root.is_dir() else []
             parts = (parts or [video.stem])[-3:]
-            parts += [parts[-1]] * (3 - len(parts))
-            name = "/".join(part.replace(" ", "_") for part in parts)
-            if name in by_name:
-                raise UserError(f"{video} and {by_name[name]}: both would be written as {name}")
-            by_name[name] = video
-    return [(video, name) for name, video in sorted(by_name.items())]
+            person = [parts[0] if len(parts) > 1 else f"{parts[0]}\0{os.path.abspath(video)}"]
+            places.setdefault(os.path.abspath(video), (video, [*person, *parts[1:]]))
+    files = [video for video, _ in places.values()]
+    names = [""] * len(files)
+    levels = [parts for _, parts in places.values()]
+
+    def is_free(record: str, video: Path) -> bool:
+        return records is None or not jobs.is_of_another(records / f"{record}.json", video)
+
+    def name_below(folder: str, members: list[int], level: int) -> None:
+        """Set the names of the videos in a folder, those with equal parts in one folder."""
+        groups: dict[tuple[str, int], list[int]] = {}
+        for i in members:
+            last = level == len(levels[i]) - 1 and level > 0
+            groups.setdefault((levels[i][level], i if last else -1), []).append(i)
+        some = list(groups.values())
+        labels = [levels[group[0]][level].partition("\0")[0] for group in some]
+
+        def is_taken(place: int, name: str) -> bool:
+            first = some[place][0]
+            if level < len(levels[first]) - 1:
+                return False  # a folder; what is in it may be taken
+            return not is_free("/".join([folder, *[name] * (3 - level)]).lstrip("/"), files[first])
+
+        for group, name in zip(some, unique_names(labels, is_taken=is_taken), strict=True):
+            ends = [i for i in group if level == len(levels[i]) - 1]
+            for i in ends:
+                names[i] = "/".join([folder, *[name] * (3 - level)]).lstrip("/")
+            more = [i for i in group if i not in ends]
+            if more:
+                name_below(f"{folder}/{name}", more, level + 1)
+
+    name_below("", list(range(len(files))), 0)
+    return sorted(zip(files, names, strict=True), key=lambda pair: natural_key(pair[1]))
 
 
 def _heads_of(video: Path, name: str, out: Path, phase: str, options: HeadOptions) -> jobs.Record:
@@ -138,7 +173,11 @@ def _heads_of(video: Path, name: str, out: Path, phase: str, options: HeadOption
         border += min(cx - half, cy - half) < 0 or cx + half > w or cy + half > h
         head = crop_square(image, box, options.image_size)
         points = points_in_crop(faces[0], box, options.image_size)
-        mask = (detector.mask(head)[None] * 255).round().to(torch.uint8) if options.masks else None
+        mask = None
+        if options.masks:
+            share = detector.mask(head)
+            share = share if share.max() >= 0.5 else torch.zeros_like(share)  # noise, no person
+            mask = (share[None] * 255).round().to(torch.uint8)
         write_frame(out, phase, frame, head, points, mask)
         names.append(frame)
     if reader.damage:

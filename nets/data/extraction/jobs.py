@@ -19,10 +19,11 @@ import torch
 from tqdm import tqdm
 
 from nets.data.detectors import Detector, open_detector
-from nets.data.io.files import list_folder, report_left_out, whole_file
-from nets.data.io.images import is_image
+from nets.data.io.files import whole_file
+from nets.data.io.images import heif_hint, is_image
 from nets.data.io.video import is_video
 from nets.errors import BadSample, UserError
+from nets.listing import list_folder, report_left_out
 
 if TYPE_CHECKING:
     from multiprocessing.sharedctypes import Synchronized
@@ -40,27 +41,37 @@ def detector(backend: str) -> Detector:
     return open_detector(backend)
 
 
-def list_files(given: Iterable[str | Path]) -> list[Path]:
+def list_files(given: Iterable[str | Path], videos_only: bool = False) -> list[Path]:
     """The given files, and all images and videos below the given folders, in natural order.
 
+    videos_only  no images
     One line on stderr names the other files of a folder. Raises UserError if a path is missing or
-    a folder holds no images and videos, OSError if a folder cannot be read.
+    a folder holds none of them, OSError if a folder cannot be read.
     """
-    files: list[Path] = []
+    kind, plural = "image or video", "images and no videos"
+    if videos_only:
+        kind, plural = "video", "videos"
+
+    def accepts(file: Path) -> bool:
+        return is_video(file) or (not videos_only and is_image(file))
+
+    files: dict[Path, Path] = {}  # by absolute path: a file that is given twice is used once
     for path in map(Path, given):
         if path.is_dir():
-            inside, left_out = list_folder(path, lambda p: is_image(p) or is_video(p), True)
+            inside, left_out = list_folder(path, accepts, True)
             if not inside:
-                raise UserError(f"{path}: holds no images and no videos")
-            report_left_out(path, left_out, "image or video")
-            files += inside
+                raise UserError(f"{path}: holds no {plural}")
+            report_left_out(path, left_out, kind, heif_hint(left_out))
+            found = inside
         elif path.exists():
-            files.append(path)
+            found = [path]
         else:
             raise UserError(f"{path}: no such file or folder")
+        for file in found:
+            files.setdefault(Path(os.path.abspath(file)), file)
     if not files:
         raise UserError("give photos, videos or folders")
-    return list(dict.fromkeys(files))
+    return list(files.values())
 
 
 def record_key(source: Path, settings: dict[str, Any]) -> dict[str, Any]:
@@ -76,6 +87,15 @@ def read_record(path: Path, key: dict[str, Any]) -> Record | None:
     except (OSError, ValueError):
         return None
     return record if isinstance(record, dict) and record.get("key") == key else None
+
+
+def is_of_another(path: Path, source: Path) -> bool:
+    """True if a record is of another file than `source`, one that still exists."""
+    try:
+        other = Path(json.loads(path.read_text(encoding="utf-8"))["key"]["source"])
+        return other.exists() and not other.samefile(source)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def write_record(path: Path, record: Record) -> None:
@@ -178,4 +198,4 @@ def report(path: Path, lines: Sequence[str]) -> None:
         return
     with whole_file(path) as file:
         head = time.strftime("left out, %Y-%m-%d %H:%M")
-        file.write("\n".join([head, *lines, ""]).encode())
+        file.write("\n".join([head, *lines, ""]).encode(errors="surrogateescape"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -20,6 +21,7 @@ from nets.data.extraction import jobs
 from nets.data.extraction.sheet import Drawing, contact_sheet
 from nets.data.heads.faces import crop_square, points_in_crop
 from nets.data.io.images import read_image, write_image
+from nets.data.io.names import relative_names, unique_names
 from nets.data.io.video import VideoReader, is_video, open_video
 from nets.data.people.annotations import read_annotations
 from nets.data.people.index import TRUNK, write_index
@@ -28,6 +30,7 @@ from nets.skeletons import JOINTS_17
 
 CROPS = ("square", "aspect", "none")
 IDENTITIES = ("file", "folder")
+FRAME_NUMBER = re.compile(r"_[0-9]{5,}$")  # of a video, see `_images`
 
 
 @dataclass(frozen=True)
@@ -74,8 +77,9 @@ def extract_people(
     else:
         jobs.detector(options.detector)  # reports missing packages before the work begins
     todo = []
-    for file, name in zip(files, names, strict=True):
-        people = None if known is None else [p.tolist() for p in known.get(file.name, [])]
+    people_of = None if known is None else known.match(files, relative_names(files, given))
+    for i, (file, name) in enumerate(zip(files, names, strict=True)):
+        people = None if people_of is None else [p.tolist() for p in people_of[i]]
         todo.append((file, name, out, options, people))
     frames = sum(frame_count(file, options.fps) for file in files)
     results = jobs.run(_people_of, todo, frames, workers)
@@ -235,13 +239,21 @@ def frame_count(file: Path, fps: float) -> int:
 
 
 def file_names(files: Sequence[Path]) -> list[str]:
-    """A unique name for each file, without blanks."""
-    many = Counter(file.stem for file in files)
-    names = []
-    for file in files:
-        text = hashlib.blake2b(str(file).encode(), digest_size=4).hexdigest()
-        names.append(file.stem if many[file.stem] == 1 else f"{file.stem}_{text}")
-    return [name.replace(" ", "_") for name in names]
+    """A unique name for each photo or video, without blanks.
+
+    The names of a video's frames, NAME_00000 and so on, are names of no photo.
+    """
+    videos = [i for i, file in enumerate(files) if is_video(file)]
+    photos = [i for i, file in enumerate(files) if not is_video(file)]
+    of_videos = unique_names([files[i].stem for i in videos])
+    folded = {name.casefold() for name in of_videos}
+
+    def is_frame(place: int, name: str) -> bool:
+        return FRAME_NUMBER.sub("", name).casefold() in folded
+
+    of_photos = unique_names([files[i].stem for i in photos], is_taken=is_frame, used=of_videos)
+    names = dict(zip([*videos, *photos], [*of_videos, *of_photos], strict=True))
+    return [names[i] for i in range(len(files))]
 
 
 def _shown(out: Path, entry: Entry) -> Drawing:

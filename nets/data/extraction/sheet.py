@@ -68,7 +68,8 @@ def _cell(image: Tensor, points: Tensor | None, caption: str) -> Image.Image:
     cell = Image.new("RGB", (CELL, CELL), (30, 30, 30))
     cell.paste(fitted(image, [] if points is None else [points], CELL - 2), (1, 1))
     draw = ImageDraw.Draw(cell)
-    draw.text((3, CELL - 13), caption[:24], fill=(255, 255, 255), stroke_width=1, stroke_fill=0)
+    shown = caption[:24].encode(errors="replace").decode()  # bytes that are no UTF-8
+    draw.text((3, CELL - 13), shown, fill=(255, 255, 255), stroke_width=1, stroke_fill=0)
     return cell
 
 

@@ -5,8 +5,8 @@ Points are (x, y) in pixels, iBUG order: jaw 0-16, brows 17-26, nose 27-35, eyes
 
 from __future__ import annotations
 
-import json
 import math
+import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,8 +15,14 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from nets import plain_json
 from nets.data.io.files import read_arrays, whole_file
 from nets.errors import BadSample
+
+MOST_SIDE = 8192  # of a square that is held in memory whole, pixels
+LABELS = 40  # largest label of a mask's part; brighter masks hold levels
+UNKNOWN = 255  # label of the borders in many data sets
+_labels_said = False  # one line a process, not one an image
 
 
 class FaceBox(NamedTuple):
@@ -54,7 +60,12 @@ def crop_square(image: Tensor, box: FaceBox | tuple[int, int, int], size: int) -
     box    (cx, cy, half side) in pixels, as returned by `face_crop_box`
     """
     cx, cy, half = box
-    pillow = _to_pillow(image).crop((cx - half, cy - half, cx + half, cy + half))
+    pillow = _to_pillow(image)
+    shrink = 2 * half // max(MOST_SIDE, 2 * size)
+    if shrink > 1:  # a square much larger than the result would fill the memory
+        pillow = pillow.reduce(shrink)
+        cx, cy, half = (round(value / shrink) for value in (cx, cy, half))
+    pillow = pillow.crop((cx - half, cy - half, cx + half, cy + half))
     return _from_pillow(pillow.resize((size, size), Image.Resampling.BICUBIC))
 
 
@@ -69,12 +80,41 @@ def paste_square(
     """
     cx, cy, half = box
     side = 2 * half
+    if side > MOST_SIDE:  # only what lies in the image, or the square would fill the memory
+        return _paste_large(image, crop, FaceBox(cx, cy, half), border)
     patch = _to_pillow(crop).resize((side, side), Image.Resampling.BICUBIC)
     ramp = ((torch.arange(side) + 0.5) / max(border * side, 1)).clamp(max=1)
     ramp = torch.minimum(ramp, ramp.flip(0))
     alpha = (torch.minimum(ramp[:, None], ramp) * 255).round().byte()
     result = _to_pillow(image)
     result.paste(patch, (cx - half, cy - half), Image.fromarray(alpha.numpy()))
+    return _from_pillow(result)
+
+
+def _paste_large(image: Tensor, crop: Tensor, box: FaceBox, border: float) -> Tensor:
+    """`paste_square` of a square that is larger than MOST_SIDE."""
+    (cx, cy, half), (h, w) = box, image.shape[1:]
+    side = 2 * half
+    left, top = cx - half, cy - half
+    x0, y0, x1, y1 = max(left, 0), max(top, 0), min(left + side, w), min(top + side, h)
+    if x0 >= x1 or y0 >= y1:
+        return image.clone()
+    scale = crop.shape[-1] / side
+    part = (
+        (x0 - left) * scale,
+        (y0 - top) * scale,
+        (x1 - left) * scale,
+        (y1 - top) * scale,
+    )
+    patch = _to_pillow(crop).resize((x1 - x0, y1 - y0), Image.Resampling.BICUBIC, part)
+
+    def ramp(begin: int, end: int) -> Tensor:
+        at = torch.arange(begin, end) + 0.5
+        return (torch.minimum(at, side - at) / max(border * side, 1)).clamp(max=1)
+
+    alpha = torch.minimum(ramp(y0 - top, y1 - top)[:, None], ramp(x0 - left, x1 - left))
+    result = _to_pillow(image)
+    result.paste(patch, (x0, y0), Image.fromarray((alpha * 255).round().byte().numpy()))
     return _from_pillow(result)
 
 
@@ -124,7 +164,7 @@ def read_array(path: str | Path) -> np.ndarray:
     values: np.ndarray | dict[str, np.ndarray]
     try:
         if path.suffix.lower() == ".json":
-            values = np.asarray(json.loads(path.read_text(encoding="utf-8-sig")), dtype=np.float64)
+            values = np.asarray(plain_json.load(path), dtype=np.float64)
         else:
             values = read_arrays(path)
     except FileNotFoundError as error:
@@ -169,11 +209,27 @@ def write_keypoints(path: str | Path, points: Tensor) -> None:
 def read_mask(path: str | Path) -> Tensor:
     """A mask file as (1, H, W) uint8, 255 on the person; the first channel of three.
 
-    Raises BadSample.
+    A file of labels (0: background, 1, 2, ...: parts of a person, 255: unknown) gives 255 on all
+    parts. These are files with a palette of colours, and those without other values than 0, 1, ...
+    LABELS and 255, JPEG excepted. One line on stderr says so. Raises BadSample.
     """
-    from nets.data.io.images import read_image
+    global _labels_said
+    from nets.data.io.images import read_levels
 
-    return read_image(path, None)[:1]
+    levels, kind = read_levels(path)
+    parts = (levels > 0) & (levels <= (UNKNOWN - 1 if kind == "indices" else LABELS))
+    unknown = (levels == UNKNOWN) & bool((levels == UNKNOWN).sum() < parts.sum())
+    if kind == "lossy" or not parts.any() or not (parts | unknown | (levels == 0)).all():
+        return levels.to(torch.uint8)[None]
+    if not _labels_said:
+        _labels_said = True
+        print(
+            f"{path}: holds labels 0 to {int(levels[parts].max())}, not levels up to 255: all but "
+            "label 0 are taken for the person, here and in files like it",
+            file=sys.stderr,
+            flush=True,
+        )
+    return parts.to(torch.uint8)[None] * 255
 
 
 def hull_mask(points: Tensor, size: int) -> Tensor:

@@ -30,6 +30,7 @@ from nets.data.heads.faces import (
 )
 from nets.data.io.files import below
 from nets.data.io.images import read_image, write_image
+from nets.data.io.names import is_foreign
 from nets.errors import BadSample, UserError
 
 PHASES = ("train", "test")
@@ -189,7 +190,10 @@ class AvatarFolder:
         return len(self.items)
 
     def frames(self, item: str) -> list[str]:
-        """Names of the frames of PERSON/VIDEO that have all their files, sorted by path part."""
+        """Names of the frames of PERSON/VIDEO that have all their files, sorted by path part.
+
+        The order is that of texts, as in the original: it decides which frames are chosen.
+        """
         kinds = [kind for kind in KINDS if kind != "segs" or self.masks]
         names = []
         for kind in kinds:
@@ -199,7 +203,7 @@ class AvatarFolder:
                     (sequence, Path(file).stem)
                     for sequence in _folders(base)
                     for file in os.listdir(base / sequence)
-                    if file.endswith(KINDS[kind])
+                    if file.endswith(KINDS[kind]) and not file.startswith(".")
                 }
             )
         return [f"{item}/{s}/{f}" for s, f in sorted(set.intersection(*names))]
@@ -301,6 +305,11 @@ class AvatarList:
     def _place(self, number: int, value: str) -> tuple[Path, str, str]:
         """(root, phase, name) of a line's path. Raises UserError if a file of it is missing."""
         path, root, phase = Path(value), self.root, self.phase
+        if is_foreign(".", value):
+            raise UserError(
+                f"{self.file}, line {number}: {value}: is a path of Windows; write a/b.jpg, with "
+                "slashes"
+            )
         if path.is_absolute():
             parts = path.parts
             cut = max((i for i, part in enumerate(parts[:-2]) if part == "imgs"), default=0)
@@ -343,4 +352,4 @@ def _folders(folder: Path) -> list[str]:
     if not folder.is_dir():
         return []
     with os.scandir(folder) as entries:
-        return sorted(entry.name for entry in entries if entry.is_dir())
+        return sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))

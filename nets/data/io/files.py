@@ -1,77 +1,19 @@
-"""Files of a dataset: listed in natural order, written whole or not at all, read safely."""
+"""Files of a dataset, written whole or not at all, read safely."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-import re
-import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO
 
 import numpy as np
 
-MOST_NAMES = 5  # names in a message
+from nets.listing import list_folder, natural_key, report_left_out
 
-
-class Listing(NamedTuple):
-    """The files of a folder in natural order: the accepted ones, and the others."""
-
-    files: list[Path]
-    left_out: list[Path]
-
-
-def natural_key(path: str | Path) -> tuple[list[list[str | int]], str]:
-    """Sort key that compares numbers in names by value: 2.jpg comes before 10.jpg."""
-    parts = [re.split(r"([0-9]+)", part) for part in Path(path).parts]  # text and digits by turns
-    pieces = [[int(p) if i % 2 else p for i, p in enumerate(part)] for part in parts]
-    return pieces, str(path)
-
-
-def list_folder(
-    folder: str | Path, accepts: Callable[[Path], bool], recursive: bool = False
-) -> Listing:
-    """The files of a folder in natural order, divided by `accepts`.
-
-    recursive  also the files of all folders below; linked folders are entered, loops are not
-    Hidden files and folders, whose names start with a dot, are skipped and not counted.
-    Raises OSError if a folder cannot be read.
-    """
-    files: list[Path] = []
-
-    def enter(place: Path, above: frozenset[tuple[int, int]]) -> None:
-        facts = os.stat(place)
-        identity = (facts.st_dev, facts.st_ino)
-        if identity in above:  # a link to a folder that contains it
-            return
-        with os.scandir(place) as entries:
-            for entry in entries:
-                if entry.name.startswith("."):
-                    continue
-                if not entry.is_dir():
-                    files.append(place / entry.name)
-                elif recursive:
-                    enter(place / entry.name, above | {identity})
-
-    enter(Path(folder), frozenset())
-    files.sort(key=natural_key)
-    accepted = [accepts(file) for file in files]
-    return Listing(
-        [file for file, yes in zip(files, accepted, strict=True) if yes],
-        [file for file, yes in zip(files, accepted, strict=True) if not yes],
-    )
-
-
-def report_left_out(folder: str | Path, left_out: Sequence[Path], kind: str) -> None:
-    """Print one line on stderr that counts and names files that are no `kind`, if there are any."""
-    if not left_out:
-        return
-    names = [file.name for file in left_out[:MOST_NAMES]]
-    names += ["..."] if len(left_out) > MOST_NAMES else []
-    count = "1 file" if len(left_out) == 1 else f"{len(left_out)} files"
-    print(f"{folder}: left out {count}, no {kind}: {', '.join(names)}", file=sys.stderr, flush=True)
+__all__ = ["below", "list_folder", "natural_key", "read_arrays", "report_left_out", "whole_file"]
 
 
 @contextlib.contextmanager

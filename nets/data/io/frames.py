@@ -10,8 +10,11 @@ from typing import Generic, NamedTuple, TypeVar
 from torch import Tensor
 
 from nets.data.io.images import list_images, read_image
+from nets.data.io.names import pair_name
 from nets.data.io.video import is_video, open_video
 from nets.errors import UserError
+
+__all__ = ["ON_MISSING", "Finder", "Frame", "Frames", "pair_name"]
 
 ON_MISSING = ("skip", "fail", "hold")
 Detection = TypeVar("Detection")
@@ -124,8 +127,3 @@ class Finder(Generic[Detection]):
                 file=sys.stderr,
                 flush=True,
             )
-
-
-def pair_name(source: str, driving: str, ending: str = "") -> str:
-    """Name of a transfer's file: SOURCE--DRIVING and the ending; blanks become underscores."""
-    return f"{source}--{driving}{ending}".replace(" ", "_")

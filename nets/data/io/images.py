@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import importlib.util
+import math
+import os
 import struct
 import warnings
 import zlib
@@ -18,13 +21,37 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError, features
 from torch import Tensor
 
-from nets.data.io.files import list_folder, report_left_out, whole_file
+from nets.data.io.files import whole_file
 from nets.errors import BadSample, UserError
+from nets.listing import list_folder, report_left_out
 
-ORIENTATION = 0x0112  # the EXIF tag
-ENDINGS = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff", ".avif")
-HEIF_ENDINGS = (".heic", ".heif")  # of phones; read by the package pillow-heif, if it is installed
+WIDTH, HEIGHT, ORIENTATION = 0x0100, 0x0101, 0x0112  # TIFF and EXIF tags
+TURNED = (5, 6, 7, 8)  # orientations with width and height exchanged
+LIMIT = "GUISE_MAX_MEGAPIXELS"  # environment variable of --max_megapixels, which workers inherit
+MAX_MEGAPIXELS = 256  # default; phones take 200
+_limit: str | None = None  # the value that is in force
+ENDINGS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff",
+           ".avif")  # fmt: skip
+HEIF_ENDINGS = (".heic", ".heif", ".hif")  # of phones and cameras, read by pillow-heif
+HEIF = "pip install pillow-heif (the extra heif: pip install -e '.[heif]')"
+SHORT = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # of files or memory
 BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, zlib.error)
+
+
+def _apply_limit() -> None:
+    """Set Pillow's limit, which is 89 megapixels by itself and less than today's phones take."""
+    global _limit
+    text = os.environ.get(LIMIT, "")
+    if text == _limit:
+        return
+    _limit = text
+    try:
+        megapixels = float(text or MAX_MEGAPIXELS)
+    except ValueError:
+        megapixels = -1
+    if not 0 < megapixels < math.inf:
+        raise UserError(f"{LIMIT}: must be megapixels above 0, got {text!r}")
+    Image.MAX_IMAGE_PIXELS = round(megapixels * 1e6)
 
 
 class Placed(NamedTuple):
@@ -42,8 +69,8 @@ def read_image(path: str | Path, size: int | tuple[int, int] | None) -> Tensor:
     1/2, 1/4 or 1/8 of their size if that leaves twice the pixels needed in each direction. The
     result then differs by less than one level on average. EXIF orientation is applied. Palettes,
     CMYK and 16 bits become 8-bit RGB. Transparent pixels become white.
-    Raises BadSample if the file is missing, truncated, not an image, or larger than
-    PIL.Image.MAX_IMAGE_PIXELS.
+    Raises BadSample if the file is missing, truncated, not an image, or larger than MAX_MEGAPIXELS
+    or --max_megapixels; OSError if no more files can be opened.
     """
     if size is None:
         return _tensor(_open(path, None))
@@ -118,7 +145,7 @@ def list_images(option: str, files: Iterable[str | Path]) -> list[Path]:
             raise UserError(f"{option} {file}: cannot be read: {why}".strip()) from error
         if not images:
             raise UserError(f"{option} {file}: no images in this folder".strip())
-        report_left_out(file, left_out, "image")
+        report_left_out(file, left_out, "image", heif_hint(left_out))
         result += images
     return result
 
@@ -138,6 +165,33 @@ def image_endings() -> tuple[str, ...]:
     return tuple(endings)
 
 
+def heif_hint(files: Iterable[Path]) -> str:
+    """The remedy if one of the files that are left out is an HEIC file, else an empty text."""
+    needed = any(file.suffix.lower() in HEIF_ENDINGS for file in files)
+    return f"HEIC files need {HEIF}" if needed else ""
+
+
+def read_levels(path: str | Path) -> tuple[Tensor, str]:
+    """The first channel of an image file, (H, W) uint8, and its kind.
+
+    The kind is "indices" of a palette of colours, as data sets of labels have it; "lossy" for JPEG;
+    else "exact". 16 bits become 8, unless no value needs more than 8. Otherwise like read_image.
+    """
+    image_endings()
+    with _images_only(path), Image.open(path) as image:
+        image.load()
+        turned = ImageOps.exif_transpose(image)
+        palette = np.asarray(turned.getpalette() or [0], np.int64)
+        if turned.mode == "P" and len(palette) > 2 and np.ptp(palette.reshape(-1, 3), 1).any():
+            return torch.from_numpy(np.array(turned)), "indices"
+        if turned.mode.startswith("I"):
+            levels = np.asarray(turned).astype(np.int64).clip(0, 65535)
+            levels = levels if levels.max(initial=0) < 256 else levels // 257
+            return torch.from_numpy(levels.astype(np.uint8)), "exact"
+        kind = "lossy" if image.format in ("JPEG", "MPO") else "exact"
+        return _tensor(_rgb(turned, path))[0], kind
+
+
 def read_grey(path: str | Path, size: int) -> Tensor:
     """An image file as 0.21 R + 0.72 G + 0.07 B, squashed to a square: (1, S, S) uint8, rounded.
 
@@ -149,9 +203,11 @@ def read_grey(path: str | Path, size: int) -> Tensor:
 
 def image_size(path: str | Path) -> tuple[int, int]:
     """(width, height) in pixels after EXIF orientation, without decoding. Raises BadSample."""
+    image_endings()  # registers the reader of HEIC, if it is installed
     with _images_only(path), Image.open(path) as image:
-        w, h = image.size
-        return (h, w) if image.getexif().get(ORIENTATION, 1) >= 5 else (w, h)
+        tags = getattr(image, "tag_v2", {})  # of TIFF, whose `size` has been turned already
+        w, h = (tags[WIDTH], tags[HEIGHT]) if WIDTH in tags and HEIGHT in tags else image.size
+        return (h, w) if image.getexif().get(ORIENTATION, 1) in TURNED else (w, h)
 
 
 def write_image(path: str | Path, image: Tensor) -> None:
@@ -209,6 +265,7 @@ class _images_only:
         self.warnings = warnings.catch_warnings()
 
     def __enter__(self) -> None:
+        _apply_limit()
         self.warnings.__enter__()
         warnings.filterwarnings("ignore", module="PIL")  # odd metadata is harmless here
         warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -222,14 +279,20 @@ class _images_only:
         self.warnings.__exit__(kind, error, trace)
         if error is None or isinstance(error, BadSample):
             return
+        if isinstance(error, OSError) and error.errno in SHORT:
+            return  # not the file's fault: the next one would fail too
         if isinstance(error, FileNotFoundError):
             why = "is missing"
         elif isinstance(error, UnidentifiedImageError):
             why = "is not an image"
             if Path(self.path).suffix.lower() in HEIF_ENDINGS:
-                why = "cannot be read as HEIC; pip install pillow-heif, or save it as JPEG"
+                why = f"cannot be read as HEIC; {HEIF}, or save it as JPEG"
         elif isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
-            why = f"is too large for an image (more than {Image.MAX_IMAGE_PIXELS:,} pixels)"
+            limit = Image.MAX_IMAGE_PIXELS or 0
+            why = (
+                f"is too large for an image (more than {limit:,} pixels); "
+                "--max_megapixels raises the limit"
+            )
         elif isinstance(error, OSError) and error.errno is not None:
             why = f"cannot be read: {(error.strerror or str(error)).lower()}"
         elif isinstance(error, BROKEN):

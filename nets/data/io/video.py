@@ -11,6 +11,7 @@ import math
 import sys
 from collections.abc import Generator, Iterator
 from fractions import Fraction
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,6 +31,15 @@ UNKNOWN = 2  # colours, in the numbers of ITU-T H.273
 NEAR = 1e-4  # seconds; files hold fractions, users type decimals
 # Bilinear, accurate rounding, full chroma: FFmpeg's default darkens by more than a level each time.
 EXACT = 0x2 | 0x40000 | 0x2000 | 0x4000
+# Demuxers of media. Those of lists (concat, HLS, DASH, SDP, numbered images) open other files.
+DEMUXERS = (
+    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,mpegvideo,asf,flv,live_flv,ogg,gif,apng,"
+    "h264,hevc,m4v,mjpeg,mpjpeg,av1,obu,ivf,mxf,gxf,nut,nsv,rm,dv,vc1,amv,yuv4mpegpipe,wtv,roq,swf,"
+    "cavsvideo,dirac,evc,vvc,webp,wav,w64,mp3,aac,flac,ac3,eac3,aiff,au,caf,amr"
+)
+OPENED = {"format_whitelist": DEMUXERS, "protocol_whitelist": "file"}
+LISTS = (b"ffconcat", b"#EXTM3U", b"v=0", b"<?xml", b"<MPD", b"[playlist]", b"[reference]")
+FLATTEST = 16.0  # largest ratio of a pixel's sides that is believed
 MOST_DAMAGE = 50  # packets in a row that cannot be decoded before reading ends
 
 
@@ -82,10 +92,14 @@ class VideoReader:
             rate = stream.average_rate or stream.guessed_rate or stream.base_rate
             self._rate = float(rate) if rate else 25.0
             self.fps = fps or self._rate
-            self.has_audio = bool(container.streams.audio)
+            self.has_audio = any(s.codec_context is not None for s in container.streams.audio)
             self._length = _length(container, stream)
             aspect = stream.sample_aspect_ratio
             self._aspect = float(aspect) if aspect else 1.0
+            if not 1 / FLATTEST <= self._aspect <= FLATTEST:
+                print(f"{path}: states pixels {self._aspect:g} times as wide as high, taken for "
+                      "square", file=sys.stderr, flush=True)  # fmt: skip
+                self._aspect = 1.0
         with contextlib.closing(self._shown()) as frames:
             first = next(frames, None)
         if first is None:
@@ -198,11 +212,25 @@ def _open(path: Path) -> av.container.InputContainer:
     if path.is_file() and path.stat().st_size == 0:
         raise UserError(f"{path}: is empty, not a video")
     try:
-        return av.open(str(path), metadata_errors="ignore")
-    except av.InvalidDataError:
+        # As file:, since FFmpeg takes what stands before a colon for a protocol.
+        return av.open(f"file:{path}", metadata_errors="ignore", container_options=OPENED)
+    except (av.InvalidDataError, av.ArgumentError):
+        if _is_list(path):
+            raise UserError(
+                f"{path}: is a text that may name other files, not a video; give the video itself"
+            ) from None
         raise UserError(f"{path}: is not a video, or its beginning or end is missing") from None
     except (av.FFmpegError, OSError) as error:
         raise UserError(f"{path}: cannot be read as a video ({error.strerror})") from error
+
+
+def _is_list(path: Path) -> bool:
+    """True if a file begins like a playlist or another text that names files."""
+    if not path.is_file():
+        return False
+    with open(path, "rb") as file:
+        start = file.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()
+    return start.startswith(LISTS) or start.lower().startswith((b"file ", b"file:", b"http"))
 
 
 def _video_stream(path: Path, container: av.container.InputContainer) -> av.VideoStream:
@@ -215,6 +243,8 @@ def _video_stream(path: Path, container: av.container.InputContainer) -> av.Vide
         and stream.codec_context is not None
     ]
     if not moving:
+        if any(stream.codec_context is None for stream in container.streams.video):
+            raise UserError(f"{path}: its video is of a codec that cannot be decoded here")
         sound = ", only sound" if container.streams.audio else ""
         raise UserError(f"{path}: has no video in it{sound}")
     best = container.streams.best("video")
@@ -266,17 +296,46 @@ def _rotated(frame: av.VideoFrame, pixels: np.ndarray) -> np.ndarray:
     return pixels[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
 
 
+def _audio_stream(path: Path, container: av.container.InputContainer) -> av.AudioStream | None:
+    """The default sound track if it can be decoded, else the first that can; None: no sound."""
+    from av.stream import Disposition
+
+    tracks = list(container.streams.audio)
+    if not tracks:
+        return None
+    default = next((s for s in tracks if s.disposition & Disposition.default), tracks[0])
+    best = [s for s in (default, *tracks) if s.codec_context is not None]
+    number = f"sound track {tracks.index(default) + 1} of {len(tracks)}"
+    if not best:
+        _say(f"{path}: its sound cannot be decoded here and is left out")
+        return None
+    taken = f"sound track {tracks.index(best[0]) + 1}"
+    if best[0] is not default:
+        _say(f"{path}: {number}, its default, cannot be decoded here; {taken} is taken")
+    elif default is not tracks[0]:
+        _say(f"{path}: {number} is taken, its default")
+    return best[0]
+
+
+@lru_cache(maxsize=1000)
+def _say(text: str) -> None:
+    """Print a line on stderr, once: a file's sound is read for each video that it goes to."""
+    print(text, file=sys.stderr, flush=True)
+
+
 def read_sound(path: Path, start: float) -> Iterator[av.AudioFrame]:
     """Yields the sound of a file from second `start` on, nothing if it has no sound.
 
+    The sound is the file's default track. A line on stderr says if another track than the first is
+    taken, or that the sound cannot be decoded.
     Frames are planar float with SOUND_RATE samples a second; their pts count samples from `start`.
     """
     import av
 
     with _open(path) as container:
-        if not container.streams.audio:
+        stream = _audio_stream(path, container)
+        if stream is None:
             return
-        stream = container.streams.audio[0]
         layout = "mono" if stream.codec_context.channels == 1 else "stereo"
         resample = av.AudioResampler("fltp", layout, SOUND_RATE, frame_size=1024).resample
         zero = _zero(container) + start

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-import json
+import os
 import pickle
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,8 +12,10 @@ from typing import Any, TypedDict
 import numpy as np
 import torch
 
+from nets import plain_json
 from nets.data.io.files import read_arrays, whole_file
 from nets.data.io.images import read_image, read_letterboxed
+from nets.data.io.names import is_foreign
 from nets.data.io.pickles import read_pickle
 from nets.data.people.pairs import Paired, Pairs
 from nets.errors import UserError
@@ -22,7 +24,7 @@ from nets.skeletons import JOINTS_15, JOINTS_17
 KEYS = ("joint_order", "imgs", "train", "joints")
 SPLITS = {"train": True, "test": False}
 TRUNK = ("lshoulder", "rshoulder", "lhip", "rhip")
-FARTHEST = 10.0  # largest fraction of width or height; joints beyond it are in another unit
+FARTHEST = 1.5  # largest fraction of width or height; joints beyond it are in another unit
 
 
 class Index(TypedDict):
@@ -90,7 +92,7 @@ class IndexDataset(Paired):
 
     def file(self, index: int) -> Path:
         """The image of a sample."""
-        return self.folder / self.files[index].decode()
+        return self.folder / os.fsdecode(self.files[index])
 
     def _read(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
         joints = torch.from_numpy(self.joints[index].copy())
@@ -168,7 +170,7 @@ def _load(path: Path) -> Any:
         raise UserError(f"{path}: is empty, not an index")
     try:
         if path.suffix == ".json":
-            return json.loads(path.read_text(encoding="utf-8-sig"))
+            return plain_json.load(path)
         if path.suffix == ".npz":
             return read_arrays(path)
     except (ValueError, OSError, EOFError) as error:
@@ -190,13 +192,23 @@ def _order(path: Path, names: Any) -> list[str]:
 
 
 def _paths(path: Path, files: Any) -> np.ndarray:
-    """Paths as one array of UTF-8, which workers share; a list would be copied to each worker."""
+    """Paths as one array of bytes, which workers share; a list would be copied to each worker.
+
+    Names that are not UTF-8 stay as they are.
+    """
     encoded = []
     for file in files:
-        file = file if isinstance(file, bytes) else str(file).encode()
-        if file[:1] in (b"/", b"\\", b"") or b".." in file or b"\0" in file or file[1:2] == b":":
+        file = file if isinstance(file, bytes) else os.fsencode(str(file))
+        if b"\\" in file or file[1:2] == b":":
+            shown = os.fsdecode(file)
+            if is_foreign(path.parent, shown):
+                raise UserError(
+                    f"{path}: imgs holds a path of Windows, {shown!r}; write paths below the "
+                    "index's folder with slashes, as a/b.jpg"
+                )
+        if file[:1] in (b"/", b"\\", b"") or b".." in file or b"\0" in file:
             parts = file.replace(b"\\", b"/").split(b"/")
-            if b".." in parts or not parts[0] or b"\0" in file or file[1:2] == b":":
+            if b".." in parts or not parts[0] or b"\0" in file:
                 shown = file.decode(errors="replace")
                 raise UserError(f"{path}: imgs must lie below the index's folder, has {shown!r}")
         encoded.append(file)
@@ -226,6 +238,6 @@ def _joints(path: Path, joints: Any, order: list[str]) -> np.ndarray:
         x, y = joints[i, j]
         raise UserError(
             f"{path}: joints must be fractions of width and height, entry {i} has "
-            f"{JOINTS_17[j]} at ({x:g}, {y:g})"
+            f"{JOINTS_17[j]} at ({x:g}, {y:g}), above {FARTHEST}; divide pixels by the image's size"
         )
     return np.where((joints >= 0).all(-1, keepdims=True), joints, np.float32("nan"))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 import json
 import math
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nets.data.people.index import read_index
+from nets import plain_json
+from nets.data.io.names import find_by_path, is_windows_path, path_key
+from nets.data.people.index import FARTHEST, read_index
 from nets.errors import UserError
 from nets.skeletons import JOINTS_17, ORDERS, convert_joints
 
 NAMES = {name for order in ORDERS.values() for name in order}
+REMEDY = '"normalised": true says that all are fractions, false that all are pixels'
 FLAGS = ("normalised", "normalized")
 
 
@@ -29,8 +34,9 @@ def read_joints(where: str | Path, image: str | Path, size: tuple[int, int]) -> 
     size   (width, height) of the image, pixels
 
     Values in JSON are fractions if "normalised" is true, or if that key is absent and no value
-    exceeds 1; else pixels. A joint is missing (NaN) if it is null, negative, not named, or has a
-    third number (confidence) of 0. Names may be of any known joint order. Raises UserError.
+    exceeds 1; else pixels. Without the key, a file with mostly fractions is an error. A joint is
+    missing (NaN) if it is null, negative, not named, or has a third number (confidence) of 0.
+    Names may be of any known joint order. Raises UserError.
     """
     where, image = str(where), Path(image)
     index, _, entry = where.rpartition(":")
@@ -46,7 +52,7 @@ def read_joints(where: str | Path, image: str | Path, size: tuple[int, int]) -> 
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
+        content = plain_json.load(path)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file of joints") from None
     except (OSError, ValueError) as error:
@@ -57,10 +63,24 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def _of_image(where: str, content: dict[str, Any], image: Path) -> dict[str, Any]:
-    for match in (str(image), image.as_posix(), image.name, image.stem):
+    """The entry of an image: of the longest path that its own ends with, else of its name."""
+    by_path: dict[str, str] = {}
+    for file in content:
+        if is_windows_path(file):
+            raise UserError(f"{where}: {file}: is a path of Windows; write a/b.jpg, with slashes")
+        if path_key(file) in by_path:
+            raise UserError(f"{where}: {file} stands twice")
+        by_path[path_key(file)] = file
+    key = find_by_path(by_path, image)
+    if key is not None:
+        return content[by_path[key]]
+    for match in (image.name, image.stem):
         matches = [value for file, value in content.items() if file == match]
         matches = matches or [value for file, value in content.items() if Path(file).name == match]
         if len(matches) == 1:
+            other = next(file for file, value in content.items() if value is matches[0])
+            if other not in (image.name, image.stem):
+                print(f"{where}: {image}: takes the joints of {other}", file=sys.stderr, flush=True)
             return matches[0]
     raise UserError(f"{where}: has no joints of {image.name}, but of {', '.join(content)[:200]}")
 
@@ -81,10 +101,33 @@ def _parse(where: str, content: dict[str, Any], size: tuple[int, int]) -> Tensor
     if not names:
         raise UserError(f"{where}: names no joint")
     joints = torch.tensor(points, dtype=torch.float32)
-    fractions = bool((joints.nan_to_num(0) <= 1).all()) if flag is None else bool(flag)
+    fractions = _are_fractions(where, joints, flag)
     if not fractions:
         joints = joints / torch.tensor(size, dtype=torch.float32)
+    far = joints.nan_to_num(0) > FARTHEST
+    if far.any():
+        name = names[int(far.any(-1).nonzero()[0, 0])]
+        unit = "a fraction" if fractions else f"pixels of an image of {size[0]} x {size[1]}"
+        raise UserError(f"{where}: {name} at {content[name]} is far outside as {unit}; {REMEDY}")
     return convert_joints(joints, names, JOINTS_17)
+
+
+def _are_fractions(where: str, joints: Tensor, flag: object) -> bool:
+    """True if the joints are fractions. Raises UserError if neither values nor flag decide."""
+    if flag is not None:
+        if not isinstance(flag, bool):
+            raise UserError(f"{where}: normalised must be true or false, is {flag!r}")
+        return flag
+    valid = joints[~joints.isnan().any(-1)]
+    small = (valid <= 1).all(-1)
+    if small.all():
+        return True
+    mixed = f"{where}: {int(small.sum())} of {len(small)} joints are at most 1"
+    if small.float().mean() > 0.5:
+        raise UserError(f"{mixed}, the others exceed it; {REMEDY}")
+    if small.any() or valid.max() <= FARTHEST:
+        print(f"{mixed}: all are taken for pixels; {REMEDY}", file=sys.stderr, flush=True)
+    return False
 
 
 def _point(where: str, name: str, value: Any) -> tuple[float, float]:
@@ -109,8 +152,11 @@ def _index_entry(path: Path, entry: str) -> Tensor:
     else:
         image, folder = Path(entry).resolve(), path.parent.resolve()
         relative = image.relative_to(folder) if image.is_relative_to(folder) else Path(entry)
-        rows = np.flatnonzero(np.isin(index["imgs"], [entry.encode(), str(relative).encode()]))
+        rows = np.flatnonzero(np.isin(index["imgs"], [os.fsencode(entry), os.fsencode(relative)]))
         if not len(rows):
             raise UserError(f"{path}: lists no image {entry}")
+        if len(rows) > 1:
+            numbers = ", ".join(map(str, rows[:5]))
+            raise UserError(f"{path}: lists {entry} as entries {numbers}; give {path}:NUMBER")
         number = int(rows[0])
     return torch.from_numpy(index["joints"][number])

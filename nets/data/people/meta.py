@@ -23,8 +23,11 @@ from numpy.typing import ArrayLike
 from nets import plain_yaml
 from nets.data.io.files import below, read_arrays
 from nets.data.io.images import read_image
+from nets.data.io.names import is_foreign, is_windows_path
+from nets.data.people.index import FARTHEST
 from nets.data.people.pairs import Paired, Pairs
 from nets.errors import BadSample, UserError
+from nets.listing import list_folder
 from nets.skeletons import OPENPOSE_18
 
 LOADERS = ("image", "np", "category", "cat")
@@ -53,7 +56,7 @@ class MetaDataset:
         }
         given = self.meta.get("loaders") or {}
         arrays = {}
-        for file in sorted((self.root / "labels").rglob("*.npy")):
+        for file in self._label_files():
             name, loader, array = _label(self.root, file)
             loader = given.get(name, loader)
             if loader is not None:
@@ -67,7 +70,24 @@ class MetaDataset:
             counts = ", ".join(f"{n} {name}" for name, n in lengths.items())
             raise UserError(f"{self.root}: all labels must have one length, they have {counts}")
         for name, array in arrays.items():
+            if self.loaders.get(name) in ("image", "np"):
+                self._refuse_windows(name, array)
             self.labels[f"{name}_" if name in self.loaders else name] = array
+
+    def _refuse_windows(self, name: str, paths: np.ndarray) -> None:
+        base = self.root / str((self._kwargs.get(name) or {}).get("root") or ".")
+        for path in map(str, paths):
+            if is_windows_path(path) and is_foreign(base, path):
+                raise UserError(
+                    f"{self.root}: labels: {name} holds a path of Windows, {path}; write a/b.png, "
+                    "with slashes"
+                )
+
+    def _label_files(self) -> list[Path]:
+        folder = self.root / "labels"
+        if not folder.is_dir():
+            return []
+        return list_folder(folder, lambda file: file.suffix == ".npy", recursive=True).files
 
     def __len__(self) -> int:
         return len(next(iter(self.labels.values())))
@@ -157,6 +177,14 @@ class PrjotiDataset(Paired):
         points = np.asarray(labels["kps_rel"][rows], np.float32)
         if not len(points):
             raise UserError(f"{root}: holds no samples for {split!r}: {len(self._meta)} in all")
+        far = np.argwhere(points > FARTHEST)
+        if len(far):
+            i, j, _ = far[0]
+            x, y = points[i, j]
+            raise UserError(
+                f"{root}: kps_rel must be fractions of the crop's width and height, up to "
+                f"{FARTHEST}; entry {self._first + i} has point {j} at ({x:g}, {y:g})"
+            )
         valid = (points >= 0).all(-1, keepdims=True) & (points != 0).any(-1, keepdims=True)
         self.joints = np.where(valid, points, np.float32("nan"))
         people = labels["identity"][rows] if "identity" in labels else None

@@ -24,6 +24,7 @@ from nets.data.io import torch7
 from nets.data.io.files import read_arrays, whole_file
 from nets.data.scenes.factors import MIXED
 from nets.errors import BadSample, UserError
+from nets.listing import list_folder
 from nets.random import uniform
 
 MODES = {"train": "FT_training", "test": "FT_test"}
@@ -154,7 +155,7 @@ def _files(folder: Path, limit: int | None) -> list[Path]:
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder of batches")
     files: dict[int, Path] = {}
-    for path in folder.iterdir():
+    for path in list_folder(folder, lambda file: True).files:
         match = FILE.fullmatch(path.name)
         if match:
             if int(match[1]) in files:

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from nets.data.io.files import below
 from nets.data.io.images import read_grey
+from nets.data.io.names import is_foreign
 from nets.errors import UserError
 from nets.random import uniform
 
@@ -39,9 +40,14 @@ def read_table(path: str | Path) -> list[dict[str, str]]:
     """The rows of a table, texts by column. Raises UserError that names file and line."""
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file, strict=True))
+            table = csv.DictReader(file, strict=True)
+            columns = list(table.fieldnames or ())
+            rows = list(table)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path}: cannot be read as a table: {error}") from error
+    for column in columns:
+        if columns.count(column) > 1:
+            raise UserError(f"{path}: the column {column!r} stands twice")
     if not rows:
         raise UserError(f"{path}: holds no rows")
     if "file" not in rows[0]:
@@ -52,6 +58,11 @@ def read_table(path: str | Path) -> list[dict[str, str]]:
         if not below(row["file"]):
             raise UserError(
                 f"{path}, line {number}: file must lie below the table's folder, is {row['file']}"
+            )
+        if is_foreign(Path(path).parent, row["file"]):
+            raise UserError(
+                f"{path}, line {number}: {row['file']}: is a path of Windows; write a/b.png, with "
+                "slashes"
             )
     return rows
 

@@ -1,18 +1,23 @@
 """The square around a face, and files of keypoints."""
 
 import json
+import resource
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from nets.data.heads import faces
 from nets.data.heads.faces import (
     crop_square,
     face_crop_box,
     normalised_pose,
+    paste_square,
     points_in_crop,
     pose_points,
     read_keypoints,
+    read_mask,
     write_keypoints,
 )
 from nets.errors import BadSample
@@ -79,3 +84,74 @@ def test_bad_keypoints_are_named(tmp_path, values, why):
 def test_points_without_extent_are_refused():
     with pytest.raises(ValueError, match="span a pixel"):
         face_crop_box(torch.zeros(68, 2))
+
+
+def test_masks_of_labels_are_read_as_labels(tmp_path, capsys, monkeypatch):
+    part = np.zeros((8, 8), np.uint8)
+    part[2:6, 2:6] = 1
+    whole = torch.from_numpy(part.astype(bool))
+    voc = np.where(part, 15, 0).astype(np.uint8)
+    voc[1, 2:4] = 255  # the border, which is unknown
+    palette = Image.fromarray(np.where(part, 60, 0).astype(np.uint8), "P")
+    palette.putpalette([(i * 37) % 256 for i in range(768)])
+    files = {
+        "binary.png": Image.fromarray(part),
+        "parts.png": Image.fromarray(part * np.arange(1, 9, dtype=np.uint8)),
+        "rgb.png": Image.fromarray(np.stack([part] * 3, -1)),
+        "deep.png": Image.fromarray(part.astype(np.uint16)),
+        "voc.png": Image.fromarray(voc),
+        "palette.png": palette,
+    }
+    for name, image in files.items():
+        monkeypatch.setattr(faces, "_labels_said", False)
+        image.save(tmp_path / name)
+        mask = read_mask(tmp_path / name)
+        assert mask.shape == (1, 8, 8) and mask.dtype == torch.uint8
+        assert torch.equal(mask[0] == 255, whole) and torch.equal(mask[0] == 0, ~whole), name
+        assert f"{name}: holds labels 0 to" in capsys.readouterr().err
+        read_mask(tmp_path / name)
+        assert not capsys.readouterr().err
+
+
+def test_masks_of_levels_are_read_as_they_are(tmp_path, capsys):
+    ramp = np.arange(64, dtype=np.uint8).reshape(8, 8) * 4
+    white = Image.fromarray(ramp // 128, "P")
+    white.putpalette([0, 0, 0, 255, 255, 255])
+    files = {
+        "soft.png": (Image.fromarray(ramp), ramp),
+        "rgb.png": (Image.fromarray(np.stack([ramp] * 3, -1)), ramp),
+        "deep.png": (Image.fromarray(ramp.astype(np.uint16) * 257), ramp),
+        "white.png": (white, ramp // 128 * 255),
+        "empty.png": (Image.fromarray(ramp * 0), ramp * 0),
+        "noise.jpg": (Image.fromarray(ramp // 128), ramp // 128),
+    }
+    for name, (image, levels) in files.items():
+        image.save(tmp_path / name, **({"quality": 100} if name.endswith("jpg") else {}))
+        near = np.abs(read_mask(tmp_path / name)[0].numpy().astype(int) - levels)
+        assert near.max() <= (1 if name.endswith("jpg") else 0), name
+    assert not capsys.readouterr().err
+
+
+def test_squares_much_larger_than_the_image_need_no_memory():
+    """A strip of 20 x 4000 pixels, and keypoints a million pixels apart."""
+    image = torch.full((3, 4000, 20), 90, dtype=torch.uint8)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for half in (2_000, 50_000, 1_000_000):
+        crop = crop_square(image, (10, 2000, half), 64)
+        assert crop.shape == (3, 64, 64) and crop[:, :, :24].max() == 0
+    crop = torch.full((3, 64, 64), 200, dtype=torch.uint8)
+    pasted = paste_square(image, crop, (10, 2000, 50_000))
+    assert (pasted == 200).all()
+    assert (paste_square(image, crop, (-90_000, 0, 50_000)) == image).all()
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300_000  # kilobytes
+
+
+def test_a_large_square_is_pasted_like_others(monkeypatch):
+    image = torch.randint(0, 256, (3, 90, 120), dtype=torch.uint8)
+    crop = torch.randint(0, 256, (3, 16, 16), dtype=torch.uint8)
+    for box in ((60, 45, 30), (100, 10, 40), (5, 80, 70)):
+        expected = paste_square(image, crop, box).int()
+        with monkeypatch.context() as small:
+            small.setattr(faces, "MOST_SIDE", 8)
+            off = (paste_square(image, crop, box).int() - expected).abs()
+        assert off.max() <= 1  # rounding of Pillow's filter

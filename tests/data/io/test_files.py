@@ -13,7 +13,6 @@ from nets.data.clips.clips import Folders, Stills
 from nets.data.extraction.jobs import list_files
 from nets.data.heads.faces import read_array, write_keypoints
 from nets.data.heads.videos import AvatarList
-from nets.data.io.files import list_folder, natural_key
 from nets.data.io.frames import Frames
 from nets.data.io.images import image_endings, list_images, read_image, write_image
 from nets.data.people.annotations import read_annotations
@@ -22,6 +21,7 @@ from nets.data.people.joints import read_joints
 from nets.data.people.meta import MetaDataset, write_meta
 from nets.data.scenes.factors import read_table
 from nets.errors import BadSample, UserError
+from nets.listing import list_folder, natural_key
 
 IN_ORDER = ["f1.png", "f2.png", "f10.png"]
 
@@ -114,8 +114,11 @@ def test_a_folder_without_images_or_closed_is_named(tmp_path, monkeypatch):
 def endings():
     """The cache of known endings, empty before and after the test."""
     image_endings.cache_clear()
+    real = sys.modules.pop("pillow_heif", None)
     yield image_endings
     sys.modules.pop("pillow_heif", None)
+    if real is not None:
+        sys.modules["pillow_heif"] = real
     image_endings.cache_clear()
 
 
@@ -166,3 +169,47 @@ def test_text_files_may_begin_with_a_byte_order_mark(tmp_path):
     assert MetaDataset(tmp_path / "meta").meta == {"description": "numbers"}
     with pytest.raises(UserError, match=r"list\.txt: names no sample"):
         AvatarList(write("list.txt", "data-root: somewhere\n"), "train", None, 32)
+
+
+@pytest.mark.parametrize(
+    "read, name, text, twice",
+    [
+        (read_joints, "a.json", '{"cnose": [1, 2], "cnose": [3, 4]}', "cnose"),
+        (read_joints, "b.json", '{"a.jpg": {"lhip": [1, 2], "lhip": null}}', "lhip"),
+        (read_annotations, "c.json", '{"a.jpg": {"lhip": [1, 2]}, "a.jpg": {}}', "a.jpg"),
+        (read_index, "d.json", '{"imgs": [], "imgs": ["a.jpg"]}', "imgs"),
+        (read_table, "e.csv", "file,azimuth,azimuth\na.png,1,2\n", "azimuth"),
+    ],
+)
+def test_a_key_that_stands_twice_is_refused(tmp_path, read, name, text, twice):
+    (tmp_path / name).write_text(text)
+    arguments = ["a.jpg", (10, 10)] if read is read_joints else []
+    with pytest.raises(UserError, match=rf"{name}: .*{twice}'? stands twice"):
+        read(tmp_path / name, *arguments)
+
+
+def test_a_box_that_stands_twice_is_refused(tmp_path):
+    write_image(tmp_path / "a/1.png", grey())
+    (tmp_path / "boxes.json").write_text('{"a": [0, 0, 4, 4], "a": [0, 0, 8, 8]}')
+    with pytest.raises(UserError, match=r"boxes\.json: .*'a' stands twice"):
+        Folders(tmp_path, 16)
+
+
+def test_files_of_the_published_programs_may_begin_with_a_byte_order_mark(tmp_path):
+    from nets.bilayer.published import read_args
+    from nets.dcign.published import _command
+    from nets.landmarks.published import read_options
+
+    mark = "utf-8-sig"
+    (tmp_path / "args.txt").write_text("image_size: 256\n", encoding=mark)
+    assert read_args(tmp_path / "args.txt") == {"image_size": 256}
+    (tmp_path / "args.txt").write_text("image_size: 256\nimage_size: 128\n", encoding=mark)
+    with pytest.raises(UserError, match="line 2: image_size stands twice"):
+        read_args(tmp_path / "args.txt")
+    (tmp_path / "cmd_options.txt").write_text("save: here\n", encoding=mark)
+    assert _command(tmp_path / "cmd_options.txt") == {"save": "here"}
+    (tmp_path / "opt.yaml").write_text("batch_size: 4\n", encoding=mark)
+    assert read_options(tmp_path / "opt.yaml") == {"batch_size": 4}
+    (tmp_path / "opt.yaml").write_text("batch_size: 4\nbatch_size: 5\n")
+    with pytest.raises(UserError, match=r"opt\.yaml: not YAML: .*stands twice"):
+        read_options(tmp_path / "opt.yaml")

@@ -1,5 +1,6 @@
 """Image files of all formats, and files that are not images."""
 
+import errno
 import io
 import os
 import resource
@@ -11,7 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
-from nets.data.io.images import image_size, read_image, read_letterboxed, write_image
+from nets.data.io import images
+from nets.data.io.images import image_size, list_images, read_image, read_letterboxed, write_image
 from nets.errors import BadSample, UserError
 
 RED = (200, 30, 60)
@@ -89,6 +91,19 @@ def test_exif_orientation_is_applied(tmp_path, orientation):
     flips = {2: [2], 3: [1, 2], 4: [1], 6: [2], 7: [1, 2], 8: [1]}.get(orientation, [])
     assert torch.equal(read_image(tmp_path / "a.png", None), pixels.flip(flips))
     assert image_size(tmp_path / "a.png") == (pixels.shape[2], pixels.shape[1])
+
+
+def test_photos_of_phones_are_read(tmp_path):
+    pillow_heif = pytest.importorskip("pillow_heif", reason="is installed by the extra `heif`")
+    source = photo(90, 50)
+    pillow_heif.from_pillow(source).save(tmp_path / "a.HEIC", quality=90)
+    source.save(tmp_path / "b.avif")
+    source.save(tmp_path / "c.jfif", "JPEG")
+    assert [file.name for file in list_images("-s", [tmp_path])] == ["a.HEIC", "b.avif", "c.jfif"]
+    for file in tmp_path.iterdir():
+        off = read_image(file, None).permute(1, 2, 0).numpy().astype(int) - np.asarray(source)
+        assert np.abs(off).mean() < 8, file  # levels, of lossy compression of noise
+        assert image_size(file) == (90, 50)
 
 
 def test_letterbox_keeps_the_aspect_ratio(tmp_path):
@@ -203,3 +218,68 @@ def test_unwritable_endings_and_types_are_named(tmp_path):
         write_image(tmp_path / "a.webp", torch.zeros(3, 4, 4, dtype=torch.uint8))
     with pytest.raises(ValueError, match=r"uint8, got \[3, 4, 4\] torch.float32"):
         write_image(tmp_path / "a.png", torch.zeros(3, 4, 4))
+
+
+@pytest.mark.parametrize("kind", ["tif", "jpg", "png", "webp", "avif", "compressed.tif"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_the_size_is_that_of_the_image_as_it_is_read(tmp_path, kind, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    file = tmp_path / f"a.{kind}"
+    how = {"compression": "tiff_lzw"} if kind.startswith("compressed") else {}
+    photo(40, 20).save(file, exif=exif, **how)
+    shape = read_image(file, None).shape
+    assert shape == ((3, 40, 20) if orientation >= 5 else (3, 20, 40))
+    assert image_size(file) == (shape[2], shape[1])
+
+
+@pytest.fixture
+def limit(monkeypatch):
+    """The limit of the environment, as it was after the test."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
+    monkeypatch.setattr(images, "_limit", images._limit)
+    monkeypatch.setenv(images.LIMIT, "256")
+    return lambda megapixels: monkeypatch.setenv(images.LIMIT, str(megapixels))
+
+
+def test_photos_of_108_megapixels_are_read(tmp_path, limit):
+    Image.new("L", (12000, 9000), 90).save(tmp_path / "a.jpg")
+    assert (read_image(tmp_path / "a.jpg", 64) == 90).all()
+    assert image_size(tmp_path / "a.jpg") == (12000, 9000)
+
+
+def test_an_option_sets_the_limit_and_the_error_names_it(tmp_path, limit, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    photo(40, 50).save("a.png")
+    limit(0.0019)
+    with pytest.raises(BadSample, match=r"more than 1,900 pixels\); --max_megapixels raises"):
+        read_image("a.png", 8)
+    assert (
+        extract_check("--max_megapixels", "0.003") == 0
+        and extract_check("--max_megapixels", "0.001") == 1
+    )
+    assert "a.png: is too large for an image" in capsys.readouterr().out
+    limit("much")
+    with pytest.raises(UserError, match="GUISE_MAX_MEGAPIXELS: must be megapixels above 0"):
+        read_image("a.png", 8)
+
+
+def extract_check(*options):
+    import extract
+
+    with pytest.raises(SystemExit) as left:
+        extract.main(["check", ".", "-o", "sheet/check.png", *options])
+    return left.value.code
+
+
+def test_too_many_open_files_are_no_bad_sample(tmp_path):
+    image().save(tmp_path / "a.png")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    read_image(tmp_path / "a.png", 8)  # opens what the first image needs
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+    try:
+        with pytest.raises(OSError) as caught:
+            read_image(tmp_path / "a.png", 8)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert caught.value.errno == errno.EMFILE

@@ -10,8 +10,10 @@ import av
 import numpy as np
 import pytest
 import torch
+from av.stream import Disposition
 from PIL import Image
 
+from nets.data.io import video as video_module
 from nets.data.io import video_writer
 from nets.data.io.video import is_video, open_video
 from nets.data.io.video_writer import VideoWriter, write_gif
@@ -369,3 +371,102 @@ def test_a_gif_keeps_its_rate_on_average(tmp_path):
     assert len(list(open_video(tmp_path / "a.gif"))) == 12
     with pytest.raises(UserError, match="at most 50"):
         write_gif(tmp_path / "b.gif", [image()], 60)
+
+
+@pytest.mark.parametrize("name", ["12:30.mp4", "http:clip.mp4", "a%02d.mp4", "concat:a|b.mp4",
+                                  "caf\udce9.mp4", "-.mp4", "a?b#c.mp4"])  # fmt: skip
+def test_any_name_is_that_of_a_file(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    write_clip("plain.mp4")
+    (tmp_path / "plain.mp4").rename(name)
+    assert len(list(open_video(name))) == len(list(open_video(tmp_path / name))) == 10
+
+
+LISTS = {
+    "concat": "ffconcat version 1.0\nfile real.mp4\n",
+    "mark": "\ufeffffconcat version 1.0\nfile real.mp4\n",
+    "hls": "#EXTM3U\n#EXT-X-TARGETDURATION:5\n#EXTINF:5,\nreal.mp4\n#EXT-X-ENDLIST\n",
+    "sdp": "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\n"
+    "m=video 5004 RTP/AVP 96\na=rtpmap:96 H264/90000\n",
+    "dash": '<?xml version="1.0"?><MPD xmlns="urn:mpeg:dash:schema:mpd:2011" type="static">'
+    "<Period><AdaptationSet><BaseURL>real.mp4</BaseURL></AdaptationSet></Period></MPD>",
+}
+
+
+@pytest.mark.parametrize("kind", LISTS)
+@pytest.mark.parametrize("ending", [".mp4", ".ts", ".mkv"])
+def test_a_text_does_not_open_other_files(tmp_path, monkeypatch, kind, ending):
+    monkeypatch.chdir(tmp_path)
+    write_clip("real.mp4")
+    (tmp_path / f"list{ending}").write_text(LISTS[kind], encoding="utf-8")
+    with pytest.raises(UserError, match=rf"list\{ending}: is a text that may name other files"):
+        open_video(f"list{ending}")
+
+
+def write_tracks(path, default, codecs=("aac", "aac", "aac")):
+    """A video with three tracks of sound, of loudness 0.1, 0.3 and 0.6."""
+    with av.open(str(path), "w") as out:
+        video = out.add_stream("libx264", rate=10)
+        video.width = video.height = 32
+        voices = [out.add_stream(codec, rate=48000, layout="mono") for codec in codecs]
+        for i, voice in enumerate(voices):
+            voice.disposition = Disposition.default if i == default else Disposition(0)
+        for _ in range(10):
+            frame = av.VideoFrame.from_ndarray(np.zeros((32, 32, 3), np.uint8), format="rgb24")
+            out.mux(video.encode(frame))
+        out.mux(video.encode(None))
+        for level, voice in zip((0.1, 0.3, 0.6), voices, strict=True):
+            tone = level * np.sin(np.arange(48000) * 0.05).astype(np.float32)[None]
+            kind = voice.codec_context.format.name
+            frame = av.AudioFrame.from_ndarray(tone, format="fltp", layout="mono")
+            frame.sample_rate = 48000
+            for part in av.AudioResampler(kind, "mono", 48000).resample(frame):
+                out.mux(voice.encode(part))
+            out.mux(voice.encode(None))
+    return path
+
+
+@pytest.fixture
+def sound_of(tmp_path, capsys):
+    """The loudness of a file's sound in a video that is written with it, and what is printed."""
+    video_module._say.cache_clear()
+
+    def read(path):
+        with VideoWriter(tmp_path / "out.mp4", 10, path) as out:
+            for _ in range(10):
+                out.write(torch.zeros(3, 32, 32, dtype=torch.uint8))
+        return loudness(tmp_path / "out.mp4")[1], capsys.readouterr().err
+
+    return read
+
+
+@pytest.mark.parametrize("default", [0, 1, 2])
+def test_the_default_sound_track_is_taken(tmp_path, sound_of, default):
+    level, printed = sound_of(write_tracks(tmp_path / "a.mkv", default))
+    assert level == pytest.approx((0.1, 0.3, 0.6)[default] / math.sqrt(2), rel=0.1)
+    said = f"a.mkv: sound track {default + 1} of 3 is taken, its default\n"
+    assert printed.endswith(said) if default else not printed
+
+
+def test_sound_without_a_decoder_leaves_the_video(tmp_path, sound_of):
+    file = write_tracks(tmp_path / "a.mkv", 1, ("aac", "ac3", "aac"))
+    content = file.read_bytes()
+    file.write_bytes(content.replace(b"A_AC3", b"A_XY3"))
+    level, printed = sound_of(file)
+    assert level == pytest.approx(0.1 / math.sqrt(2), rel=0.1)
+    assert (
+        "a.mkv: sound track 2 of 3, its default, cannot be decoded here; sound track 1" in printed
+    )
+    file.write_bytes(content.replace(b"A_AC3", b"A_XY3").replace(b"A_AAC", b"A_XYZ"))
+    level, printed = sound_of(file)
+    assert level == 0 and "a.mkv: its sound cannot be decoded here and is left out" in printed
+    assert not open_video(file).has_audio and len(list(open_video(file))) == 10
+    file.write_bytes(content.replace(b"V_MPEG4/ISO/AVC", b"V_MPEG9/ISO/XYZ"))
+    with pytest.raises(UserError, match=r"a\.mkv: its video is of a codec that cannot be decoded"):
+        open_video(file)
+
+
+def test_pixels_of_absurd_shape_are_taken_for_square(tmp_path, capsys):
+    write_clip(tmp_path / "a.mp4", aspect=Fraction(17, 1))
+    assert open_video(tmp_path / "a.mp4").size == (48, 64)
+    assert "a.mp4: states pixels 17 times as wide as high" in capsys.readouterr().err

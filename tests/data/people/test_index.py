@@ -1,6 +1,7 @@
 """Index files of all formats, their samples, and errors of bad ones."""
 
 import json
+import os
 import pickle
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import torch
 
 from nets.data.io.images import write_image
 from nets.data.people.index import IndexDataset, write_index
+from nets.data.people.joints import read_joints
 from nets.errors import BadSample, UserError
 from nets.skeletons import JOINTS_15, JOINTS_17, OPENPOSE_18, stickman
 from nets.vunet.data import PersonInputs
@@ -175,6 +177,12 @@ BAD = {
         lambda i: i["joints"].__setitem__((3, ORDER.index("rknee")), (120, 40)),
         r"fractions of width and height, entry 3 has rknee at \(120, 40\)",
     ),
+    "small pixels": (
+        lambda i: i["joints"].__setitem__((3, ORDER.index("rknee")), (9.9, 0.5)),
+        r"fractions of width and height, entry 3 has rknee at \(9\.9, 0\.5\), above 1\.5",
+    ),
+    "windows": (put("imgs", ["a\\b.png"] * N), r"a path of Windows, 'a\\\\b\.png'; write paths"),
+    "drive": (put("imgs", ["C:/b.png"] * N), r"a path of Windows, 'C:/b\.png'; write paths"),
     "infinite": (
         lambda i: i["joints"].__setitem__((2, ORDER.index("reye")), np.inf),
         r"entry 2 has reye at \(inf, inf\)",
@@ -223,6 +231,30 @@ def test_a_folder_without_an_index_is_named(tmp_path):
 def test_dots_inside_a_name_are_allowed(tmp_path, index):
     index["imgs"] = [f"images/a..{i}.png" for i in range(N)]
     assert len(IndexDataset(saved(tmp_path, index), "train", 8)) == 6
+
+
+def test_a_backslash_inside_a_name_is_allowed(tmp_path, index):
+    write_image(tmp_path / "a\\b.png", torch.zeros(3, 8, 8, dtype=torch.uint8))
+    index["imgs"] = ["a\\b.png"] * N
+    (tmp_path / "index.p").write_bytes(pickle.dumps(index))
+    assert IndexDataset(tmp_path / "index.p", "train", 8)[(0, 0)]["target"].shape == (3, 8, 8)
+
+
+@pytest.mark.parametrize("name", ["index.p", "index.json", "index.npz"])
+def test_names_that_are_not_utf8_are_read(tmp_path, index, name):
+    file = os.fsdecode(b"caf\xe9.png")
+    write_image(tmp_path / file, torch.zeros(3, 8, 8, dtype=torch.uint8))
+    content = {key: np.asarray(value).tolist() for key, value in index.items()}
+    content["imgs"] = [file] * N
+    if name == "index.json":
+        (tmp_path / name).write_text(json.dumps(content))
+    elif name == "index.npz":
+        np.savez(tmp_path / name, **content)
+    else:
+        (tmp_path / name).write_bytes(pickle.dumps(content, 2))
+    data = IndexDataset(tmp_path / name, "train", 8)
+    assert data[(0, 0)]["target"].shape == (3, 8, 8) and data.file(0) == tmp_path / file
+    assert read_joints(f"{tmp_path / name}:1", "x.png", (8, 8)).shape == (17, 2)
 
 
 def test_pairing_by_identity_needs_identities(tmp_path, index):

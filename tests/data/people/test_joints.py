@@ -113,3 +113,20 @@ def test_bad_files_are_one_clear_line(tmp_path, content, text):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(UserError, match=r"none\.json: no such file of joints"):
         read_joints(tmp_path / "none.json", "me.jpg", SIZE)
+
+
+def test_fractions_among_pixels_are_said_or_refused(tmp_path, capsys):
+    def near(count, other):
+        names = ("rhip", "lhip", "cnose", "leye", "reye")
+        return {name: [0.1 * i, 0.4] for i, name in enumerate(names[:count])} | {"rknee": other}
+
+    with pytest.raises(UserError, match=r"5 of 6 joints are at most 1, .*\"normalised\": true"):
+        read(tmp_path, near(5, [9.9, 0.5]))
+    assert at(read(tmp_path, near(1, [20, 10])), "rknee") == pytest.approx([0.1, 0.1])
+    assert "1 of 2 joints are at most 1: all are taken for pixels" in capsys.readouterr().err
+    for flag, place in ((True, [9.9, 0.5]), (False, [2000, 10])):
+        with pytest.raises(UserError, match=r"rknee at .* is far outside as"):
+            read(tmp_path, {**near(2, place), "normalised": flag})
+    assert at(
+        read(tmp_path, {**near(2, [1.2, 0.5]), "normalised": True}), "rknee"
+    ) == pytest.approx([1.2, 0.5])

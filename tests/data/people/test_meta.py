@@ -175,6 +175,23 @@ def test_a_root_below_the_folder_is_used(root):
         assert MetaDataset(root).load("crop", 2)[0, 0, 0] == 20
 
 
+def test_paths_of_windows_are_said_when_the_folder_is_opened(root):
+    names = np.array(["images\\0.png"] * 4)
+    labels = {"crop:image": names, "kps_rel": np.full((4, 18, 2), 0.5)}
+    write_meta(root / "win", labels, "x", {"crop": "image"}, {})
+    with pytest.raises(UserError, match=r"crop holds a path of Windows, images\\0\.png; write"):
+        MetaDataset(root / "win")
+
+
+def test_points_in_pixels_are_refused(root):
+    points = np.full((4, 18, 2), 0.5)
+    points[2, 5] = (9.9, 0.1)
+    labels = {"crop:image": np.array(["images/0.png"] * 4), "kps_rel": points}
+    write_meta(root / "pixels", labels, "x", {"crop": "image"}, {})
+    with pytest.raises(UserError, match=r"fractions .* entry 2 has point 5 at \(9\.9, 0\.1\)"):
+        PrjotiDataset(root / "pixels", "train", 8)
+
+
 def test_pickled_arrays_are_not_loaded(root):
     np.save(root / "flow.npy", np.array([{}], object), allow_pickle=True)
     with pytest.raises(BadSample, match=r"flow\.npy: cannot be read as an array"):

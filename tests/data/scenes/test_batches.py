@@ -276,6 +276,14 @@ def test_a_table_of_factors_gives_batches(images):
             FactorTable(folder / "factors.csv", split, None, 1, 8)
 
 
+def test_a_table_with_paths_of_windows_is_refused(images):
+    folder, rows = images
+    rows[2]["file"] = "a\\0.png"
+    write_table(folder / "factors.csv", rows)
+    with pytest.raises(UserError, match=r"line 4: a\\0\.png: is a path of Windows"):
+        FactorTable(folder / "factors.csv", "train", None, 2, 8)
+
+
 @pytest.mark.parametrize("name", ["/etc/0.png", "../0.png", "a\\..\\..\\0.png", "c:/0.png"])
 def test_a_table_may_only_name_images_below_its_folder(images, name):
     folder, rows = images

@@ -17,6 +17,15 @@ struct alignas(sizeof(S) * V) Pack {
 template <class S>
 constexpr int kWide = 16 / sizeof(S);
 
+template <int V, class S>
+__device__ __forceinline__ Pack<S, V> load(const S* p) {
+  return *reinterpret_cast<const Pack<S, V>*>(p);
+}
+template <int V, class S>
+__device__ __forceinline__ void store(S* p, const Pack<S, V>& pack) {
+  *reinterpret_cast<Pack<S, V>*>(p) = pack;
+}
+
 // The position of pixel `i` in its plane. Planes have fewer than 2^30 pixels (check_plane). 32-bit
 // division is several times faster than 64-bit.
 template <class T>
@@ -42,6 +51,28 @@ template <class Kernel, class... Args>
 void launch(Kernel kernel, int64_t n, const Tensor& like, const Args&... args) {
   kernel<<<blocks_for(n), kThreads, 0, stream_of(like)>>>(args...);
   STD_CUDA_KERNEL_LAUNCH_CHECK();
+}
+
+// For kernels whose blocks share out the work themselves.
+template <class Kernel, class... Args>
+void launch_blocks(Kernel kernel, int64_t blocks, const Tensor& like, const Args&... args) {
+  kernel<<<unsigned(blocks), kThreads, 0, stream_of(like)>>>(args...);
+  STD_CUDA_KERNEL_LAUNCH_CHECK();
+}
+
+// Calls body with a number of the type. For kernels of layers: float64 is left to the references.
+template <class F>
+void dispatch_narrow(ScalarType type, const char* name, const F& body) {
+  switch (type) {
+    case ScalarType::Float:
+      return body(float{});
+    case ScalarType::Half:
+      return body(torch::headeronly::Half{});
+    case ScalarType::BFloat16:
+      return body(torch::headeronly::BFloat16{});
+    default:
+      STD_TORCH_CHECK(false, name, ": dtype must be a floating type of 16 or 32 bits");
+  }
 }
 
 }  // namespace guise

@@ -8,11 +8,6 @@
 namespace guise {
 namespace {
 
-template <int V, class S>
-__device__ Pack<S, V> load(const S* p) {
-  return *reinterpret_cast<const Pack<S, V>*>(p);
-}
-
 template <int V, class S, class T>
 __global__ void __launch_bounds__(kThreads) uv_kernel(UvArgs<S, T> a, Image<S> textures, S* out) {
   const int64_t area = a.h * a.w, packs = area / V, total = a.n * packs;

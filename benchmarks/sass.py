@@ -4,8 +4,8 @@ python benchmarks/sass.py                    all kernels: registers, spills, occ
 python benchmarks/sass.py tps_warp           those of csrc/*/tps_warp.cu
 python benchmarks/sass.py --model            the forward warps at the sizes below, against memory
 
-Needs nvcc and cuobjdump, but no GPU (pip: nvidia-cuda-cuobjdump). Instructions are counted as they
-stand in the code. The model runs the loops over nodes and channels as often as the size says, and
+Needs nvcc and cuobjdump, but no GPU (pip: nvidia-cuda-cuobjdump). Instructions, and the bytes of
+accesses to global memory, are counted as they stand in the code. Spills are in bytes. The model runs the loops over nodes and channels as often as the size says, and
 everything else once for each pack of pixels. It counts each instruction as one issue slot: a lower
 bound, as is the time of the memory.
 """
@@ -94,9 +94,9 @@ def kernels(file: Path, arch: str, folder: Path) -> list[Kernel]:
 def readable(symbol: str) -> str:
     """A kernel's name with its pack size and types."""
     name = subprocess.check_output(["c++filt", symbol], text=True)
-    name = name.replace("(anonymous namespace)::", "").split("(")[0].replace("void ", "")
-    name = re.sub(r"\b(guise|c10|torch|headeronly)::", "", name).strip()
-    return re.sub(r"\((\w|::)+\)(\d+)", r"\2", name)
+    name = name.replace("(anonymous namespace)::", "").replace("void ", "")
+    name = re.sub(r"\((?:\w|::)+\)(\d+)", r"\1", name)  # an enumerator, with its type
+    return re.sub(r"\b(guise|c10|torch|headeronly)::", "", name).split("(")[0].strip()
 
 
 def loops(kernel: Kernel) -> list[list[str]]:
@@ -128,6 +128,16 @@ def issued(kernel: Kernel, size: Size, pack: int) -> float:
     return total
 
 
+def accessed(kernel: Kernel) -> int:
+    """Bytes of all loads, stores and atomics of global memory that stand in the code."""
+    total = 0
+    for _, text in kernel.code:
+        if re.search(r"\b(LDG|STG|RED|ATOMG)\b", text):
+            width = re.search(r"\.[US]?(8|16|64|128)\b", text)
+            total += int(width[1]) // 8 if width else 4
+    return total
+
+
 def occupancy(kernel: Kernel) -> int:
     """Warps that fit the registers of an SM, of 64."""
     each = (kernel.registers * 32 + 255) // 256 * 256
@@ -137,12 +147,11 @@ def occupancy(kernel: Kernel) -> int:
 def table(file: Path, folder: Path) -> None:
     for gpu in GPUS.values():
         print(f"\n{file.name}, {gpu.arch}")
-        print("registers  spills  shared  warps/SM  instructions  memory  kernel")
+        print("registers  spills  shared  warps/SM  instructions  bytes  kernel")
         for k in kernels(file, gpu.arch, folder):
-            memory = marked([text for _, text in k.code], "(LD|ST|RED|ATOM)[GSL]?")
             print(
                 f"{k.registers:9}  {k.spills:6}  {k.shared:6}  {occupancy(k):8}  "
-                f"{len(k.code):12}  {memory:6}  {k.name}"
+                f"{len(k.code):12}  {accessed(k):5}  {k.name}"
             )
 
 

@@ -6,7 +6,9 @@
 
 namespace guise {
 
-constexpr int kThreads = 256;  // 6 blocks, 48 warps an SM at 40 registers a thread
+// The SMs of sm_80 and sm_90 hold 64 warps, 8 blocks of this size, if a thread has 32 registers or
+// fewer; 48 warps at 40, 32 at 64, 16 at 128. benchmarks/sass.py prints it for each kernel.
+constexpr int kThreads = 256;
 
 // The pixels of one thread: neighbours in memory, one 16-byte access.
 template <class S, int V>
@@ -33,6 +35,17 @@ __device__ __forceinline__ void position_of(uint32_t i, int64_t w, T& x, T& y) {
   const uint32_t row = i / uint32_t(w);
   x = T(i - row * uint32_t(w));
   y = T(row);
+}
+
+// Those of V pixels in a row, with one division.
+template <int V, class T>
+__device__ __forceinline__ void positions_of(uint32_t first, int64_t w, T (&x)[V], T (&y)[V]) {
+  uint32_t row = first / uint32_t(w), column = first - row * uint32_t(w);
+#pragma unroll
+  for (int k = 0; k < V; ++k) {
+    x[k] = T(column), y[k] = T(row);
+    if (++column == uint32_t(w)) column = 0, ++row;
+  }
 }
 
 // True if 16-byte accesses to rows of `pixels` elements at these addresses are aligned.

@@ -4,10 +4,11 @@ python benchmarks/sass.py                    all kernels: registers, spills, occ
 python benchmarks/sass.py tps_warp           those of csrc/*/tps_warp.cu
 python benchmarks/sass.py --model            the forward warps at the sizes below, against memory
 
-Needs nvcc and cuobjdump, but no GPU (pip: nvidia-cuda-cuobjdump). Instructions, and the bytes of
-accesses to global memory, are counted as they stand in the code. Spills are in bytes. The model runs the loops over nodes and channels as often as the size says, and
-everything else once for each pack of pixels. It counts each instruction as one issue slot: a lower
-bound, as is the time of the memory.
+Needs nvcc and cuobjdump, but no GPU (pip: nvidia-cuda-cuobjdump). Spills are in bytes.
+Instructions, and the bytes of accesses to global memory, are counted as they stand in the code. The
+model runs the loops over nodes and channels as often as the size says, and everything else once for
+each pack of pixels. It counts each instruction as one issue slot: a lower bound, as is the time of
+the memory.
 """
 
 import argparse

@@ -171,17 +171,23 @@ void run_block(const std::vector<unsigned>& order, bool random) {
   const unsigned block = unsigned(order.size()), warps = (block + kWarp - 1) / kWarp;
   for (unsigned i = 0; i < block; ++i) machine.fibers[i].state = kReady;
   std::vector<char> pauses(warps, false);
+  const auto draw = [&] {  // in random order some warps wait until no other can go on
+    for (char& pause : pauses) pause = random && machine.random() % 2;
+  };
+  draw();
   do {
     for (bool going = true; going;) {
+      bool ready = false;
       going = false;
-      // In random order some warps run ahead of others, as on a GPU.
-      for (char& pause : pauses) pause = random && machine.random() % 2;
       for (unsigned i : order) {
         if (machine.fibers[i].state != kReady) continue;
+        ready = true;
+        if (pauses[i / kWarp]) continue;
+        resume(i);
         going = true;
-        if (!pauses[i / kWarp]) resume(i);
       }
       for (unsigned warp = 0; warp < warps; ++warp) going |= shuffle(warp);
+      if (ready && !going) draw(), going = true;
     }
   } while (meet(block));
 }

@@ -15,7 +15,7 @@ from setuptools import find_packages, setup
 from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
-BUILD = runpy.run_path(str(ROOT / "nets" / "ops" / "_build.py"))
+BUILD, NVCC = (runpy.run_path(str(ROOT / "nets/ops" / name)) for name in ("_build.py", "_nvcc.py"))
 CHOICE = os.environ.get("GUISE_OPS", "auto")
 # The distribution's name: `guise` on PyPI belongs to somebody else's project.
 NAME = "guise-nets"
@@ -57,8 +57,10 @@ def extension():
             native = bool(self.inplace or self.editable_mode)
             try:
                 if cuda:
-                    BUILD["choose_archs"]()
+                    NVCC["choose_archs"](BUILD["say"], here=False)
                 BUILD["write_facts"](generated, native, cuda)
+                folder = NVCC["runtime_folder"](generated) if cuda else None
+                self.extensions[0].library_dirs += [str(folder)] if folder else []
                 self.extensions[0].extra_compile_args = BUILD["flags"](native, cuda)
                 super().run()
             except Exception as error:

@@ -25,8 +25,9 @@
 
 namespace {
 
-// nets/ops/_build.py searches the bytes of the file for it, before it loads the library.
+// nets/ops/_build.py searches the bytes of the file for them, before it loads the library.
 const char* const kStamp = "guise-stamp:" GUISE_STAMP ";";
+[[gnu::used]] const char kArchs[] = "guise-archs:" GUISE_CUDA_ARCHS "|";
 
 pybind11::dict build_info() {
   pybind11::dict info;

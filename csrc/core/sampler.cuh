@@ -5,6 +5,11 @@
 
 namespace guise {
 
+// The pixels of one thread of a warp. More than 4 would cost registers, and so warps that hide the
+// latency of the taps; 4 neighbours of 16 bits are 8 bytes, and 256 in a store of a warp's threads.
+template <class S>
+constexpr int kPixels = kWide<S> < 4 ? kWide<S> : 4;
+
 // The taps of one position: their offsets, and whether they lie in the image.
 template <class T>
 struct Taps {
@@ -13,6 +18,7 @@ struct Taps {
   bool l, r, t, b;  // left, right, top, bottom tap is in the image
   T slope_x, slope_y;
 
+  Taps() = default;
   __device__ Taps(T px, T py, int64_t h, int64_t w, int64_t padding) {
     const Span<T> sx = span_of<T>(w, padding), sy = span_of<T>(h, padding);
     const Tap<T> a = tap_at(px, sx), c = tap_at(py, sy);

@@ -20,6 +20,7 @@
 #endif
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <tuple>
 
@@ -44,6 +45,20 @@ inline std::string shape_str(const Tensor& t) {
   std::string s = "[";
   for (int64_t d = 0; d < t.dim(); ++d) s += (d ? ", " : "") + std::to_string(t.size(d));
   return s + "]";
+}
+
+inline std::string device_str(const Tensor& t) {
+  if (t.is_cpu()) return "cpu";
+  return t.is_cuda() ? "cuda:" + std::to_string(t.get_device_index()) : "another device";
+}
+
+// A kernel reads addresses of its own device only. torch checks no devices before it is called.
+inline void check_device(const Tensor& t, const Tensor& like, const char* name) {
+  STD_TORCH_CHECK(t.device() == like.device(), name, " must be on ", device_str(like), ", got ",
+                  device_str(t));
+}
+inline void check_device(const std::optional<Tensor>& t, const Tensor& like, const char* name) {
+  if (t) check_device(*t, like, name);
 }
 
 // True if the image is contiguous in memory with the channels innermost.

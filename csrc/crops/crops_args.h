@@ -11,6 +11,7 @@ inline void check_views(const Tensor& views, const Tensor& image) {
                   "homographies must be [N, P, 3, 3], got ", shape_str(views));
   STD_TORCH_CHECK(views.scalar_type() == compute_type(image.scalar_type()),
                   "homographies must have the type that the image is computed in");
+  check_device(views, image, "homographies");
 }
 
 inline void check_crops(const Tensor& image, const Tensor& views, int64_t h, int64_t w) {

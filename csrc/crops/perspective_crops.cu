@@ -8,8 +8,9 @@
 namespace guise {
 namespace {
 
+// 4 blocks: at most 64 registers a thread, which it needs without a spill.
 template <int V, class S, class T>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 4)
     crops_kernel(CropsArgs<S, T> a, Image<S> image, S* crops, T fill) {
   const int64_t plane = a.h * a.w, packs = plane / V, total = a.n * a.p * packs;
   const int64_t step = int64_t(gridDim.x) * blockDim.x;
@@ -17,22 +18,22 @@ __global__ void __launch_bounds__(kThreads)
     const int64_t crop = i / packs, first = (i - crop * packs) * V;
     const Homography<T> view = a.views[crop];
     const bool missing = view.missing();
-    T u[V], v[V];
+    T x[V], y[V];
+    positions_of<V>(uint32_t(first), a.w, x, y);
+    Taps<T> taps[V];
 #pragma unroll
     for (int k = 0; k < V; ++k) {
-      T x, y;
-      position_of(uint32_t(first) + k, a.w, x, y);
-      view.at(x, y, u[k], v[k]);
+      T u, v;
+      view.at(x[k], y[k], u, v);
+      taps[k] = Taps<T>(u, v, a.height, a.width, kBorder);
     }
+#pragma unroll 1
     for (int64_t c = 0; c < a.c; ++c) {
       const S* from = image.data + crop / a.p * image.sn + c * image.sc;
       Pack<S, V> out;
 #pragma unroll
       for (int k = 0; k < V; ++k)
-        out.v[k] =
-            missing
-                ? S(fill)
-                : S(Taps<T>(u[k], v[k], a.height, a.width, kBorder).read(from, image.sy, image.sx));
+        out.v[k] = S(missing ? fill : taps[k].read(from, image.sy, image.sx));
       *reinterpret_cast<Pack<S, V>*>(crops + (crop * a.c + c) * plane + first) = out;
     }
   }
@@ -59,7 +60,7 @@ __global__ void __launch_bounds__(kThreads)
 
 template <class S, class T = compute_t<S>>
 void crop(const Tensor& image, const Tensor& views, double fill, Tensor& crops) {
-  constexpr int V = kWide<S>;
+  constexpr int V = kPixels<S>;
   const auto a = crops_args<S>(views, image.size(1), image.size(2), image.size(3), crops.size(3),
                                crops.size(4));
   S* out = crops.mutable_data_ptr<S>();

@@ -29,6 +29,7 @@ inline void check_gaussians(const Tensor& mean, const Tensor& covariance, int64_
                       covariance.size(3) == 2,
                   "covariance must be [N, K, 2, 2], got ", shape_str(covariance));
   STD_TORCH_CHECK(covariance.scalar_type() == mean.scalar_type(), "one dtype for all, please");
+  check_device(covariance, mean, "covariance");
   check_map_size(h, w);
   STD_TORCH_CHECK(kind == kRational || kind == kExponential, "kind must be 0 or 1, got ", kind);
 }
@@ -37,6 +38,7 @@ inline void check_gaussian_grad(const Tensor& grad, const Tensor& mean) {
   STD_TORCH_CHECK(grad.dim() == 4 && grad.size(0) == mean.size(0) && grad.size(1) == mean.size(1),
                   "grad must be [N, K, H, W], got ", shape_str(grad));
   STD_TORCH_CHECK(grad.scalar_type() == mean.scalar_type(), "one dtype for all, please");
+  check_device(grad, mean, "grad");
 }
 
 template <class S>

@@ -55,6 +55,8 @@ inline void check_moments_backward(const std::optional<Tensor>& grad_map, const 
   STD_TORCH_CHECK(grad_mean.scalar_type() == type && mean.scalar_type() == type &&
                       grad_covariance.scalar_type() == type,
                   "one dtype for all, please");
+  check_device(grad_map, map, "grad_map"), check_device(grad_mean, map, "grad_mean");
+  check_device(grad_covariance, map, "grad_covariance"), check_device(mean, map, "mean");
 }
 
 template <class S>

@@ -27,6 +27,8 @@ inline void check_spline(const Tensor& image, const Tensor& nodes, const Tensor&
   STD_TORCH_CHECK(nodes.scalar_type() == type && frame.scalar_type() == type &&
                       coefficients.scalar_type() == type,
                   "the spline must have the type that the image is computed in");
+  check_device(nodes, image, "nodes"), check_device(frame, image, "frame");
+  check_device(coefficients, image, "coefficients");
 }
 
 inline void check_spline_grad(const Tensor& grad, const Tensor& image, const Tensor& nodes,
@@ -37,6 +39,7 @@ inline void check_spline_grad(const Tensor& grad, const Tensor& image, const Ten
                       grad.size(1) == image.size(1) && grad.size(2) == image.size(2) &&
                       grad.size(3) == image.size(3),
                   "grad must be like the image, got ", shape_str(grad));
+  check_device(grad, image, "grad");
 }
 
 // The tensors of the spline must be contiguous.

@@ -1,6 +1,6 @@
 // Forward reads the image, mostly through L2, and writes it in 16-byte stores. 16 x 3 x 128 x 128
-// float32 is 3.1 MB each way, at least 2 us at 3 TB/s. With 25 points the 6.6 million logarithms of
-// the spline (about 25 instructions each) take as long; with 100 points they take most of the time.
+// float32 is 3.1 MB each way, at least 2 us at 3 TB/s. The logarithms of the spline take longer: 25
+// points and 3 channels are about 1060 instructions a pixel, 9 us of an H100 (benchmarks/sass.py).
 // Backward reads two images, writes one, and needs twelve atomic adds a pixel and 2 (K + 3) sums a
 // block. Not yet measured on a GPU.
 #include "core/sampler.cuh"
@@ -9,18 +9,30 @@
 namespace guise {
 namespace {
 
-// The position that pixel (px, py) of image n reads.
-template <class T>
-__device__ void place(const SplineArgs<T>& a, int64_t n, T px, T py, T& x, T& y) {
+// Moves V pixels of image n to the positions that they read. One loop over the nodes serves all V.
+template <int V, class T>
+__device__ __forceinline__ void place(const SplineArgs<T>& a, int64_t n, T (&x)[V], T (&y)[V]) {
   const int64_t m = n / a.share;
-  const T u = a.across(m, px), v = a.down(m, py);
+  const int k = int(a.k);
   const T* c = a.coefficients + n * (a.k + 3) * 2;
-  T dx = 0, dy = 0;
-  for (int64_t j = 0; j < a.k + 3; ++j) {
-    const T b = a.basis(m, j, u, v);
-    dx += b * c[2 * j], dy += b * c[2 * j + 1];
+  const T* node = a.nodes + m * a.k * 2;
+  T u[V], v[V], dx[V] = {}, dy[V] = {};
+#pragma unroll
+  for (int i = 0; i < V; ++i) u[i] = a.across(m, x[i]), v[i] = a.down(m, y[i]);
+#pragma unroll 1
+  for (int j = 0; j < k; ++j, node += 2, c += 2) {
+    const T nx = node[0], ny = node[1], cx = c[0], cy = c[1];
+#pragma unroll
+    for (int i = 0; i < V; ++i) {
+      const T b = radial((u[i] - nx) * (u[i] - nx) + (v[i] - ny) * (v[i] - ny));
+      dx[i] += b * cx, dy[i] += b * cy;
+    }
   }
-  x = px + dx, y = py + dy;
+#pragma unroll
+  for (int i = 0; i < V; ++i) {
+    x[i] += dx[i] + (c[0] + u[i] * c[2] + v[i] * c[4]);
+    y[i] += dy[i] + (c[1] + u[i] * c[3] + v[i] * c[5]);
+  }
 }
 
 template <int V, class S, class T>
@@ -30,18 +42,17 @@ __global__ void __launch_bounds__(kThreads) warp_kernel(SplineArgs<T> a, Image<S
   for (int64_t j = int64_t(blockIdx.x) * blockDim.x + threadIdx.x; j < total; j += step) {
     const int64_t n = j / packs, first = (j - n * packs) * V;
     T x[V], y[V];
+    positions_of<V>(uint32_t(first), a.w, x, y);
+    place<V>(a, n, x, y);
+    Taps<T> taps[V];
 #pragma unroll
-    for (int i = 0; i < V; ++i) {
-      T px, py;
-      position_of(uint32_t(first) + i, a.w, px, py);
-      place(a, n, px, py, x[i], y[i]);
-    }
+    for (int i = 0; i < V; ++i) taps[i] = Taps<T>(x[i], y[i], a.h, a.w, a.padding);
+#pragma unroll 1
     for (int64_t c = 0; c < a.c; ++c) {
       const S* from = image.data + n * image.sn + c * image.sc;
       Pack<S, V> result;
 #pragma unroll
-      for (int i = 0; i < V; ++i)
-        result.v[i] = S(Taps<T>(x[i], y[i], a.h, a.w, a.padding).read(from, image.sy, image.sx));
+      for (int i = 0; i < V; ++i) result.v[i] = S(taps[i].read(from, image.sy, image.sx));
       *reinterpret_cast<Pack<S, V>*>(out + (n * a.c + c) * area + first) = result;
     }
   }
@@ -63,9 +74,9 @@ __global__ void __launch_bounds__(kThreads)
     position_of(uint32_t(pixel), a.w, px, py);
     T dx = 0, dy = 0;
     if (pixel < area) {
-      T x, y;
-      place(a, n, px, py, x, y);
-      const Taps<T> taps(x, y, a.h, a.w, a.padding);
+      T x[1] = {px}, y[1] = {py};
+      place<1>(a, n, x, y);
+      const Taps<T> taps(x[0], y[0], a.h, a.w, a.padding);
       for (int64_t c = 0; c < a.c; ++c) {
         T q[4], qx, qy;
         taps.values(image.data + n * image.sn + c * image.sc, image.sy, image.sx, q);
@@ -95,7 +106,7 @@ __global__ void __launch_bounds__(kThreads)
 
 template <class S, class T = compute_t<S>>
 void warp(const Tensor& image, const SplineArgs<T>& a, Tensor& warped) {
-  constexpr int V = kWide<S>;
+  constexpr int V = kPixels<S>;
   S* out = warped.mutable_data_ptr<S>();
   const int64_t area = a.h * a.w;
   if (aligned(area, V, out)) {

@@ -30,11 +30,14 @@ inline void check_uv(const Tensor& texture, const Tensor& delta, const MaybeTens
                   "low_frequency must be [N, C, H, W] of texture's type");
   STD_TORCH_CHECK(!mask || is_per_image(*mask, texture, delta, 1),
                   "mask must be [N, 1, H, W] of texture's type");
+  check_device(delta, texture, "delta"), check_device(mask, texture, "mask");
+  check_device(low_frequency, texture, "low_frequency");
 }
 
 inline void check_uv_grad(const Tensor& grad, const Tensor& texture, const Tensor& delta) {
   STD_TORCH_CHECK(is_per_image(grad, texture, delta, texture.size(1)),
                   "grad must be [N, C, H, W] of texture's type, got ", shape_str(grad));
+  check_device(grad, texture, "grad");
 }
 
 // A contiguous tensor of t's shape; an empty one if t is absent.

@@ -8,11 +8,6 @@
 namespace guise {
 namespace {
 
-template <int V, class S>
-__device__ Pack<S, V> load(const S* p) {
-  return *reinterpret_cast<const Pack<S, V>*>(p);
-}
-
 template <int V, class S, class T>
 __global__ void __launch_bounds__(kThreads) uv_kernel(UvArgs<S, T> a, Image<S> textures, S* out) {
   const int64_t area = a.h * a.w, packs = area / V, total = a.n * packs;
@@ -24,11 +19,13 @@ __global__ void __launch_bounds__(kThreads) uv_kernel(UvArgs<S, T> a, Image<S> t
     Pack<S, V> mask = {};
     if (a.mask) mask = load<V>(a.mask + i * area + first);
     T x[V], y[V];
+    positions_of<V>(uint32_t(first), a.w, x, y);
+    Taps<T> taps[V];
 #pragma unroll
-    for (int k = 0; k < V; ++k) {
-      position_of(uint32_t(first) + k, a.w, x[k], y[k]);
-      x[k] = a.x.at(x[k], T(dx.v[k])), y[k] = a.y.at(y[k], T(dy.v[k]));
-    }
+    for (int k = 0; k < V; ++k)
+      taps[k] =
+          Taps<T>(a.x.at(x[k], T(dx.v[k])), a.y.at(y[k], T(dy.v[k])), a.high, a.wide, a.padding);
+#pragma unroll 1
     for (int64_t c = 0; c < a.c; ++c) {
       const S* texture = textures.data + i / a.share * textures.sn + c * textures.sc;
       const int64_t at = (i * a.c + c) * area + first;
@@ -36,8 +33,7 @@ __global__ void __launch_bounds__(kThreads) uv_kernel(UvArgs<S, T> a, Image<S> t
       if (a.low_frequency) low = load<V>(a.low_frequency + at);
 #pragma unroll
       for (int k = 0; k < V; ++k) {
-        const Taps<T> taps(x[k], y[k], a.high, a.wide, a.padding);
-        const T value = taps.read(texture, textures.sy, textures.sx) + T(low.v[k]);
+        const T value = taps[k].read(texture, textures.sy, textures.sx) + T(low.v[k]);
         result.v[k] = S(a.mask ? uv_blend(value, T(mask.v[k]), a.background) : value);
       }
       *reinterpret_cast<Pack<S, V>*>(out + at) = result;
@@ -80,7 +76,7 @@ __global__ void __launch_bounds__(kThreads)
 
 template <class S, class T = compute_t<S>>
 void sample(const Tensor& texture, const UvArgs<S, T>& a, Tensor& image) {
-  constexpr int V = kWide<S>;
+  constexpr int V = kPixels<S>;
   S* out = image.mutable_data_ptr<S>();
   const Image<S> from = image_of<S>(texture);
   const int64_t area = a.h * a.w;

@@ -35,7 +35,6 @@ TARGET = "-DTORCH_TARGET_VERSION=0x020a000000000000"
 # No -ffast-math: NaN, infinities and the order of sums are part of the operators' contract. The
 # two -fno- flags change no result: they drop errno and the floating-point status word.
 COMMON = ["-O3", "-fno-math-errno", "-fno-trapping-math", "-fopenmp-simd"]
-DEFAULT_ARCHS = "8.0;9.0+PTX"
 
 _lock = threading.Lock()
 
@@ -95,20 +94,6 @@ def write_facts(folder: Path, native: bool, cuda: bool) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     if not header.exists() or header.read_text() != text:
         header.write_text(text)
-
-
-def choose_archs() -> None:
-    """Sets TORCH_CUDA_ARCH_LIST if it is not set: this machine's GPUs, else a default."""
-    import torch
-
-    if not os.environ.get("TORCH_CUDA_ARCH_LIST"):
-        if torch.cuda.is_available():
-            seen = {torch.cuda.get_device_capability(i) for i in range(torch.cuda.device_count())}
-            archs = ";".join(f"{major}.{minor}" for major, minor in sorted(seen))
-        else:
-            archs = DEFAULT_ARCHS
-        os.environ["TORCH_CUDA_ARCH_LIST"] = archs
-        say(f"TORCH_CUDA_ARCH_LIST is not set: building for {archs}")
 
 
 def say(text: str) -> None:
@@ -191,10 +176,17 @@ def _ahead_of_time() -> ModuleType | None:
     built = match.group(1).decode() if match else "unknown"
     cuda = built.endswith("-cuda")
     fits = CSRC is None or built in (stamp(True, cuda), stamp(False, cuda))
-    if fits and (cuda or not _wants_cuda()):
-        return _load(file, "nets._C")
-    say(f"{file} is not used: built from other sources, for another processor or without CUDA")
-    return None
+    if not fits or (not cuda and _wants_cuda()):
+        say(f"{file} is not used: built from other sources, for another processor or without CUDA")
+        return None
+    from nets.ops import _nvcc
+
+    archs = re.search(rb"guise-archs:([^|]*)\|", file.read_bytes()) if cuda else None
+    if archs and (missing := _nvcc.unserved(archs[1].decode(), _nvcc.gpus())):
+        gpus = ", ".join(f"{major}.{minor}" for major, minor in missing)
+        say(f"{file} is not used: built for CUDA {archs[1].decode()}, this machine has {gpus}")
+        return None
+    return _load(file, "nets._C")
 
 
 def _first_use(cuda: bool) -> ModuleType:
@@ -202,7 +194,13 @@ def _first_use(cuda: bool) -> ModuleType:
     import torch
 
     if cuda:
-        choose_archs()
+        from nets.ops import _nvcc
+
+        try:
+            _nvcc.check_version()
+            _nvcc.choose_archs(say, here=True)
+        except RuntimeError as error:
+            raise BuildError(str(error)) from error
     key = [stamp(True, cuda), *flags(True, cuda)["cxx"], os.environ.get("TORCH_CUDA_ARCH_LIST")]
     key += [torch.__version__, sys.version, os.environ.get("CXX"), sysconfig.get_platform()]
     name = hashlib.sha256(repr(key).encode()).hexdigest()[:16]
@@ -256,11 +254,18 @@ def _compile(file: Path, cuda: bool) -> ModuleType:
         os.environ["PATH"] = os.pathsep.join([path, sysconfig.get_path("scripts")])
         write_facts(scratch, True, cuda)
         options = flags(True, cuda)
+        libraries: list[str] = []
+        if cuda:
+            from nets.ops import _nvcc
+
+            folder = _nvcc.runtime_folder(scratch)
+            libraries = [f"-L{folder}"] if folder else []
         module = load(
             "guise_ops",
             names,
             extra_cflags=options["cxx"],
             extra_cuda_cflags=options["nvcc"],
+            extra_ldflags=libraries,
             extra_include_paths=[str(scratch), str(_csrc())],
             build_directory=str(scratch),
             with_cuda=cuda,
@@ -268,7 +273,7 @@ def _compile(file: Path, cuda: bool) -> ModuleType:
         os.replace(scratch / "guise_ops.so", file)
         module.file = str(file)
         return module
-    except (RuntimeError, ImportError, subprocess.SubprocessError) as error:
+    except (RuntimeError, ValueError, ImportError, subprocess.SubprocessError) as error:
         lines = str(error).splitlines() or [type(error).__name__]
         first = next((s for s in lines if re.search(r"\berror\b|\bfatal\b", s)), lines[0])
         shown = "\n".join(lines[:40] + (["..."] if len(lines) > 40 else []))

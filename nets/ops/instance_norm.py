@@ -22,8 +22,9 @@ def instance_norm(
     inplace  the result may overwrite x, for example the fresh result of a convolution
     returns  [N, C, H, W] of x's type, differentiable once
 
-    Statistics are in float32, or in float64 for float64. On the CPU the kernel serves float32 and
-    bfloat16, channels_last, with a multiple of 4 channels. The backward pass keeps the result. With
+    Statistics are in float32, or in float64 for float64. The kernels serve channels_last: on the
+    CPU float32 and bfloat16 with a multiple of 4 channels, on CUDA float16 as well and any number
+    of channels. The backward pass keeps the result. With
     slope 0 it also keeps the negative part in 16 bits, of which only a mean enters the gradient.
     Raises ValueError for channels of a single pixel, which have no variance. Ulyanov, Vedaldi,
     Lempitsky, arXiv 1607.08022, eq. 1.
@@ -63,13 +64,13 @@ class _Norm(torch.autograd.Function):
 
 
 def _serves(x: Tensor) -> bool:
+    on_cpu = x.device.type == "cpu"
     return (
         not torch.compiler.is_compiling()
-        and x.device.type == "cpu"
-        and x.dtype in (torch.float32, torch.bfloat16)
-        and x.shape[1] % 4 == 0
+        and x.dtype in (torch.float32, torch.bfloat16, *([] if on_cpu else [torch.float16]))
+        and (x.shape[1] % 4 == 0 or not on_cpu)
         and x.is_contiguous(memory_format=torch.channels_last)
-        and kernel("instance_norm", "cpu") == "compiled"
+        and kernel("instance_norm", x.device.type) == "compiled"
     )
 
 

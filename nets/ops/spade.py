@@ -1,8 +1,8 @@
 """SPADE modulation with gradients of its own, which keep less than those that autograd composes.
 
-Between the maps and the scale lies a hidden layer, much larger than the image. The backward pass
-keeps it in 16 bits; in float32 it computes it again. Park et al. 2019, "Semantic image synthesis
-with spatially-adaptive normalization", eq. 1.
+Between the maps and the scale lies a hidden layer, much larger than the image. It is kept for the
+backward pass or computed again there, which `recompute` chooses. Park et al. 2019, "Semantic image
+synthesis with spatially-adaptive normalization", eq. 1.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ def modulate(x: Tensor, both: Tensor, slope: float, y: Tensor, scale: Tensor) ->
     slope     of the leaky ReLU, above 0
     y, scale  of x's shape, overwritten; may be slices of a larger batch
 
-    Autograd does not see it: use it inside functions with gradients of their own. On the CPU the
-    kernel serves float32 and bfloat16, channels_last, with a multiple of 16 channels. Arithmetic is
-    in float32. Park et al. 2019, eq. 1.
+    Autograd does not see it: use it inside functions with gradients of their own. The kernels serve
+    channels_last: on the CPU float32 and bfloat16 with a multiple of 16 channels, on CUDA float16
+    as well and any number of channels. Arithmetic is in float32. Park et al. 2019, eq. 1.
     """
     (_modulate if _serves(x, both, y, scale) else modulate_reference)(x, both, y, scale, slope)
 
@@ -44,14 +44,14 @@ def modulate_backward(
 
 
 def _serves(x: Tensor, *others: Tensor) -> bool:
+    on_cpu = x.device.type == "cpu"
     return (
         not torch.compiler.is_compiling()
-        and x.device.type == "cpu"
-        and x.dtype in (torch.float32, torch.bfloat16)
-        and x.shape[1] % 16 == 0
+        and x.dtype in (torch.float32, torch.bfloat16, *([] if on_cpu else [torch.float16]))
+        and (x.shape[1] % 16 == 0 or not on_cpu)
         and all(t.dtype == x.dtype for t in others)
         and all(t.is_contiguous(memory_format=torch.channels_last) for t in (x, *others))
-        and kernel("modulate", "cpu") == "compiled"
+        and kernel("modulate", x.device.type) == "compiled"
     )
 
 
@@ -91,6 +91,7 @@ _modulate_backward = define(
 
 
 PIXELS = 1 << 14  # of float32 images that are modulated at once on the CPU; of 16 bits, twice that
+SHARE = 1 / 64  # of a GPU's memory that one hidden layer in float32 may take to be kept
 
 
 class SpadeLayers(NamedTuple):
@@ -104,27 +105,34 @@ class SpadeLayers(NamedTuple):
     shift_bias: Tensor
 
 
-def spade_modulate(x: Tensor, maps: Tensor, layers: SpadeLayers, slope: float) -> Tensor:
+def spade_modulate(
+    x: Tensor, maps: Tensor, layers: SpadeLayers, slope: float, recompute: bool | None = None
+) -> Tensor:
     """leaky_relu(x (1 + scale) + shift), scale and shift computed from maps by `layers`.
 
-    x        [N, C, H, W], normalised
-    maps     [N, K or more, H, W]; channels beyond K are zeros
-    layers   with C channels of scale and C of shift
-    slope    of the leaky ReLU, above 0
-    returns  [N, C, H, W], differentiable once in x, maps and layers
+    x          [N, C, H, W], normalised
+    maps       [N, K or more, H, W]; channels beyond K are zeros
+    layers     with C channels of scale and C of shift
+    slope      of the leaky ReLU, above 0
+    recompute  compute the hidden layer again in the backward pass, for less memory. None: on the
+               CPU in float32 only; on CUDA only if it takes more than 1/64 of the GPU's memory
+    returns    [N, C, H, W], differentiable once in x, maps and layers
     """
-    return _apply(_Modulate, x, maps, layers, slope)
+    return _apply(_Modulate, x, maps, layers, slope, recompute)
 
 
-def spade_modulate_conv1x1(x: Tensor, maps: Tensor, layers: SpadeLayers, weight: Tensor) -> Tensor:
+def spade_modulate_conv1x1(
+    x: Tensor, maps: Tensor, layers: SpadeLayers, weight: Tensor, recompute: bool | None = None
+) -> Tensor:
     """weight (x (1 + scale)) + shift: modulation, a 1x1 convolution within, no activation.
 
-    x, maps  as for `spade_modulate`
-    layers   with C channels of scale and O of shift
-    weight   [O, C, 1, 1]
-    returns  [N, O, H, W], differentiable once in all
+    x, maps    as for `spade_modulate`
+    layers     with C channels of scale and O of shift
+    weight     [O, C, 1, 1]
+    recompute  as for `spade_modulate`
+    returns    [N, O, H, W], differentiable once in all
     """
-    return _apply(_ModulateConv, x, maps, layers, weight)
+    return _apply(_ModulateConv, x, maps, layers, weight, recompute)
 
 
 def spade_modulate_reference(x: Tensor, maps: Tensor, layers: SpadeLayers, slope: float) -> Tensor:
@@ -153,6 +161,7 @@ def _apply(
     maps: Tensor,
     layers: SpadeLayers,
     last: Tensor | float,
+    recompute: bool | None,
 ) -> Tensor:
     """The function in autocast's type; the first weight takes the zero channels of the maps."""
     weight = layers.weight
@@ -161,16 +170,23 @@ def _apply(
     x, maps = as_autocast(x), as_autocast(maps)  # conv3x3 takes the weights as they are
     last = as_autocast(last) if isinstance(last, Tensor) else last
     with full_precision(x):
-        return function.apply(x, maps, weight, *layers[1:], last)
+        if recompute is None:
+            recompute = _recomputes(maps, len(weight))
+        return function.apply(x, maps, weight, *layers[1:], last, recompute)
 
 
 def _hidden(maps: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return F.relu_(conv3x3(maps, weight, bias).detach())
 
 
-def _kept(maps: Tensor, weight: Tensor, bias: Tensor) -> Tensor | None:
-    """The hidden layer of all images if it is small enough to be kept, that is, in 16 bits."""
-    return _hidden(maps, weight, bias) if maps.dtype.itemsize == 2 else None
+def _recomputes(maps: Tensor, channels: int) -> bool:
+    """True if the hidden layer of so many channels is too large to be kept."""
+    if maps.dtype.itemsize == 2:
+        return False
+    if maps.device.type != "cuda":
+        return True
+    size = maps.shape[0] * channels * maps.shape[2] * maps.shape[3] * maps.dtype.itemsize
+    return size > SHARE * torch.cuda.get_device_properties(maps.device).total_memory
 
 
 def _hidden_of(
@@ -193,10 +209,11 @@ class _Modulate(torch.autograd.Function):
         to_shift: Tensor,
         shift_bias: Tensor,
         slope: float,
+        recompute: bool,
     ) -> Tensor:
         last, last_bias = torch.cat([to_scale, to_shift]), torch.cat([scale_bias, shift_bias])
         y, scale = torch.empty_like(x), torch.empty_like(x)
-        kept = _kept(maps, weight, bias)
+        kept = None if recompute else _hidden(maps, weight, bias)
         for rows in _parts(x):
             both = conv3x3(_hidden_of(rows, kept, maps, weight, bias), last, last_bias)
             modulate(x[rows], both, slope, y[rows], scale[rows])
@@ -215,7 +232,7 @@ class _Modulate(torch.autograd.Function):
                 grad[rows], y[rows], x[rows], scale[rows], ctx.slope, by_x[rows], result
             )
 
-        return by_x, *_layers_backward(write, x, *layers), None
+        return by_x, *_layers_backward(write, x, *layers), None, None
 
 
 class _ModulateConv(torch.autograd.Function):
@@ -231,11 +248,12 @@ class _ModulateConv(torch.autograd.Function):
         to_shift: Tensor,
         shift_bias: Tensor,
         matrix: Tensor,
+        recompute: bool,
     ) -> Tensor:
         last, last_bias = torch.cat([to_scale, to_shift]), torch.cat([scale_bias, shift_bias])
         c = x.shape[1]
         y, scale = _empty(x, len(matrix)), torch.empty_like(x)
-        kept = _kept(maps, weight, bias)
+        kept = None if recompute else _hidden(maps, weight, bias)
         for rows in _parts(x):
             both = conv3x3(_hidden_of(rows, kept, maps, weight, bias), last, last_bias)
             factor, shift = both[:, :c], both[:, c:]
@@ -246,7 +264,7 @@ class _ModulateConv(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, *layers, scale, matrix = ctx.saved_tensors
         by_x, by_matrix = torch.empty_like(x), torch.zeros_like(matrix, dtype=layers[1].dtype)
 
@@ -261,7 +279,7 @@ class _ModulateConv(torch.autograd.Function):
             result[:, c:] = grad[rows]
             by_x[rows] = g.addcmul_(g, scale[rows])
 
-        return by_x, *_layers_backward(write, x, *layers), by_matrix.to(matrix.dtype)
+        return by_x, *_layers_backward(write, x, *layers), by_matrix.to(matrix.dtype), None
 
 
 def _layers_backward(

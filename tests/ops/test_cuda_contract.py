@@ -21,6 +21,16 @@ def spline(device):
     return ops.tps_fit(control, control + random(2, 6, 2, device=device)), control
 
 
+def channels_last(image):
+    return image.contiguous(memory_format=torch.channels_last)
+
+
+def modulated(x, both):
+    y, scale = torch.empty_like(x), torch.empty_like(x)
+    ops.modulate(x, both, 0.2, y, scale)
+    return y
+
+
 # operator -> device -> (call, the input that changes)
 CASES = {
     "gaussian_heatmaps": lambda d: (
@@ -40,6 +50,14 @@ CASES = {
             image, torch.eye(3, device=d).expand(2, 4, 3, 3).contiguous(), (8, 8)
         ),
         random(2, 3, 16, 16, device=d),
+    ),
+    "instance_norm": lambda d: (
+        lambda x: ops.instance_norm(x, 0.2),
+        channels_last(random(2, 8, 16, 24, device=d)),
+    ),
+    "modulate": lambda d: (
+        lambda x: modulated(x, channels_last(random(2, 16, 16, 24, device=d))),
+        channels_last(random(2, 8, 16, 24, device=d)),
     ),
     "tps_warp": lambda d: (
         lambda image, s=None: ops.tps_warp(image, *(s or spline(d))[::-1]),
@@ -65,6 +83,9 @@ def frozen(case, device):
     if case is CASES["tps_warp"]:
         coefficients, control = spline(device)
         return lambda image: ops.tps_warp(image, control, coefficients), changing
+    if case is CASES["modulate"]:
+        both = channels_last(random(2, 16, 16, 24, device=device))
+        return lambda x: modulated(x, both), changing
     if case is CASES["uv_sample"]:
         delta = random(2, 2, 16, 16, device=device) * 0.2
         return lambda image: ops.uv_sample(image, delta), changing

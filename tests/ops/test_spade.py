@@ -1,5 +1,7 @@
 """SPADE modulation against its reference, gradients too."""
 
+import types
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -84,18 +86,36 @@ def test_a_hidden_layer_that_is_kept_changes_nothing(monkeypatch, through):
     x, maps, weight = drawn((3, 16, 32, 32), (3, 32, 32, 32), (16, 16, 1, 1), dtype=torch.float32)
     x, maps, weight = (t.detach().bfloat16().requires_grad_() for t in (x, maps, weight))
     parameters, results = layers(32, 16, 32, torch.float32), []
-    assert spade._kept(maps, parameters.weight, parameters.bias).dtype == torch.bfloat16
-    assert spade._kept(maps.float(), parameters.weight, parameters.bias) is None
-    for kept in (spade._kept, lambda *_: None):
-        monkeypatch.setattr(spade, "_kept", kept)
+    for recompute in (False, True):
         if through:
-            last = spade_modulate_conv1x1(x, maps, parameters, weight)
+            last = spade_modulate_conv1x1(x, maps, parameters, weight, recompute)
         else:
-            last = spade_modulate(x, maps, parameters, 0.2)
+            last = spade_modulate(x, maps, parameters, 0.2, recompute)
         inputs = [x, maps, *parameters, *([weight] if through else [])]
         results.append([last, *torch.autograd.grad(last.float().square().sum(), inputs)])
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
     assert results[0][1].abs().sum() > 0
+
+
+@pytest.mark.parametrize(
+    "device, dtype, recomputes",
+    [
+        ("cpu", torch.float32, True),
+        ("cpu", torch.bfloat16, False),
+        ("cuda", torch.bfloat16, False),
+        ("cuda", torch.float32, False),
+        ("small cuda", torch.float32, True),
+    ],
+)
+def test_the_hidden_layer_is_kept_where_memory_is_there(monkeypatch, device, dtype, recomputes):
+    """4 x 128 x 64 x 64 numbers are 8 MB in float32, and a GPU keeps 1/64 of its memory at most."""
+    memory = 1 << (28 if device.startswith("small") else 30)
+    properties = types.SimpleNamespace(total_memory=memory)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
+    maps = types.SimpleNamespace(
+        dtype=dtype, device=types.SimpleNamespace(type=device.split()[-1]), shape=(4, 3, 64, 64)
+    )
+    assert spade._recomputes(maps, 128) is recomputes
 
 
 def test_modulation_by_the_fast_convolution():

@@ -269,6 +269,11 @@ class FaceAlignment:
         return self._rest.mask(image)
 
 
+def finds_people(detector: Detector) -> bool:
+    """False for a detector of faces alone."""
+    return not isinstance(detector, Dlib) or detector.has_mediapipe
+
+
 class Dlib:
     """Detector of face points with dlib; people and masks by MediaPipe, if it is installed.
 
@@ -295,6 +300,7 @@ class Dlib:
         self._find = package.get_frontal_face_detector()
         self._place = package.shape_predictor(str(file))
         self._others: MediaPipe | None = None
+        self.has_mediapipe = importlib.util.find_spec("mediapipe") is not None
 
     def people(self, image: Tensor, near: Person | None = None) -> list[Person]:
         return self._rest("people").people(image, near)

@@ -12,7 +12,7 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from nets.data.detectors import Detector, person_square
+from nets.data.detectors import Detector, finds_people, person_square
 from nets.data.extraction import jobs
 from nets.data.heads.faces import crop_square, face_crop_box, points_in_crop
 from nets.data.io.images import list_images, read_image, write_image
@@ -119,7 +119,9 @@ def look(given: list[str], out: Path, backend: str) -> str:
 
 
 def _row(detector: Detector, image: Tensor) -> tuple[list[Image.Image], str]:
-    people, faces, mask = detector.people(image), detector.faces(image), detector.mask(image)
+    faces, people, mask = detector.faces(image), [], torch.ones(image.shape[1:])
+    if finds_people(detector):
+        people, mask = detector.people(image), detector.mask(image)
     dimmed = (image * (0.2 + 0.8 * mask)).round().to(torch.uint8)
     person = head = torch.full((3, SIDE, SIDE), 30, dtype=torch.uint8)
     joints = points = None
@@ -138,5 +140,7 @@ def _row(detector: Detector, image: Tensor) -> tuple[list[Image.Image], str]:
         fitted(person, [] if joints is None else [joints], SIDE),
         fitted(head, [] if points is None else [points], SIDE),
     ]
-    count = [f"{len(people)} persons", f"{len(faces)} faces", f"mask {mask.mean():.0%}"]
+    count = [f"{len(faces)} faces"]
+    if finds_people(detector):
+        count = [f"{len(people)} persons", *count, f"mask {mask.mean():.0%}"]
     return panels, ", ".join(count)

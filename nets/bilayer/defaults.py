@@ -92,6 +92,24 @@ DEFAULTS: dict[str, Any] = {
     "enh_apply_masks": True,
 }
 
+READING: dict[str, Any] = {  # what inference and evaluation read besides, with defaults
+    "num_target_frames": 1,
+    "num_keypoints": 68,
+    "output_segmentation": True,
+    "output_stickmen": True,
+    "stickmen_thickness": 2,
+    "mask_source_and_target": False,
+    "use_source_background": False,
+    "data": None,
+    "dataset_load_from_txt": False,
+    "train_load_from_filename": "train_filenames.txt",
+    "test_load_from_filename": "test_filenames.txt",
+    "frame_num_from_paper": True,
+    "seed": 0,
+    "demo_train": 0,
+    "demo_test": 0,
+}
+
 
 def network_names(options: Mapping[str, Any], key: str) -> list[str]:
     """The networks that an option lists. Raises ValueError on an unknown name.

@@ -112,7 +112,7 @@ def avatars_of(model: Loaded, data: dict[str, Tensor]) -> Avatar:
         data["source_poses"],
         data.get("source_stickmen"),
         data.get("source_segs"),
-    )
+    )._replace(background=data.get("source_background"))
     return enhance(model.net, avatar) if "texture_enhancer" in model.net.names else avatar
 
 

@@ -29,15 +29,16 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from nets.bilayer.data import Avatars
+from nets.bilayer.data import Mixed
 from nets.bilayer.published import RENAMED
+from nets.contracts import Dataset
+from nets.data.heads.videos import AvatarFolder, AvatarList
 from nets.errors import UserError
 from nets.run import options
 from nets.run.files import Appending, write_atomic, write_text
 from nets.run.images import tile
 from nets.run.log import Board, forget_later
 from nets.run.run import Run
-from nets.worlds.heads.videos import HeadVideos
 
 SHOWN = {  # name of a score -> its name in metrics/
     "G_PSNR": "PSNR", "G_SSIM": "SSIM", "G_SSIM2": "SSIM2", "G_LPIPS": "lpips", "G_CSIM": "CSIM",
@@ -64,8 +65,6 @@ class Experiment:
         """Create the folders, cut off lines of steps after `start`, and write args.txt."""
         self._start = start
         if self.run.is_main:
-            for phase in ("train", "test"):
-                (self.folder / "images" / phase).mkdir(parents=True, exist_ok=True)
             losses = self.folder / "losses.jsonl"
             forget_later(losses, start)
             if not start:  # the test before the first step runs again
@@ -99,6 +98,7 @@ class Experiment:
     def grid(self, step: int, phase: str, number: int, image: np.ndarray) -> None:
         """Write a grid to images/PHASE/NUMBER_RANK.jpg; rank 0's to tensorboard_paper/ too."""
         path = self.folder / "images" / phase / f"{number:04d}_{self.run.rank:02d}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
         pillow = Image.fromarray(np.ascontiguousarray(image))
         write_atomic(path, lambda file: pillow.save(file, format="JPEG", quality=95), durable=False)
         if self.run.is_main:
@@ -161,13 +161,13 @@ class Experiment:
             board.close()
         self._boards = {}
 
-    def open_list(self, phase: str, data: Avatars, samples: int) -> None:
+    def open_list(self, phase: str, data: Dataset, samples: int) -> None:
         """Start PHASE_filenames.txt.
 
         samples  count of the samples before a restart, whose frames are kept
         Raises UserError for the demo world, which has no files.
         """
-        if isinstance(data, HeadVideos):
+        if not isinstance(data, AvatarFolder | AvatarList | Mixed):
             raise UserError("save_dataset_filenames: the demo world has no files; give --data")
         path = self.folder / f"{phase}_filenames.txt"
         lines = samples * (self.args["num_source_frames"] + self.args["num_target_frames"])

@@ -133,7 +133,7 @@ def make_avatar(args: options.Namespace, model: Loaded, sample: dict[str, Tensor
             data["source_poses"],
             data.get("source_stickmen"),
             data.get("source_segs"),
-        )
+        )._replace(background=data.get("source_background"))
         return enhance(model.net, avatar) if enhancing(args, model) else avatar
 
 
@@ -148,6 +148,8 @@ def renderer(args: options.Namespace, model: Loaded, avatar: Avatar) -> Callable
         image, mask = driver(poses.to(model.device))
         if args.masks:
             image = image.clamp(-1, 1) * mask + behind * (1 - mask)
+        elif avatar.background is not None and driver.has_mask:
+            image = image * mask + avatar.background * (1 - mask)
         return to_uint8(image).cpu()
 
     return render

@@ -14,7 +14,7 @@ from torch import nn
 from nets.bilayer.defaults import ALL, NETWORKS, OPTIMIZERS, Names, words
 from nets.bilayer.losses import LOSSES, PUBLISHED
 from nets.bilayer.metrics import ALIASES, METRICS
-from nets.bilayer.published import RENAMED, add_options
+from nets.bilayer.published import RENAMED, add_options, refuse
 from nets.errors import UserError
 from nets.run import options
 from nets.run.options import NonNegativeInt, PositiveFloat, PositiveInt, add_flag
@@ -186,7 +186,8 @@ def _devices(args: options.Namespace) -> None:
 
 
 def _check(args: options.Namespace) -> None:
-    """Raise UserError on options that contradict each other."""
+    """Raise UserError on options that contradict each other or are not implemented."""
+    refuse(args)
     for name in ("networks_to_train", "networks_test", "networks_calc_stats"):
         for network in args[name]:
             if network not in args.networks_train and network != "texture_enhancer":
@@ -216,6 +217,15 @@ def _check(args: options.Namespace) -> None:
         raise UserError("init_which_epoch: must be given with init_networks")
     if args.frozen_networks and not set(args.networks_to_train) - set(args.frozen_networks):
         raise UserError("frozen_networks: no network is left to train")
+    if args.mask_source_and_target and not args.output_segmentation:
+        raise UserError("mask_source_and_target: needs --output_segmentation")
+    if args.use_source_background and not args.inf_pred_segmentation:
+        raise UserError("use_source_background: needs --inf_pred_segmentation")
+    if args.augment_with_general:
+        if not (args.data and args.general_data_root):
+            raise UserError("augment_with_general: needs --data and --general_data_root")
+        if args.dataset_load_from_txt:
+            raise UserError("augment_with_general: not with dataset_load_from_txt")
     if args.wgv_mode != "none" and args.ema:
         raise UserError("wgv_mode and ema: give only one of them")
     if args.save_dataset_filenames and not (args.data or args.dataset_load_from_txt):

@@ -140,7 +140,7 @@ def stored_frame(args: options.Namespace, model: Loaded, role: str) -> HeadFrame
             rest.removesuffix(".jpg"),
             o["image_size"],
             o["num_keypoints"],
-            o["emb_apply_masks"],
+            Faces(o).masks,
         )
     except BadSample as error:
         raise UserError(str(error)) from error

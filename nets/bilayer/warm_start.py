@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 
 from nets.bilayer import DEFAULTS, Bilayer
+from nets.bilayer.defaults import READING
 from nets.bilayer.experiment import epochs, network_file
 from nets.bilayer.network import build
 from nets.bilayer.published import take
@@ -70,15 +71,6 @@ def _load_optimizer(optimizer: torch.optim.Optimizer, path: Path) -> None:
         raise UserError(f"{path}: does not fit this run's optimiser: {error}") from error
     for group, setting in zip(optimizer.param_groups, settings, strict=True):
         group.update(setting)
-
-
-READING = {  # defaults of the options that inference reads besides those of the networks
-    "num_target_frames": 1, "num_keypoints": 68, "output_segmentation": True,
-    "output_stickmen": True, "stickmen_thickness": 2, "data": None,
-    "dataset_load_from_txt": False, "train_load_from_filename": "train_filenames.txt",
-    "test_load_from_filename": "test_filenames.txt", "frame_num_from_paper": True, "seed": 0,
-    "demo_train": 0, "demo_test": 0,
-}  # fmt: skip
 
 
 class Loaded(NamedTuple):

@@ -30,7 +30,7 @@ from nets.bilayer.objective import Scores, mean_scores, naming_options, open_los
 from nets.bilayer.options import learning_rate, optimizer, parse, schedule
 from nets.bilayer.published import RENAMED
 from nets.bilayer.visuals import grid
-from nets.bilayer.warm_start import start
+from nets.bilayer.warm_start import go_back, start
 from nets.contracts import Dataset
 from nets.run import options
 from nets.run.ema import EMA
@@ -231,9 +231,12 @@ def main(argv: list[str] | None = None) -> None:
     with closing(Ranks(args.device)) as ranks, contextlib.ExitStack() as stack:
         if args.no_disk_write_ops:
             args.run_dir = stack.enter_context(tempfile.TemporaryDirectory())
+        notes = ranks.on_main(lambda: go_back(args, lambda: open_avatars(args, "train")))
         run = stack.enter_context(Run("bilayer", args, ranks, RENAMED))
         if args.redirect_print_to_file:
             stack.enter_context(printing_to(run.folder / "logs", run.rank))
+        for note in notes:
+            run.print(note)
         if args.debug:
             stack.enter_context(torch.autograd.detect_anomaly(check_nan=False))
         train(run, args, Precision(args.precision, run.device, args.channels_last), stack)

@@ -46,8 +46,7 @@ def parser(description: str) -> options.Parser:
         help="epoch to load from init_experiment_dir")
     add("--frozen_networks", type=Names, default="", help="networks that are not trained")
     add("--which_epoch", type=Epoch, default="none",
-        help="epoch of this experiment's published checkpoints to continue from, if the run has no "
-        "checkpoint of guise")
+        help="epoch of this experiment to go back to, or latest; later checkpoints are set aside")
     g = p.add_argument_group("schedule")
     add = g.add_argument
     add("--num_epochs", type=PositiveInt, default=1000, help="last epoch, counted from 1")

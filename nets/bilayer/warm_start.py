@@ -2,22 +2,83 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
-from nets.bilayer import DEFAULTS, Bilayer
+from nets.bilayer import DEFAULTS, NETWORKS, Bilayer
 from nets.bilayer.defaults import READING
 from nets.bilayer.experiment import epochs, network_file
 from nets.bilayer.network import build
+from nets.bilayer.options import schedule
 from nets.bilayer.published import take
+from nets.contracts import Dataset
 from nets.errors import UserError
-from nets.run import checkpoints
+from nets.run import checkpoints, options
+from nets.run.files import Lock
 from nets.run.precision import Precision
 from nets.run.run import Run
 from nets.tensor_files import read_plain
+
+
+def go_back(args: options.Namespace, open_data: Callable[[], Dataset]) -> list[str]:
+    """Set aside what a run folder holds after the epoch `which_epoch`; notes for the log.
+
+    Call it before the run opens its folder, on one rank. A run that the same command began goes on
+    from its newest checkpoint, and nothing is set aside.
+    open_data  the training data, which tell the steps of an epoch
+    Raises UserError if the folder is further on and holds no networks of that epoch.
+    """
+    folder = Path(args.run_dir) / str(args.name)
+    later = checkpoints.stored(folder / "checkpoints")
+    epoch = str(args.which_epoch)
+    if args.name is None or not epoch.isdigit() or not later or args.resume == "never":
+        return []
+    lock = Lock(folder / ".lock")
+    if not lock.acquire():  # the run will name the other one that writes there
+        return []
+    try:
+        newest, _ = checkpoints.newest_whole(folder / "checkpoints")
+        if newest is None:
+            return []
+        path = checkpoints.path_of(folder / "checkpoints", newest)
+        before, now = checkpoints.read(path)["options"], options.plain(args)
+        if all(before[key] == now[key] for key in before.keys() & now.keys()):
+            return []
+        length, _ = schedule(args, len(open_data()))
+        here = checkpoints.path_of(folder / "checkpoints", int(epoch) * length)
+        own = [name for name in args.networks_to_train if name not in args.init_networks]
+        if here not in later and own:
+            network_file(folder, epoch, own[0])
+        later = [file for file in later if file != here]
+        if here in checkpoints.stored(folder / "checkpoints"):
+            later = [file for file in later if checkpoints.step_of(file) > int(epoch) * length]
+        for name in NETWORKS:
+            for number in epochs(folder, name):
+                if number > int(epoch):
+                    files = (folder / "checkpoints").glob(f"{number}_*{name}.pth")
+                    later += sorted(files)
+        return _set_aside(later, folder, epoch)
+    finally:
+        lock.release()
+
+
+def _set_aside(files: list[Path], folder: Path, epoch: str) -> list[str]:
+    """Move files of checkpoints/ into a new folder there; a line that names them."""
+    if not files:
+        return []
+    place = folder / "checkpoints" / f"after_epoch_{epoch}"
+    for number in range(2, 1000):
+        if not place.exists():
+            break
+        place = place.with_name(f"after_epoch_{epoch}_{number}")
+    place.mkdir()
+    for file in files:
+        file.rename(place / file.name)
+    names = ", ".join(file.name for file in files)
+    return [f"which_epoch {epoch}: going back; set aside in {place}: {names}"]
 
 
 def start(

@@ -213,6 +213,38 @@ def test_which_epoch_goes_on_where_that_epoch_ended(tmp_path, capsys):
     assert (folder / "checkpoints" / "step_00000008.pt").exists()
 
 
+def test_which_epoch_goes_back_and_says_what_is_set_aside(tmp_path, capsys):
+    argv = ["--ckpt_freq", 2, "--checkpoint_freq", 1]
+    folder = train(tmp_path, *argv, "--num_epochs", 4)
+    later = folder / "checkpoints/after_epoch_2"
+    for more in ([], ["--num_epochs", 3]):  # the second is another command, and goes back again
+        capsys.readouterr()
+        train(tmp_path, *argv, "--which_epoch", 2, *more)
+        printed = capsys.readouterr().out
+        assert "which_epoch 2: going back; set aside in" in printed and "3_discriminator" in printed
+        assert "epoch 3 train" in printed and "step_00000004.pt, step 4" in printed
+    assert {"step_00000008.pt", "4_texture_generator.pth", "4_opt_discriminator.pth"} <= {
+        file.name for file in later.iterdir()
+    }
+    assert not (folder / "checkpoints/step_00000008.pt").exists()
+    assert checkpoints.step_of(checkpoints.find(folder)) == 6
+    train(tmp_path, *argv, "--which_epoch", 2, "--num_epochs", 3)  # the same command goes on
+    assert "going back" not in capsys.readouterr().out
+    assert "no such file; there are epochs 1, 2, 3" in refused(
+        capsys, tmp_path, *argv, "--which_epoch", 9
+    )
+
+
+def test_which_epoch_goes_back_to_the_published_files_alone(tmp_path, capsys):
+    folder = train(tmp_path, "--num_epochs", 4)  # holds step 8 and the files of epochs 2 and 4
+    train(tmp_path, "--num_epochs", 4, "--which_epoch", 2)
+    printed = capsys.readouterr().out
+    assert "set aside in" in printed and "going on from epoch 2" in printed
+    assert "step_00000008.pt" in printed and (folder / "checkpoints/step_00000008.pt").exists()
+    steps = [line.split()[1] for line in printed.splitlines() if line.startswith("epoch ")]
+    assert steps[-1] == "4" and "epoch 3 train" in printed
+
+
 @pytest.mark.parametrize(
     ("argv", "why"),
     [

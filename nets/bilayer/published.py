@@ -93,7 +93,9 @@ def read(path: str | Path, **options: Any) -> dict[str, Any]:
         refuse(stored, f"{folder / 'args.txt'}: ", NETWORK_SWITCHES)
     given = {**stored, **options}
     chosen = options.pop("networks", None)
-    files = _files(path, folder, epoch, given, only if chosen is None else words(chosen))
+    if chosen is not None:
+        only = words(chosen)
+    files = _files(path, folder, epoch, given, only, chosen is not None)
     states = {name: _state(file, name) for name, file in files.items()}
     settings = {**DEFAULTS, **stored}
     settings |= sizes(states, settings)
@@ -197,12 +199,14 @@ def _files(
     epoch: str | None,
     given: dict[str, Any],
     only: list[str] | None,
+    chosen: bool,
 ) -> dict[str, Path]:
     """Network -> file. Raises UserError if a file is missing.
 
     folder, epoch  as `_place` returns them; without an epoch, the newest
     given          the options
     only           the networks; default: those of an avatar that the experiment has
+    chosen         whether the caller asks for these networks only
     """
     if folder is None:  # a file of another name: its content tells which network it holds
         state = _plain(path)
@@ -227,6 +231,9 @@ def _files(
     result = {name: available / f"{epoch}_{name}.pth" for name in epochs[epoch]}
     other = _other_experiment(folder, given)
     if other is not None:
+        if only and not chosen:  # a file stands for its epoch and for what this was trained on
+            more = [n for n in words(given.get("init_networks")) if n != "discriminator"]
+            only = [n for n in NETWORKS if n in only or n in more]
         for name in words(given.get("init_networks")):
             file = other / "checkpoints" / f"{given.get('init_which_epoch')}_{name}.pth"
             if name not in result and (file.is_file() or name in (only or NETWORKS[:4])):

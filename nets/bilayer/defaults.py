@@ -90,6 +90,7 @@ DEFAULTS: dict[str, Any] = {
     "enh_downsampling_type": "avgpool",
     "enh_upsampling_type": "nearest",
     "enh_apply_masks": True,
+    "published_masking": False,  # ours; see `Bilayer`
 }
 
 READING: dict[str, Any] = {  # what inference and evaluation read besides, with defaults

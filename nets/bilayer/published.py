@@ -716,6 +716,7 @@ def _networks(p: Parser) -> None:
         "loss whose gradient guides the enhancer")
     switch("enh_detach_inputs", "no gradient from the enhancer to other networks")
     switch("enh_apply_masks", "cut the enhanced image out by the predicted mask")
+    switch("published_masking", "mask several times, as the published enhancer and test do")
 
 
 def _losses(p: Parser) -> None:

@@ -38,6 +38,9 @@ class Bilayer(nn.Module):
     `train()` puts only the trained networks into training mode: those of `networks_to_train` that
     are not frozen. A network that is not listed there runs without gradients. A frozen network
     passes gradients on to its inputs.
+
+    Images are masked once. With published_masking they are masked by inf_apply_masks, then again by
+    enh_apply_masks; the enhanced image is the sum of a masked and an unmasked layer before that.
     """
 
     identity_embedder: IdentityEmbedder  # each of them only if `names` lists it
@@ -180,7 +183,9 @@ class Bilayer(nn.Module):
         texture = _need(data, "pred_tex_hf_rgbs")[:, 0]
         names = ("pred_source_delta_uvs", "pred_source_delta_lf_rgbs", "pred_target_delta_uvs")
         delta, low, target_delta = (_need(data, name) for name in names)
-        target_low = _need(data, "pred_target_unmasked_lf_rgbs")
+        published = self.options["published_masking"]
+        kept = "pred_target_delta_lf_rgbs" if published else "pred_target_unmasked_lf_rgbs"
+        target_low = _need(data, kept)
         masks = _need(data, "pred_source_segs") if "pred_source_segs" in data else None
         if self.options["enh_detach_inputs"]:
             inputs = (texture, delta, low, target_delta, target_low)
@@ -194,6 +199,11 @@ class Bilayer(nn.Module):
         data["pred_enh_target_delta_hf_rgbs"] = high
         data["pred_enh_target_imgs"] = target_low + high
         data["pred_enh_target_imgs_lf_detached"] = target_low.detach() + high
+        if published:
+            names = ("pred_target_imgs", "target_imgs", "pred_enh_target_imgs")
+            if "pred_target_segs" in data and self.options["enh_apply_masks"]:
+                _mask(data, (*names, "pred_enh_target_imgs_lf_detached"))
+            return
         # The enhanced image is the sum of unmasked layers. Either flag masks it, once.
         done = self.options["inf_apply_masks"] or "source_background" in data
         if "pred_target_segs" in data and (done or self.options["enh_apply_masks"]):

@@ -30,9 +30,9 @@ from nets.bilayer.objective import Scores, mean_scores, naming_options, open_los
 from nets.bilayer.options import learning_rate, optimizer, parse, schedule
 from nets.bilayer.published import RENAMED
 from nets.bilayer.visuals import grid
-from nets.bilayer.warm_start import go_back, start
+from nets.bilayer.warm_start import go_back, look_for_files, start
 from nets.contracts import Dataset
-from nets.run import options
+from nets.run import checkpoints, options
 from nets.run.ema import EMA
 from nets.run.loader import Loader, in_order, loader
 from nets.run.precision import Precision
@@ -137,16 +137,18 @@ def gradients_again(
 def train(
     run: Run, args: options.Namespace, precision: Precision, stack: contextlib.ExitStack
 ) -> None:
+    if not checkpoints.stored(run.folder / "checkpoints"):
+        look_for_files(run.folder, args)
     data = open_avatars(args, "train", args.save_dataset_filenames)
     tests: dict[str, Dataset] = {}
     if not args.skip_test:
         tests["test"] = open_avatars(args, "test", args.save_dataset_filenames)
     tests |= further_tests(args)
+    losses = precision.place(open_losses(args, run, precision))  # looks for its weight files
+    scores = Scores(args, run)
     net, optimizers = open_networks(run, args, precision)
     decay = average_decay(args)
     ema = None if decay == 0 else EMA(net, decay)
-    losses = precision.place(open_losses(args, run, precision))
-    scores = Scores(args, run)
     step_epoch, total = schedule(args, len(data))
     experiment = stack.enter_context(contextlib.closing(Experiment(run, args, step_epoch)))
     size = sum(p.numel() for opt in optimizers.values() for p in opt.param_groups[0]["params"])

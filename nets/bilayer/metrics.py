@@ -14,6 +14,7 @@ from nets.metrics import pose_error, signed_psnr, signed_ssim
 from nets.pretrained import arcface, lpips, vgg
 from nets.pretrained.arcface import IRSE50, csim, load_recognition
 from nets.pretrained.lpips import LPIPS, load_lpips
+from nets.pretrained.weights import Files
 
 METRICS = ("PSNR", "ssim", "lpips", "csim", "pose_matching")
 ALIASES = {"pose_matching_metric": "pose_matching", "psnr": "PSNR"}
@@ -24,17 +25,22 @@ WEIGHTS = {  # metric -> the files of its networks, each by its official names
 Detect = Callable[[Tensor], Tensor | None]  # uint8 (3, H, W) -> 68 points (68, 2) pixels, or None
 
 
-def look_for_weights(metric: str, folders: Sequence[Path]) -> None:
-    """Raise UserError with the remedy if a file of a metric's networks is missing."""
+def look_for_weights(part: str, official: Files, folders: Sequence[Path], ways: str = "") -> None:
+    """Raise UserError with the remedy if no file of `official` names is there.
+
+    part      folder of the file below pretrained_weights/
+    official  as for `nets.pretrained.weights.find`
+    ways      further remedies, for the message
+    """
     places = [*folders, Path(torch.hub.get_dir()) / "checkpoints"]
-    for official in WEIGHTS.get(metric, ()):
-        if not any((place / file).is_file() for place in places for file in official):
-            file, (_, _, url) = next(iter(official.items()))
-            published = f"; published at {url}" if url else ""
-            raise UserError(
-                f"{file} is not in {' or '.join(map(str, places))}; give --pretrained_weights_dir "
-                f"DIR with the file DIR/pretrained_weights/{metric}/{file}{published}"
-            )
+    if not any((place / file).is_file() for place in places for file in official):
+        file, (_, _, url) = next(iter(official.items()))
+        published = f"; published at {url}" if url else ""
+        raise UserError(
+            f"no {part} weights: {file} is not in {' or '.join(map(str, places))}; give "
+            f"--pretrained_weights_dir DIR with the file DIR/pretrained_weights/{part}/{file}"
+            f"{ways}{published}"
+        )
 
 
 class Metrics:
@@ -78,7 +84,8 @@ class Metrics:
         for name in dict.fromkeys(names):
             try:
                 if source != "random" and not download:
-                    look_for_weights(name, folders(name))
+                    for official in WEIGHTS.get(name, ()):
+                        look_for_weights(name, official, folders(name))
                 if name == "lpips":
                     net = load_lpips(source=source, download=download, folders=folders(name))
                     self.lpips = net.to(self.device)

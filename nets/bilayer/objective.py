@@ -14,7 +14,7 @@ from torch import Tensor
 from nets.bilayer import Bilayer
 from nets.bilayer.defaults import network_names
 from nets.bilayer.losses import EXTRACTORS, Losses, needed_extractors
-from nets.bilayer.metrics import Detect, Metrics
+from nets.bilayer.metrics import Detect, Metrics, look_for_weights
 from nets.errors import UserError
 from nets.pretrained import vgg
 from nets.run import options
@@ -32,13 +32,21 @@ def weights_folders(args: Mapping[str, Any], part: str) -> list[Path]:
 def open_losses(args: options.Namespace, run: Run, precision: Precision) -> Losses:
     """The losses of `losses_train`. Prints which feature networks the perceptual loss uses.
 
-    Raises UserError with the remedy if weights are missing.
+    Raises UserError with the remedy if weights are missing, before it reads any.
     """
     plain = options.plain(args)
     source = "random" if args.perceptual == "random" else "auto"
     result = {}
     with naming_options():
-        for name in needed_extractors(plain):
+        names = needed_extractors(plain)
+        for name in names if source == "auto" else []:
+            download, ways = EXTRACTORS[name] == "torchvision", ", or --perceptual random"
+            if download and args.vgg_download:
+                continue
+            ways = f", or --vgg_download{ways}" if download else ways
+            official, folders = vgg.OFFICIAL[EXTRACTORS[name]], weights_folders(plain, "perceptual")
+            look_for_weights("perceptual", official, folders, ways)
+        for name in names:
             settings: dict[str, Any] = {"family": EXTRACTORS[name], "source": source}
             settings |= {"pooling": args.per_pooling, "option": "--pretrained_weights_dir"}
             settings["folders"] = weights_folders(plain, "perceptual")

@@ -49,6 +49,9 @@ def parser(description: str) -> options.Parser:
         help="epoch of this experiment to go back to, or latest; later checkpoints are set aside")
     g = p.add_argument_group("schedule")
     add = g.add_argument
+    add("--export_published", type=bool | None, nargs="?", const=True, default=None,
+        help="write the published results folder as well: args.txt, EPOCH_NETWORK.pth, metrics/, "
+        "tensorboard_paper/, images/; default: with experiment_dir or experiment_name")
     add("--num_epochs", type=PositiveInt, default=1000, help="last epoch, counted from 1")
     add("--num_steps", type=PositiveInt | None, default=None,
         help="count of steps, instead of num_epochs")
@@ -128,6 +131,8 @@ def _location(args: options.Namespace) -> None:
         os.environ["TORCH_HOME"] = args.torch_home
     args.experiment_dir = args.experiment_dir or args.project_dir
     args.pretrained_weights_dir = args.pretrained_weights_dir or args.project_dir
+    if args.export_published is None:
+        args.export_published = bool(args.experiment_dir or args.experiment_name)
     if args.experiment_dir or args.experiment_name:
         args.run_dir = str(Path(args.experiment_dir or ".") / "runs")
         args.name = args.experiment_name or args.name or "test"
@@ -175,6 +180,8 @@ def _devices(args: options.Namespace) -> None:
         args.precision = "fp16"
     elif args.use_apex:
         args.precision = "fp32"
+    if args.precision == "fp16" and args.amp_loss_scale != "dynamic":
+        raise UserError(f"amp_loss_scale: must be dynamic, got {args.amp_loss_scale}")
     if args.precision == "fp16" and (args.use_closure or "lbfgs" in args.optims.values()):
         raise UserError("lbfgs and use_closure: not with fp16, which scales the loss")
     if args.batch_size % (ranks * args.accumulate):

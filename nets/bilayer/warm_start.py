@@ -102,24 +102,45 @@ def start(
         path = network_file(args["init_experiment_dir"], args["init_which_epoch"], name)
         take(getattr(net, name), path, name)
         run.print(f"{name} from {path}")
-    epoch = str(args["which_epoch"])
-    own = [name for name in args["networks_to_train"] if name not in args["init_networks"]]
-    if epoch == "none" or not own:
+    epoch, own = _own_epoch(run.folder, args)
+    if epoch is None:
+        if own and str(args["which_epoch"]) != "none":
+            what = f"which_epoch {args['which_epoch']}: no such checkpoint in {run.folder}"
+            run.print(f"{what}; starting from scratch")
         return
-    available = epochs(run.folder, own[0])
-    if epoch == "latest" and available:
-        epoch = str(available[-1])
-    elif epoch in ("1", "latest") and 1 not in available:
-        run.print(f"which_epoch {epoch}: no such checkpoint in {run.folder}; starting from scratch")
-        return
-    if not epoch.isdigit():
-        raise UserError(f"which_epoch: must be a number, none or latest, got {epoch}")
     for name in own:
         take(getattr(net, name), network_file(run.folder, epoch, name), name)
         if not args["init_experiment_dir"] and name in optimizers:
             _load_optimizer(optimizers[name], network_file(run.folder, epoch, f"opt_{name}"))
     run.step = int(epoch) * step_epoch
     run.print(f"going on from epoch {epoch} of {run.folder}: {', '.join(own)}")
+
+
+def look_for_files(folder: Path, args: Mapping[str, Any]) -> None:
+    """Raise UserError that names a file which `start` will miss; for a run without checkpoints."""
+    for name in args["init_networks"]:
+        network_file(args["init_experiment_dir"], args["init_which_epoch"], name)
+    epoch, own = _own_epoch(folder, args)
+    for name in own if epoch else []:
+        network_file(folder, str(epoch), name)
+        if not args["init_experiment_dir"] and name not in args["frozen_networks"]:
+            network_file(folder, str(epoch), f"opt_{name}")
+
+
+def _own_epoch(folder: Path, args: Mapping[str, Any]) -> tuple[str | None, list[str]]:
+    """The epoch of the folder's published files to start from, or None; the networks to load."""
+    epoch = str(args["which_epoch"])
+    own = [name for name in args["networks_to_train"] if name not in args["init_networks"]]
+    if epoch == "none" or not own:
+        return None, own
+    available = epochs(folder, own[0])
+    if epoch == "latest" and available:
+        return str(available[-1]), own
+    if epoch in ("1", "latest") and 1 not in available:
+        return None, own
+    if not epoch.isdigit():
+        raise UserError(f"which_epoch: must be a number, none or latest, got {epoch}")
+    return epoch, own
 
 
 def _load_optimizer(optimizer: torch.optim.Optimizer, path: Path) -> None:

@@ -16,22 +16,23 @@ import contextlib
 import itertools
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from nets.bilayer import Bilayer, build, standing_statistics
-from nets.bilayer.data import Avatars, open_avatars, prepare
+from nets.bilayer.data import Avatars, further_tests, open_avatars, prepare
 from nets.bilayer.experiment import Experiment, printing_to
 from nets.bilayer.losses import Losses
 from nets.bilayer.objective import Scores, mean_scores, naming_options, open_losses
 from nets.bilayer.options import learning_rate, optimizer, parse, schedule
 from nets.bilayer.published import RENAMED
 from nets.bilayer.visuals import grid
-from nets.bilayer.warm_start import start
-from nets.run import options
+from nets.bilayer.warm_start import go_back, look_for_files, start
+from nets.contracts import Dataset
+from nets.run import checkpoints, options
 from nets.run.ema import EMA
 from nets.run.loader import Loader, in_order, loader
 from nets.run.precision import Precision
@@ -84,14 +85,18 @@ def validate(
     run: Run,
     args: options.Namespace,
     net: Bilayer,
-    test: Avatars,
+    test: Dataset,
     scores: Scores,
     experiment: Experiment,
     step: int,
+    phase: str = "test",
 ) -> None:
-    """Run all test data through `networks_test`: log mean scores, write a grid, list the files."""
+    """Run all data of a phase through `networks_test`: log mean scores, write a grid.
+
+    Phase test also lists its files. Phase metrics has batches of one pair.
+    """
     begun = time.perf_counter()
-    size = max(1, args.batch_size // run.world_size)
+    size = 1 if phase == "metrics" else max(1, args.batch_size // run.world_size)
     batches = in_order(test, size, run.ranks, 0, args.on_bad_sample, run.print)
     files: list[str] = []
 
@@ -103,12 +108,13 @@ def validate(
     means, data = mean_scores(net, args.networks_test, prepared(), scores, run.ranks)
     if run.stopping():
         return
-    experiment.append_tests(run.ranks.gather(files))
-    experiment.losses(step, "test", means, time.perf_counter() - begun)
-    run.record(step, {f"test_{name}": value for name, value in means.items()})
-    number = experiment.epoch(step) // args.test_freq
+    if phase == "test":
+        experiment.append_tests(run.ranks.gather(files))
+    experiment.losses(step, phase, means, time.perf_counter() - begun)
+    run.record(step, {f"{phase}_{name}": value for name, value in means.items()})
+    number = experiment.epoch(step) // (args.metrics_freq if phase == "metrics" else args.test_freq)
     if data:
-        experiment.grid(step, "test", number, grid(data, args.networks_test, args.num_visuals))
+        experiment.grid(step, phase, number, grid(data, args.networks_test, args.num_visuals))
 
 
 def gradients_again(
@@ -131,13 +137,18 @@ def gradients_again(
 def train(
     run: Run, args: options.Namespace, precision: Precision, stack: contextlib.ExitStack
 ) -> None:
+    if not checkpoints.stored(run.folder / "checkpoints"):
+        look_for_files(run.folder, args)
     data = open_avatars(args, "train", args.save_dataset_filenames)
-    test = None if args.skip_test else open_avatars(args, "test", args.save_dataset_filenames)
+    tests: dict[str, Dataset] = {}
+    if not args.skip_test:
+        tests["test"] = open_avatars(args, "test", args.save_dataset_filenames)
+    tests |= further_tests(args)
+    losses = precision.place(open_losses(args, run, precision))  # looks for its weight files
+    scores = Scores(args, run)
     net, optimizers = open_networks(run, args, precision)
     decay = average_decay(args)
     ema = None if decay == 0 else EMA(net, decay)
-    losses = precision.place(open_losses(args, run, precision))
-    scores = Scores(args, run)
     step_epoch, total = schedule(args, len(data))
     experiment = stack.enter_context(contextlib.closing(Experiment(run, args, step_epoch)))
     size = sum(p.numel() for opt in optimizers.values() for p in opt.param_groups[0]["params"])
@@ -155,8 +166,8 @@ def train(
     experiment.open(run.step)
     if args.save_dataset_filenames:
         experiment.open_list("train", data, run.step * args.batch_size)
-        if test is not None:
-            experiment.open_list("test", test, 0 if fresh else len(test))
+        if "test" in tests:
+            experiment.open_list("test", tests["test"], 0 if fresh else len(tests["test"]))
     if args.compile:
         net.compile()
     model = run.ranks.wrap(net, unused_parameters=True)  # the embedder's last block is idle
@@ -174,15 +185,15 @@ def train(
     every = args.visual_freq if args.visual_freq > 0 else step_epoch
     begun = time.perf_counter()
 
-    def evaluate(step: int) -> None:
+    def evaluate(step: int, phases: Iterable[str]) -> None:
         with update.evaluating(net):
             if args.calc_stats:
                 calculate_statistics(run, args, net, data, step)
-            if test is not None:
-                validate(run, args, net, test, scores, experiment, step)
+            for phase in phases:
+                validate(run, args, net, tests[phase], scores, experiment, step, phase)
 
-    if fresh and test is not None and args.save_initial_test_before_training:
-        evaluate(run.step - 1)
+    if fresh and tests and args.save_initial_test_before_training:
+        evaluate(run.step - 1, tests)
 
     for step in run.steps(total, args.batch_size):
         net.train()
@@ -205,9 +216,11 @@ def train(
             image = grid(result, args.networks_train, args.num_visuals)
             experiment.grid(step, "train", number, image)
         testing = experiment.ends(step, args.test_freq)
+        measuring = experiment.ends(step, args.metrics_freq)
         saving = experiment.ends(step, args.checkpoint_freq) or (testing and args.debug)
-        if testing or (saving and args.calc_stats):
-            evaluate(step)
+        due = [name for name in tests if (measuring if name == "metrics" else testing)]
+        if due or ((testing or saving) and args.calc_stats):
+            evaluate(step, due)
         if saving and not run.stopping():
             networks = {name: getattr(net, name) for name in args.networks_to_train}
             experiment.save_networks(experiment.epoch(step), networks, optimizers)
@@ -220,9 +233,12 @@ def main(argv: list[str] | None = None) -> None:
     with closing(Ranks(args.device)) as ranks, contextlib.ExitStack() as stack:
         if args.no_disk_write_ops:
             args.run_dir = stack.enter_context(tempfile.TemporaryDirectory())
+        notes = ranks.on_main(lambda: go_back(args, lambda: open_avatars(args, "train")))
         run = stack.enter_context(Run("bilayer", args, ranks, RENAMED))
         if args.redirect_print_to_file:
             stack.enter_context(printing_to(run.folder / "logs", run.rank))
+        for note in notes:
+            run.print(note)
         if args.debug:
             stack.enter_context(torch.autograd.detect_anomaly(check_nan=False))
         train(run, args, Precision(args.precision, run.device, args.channels_last), stack)

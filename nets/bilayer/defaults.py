@@ -90,6 +90,25 @@ DEFAULTS: dict[str, Any] = {
     "enh_downsampling_type": "avgpool",
     "enh_upsampling_type": "nearest",
     "enh_apply_masks": True,
+    "published_masking": False,  # ours; see `Bilayer`
+}
+
+READING: dict[str, Any] = {  # what inference and evaluation read besides, with defaults
+    "num_target_frames": 1,
+    "num_keypoints": 68,
+    "output_segmentation": True,
+    "output_stickmen": True,
+    "stickmen_thickness": 2,
+    "mask_source_and_target": False,
+    "use_source_background": False,
+    "data": None,
+    "dataset_load_from_txt": False,
+    "train_load_from_filename": "train_filenames.txt",
+    "test_load_from_filename": "test_filenames.txt",
+    "frame_num_from_paper": True,
+    "seed": 0,
+    "demo_train": 0,
+    "demo_test": 0,
 }
 
 

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from nets import metrics
-from nets.bilayer import fold
+from nets.bilayer import NETWORKS, fold
 from nets.bilayer.data import open_avatars, prepare
+from nets.bilayer.defaults import READING
 from nets.bilayer.metrics import Metrics
 from nets.bilayer.network.model import Avatar, create_avatar, drive, enhance
-from nets.bilayer.objective import point_finder, weights_folders
+from nets.bilayer.objective import point_finder, scored_pass, weights_folders
 from nets.bilayer.warm_start import Loaded, load_model
 from nets.contracts import Batch, Batches
 from nets.data.heads.faces import pose_points
@@ -24,7 +27,7 @@ from nets.layers import signed
 from nets.run import options
 from nets.run.images import to_uint8
 from nets.run.loader import in_order, to_device
-from nets.run.options import NonNegativeInt
+from nets.run.options import NonNegativeInt, add_flag
 from nets.run.precision import Precision
 from nets.run.ranks import Ranks
 from nets.worlds.heads.videos import HeadVideos
@@ -68,15 +71,47 @@ DATA_PROTOCOL = {
         "weights or detector are missing. pme is the "
     )
     + metrics.PROTOCOL["pose_error"],
+    "published_masking": (
+        "with --published_masking: psnr, lpips, csim and pme once more, of prediction and target "
+        "that the predicted mask m cuts out as in the published test: x m - (1 - m), for the "
+        "target again in a second pass, and with an enhancer in each of its steps"
+    ),
     "summary": metrics.PROTOCOL["summary"],
 }
 
 
 # fmt: off
 def add_options(p: options.ArgumentParser) -> None:
-    add = p.add_argument_group("bilayer").add_argument
+    g = p.add_argument_group("bilayer")
+    add = g.add_argument
     add("--people", type=NonNegativeInt, default=0, help="count of test videos; 0: all")
+    add("--pretrained_weights_dir", type=str | None, default=None,
+        help="folder that holds pretrained_weights/lpips/ and csim/; default: the run's")
+    add_flag(g, "--published_masking", False,
+        "mask prediction and target as the published test does, the target several times")
 # fmt: on
+
+
+def data_options(args: options.Namespace, content: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """The options of a checkpoint with the data to score it on.
+
+    The data are --data, else the run's. "--data heads" is the demo world, unless a folder has this
+    name. Raises UserError for an original's checkpoint whose options name no data that are here.
+    """
+    trained = {**READING, **content["options"], "num_target_frames": 1}
+    if args.data:
+        demo = args.data == HeadVideos.name and not Path(args.data).exists()
+        return trained | {"data": None if demo else args.data, "dataset_load_from_txt": False}
+    original = str(content.get("kind", "")).startswith("of the published program")
+    if original and "demo_test" not in content["options"]:
+        root = trained["data"]
+        if not trained["dataset_load_from_txt"] and not (root and Path(root, "imgs/test").is_dir()):
+            named = f"{root}, which has no imgs/test here" if root else "none"
+            raise UserError(
+                f"--data: must be given: {path} was trained by the published program, its options "
+                f"name as data {named}; --data heads is the demo world"
+            )
+    return trained
 
 
 @torch.no_grad()
@@ -87,18 +122,25 @@ def evaluate(
 
     content, path  of the checkpoint
     """
+    trained = data_options(args, content, path)
     precision = Precision(args.precision, ranks.device, args.channels_last)
     model = load_model(content, path, precision)
     fold(model.net)
-    trained = {**model.options, "num_target_frames": 1}
-    if args.data:
-        trained |= {"data": args.data, "dataset_load_from_txt": False}
+    trained = {**model.options, **trained}
+    if args.pretrained_weights_dir:
+        model.options["pretrained_weights_dir"] = args.pretrained_weights_dir
     data = open_avatars(trained, "test")
     count = min(args.people or len(data), len(data))
     first = First(data, count)
     print(f"{count} test videos of {data.name}, {trained['image_size']} px")
     batches = in_order(first, args.batch_size, ranks, args.workers, args.on_bad_sample)
+    total = -(-count // (args.batch_size * ranks.world_size))
+    batches = iter(tqdm(batches, "scores", total, unit="batch", disable=None))
     report: dict[str, Any] = {"data": data.name, "videos": count}
+    if args.published_masking:
+        if isinstance(data, HeadVideos):
+            raise UserError("--published_masking: for data in a folder; give --data")
+        model.net.options["published_masking"] = True
     if isinstance(data, HeadVideos):
         return {**report, **on_heads(model, data, batches), "protocol": PROTOCOL}
     return {**report, **on_data(model, batches)}
@@ -112,7 +154,7 @@ def avatars_of(model: Loaded, data: dict[str, Tensor]) -> Avatar:
         data["source_poses"],
         data.get("source_stickmen"),
         data.get("source_segs"),
-    )
+    )._replace(background=data.get("source_background"))
     return enhance(model.net, avatar) if "texture_enhancer" in model.net.names else avatar
 
 
@@ -239,6 +281,8 @@ def on_data(model: Loaded, batches: Batches) -> dict[str, Any]:
         prediction, target = generated.image[:, 0].float(), data["target_imgs"][:, 0]
         source = data["source_imgs"][:, 0]
         masks = [data["target_segs"][:, 0]] if "target_segs" in data else []
+        if model.net.options["published_masking"]:
+            scores.add(**published_scores(model, data, published))
         if masks and generated.mask is not None:
             scores.add(mask_iou=iou(generated.mask[:, 0, 0] > 0.5, masks[0][:, 0] > 0.5))
         cut = [to_uint8(cut_out(x, masks[0]) if masks else x) for x in (prediction, target, source)]
@@ -253,13 +297,40 @@ def on_data(model: Loaded, batches: Batches) -> dict[str, Any]:
             "target_imgs": signed(cut[1])[:, None],
             "target_poses": data["target_poses"],
         }
-        for i in range(len(cut[0])):
-            result = published({name: value[i : i + 1] for name, value in shown.items()})
-            scores.add(**{name[2:].lower(): value.reshape(1) for name, value in result.items()})
+        scores.add(**_each(published, shown))
     report = scores.report()
     if not report:
         raise UserError("no frame of the test phase can be read")
     return {"test": report, "left_out": published.absent, "protocol": DATA_PROTOCOL}
+
+
+def _each(published: Metrics, shown: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The published metrics of each image of a batch: lpips, csim, pme."""
+    rows: dict[str, list[Tensor]] = {}
+    for i in range(len(shown["target_imgs"])):
+        result = published({name: value[i : i + 1] for name, value in shown.items()})
+        for name, value in result.items():
+            rows.setdefault(name[2:].lower(), []).append(value.reshape(1))
+    return {name: torch.cat(values) for name, values in rows.items()}
+
+
+def published_scores(
+    model: Loaded, data: dict[str, Tensor], published: Metrics
+) -> dict[str, Tensor]:
+    """The published metrics and PSNR of images that are masked as in the published test."""
+    networks = [name for name in NETWORKS[:5] if name in model.net.names]
+    with model.precision.autocast():
+        result = scored_pass(model.net, data, networks)
+    enhanced = "pred_enh_target_imgs" in result
+    shown = {
+        "pred_target_imgs": result["pred_enh_target_imgs" if enhanced else "pred_target_imgs"],
+        "target_imgs": result["target_imgs"],
+        "target_poses": data["target_poses"],
+    }
+    shown = {name: value.float() for name, value in shown.items()}
+    pair = [to_uint8(shown[name][:, 0]) for name in ("pred_target_imgs", "target_imgs")]
+    each = {"psnr": metrics.psnr(*pair), **_each(published, shown)}
+    return {f"{name}_published_masking": value for name, value in each.items()}
 
 
 SIDE = 32  # side of the regressor's input, pixels
@@ -299,7 +370,7 @@ def train_reader(size: int, device: torch.device, seed: int = 0) -> AzimuthReade
         reader = AzimuthReader()
     reader.to(device).train()
     optimizer = torch.optim.Adam(reader.parameters(), RATE)
-    for step in range(STEPS):
+    for step in tqdm(range(STEPS), "regressor of azimuths", unit="step", disable=None):
         optimizer.param_groups[0]["lr"] = RATE * (1 - step / STEPS)
         places = [divmod(step * BATCH + i, len(world)) for i in range(BATCH)]
         samples = world.__getitems__(places)

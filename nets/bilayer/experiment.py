@@ -1,5 +1,8 @@
 """The experiment folder in the published program's layout, beside the run's own files.
 
+It is written with export_published, which experiment_dir and experiment_name imply. Other runs have
+the grids, as images/PHASE_STEP.png, and lists of files.
+
     args.txt                       sorted lines `name: value`
     checkpoints/EPOCH_NETWORK.pth  state dict of a trained network, with the published keys
     checkpoints/EPOCH_opt_NETWORK.pth
@@ -29,15 +32,16 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from nets.bilayer.data import Avatars
+from nets.bilayer.data import Mixed
 from nets.bilayer.published import RENAMED
+from nets.contracts import Dataset
+from nets.data.heads.videos import AvatarFolder, AvatarList
 from nets.errors import UserError
 from nets.run import options
 from nets.run.files import Appending, write_atomic, write_text
 from nets.run.images import tile
 from nets.run.log import Board, forget_later
 from nets.run.run import Run
-from nets.worlds.heads.videos import HeadVideos
 
 SHOWN = {  # name of a score -> its name in metrics/
     "G_PSNR": "PSNR", "G_SSIM": "SSIM", "G_SSIM2": "SSIM2", "G_LPIPS": "lpips", "G_CSIM": "CSIM",
@@ -54,7 +58,7 @@ class Experiment:
 
     def __init__(self, run: Run, args: options.Namespace, step_epoch: int):
         self.run, self.args, self.step_epoch = run, args, step_epoch
-        self.folder = run.folder
+        self.folder, self.exporting = run.folder, args["export_published"]
         self._boards: dict[str, Board] = {}
         self._clock = (run.step, time.perf_counter())
         self._listed: dict[str, bool] = {}
@@ -63,9 +67,7 @@ class Experiment:
     def open(self, start: int) -> None:
         """Create the folders, cut off lines of steps after `start`, and write args.txt."""
         self._start = start
-        if self.run.is_main:
-            for phase in ("train", "test"):
-                (self.folder / "images" / phase).mkdir(parents=True, exist_ok=True)
+        if self.run.is_main and self.exporting:
             losses = self.folder / "losses.jsonl"
             forget_later(losses, start)
             if not start:  # the test before the first step runs again
@@ -90,6 +92,8 @@ class Experiment:
             return
         named = ", ".join(f"{name}: {value:.3f}" for name, value in means.items())
         self.run.print(f"epoch {self.epoch(step)} {phase}: {named}, {seconds:.1f} s")
+        if not self.exporting:
+            return
         line = {"step": step + 1, "epoch": self.epoch(step), "phase": phase, **means}
         with Appending(self.folder / "losses.jsonl") as file:
             file.write(json.dumps(line).encode() + b"\n")
@@ -98,7 +102,11 @@ class Experiment:
 
     def grid(self, step: int, phase: str, number: int, image: np.ndarray) -> None:
         """Write a grid to images/PHASE/NUMBER_RANK.jpg; rank 0's to tensorboard_paper/ too."""
+        if not self.exporting:
+            self.run.image(phase, step, image)
+            return
         path = self.folder / "images" / phase / f"{number:04d}_{self.run.rank:02d}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
         pillow = Image.fromarray(np.ascontiguousarray(image))
         write_atomic(path, lambda file: pillow.save(file, format="JPEG", quality=95), durable=False)
         if self.run.is_main:
@@ -121,6 +129,8 @@ class Experiment:
         scores  computes the metrics from `data`
         """
         args = self.args
+        if not self.exporting:
+            return
         if step % args["metrics_log_rate"] == 0:
             numbers = {f"losses/{name}": value.item() for name, value in terms.items()}
             numbers["loss/train_loss"] = sum(numbers.values())
@@ -161,13 +171,13 @@ class Experiment:
             board.close()
         self._boards = {}
 
-    def open_list(self, phase: str, data: Avatars, samples: int) -> None:
+    def open_list(self, phase: str, data: Dataset, samples: int) -> None:
         """Start PHASE_filenames.txt.
 
         samples  count of the samples before a restart, whose frames are kept
         Raises UserError for the demo world, which has no files.
         """
-        if isinstance(data, HeadVideos):
+        if not isinstance(data, AvatarFolder | AvatarList | Mixed):
             raise UserError("save_dataset_filenames: the demo world has no files; give --data")
         path = self.folder / f"{phase}_filenames.txt"
         lines = samples * (self.args["num_source_frames"] + self.args["num_target_frames"])
@@ -201,7 +211,7 @@ class Experiment:
         self, epoch: int, networks: Mapping[str, nn.Module], optimizers: Mapping[str, Any]
     ) -> None:
         """Write EPOCH_NETWORK.pth and EPOCH_opt_NETWORK.pth of the trained networks."""
-        if not self.run.is_main:
+        if not (self.run.is_main and self.exporting):
             return
         folder = self.folder / "checkpoints"
         parts = {name: net.state_dict() for name, net in networks.items()}
@@ -249,6 +259,8 @@ def network_file(experiment: str | Path, epoch: str | int, name: str) -> Path:
     what = (
         f"there are epochs {', '.join(map(str, available))}" if available else f"there is no {name}"
     )
+    if not available and any(folder.glob("step_*.pt")):
+        what += "; a run writes such files with --export_published"
     raise UserError(f"{path}: no such file; {what}")
 
 

@@ -26,11 +26,11 @@ from nets.data.heads.faces import paste_square, read_mask
 from nets.data.heads.videos import HeadFrame, sample_of
 from nets.data.io.frames import Finder, Frame, Frames
 from nets.data.io.images import list_images, read_image, write_image
-from nets.data.io.names import pair_name, unique_names
+from nets.data.io.names import Paths, distinct, pair_name
 from nets.data.io.video import is_video
 from nets.data.io.video_writer import FORMATS, VideoWriter
 from nets.errors import BadSample, UserError
-from nets.output import write_grid
+from nets.output import write_demo, write_grid
 from nets.run import options
 from nets.run.images import to_uint8
 from nets.run.loader import to_device
@@ -134,7 +134,7 @@ def make_avatar(args: options.Namespace, model: Loaded, sample: dict[str, Tensor
             data["source_poses"],
             data.get("source_stickmen"),
             data.get("source_segs"),
-        )
+        )._replace(background=data.get("source_background"))
         return enhance(model.net, avatar) if enhancing(args, model) else avatar
 
 
@@ -149,6 +149,8 @@ def renderer(args: options.Namespace, model: Loaded, avatar: Avatar) -> Callable
         image, mask = driver(poses.to(model.device))
         if args.masks:
             image = image.clamp(-1, 1) * mask + behind * (1 - mask)
+        elif avatar.background is not None and driver.has_mask:
+            image = image * mask + avatar.background * (1 - mask)
         return to_uint8(image).cpu()
 
     return render
@@ -252,10 +254,13 @@ def drive_images(
         data = full_pass(args, model, sample_of(sources, targets, 0))
         write_layers(out.with_name(f"{out.stem}_layers.png"), data, model)
     if args.paste:
-        folder = out if len(seen) > 1 else out.parent
-        for name, one, image in zip(unique_names(names), seen, generated, strict=True):
-            write_image(folder / f"{name}_pasted.png", pasted(args, one, image))
-        print(f"written: {len(seen)} images *_pasted.png in {folder}/")
+        columns, source, paths = distinct(names), Path(args.source[0]).stem, Paths()
+        for name, one, image in zip(columns, seen, generated, strict=True):
+            single = len(seen) == 1 and out.suffix and not out.is_dir()
+            path = out if single else out.with_suffix("") / pair_name(source, name, ".png")
+            path = paths(path)
+            write_image(path, pasted(args, one, image))
+            print(f"written: {path}")
         return
     cut = torch.stack([faces.cut(one.whole, one.box) for one in seen])
     plain = options.Namespace(out=args.out, grid=False)
@@ -264,24 +269,21 @@ def drive_images(
 
 
 def own_data(args: options.Namespace, model: Loaded) -> None:
-    """Write results on the run's test data.
+    """Write results on the run's test data: four persons, and the layers of their targets.
 
-    They are a grid of four people, each in the poses of all four, and the layers of their own
-    targets. If --out is a .gif, an animation of three people of the demo world replaces the grid.
+    Each row is a person: source, points of the target as a stick figure, result, ground truth. They
+    are cut out on white, by predicted and true masks. If --out is a .gif, an animation of three
+    people of the demo world replaces the rows.
     """
     data = open_avatars({**model.options, "num_target_frames": 1}, "test")
     samples = [data[0, i] for i in range(min(4, len(data)))]
+    masks = bool(args.masks or model.options["inf_pred_segmentation"])
+    cut = options.Namespace(**{**args.as_dict(), "masks": masks, "background": "white"})
+    renderers = [renderer(cut, model, make_avatar(args, model, sample)) for sample in samples]
     if Path(args.out).suffix.lower() == ".gif":
-        cut = options.Namespace(**{**args.as_dict(), "masks": True, "background": "white"})
-        some = samples[:3]
-        renderers = [renderer(cut, model, make_avatar(args, model, sample)) for sample in some]
-        visuals.animation(Path(args.out), data, renderers, some)
+        visuals.animation(Path(args.out), data, renderers[:3], samples[:3])
     else:
-        poses = torch.cat([sample["target_poses"][:1] for sample in samples])
-        generated = [renderer(args, model, make_avatar(args, model, s))(poses) for s in samples]
-        numbers = [str(i + 1) for i in range(len(samples))]
-        images = [sample["source_imgs"][0] for sample in samples]
-        drivers = torch.stack([sample["target_imgs"][0] for sample in samples])
-        write_grid(args, numbers, images, numbers, drivers, torch.stack(generated))
+        rows = [visuals.demo_row(*pair) for pair in zip(renderers, samples, strict=True)]
+        write_demo(args.out, ["source", "pose", "result", "ground truth"], rows)
     passes = [full_pass(args, model, sample) for sample in samples]
     visuals.layers(Path(args.out).with_suffix(""), passes, model.options["networks_test"])

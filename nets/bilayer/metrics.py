@@ -11,12 +11,36 @@ from torch import Tensor
 from nets.bilayer.defaults import words
 from nets.errors import UserError
 from nets.metrics import pose_error, signed_psnr, signed_ssim
+from nets.pretrained import arcface, lpips, vgg
 from nets.pretrained.arcface import IRSE50, csim, load_recognition
 from nets.pretrained.lpips import LPIPS, load_lpips
+from nets.pretrained.weights import Files
 
 METRICS = ("PSNR", "ssim", "lpips", "csim", "pose_matching")
 ALIASES = {"pose_matching_metric": "pose_matching", "psnr": "PSNR"}
+WEIGHTS = {  # metric -> the files of its networks, each by its official names
+    "lpips": (vgg.OFFICIAL["torchvision16"], lpips.OFFICIAL),
+    "csim": (arcface.OFFICIAL,),
+}
 Detect = Callable[[Tensor], Tensor | None]  # uint8 (3, H, W) -> 68 points (68, 2) pixels, or None
+
+
+def look_for_weights(part: str, official: Files, folders: Sequence[Path], ways: str = "") -> None:
+    """Raise UserError with the remedy if no file of `official` names is there.
+
+    part      folder of the file below pretrained_weights/
+    official  as for `nets.pretrained.weights.find`
+    ways      further remedies, for the message
+    """
+    places = [*folders, Path(torch.hub.get_dir()) / "checkpoints"]
+    if not any((place / file).is_file() for place in places for file in official):
+        file, (_, _, url) = next(iter(official.items()))
+        published = f"; published at {url}" if url else ""
+        raise UserError(
+            f"no {part} weights: {file} is not in {' or '.join(map(str, places))}; give "
+            f"--pretrained_weights_dir DIR with the file DIR/pretrained_weights/{part}/{file}"
+            f"{ways}{published}"
+        )
 
 
 class Metrics:
@@ -59,6 +83,9 @@ class Metrics:
         self.left_out = 0  # count of images without a detected face
         for name in dict.fromkeys(names):
             try:
+                if source != "random" and not download:
+                    for official in WEIGHTS.get(name, ()):
+                        look_for_weights(name, official, folders(name))
                 if name == "lpips":
                     net = load_lpips(source=source, download=download, folders=folders(name))
                     self.lpips = net.to(self.device)

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from nets.bilayer import Bilayer
+from nets.bilayer.defaults import network_names
 from nets.bilayer.losses import EXTRACTORS, Losses, needed_extractors
-from nets.bilayer.metrics import Detect, Metrics
+from nets.bilayer.metrics import Detect, Metrics, look_for_weights
 from nets.errors import UserError
 from nets.pretrained import vgg
 from nets.run import options
@@ -30,13 +32,21 @@ def weights_folders(args: Mapping[str, Any], part: str) -> list[Path]:
 def open_losses(args: options.Namespace, run: Run, precision: Precision) -> Losses:
     """The losses of `losses_train`. Prints which feature networks the perceptual loss uses.
 
-    Raises UserError with the remedy if weights are missing.
+    Raises UserError with the remedy if weights are missing, before it reads any.
     """
     plain = options.plain(args)
     source = "random" if args.perceptual == "random" else "auto"
     result = {}
     with naming_options():
-        for name in needed_extractors(plain):
+        names = needed_extractors(plain)
+        for name in names if source == "auto" else []:
+            download, ways = EXTRACTORS[name] == "torchvision", ", or --perceptual random"
+            if download and args.vgg_download:
+                continue
+            ways = f", or --vgg_download{ways}" if download else ways
+            official, folders = vgg.OFFICIAL[EXTRACTORS[name]], weights_folders(plain, "perceptual")
+            look_for_weights("perceptual", official, folders, ways)
+        for name in names:
             settings: dict[str, Any] = {"family": EXTRACTORS[name], "source": source}
             settings |= {"pooling": args.per_pooling, "option": "--pretrained_weights_dir"}
             settings["folders"] = weights_folders(plain, "perceptual")
@@ -117,9 +127,25 @@ def point_finder(say: Callable[[str], None]) -> Detect | None:
     return points
 
 
+def scored_pass(
+    net: Bilayer, batch: Mapping[str, Tensor], networks: list[str]
+) -> dict[str, Tensor]:
+    """The data of a test pass of the networks, see `Bilayer.forward`.
+
+    With published_masking, all networks but the discriminator run a second time on the first pass's
+    target images, as in the published test. So these are masked once more.
+    """
+    data = net(batch, networks)
+    if net.options["published_masking"] and "target_imgs" in data:
+        trained = network_names(net.options, "networks_train")
+        again = [name for name in trained if name in net.names and name != "discriminator"]
+        data = net({**batch, "target_imgs": data["target_imgs"]}, again)
+    return data
+
+
 @torch.no_grad()
 def mean_scores(
-    net: nn.Module,
+    net: Bilayer,
     networks: list[str],
     batches: Iterable[Mapping[str, Any]],
     scores: Callable[[Mapping[str, Tensor]], dict[str, Tensor]],
@@ -134,7 +160,7 @@ def mean_scores(
     counts: dict[str, int] = {}
     data: dict[str, Tensor] = {}
     for batch in batches:
-        data = net(batch, networks)
+        data = scored_pass(net, batch, networks)
         for name, value in scores(data).items():
             sums[name] = sums.get(name, 0.0) + float(value)
             counts[name] = counts.get(name, 0) + 1

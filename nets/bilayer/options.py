@@ -14,7 +14,7 @@ from torch import nn
 from nets.bilayer.defaults import ALL, NETWORKS, OPTIMIZERS, Names, words
 from nets.bilayer.losses import LOSSES, PUBLISHED
 from nets.bilayer.metrics import ALIASES, METRICS
-from nets.bilayer.published import RENAMED, add_options
+from nets.bilayer.published import RENAMED, add_options, refuse
 from nets.errors import UserError
 from nets.run import options
 from nets.run.options import NonNegativeInt, PositiveFloat, PositiveInt, add_flag
@@ -46,10 +46,12 @@ def parser(description: str) -> options.Parser:
         help="epoch to load from init_experiment_dir")
     add("--frozen_networks", type=Names, default="", help="networks that are not trained")
     add("--which_epoch", type=Epoch, default="none",
-        help="epoch of this experiment's published checkpoints to continue from, if the run has no "
-        "checkpoint of guise")
+        help="epoch of this experiment to go back to, or latest; later checkpoints are set aside")
     g = p.add_argument_group("schedule")
     add = g.add_argument
+    add("--export_published", type=bool | None, nargs="?", const=True, default=None,
+        help="write the published results folder as well: args.txt, EPOCH_NETWORK.pth, metrics/, "
+        "tensorboard_paper/, images/; default: with experiment_dir or experiment_name")
     add("--num_epochs", type=PositiveInt, default=1000, help="last epoch, counted from 1")
     add("--num_steps", type=PositiveInt | None, default=None,
         help="count of steps, instead of num_epochs")
@@ -129,6 +131,8 @@ def _location(args: options.Namespace) -> None:
         os.environ["TORCH_HOME"] = args.torch_home
     args.experiment_dir = args.experiment_dir or args.project_dir
     args.pretrained_weights_dir = args.pretrained_weights_dir or args.project_dir
+    if args.export_published is None:
+        args.export_published = bool(args.experiment_dir or args.experiment_name)
     if args.experiment_dir or args.experiment_name:
         args.run_dir = str(Path(args.experiment_dir or ".") / "runs")
         args.name = args.experiment_name or args.name or "test"
@@ -176,6 +180,8 @@ def _devices(args: options.Namespace) -> None:
         args.precision = "fp16"
     elif args.use_apex:
         args.precision = "fp32"
+    if args.precision == "fp16" and args.amp_loss_scale != "dynamic":
+        raise UserError(f"amp_loss_scale: must be dynamic, got {args.amp_loss_scale}")
     if args.precision == "fp16" and (args.use_closure or "lbfgs" in args.optims.values()):
         raise UserError("lbfgs and use_closure: not with fp16, which scales the loss")
     if args.batch_size % (ranks * args.accumulate):
@@ -186,7 +192,8 @@ def _devices(args: options.Namespace) -> None:
 
 
 def _check(args: options.Namespace) -> None:
-    """Raise UserError on options that contradict each other."""
+    """Raise UserError on options that contradict each other or are not implemented."""
+    refuse(args)
     for name in ("networks_to_train", "networks_test", "networks_calc_stats"):
         for network in args[name]:
             if network not in args.networks_train and network != "texture_enhancer":
@@ -216,6 +223,15 @@ def _check(args: options.Namespace) -> None:
         raise UserError("init_which_epoch: must be given with init_networks")
     if args.frozen_networks and not set(args.networks_to_train) - set(args.frozen_networks):
         raise UserError("frozen_networks: no network is left to train")
+    if args.mask_source_and_target and not args.output_segmentation:
+        raise UserError("mask_source_and_target: needs --output_segmentation")
+    if args.use_source_background and not args.inf_pred_segmentation:
+        raise UserError("use_source_background: needs --inf_pred_segmentation")
+    if args.augment_with_general:
+        if not (args.data and args.general_data_root):
+            raise UserError("augment_with_general: needs --data and --general_data_root")
+        if args.dataset_load_from_txt:
+            raise UserError("augment_with_general: not with dataset_load_from_txt")
     if args.wgv_mode != "none" and args.ema:
         raise UserError("wgv_mode and ema: give only one of them")
     if args.save_dataset_filenames and not (args.data or args.dataset_load_from_txt):

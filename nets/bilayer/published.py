@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from nets.bilayer import DEFAULTS, NETWORKS, Bilayer
-from nets.bilayer.defaults import ALL, BASE, OPTIMIZERS, Names, words
+from nets.bilayer.defaults import ALL, BASE, OPTIMIZERS, READING, Names, words
 from nets.bilayer.losses import DEFAULTS as LOSS
 from nets.bilayer.network import build
 from nets.bilayer.network.encoders import frequencies
@@ -87,10 +87,15 @@ def read(path: str | Path, **options: Any) -> dict[str, Any]:
     path = Path(path)
     folder, epoch, only = _place(path)
     epoch = str(options.pop("which_epoch", epoch or "")) or None
-    stored = read_args(folder / "args.txt") if folder and (folder / "args.txt").is_file() else {}
+    stored: dict[str, Any] = {}
+    if folder and (folder / "args.txt").is_file():
+        stored = read_args(folder / "args.txt")
+        refuse(stored, f"{folder / 'args.txt'}: ", NETWORK_SWITCHES)
     given = {**stored, **options}
     chosen = options.pop("networks", None)
-    files = _files(path, folder, epoch, given, only if chosen is None else words(chosen))
+    if chosen is not None:
+        only = words(chosen)
+    files = _files(path, folder, epoch, given, only, chosen is not None)
     states = {name: _state(file, name) for name, file in files.items()}
     settings = {**DEFAULTS, **stored}
     settings |= sizes(states, settings)
@@ -121,6 +126,9 @@ def read(path: str | Path, **options: Any) -> dict[str, Any]:
         model |= {f"{name}.{key}": value for key, value in fitting.items()}
     where = ", ".join(f"{name} ({files[name].name})" for name in names)
     kind = f"of the published program, {settings['image_size']} px: {where}"
+    unknown = [f"{name} {value}" for name, value in stored.items() if not classified(name)]
+    if unknown:
+        kind += f"; options unknown here and not followed: {', '.join(unknown)}"
     return {"step": 0, "options": settings, "parts": {"model": model}, "kind": kind}
 
 
@@ -191,12 +199,14 @@ def _files(
     epoch: str | None,
     given: dict[str, Any],
     only: list[str] | None,
+    chosen: bool,
 ) -> dict[str, Path]:
     """Network -> file. Raises UserError if a file is missing.
 
     folder, epoch  as `_place` returns them; without an epoch, the newest
     given          the options
     only           the networks; default: those of an avatar that the experiment has
+    chosen         whether the caller asks for these networks only
     """
     if folder is None:  # a file of another name: its content tells which network it holds
         state = _plain(path)
@@ -221,6 +231,9 @@ def _files(
     result = {name: available / f"{epoch}_{name}.pth" for name in epochs[epoch]}
     other = _other_experiment(folder, given)
     if other is not None:
+        if only and not chosen:  # a file stands for its epoch and for what this was trained on
+            more = [n for n in words(given.get("init_networks")) if n != "discriminator"]
+            only = [n for n in NETWORKS if n in only or n in more]
         for name in words(given.get("init_networks")):
             file = other / "checkpoints" / f"{given.get('init_which_epoch')}_{name}.pth"
             if name not in result and (file.is_file() or name in (only or NETWORKS[:4])):
@@ -315,7 +328,7 @@ def read_args(path: Path) -> dict[str, Any]:
 
 def _value(name: str, text: str, where: str) -> Any:
     """The value of an option from its text in args.txt; `where` is for messages."""
-    known = DEFAULTS.get(name)
+    known = {**DEFAULTS, **READING, **SWITCHES}.get(name)
     if isinstance(known, list) or name.startswith(LISTS):
         return [] if text == "none" else words(text.strip("[]").replace("'", ""))
     if isinstance(known, bool):
@@ -486,9 +499,71 @@ def _generator(short: str, one: Shapes) -> dict[str, Any]:
     return reported
 
 
+# Switches of the published programs that are accepted at these values only.
+NETWORK_SWITCHES: dict[str, Any] = {
+    "use_unet": False, "replace_AdaSpade_with_conv": False,
+    "replace_Gtex_output_with_trainable_tensor": False, "replace_Gtex_output_with_source": False,
+    "replace_source_specific_with_trainable_tensors": False, "texture_output_dim": 3,
+    "folder_postfix": "2d_crop",
+}  # fmt: skip
+METRIC_SWITCHES = {"lps_calc_grad": False, "ssm_use_masks": False, "ssm_calc_grad": False}
+SWITCHES = {**NETWORK_SWITCHES, **METRIC_SWITCHES}
+WHY = {  # what the switches would do, for messages
+    "texture_output_dim": "textures have 3 channels, for RGB",
+    "folder_postfix": "stick figures have 68 points, which 2d and 3d name",
+    "lps_calc_grad": "LPIPS is a metric here, without gradients",
+    "ssm_calc_grad": "SSIM is a metric here, without gradients",
+    "ssm_use_masks": "SSIM is of the whole image",
+}
+# Options that change no number of a trained network: of training, of files, of the machine.
+_NAMES = """
+accumulate adam_beta1 adam_beta2 adv_loss_weight adv_pred_type amp_loss_scale amp_opt_level
+augment_with_general augment_with_general_ratio batch_size calc_stats channels_last
+checkpoint_freq ckpt_freq compile csm_model dataloader_name dataset_name debug device ema
+experiment_dir experiment_name export_published fem_loss_type fem_loss_weight
+general_data_root images_log_rate init_experiment_dir init_networks init_which_epoch
+keep_every keep_last kpc_loss_weight local_rank log_freq losses_test losses_train lps_model
+lps_net lr lr_decay_begin lrs metrics metrics_freq metrics_log_rate metrics_root name nan
+nme_num_threads no_disk_write_ops num_epochs num_gpus num_metrics_images num_steps num_visuals
+on_bad_sample optims per_full_net_names per_layer_weights per_loss_apply_to per_loss_names
+per_loss_type per_loss_weights per_net_layers per_pooling perceptual pix_loss_apply_to
+pix_loss_names pix_loss_type pix_loss_weights precision pretrained_weights_dir project_dir
+pse_input_tensor psnr_loss_apply_to rank redirect_print_to_file resume run_dir runner_name
+sample_general_dataset save_dataset_filenames save_initial_test_before_training
+seg_loss_apply_to seg_loss_names seg_loss_type seg_loss_weights skip_metrics skip_test
+start_log_freq stats_calc_iters test_freq tex_pred_segmentation time_limit torch_home
+train_size unet_input_channels unet_inputs unet_output_channels use_apex use_closure use_half
+vgg_download visual_freq wgv_mode wgv_momentum which_epoch workers world_size wpr_loss_apply_to
+wpr_loss_decay_schedule wpr_loss_type wpr_loss_weight wpr_loss_weight_decay
+"""
+NO_NUMBER = frozenset(_NAMES.split())
+
+
+def classified(name: str) -> bool:
+    """True if an option of an args.txt is followed, refused, or changes no number."""
+    name = RENAMED.get(name, name)
+    return any(name in group for group in (DEFAULTS, READING, SWITCHES, NO_NUMBER))
+
+
+def refuse(
+    values: Mapping[str, Any], where: str = "", switches: Mapping[str, Any] = SWITCHES
+) -> None:
+    """Raise UserError on a switch with a value that is not implemented; `where` starts the text."""
+    for name, off in switches.items():
+        value = values.get(name)
+        if value is None or value == off:
+            continue
+        if name == "folder_postfix" and ("2d" in str(value) or "3d" in str(value)):
+            continue
+        shown, only = (str(v).lower() if isinstance(v, bool) else v for v in (value, off))
+        why = f": {WHY[name]}" if name in WHY else ""
+        raise UserError(f"{where}{name} {shown}: not implemented{why}; it must be {only}")
+
+
 WITHOUT_EFFECT = {  # flags that the published scripts do not use, or set themselves
     "dataset_name": str, "tex_pred_segmentation": str, "pse_input_tensor": str, "local_rank": int,
-    "rank": int, "world_size": int, "train_size": int, "folder_postfix": str,
+    "rank": int, "world_size": int, "train_size": int, "unet_input_channels": int,
+    "unet_output_channels": int, "unet_inputs": str,
 }  # fmt: skip
 SIZES = (
     "emb_num_channels", "emb_max_channels", "emb_output_tensor_size",
@@ -535,6 +610,20 @@ def add_options(p: Parser) -> None:
         help="list of test frames")
     add("--num_target_frames", type=PositiveInt, default=1, help="target frames of a sample")
     add("--num_keypoints", type=PositiveInt, default=68, help="points of a face")
+    add_flag(g, "--augment_with_general", False, "mix the data with those of general_data_root")
+    add("--general_data_root", type=str | None, default=None,
+        help="folder of many persons, with the layout of --data")
+    add_flag(g, "--sample_general_dataset", False,
+        "an epoch draws as many general videos as there are others; false: all of them")
+    add_flag(g, "--mask_source_and_target", False, "cut out all images by the masks of the data")
+    add_flag(g, "--use_source_background", False,
+        "put the source's background behind prediction and target, by the predicted mask")
+    add("--metrics_root", type=str | None, default=None,
+        help="folder of phase metrics: fixed pairs, the first frames of each video; default: "
+        "--data, if it has this phase")
+    add("--metrics_freq", type=PositiveInt, default=5, help="epochs between passes over them")
+    add("--num_metrics_images", type=NonNegativeInt, default=0, help="count of pairs; 0: all")
+    add_flag(g, "--skip_metrics", False, "no such passes")
     add_flag(g, "--output_segmentation", True, "read masks")
     add_flag(g, "--output_stickmen", True, "draw stick figures of the points")
     add("--stickmen_thickness", type=PositiveInt, default=2,
@@ -629,6 +718,7 @@ def _networks(p: Parser) -> None:
         "loss whose gradient guides the enhancer")
     switch("enh_detach_inputs", "no gradient from the enhancer to other networks")
     switch("enh_apply_masks", "cut the enhanced image out by the predicted mask")
+    switch("published_masking", "mask several times, as the published enhancer and test do")
 
 
 def _losses(p: Parser) -> None:
@@ -673,8 +763,9 @@ def _losses(p: Parser) -> None:
         ("nme_num_threads", PositiveInt, 1, "no effect: one detector is enough"),
     ):
         g.add_argument(f"--{name}", type=kind, default=value, help=text)
-    for name, text in (("lps_calc_grad", "no effect: gradients of lpips"),
-                       ("ssm_use_masks", "no effect: SSIM of the person only"),
-                       ("ssm_calc_grad", "no effect: gradients of SSIM")):
-        add_flag(g, f"--{name}", False, text)
+    for name, off in SWITCHES.items():
+        if isinstance(off, bool):
+            add_flag(g, f"--{name}", off, "refused if true")
+        else:
+            g.add_argument(f"--{name}", type=type(off), default=off, help=f"must be {off}")
 # fmt: on

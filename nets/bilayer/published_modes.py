@@ -60,20 +60,46 @@ def add_options(p: options.Parser) -> None:
 def experiment(args: options.Namespace) -> str | None:
     """The checkpoint of experiment_dir, experiment_name and which_epoch; None if not given.
 
-    returns  the run folder; with which_epoch, a file of this epoch
+    returns  the run folder; with which_epoch, a file of this epoch. With which_epoch, a folder of
+             --checkpoint is replaced by such a file as well
     Raises UserError if the name is missing, or the epoch has no networks.
     """
+    if args.checkpoint and (args.experiment_name or args.experiment_dir):
+        raise UserError("--checkpoint and --experiment_name: give only one of them")
+    if args.checkpoint:
+        if args.which_epoch is not None:
+            args.checkpoint = file_of_epoch(Path(args.checkpoint), args.which_epoch)
+        return None
     if not args.experiment_name:
         if args.experiment_dir or args.which_epoch is not None:
-            raise UserError("--experiment_dir and --which_epoch: need --experiment_name")
+            raise UserError(
+                "--experiment_dir and --which_epoch: need --experiment_name, or --checkpoint FOLDER"
+            )
         return None
     folder = Path(args.experiment_dir or ".") / "runs" / args.experiment_name
     if args.which_epoch is None:
         return str(folder)
-    for name in NETWORKS:
-        if int_or_none(args.which_epoch) in epochs(folder, name):
-            return str(network_file(folder, args.which_epoch, name))
-    raise UserError(f"{folder / 'checkpoints'}: holds no networks of epoch {args.which_epoch}")
+    return file_of_epoch(folder, args.which_epoch)
+
+
+def file_of_epoch(folder: Path, epoch: str | int) -> str:
+    """A network's file of an epoch in an experiment's folder, which stands for all of them.
+
+    epoch  a number, or "latest"
+    """
+    if not folder.is_dir():
+        raise UserError(f"--which_epoch: needs the folder of an experiment, {folder} is none")
+    folder = folder.parent if folder.name == "checkpoints" else folder
+    available = {name: epochs(folder, name) for name in NETWORKS}
+    if epoch == "latest":
+        epoch = max((numbers[-1] for numbers in available.values() if numbers), default=epoch)
+    for name, numbers in available.items():
+        if int_or_none(epoch) in numbers:
+            return str(network_file(folder, epoch, name))
+    known = ", ".join(map(str, sorted({n for numbers in available.values() for n in numbers})))
+    raise UserError(
+        f"{folder / 'checkpoints'}: holds no networks of epoch {epoch}; epochs: {known or 'none'}"
+    )
 
 
 def int_or_none(value: str | int) -> int | None:
@@ -140,7 +166,7 @@ def stored_frame(args: options.Namespace, model: Loaded, role: str) -> HeadFrame
             rest.removesuffix(".jpg"),
             o["image_size"],
             o["num_keypoints"],
-            o["emb_apply_masks"],
+            Faces(o).masks,
         )
     except BadSample as error:
         raise UserError(str(error)) from error

@@ -44,14 +44,15 @@ class SeenFace(NamedTuple):
 class Faces:
     """Frames from images, with points that are given or detected.
 
-    options   image_size, num_keypoints and emb_apply_masks of the network
+    options   of the network: image_size, num_keypoints, emb_apply_masks and others that need masks
     crop      cut out the square around the points; else images must be square and are used whole
     detector  name of the backend, which is opened when it is first needed
     """
 
     def __init__(self, options: Mapping[str, Any], crop: bool = True, detector: str = "mediapipe"):
         self.size, self.count = options["image_size"], options["num_keypoints"]
-        self.masks, self.crop = options["emb_apply_masks"], crop
+        masking = ("emb_apply_masks", "mask_source_and_target", "use_source_background")
+        self.masks, self.crop = any(options.get(name) for name in masking), crop
         self._backend = detector
         self._detector: detectors.Detector | None = None
 

@@ -119,6 +119,21 @@ def animation(
     print(f"written: {path}: source, driver, avatar, truth")
 
 
+def demo_row(render: Callable[[Tensor], Tensor], sample: Sample) -> list[Tensor | None]:
+    """Source, points of the target as a stick figure, result and ground truth, (3, S, S) uint8.
+
+    render  poses (N, 136) -> images (N, 3, S, S) uint8
+    Source and ground truth are on white if the sample has masks.
+    """
+    poses, size = sample["target_poses"][:1], sample["target_imgs"].shape[-1]
+    drawn = ((stickmen(poses[None], size)[0] + 1) * 127.5).round().byte()
+    shown = {role: sample[f"{role}_imgs"][:1] for role in ("source", "target")}
+    for role, image in shown.items():
+        if f"{role}_segs" in sample:
+            shown[role] = _on_white(image, sample[f"{role}_segs"][:1, 0] > 127)
+    return [shown["source"][0], drawn[0], render(poses)[0], shown["target"][0]]
+
+
 def _on_white(image: Tensor, mask: Tensor) -> Tensor:
     """Images (N, 3, S, S) uint8 on white, by masks (N, S, S) bool."""
     return torch.where(mask[:, None], image, 255)

@@ -2,21 +2,83 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
-from nets.bilayer import DEFAULTS, Bilayer
+from nets.bilayer import DEFAULTS, NETWORKS, Bilayer
+from nets.bilayer.defaults import READING
 from nets.bilayer.experiment import epochs, network_file
 from nets.bilayer.network import build
+from nets.bilayer.options import schedule
 from nets.bilayer.published import take
+from nets.contracts import Dataset
 from nets.errors import UserError
-from nets.run import checkpoints
+from nets.run import checkpoints, options
+from nets.run.files import Lock
 from nets.run.precision import Precision
 from nets.run.run import Run
 from nets.tensor_files import read_plain
+
+
+def go_back(args: options.Namespace, open_data: Callable[[], Dataset]) -> list[str]:
+    """Set aside what a run folder holds after the epoch `which_epoch`; notes for the log.
+
+    Call it before the run opens its folder, on one rank. A run that the same command began goes on
+    from its newest checkpoint, and nothing is set aside.
+    open_data  the training data, which tell the steps of an epoch
+    Raises UserError if the folder is further on and holds no networks of that epoch.
+    """
+    folder = Path(args.run_dir) / str(args.name)
+    later = checkpoints.stored(folder / "checkpoints")
+    epoch = str(args.which_epoch)
+    if args.name is None or not epoch.isdigit() or not later or args.resume == "never":
+        return []
+    lock = Lock(folder / ".lock")
+    if not lock.acquire():  # the run will name the other one that writes there
+        return []
+    try:
+        newest, _ = checkpoints.newest_whole(folder / "checkpoints")
+        if newest is None:
+            return []
+        path = checkpoints.path_of(folder / "checkpoints", newest)
+        before, now = checkpoints.read(path)["options"], options.plain(args)
+        if all(before[key] == now[key] for key in before.keys() & now.keys()):
+            return []
+        length, _ = schedule(args, len(open_data()))
+        here = checkpoints.path_of(folder / "checkpoints", int(epoch) * length)
+        own = [name for name in args.networks_to_train if name not in args.init_networks]
+        if here not in later and own:
+            network_file(folder, epoch, own[0])
+        later = [file for file in later if file != here]
+        if here in checkpoints.stored(folder / "checkpoints"):
+            later = [file for file in later if checkpoints.step_of(file) > int(epoch) * length]
+        for name in NETWORKS:
+            for number in epochs(folder, name):
+                if number > int(epoch):
+                    files = (folder / "checkpoints").glob(f"{number}_*{name}.pth")
+                    later += sorted(files)
+        return _set_aside(later, folder, epoch)
+    finally:
+        lock.release()
+
+
+def _set_aside(files: list[Path], folder: Path, epoch: str) -> list[str]:
+    """Move files of checkpoints/ into a new folder there; a line that names them."""
+    if not files:
+        return []
+    place = folder / "checkpoints" / f"after_epoch_{epoch}"
+    for number in range(2, 1000):
+        if not place.exists():
+            break
+        place = place.with_name(f"after_epoch_{epoch}_{number}")
+    place.mkdir()
+    for file in files:
+        file.rename(place / file.name)
+    names = ", ".join(file.name for file in files)
+    return [f"which_epoch {epoch}: going back; set aside in {place}: {names}"]
 
 
 def start(
@@ -40,24 +102,45 @@ def start(
         path = network_file(args["init_experiment_dir"], args["init_which_epoch"], name)
         take(getattr(net, name), path, name)
         run.print(f"{name} from {path}")
-    epoch = str(args["which_epoch"])
-    own = [name for name in args["networks_to_train"] if name not in args["init_networks"]]
-    if epoch == "none" or not own:
+    epoch, own = _own_epoch(run.folder, args)
+    if epoch is None:
+        if own and str(args["which_epoch"]) != "none":
+            what = f"which_epoch {args['which_epoch']}: no such checkpoint in {run.folder}"
+            run.print(f"{what}; starting from scratch")
         return
-    available = epochs(run.folder, own[0])
-    if epoch == "latest" and available:
-        epoch = str(available[-1])
-    elif epoch in ("1", "latest") and 1 not in available:
-        run.print(f"which_epoch {epoch}: no such checkpoint in {run.folder}; starting from scratch")
-        return
-    if not epoch.isdigit():
-        raise UserError(f"which_epoch: must be a number, none or latest, got {epoch}")
     for name in own:
         take(getattr(net, name), network_file(run.folder, epoch, name), name)
         if not args["init_experiment_dir"] and name in optimizers:
             _load_optimizer(optimizers[name], network_file(run.folder, epoch, f"opt_{name}"))
     run.step = int(epoch) * step_epoch
     run.print(f"going on from epoch {epoch} of {run.folder}: {', '.join(own)}")
+
+
+def look_for_files(folder: Path, args: Mapping[str, Any]) -> None:
+    """Raise UserError that names a file which `start` will miss; for a run without checkpoints."""
+    for name in args["init_networks"]:
+        network_file(args["init_experiment_dir"], args["init_which_epoch"], name)
+    epoch, own = _own_epoch(folder, args)
+    for name in own if epoch else []:
+        network_file(folder, str(epoch), name)
+        if not args["init_experiment_dir"] and name not in args["frozen_networks"]:
+            network_file(folder, str(epoch), f"opt_{name}")
+
+
+def _own_epoch(folder: Path, args: Mapping[str, Any]) -> tuple[str | None, list[str]]:
+    """The epoch of the folder's published files to start from, or None; the networks to load."""
+    epoch = str(args["which_epoch"])
+    own = [name for name in args["networks_to_train"] if name not in args["init_networks"]]
+    if epoch == "none" or not own:
+        return None, own
+    available = epochs(folder, own[0])
+    if epoch == "latest" and available:
+        return str(available[-1]), own
+    if epoch in ("1", "latest") and 1 not in available:
+        return None, own
+    if not epoch.isdigit():
+        raise UserError(f"which_epoch: must be a number, none or latest, got {epoch}")
+    return epoch, own
 
 
 def _load_optimizer(optimizer: torch.optim.Optimizer, path: Path) -> None:
@@ -70,15 +153,6 @@ def _load_optimizer(optimizer: torch.optim.Optimizer, path: Path) -> None:
         raise UserError(f"{path}: does not fit this run's optimiser: {error}") from error
     for group, setting in zip(optimizer.param_groups, settings, strict=True):
         group.update(setting)
-
-
-READING = {  # defaults of the options that inference reads besides those of the networks
-    "num_target_frames": 1, "num_keypoints": 68, "output_segmentation": True,
-    "output_stickmen": True, "stickmen_thickness": 2, "data": None,
-    "dataset_load_from_txt": False, "train_load_from_filename": "train_filenames.txt",
-    "test_load_from_filename": "test_filenames.txt", "frame_num_from_paper": True, "seed": 0,
-    "demo_train": 0, "demo_test": 0,
-}  # fmt: skip
 
 
 class Loaded(NamedTuple):

@@ -12,6 +12,8 @@ from avatar_folder import write_folder
 from nets.bilayer import evaluate as azimuth
 from nets.bilayer import evaluate as evaluation
 from nets.bilayer.evaluate import feature_boxes, iou, rendered_as
+from nets.bilayer.experiment import write_args
+from nets.bilayer.published import read_args
 from nets.data.heads.faces import normalised_pose
 from nets.run.loader import in_order
 from nets.run.ranks import Ranks
@@ -113,6 +115,63 @@ def test_published_metrics_are_measured_or_named(run, tmp_path, monkeypatch, cap
     report = scores(run, "--data", tmp_path / "d")
     assert report["test"]["lpips"]["count"] == report["test"]["csim"]["count"] == 2
     assert report["test"]["lpips"]["mean"] > 0 and report["test"]["csim"]["mean"] < 1
+
+
+def test_weights_of_metrics_are_looked_for_where_the_option_says(run, tmp_path, capsys, no_weights):
+    write_folder(tmp_path / "d", people=1)
+    report = scores(run, "--data", tmp_path / "d", "--pretrained_weights_dir", tmp_path / "w")
+    for line, file in zip(
+        report["left_out"][:2], ("lpips/vgg16-397923af.pth", "csim/insight_face.pth"), strict=True
+    ):
+        assert str(tmp_path / "w/pretrained_weights") in line and "TORCH_HOME" not in line
+        assert f"--pretrained_weights_dir DIR with the file DIR/pretrained_weights/{file}" in line
+
+
+def published_copy(run, folder, **values):
+    """A folder of the published layout without files of guise."""
+    (folder / "checkpoints").mkdir(parents=True)
+    for file in (run / "checkpoints").glob("*.pth"):
+        (folder / "checkpoints" / file.name).write_bytes(file.read_bytes())
+    kept = {k: v for k, v in read_args(run / "args.txt").items() if not k.startswith("demo_")}
+    write_args(folder / "args.txt", {**kept, "data": values["data_root"], **values})
+    return folder
+
+
+def test_an_originals_checkpoint_is_scored_on_its_own_data(run, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(azimuth, "STEPS", 1)
+    write_folder(tmp_path / "d", people=2)
+    report = scores(published_copy(run, tmp_path / "a", data_root=str(tmp_path / "d")))
+    assert report["data"] == str(tmp_path / "d") and report["videos"] == 2
+    for name, root in (("b", "/nowhere"), ("c", "")):
+        other = published_copy(run, tmp_path / name, data_root=root)
+        with pytest.raises(SystemExit):
+            scores(other)
+        line = capsys.readouterr().err
+        assert "--data: must be given" in line and (root or "none") in line
+    assert scores(other, "--data", "heads", "--people", 2)["data"] == "heads"
+
+
+def test_scores_with_the_published_masks(run, tmp_path, monkeypatch, no_weights):
+    write_folder(tmp_path / "d", people=2)
+    once = scores(run, "--data", tmp_path / "d")
+    report = scores(run, "--data", tmp_path / "d", "--published_masking")
+    assert report["test"]["psnr"] == once["test"]["psnr"]
+    assert report["test"]["psnr_published_masking"]["mean"] != once["test"]["psnr"]["mean"]
+    assert "psnr_published_masking" not in once["test"]
+
+
+def test_long_stages_have_a_progress_bar(run, tmp_path, monkeypatch):
+    seen = []
+
+    def bar(items, name, *settings, disable, **more):
+        assert disable is None  # on a terminal only
+        seen.append(name)
+        return items
+
+    monkeypatch.setattr(azimuth, "tqdm", bar)
+    monkeypatch.setattr(azimuth, "STEPS", 1)
+    scores(run)
+    assert seen == ["scores", "regressor of azimuths"]
 
 
 @pytest.mark.slow

@@ -9,6 +9,9 @@ import torch
 import infer
 import train_bilayer
 from avatar_folder import face_points, write_folder
+from nets.bilayer import NETWORKS
+from nets.bilayer.experiment import write_args
+from nets.bilayer.published import read_args
 from nets.data import detectors
 from nets.data.heads.faces import write_keypoints
 from nets.data.heads.videos import frame_path
@@ -16,6 +19,7 @@ from nets.data.io.images import read_image, write_image
 from nets.data.io.video import open_video
 from nets.data.io.video_writer import VideoWriter
 from nets.errors import UserError
+from nets.run import checkpoints
 
 
 @pytest.fixture(scope="module")
@@ -169,6 +173,57 @@ def test_an_experiment_is_found_by_name_and_epoch(home, capsys, tmp_path):
     with pytest.raises(SystemExit):
         infer.main([str(a) for a in [*argv, "--which_epoch", 3]])
     assert "holds no networks of epoch 3" in capsys.readouterr().err
+
+
+def test_a_folder_of_the_published_layout_takes_an_epoch(home, capsys, tmp_path):
+    """As every script of the original passes it; the enhancer finds its base beside itself."""
+    runs = tmp_path / "runs"
+    state = checkpoints.read(checkpoints.find(home / "runs/run"))["parts"]["model"]
+    for name, epoch, networks in (("main", 2225, NETWORKS[:4]), ("enh", 1225, NETWORKS[4:5])):
+        (runs / name / "checkpoints").mkdir(parents=True)
+        for network in networks:
+            copy = runs / name / f"checkpoints/{epoch}_{network}.pth"
+            start = f"{network}."
+            one = {k.removeprefix(start): v for k, v in state.items() if k.startswith(start)}
+            torch.save(one, copy)
+        values = read_args(home / "runs/run/args.txt")
+        if name == "enh":
+            values |= {"init_experiment_dir": "/else/runs/main", "init_which_epoch": 2225,
+                       "init_networks": NETWORKS[:4]}  # fmt: skip
+        write_args(runs / name / "args.txt", values)
+    image, points = driver(home)
+    argv = ["-s", image, "--source_keypoints", points, "-d", image, "--driving_keypoints", points,
+            "-o", tmp_path / "o.png", "--checkpoint", runs / "enh", "--which_epoch"]  # fmt: skip
+    infer.main([str(a) for a in [*argv, 1225]])
+    printed = capsys.readouterr().out
+    assert "1225_texture_enhancer.pth" in printed and "2225_texture_generator.pth" in printed
+    with pytest.raises(SystemExit):
+        infer.main([str(a) for a in [*argv, 7]])
+    assert "holds no networks of epoch 7; epochs: 1225" in capsys.readouterr().err
+    infer.main([str(a) for a in ["--checkpoint", home / "runs/run", "--which_epoch", "latest",
+                                 "-o", tmp_path / "latest.png"]])  # fmt: skip
+    assert "4_identity_embedder.pth" in capsys.readouterr().out
+
+
+def test_pasted_images_are_written_to_out(home, drive, tmp_path, capsys):
+    image, points = driver(home)
+    drive("-d", image, "--driving_keypoints", points, "-o", "sub/one.png", "--paste")
+    assert read_image("sub/one.png", None).shape == (3, 96, 96)
+    assert [p.name for p in tmp_path.rglob("*.png")] == ["one.png"]
+    drive("-d", image.parent, "--driving_keypoints", points.parent, "-o", "many.png", "--paste")
+    names = sorted(path.name for path in (tmp_path / "many").iterdir())
+    assert names == [f"0--{i}.png" for i in range(4)]
+    assert "written: many/0--3.png" in capsys.readouterr().out
+
+
+def test_without_files_four_columns_a_person_are_drawn(home, tmp_path):
+    argv = ["--checkpoint", home / "runs/run", "-o", tmp_path / "demo.png"]
+    infer.main([str(a) for a in argv])
+    sheet = read_image(tmp_path / "demo.png", None)
+    assert sheet.shape[1] >= 2 * 256 and sheet.shape[2] == 4 * (256 + 4)  # two persons
+    assert (tmp_path / "demo_layers.png").exists()
+    two = [int(sheet[1, -130 - 260 * i, 128]) for i in (0, 1)]
+    assert two[0] != two[1]  # sources of different persons
 
 
 def test_bad_input_is_one_line(home, drive, tmp_path, capsys, monkeypatch):

@@ -8,6 +8,7 @@ import torch
 
 import train_bilayer
 from avatar_folder import write_folder
+from nets.bilayer.experiment import network_file
 from nets.bilayer.options import parse
 from nets.errors import UserError
 from nets.run import checkpoints
@@ -140,6 +141,7 @@ def test_every_flag_of_the_published_tables_is_there():
         (["--save_dataset_filenames"], "give --data"),
         (["--num_source_frames", "0"], "num_source_frames"),
         (["--batch_sise", "2"], "did you mean --batch_size"),
+        (["--precision", "fp16", "--amp_loss_scale", "128"], "amp_loss_scale: must be dynamic"),
     ],
 )
 def test_contradictions_are_one_line(argv, why):
@@ -213,6 +215,38 @@ def test_which_epoch_goes_on_where_that_epoch_ended(tmp_path, capsys):
     assert (folder / "checkpoints" / "step_00000008.pt").exists()
 
 
+def test_which_epoch_goes_back_and_says_what_is_set_aside(tmp_path, capsys):
+    argv = ["--ckpt_freq", 2, "--checkpoint_freq", 1]
+    folder = train(tmp_path, *argv, "--num_epochs", 4)
+    later = folder / "checkpoints/after_epoch_2"
+    for more in ([], ["--num_epochs", 3]):  # the second is another command, and goes back again
+        capsys.readouterr()
+        train(tmp_path, *argv, "--which_epoch", 2, *more)
+        printed = capsys.readouterr().out
+        assert "which_epoch 2: going back; set aside in" in printed and "3_discriminator" in printed
+        assert "epoch 3 train" in printed and "step_00000004.pt, step 4" in printed
+    assert {"step_00000008.pt", "4_texture_generator.pth", "4_opt_discriminator.pth"} <= {
+        file.name for file in later.iterdir()
+    }
+    assert not (folder / "checkpoints/step_00000008.pt").exists()
+    assert checkpoints.step_of(checkpoints.find(folder)) == 6
+    train(tmp_path, *argv, "--which_epoch", 2, "--num_epochs", 3)  # the same command goes on
+    assert "going back" not in capsys.readouterr().out
+    assert "no such file; there are epochs 1, 2, 3" in refused(
+        capsys, tmp_path, *argv, "--which_epoch", 9
+    )
+
+
+def test_which_epoch_goes_back_to_the_published_files_alone(tmp_path, capsys):
+    folder = train(tmp_path, "--num_epochs", 4)  # holds step 8 and the files of epochs 2 and 4
+    train(tmp_path, "--num_epochs", 4, "--which_epoch", 2)
+    printed = capsys.readouterr().out
+    assert "set aside in" in printed and "going on from epoch 2" in printed
+    assert "step_00000008.pt" in printed and (folder / "checkpoints/step_00000008.pt").exists()
+    steps = [line.split()[1] for line in printed.splitlines() if line.startswith("epoch ")]
+    assert steps[-1] == "4" and "epoch 3 train" in printed
+
+
 @pytest.mark.parametrize(
     ("argv", "why"),
     [
@@ -238,6 +272,73 @@ def test_which_epoch_goes_on_where_that_epoch_ended(tmp_path, capsys):
 def test_bad_input_ends_in_one_line(tmp_path, capsys, monkeypatch, argv, why):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "empty"))
     assert why in refused(capsys, tmp_path, *argv)
+
+
+@pytest.mark.parametrize(
+    ("argv", "why"),
+    [
+        (["--losses_train", "perceptual", "--perceptual", "pretrained"], "vgg19-dcbb9e9d.pth"),
+        (["--losses_train", "perceptual", "--perceptual", "pretrained", "--per_full_net_names",
+          "vgg16_face_caffe", "--per_loss_weights", "1", "--per_net_layers", "1,6,11,18,25",
+          "--per_loss_names", "F"], "vgg16_face_caffe.pth"),
+        (["--which_epoch", "7"], "7_identity_embedder.pth: no such file"),
+        (["--init_experiment_dir", "e", "--init_networks", "discriminator", "--init_which_epoch",
+          "1"], "e/checkpoints: no such folder"),
+        (["--metrics_root", "nowhere", "--data", "DATA"], "nowhere/imgs/metrics: no such folder"),
+    ],
+)  # fmt: skip
+def test_what_is_missing_is_found_before_networks_are_built(
+    tmp_path, capsys, monkeypatch, argv, why
+):
+    def build(*args):
+        raise AssertionError("networks are built before all files were looked for")
+
+    monkeypatch.setattr(train_bilayer, "build", build)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "empty"))
+    if "DATA" in argv:
+        argv = [*argv[:-1], write_folder(tmp_path / "d")]
+    assert why in refused(capsys, tmp_path, *argv)
+    assert not (tmp_path / "runs/run").exists()
+
+
+def test_metrics_without_weights_are_named_before_networks_are_built(tmp_path, capsys, monkeypatch):
+    def build(*args):
+        raise UserError("reached")
+
+    monkeypatch.setattr(train_bilayer, "build", build)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "empty"))
+    with pytest.raises(SystemExit):
+        train(tmp_path, "--losses_test", "lpips, csim", "--pretrained_weights_dir", tmp_path)
+    printed = capsys.readouterr()
+    assert "lpips is left out: no lpips weights" in printed.out and "reached" in printed.err
+    assert "csim/insight_face.pth" in printed.out
+
+
+def test_the_published_folder_is_written_for_published_flags_or_on_request(tmp_path):
+    short = [*SMOKE, "--num_epochs", "2", "--data", str(write_folder(tmp_path / "d", people=4))]
+    published = {"args.txt", "losses.jsonl", "metrics", "tensorboard_paper"}
+    runs = {
+        "plain": ["--run_dir", tmp_path / "a", "--name", "x"],
+        "asked": ["--run_dir", tmp_path / "b", "--name", "x", "--export_published"],
+        "flags": ["--experiment_dir", tmp_path / "c", "--experiment_name", "x"],
+    }
+    for where in runs.values():
+        train_bilayer.main([str(a) for a in [*short, *where]])
+    for name, folder in (("plain", "a/x"), ("asked", "b/x"), ("flags", "c/runs/x")):
+        folder = tmp_path / folder
+        files = {path.name for path in folder.iterdir()}
+        networks = list((folder / "checkpoints").glob("2_*.pth"))
+        assert (folder / "checkpoints/step_00000002.pt").is_file()
+        if name == "plain":
+            assert not files & published and not networks
+            images = {path.name for path in (folder / "images").iterdir()}
+            assert images == {"train_0000001.png", "train_0000002.png", "test_0000000.png",
+                              "test_0000002.png"}  # fmt: skip
+        else:
+            assert published <= files and len(networks) == 10
+            assert (folder / "images/test/0001_00.jpg").is_file()
+    with pytest.raises(UserError, match="with --export_published"):
+        network_file(tmp_path / "a/x", 2, "discriminator")
 
 
 def test_networks_of_another_size_are_named(tmp_path, capsys):

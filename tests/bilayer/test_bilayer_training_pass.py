@@ -6,6 +6,7 @@ import torch.nn.functional as F
 
 from bilayer_tiny import ENHANCED, batch, model
 from nets.bilayer import NETWORKS, standing_statistics
+from nets.bilayer.objective import scored_pass
 
 
 def grads(net, *outputs):
@@ -252,3 +253,40 @@ def test_standing_statistics_are_the_mean_over_the_batches():
     before = {k: v.clone() for k, v in net.state_dict().items()}
     assert standing_statistics(net, [], NETWORKS[:4]) == 0
     assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
+
+
+def cut(x, mask):
+    return x * mask - (1 - mask)
+
+
+def test_published_masking_masks_the_enhanced_image_and_the_target_again():
+    """Spec of the published program: the enhancer masks what the generator masked before."""
+    data = batch(t=2)
+    plain = model(**ENHANCED, inf_apply_masks=False, enh_apply_masks=False).eval()
+    published = model(**ENHANCED, published_masking=True).eval()
+    names = NETWORKS[:5]
+    with torch.no_grad():
+        bare, twice = plain(data, names), published(data, names)
+        tested = scored_pass(published, data, list(names))
+    mask = bare["pred_target_segs"]
+    low, high = bare["pred_target_delta_lf_rgbs"], bare["pred_enh_target_delta_hf_rgbs"]
+    expected = {
+        "pred_enh_target_imgs": cut(cut(low, mask) + high, mask),
+        "pred_target_imgs": cut(cut(bare["pred_target_imgs"], mask), mask),
+        "target_imgs": cut(cut(data["target_imgs"], mask), mask),
+    }
+    for name, value in expected.items():
+        torch.testing.assert_close(twice[name], value)
+    expected["target_imgs"] = cut(cut(expected["target_imgs"], mask), mask)
+    for name, value in expected.items():
+        torch.testing.assert_close(tested[name], value)
+
+
+def test_published_tests_of_a_base_model_mask_the_target_twice():
+    net, data = model(published_masking=True).eval(), batch()
+    with torch.no_grad():
+        tested = scored_pass(net, data, list(NETWORKS[:4]))
+    mask = tested["pred_target_segs"]
+    torch.testing.assert_close(tested["target_imgs"], cut(cut(data["target_imgs"], mask), mask))
+    whole = tested["pred_target_unmasked_lf_rgbs"] + tested["pred_target_delta_hf_rgbs"]
+    torch.testing.assert_close(tested["pred_target_imgs"], cut(whole, mask))

@@ -38,6 +38,9 @@ class Bilayer(nn.Module):
     `train()` puts only the trained networks into training mode: those of `networks_to_train` that
     are not frozen. A network that is not listed there runs without gradients. A frozen network
     passes gradients on to its inputs.
+
+    Images are masked once. With published_masking they are masked by inf_apply_masks, then again by
+    enh_apply_masks; the enhanced image is the sum of a masked and an unmasked layer before that.
     """
 
     identity_embedder: IdentityEmbedder  # each of them only if `names` lists it
@@ -161,7 +164,8 @@ class Bilayer(nn.Module):
         if "target_imgs" in data:
             data["target_imgs_unmasked"] = data["target_imgs"]
         data["pred_target_unmasked_lf_rgbs"] = data["pred_target_delta_lf_rgbs"]
-        if options["inf_apply_masks"] and logits is not None:
+        masked = options["inf_apply_masks"] or "source_background" in data
+        if masked and logits is not None:
             names = ("target_imgs", "pred_target_imgs", "pred_target_imgs_lf_detached")
             _mask(data, (*names, "pred_target_delta_lf_rgbs"))
         if options["inf_pred_source_data"]:
@@ -179,7 +183,9 @@ class Bilayer(nn.Module):
         texture = _need(data, "pred_tex_hf_rgbs")[:, 0]
         names = ("pred_source_delta_uvs", "pred_source_delta_lf_rgbs", "pred_target_delta_uvs")
         delta, low, target_delta = (_need(data, name) for name in names)
-        target_low = _need(data, "pred_target_unmasked_lf_rgbs")
+        published = self.options["published_masking"]
+        kept = "pred_target_delta_lf_rgbs" if published else "pred_target_unmasked_lf_rgbs"
+        target_low = _need(data, kept)
         masks = _need(data, "pred_source_segs") if "pred_source_segs" in data else None
         if self.options["enh_detach_inputs"]:
             inputs = (texture, delta, low, target_delta, target_low)
@@ -193,8 +199,13 @@ class Bilayer(nn.Module):
         data["pred_enh_target_delta_hf_rgbs"] = high
         data["pred_enh_target_imgs"] = target_low + high
         data["pred_enh_target_imgs_lf_detached"] = target_low.detach() + high
+        if published:
+            names = ("pred_target_imgs", "target_imgs", "pred_enh_target_imgs")
+            if "pred_target_segs" in data and self.options["enh_apply_masks"]:
+                _mask(data, (*names, "pred_enh_target_imgs_lf_detached"))
+            return
         # The enhanced image is the sum of unmasked layers. Either flag masks it, once.
-        done = self.options["inf_apply_masks"]
+        done = self.options["inf_apply_masks"] or "source_background" in data
         if "pred_target_segs" in data and (done or self.options["enh_apply_masks"]):
             _mask(data, ("pred_enh_target_imgs", "pred_enh_target_imgs_lf_detached"))
             if not done:
@@ -277,11 +288,17 @@ def _entry(data: Data, name: str) -> Tensor | list[Tensor]:
 
 
 def _mask(data: Data, names: Sequence[str]) -> None:
-    """Replace images x by x m - (1 - m), where m is the predicted mask as a constant."""
+    """Replace images x by x m + y (1 - m), where m is the predicted mask as a constant.
+
+    The background y is -1, or the pass's source_background.
+    """
     mask = _need(data, "pred_target_segs").detach()
+    behind = 1 - mask
+    if "source_background" in data:
+        behind = -_need(data, "source_background")[:, None] * behind
     for name in names:
         if name in data:
-            data[name] = _need(data, name) * mask - (1 - mask)
+            data[name] = _need(data, name) * mask - behind
 
 
 @torch.no_grad()
@@ -326,18 +343,21 @@ class Avatar(NamedTuple):
     pairs    parameters of the inference generator's adaptive layers, (b, ...) each
     images   (b, n, 3, S, S), the source images, for `enhance`
     poses    (b, n, 2 K), the poses of the sources, for `enhance`; None if they were not given
+    background  (b, 3, S, S), put behind the frames by the predicted mask; None: none
     """
 
     texture: Tensor
     pairs: list[Pair]
     images: Tensor
     poses: Tensor | None
+    background: Tensor | None = None
 
     def rows(self, chosen: slice) -> Avatar:
         """The avatars of some of the identities."""
         poses = None if self.poses is None else self.poses[chosen]
         pairs = [(weight[chosen], bias[chosen]) for weight, bias in self.pairs]
-        return Avatar(self.texture[chosen], pairs, self.images[chosen], poses)
+        behind = None if self.background is None else self.background[chosen]
+        return Avatar(self.texture[chosen], pairs, self.images[chosen], poses, behind)
 
 
 class AvatarFrames(NamedTuple):
@@ -420,6 +440,9 @@ def drive(
         if mask is None:
             raise ValueError("drive: this network predicts no mask")
         image = image * mask - (1 - mask)
+    elif avatar.background is not None and mask is not None:
+        behind = avatar.background.repeat_interleave(len(image) // b, 0)
+        image = image * mask + behind * (1 - mask)
 
     def shaped(x: Tensor) -> Tensor:
         return x.reshape(*lead, *x.shape[1:])

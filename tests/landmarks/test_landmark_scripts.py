@@ -238,6 +238,21 @@ def test_checkpoints_of_other_networks(tmp_path, monkeypatch, capsys):
     assert "not the model of these options" in capsys.readouterr().err
 
 
+def test_a_missing_file_is_refused_before_networks_and_data(tmp_path, monkeypatch, capsys):
+    def slow(*_):
+        raise AssertionError("opened first")
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr(train_landmarks, "open_data", slow)
+    given = [*SMOKE, "--resume_ckpt", "checkpoint_98.ckpt"]
+    refused(given, "checkpoint_98.ckpt", monkeypatch, capsys, tmp_path)
+    monkeypatch.setattr(train_landmarks, "build", slow)
+    given = ["--config", "train_args_bbc_pose.yaml", "--dataset_path", "bbcpose"]
+    message = "no torchvision VGG19 weights"
+    refused(given, message, monkeypatch, capsys, tmp_path)
+    assert not (tmp_path / "runs/landmarks/a").exists()
+
+
 def test_the_learning_rate_rises_and_falls():
     args = parse("", [*SMOKE, "--warmup", "3", "--lr_decay_begin", "10", "--learning_rate", "1"])
     assert [learning_rate(args, s, 20) for s in (0, 3, 9, 15, 20)] == [0.25, 1, 1, 0.5, 0]

@@ -143,8 +143,8 @@ def people(count: int, size: int) -> tuple[Tensor, Tensor, Tensor]:
         look.background_parameters(0, source),
         size,
     )
-    shown = (clips.render(clip, frame, size)["image"] for clip in (source, driving))
-    return *shown, truth["image"]
+    shown, driver = (clips.render(clip, frame, size)["image"] for clip in (source, driving))
+    return shown, driver, truth["image"]
 
 
 def enlarged(images: Tensor) -> Tensor:

@@ -24,7 +24,10 @@ from nets.run.options import NonNegativeFloat, PositiveFloat, PositiveInt, add_f
 from nets.run.ranks import Ranks
 
 FINDERS = ("vunet", "bilayer")  # systems that detect people or faces in images
-FINDING = ("concat", "paste", "detector", "person", "on_missing")  # options of those
+OWNERS = {  # option -> the systems that have it
+    "concat": (*FINDERS, "landmarks"),
+    **dict.fromkeys(("paste", "detector", "person", "on_missing"), FINDERS),
+}
 
 
 # fmt: off
@@ -84,13 +87,12 @@ def main(argv: list[str] | None = None) -> None:
     content = published.read_checkpoint(path, args.system)
     print(checkpoints.describe(content, path))
     systems.refuse_foreign(args, p, owners, content["system"])
-    if content["system"] not in FINDERS:
-        for name in FINDING:
-            if args[name] != p.get_default(name):
-                raise UserError(
-                    f"--{name}: an option of {' and '.join(FINDERS)}; this is a checkpoint of "
-                    f"{content['system']}"
-                )
+    for name, having in OWNERS.items():
+        if content["system"] not in having and args[name] != p.get_default(name):
+            raise UserError(
+                f"--{name}: an option of {' and '.join(having)}; this is a checkpoint of "
+                f"{content['system']}"
+            )
     systems.call(content["system"], "infer", "infer", args, content, path, Ranks(args.device))
 
 

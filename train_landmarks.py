@@ -23,9 +23,9 @@ from nets.landmarks import LandmarkModel, build, build_discriminator
 from nets.landmarks.data import LandmarkInputs, open_data
 from nets.landmarks.losses import discriminator_loss, generator_losses, perceptual_loss
 from nets.landmarks.options import learning_rate, parse
-from nets.landmarks.published import RENAMED
+from nets.landmarks.published_options import RENAMED
 from nets.landmarks.visuals import final_image, show
-from nets.landmarks.warm_start import perceptual_net, start_from
+from nets.landmarks.warm_start import export, perceptual_net, start_from
 from nets.run import options
 from nets.run.ema import EMA
 from nets.run.loader import in_order, loader
@@ -69,8 +69,7 @@ def validate(
 
 def train(run: Run, args: options.Namespace, precision: Precision) -> None:
     """Train the networks of the options, from the run's newest checkpoint if it has one."""
-    data, validation_data = open_data(args, run.ranks)
-    inputs = LandmarkInputs(args, data.joint_order)
+    features = perceptual_net(args, run.ranks, precision, run.print)
 
     torch.manual_seed(args.seed)  # the same weights on every rank and in every start of this run
     net = precision.place(build(args))
@@ -84,6 +83,16 @@ def train(run: Run, args: options.Namespace, precision: Precision) -> None:
     optimizers = [o for o in (optimizer, optimizer_D) if o]
     ema = EMA(net, args.ema) if args.ema else None
 
+    parts = {"model": net, "optimizer": optimizer}
+    parts |= {"discriminator": discriminator, "optimizer_D": optimizer_D}
+    if not run.resume(**parts, ema=ema, precision=precision):
+        start_from(args, run.print, net, optimizer, discriminator, optimizer_D)
+        if ema:
+            ema.load_state_dict(EMA(net, args.ema).state_dict())
+
+    data, validation_data = open_data(args, run.ranks)
+    inputs = LandmarkInputs(args, data.joint_order)
+
     images_per_step = args.batch_size * args.accumulate * run.world_size
     total = args.num_steps or math.ceil(args.num_epochs * len(data) / images_per_step)
     steps_per_epoch = max(1, round(len(data) / images_per_step))
@@ -95,12 +104,6 @@ def train(run: Run, args: options.Namespace, precision: Precision) -> None:
         f"{images_per_step} frames, on {run.device} in {precision.name} ({precision.reason}); "
         f"run folder {run.folder}"
     )
-    parts = {"model": net, "optimizer": optimizer, "ema": ema, "precision": precision}
-    if not run.resume(**parts, discriminator=discriminator, optimizer_D=optimizer_D):
-        start_from(args, run.print, net, optimizer, discriminator, optimizer_D)
-        if ema:
-            ema.load_state_dict(EMA(net, args.ema).state_dict())
-    features = perceptual_net(args, run.ranks, precision, run.print)
     if args.compile:
         net.compile()
     model = run.ranks.wrap(net)
@@ -147,6 +150,8 @@ def train(run: Run, args: options.Namespace, precision: Precision) -> None:
                     score = means.get("validation.loss")
         epoch_ends = run.due(step, args.save_freq * steps_per_epoch)
         run.save(step, score, every=1 if epoch_ends else None)
+        if args.export_published and (epoch_ends or step + 1 == total):
+            export(run, parts, step // steps_per_epoch)
 
     with update.evaluating(net):
         final_image(run, args, net, inputs)

@@ -14,6 +14,7 @@ from typing import Any, Literal, TypedDict
 import numpy as np
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from nets import metrics
 from nets.contracts import Batch, Dataset
@@ -25,6 +26,7 @@ from nets.landmarks import LandmarkModel, regression
 from nets.landmarks.data import Every
 from nets.landmarks.warm_start import load_network
 from nets.layers import signed
+from nets.published import TRAINED
 from nets.run import options
 from nets.run.images import to_uint8
 from nets.run.loader import in_order
@@ -147,19 +149,32 @@ def evaluate(
     kind = trained.get("dataset")
     index = args.data if args.data and Path(args.data).suffix else None
     root = (args.data if not index else None) or (trained["data"] if kind == "bbc_pose" else None)
+    if "dataset" not in trained and not args.data:
+        raise UserError(
+            f"--data: needed, since {path} and an opt.yaml beside it name no data; give the folder "
+            "of BBC Pose, or an index.p"
+        )
+    if root and not args.data and not Path(root).is_dir():
+        raise UserError(f"--data: needed, since {root}, the data of {path}, is missing")
     if args.stage != "all" and not root:
         raise UserError(f"--stage {args.stage}: a step of BBC Pose; needs --data, its folder")
     with torch.no_grad(), precision.autocast():
         if index:
             return of_index(args, index, net, trained, ranks)
         if root:
-            return of_bbc(args, net, trained, ranks, Path(root), path.parent.parent)
+            return of_bbc(args, net, trained, ranks, Path(root), run_folder(path))
         if kind:
             raise UserError(
                 f"--data: {trained['data']}, the data of the run, has no joints; give an index.p "
                 "or the folder of BBC Pose"
             )
         return of_world(args, net, trained, ranks)
+
+
+def run_folder(path: Path) -> Path:
+    """The folder of a checkpoint's run or published file; for weights inside guise, the current."""
+    folder = path.parent.parent if path.parent.name == "checkpoints" else path.parent
+    return Path() if folder == TRAINED else folder
 
 
 def of_bbc(
@@ -254,7 +269,7 @@ def dump(
     """
     names = ("mean", "cov", "vid", "frame", "bbox", "gt")
     rows: dict[str, list[Tensor]] = {name: [] for name in names}
-    for batch in in_order(data, args.batch_size, ranks, args.workers, "fail"):
+    for batch in frames(args, data, ranks, on_bad_sample="fail"):
         result = net.landmarks(signed(batch["frame"]))
         rows["mean"].append(result.means.float().transpose(1, 2).flatten(1).cpu())
         if net.fixed_covariance is None:
@@ -284,7 +299,7 @@ def gather(
     Raises UserError if no frame can be read.
     """
     means, joints = [], []
-    for batch in in_order(data, args.batch_size, ranks, args.workers, args.on_bad_sample):
+    for batch in frames(args, data, ranks):
         frame = batch["frame"] if "frame" in batch else batch["target"]
         means.append(net.landmarks(signed(frame)).means.float().cpu())
         joints.append(batch["joints"].cpu().double() / frame.shape[-1] - 0.5)
@@ -339,8 +354,7 @@ def of_world(
     labelled = Every(ClipsWorld("train", size), args.labelled)
     held_out = Every(ClipsWorld("test", size, pairs=True, truth=True), args.held_out)
     report = regressed(args, net, labelled, held_out, ranks)
-    batches = in_order(labelled, args.batch_size, ranks)
-    mean = sum(batch["frame"].double().sum(0) for batch in batches)
+    mean = sum(batch["frame"].double().sum(0) for batch in frames(args, labelled, ranks))
     mean = (mean / len(labelled)).round().to(torch.uint8)
     scores = images(args, net, held_out, ranks, mean)
     report |= {part: values for part, values in scores.items() if values}
@@ -409,9 +423,20 @@ def images(
     return result
 
 
-def frames(args: options.Namespace, data: Dataset, ranks: Ranks) -> Iterator[Batch]:
-    """Batches of a dataset in order, each sample once."""
-    return in_order(data, args.batch_size, ranks, args.workers, args.on_bad_sample)
+def frames(
+    args: options.Namespace, data: Dataset, ranks: Ranks, on_bad_sample: str | None = None
+) -> Iterator[Batch]:
+    """Batches of a dataset in order, each sample once, with a progress bar on a terminal.
+
+    on_bad_sample  None: that of the options
+    """
+    batches = in_order(
+        data, args.batch_size, ranks, args.workers, on_bad_sample or args.on_bad_sample
+    )
+    with tqdm(total=len(data), desc=data.name, unit="frame", leave=False, disable=None) as bar:
+        for batch in batches:
+            yield batch
+            bar.update(len(next(iter(batch.values()))))
 
 
 def clip_mean(data: Every, index: int, known: dict[int, Tensor]) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from tqdm import tqdm
 
 from nets.data.io.frames import Frame, Frames
 from nets.data.io.images import list_images, read_image, squash, write_image
@@ -19,13 +20,13 @@ from nets.data.io.video import is_video
 from nets.data.io.video_writer import FORMATS, VideoWriter
 from nets.errors import UserError
 from nets.landmarks import LandmarkModel
-from nets.landmarks.data import Every, LandmarkInputs, open_clips
-from nets.landmarks.visuals import dotted, final_rows, grey
+from nets.landmarks.data import Every, Images, LandmarkInputs, open_clips
+from nets.landmarks.visuals import dotted, grey
 from nets.landmarks.warm_start import load_network
 from nets.layers import signed
-from nets.output import write_grid
+from nets.output import TILE, write_demo, write_grid
 from nets.run import options
-from nets.run.images import labelled_grid, to_uint8
+from nets.run.images import to_uint8
 from nets.run.loader import in_order
 from nets.run.precision import Precision
 from nets.run.ranks import Ranks
@@ -44,9 +45,10 @@ def add_options(p: options.ArgumentParser) -> None:
 def infer(args: options.Namespace, content: dict[str, Any], path: Path, ranks: Ranks) -> None:
     """Write images or a video to --out.
 
-    Without -s and -d: frames of the run's data. With both: the appearance of each source in the
+    Without -s and -d: a demo, see `demo`. With both: the appearance of each source in the
     pose of the driving images. With one: its landmarks.
     """
+    check(args)
     precision = Precision(args.precision, ranks.device, args.channels_last)
     net, trained = load_network(content, path, precision)
     size = trained["image_size"]
@@ -65,31 +67,94 @@ def infer(args: options.Namespace, content: dict[str, Any], path: Path, ranks: R
                 annotate_images(args, net, size, inputs[0], ranks.device)
 
 
+def check(args: options.Namespace) -> None:
+    """Raise UserError for an option of videos where no video is read."""
+    if not any(is_video(file) for file in args.driving or args.source):
+        for option in ("start", "end", "fps", "concat"):
+            if args[option]:
+                raise UserError(f"--{option}: only with a driving video")
+    elif args.concat and not (args.source and args.driving):
+        raise UserError("--concat: only with -s, which gives the appearance")
+
+
+DEMO_ROWS = 4
+
+
 def demo(
     args: options.Namespace, net: LandmarkModel, trained: dict[str, Any], ranks: Ranks
 ) -> None:
-    """Write a grid of 8 validation frames of the run's data, or of the demo world.
+    """Write a grid: the appearance of a source in the pose of a driving frame, and the truth.
+
+    In the demo world each row has two people. In other data it has two frames of one clip.
 
     trained  options of the training. Published weights lack most of them
     """
-    print("no -s and no -d: frames of the run's own test data")
-    missing: dict[str, Any] = {"dataset": "", "data": "", "val_path": "", "frame_cache": None}
+    size, data = trained["image_size"], trained.get("data")
+    if data and Path(data).exists():
+        print("no -s and no -d: frames of the run's own test data")
+        images = own_images(trained, ranks)
+        source, driving, truth = images.appearance, images.pose, images.target
+    else:
+        reason = f", as {data} is missing" if data else ""
+        print(f"no -s and no -d: people of the demo world{reason}")
+        source, driving, truth = (signed(x.to(ranks.device)) for x in people(DEMO_ROWS, size))
+    out = net(driving, source)
+    columns = {
+        "source": enlarged(source),
+        "driving, landmarks": enlarged(driving),
+        "result": enlarged(out.reconstruction),
+        "ground truth": enlarged(truth),
+    }
+    pairs = zip(columns["driving, landmarks"], out.means, strict=True)
+    columns["driving, landmarks"] = torch.stack([dotted(image, means) for image, means in pairs])
+    if out.mask is not None and out.background is not None:
+        columns["mask"] = enlarged(torch.stack([grey(mask) for mask in out.mask]))
+        columns["background"] = enlarged(out.background)
+    rows = [list(row) for row in zip(*columns.values(), strict=True)]
+    write_demo(args.out, list(columns), rows)
+
+
+def own_images(trained: dict[str, Any], ranks: Ranks) -> Images:
+    """DEMO_ROWS validation frames of a run's data as pose and target, and their appearances."""
+    missing: dict[str, Any] = {"val_path": "", "frame_cache": None}
     missing |= {"seed": 0, "on_bad_sample": "fail", "flip_probability": 0.0, "tps": "clean"}
     missing |= {"rot_lb": 0.0, "rot_ub": 0.0, "scale_lb": 1.0, "scale_ub": 1.0}
     missing |= {"trans_lb": 0.0, "trans_ub": 0.0, "use_temporal": True}
-    settings = missing | trained | {"color_jitter": False, "val_frac": 1.0}
+    settings = missing | trained
+    settings |= {"color_jitter": False, "color_jitter_targets": False, "val_frac": 1.0}
     temporal = settings["use_temporal"]
-    data = Every(open_clips(settings, "val", temporal), 8)
-    (batch,) = in_order(data, 8, ranks)
-    images = LandmarkInputs(settings, data.joint_order)(batch, temporal, not temporal)
-    rows = final_rows(images, net(images.pose, images.appearance))
-    # Each appearance in the pose of the next frame.
-    swapped = net(images.pose.roll(-1, 0), images.appearance)
-    rows["in the next one's pose"] = list(to_uint8(swapped.reconstruction).cpu())
-    out = image_file(args.out)
-    grid = labelled_grid(list(rows.values()), list(rows))
-    write_image(out, torch.from_numpy(grid.copy()).permute(2, 0, 1))
-    print(f"written: {out}")
+    data = Every(open_clips(settings, "val", temporal), DEMO_ROWS)
+    (batch,) = in_order(data, DEMO_ROWS, ranks)
+    return LandmarkInputs(settings, data.joint_order)(batch, temporal, not temporal)
+
+
+def people(count: int, size: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Images of people of the demo world's test split, (count, 3, size, size) uint8 each.
+
+    returns  sources; other people, who drive; the sources' people in the poses of those
+    """
+    from nets.worlds import clips
+    from nets.worlds.people import look, world
+
+    source = world.SPLITS["test"] + torch.arange(count)
+    driving, frame = source + count, torch.full_like(source, clips.FRAMES // 2)
+    truth = world.render_parameters(
+        look.outfit_parameters(0, source),
+        clips.poses(0, driving, frame),
+        look.background_parameters(0, source),
+        size,
+    )
+    shown, driver = (clips.render(clip, frame, size)["image"] for clip in (source, driving))
+    return shown, driver, truth["image"]
+
+
+def enlarged(images: Tensor) -> Tensor:
+    """Images (N, 3, S, S) as uint8 on the CPU, of at least TILE pixels: dots on them stay sharp."""
+    images = to_uint8(images).cpu()
+    if images.shape[-1] >= TILE:
+        return images
+    large = F.interpolate(images.float(), (TILE, TILE), mode="bicubic")
+    return large.round().clamp(0, 255).to(torch.uint8)
 
 
 def transfer(args: options.Namespace, net: LandmarkModel, size: int, device: torch.device) -> None:
@@ -108,13 +173,19 @@ def transfer(args: options.Namespace, net: LandmarkModel, size: int, device: tor
             raise UserError("-d with a video: give one video, and one image with -s")
         frames = Frames(args.driving[0], args.start, args.end, args.fps)
         out = video_file(args.out)
-        with VideoWriter(out, rate(frames), args.driving[0], frames.start) as video:
+        files = [out, beside(out, "concat")] if args.concat else [out]
+        with contextlib.ExitStack() as stack:
+            writers = [VideoWriter(f, rate(frames), args.driving[0], frames.start) for f in files]
+            video, *concat = map(stack.enter_context, writers)
             for part in batches(frames):
                 pose = net.landmarks(squashed(part, size, device))
                 generated = to_uint8(net.render(pose, appearances[0]).reconstruction).cpu()
                 for frame, image in zip(part, generated, strict=True):
                     video.write(image, frame.seconds)
-        print(f"written: {out}")
+                    three = [images[0], squash(frame.image, None, size), image]
+                    for writer in concat:
+                        writer.write(torch.cat(three, 2), frame.seconds)
+        print(f"written: {', '.join(map(str, files))}")
         return
     drivings = list_images("-d", args.driving)
     poses = torch.stack([signed(read_image(file, size)) for file in drivings]).to(device)
@@ -189,10 +260,10 @@ def squashed(frames: list[Frame], size: int, device: torch.device) -> Tensor:
     return signed(torch.stack([squash(f.image, None, size) for f in frames]).to(device))
 
 
-def batches(frames: Iterable[Frame]) -> Iterator[list[Frame]]:
-    """The frames in lists of AT_ONCE; the last may be shorter."""
-    frames = iter(frames)
-    while part := list(islice(frames, AT_ONCE)):
+def batches(frames: Frames) -> Iterator[list[Frame]]:
+    """The frames in lists of AT_ONCE or, at the end, fewer; with a progress bar on a terminal."""
+    each = iter(tqdm(frames, frames.path.name, frames.count, unit="frame", disable=None))
+    while part := list(islice(each, AT_ONCE)):
         yield part
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import torch
 
 from nets.errors import UserError
 from nets.landmarks import build
-from nets.landmarks import published as originals
+from nets.landmarks import published_options as originals
 from nets.run import options
 from nets.run.options import (
     NonNegativeFloat,
@@ -102,16 +103,9 @@ def check(args: options.Namespace) -> None:
         raise UserError(
             "--dataset images: has no other frames; give use_warped and not use_temporal"
         )
-    if args.image_size < 32 or args.image_size % 16:
-        raise UserError(
-            f"image_size: must be a multiple of 16 and at least 32, got {args.image_size}"
-        )
-    for low, high in (("rot_lb", "rot_ub"), ("scale_lb", "scale_ub"), ("trans_lb", "trans_ub")):
-        if args[low] > args[high]:
-            raise UserError(f"{low}: must be at most {high} = {args[high]:g}, got {args[low]:g}")
-    for name in ("flip_probability", "val_frac"):
-        if args[name] > 1:
-            raise UserError(f"{name}: must be at most 1, got {args[name]:g}")
+    check_values(args)
+    if args.export_published:
+        check_export(args)
     if not args.use_gan and (args.resume_ckpt_D or args.resume_ckpt_opt_D):
         raise UserError("resume_ckpt_D, resume_ckpt_opt_D: only with use_gan")
     for name in ("motion_weight", "motion_mask_weight"):
@@ -124,6 +118,34 @@ def check(args: options.Namespace) -> None:
             build(args)
     except ValueError as error:
         raise UserError(str(error)) from error
+
+
+def check_values(args: Mapping[str, Any], where: str = "") -> None:
+    """Raise UserError if a value that no other option decides about is out of range.
+
+    where  the source of the values, for the message
+    """
+    size = args["image_size"]
+    if size < 32 or size % 16:
+        raise UserError(f"image_size{where}: must be a multiple of 16 and at least 32, got {size}")
+    for low, high in (("rot_lb", "rot_ub"), ("scale_lb", "scale_ub"), ("trans_lb", "trans_ub")):
+        if args[low] > args[high]:
+            raise UserError(
+                f"{low}{where}: must be at most {high} = {args[high]:g}, got {args[low]:g}"
+            )
+    for name in ("flip_probability", "val_frac"):
+        if args[name] > 1:
+            raise UserError(f"{name}{where}: must be at most 1, got {args[name]:g}")
+
+
+def check_export(args: Mapping[str, Any]) -> None:
+    """Raise UserError if the networks of the options are none of the published program's."""
+    for name, value in originals.OURS.items():
+        if args.get(name, value) != value:
+            raise UserError(
+                f"{name}: must be {value} to export the networks, got {args[name]}: the published "
+                "program has no other"
+            )
 
 
 def learning_rate(args: options.Namespace, step: int, total: int) -> float:

@@ -1,136 +1,41 @@
-"""Files and options of the published landmarks program.
+"""Files of the published landmarks program, read and written.
 
     checkpoint_<epoch>.ckpt             state dict of the networks, with the keys of ours
     checkpoint_D_<epoch>.ckpt           state dict of the discriminator
     latest_optimizer_{g,d}_state.ckpt   states of their Adams; parameters numbered in key order
-    opt.yaml                            the options, `str()` of each value
+    opt.yaml                            the options
 
 The shapes of the weights give the widths and tell if the networks have masks. The size of the
 images and the kind of covariance come from the opt.yaml beside them, or from the caller.
+
+    python -m nets.landmarks.published RUN OUT     writes these files of a run to the folder OUT
 """
 
 from __future__ import annotations
 
-import math
+import argparse
 import re
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import yaml
 from torch import Tensor, nn
 
-from nets import plain_yaml
 from nets.errors import UserError
 from nets.landmarks import LandmarkModel, build, build_discriminator
-from nets.run.options import (
-    Namespace,
-    NonNegativeFloat,
-    NonNegativeInt,
-    Parser,
-    PositiveFloat,
-    PositiveInt,
-    add_flag,
-    rename,
-)
+from nets.landmarks.options import check_export, check_values, parser
+from nets.landmarks.published_options import RENAMED, translate
+from nets.run import checkpoints
+from nets.run import options as run_options
+from nets.run.files import write_atomic, write_text
 from nets.tensor_files import read_plain, require, size_of
 
 ASSUMED = {"image_size": 128, "use_identity_covariance": False, "fixed_covar": 0.05}
 AVERAGES = ("exp_avg", "exp_avg_sq")
-LOCATIONS = ("dataset", "dataset_path", "save_path", "torch_home")
-RENAMED = {  # names of the published program, and of earlier versions of guise -> names here
-    "img_size": "image_size",
-    "learning_rate": "lr",
-    "dataset_path": "data",
-    "num_workers": "workers",
-    "epochs": "num_epochs",
-    "resume_ckpt": "checkpoint",
-}
-LAUNCHER = ("rank", "world_size")  # keys that its launcher added
-
-
-# fmt: off
-def add_options(p: Parser) -> None:
-    """Add the options that only --help_published lists: details, and options without effect."""
-    g = p.hidden
-    add = g.add_argument
-    add("--frame_cache", type=str | None, default=None,
-        help="folder of decoded videos, 3 image_size^2 bytes a frame; default: DATA/.frames")
-    add("--val_frac", type=PositiveFloat, default=0.01,
-        help="fraction of the validation frames to use (BBC Pose: of each video)")
-    add("--val_partner", type=Literal["warped", "temporal"], default="warped",
-        help="source of the appearance in validation; the published program always warps")
-    add_flag(g, "--color_jitter", True, "change the colours of the frame that gives the pose")
-    add_flag(g, "--color_jitter_targets", False, "change the target's colours in the same way")
-    add("--flip_probability", type=NonNegativeFloat, default=0.0,
-        help="probability of mirroring a sample")
-    add("--rot_lb", type=float, default=-math.pi / 8, help="warp: minimum rotation, radians")
-    add("--rot_ub", type=float, default=math.pi / 8, help="warp: maximum rotation, radians")
-    add("--scale_lb", type=PositiveFloat, default=1.05, help="warp: minimum scale; above 1 shrinks")
-    add("--scale_ub", type=PositiveFloat, default=1.15, help="warp: maximum scale")
-    add("--trans_lb", type=float, default=-10.0, help="warp: minimum shift, pixels")
-    add("--trans_ub", type=float, default=10.0, help="warp: maximum shift, pixels")
-    add("--tps", type=Literal["classic", "clean"], default="classic",
-        help="kind of warp; classic: as published, the shift moves only the centre of rotation; "
-        "clean: scale, rotation about the image's centre, then shift")
-    add("--model", type=Literal["PartFactorizedModel"], default="PartFactorizedModel",
-        help="the only model")
-    add("--ngc", type=PositiveInt, default=64, help="width of the generator")
-    add("--nsf", type=PositiveInt, default=6, help="width of the shape encoder")
-    add("--naf", type=NonNegativeInt, default=0,
-        help="width of the appearance encoder; 0: twice its input channels")
-    add_flag(g, "--low_res_mask", False, "compute masks at a quarter of the image's size")
-    add("--pooling", type=Literal["mean", "sum"], default="mean",
-        help="appearance vectors; sum: heatmap-weighted sum of features; mean: that sum divided by "
-        "the number of pixels, as published")
-    add_flag(g, "--restore_colours", False, "give the output the mean and spread of the appearance "
-             "image's colours, which instance norms remove")
-    add("--narrowing", type=PositiveInt, default=1,
-        help="divisor of the widths without an option, 1 to 8; 1: as published")
-    add("--ndf", type=PositiveInt, default=64, help="width of the discriminator")
-    add("--num_D", type=PositiveInt, default=2, help="scales of the discriminator")
-    add("--n_layers_D", type=PositiveInt, default=3, help="depth of the discriminator")
-    add_flag(g, "--no_lsgan", False, "adversarial loss: cross entropy instead of squared error")
-    add_flag(g, "--disable_spade", False, "no effect")
-    add_flag(g, "--reduced_w", False, "perceptual loss: weights 1/32, 1/16, 1/8, 1/4 and 1 for "
-             "relu1_2, 2_2, 3_2, 4_2 and pixels, instead of 1 each")
-    add("--torch_home", type=str, default="", help="folder of torch's cache")
-    add_flag(g, "--vgg_normalise", False, "normalise VGG19's input as for ImageNet; the published "
-             "program does not")
-    add("--weight_decay", type=NonNegativeFloat, default=5e-6,
-        help="weight decay, added to the gradient; the discriminator has none")
-    add("--lr_decay_begin", type=NonNegativeInt | None, default=None,
-        help="first step of lr's linear decay to 0 at the last step; default: no decay")
-    add("--warmup", type=NonNegativeInt, default=0, help="number of first steps in which lr rises")
-    add_flag(g, "--no_grad_clip", False, "do not clip the norm of gradients to 1")
-    add("--save_freq", type=NonNegativeInt, default=2,
-        help="epochs between checkpoints, besides --ckpt_freq; 0: none")
-    add("--val_freq", type=NonNegativeInt, default=4, help="epochs between validations; 0: none")
-    add("--save_path", type=str, default="", help="the run folder; default: run_dir/name")
-    for name, what in (("_D", "weights of the discriminator"), ("_opt_G", "state of the optimiser"),
-                       ("_opt_D", "state of the discriminator's optimiser")):
-        add(f"--resume_ckpt{name}", type=str | None, default=None,
-            help=f"{what} to start from, a published file")
-    add_flag(g, "--use_DDP", False, "no effect: torchrun suffices")
-    add("--local_rank", type=int, default=0, help="no effect: torchrun sets it")
-# fmt: on
-
-
-def apply_options(args: Namespace) -> None:
-    """Set the options of guise from published ones of another form.
-
-    --save_path sets run folder and name, and an empty file to start from becomes null. A
-    configs/defaults.yaml in the working directory is reported if --config does not name it.
-    """
-    beside = Path("configs/defaults.yaml")
-    if beside.is_file() and not any(Path(file).samefile(beside) for file in args.config):
-        print(f"{beside}: not read, unlike in the published program; --config {beside} reads it")
-    if args.save_path:
-        folder = Path(args.save_path)
-        args.run_dir, args.name = str(folder.parent), folder.resolve().name
-    for name in ("checkpoint", "resume_ckpt_D", "resume_ckpt_opt_G", "resume_ckpt_opt_D"):
-        args[name] = args[name] or None
+SETTINGS = ("lr", "betas", "eps", "weight_decay", "amsgrad")  # of the published program's Adam
 
 
 def load(path: str | Path, **options: Any) -> tuple[LandmarkModel, dict[str, Any]]:
@@ -159,6 +64,8 @@ def read(path: str | Path, **options: Any) -> dict[str, Any]:
     if unknown:
         raise ValueError(f"load: {unknown[0]} must be one of {', '.join(sorted(settings))}")
     settings |= options
+    if stored.get("dataset") and stored.get("data") not in (None, "", "None"):
+        settings |= {"dataset": stored["dataset"], "data": stored["data"]}
     model = _checked(state, lambda: build(settings), path, "the weights of landmark networks")
     epoch = re.fullmatch(r"checkpoint_(\d+)", path.stem)
     covariance = "fitted covariances"
@@ -234,37 +141,77 @@ def read_optimizer(
 def read_options(path: str | Path) -> dict[str, Any]:
     """The options of an opt.yaml, under the names and with the types of `train_landmarks.py`.
 
-    Raises UserError if the file cannot be read, or is not a YAML mapping.
+    Raises UserError that names file and key, if train_landmarks.py would refuse the value.
     """
-    try:
-        keys = plain_yaml.load(Path(path).read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror or error}") from error
-    except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not YAML: {str(error).splitlines()[0]}") from error
-    if not isinstance(keys, dict):
-        raise UserError(f"{path}: must map options to values, got {type(keys).__name__}")
-    return rename(translate(keys), RENAMED, str(path))
+    keys = run_options.read_yaml(Path(path))
+    args = run_options.parse(parser(""), ["--config", str(path)], translate)
+    check_values(args, f" in {path}")
+    return {key: args[key] for key in run_options.rename(translate(keys), RENAMED, str(path))}
 
 
-def translate(keys: Mapping[str, Any], source: str = "") -> dict[str, Any]:
-    """The options of a published YAML file, with the types of `train_landmarks.py`.
+def write(folder: Path, content: Mapping[str, Any], epoch: int) -> list[Path]:
+    """Write the published program's files of a checkpoint's content to a folder; returns them.
 
-    "None" of a file to resume from becomes null, a number like "5e-06" becomes a number, and the
-    null of a location becomes "". Keys of the launcher are left out. `source` is not used.
+    content  its "options" and "parts". Networks have their own weights, not averaged ones
+    epoch    in the files' names
+    opt.yaml names the published options alone, and no files to start from. Files are in the
+    format of old versions of torch, too. Raises UserError if the networks are not published ones.
     """
-    result = {}
-    for key, value in keys.items():
-        if key in LAUNCHER:
-            continue
-        if value in (None, "None", "") and key.startswith("resume_ckpt"):
-            value = None
-        elif value is None and key in LOCATIONS:
-            value = ""
-        elif isinstance(value, str) and re.fullmatch(r"[+-]?\d+e[+-]?\d+", value, re.IGNORECASE):
-            value = float(value)  # in YAML 1.1 a number needs a point
-        result[key] = value
-    return result
+    check_export(content["options"])
+    folder.mkdir(parents=True, exist_ok=True)
+    files = {
+        f"checkpoint_{epoch}.ckpt": ("model", _plain_state),
+        f"checkpoint_D_{epoch}.ckpt": ("discriminator", _plain_state),
+        "latest_optimizer_g_state.ckpt": ("optimizer", _plain_adam),
+        "latest_optimizer_d_state.ckpt": ("optimizer_D", _plain_adam),
+    }
+    written = []
+    for name, (part, plain) in files.items():
+        if part in content["parts"]:
+            _save(folder / name, plain(content["parts"][part]))
+            written.append(folder / name)
+    opt = folder / "opt.yaml"
+    values = _published_values(content["options"], folder)
+    write_text(opt, yaml.safe_dump(values, default_flow_style=False, width=10**6))
+    return [*written, opt]
+
+
+def _save(path: Path, content: object) -> None:
+    """Write a file that the torch 1.1 of the published program can read."""
+    write_atomic(path, lambda file: torch.save(content, file, _use_new_zipfile_serialization=False))
+
+
+def _plain_state(state: Mapping[str, Tensor]) -> OrderedDict[str, Tensor]:
+    """A state dict on the CPU, in float32."""
+    return OrderedDict((name, _plain_tensor(tensor)) for name, tensor in state.items())
+
+
+def _plain_adam(state: Mapping[str, Any]) -> dict[str, Any]:
+    """The state of an Adam on the CPU, as the published program's torch writes it."""
+    moments = {
+        number: {"step": int(one["step"])} | {key: _plain_tensor(one[key]) for key in AVERAGES}
+        for number, one in state["state"].items()
+    }
+    groups = [{key: group[key] for key in (*SETTINGS, "params")} for group in state["param_groups"]]
+    return {"state": moments, "param_groups": groups}
+
+
+def _plain_tensor(tensor: Tensor) -> Tensor:
+    return tensor.detach().float().cpu().contiguous()
+
+
+def _published_values(options: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """The options under their published names, with the types of the published defaults."""
+    defaults = run_options.read_yaml(run_options.CONFIGS / "landmarks/defaults.yaml")
+    values = {}
+    for name, default in defaults.items():
+        value = options.get(RENAMED.get(name, name), default)
+        if isinstance(default, int) and not isinstance(default, bool) and value == int(value):
+            value = int(value)
+        values[name] = None if name.startswith("resume_ckpt") else value
+    values["save_path"] = str(folder)
+    del values["use_DDP"]  # opt.yaml does not name it
+    return values
 
 
 def _sizes(state: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -313,3 +260,28 @@ def _checked(
         raise UserError(f"{path}: {error}") from error
     require(state, expected, path, what)
     return {name: state[name].float() for name in expected}
+
+
+PROG = "python -m nets.landmarks.published"
+
+
+@run_options.user_errors(PROG)
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog=PROG, description="Write a run of landmarks as the published program's files."
+    )
+    parser.add_argument("run", metavar="RUN", help="a run folder, or a checkpoint of one")
+    parser.add_argument("out", metavar="OUT", type=Path, help="the folder to write")
+    parser.add_argument("--epoch", type=int, help="in the files' names; default: the step")
+    args = parser.parse_args(argv)
+    path = checkpoints.find(args.run)
+    content = checkpoints.read(path, "landmarks")
+    content["options"] = run_options.rename(content["options"], RENAMED, str(path))
+    print(checkpoints.describe(content, path))
+    epoch = content["step"] if args.epoch is None else args.epoch
+    for file in write(args.out, content, epoch):
+        print(f"written: {file}")
+
+
+if __name__ == "__main__":
+    main()

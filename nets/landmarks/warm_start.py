@@ -17,6 +17,7 @@ from nets.pretrained import vgg
 from nets.run import checkpoints, options
 from nets.run.precision import Precision
 from nets.run.ranks import Ranks
+from nets.run.run import Run
 from nets.tensor_files import read_plain, require
 
 Report = Callable[[str], None]  # prints a line
@@ -122,6 +123,17 @@ def load(path: Path, part: Part, state: Mapping[str, Any]) -> None:
         raise UserError(f"{path}: {part.name} does not fit this network ({error})") from error
     for group, settings in zip(part.optimizer.param_groups, own, strict=True):
         group.update(settings)
+
+
+def export(run: Run, parts: Mapping[str, Any], epoch: int) -> None:
+    """Write the parts of a run to its folder, as the published program's files of an epoch.
+
+    parts  objects with `state_dict` by name; None is left out
+    All ranks must call it together; rank 0 writes.
+    """
+    states = {name: part.state_dict() for name, part in parts.items() if part is not None}
+    content = {"options": options.plain(run.args), "parts": states}
+    run.ranks.on_main(lambda: originals.write(run.folder, content, epoch))
 
 
 def load_network(

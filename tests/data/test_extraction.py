@@ -151,6 +151,25 @@ def test_a_mask_without_a_person_is_empty(boxes, tmp_path):
     assert (read_image(tmp_path / "data/segs/test/talk/talk/talk/0.png", None) == 0).all()
 
 
+@pytest.mark.parametrize("first", [[], ["--output_segmentation", "False"]], ids=["masks", "none"])
+def test_heads_without_masks_pass_the_check(boxes, tmp_path, capsys, first):
+    video(tmp_path / "root/ann/first/00001.mp4", [scene((40 + i, 30, 40, 40)) for i in range(3)])
+    shared = ["heads", "--video_root", "root", "--data_root", "data", "--image_size", "64"]
+    run(*shared, "--phase", "train", *first)
+    run(*shared, "--phase", "test", "--output_segmentation", "False")
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as ended:
+        extract.main(["check", "data"])
+    printed = capsys.readouterr().out
+    assert not ended.value.code and "heads of videos, 6 frames" in printed
+    where = "" if first else " in test"
+    assert f"no masks{where}: train with --output_segmentation false" in printed
+    (tmp_path / "data/segs/train").mkdir(parents=True, exist_ok=True)  # empty or not: no matter
+    with pytest.raises(SystemExit) as ended:
+        extract.main(["check", "data"])
+    assert not ended.value.code
+
+
 def test_heads_of_part_of_a_single_video(boxes, tmp_path, capsys):
     video(tmp_path / "my talk.mp4", [scene((40 + i, 30, 40, 40)) for i in range(8)])
     run("heads", "my talk.mp4", "-o", "data", "--start", "1", "--image_size", "64")

@@ -6,12 +6,14 @@ import pickle
 import numpy as np
 import pytest
 from scipy.io import loadmat, savemat
+from tqdm import tqdm
 
 import evaluate as evaluate_script
 from landmark_files import bbc_folder, joints_of, untrained
 from nets.data.clips import bbc_pose
 from nets.errors import UserError
-from nets.landmarks import evaluate, regression
+from nets.landmarks import evaluate, published, regression
+from nets.run import checkpoints
 from small_data import index_folder
 
 
@@ -155,6 +157,62 @@ def test_bbc_pose_in_three_steps(tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit):
         evaluate_script.main([*shared, "--stage", "score"])
     assert "has 3 frames, the truth 15" in capsys.readouterr().err
+
+
+def test_a_published_checkpoint_is_scored_on_the_data_of_its_options(tmp_path, monkeypatch, capsys):
+    """evaluate.py --checkpoint S/checkpoint_98.ckpt, stage by stage, with opt.yaml beside it."""
+    data = bbc_folder(tmp_path / "bbc")
+    published.write(tmp_path / "S", narrow(tmp_path), 98)
+    monkeypatch.chdir(tmp_path)
+    command = ["--checkpoint", "S/checkpoint_98.ckpt", "--workers", "0"]
+    opt = tmp_path / "S/opt.yaml"
+    stored = opt.read_text()
+
+    def refusal():
+        with pytest.raises(SystemExit) as ended:
+            evaluate_script.main(command)
+        assert ended.value.code == 2
+        return capsys.readouterr().err
+
+    assert "--data: needed, since S/checkpoint_98.ckpt and an opt.yaml beside it" in refusal()
+    opt.unlink()
+    assert "name no data; give the folder of BBC Pose, or an index.p" in refusal()
+    named = stored.replace("dataset: ''", "dataset: bbc_pose")
+    opt.write_text(named.replace("dataset_path: ''", "dataset_path: /elsewhere"))
+    assert "--data: needed, since /elsewhere, the data of S/checkpoint_98" in refusal()
+    opt.write_text(named.replace("dataset_path: ''", f"dataset_path: {data}"))
+    for stage in ("dump", "regress", "score"):
+        evaluate_script.main([*command, "--stage", stage])
+    report = json.loads((tmp_path / "S/evaluation.json").read_text())
+    assert report["data"] == str(data) and report["test"]["frames"] == 2
+    assert {"gaussians", "predictions"} <= {path.name for path in (tmp_path / "S").iterdir()}
+    evaluate_script.main([*command, "--stage", "val_truth"])
+    kept = json.loads((tmp_path / "S/evaluation.json").read_text())
+    assert kept["test"] == report["test"] and kept["val"] == report["val"]
+
+
+def narrow(folder):
+    """The content of a checkpoint of small networks that the published program has, too."""
+    run = untrained(folder, "--narrowing", "1", "--ngc", "2", "--use_fg_bg_mask", "false")
+    return checkpoints.read(checkpoints.find(run), "landmarks")
+
+
+def test_every_stage_has_a_progress_bar(tmp_path, monkeypatch):
+    run = untrained(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    bars = []
+
+    def bar(*given, **settings):
+        bars.append(tqdm(*given, **settings))
+        return bars[-1]
+
+    monkeypatch.setattr(evaluate, "tqdm", bar)
+    shared = ["--checkpoint", str(run), "--workers", "0", "--labelled", "12", "--held_out", "6"]
+    evaluate_script.main([*shared, "--out", "world.json"])
+    data = bbc_folder(tmp_path / "bbc")
+    evaluate_script.main([*shared, "--data", str(data), "--out", "bbc.json"])
+    assert [bar.total for bar in bars] == [12, 6, 12, 6, 2, 30, 15]
+    assert all(bar.disable for bar in bars)  # no terminal
 
 
 def test_the_pickle_serves_the_regression_too(tmp_path, monkeypatch):

@@ -5,6 +5,7 @@ import pickle
 import pytest
 import torch
 
+import infer
 from nets import published as originals
 from nets.errors import UserError
 from nets.landmarks import MultiscaleDiscriminator, build
@@ -88,8 +89,42 @@ def test_opt_yaml_means_what_its_writer_meant(tmp_path):
         "weight_decay": 5e-6,
     }
     (tmp_path / "opt.yaml").write_text("a: [")
-    with pytest.raises(UserError, match=r"opt.yaml: not YAML"):
+    with pytest.raises(UserError, match=r"opt.yaml, line 1: not plain YAML"):
         landmarks.read_options(tmp_path / "opt.yaml")
+
+
+def test_quoted_values_of_opt_yaml_are_values(tmp_path):
+    """infer.py --checkpoint checkpoint_6.ckpt, beside an opt.yaml with quoted values."""
+    path, _ = written(tmp_path)
+    quoted = "use_identity_covariance: '{}'\nfixed_covar: '0.008'\nimg_size: '64'\n"
+    for value, variance in (("False", None), ("True", 0.008)):
+        (tmp_path / "opt.yaml").write_text(quoted.format(value))
+        net, settings = landmarks.load(path)
+        assert settings["use_identity_covariance"] is (value == "True")
+        assert settings["fixed_covar"] == 0.008 and settings["image_size"] == 64
+        assert net.fixed_covariance == variance
+
+
+@pytest.mark.parametrize(
+    "line, message",
+    [
+        ("use_identity_covariance: 'maybe'", "use_identity_covariance in {}: must be true or fal"),
+        ("fixed_covar: wide", "fixed_covar in {}: must be a number > 0, got wide"),
+        ("fixed_covar: -1", "fixed_covar in {}: must be a number > 0, got -1"),
+        ("img_size: 100", "image_size in {}: must be a multiple of 16 and at least 32, got 100"),
+        ("n_landmarks: 2.5", "n_landmarks in {}: must be a whole number > 0, got 2.5"),
+        ("use_gam: True", "use_gam in {}: unknown key; did you mean use_gan?"),
+    ],
+)
+def test_a_bad_value_of_opt_yaml_is_named(tmp_path, monkeypatch, capsys, line, message):
+    path, _ = written(tmp_path)
+    (tmp_path / "opt.yaml").write_text(line + "\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        infer.main(["--checkpoint", str(path)])
+    error = capsys.readouterr().err
+    assert ended.value.code == 2 and error.count("\n") == 1
+    assert message.format(tmp_path / "opt.yaml") in error
 
 
 def test_what_does_not_fit_is_named(tmp_path):

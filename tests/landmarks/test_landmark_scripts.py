@@ -18,6 +18,7 @@ from nets.data.io.images import write_image
 from nets.data.io.video import open_video
 from nets.data.io.video_writer import VideoWriter
 from nets.landmarks import build, build_discriminator
+from nets.landmarks import infer as landmark_infer
 from nets.landmarks.options import learning_rate, parse
 from nets.landmarks.visuals import palette
 from nets.run import checkpoints, options
@@ -238,6 +239,21 @@ def test_checkpoints_of_other_networks(tmp_path, monkeypatch, capsys):
     assert "not the model of these options" in capsys.readouterr().err
 
 
+def test_a_missing_file_is_refused_before_networks_and_data(tmp_path, monkeypatch, capsys):
+    def slow(*_):
+        raise AssertionError("opened first")
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr(train_landmarks, "open_data", slow)
+    given = [*SMOKE, "--resume_ckpt", "checkpoint_98.ckpt"]
+    refused(given, "checkpoint_98.ckpt", monkeypatch, capsys, tmp_path)
+    monkeypatch.setattr(train_landmarks, "build", slow)
+    given = ["--config", "train_args_bbc_pose.yaml", "--dataset_path", "bbcpose"]
+    message = "no torchvision VGG19 weights"
+    refused(given, message, monkeypatch, capsys, tmp_path)
+    assert not (tmp_path / "runs/landmarks/a").exists()
+
+
 def test_the_learning_rate_rises_and_falls():
     args = parse("", [*SMOKE, "--warmup", "3", "--lr_decay_begin", "10", "--learning_rate", "1"])
     assert [learning_rate(args, s, 20) for s in (0, 3, 9, 15, 20)] == [0.25, 1, 1, 0.5, 0]
@@ -260,9 +276,6 @@ def test_inference_draws_masks_and_transfers(tmp_path, monkeypatch, capsys):
     with VideoWriter(tmp_path / "v.mp4", 12.5) as video:
         for i in range(20):  # more than one batch
             video.write(frame(10 * i, 48, 64))
-    infer.main(["-o", "demo.png"])
-    with Image.open("demo.png") as image:
-        assert image.width > 8 * 32 and image.height > 7 * 32
     infer.main(["-d", "in/0.png", "-o", "one.png"])
     for name in ("one", "one_mask", "one_background"):
         with Image.open(f"{name}.png") as image:
@@ -283,11 +296,62 @@ def test_inference_draws_masks_and_transfers(tmp_path, monkeypatch, capsys):
         (["-s", "v.mp4", "-d", "in/0.png"], "the appearance comes from an image"),
         (["-s", "in", "-d", "v.mp4"], "give one video, and one image"),
         (["-d", "v.mp4", "-o", "x.gif"], "a video is written as"),
+        (["-d", "v.mp4", "--concat"], "--concat: only with -s"),
+        (["-s", "in/0.png", "-d", "in/1.png", "--concat"], "--concat: only with a driving video"),
+        (["-d", "in/0.png", "--fps", "5"], "--fps: only with a driving video"),
         (["-d", "in/0.png", "in/1.png"], "several need -s"),
     ):
         with pytest.raises(SystemExit) as ended:
             infer.main(arguments)
         assert ended.value.code == 2 and message in capsys.readouterr().err
+
+
+def test_a_video_with_source_driving_and_result_side_by_side(tmp_path, monkeypatch, capsys):
+    run = untrained(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    write_image(tmp_path / "me.png", frame(60, 50, 70))
+    with VideoWriter(tmp_path / "talk.mp4", 12.5) as video:
+        for i in range(4):
+            video.write(frame(40 + 40 * i, 48, 64))
+    command = ["--checkpoint", str(run), "-s", "me.png", "-d", "talk.mp4", "-o", "out.mp4"]
+    infer.main([*command, "--concat"])
+    assert "written: out.mp4, out_concat.mp4" in capsys.readouterr().out
+    both = open_video("out_concat.mp4")
+    assert both.size == (32, 96) and both.fps == pytest.approx(12.5)
+    results = [image for _, image in open_video("out.mp4")]
+    shown = [image.float() for _, image in both]
+    assert len(shown) == len(results) == 4
+    for i, image in enumerate(shown):  # videos are lossy
+        source, driving, result = (part.mean().item() for part in image.split(32, 2))
+        assert abs(source - 60) < 8 and abs(driving - (40 + 40 * i)) < 8
+        assert abs(result - results[i].float().mean().item()) < 8
+
+
+def test_the_demo_shows_people_in_the_poses_of_others(tmp_path, monkeypatch, capsys):
+    run = untrained(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    infer.main(["--checkpoint", str(run), "-o", "demo.png"])
+    assert "people of the demo world" in capsys.readouterr().out
+    with Image.open("demo.png") as image:
+        assert image.width >= 6 * 256 and image.height >= 4 * 256  # with mask and background
+    source, driving, truth = landmark_infer.people(4, 64)
+    assert source.shape == driving.shape == truth.shape == (4, 3, 64, 64)
+    same = [(source[i] == truth[i]).float().mean().item() for i in range(4)]
+    other = [(driving[i] == truth[i]).float().mean().item() for i in range(4)]
+    assert min(same) > 0.3 > max(other)  # the source's background
+
+
+def test_the_demo_of_own_clips_shows_their_frames(tmp_path, monkeypatch, capsys):
+    for clip in range(5):
+        for i in range(6):
+            write_image(tmp_path / f"data/{clip}/{i}.png", frame(20 * clip + 10 * i))
+    run = untrained(tmp_path, "--dataset", "clips", "--data", "data")
+    monkeypatch.chdir(tmp_path)
+    infer.main(["--checkpoint", str(run), "-o", "demo.png"])
+    assert "frames of the run's own test data" in capsys.readouterr().out
+    (tmp_path / "data").rename(tmp_path / "moved")
+    infer.main(["--checkpoint", str(run), "-o", "demo.png"])
+    assert "people of the demo world, as data is missing" in capsys.readouterr().out
 
 
 @pytest.mark.slow

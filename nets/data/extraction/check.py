@@ -102,11 +102,12 @@ def _index(path: Path) -> tuple[Checked, Read]:
 def _avatars(path: Path) -> tuple[Checked, Read]:
     frames: list[tuple[str, str]] = []
     checked = Checked("", 0)
-    masks = (path / "segs").is_dir()
+    masked: dict[str, bool] = {}  # by phase: extract.py heads writes one at a time
     for phase in PHASES:
         if not (path / "imgs" / phase).is_dir():
             checked.remarks.append(f"no phase {phase}")
             continue
+        masks = masked[phase] = _holds_a_file(path / "segs" / phase)
         folder = AvatarFolder(path, phase, 64, masks=masks)
         items = {item: folder.frames(item) for item in folder.items}
         frames += [(phase, name) for names in items.values() for name in names]
@@ -120,12 +121,14 @@ def _avatars(path: Path) -> tuple[Checked, Read]:
                     f"{path}/imgs/{phase}/{item}: {images - len(names)} images without {what}"
                 )
     checked.format, checked.count = f"heads of videos, {len(frames)} frames", len(frames)
-    if not masks:
-        checked.remarks.append("no masks: train with --output_segmentation false")
+    without = [phase for phase, masks in masked.items() if not masks]
+    if without:
+        where = f" in {', '.join(without)}" if len(without) < len(masked) else ""
+        checked.remarks.append(f"no masks{where}: train with --output_segmentation false")
 
     def read(i: int) -> Drawing:
         phase, name = frames[i]
-        frame = read_frame(path, phase, name, 256, masks=masks)
+        frame = read_frame(path, phase, name, 256, masks=masked[phase])
         points = (frame.pose.reshape(-1, 2) + 1) / 2 * 256
         if (points < -128).any() or (points > 384).any():
             raise BadSample(
@@ -134,6 +137,11 @@ def _avatars(path: Path) -> tuple[Checked, Read]:
         return frame.image, points, "/".join(name.split("/")[-2:])
 
     return checked, read
+
+
+def _holds_a_file(folder: Path) -> bool:
+    """True if a folder, or a folder below it, holds a file."""
+    return any(file.is_file() for file in folder.rglob("*"))
 
 
 def _meta(path: Path) -> tuple[Checked, Read]:

@@ -23,6 +23,7 @@ from numpy.typing import ArrayLike
 from nets import plain_yaml
 from nets.data.io.files import below, read_arrays
 from nets.data.io.images import read_image
+from nets.data.people.alpha import with_alpha
 from nets.data.people.pairs import Paired, Pairs
 from nets.errors import BadSample, UserError
 from nets.skeletons import OPENPOSE_18
@@ -124,8 +125,9 @@ class PrjotiDataset(Paired):
     size     side of the square images, pixels
     pairing  "same": the appearance is the target itself; "identity": another crop of the same
              identity, or of the split if identities are unknown; "any": any crop of the split
+    alpha    images have the opacity as a fourth channel
 
-    [(epoch, index)] gives target and appearance (3, S, S) uint8; joints and appearance_joints
+    [(epoch, index)] gives target and appearance (3 or 4, S, S) uint8; joints and appearance_joints
     (18, 2) float32 in pixels, NaN if missing (a coordinate is negative, or both are 0); and index.
     The appearance is drawn from (seed, epoch, index), and absent for "same".
     """
@@ -139,6 +141,7 @@ class PrjotiDataset(Paired):
         size: int = 256,
         pairing: str = "identity",
         seed: int = 0,
+        alpha: bool = False,
     ):
         if split not in ("train", "test"):
             raise ValueError(f"PrjotiDataset: split must be train or test, got {split!r}")
@@ -153,7 +156,7 @@ class PrjotiDataset(Paired):
         cut = len(self._meta) * 9 // 10
         rows = slice(cut) if split == "train" else slice(cut, None)
         self._first = rows.start or 0
-        self.name, self.size = str(root), size
+        self.name, self.size, self.alpha = str(root), size, alpha
         points = np.asarray(labels["kps_rel"][rows], np.float32)
         if not len(points):
             raise UserError(f"{root}: holds no samples for {split!r}: {len(self._meta)} in all")
@@ -174,7 +177,8 @@ class PrjotiDataset(Paired):
 
     def _read(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
         joints = torch.from_numpy(self.joints[index] * np.float32(self.size))
-        return read_image(self.file(index), self.size), joints
+        image = read_image(self.file(index), self.size)
+        return (with_alpha(image, self.file(index)) if self.alpha else image), joints
 
 
 def write_label(root: str | Path, name: str, array: np.ndarray) -> Path:

@@ -112,11 +112,11 @@ def test_ears_reach_the_figure_from_a_detector_and_from_a_file(tmp_path, origin)
     for names in (JOINTS_15, JOINTS_17):
         points = joints.clone()
         points[len(names) :] = torch.nan
-        person, frame = Person(points, person_box(joints)), Frame("me", None, NOBODY)
+        frame = Frame("me", None, NOBODY)
         named = dict(zip(names, points.tolist(), strict=False)) | {"normalised": False}
         (tmp_path / "me.json").write_text(json.dumps(named))
         if origin == "detector":
-            seen = cut_out(frame, person, "me", 64)
+            seen = cut_out(frame, points, "me", 64)
         else:
             seen = annotated_person(tmp_path / "me.png", str(tmp_path / "me.json"), trained)
         drawn.append(PersonInputs(trained, JOINTS_17).pose(seen.joints[None]))

@@ -5,6 +5,8 @@
     python train_vunet.py --config market_retrain.yaml --retrain --checkpoint RUN
     torchrun --nproc_per_node=8 train_vunet.py --config deepfashion.yaml
     python train_vunet.py --config base.yaml prjoti.yaml      the whole-image form
+    python train_vunet.py --data mine.py:MyDataset            a Python class of your own
+    python train_vunet.py -n NAME -b base.yaml prjoti.yaml -t as edflow is called
     python train_vunet.py --mode transfer --checkpoint RUN    images, no training
 
 Esser, Sutter, Ommer, CVPR 2018. The same command resumes a run that was stopped.

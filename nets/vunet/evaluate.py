@@ -21,7 +21,7 @@ from nets.run.precision import Precision
 from nets.run.ranks import Ranks
 from nets.vunet import VUNet
 from nets.vunet.data import DemoWorld, PersonInputs, has_truth, open_people
-from nets.vunet.warm_start import load_network
+from nets.vunet.warm_start import load_network, require_data
 from nets.worlds.people.world import SPLITS
 
 SCORES = ("ssim", "psnr", "masked_l1", "nearest_outfit", "summary")
@@ -60,12 +60,7 @@ def evaluate(
     """
     precision = Precision(args.precision, ranks.device, args.channels_last)
     net, trained = load_network(content, path, precision)
-    # Only a run of guise has options of training such as this one; no data means its demo world.
-    if not args.data and not trained["data"] and "batch_size" not in trained:
-        raise UserError(
-            f"{path}: of a published program, which does not say where its data lies; "
-            "--data names images with joints to score it on"
-        )
+    require_data(trained, args.data, path)
     if args.data:
         trained = {**trained, "data": args.data}
     world = args.world_seed

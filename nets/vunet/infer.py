@@ -50,7 +50,7 @@ from nets.vunet.data import (
     write_images_index,
 )
 from nets.vunet.visuals import drawn_pose, show_samples, show_transfer, transfers
-from nets.vunet.warm_start import load_network
+from nets.vunet.warm_start import load_network, require_data
 
 
 # fmt: off
@@ -85,7 +85,8 @@ def infer(args: options.Namespace, content: dict[str, Any], path: Path, ranks: R
             raise UserError("--paste: only with -d, images or videos to paste into")
         data = open_people(trained, "test")
         inputs = PersonInputs(trained, data.joint_order)
-        print(f"no -s and no -d: people of the test data, {data.name}")
+        name = "the demo world" if has_truth(data) else data.name
+        print(f"no -s and no -d: people of the test data, {name}")
         if Path(args.out).suffix and not args.samples and not Path(args.out).is_dir():
             with torch.no_grad(), precision.autocast():
                 demo(args, net, inputs, data, ranks)
@@ -419,6 +420,7 @@ def without_training(run: Run, args: options.Namespace, precision: Precision) ->
     run.stop_listening()
     path = find(args.checkpoint)
     net, trained = load_network(read_checkpoint(path, "vunet"), path, precision)
+    require_data(trained, args.data, path)
     if args.data:
         trained |= {"data": args.data, "pairing": "same"}  # other data may have no identities
     on_bad_sample, workers = args.on_bad_sample, args.workers

@@ -1,6 +1,9 @@
 """Commands of the published programs, with files as those programs wrote them."""
 
+import io
+import itertools
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -14,6 +17,8 @@ from helpers import last_line, script
 from nets.errors import UserError
 from nets.published import main as convert
 from nets.run import checkpoints
+from nets.run.ranks import Ranks
+from nets.vunet import evaluate as evaluation
 from nets.vunet import options as settings
 from published_vunet import Port, TensorFlow
 from small_data import index_folder
@@ -117,6 +122,33 @@ def test_a_published_file_is_scored_on_the_data_that_is_named_or_not_at_all(
         evaluate.main(list(map(str, [*given, *named])))
         scores = json.loads((tmp_path / "scores.json").read_text())
         assert scores["data"] == "data/index.p" and scores["images"] == 4
+
+
+@pytest.mark.parametrize("mode", ["transfer", "test", "add_reconstructions"])
+def test_modes_take_a_published_file_with_data(inside, tmp_path, capsys, mode):
+    shared = ["--mode", mode, "--checkpoint", "model.ckpt-500", "--run_dir", tmp_path]
+    shared += ["--workers", "0", "--batch_size", "2"]
+    line = refused(capsys, train_vunet.main, *shared, "--name", "no")
+    assert "which does not say where its data lies; --data names images" in line
+    train_vunet.main([*map(str, shared), "--data", "data/index.p", "--name", "a"])
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_a_long_stage_has_a_progress_bar_on_a_terminal_only(monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    def shown(stderr, seconds):
+        clock = itertools.count(0, seconds)
+        monkeypatch.setattr("tqdm.std.time", lambda: next(clock))
+        monkeypatch.setattr(sys, "stderr", stderr)
+        batches = evaluation.with_progress(iter([{}] * 4), "transfer", range(8), 2, Ranks("cpu"))
+        assert len(list(batches)) == 4
+        return stderr.getvalue()
+
+    assert "transfer" in shown(Terminal(), 3) and "/4" in shown(Terminal(), 3)
+    assert shown(Terminal(), 0.1) == "" and shown(io.StringIO(), 3) == ""
 
 
 def test_a_run_on_the_demo_world_is_scored_there(tmp_path, monkeypatch):

@@ -199,7 +199,7 @@ def test_infer_without_arguments_takes_the_newest_run(trained, tmp_path):
     done = script("infer.py", "-o", tmp_path / "out.png", cwd=trained[0])
     assert done.returncode == 0, done.stderr
     assert "runs/vunet/a/checkpoints/step_00000004.pt: vunet, step 4" in done.stdout
-    assert "no -s and no -d: people of the test data, people" in done.stdout
+    assert "no -s and no -d: people of the test data, the demo world" in done.stdout
     with Image.open(tmp_path / "out.png") as image:  # four people, four columns
         assert image.width >= 4 * 256 and 4 * 256 <= image.height <= 4 * 256 + 60
 

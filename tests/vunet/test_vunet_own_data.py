@@ -256,6 +256,7 @@ def test_the_ports_channels_are_trained_and_drawn(transparent, tmp_path, monkeyp
     figures = read_image(images / f"{'pose' if form else 'c'}_0000001.png", None)
     colours = figures[:, figures.amax(0) > 200].float()
     assert (colours.std(1) > 20).all()  # joints of many colours
+    assert figures[:, 24:].amax() > 100  # ankles, too, which are not among the first channels
     (grid,) = images.glob("transfer_0000002.png")
     assert read_image(grid, None).shape == (3, 96, 96)
     model = checkpoints.read(checkpoints.find("runs/vunet/a"))["parts"]["model"]

@@ -5,6 +5,8 @@
     python train_vunet.py --config market_retrain.yaml --retrain --checkpoint RUN
     torchrun --nproc_per_node=8 train_vunet.py --config deepfashion.yaml
     python train_vunet.py --config base.yaml prjoti.yaml      the whole-image form
+    python train_vunet.py --data mine.py:MyDataset            a Python class of your own
+    python train_vunet.py -n NAME -b base.yaml prjoti.yaml -t as edflow is called
     python train_vunet.py --mode transfer --checkpoint RUN    images, no training
 
 Esser, Sutter, Ommer, CVPR 2018. The same command resumes a run that was stopped.
@@ -47,7 +49,7 @@ def validate(
     )
     for batch in run.listen(batches):
         out = net(*inputs(batch), "transfer")
-        l1 = losses.color_l1(out.image, signed(batch["target"]))
+        l1 = losses.color_l1(out.image, signed(inputs.target(batch)))
         kl = losses.kl_unit_gaussians(out.posterior, out.prior)
         sums += torch.stack([l1, kl, torch.ones_like(kl)]).sum(1).double().cpu()
     if run.stopping():
@@ -61,9 +63,11 @@ def validate(
 
 def train(run: Run, args: options.Namespace, precision: Precision) -> None:
     """Train in the run folder, from its newest checkpoint if it has one."""
+    # What may be refused comes first: the data-dependent initialisation below takes minutes.
     data = open_people(args, "train")
     test = open_people(args, "test", args.test_images)
     inputs = PersonInputs(args, data.joint_order)
+    vgg = open_vgg(args, run, precision)
     torch.manual_seed(args.seed)  # all ranks, and every start of this run, draw the same weights
     net = precision.place(build(args))
     optimizer = torch.optim.Adam(net.parameters(), args.lr, tuple(args.betas), fused=True)
@@ -87,7 +91,6 @@ def train(run: Run, args: options.Namespace, precision: Precision) -> None:
             start_from_data(run, args, net, inputs, data)
         if ema:  # averages start at these weights
             ema.load_state_dict(EMA(net, args.ema).state_dict())
-    vgg = open_vgg(args, run, precision)
     if args.compile:
         net.compile()
     # With the wiring of the port, the last block of a prior is unused.
@@ -118,7 +121,7 @@ def train(run: Run, args: options.Namespace, precision: Precision) -> None:
         noise = net.noise(images_per_step, run.device, run.generator(step))  # of all ranks
         update.begin(lr)
         for part, batch in update.batches(batches, step):
-            target = signed(batch["target"]).contiguous(memory_format=precision.memory_format)
+            target = signed(inputs.target(batch)).contiguous(memory_format=precision.memory_format)
             first = (part * run.world_size + run.rank) * args.batch_size
             own = noise.rows(slice(first, first + args.batch_size))
             with update.forward(model):

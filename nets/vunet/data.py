@@ -12,6 +12,7 @@ from torch import Tensor
 
 from nets import ops, skeletons
 from nets.contracts import Batch, PeopleDataset
+from nets.data.people.own import OwnDataset, is_own
 from nets.data.subset import First
 from nets.errors import UserError
 from nets.layers import signed
@@ -41,23 +42,30 @@ def open_people(
     length   number of samples, the first ones; 0: all
     world    seed of the demo world; each seed has its own people, poses and backgrounds
     returns  a dataset of samples {"target", "joints", "index", ...}, with "appearance" and
-             "appearance_joints" unless the pairing is "same"
+             "appearance_joints" unless the pairing is "same", and "stickman" if a class gives it
     Raises UserError if there is no usable data.
     """
     size, seed, pairing = options["image_size"], options["seed"], options["pairing"]
-    path = options["data"]
+    path, alpha = options["data"], options.get("img_channels", 3) == 4
+    letterbox = options["fit"] == "letterbox"
     data: PeopleDataset
-    if path and not Path(path).is_dir():
+    if path and is_own(path):
+        if letterbox:
+            raise UserError("--fit letterbox: works with an index, not with a class")
+        crops, channels = options["appearance"] == "crops", options.get("pose_channels", 3)
+        data = OwnDataset(path, split, size, pairing, seed, channels, crops)
+    elif path and Path(path).suffix == ".py":
+        raise UserError(f"--data {path}: which class of it? {path}:CLASS names one")
+    elif path and not Path(path).is_dir():
         from nets.data.people.index import IndexDataset
 
-        fit = options["fit"] == "letterbox"
-        data = IndexDataset(path, split, size, pairing, seed, letterbox=fit)
+        data = IndexDataset(path, split, size, pairing, seed, letterbox, alpha)
     elif path:
         from nets.data.people.meta import PrjotiDataset
 
-        if options["fit"] != "squash":
+        if letterbox:
             raise UserError("--fit letterbox: works with an index, not with a folder")
-        data = PrjotiDataset(path, split, size, pairing, seed)
+        data = PrjotiDataset(path, split, size, pairing, seed, alpha)
     else:
         from nets.worlds.people.world import PeopleWorld
 
@@ -102,12 +110,31 @@ def write_images_index(joint_order: Iterable[str], entries: Iterable[Entry], fol
     write_index(folder / "index.p", list(joint_order), names, joints, [False] * len(names))
 
 
+SIGMA = 1 / 64  # standard deviation of a joint's heatmap, as a fraction of the image's side
+
+
+def joint_heatmaps(joints: Tensor, size: int, order: Sequence[str]) -> Tensor:
+    """One heatmap a joint, (N, 18, S, S) in [-1, 1], in the order of OPENPOSE_18.
+
+    joints  (N, len(order), 2) pixels; missing: negative or NaN
+    A map is a Gaussian, 1 at its joint. The map of a missing joint is -1 everywhere.
+    """
+    joints = skeletons.convert_joints(joints, order, skeletons.OPENPOSE_18).float()
+    known = skeletons.valid_joints(joints)
+    mean = torch.where(known[..., None], 2 * joints / size - 1, 0.0)
+    covariance = (2 * SIGMA) ** 2 * torch.eye(2, device=joints.device)
+    maps = ops.gaussian_heatmaps(mean, covariance[None, None], (size, size), "exponential")
+    return 2 * maps * known[..., None, None] - 1
+
+
 class PersonInputs:
     """The network's inputs, from batches of uint8 images (N, 3, S, S) and joints (N, J, 2).
 
-    options      of a run: image_size, box_factor, appearance, stickman and missing_part are used
+    options      of a run: image_size, box_factor, appearance, stickman, missing_part, img_channels
+                 and pose_channels are used
     joint_order  names along the second axis of the joints
     Joints are in pixels of the images; missing ones are NaN. Inputs are on the batch's device.
+    Images may have their opacity as a fourth channel; networks with 4 channels see it.
     """
 
     def __init__(self, options: Mapping[str, Any], joint_order: Sequence[str]):
@@ -116,16 +143,24 @@ class PersonInputs:
         self.crops = options["appearance"] == "crops"
         self.style = options["stickman"]
         self.fill = options["missing_part"]
+        self.image_channels = options.get("img_channels", 3)
+        self.pose_channels = options.get("pose_channels", 3)
         self.joint_order = joint_order
 
     def __call__(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Pose and appearance of a batch, as `pose` and `appearance` return them.
+        """Pose and appearance of a batch, as `poses` and `appearance` return them.
 
         batch  has "target" and "joints", and "appearance" and "appearance_joints" if the appearance
                comes from another image
         """
         image, joints = self.source(batch)
-        return self.pose(batch["joints"]), self.appearance(image, joints)
+        return self.poses(batch), self.appearance(image, joints)
+
+    @staticmethod
+    def target(batch: Batch) -> Tensor:
+        """Images (N, 3, S, S) uint8 that the network is to generate."""
+        image: Tensor = batch["target"]
+        return image[:, :3]
 
     @staticmethod
     def source(batch: Batch) -> tuple[Tensor, Tensor]:
@@ -134,20 +169,39 @@ class PersonInputs:
             return batch["appearance"], batch["appearance_joints"]
         return batch["target"], batch["joints"]
 
+    def poses(self, batch: Batch) -> Tensor:
+        """Poses (N, C, S, S) in [-1, 1]: the dataset's own images of them, or drawn joints."""
+        if "stickman" not in batch:
+            return self.pose(batch["joints"])
+        own: Tensor = batch["stickman"]
+        return signed(own) if own.dtype == torch.uint8 else own
+
     @torch.no_grad()
     def pose(self, joints: Tensor) -> Tensor:
-        """Stick figures (N, 3, S, S) in [-1, 1], from joints (N, J, 2)."""
+        """Stick figures (N, 3, S, S) in [-1, 1], from joints (N, J, 2); or heatmaps (N, 18, S, S).
+
+        Raises UserError if the network's poses have another number of channels.
+        """
+        if self.pose_channels == len(skeletons.OPENPOSE_18):
+            return joint_heatmaps(joints, self.size, self.joint_order)
+        if self.pose_channels != 3:
+            raise UserError(
+                f"pose_channels {self.pose_channels}: only a class of your own that gives a "
+                "stickman has these poses; joints are drawn with 3 or 18 channels"
+            )
         return signed(skeletons.stickman(joints, self.size, self.style, self.joint_order))
 
     @torch.no_grad()
     def appearance(self, image: Tensor, joints: Tensor) -> Tensor:
-        """The appearance in [-1, 1]: 8 body-part crops (N, 24, s, s), or the image (N, 3, S, S).
+        """The appearance in [-1, 1]: 8 body-part crops (N, 8 C, s, s), or the image (N, C, S, S).
 
-        image   uint8 (N, 3, S, S)
+        image   uint8 (N, 3 or 4, S, S); without a fourth channel it is opaque
         joints  (N, J, 2), the places of the parts; ignored if the appearance is the image
-        Crops have side s = S / 2^box_factor.
+        C is 3, or 4 for networks that see the opacity. Crops have side s = S / 2^box_factor.
         """
-        image = signed(image)
+        if self.image_channels == 4 and image.shape[1] == 3:
+            image = torch.cat([image, torch.full_like(image[:, :1], 255)], 1)
+        image = signed(image[:, : self.image_channels])
         if not self.crops:
             return image
         joints = skeletons.convert_joints(joints, self.joint_order, skeletons.JOINTS_15)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any, TypedDict
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from nets import metrics
 from nets.contracts import Batches, PeopleDataset
@@ -19,7 +21,7 @@ from nets.run.precision import Precision
 from nets.run.ranks import Ranks
 from nets.vunet import VUNet
 from nets.vunet.data import DemoWorld, PersonInputs, has_truth, open_people
-from nets.vunet.warm_start import load_network
+from nets.vunet.warm_start import load_network, require_data
 from nets.worlds.people.world import SPLITS
 
 SCORES = ("ssim", "psnr", "masked_l1", "nearest_outfit", "summary")
@@ -58,6 +60,7 @@ def evaluate(
     """
     precision = Precision(args.precision, ranks.device, args.channels_last)
     net, trained = load_network(content, path, precision)
+    require_data(trained, args.data, path)
     if args.data:
         trained = {**trained, "data": args.data}
     world = args.world_seed
@@ -69,14 +72,26 @@ def evaluate(
     report: dict[str, Any] = {"data": data.name, "images": len(data), "world_seed": world}
     report["protocol"] = {name: metrics.PROTOCOL[name] for name in SCORES}
     with torch.no_grad(), precision.autocast():
-        batches = in_order(data, args.batch_size, ranks, args.workers, args.on_bad_sample)
+        size = args.batch_size
+        batches = in_order(data, size, ranks, args.workers, args.on_bad_sample)
+        batches = with_progress(batches, "reconstruction", data, size, ranks)
         report["reconstruction"] = reconstruction(net, inputs, batches)
         if has_truth(data) and len(data) > 1:
             pairs = open_people(trained, "test", args.images, world)  # with the run's own pairing
             mean = mean_image(open_people(trained, "train", 512), ranks)
-            batches = in_order(pairs, max(2, args.batch_size), ranks, args.workers)
+            size = max(2, size)
+            batches = in_order(pairs, size, ranks, args.workers)
+            batches = with_progress(batches, "transfer", pairs, size, ranks)
             report["transfer"] = transfer_scores(net, inputs, data, batches, mean)
     return report
+
+
+def with_progress(
+    batches: Batches, stage: str, data: PeopleDataset, size: int, ranks: Ranks
+) -> Batches:
+    """The batches of a stage, with a progress bar on a terminal after 5 seconds."""
+    total = math.ceil(math.ceil(len(data) / ranks.world_size) / size)
+    return iter(tqdm(batches, stage, total, unit="batch", disable=None, delay=5))
 
 
 def reconstruction(net: VUNet, inputs: PersonInputs, batches: Batches) -> dict[str, Summary]:
@@ -84,10 +99,13 @@ def reconstruction(net: VUNet, inputs: PersonInputs, batches: Batches) -> dict[s
     scores: dict[str, list[Tensor]] = {"ssim": [], "psnr": [], "l1": []}
     for batch in batches:
         generated = to_uint8(net(*inputs(batch), "transfer").image)
-        everywhere = torch.ones_like(generated[:, 0], dtype=torch.bool)
-        scores["ssim"].append(metrics.ssim(generated, batch["target"]))
-        scores["psnr"].append(metrics.psnr(generated, batch["target"]))
-        scores["l1"].append(metrics.masked_l1(generated, batch["target"], everywhere))
+        everywhere, target = (
+            torch.ones_like(generated[:, 0], dtype=torch.bool),
+            inputs.target(batch),
+        )
+        scores["ssim"].append(metrics.ssim(generated, target))
+        scores["psnr"].append(metrics.psnr(generated, target))
+        scores["l1"].append(metrics.masked_l1(generated, target, everywhere))
     if not scores["l1"]:
         raise UserError("no image of the test split can be read")
     return {name: metrics.summary(torch.cat(values)) for name, values in scores.items()}
@@ -95,7 +113,9 @@ def reconstruction(net: VUNet, inputs: PersonInputs, batches: Batches) -> dict[s
 
 def mean_image(data: PeopleDataset, ranks: Ranks) -> Tensor:
     """The pixelwise mean of a dataset's images, uint8 (3, S, S)."""
-    total = sum(batch["target"].double().sum(0) for batch in in_order(data, 64, ranks))
+    batches = with_progress(in_order(data, 64, ranks), "mean image", data, 64, ranks)
+    sums = (PersonInputs.target(batch).double().sum(0) for batch in batches)
+    total = sum(sums, torch.zeros((), dtype=torch.float64))
     return (total / len(data)).round().to(torch.uint8)
 
 

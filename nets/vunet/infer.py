@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -11,10 +11,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.data import default_collate
 from tqdm import tqdm
 
 from nets.contracts import PeopleDataset
-from nets.data.detectors import Detector, Follow, Person, open_detector, person_square
+from nets.data.detectors import Detector, Follow, open_detector, person_square
 from nets.data.heads.faces import FaceBox, crop_square, paste_square, points_in_crop
 from nets.data.io.frames import Finder, Frame, Frames
 from nets.data.io.images import (
@@ -27,9 +28,11 @@ from nets.data.io.images import (
 from nets.data.io.names import Paths, distinct, pair_name
 from nets.data.io.video import is_video
 from nets.data.io.video_writer import FORMATS, VideoWriter
+from nets.data.people.alpha import with_alpha
 from nets.data.people.joints import read_joints
+from nets.data.subset import First
 from nets.errors import UserError
-from nets.output import write_grid
+from nets.output import write_demo, write_grid
 from nets.published import find, read_checkpoint
 from nets.run import options
 from nets.run.images import to_uint8
@@ -38,11 +41,17 @@ from nets.run.options import NonNegativeFloat, NonNegativeInt
 from nets.run.precision import Precision
 from nets.run.ranks import Ranks
 from nets.run.run import Run
-from nets.skeletons import JOINTS_17
+from nets.skeletons import JOINTS_17, valid_joints
 from nets.vunet import VUNet
-from nets.vunet.data import PersonInputs, open_people, write_images, write_images_index
-from nets.vunet.visuals import show_samples, show_transfer, transfers
-from nets.vunet.warm_start import load_network
+from nets.vunet.data import (
+    PersonInputs,
+    has_truth,
+    open_people,
+    write_images,
+    write_images_index,
+)
+from nets.vunet.visuals import drawn_pose, show_samples, show_transfer, transfers
+from nets.vunet.warm_start import load_network, require_data
 
 
 # fmt: off
@@ -73,12 +82,19 @@ def infer(args: options.Namespace, content: dict[str, Any], path: Path, ranks: R
         inputs = PersonInputs(trained, JOINTS_17)
         sources, drivings, videos = people(args, trained, inputs, ranks)
     else:
-        print("no -s and no -d: using the run's own test data")
-        data = open_people(trained, "test", 8)
+        if args.paste:
+            raise UserError("--paste: only with -d, images or videos to paste into")
+        data = open_people(trained, "test")
         inputs = PersonInputs(trained, data.joint_order)
+        name = "the demo world" if has_truth(data) else data.name
+        print(f"no -s and no -d: people of the test data, {name}")
+        if Path(args.out).suffix and not args.samples and not Path(args.out).is_dir():
+            with torch.no_grad(), precision.autocast():
+                demo(args, net, inputs, data, ranks)
+            return
         sources, drivings = demo_people(data, ranks)
         videos = []
-    cuts = cut_people(drivings) if args.paste else []
+    cuts = [person for person in drivings if isinstance(person, CutPerson)] if args.paste else []
     appearances = [inputs.appearance(s.image[None], s.joints[None]) for s in sources]
 
     def transfer(joints: Tensor) -> Tensor:
@@ -97,18 +113,66 @@ def infer(args: options.Namespace, content: dict[str, Any], path: Path, ranks: R
             return
         joints = torch.stack([driving.joints for driving in drivings])
         poses, columns = inputs.pose(joints), [driving.name for driving in drivings]
+        shown = drawn_pose(poses)
         if args.samples:
             generated = sample(net, poses, args.samples, generator(args, ranks))
             names = [f"sample {i + 1}" for i in range(args.samples)]
-            write_grid(args, names, [None] * args.samples, columns, poses, generated)
+            write_grid(args, names, [None] * args.samples, columns, shown, generated)
             return
         generated = transfer(joints)
     names = [source.name for source in sources]
     if args.paste:
         write_pasted(args, names, cuts, generated)
         return
-    images: list[Tensor | None] = [source.image for source in sources]
-    write_grid(args, names, images, columns, poses, generated)
+    images: list[Tensor | None] = [source.image[:3] for source in sources]
+    write_grid(args, names, images, columns, shown, generated)
+
+
+def demo(
+    args: options.Namespace, net: VUNet, inputs: PersonInputs, data: PeopleDataset, ranks: Ranks
+) -> None:
+    """Write four people, each in the pose of another, with the ground truth if it is known."""
+    first, second = pair_people(data, 4)
+    batch = to_device(default_collate([data[0, index] for index in first + second]), ranks.device)
+    n = len(first)
+    poses, appearances = inputs(batch)
+    poses, shown = poses[n:], drawn_pose(poses[n:])
+    noise = generator(args, ranks) if args.noise else None
+    rows: list[list[Tensor | None]] = []
+    for i in range(n):
+        one = slice(i, i + 1)
+        image = transfers(net, poses[one], appearances[one], args.noise, noise)[0, 0]
+        rows.append([inputs.source(batch)[0][i, :3], to_uint8(shown[i]), to_uint8(image)])
+    columns = ["source", "pose", "result"]
+    if has_truth(data):
+        columns.append("ground truth")
+        ids = (batch["outfit"][:n], batch["pose"][n:], batch["background"][n:])
+        truth = data.transfer_truth(*(numbers.cpu() for numbers in ids))["image"]
+        for row, image in zip(rows, truth, strict=True):
+            row.append(image)
+    write_demo(args.out, columns, rows)
+
+
+def pair_people(data: PeopleDataset, count: int) -> tuple[list[int], list[int]]:
+    """Places of up to `count` sources, and of as many images that give them poses.
+
+    The sources are of different people where the dataset knows the people and has that many. Both
+    are spread over the dataset.
+    """
+    spread = [i * len(data) // (2 * count) for i in range(2 * count)]
+    people = getattr(data, "identities", None)
+    sources: dict[object, int] = {}  # person -> place
+    for place in [*spread, *range(len(data))]:
+        if len(sources) < count:
+            sources.setdefault(place if people is None else int(people[place]), place)
+    first = list(sources.values())
+    for place in spread:  # fewer people: several images of each
+        if len(first) < count and place not in first:
+            first.append(place)
+    others = [place for place in dict.fromkeys([*spread[::-1], *range(len(data))])]
+    second = [place for place in others if place not in first][: len(first)]
+    second += first[len(second) - len(first) :] if len(second) < len(first) else []
+    return first, second
 
 
 def generator(args: options.Namespace, ranks: Ranks) -> torch.Generator:
@@ -160,6 +224,8 @@ def people(
         if files and needed and joints is None:
             find = detector(args, option, files[0])
             seen.append([*detected_people(args, find, files, number, trained["image_size"])])
+        elif args.paste and option == "driving":
+            seen.append([annotated_cut(file, joints, trained["image_size"]) for file in files])
         else:
             joints = joints if needed else None
             seen.append([annotated_person(file, joints, trained) for file in files])
@@ -175,7 +241,10 @@ def on_device(seen: SeenPerson, ranks: Ranks) -> SeenPerson:
 
 def demo_people(data: PeopleDataset, ranks: Ranks) -> tuple[list[SeenPerson], list[SeenPerson]]:
     """One source and one driving person: the first and the last of a dataset."""
+    data = First(data, min(8, len(data)))
     batch = next(iter(in_order(data, len(data), ranks)))
+    if "stickman" in batch:
+        raise UserError("-d: needed here, since the data set draws its poses itself")
     image, joints = PersonInputs.source(batch)
     source = SeenPerson("source", image[0], joints[0])
     return [source], [SeenPerson("driving", batch["target"][-1], batch["joints"][-1])]
@@ -214,7 +283,7 @@ class SeenPerson:
 
 @dataclass(frozen=True)
 class CutPerson(SeenPerson):
-    """A person that was detected and cut out of a larger image."""
+    """A person that was cut out of a larger image."""
 
     whole: Tensor  # (3, H, W) uint8, the larger image
     box: FaceBox  # the square of `image` in `whole`
@@ -224,12 +293,17 @@ class CutPerson(SeenPerson):
         return paste_square(self.whole, image, self.box)
 
 
-def cut_people(people: Sequence[SeenPerson]) -> list[CutPerson]:
-    """The people, each cut out of a larger image. Raises UserError if one is not."""
-    cuts = [person for person in people if isinstance(person, CutPerson)]
-    if len(cuts) < len(people):
-        raise UserError("--paste: only with driving images whose joints are detected")
-    return cuts
+def annotated_cut(file: Path, joints: str, size: int) -> CutPerson:
+    """A person with given joints, cut out of a file's image as a detected one is.
+
+    joints  see `read_joints`. Raises UserError if all are unknown.
+    """
+    whole = read_image(file, None)
+    h, w = whole.shape[1:]
+    points = read_joints(joints, file, (w, h)) * torch.tensor([w, h])
+    if not valid_joints(points).any():
+        raise UserError(f"{joints}: all joints of {file} are missing")
+    return cut_out(Frame(str(file), None, whole), points, file.stem, size)
 
 
 def annotated_person(file: Path, joints: str | None, trained: dict[str, Any]) -> SeenPerson:
@@ -241,17 +315,20 @@ def annotated_person(file: Path, joints: str | None, trained: dict[str, Any]) ->
     points = torch.full((len(JOINTS_17), 2), torch.nan)
     if joints is not None:
         points = read_joints(joints, file, image_size(file))
+    alpha = trained.get("img_channels", 3) == 4
     if trained["fit"] == "squash":
-        return SeenPerson(file.stem, read_image(file, size), points * size)
+        image = read_image(file, size)
+        return SeenPerson(file.stem, with_alpha(image, file) if alpha else image, points * size)
     image, (x, y, w, h) = read_letterboxed(file, size)
+    image = with_alpha(image, file, (x, y, w, h)) if alpha else image
     return SeenPerson(file.stem, image, points * torch.tensor([w, h]) + torch.tensor([x, y]))
 
 
-def cut_out(frame: Frame, person: Person, name: str, size: int) -> CutPerson:
-    """A detected person, cut out of its frame as `extract.py people` does."""
-    box = person_square(person.joints)
+def cut_out(frame: Frame, joints: Tensor, name: str, size: int) -> CutPerson:
+    """The person with these joints (17, 2), cut out of its frame as `extract.py people` does."""
+    box = person_square(joints)
     image = crop_square(frame.image, box, size)
-    return CutPerson(name, image, points_in_crop(person.joints, box, size), frame.image, box)
+    return CutPerson(name, image, points_in_crop(joints, box, size), frame.image, box)
 
 
 def detector(args: options.Namespace, option: str, file: Path) -> Detector:
@@ -271,7 +348,7 @@ def detected_people(
     """Person `number` of each image, cut out; --on_missing decides about images without one."""
     frames = (frame for file in files for frame in Frames(file))
     finder = Finder(Follow(find, number, videos=False), _label(number), args.on_missing)
-    people = [cut_out(f, person, Path(f.name).stem, size) for f, person in finder(frames)]
+    people = [cut_out(f, person.joints, Path(f.name).stem, size) for f, person in finder(frames)]
     finder.report()
     return people
 
@@ -301,7 +378,8 @@ def drive(
     fps = frames.fps
     assert fps is not None  # only images have no frame rate
     finder = Finder(Follow(find, args.person), _label(args.person), args.on_missing)
-    people = ((f, cut_out(f, person, "", size)) for f, person in finder(_with_progress(frames)))
+    frames_with_people = finder(_with_progress(frames))
+    people = ((f, cut_out(f, person.joints, "", size)) for f, person in frames_with_people)
     with contextlib.ExitStack() as stack:
         writers = {
             path: stack.enter_context(VideoWriter(path, fps, video, frames.start)) for path in paths
@@ -316,7 +394,7 @@ def drive(
                     result = driving.pasted(image) if args.paste else image
                     out.write(result, frame.seconds)
                     if beside is not None:
-                        three = [source.image.cpu(), driving.image, image]
+                        three = [source.image[:3].cpu(), driving.image, image]
                         beside.write(torch.cat(three, 2), frame.seconds)
     finder.report()
     for path in writers:
@@ -350,6 +428,7 @@ def without_training(run: Run, args: options.Namespace, precision: Precision) ->
     run.stop_listening()
     path = find(args.checkpoint)
     net, trained = load_network(read_checkpoint(path, "vunet"), path, precision)
+    require_data(trained, args.data, path)
     if args.data:
         trained |= {"data": args.data, "pairing": "same"}  # other data may have no identities
     on_bad_sample, workers = args.on_bad_sample, args.workers

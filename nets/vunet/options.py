@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
 import torch
 
+from nets.data.people.own import is_own
 from nets.errors import UserError
 from nets.perceptual import layer_position
 from nets.run import checkpoints, options
@@ -56,8 +58,8 @@ def parser(description: str) -> options.Parser:
     g = p.add_argument_group("data")
     add = g.add_argument
     add("--data", type=str | None, default=None,
-        help="an index (index.p, .json or .npz), or a folder with meta.yaml; default: the demo "
-        "world of people")
+        help="an index (index.p, .json or .npz), a folder with meta.yaml, or a class of your own, "
+        "FILE.py:CLASS; default: the demo world of people")
     add("--pairing", type=Literal["same", "identity", "any"] | None, default=None,
         help="image that gives the appearance: the target itself, another one of the same "
         "identity, or any; default: same for parts, identity for image")
@@ -109,6 +111,7 @@ def parser(description: str) -> options.Parser:
 
 def parse(argv: Sequence[str] | None = None, description: str = "") -> options.Namespace:
     """The options, with the defaults of the form. Raises UserError for a contradiction."""
+    argv = published.edflow(sys.argv[1:] if argv is None else argv)
     args = options.parse(parser(description), argv, published.translate)
     for name, value in FORMS[args.variant].items():
         args[name] = value if args[name] is None else args[name]
@@ -124,6 +127,11 @@ def parse(argv: Sequence[str] | None = None, description: str = "") -> options.N
             raise UserError(f"--mode {args.mode}: {folder} is a training run; give another --name")
     if args.retrain and not args.checkpoint:
         raise UserError("--retrain: needs --checkpoint, a run of the first round")
+    if args.pose_channels not in (3, 18) and not is_own(args.data or ""):
+        raise UserError(
+            f"--pose_channels: must be 3 (a stick figure) or 18 (one heatmap a joint) without a "
+            f"class of your own as --data, got {args.pose_channels}"
+        )
     for name in ("feature_weights", "gram_weights"):
         if len(args[name]) != len(args.feature_layers):
             raise UserError(

@@ -8,7 +8,7 @@ torch.save.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -363,6 +363,61 @@ SETTINGS = ("weight", "start_ramp_it", "start_ramp_val", "end_ramp_it", "end_ram
 TERMS = ("color_L1", "color_L2", "color_gradient", "KL", "perceptual")
 
 
+EDFLOW = {  # options of the PyTorch program's framework -> options of train_vunet.py
+    "-n": "--name",
+    "-b": "--config",
+    "--base": "--config",
+    "-c": "--checkpoint",
+    "-r": "--retrain",
+}
+EDFLOW_TRAIN = ("-t", "--train")
+EDFLOW_PROJECT = ("-p", "--project")
+EDFLOW_REFUSED = {"-l": "the log level is fixed", "-d": "python -m pdb train_vunet.py debugs"}
+
+
+def edflow(argv: Sequence[str]) -> list[str]:
+    """The command line with edflow's options under today's names.
+
+    `edflow -n NAME -b FILE ... -t`: -n is --name, -b --config, -c --checkpoint, -r --retrain. -t
+    asks for training; without it edflow evaluates, which evaluate.py does. -p RUN goes on with a
+    run of guise: its folder, and its options unless -b gives others. Raises UserError.
+    """
+    result: list[str] = []
+    project: str | None = None
+    short = train = False
+    tokens = iter(argv)
+    for token in tokens:
+        name, equals, value = token.partition("=")
+        if name in EDFLOW_REFUSED:
+            raise UserError(f"{name}: not an option of train_vunet.py; {EDFLOW_REFUSED[name]}")
+        short |= name in (*EDFLOW, *EDFLOW_PROJECT)
+        train |= name in EDFLOW_TRAIN
+        if name in EDFLOW_PROJECT:
+            project = value if equals else next(tokens, None)
+            if project is None:
+                raise UserError(f"{name}: must be followed by the folder of a run")
+        elif name not in EDFLOW_TRAIN:
+            result.append(f"{EDFLOW.get(name, name)}{equals}{value}")
+    if short and not train:
+        raise UserError(
+            "without -t edflow evaluates a run, which `evaluate.py --checkpoint RUN` does here; "
+            "add -t to train"
+        )
+    return result if project is None else _project(project, result)
+
+
+def _project(project: str, argv: list[str]) -> list[str]:
+    """A command line that goes on with the run that edflow's -p names."""
+    run = Path(project)
+    if not (run / "config.yaml").is_file():
+        raise UserError(
+            f"-p {project}: not a run folder of guise; a run of edflow is gone on with by "
+            "--checkpoint RUN/train/checkpoints/model-STEP.ckpt --wiring port"
+        )
+    own = [] if "--config" in argv else ["--config", str(run / "config.yaml")]
+    return [*argv, *own, "--run_dir", str(run.parent), "--name", run.name]
+
+
 def translate(keys: dict[str, Any], source: str) -> dict[str, Any]:
     """The keys of a configuration file, under the names of `train_vunet.py`.
 
@@ -426,8 +481,11 @@ def add_options(parser: Parser) -> None:
     add("--box_factor", type=NonNegativeInt, default=2, help="side of the crops: S / 2^box_factor")
     add("--bottleneck_factor", type=PositiveInt, default=2,
         help="side of the coarsest map, as a power of two")
-    add("--img_channels", type=Literal[3], default=3, help="channels of an image")
-    add("--pose_channels", type=Literal[3], default=3, help="channels of a stick figure")
+    add("--img_channels", type=Literal[3, 4], default=3,
+        help="channels of the image that gives the appearance; 4: with its opacity")
+    add("--pose_channels", type=PositiveInt, default=3,
+        help="channels of a pose; 3: a stick figure, 18: one heatmap a joint; others: only with "
+        "a class of your own that gives a stickman")
     add("--out_channels", type=Literal[3], default=3, help="channels of the output")
     add("--conv", type=Literal["none", "weight", "weight_affine"] | None, default=None,
         help="image form: normalisation of the convolutions; parts form: always weight")

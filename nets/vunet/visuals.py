@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import colorsys
+
 import torch
 from torch import Tensor
 
@@ -12,6 +14,22 @@ from nets.run.loader import loader
 from nets.run.run import Run
 from nets.vunet.data import PersonInputs, has_truth
 from nets.vunet.network import Noise, Pair, VUNet
+
+
+def drawn_pose(pose: Tensor) -> Tensor:
+    """Poses as images (N, 3, S, S) in [-1, 1], from the network's (N, C, S, S).
+
+    Three channels are shown as they are. Others each have a colour of the rainbow on black, of
+    which the brightest counts.
+    """
+    count = pose.shape[1]
+    if count == 3:
+        return pose
+    result = torch.full_like(pose[:, :1].expand(-1, 3, -1, -1), -1)
+    for i, channel in enumerate(pose.split(1, 1)):
+        colour = pose.new_tensor(colorsys.hsv_to_rgb(i / count, 1, 1)).view(1, 3, 1, 1)
+        result = torch.maximum(result, (channel + 1) * colour - 1)
+    return result
 
 
 @torch.no_grad()
@@ -25,7 +43,7 @@ def transfers(
 ) -> Tensor:
     """A appearances in P poses: images (A, P, 3, S, S), float32 in about [-1, 1].
 
-    poses        (P, 3, S, S) stick figures
+    poses        (P, C, S, S), inputs of `net`
     appearances  (A, 24, s, s) or (A, 3, S, S), inputs of `net`; each is encoded once
     noise_scale  scale of the noise added to the latents; 0: their means, deterministic
     generator    of the noise
@@ -59,8 +77,8 @@ def reconstructions(
     """
     pose, appearance = inputs(batch)
     return {
-        "x": batch["target"],
-        "c": pose,
+        "x": inputs.target(batch),
+        "c": drawn_pose(pose),
         "sample": net(pose, appearance, "train", noise).image,
         "test_sample": net(pose, mode="sample", noise=noise).image,
     }
@@ -74,8 +92,8 @@ def transfer_grid(net: VUNet, inputs: PersonInputs, batch: Batch) -> Tensor:
     every pose.
     """
     pose, appearance = inputs(batch)
-    sources = signed(inputs.source(batch)[0])
-    rows = [torch.cat([torch.zeros_like(pose[:1]), pose])]
+    sources, shown = signed(inputs.source(batch)[0][:, :3]), drawn_pose(pose)
+    rows = [torch.cat([torch.zeros_like(shown[:1]), shown])]
     for source, row in zip(sources, transfers(net, pose, appearance), strict=True):
         rows.append(torch.cat([source[None], row]))
     return torch.cat(rows)
@@ -93,7 +111,7 @@ def show(run: Run, step: int, net: VUNet, inputs: PersonInputs, batch: Batch, pr
     generated = reconstructions(net, inputs, batch, noise)
     if run.args.variant == "image":
         generated = {IMAGE_NAMES[name]: images for name, images in generated.items()}
-        generated["appearance"] = inputs.source(batch)[0]
+        generated["appearance"] = inputs.source(batch)[0][:, :3]
     for name, images in generated.items():
         run.image(prefix + name, step, images)
 
@@ -114,8 +132,8 @@ def show_samples(
 ) -> None:
     """Write the poses of a batch, and images of them from prior samples; see `show_transfer`."""
     noise = net.noise(len(batch["target"]), run.device, run.generator(step, "show"))
-    pose = inputs.pose(batch["joints"])
-    run.image(*_file_name("testing_cond", step, numbered), pose)
+    pose = inputs.poses(batch)
+    run.image(*_file_name("testing_cond", step, numbered), drawn_pose(pose))
     generated = net(pose, mode="sample", noise=noise).image
     run.image(*_file_name("testing_test_sample", step, numbered), generated)
 
@@ -133,9 +151,9 @@ def final_image(
     n = min(4, len(data))
     batch = loader(data, 2 * n, run.ranks, shuffle=False, on_bad_sample=on_bad_sample).batch(0)
     poses, appearances = inputs(batch)
-    sources, poses = signed(inputs.source(batch)[0]), poses[-n:]
+    sources, poses = signed(inputs.source(batch)[0][:, :3]), poses[-n:]
     generated = transfers(net, poses, appearances[:n])
-    rows: list[list[Tensor | None]] = [[None, *poses]]
+    rows: list[list[Tensor | None]] = [[None, *drawn_pose(poses)]]
     names = ["pose"]
     for i in range(n):
         rows.append([sources[i], *generated[i]])

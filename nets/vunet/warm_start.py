@@ -34,6 +34,19 @@ def load_network(
     return precision.place(fold(net).eval()), dict(trained)
 
 
+def require_data(trained: dict[str, Any], data: str | None, path: Path) -> None:
+    """Raises UserError if neither --data nor a run says on what data a network is tried.
+
+    trained  options of the checkpoint `path`; a run of guise without data was on the demo world
+    """
+    of_a_run = "batch_size" in trained  # which no published file holds
+    if not data and not trained["data"] and not of_a_run:
+        raise UserError(
+            f"{path}: of a published program, which does not say where its data lies; "
+            "--data names images with joints"
+        )
+
+
 def start_from(
     run: Run, args: options.Namespace, net: VUNet, optimizer: torch.optim.Optimizer
 ) -> None:

@@ -17,7 +17,9 @@ import train_vunet
 from helpers import FREE_PORT, ROOT, last_line, script
 from nets.data.people.index import read_index
 from nets.run import checkpoints
-from nets.skeletons import JOINTS_15
+from nets.skeletons import JOINTS_15, stickman
+from nets.vunet.data import open_people
+from nets.vunet.infer import pair_people
 from small_data import index_folder
 
 
@@ -197,8 +199,53 @@ def test_infer_without_arguments_takes_the_newest_run(trained, tmp_path):
     done = script("infer.py", "-o", tmp_path / "out.png", cwd=trained[0])
     assert done.returncode == 0, done.stderr
     assert "runs/vunet/a/checkpoints/step_00000004.pt: vunet, step 4" in done.stdout
-    with Image.open(tmp_path / "out.png") as image:
-        assert image.size == (32, 32)
+    assert "no -s and no -d: people of the test data, the demo world" in done.stdout
+    with Image.open(tmp_path / "out.png") as image:  # four people, four columns
+        assert image.width >= 4 * 256 and 4 * 256 <= image.height <= 4 * 256 + 60
+
+
+def test_the_demo_shows_four_people_in_the_poses_of_others_and_the_truth(
+    trained, tmp_path, monkeypatch
+):
+    seen = []
+    monkeypatch.setattr("nets.vunet.infer.write_demo", lambda *given: seen.append(given))
+    run_infer(trained, monkeypatch, "-o", tmp_path / "out.png")
+    ((_, columns, rows),) = seen
+    assert columns == ["source", "pose", "result", "ground truth"] and len(rows) == 4
+    data = open_people({"data": None, "seed": 0, "image_size": 32, "pairing": "identity",
+                        "fit": "squash"}, "test")  # fmt: skip
+    first, second = pair_people(data, 4)
+    assert len({int(data.identities[place]) for place in first}) == 4
+    for (source, pose, _, truth), one, other in zip(rows, first, second, strict=True):
+        person, driving = data[0, one], data[0, other]
+        assert torch.equal(source, person["appearance"])
+        figure = stickman(driving["joints"][None], 32, "parts", data.joint_order)[0]
+        assert torch.equal(pose, figure)
+        ids = (torch.tensor([person["outfit"]]), torch.tensor([driving["pose"]]),
+               torch.tensor([driving["background"]]))  # fmt: skip
+        assert torch.equal(truth, data.transfer_truth(*ids)["image"][0])
+
+
+def test_a_folder_as_output_of_the_demo_holds_one_transfer(trained, tmp_path, monkeypatch):
+    run_infer(trained, monkeypatch, "-o", tmp_path / "o", "--grid")
+    names = sorted(path.name for path in (tmp_path / "o").iterdir())
+    assert names == ["grid.png", "source--driving.png"]
+
+
+@pytest.mark.parametrize("length", [1, 2, 5, 100])
+@pytest.mark.parametrize("people", [None, 1, 3, 50])
+def test_pairs_of_the_demo_differ_where_they_can(length, people):
+    class Data(list):
+        identities = None if people is None else torch.arange(length) % people
+
+    first, second = pair_people(Data(range(length)), 4)
+    assert len(first) == len(second) and 1 <= len(first) <= 4
+    assert len(set(first)) == len(first)
+    known = min(length, people or length, 4)
+    if people is not None:
+        assert len({place % people for place in first}) == known
+    if length >= 8:
+        assert len(first) == 4 and not set(first) & set(second)
 
 
 @pytest.fixture

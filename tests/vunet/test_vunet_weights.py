@@ -16,6 +16,7 @@ from nets.published import main as convert
 from nets.run import checkpoints
 from nets.tensor_files import write_safetensors
 from published_vunet import Port, TensorFlow
+from tensorflow_writer import write_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -45,8 +46,11 @@ def tensorflow(tmp_path, suffix=".npz", **more):
     net = TensorFlow(4, 1, 8, 16, values())
     expected = net(values(1)(2, 3, 16, 16), values(2)(2, 24, 8, 8))
     path = tmp_path / f"weights{suffix}"
+    variables = {name: value.numpy() for name, value in {**net.p, **more}.items()}
     if suffix == ".npz":
-        np.savez(path, **{k: v.numpy() for k, v in {**net.p, **more}.items()})
+        np.savez(path, **variables)
+    elif suffix == ".ckpt":
+        write_checkpoint(path, variables)
     else:
         torch.save({**net.p, **more}, path)
     return net, path, expected
@@ -74,7 +78,7 @@ def test_the_port_gives_the_same_numbers(tmp_path, affine):
         same(net(pose, appearance, "transfer"), theirs(pose, appearance))
 
 
-@pytest.mark.parametrize("suffix", [".npz", ".pt"])
+@pytest.mark.parametrize("suffix", [".npz", ".pt", ".ckpt"])
 def test_tensorflow_variables_give_the_same_numbers(tmp_path, suffix):
     beside = {"global_step": torch.tensor(77), "enc_up/dense_0/V/Adam": torch.zeros(24, 16)}
     _, path, expected = tensorflow(tmp_path, suffix, **beside)

@@ -17,6 +17,7 @@ from nets.data.io.files import read_arrays, whole_file
 from nets.data.io.images import read_image, read_letterboxed
 from nets.data.io.names import is_foreign
 from nets.data.io.pickles import read_pickle
+from nets.data.people.alpha import with_alpha
 from nets.data.people.pairs import Paired, Pairs
 from nets.errors import UserError
 from nets.skeletons import JOINTS_15, JOINTS_17
@@ -51,9 +52,11 @@ class IndexDataset(Paired):
     pairing    source of the appearance: the "same" image, another of the same "identity", or "any"
                other of the split, drawn from (seed, epoch, index)
     letterbox  keep the aspect ratio with black borders instead of squashing; joints move along
+    alpha      images have the opacity as a fourth channel
 
-    [(epoch, index)] gives target (3, S, S) uint8; joints (17, 2) float32 in pixels, NaN if missing;
-    index; and unless the pairing is "same", appearance and appearance_joints of the same shapes.
+    [(epoch, index)] gives target (3 or 4, S, S) uint8; joints (17, 2) float32 in pixels, NaN if
+    missing; index; and unless the pairing is "same", appearance and appearance_joints of the same
+    shapes.
     Raises UserError for an unusable index, BadSample for an unusable image.
     """
 
@@ -67,13 +70,14 @@ class IndexDataset(Paired):
         pairing: str = "same",
         seed: int = 0,
         letterbox: bool = False,
+        alpha: bool = False,
     ):
         if split not in SPLITS:
             raise ValueError(f"IndexDataset: split must be train or test, got {split!r}")
         path = _index_file(Path(path))
         index = read_index(path)
         self.name, self.folder = str(path), path.parent
-        self.size, self.letterbox = size, letterbox
+        self.size, self.letterbox, self.alpha = size, letterbox, alpha
         of_split = index["train"] == SPLITS[split]
         trunk = index["joints"][:, [JOINTS_15.index(name) for name in TRUNK]]
         usable = of_split & (trunk >= 0).all((1, 2))
@@ -98,8 +102,13 @@ class IndexDataset(Paired):
         joints = torch.from_numpy(self.joints[index].copy())
         if self.letterbox:
             image, (x, y, w, h) = read_letterboxed(self.file(index), self.size)
+            if self.alpha:
+                image = with_alpha(image, self.file(index), (x, y, w, h))
             return image, joints * torch.tensor([w, h]) + torch.tensor([x, y])
-        return read_image(self.file(index), self.size), joints * self.size
+        image = read_image(self.file(index), self.size)
+        if self.alpha:
+            image = with_alpha(image, self.file(index))
+        return image, joints * self.size
 
 
 def read_index(path: Path) -> Index:

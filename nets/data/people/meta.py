@@ -24,6 +24,7 @@ from nets import plain_yaml
 from nets.data.io.files import below, read_arrays
 from nets.data.io.images import read_image
 from nets.data.io.names import is_foreign, is_windows_path
+from nets.data.people.alpha import with_alpha
 from nets.data.people.index import FARTHEST
 from nets.data.people.pairs import Paired, Pairs
 from nets.errors import BadSample, UserError
@@ -144,8 +145,9 @@ class PrjotiDataset(Paired):
     size     side of the square images, pixels
     pairing  "same": the appearance is the target itself; "identity": another crop of the same
              identity, or of the split if identities are unknown; "any": any crop of the split
+    alpha    images have the opacity as a fourth channel
 
-    [(epoch, index)] gives target and appearance (3, S, S) uint8; joints and appearance_joints
+    [(epoch, index)] gives target and appearance (3 or 4, S, S) uint8; joints and appearance_joints
     (18, 2) float32 in pixels, NaN if missing (a coordinate is negative, or both are 0); and index.
     The appearance is drawn from (seed, epoch, index), and absent for "same".
     """
@@ -159,6 +161,7 @@ class PrjotiDataset(Paired):
         size: int = 256,
         pairing: str = "identity",
         seed: int = 0,
+        alpha: bool = False,
     ):
         if split not in ("train", "test"):
             raise ValueError(f"PrjotiDataset: split must be train or test, got {split!r}")
@@ -173,7 +176,7 @@ class PrjotiDataset(Paired):
         cut = len(self._meta) * 9 // 10
         rows = slice(cut) if split == "train" else slice(cut, None)
         self._first = rows.start or 0
-        self.name, self.size = str(root), size
+        self.name, self.size, self.alpha = str(root), size, alpha
         points = np.asarray(labels["kps_rel"][rows], np.float32)
         if not len(points):
             raise UserError(f"{root}: holds no samples for {split!r}: {len(self._meta)} in all")
@@ -202,7 +205,8 @@ class PrjotiDataset(Paired):
 
     def _read(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
         joints = torch.from_numpy(self.joints[index] * np.float32(self.size))
-        return read_image(self.file(index), self.size), joints
+        image = read_image(self.file(index), self.size)
+        return (with_alpha(image, self.file(index)) if self.alpha else image), joints
 
 
 def write_label(root: str | Path, name: str, array: np.ndarray) -> Path:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from nets.bilayer import fold, published_modes, visuals
 from nets.bilayer.data import open_avatars, prepare
+from nets.bilayer.motion import REGIONS, Motion, best_frame
 from nets.bilayer.network.driver import Driver
 from nets.bilayer.network.model import Avatar, create_avatar, enhance
 from nets.bilayer.sources import Faces, SeenFace, keypoints_of_frames
@@ -58,6 +59,16 @@ def add_options(p: options.Parser) -> None:
         help="background with --masks")
     add("--enhancer", type=bool | None, default=None,
         help="fit the texture to the sources; default: if the checkpoint has an enhancer")
+    add_flag(g, "--relative", False,
+        "move the source's own points as the driving ones move from their first frame: the face "
+        "keeps its proportions")
+    add("--region", type=Literal[REGIONS], default="all",
+        help="what of the motion to take, with --relative; expression: all but the head's; eyes, "
+        "lips: those alone")
+    add_flag(g, "--adapt_scale", False, "with --relative: scale motion to the source's face")
+    add_flag(g, "--find_best_frame", False,
+        "with --relative: from the driving frame most like the source, not the first; reads the "
+        "video twice")
     add("--frames_at_once", type=PositiveInt, default=8, help="driving frames per batch")
     add("--experiment_dir", type=str | None, default=None,
         help="instead of --checkpoint: EXPERIMENT_DIR/runs/EXPERIMENT_NAME")
@@ -85,7 +96,17 @@ def infer(args: options.Namespace, content: dict[str, Any], path: Path, ranks: R
         return
     if not args.source or not args.driving:
         raise UserError("-s and -d: a bilayer avatar needs both")
+    if not args.relative:
+        for name, default in (
+            ("region", "all"),
+            ("adapt_scale", False),
+            ("find_best_frame", False),
+        ):
+            if args[name] != default:
+                raise UserError(f"--{name}: only with --relative")
     faces = Faces(model.options, args.crop, args.detector)
+    if args.relative and faces.count != 68:
+        raise UserError(f"--relative: needs 68 points, this checkpoint has {faces.count}")
     sources = source_frames(args, faces)
     avatar = make_avatar(args, model, sample_of(sources, [], 0))
     render = renderer(args, model, avatar)
@@ -175,6 +196,22 @@ def driving_points(
         yield frame, points[number]
 
 
+def motion_of(
+    args: options.Namespace, source: HeadFrame, driving: Tensor
+) -> Callable[[Tensor], Tensor]:
+    """A function from driving poses (N, 136) to the poses that the avatar takes.
+
+    driving  (M, 136), the poses among which --find_best_frame looks; the first is the reference
+             otherwise
+    """
+    if not args.relative:
+        return lambda poses: poses
+    own, others = source.pose.view(68, 2), driving.view(-1, 68, 2)
+    best = best_frame(own, others) if args.find_best_frame else 0
+    motion = Motion(own, others[best], args.region, args.adapt_scale)
+    return lambda poses: motion(poses.view(-1, 68, 2)).flatten(1)
+
+
 def drive_video(
     args: options.Namespace,
     video: Path,
@@ -191,6 +228,11 @@ def drive_video(
         out = out.with_suffix("") / pair_name(Path(args.source[0]).stem, video.stem, ".mp4")
     beside = out.with_name(f"{out.stem}_concat{out.suffix}")
     moving = driving_points(args, faces, frames, points)
+    take: Callable[[Tensor], Tensor] | None = None
+    if args.find_best_frame:
+        whole = driving_points(args, faces, Frames(video, args.start, args.end, args.fps), points)
+        poses = [faces.look(frame.image, frame.name, at).pose for frame, at in whole]
+        take = motion_of(args, source, torch.stack(poses)) if poses else None
     count = 0
     with contextlib.ExitStack() as stack:
         writer = stack.enter_context(VideoWriter(out, frames.fps, video, frames.start))
@@ -199,7 +241,9 @@ def drive_video(
             three = stack.enter_context(VideoWriter(beside, frames.fps, video, frames.start))
         while part := list(itertools.islice(moving, args.frames_at_once)):
             seen = [faces.look(frame.image, frame.name, at) for frame, at in part]
-            for (frame, _), one, generated in zip(part, seen, render(poses_of(seen)), strict=True):
+            take = take or motion_of(args, source, poses_of(seen))
+            results = render(take(poses_of(seen)))
+            for (frame, _), one, generated in zip(part, seen, results, strict=True):
                 writer.write(pasted(args, one, generated), frame.seconds)
                 if three is not None:
                     row = [source.image, faces.cut(one.whole, one.box), generated]
@@ -240,8 +284,8 @@ def drive_images(
         for frame, at in driving_points(args, faces, Frames(file), given):
             names.append(file.stem)
             seen.append(faces.look(frame.image, frame.name, at))
-    parts = (seen[i : i + args.frames_at_once] for i in range(0, len(seen), args.frames_at_once))
-    generated = torch.cat([render(poses_of(part)) for part in parts])
+    poses = motion_of(args, sources[0], poses_of(seen))(poses_of(seen))
+    generated = torch.cat([render(part) for part in poses.split(args.frames_at_once)])
     out = Path(args.out)
     if out.suffix.lower() in FORMATS:
         with VideoWriter(out, args.fps or 25.0) as writer:

@@ -82,6 +82,43 @@ def test_one_image_out_of_two(home, drive, tmp_path):
     assert not torch.equal(read_image("a.png", None), read_image("b.png", None))
 
 
+def test_relative_motion_starts_at_the_source(home, drive, capsys, tmp_path):
+    """The reference gives the source in its own pose, whatever of the motion is taken."""
+    data = home / "data"
+    own = [frame_path(data, kind, "train", "id0/video/00/0") for kind in ("imgs", "keypoints")]
+    drive("-d", own[0], "--driving_keypoints", own[1], "-o", "own.png")
+    still = read_image("own.png", None)
+    files = [driver(home, i)[0] for i in range(4)]
+    points = np.load(home / "video.npy")[[2, 1, 3, 4]] + [3, 1]
+    points[2] = np.load(own[1]).reshape(68, 2)  # the source's: the best frame
+    np.save(tmp_path / "points.npy", points)
+    shared = ["-d", *files, "--driving_keypoints", tmp_path / "points.npy"]
+    results = {}
+    for name, more in {
+        "absolute": [], "relative": ["--relative"], "lips": ["--relative", "--region", "lips"],
+        "scaled": ["--relative", "--adapt_scale"], "best": ["--relative", "--find_best_frame"],
+    }.items():  # fmt: skip
+        drive(*shared, "-o", f"{name}/", *more)
+        images = sorted(path for path in (tmp_path / name).glob("*--*.png"))
+        results[name] = [read_image(path, None) for path in images]
+        assert len(images) == 4
+    for name in ("relative", "lips", "scaled"):
+        difference = (results[name][0].int() - still.int()).abs().max()
+        assert difference <= 1  # batches of another size round differently
+        assert not torch.equal(results[name][3], results["absolute"][3])
+    assert not torch.equal(results["absolute"][0], still)
+    assert (results["best"][2].int() - still.int()).abs().max() <= 1
+    for more in (["--region", "eyes"], ["--find_best_frame"], ["--adapt_scale"]):
+        assert "only with --relative" in refused(capsys, drive, *shared, *more)
+    assert "one of all, expression" in refused(capsys, drive, *shared, "--region", "nose")
+
+
+def test_the_best_frame_of_a_video_is_looked_for_first(home, drive):
+    video = ["-d", home / "video.mp4", "--driving_keypoints", home / "video.npy"]
+    drive(*video, "-o", "v.mp4", "--relative", "--find_best_frame", "--frames_at_once", 2)
+    assert sum(1 for _ in open_video("v.mp4")) == 5
+
+
 def test_masks_put_white_or_black_behind(home, drive):
     image, points = driver(home)
     plain = ["-d", image, "--driving_keypoints", points]

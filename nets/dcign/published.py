@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import IO, Any, Literal
 
@@ -56,12 +56,12 @@ RENAMED = {  # names in the published programs and in earlier versions of guise 
 NO_EFFECT = (  # options that the program of the entangled regime accepts and never uses
     ("--network", "-n"),
     ("--optimization", "-o"),
-    ("--momentum",),
+    ("--momentum", "-m"),  # -m is --model as well there; neither is used
     ("--maxIter", "-i"),
     ("--coefL1",),
     ("--coefL2",),
     ("--dumpTest",),
-    ("--datasrc",),
+    ("--datasrc", "-d"),
     ("--fbmat", "-f"),
 )
 
@@ -86,9 +86,6 @@ def add_options(p: Parser) -> None:
     add_flag(g, "--shuffle", True,
         "shuffle the images in a batch, so that --clamp first takes a random one")
     add("--color", "-c", type=Literal[0], default=0, help="0 only; the network takes one channel")
-    add("--groups", type=list[str], default=GROUPS,
-        help="types of batches with their numbers of latents, in the order of the code; "
-        "name=latents@SET reads its batches from th_SET")
     add("--model", type=Literal["convnet"], default="convnet", help="convnet only")
     add_flag(g, "--gradient_filter", True, "clamped latents receive no gradient")
     add("--invariance_sign", type=Literal["repaired", "original"], default="repaired",
@@ -105,28 +102,31 @@ def add_options(p: Parser) -> None:
     add_flag(g, "--useCuda", False, "same as --device cuda")
     add_flag(g, "--useCudnn", False, "needs --useCuda, which always uses cuDNN")
     add("--deviceId", type=PositiveInt | None, default=None, help="number of the GPU, from 1")
-    add("--reuse", "-u", type=Literal[0, 1] | None, default=None,
+    add("--reuse", "-u", type=str | int | None, default=None,
         help="1: start from the network in the folder --save, or continue the run there")
-    add("--plot", "-p", type=bool | None, nargs="?", const=True, default=None,
+    add("--plot", "-p", type=str | bool | None, nargs="?", const="true", default=None,
         help="false only; TensorBoard shows the curves of training and tests")
     for names in NO_EFFECT:
         add(*names, type=str, nargs="?", const="true", default=None, help="no effect")
 # fmt: on
 
 
-def apply_options(args: Namespace) -> None:
+def apply_options(args: Namespace, argv: Sequence[str] = ()) -> None:
     """Apply published options: set the project's own ones, the threads and the visible GPU.
 
-    Raises UserError for options that contradict, and for --plot, which is not implemented.
+    argv  the command line
+    Raises UserError for options that contradict, and for --plot on the command line, which is not
+    implemented.
     """
-    ignored = [names[0] for names in NO_EFFECT if args[names[0][2:]] is not None]
+    ignored = [_shown(names) for names in NO_EFFECT if args[names[0][2:]] is not None]
     if ignored:
         print(f"{', '.join(ignored)}: no effect, as in the published program")
-    if args.plot:
-        raise UserError("--plot: no plots are drawn; tensorboard --logdir RUN shows the curves")
+    if args.datasrc is not None:
+        print("--data is the option for the folder of batches")
+    _plot_and_reuse(args, {token.partition("=")[0] for token in argv})
     if args.save:
         args.run_dir, args.name = str(Path(args.save).parent), Path(args.save).name
-    if args.reuse:
+    if args.reuse == 1:
         _reuse(args)
     if args.threads:
         torch.set_num_threads(args.threads)
@@ -137,6 +137,32 @@ def apply_options(args: Namespace) -> None:
     if args.deviceId:
         os.environ.setdefault("CUDA_VISIBLE_DEVICES", str(args.deviceId - 1))
     _test_batches(args)
+
+
+def _shown(names: Sequence[str]) -> str:
+    """The names of an option for a message: `--momentum (-m)`."""
+    return names[0] if len(names) == 1 else f"{names[0]} ({names[1]})"
+
+
+def _plot_and_reuse(args: Namespace, typed: Set[str]) -> None:
+    """Check --plot and --reuse, and convert them to a bool and a number if they were typed.
+
+    typed  the tokens of the command line before any "="
+    Configurations of earlier versions hold them as text, since they had no effect there. Such texts
+    stay as they are, so that the same run goes on.
+    """
+    if typed & {"--plot", "-p"}:
+        if str(args.plot).lower() != "false":
+            raise UserError("--plot: no plots are drawn; tensorboard --logdir RUN shows the curves")
+        args.plot = False
+    elif args.plot not in (None, False, "false"):
+        print(f"plot: {args.plot} in a configuration: no effect; TensorBoard shows the curves")
+    if typed & {"--reuse", "-u"}:
+        if args.reuse not in ("0", "1"):
+            raise UserError(f"--reuse: must be one of 0, 1 or null, got {args.reuse}")
+        args.reuse = int(args.reuse)
+    elif isinstance(args.reuse, str):
+        print(f"reuse: {args.reuse!r} in a configuration: no effect, as in earlier versions")
 
 
 def _reuse(args: Namespace) -> None:

@@ -223,10 +223,12 @@ def test_options_of_both_published_programs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     published = ["--no_load", "--networks_dir", "networks", "--momentum_decay", "0.2", "--threads",
                  "1", "-p", "false", "--coefL1", "0", "-n", "x", "--model", "convnet", "-c", "0",
-                 "--num_test_batches", "4", "-r", "0.001", "--checkpoint", "default"]  # fmt: skip
+                 "-m", "0.9", "-d", "DATASET", "--num_test_batches", "4", "-r", "0.001",
+                 "--checkpoint", "default"]  # fmt: skip
     train_dcign.main([*TINY, "--num_steps", "1", "--name", "x", *published])
     out = capsys.readouterr().out
-    assert "--network, --coefL1: no effect, as in the published program" in out
+    assert "--network (-n), --momentum (-m), --coefL1, --datasrc (-d): no effect" in out
+    assert "--data is the option" in out
     stored = checkpoints.read(tmp_path / "networks/x/checkpoints/step_00000001.pt")["options"]
     assert stored["momentum_decay"] == 0.2 and stored["lr"] == 0.001
     train_dcign.main([*TINY, "--num_steps", "1", "-s", "logs/y", "--reuse", "0"])
@@ -242,6 +244,56 @@ def test_reuse_starts_from_a_published_network_and_continues_its_run(tmp_path, m
     train_dcign.main([*command, "2"])
     assert (tmp_path / "logs/log.txt").read_text().count("starting from") == 1
     assert checkpoints.stored(tmp_path / "logs/checkpoints")[0].name == "step_00000002.pt"
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        ["light=1", "shape=rest"],
+        ["light=1,shape=rest"],
+        ["light=1, shape=rest"],
+        ["[light=1,shape=rest]"],
+        ["[light=1, shape=rest]"],
+        ["light=1,", "shape=rest"],
+    ],
+    ids=" ".join,
+)
+def test_groups_have_a_form_that_one_can_guess(typed):
+    args = options.parse("", ["--groups", *typed, "--lr", "0.1"])
+    assert args.groups == ["light=1", "shape=rest"] and args.lr == 0.1
+    assert options.parse("", ["--lr", "0.1", "--groups", *typed]).groups == args.groups
+
+
+def test_groups_in_a_configuration_are_a_list_or_a_text(tmp_path):
+    for text in ("[light=1, shape=rest]", "light=1 shape=rest", "light=1,shape=rest"):
+        (tmp_path / "c.yaml").write_text(f"groups: {text}\n")
+        args = options.parse("", ["--config", str(tmp_path / "c.yaml")])
+        assert args.groups == ["light=1", "shape=rest"]
+
+
+def test_defaults_of_both_regimes_are_the_published_ones():
+    plain = options.parse("", ["--regime", "entangled"])
+    assert (plain.dim_hidden, plain.batch_size, plain.order) == (120, 50, "order")
+    single = options.parse("", [])
+    assert (single.dim_hidden, single.batch_size, single.order) == (200, 20, "draws")
+    typed = options.parse("", ["--regime", "entangled", "--dim_hidden", "9", "--bsize", "8"])
+    assert (typed.dim_hidden, typed.batch_size) == (9, 8)
+
+
+@pytest.mark.parametrize("stored", ["reuse: 'true'", "reuse: '1'", "plot: 'true'", "plot: 'x'"])
+def test_a_run_of_an_earlier_version_goes_on(tmp_path, monkeypatch, capsys, stored):
+    """There --plot and --reuse had no effect, and their values were stored as text."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "c.yaml").write_text(f"{stored}\n")
+    train_dcign.main([*TINY, "--num_steps", "1", "--config", "c.yaml"])
+    (run,) = (tmp_path / "runs/dcign").iterdir()
+    facts = json.loads((run / "environment.json").read_text())
+    (run / "environment.json").write_text(json.dumps({**facts, "finished": False}))
+    capsys.readouterr()
+    train_dcign.main(["--config", str(run / "config.yaml")])
+    out = capsys.readouterr().out
+    assert "step_00000001.pt, step 1" in out and "no effect" in out
+    assert len(list((tmp_path / "runs/dcign").iterdir())) == 1
 
 
 def broken_batch(folder):
@@ -294,11 +346,14 @@ def other_latents(folder):
         lambda f: (["--image_size", 100], "image_size must be 150"),
         lambda f: (["--groups", "[nose=1, shape=rest]"], "in which only nose changes"),
         lambda f: (["--groups", "[nose]"], "groups: entry 1"),
+        lambda f: (["--groups", "light", "shape"], "for example --groups azimuth=1 light=1 shape="),
+        lambda f: (["--groups", "shape=rest"], "for example --groups azimuth=1 light=1 shape=rest"),
         lambda f: (["--num_test_batches", 5], "must be 4 times"),
         lambda f: (["--invariance_strength", 0.1], "needs --force_invariance"),
         lambda f: (["--color", 1], "--color: must be"),
         lambda f: (["--useCudnn"], "needs --useCuda"),
         lambda f: (["--plot"], "--plot: no plots are drawn"),
+        lambda f: (["-p", "true"], "--plot: no plots are drawn"),
         lambda f: (["--reuse", 1], "--reuse: --save must name an existing folder, got None"),
         lambda f: (["--reuse", 1, "--save", f / "no"], "must name an existing folder, got"),
         lambda f: (["--reuse", 1, "--save", f, "--no_load"], "--checkpoint or --no_load"),

@@ -19,6 +19,7 @@ from nets.data.scenes.batches import unit
 from nets.dcign.data import open_batches
 from nets.dcign.latents import Latents, decode, encode
 from nets.dcign.options import sets
+from nets.dcign.published import is_published
 from nets.dcign.visuals import sweep, sweep_values, to_bytes
 from nets.dcign.warm_start import load_network
 from nets.errors import UserError
@@ -71,7 +72,7 @@ def infer(args: options.Namespace, content: dict[str, Any], path: Path, ranks: R
     _check(args)
     precision = Precision(args.precision, ranks.device, args.channels_last)
     net, trained = load_network(content, path, precision)
-    latents = Latents(net, trained, has_data="kind" not in content)
+    latents = Latents(net, trained, has_data=not is_published(content))
     with torch.no_grad(), precision.autocast():
         if args.source:
             files = list_images("--source", args.source)

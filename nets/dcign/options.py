@@ -176,7 +176,7 @@ def imported(args: options.Namespace) -> tuple[Path, dict[str, Any]]:
         raise UserError(f"--checkpoint {args.checkpoint}: no such folder or file")
     asked = {name: args[name] for name in SIZES if args[name] is not None}
     if recognise(path) == "dcign":
-        return path, originals.read(path, **asked)
+        return path, originals.read(path, training=True, **asked)
     if path.is_dir() and not list(path.rglob(checkpoints.PATTERN)):
         raise UserError(
             f"--checkpoint {path}: holds neither {originals.PARAMETERS} nor checkpoints"

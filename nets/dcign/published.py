@@ -41,6 +41,7 @@ Write = Callable[[str, Content], None]  # writes a file of this name
 PARAMETERS = "parameters.t7"
 MODEL = "vxnet.net"
 NUMBERS = ("learningRate", "momentumDecay", "updateDecay")  # of config.t7
+KIND = "of the published program"  # begins the "kind" of such a checkpoint
 MAPS = 96
 GROUPS = ["azimuth=1", "elevation=1", "light=1", "shape=rest"]  # latents of each group
 SHOWN = 3  # differences in an error message
@@ -188,9 +189,16 @@ def _test_batches(args: Namespace) -> None:
     args.num_test_batches_per_type = each
 
 
-def load(path: str | Path, **options: Any) -> tuple[DCIGN, dict[str, Any]]:
+def is_published(content: Mapping[str, Any]) -> bool:
+    """True if a checkpoint's content is of the published program, or converted from it."""
+    kind = str(content.get("kind", ""))
+    return kind.startswith(KIND) or "command" in content["options"]
+
+
+def load(path: str | Path, training: bool = False, **options: Any) -> tuple[DCIGN, dict[str, Any]]:
     """(model in eval mode, options) of a network folder, or of a file of weights in it.
 
+    training  True: files of the optimiser that do not fit are an error. False: a line names them
     options  expected dim_hidden, feature_maps, image_size, likelihood. Sizes that are not given
              come from cmd_options.txt. Otherwise there are 96 maps, and the length of the vector
              gives the latents
@@ -224,28 +232,34 @@ def load(path: str | Path, **options: Any) -> tuple[DCIGN, dict[str, Any]]:
     with torch.no_grad():
         for p, part in zip(model.parameters(), parts, strict=True):
             p.copy_(part.view(p.shape))
-    result = _training(folder, len(vector))[0] if path.is_dir() else {}
+    result: dict[str, Any] = {}
+    if path.is_dir():
+        try:
+            result = _training(folder, len(vector))[0]
+        except UserError as error:
+            if training:
+                raise
+            print(f"{error}; only training needs it")
     # Only the program of the disentangled regime writes its options to a file.
     regime = "disentangled" if available or not path.is_dir() else "entangled"
     named = {"regime": regime, "groups": GROUPS}
     return model.eval(), {**sizes, **named, **result, "command": available}
 
 
-def read(path: str | Path, **options: Any) -> dict[str, Any]:
+def read(path: str | Path, training: bool = False, **options: Any) -> dict[str, Any]:
     """The content of a checkpoint, {"step", "options", "parts", "kind"}; see `load`.
 
     parts  "model", and "optimizer", the state of an `RMSprop`, if the folder has it
     """
-    model, result = load(path, **options)
+    model, result = load(path, training, **options)
     parts: dict[str, Any] = {"model": model.state_dict()}
-    moments = optimizer_state(path, model)
+    # Without num_epochs, `load` could not read the files of the optimiser.
+    moments = optimizer_state(path, model) if "num_epochs" in result else None
     if moments is not None:
         parts["optimizer"] = moments
         result["optimizer"] = "rmsprop"
     step = max((state["step"] for state in moments["state"].values()), default=0) if moments else 0
-    kind = (
-        f"of the published program, {result['dim_hidden']} latents, {result['feature_maps']} maps"
-    )
+    kind = f"{KIND}, {result['dim_hidden']} latents, {result['feature_maps']} maps"
     return {"step": step, "options": result, "parts": parts, "kind": kind}
 
 

@@ -12,6 +12,7 @@ import torch
 from nets.dcign import Group, build, factor_slice, parse_groups
 from nets.dcign import published as originals
 from nets.dcign.code import split_groups
+from nets.dcign.network import SIDE
 from nets.dcign.published import RENAMED
 from nets.errors import UserError
 from nets.published import find, read_checkpoint, recognise
@@ -128,6 +129,7 @@ def parse(description: str, argv: list[str] | None = None) -> options.Namespace:
         raise UserError("--batch_size: must be 2 or more; a factor changes within a batch")
     args.order = args.order or ("draws" if args.regime == "disentangled" else "order")
     args.test_freq = args.test_freq or args.num_train_batches
+    _check_export(args)
     try:
         with torch.device("meta"):
             build(args)
@@ -135,6 +137,21 @@ def parse(description: str, argv: list[str] | None = None) -> options.Namespace:
     except ValueError as error:
         raise UserError(str(error)) from error
     return args
+
+
+def _check_export(args: options.Namespace) -> None:
+    """Raise UserError if --export_torch7 is given for a network that the program cannot have.
+
+    The files that --networks_dir or --save ask for are left out then, and a line says so.
+    """
+    if args.image_size == SIDE and args.likelihood == "bernoulli":
+        return
+    rule = f"the published program has images of {SIDE} px and likelihood bernoulli"
+    if args.export_torch7:
+        raise UserError(f"--export_torch7: {rule}")
+    if args.published_folder:
+        print(f"no {originals.MODEL} and {originals.PARAMETERS} are written: {rule}")
+        args.published_folder = False
 
 
 def _one_value(argv: Sequence[str], name: str) -> list[str]:
@@ -175,7 +192,7 @@ def imported(args: options.Namespace) -> tuple[Path, dict[str, Any]]:
     if path is None:
         raise UserError(f"--checkpoint {args.checkpoint}: no such folder or file")
     asked = {name: args[name] for name in SIZES if args[name] is not None}
-    if recognise(path) == "dcign":
+    if recognise(path) == "dcign" and not checkpoints.stored(path / "checkpoints"):
         return path, originals.read(path, training=True, **asked)
     if path.is_dir() and not list(path.rglob(checkpoints.PATTERN)):
         raise UserError(

@@ -5,8 +5,8 @@
     config.t7, state.t7                  settings and state of the optimiser; the state is in either
     lowerbound.t7, lowerbound_test.t7    (epochs, 1): mean lower bound per batch, nats
     cmd_options.txt                      the options of the run, one `key: value` per line
-
-A folder without parameters.t7 may have vxnet.net, the whole model with its buffers.
+    vxnet.net                            the model as nested modules; read without parameters.t7
+    test.log                             reconstruction error on test data, one line per epoch
 
 Weights are not permuted: both programs have convolutions (out, in, rows, columns), not flipped, and
 the order channel, row, column in the vector between encoder and decoder.
@@ -18,7 +18,7 @@ import math
 import os
 from collections.abc import Callable, Mapping, Sequence, Set
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Any, Literal, cast
 
 import torch
 from torch import Tensor
@@ -75,7 +75,11 @@ def add_options(p: Parser) -> None:
     add_flag(g, "--no_load", False, "train from random weights, without --checkpoint")
     add("--save", "-s", type=str | None, default=None,
         help="run folder, instead of --run_dir and --name")
-    add_flag(g, "--export_torch7", False, "also write the network as the published program does")
+    add_flag(g, "--export_torch7", False,
+        "also write the network to torch7/ in the run folder, as the published program does")
+    add("--published_folder", type=bool | None, nargs="?", const=True, default=None,
+        help="write the network into the run folder itself after each epoch, as the published "
+        "program does; default: true with --networks_dir or --save")
     add("--num_test_batches", type=PositiveInt | None, default=None,
         help="test batches of all types together")
     add("--shape_bias_amount", type=NonNegativeInt, default=15,
@@ -124,7 +128,10 @@ def apply_options(args: Namespace, argv: Sequence[str] = ()) -> None:
         print(f"{', '.join(ignored)}: no effect, as in the published program")
     if args.datasrc is not None:
         print("--data is the option for the folder of batches")
-    _plot_and_reuse(args, {token.partition("=")[0] for token in argv})
+    typed = {token.partition("=")[0] for token in argv}
+    _plot_and_reuse(args, typed)
+    if args.published_folder is None:
+        args.published_folder = bool(args.save) or "--networks_dir" in typed
     if args.save:
         args.run_dir, args.name = str(Path(args.save).parent), Path(args.save).name
     if args.reuse == 1:
@@ -240,8 +247,10 @@ def load(path: str | Path, training: bool = False, **options: Any) -> tuple[DCIG
             if training:
                 raise
             print(f"{error}; only training needs it")
-    # Only the program of the disentangled regime writes its options to a file.
+    # Only the program of the disentangled regime writes its options to a file; guise always does.
     regime = "disentangled" if available or not path.is_dir() else "entangled"
+    if available.get("regime") == "entangled":
+        regime = "entangled"
     named = {"regime": regime, "groups": GROUPS}
     return model.eval(), {**sizes, **named, **result, "command": available}
 
@@ -297,15 +306,20 @@ def save(
     optimizer: RMSprop | None = None,
     lower_bounds: Mapping[str, list[float]] | None = None,
     command: Mapping[str, Any] | None = None,
+    errors: Sequence[float] | None = None,
 ) -> None:
     """Write a network as the published program does.
 
+    model         of the published sizes: 150 px, likelihood bernoulli
     write         writes a file, from its name and a function that writes to an open binary file
     optimizer     its settings and moments go to config.t7; None: an empty table
     lower_bounds  {"lowerbound": [...], "lowerbound_test": [...]}: nats per batch, one per epoch
     command       the lines of cmd_options.txt; None: no such file
+    errors        mean squared errors on test data, one per epoch, for test.log; None: no such file.
+                  The file has a third of them, as published (for three channels)
     """
     vector = torch.cat([p.detach().float().cpu().flatten() for p in model.parameters()])
+    write(MODEL, _object(_modules(model, vector, command)))
     write(PARAMETERS, _object(vector))
     write("state.t7", _object(None))
     config: dict[str, Any] = {}
@@ -323,6 +337,65 @@ def save(
     if command is not None:
         lines = "".join(f"{key}: {value}\n" for key, value in command.items())
         write("cmd_options.txt", lambda file: file.write(lines.encode()))
+    if errors is not None:
+        log = "% mean class accuracy (test set)\n"
+        log += "".join(f"{error / 3:11.4e}\n" for error in errors)
+        write("test.log", lambda file: file.write(log.encode()))
+
+
+def _modules(model: DCIGN, vector: Tensor, command: Mapping[str, Any] | None) -> torch7.Record:
+    """The model as the published program's modules; all weights are views of `vector`."""
+    gradients = torch.zeros_like(vector)
+    start = 0
+
+    def module(name: str, **fields: Any) -> torch7.Record:
+        return torch7.Record(f"nn.{name}", {"_type": "torch.FloatTensor", "train": True, **fields})
+
+    def sequence(name: str, modules: Sequence[torch7.Record]) -> torch7.Record:
+        return module(name, modules=list(modules))
+
+    def layer(of: torch.nn.Module) -> torch7.Record:
+        nonlocal start
+        fields: dict[str, Any] = {}
+        for key, p in (("Weight", of.weight), ("Bias", of.bias)):
+            p = cast(Tensor, p)
+            part = slice(start, start := start + p.numel())
+            fields[key.lower()] = vector[part].view(p.shape)
+            fields[f"grad{key}"] = gradients[part].view(p.shape)
+        if isinstance(of, torch.nn.Linear):
+            return module("LinearCR", **fields)
+        planes, inputs, h, w = fields["weight"].shape
+        sides = {"kW": w, "kH": h, "dW": 1, "dH": 1, "padW": 0, "padH": 0}
+        return module("SpatialConvolution", nInputPlane=inputs, nOutputPlane=planes, **sides,
+                      **fields)  # fmt: skip
+
+    def reshape(*sides: int) -> torch7.Record:
+        return module("Reshape", size=torch.tensor(sides), nelement=math.prod(sides))
+
+    def threshold() -> torch7.Record:
+        return module("Threshold", threshold=0, val=1e-6, inplace=False)
+
+    def head(of: torch.nn.Module) -> torch7.Record:
+        if (command or {}).get("regime") == "entangled":
+            return layer(of)
+        held = [module(name, passthrough=False)
+                for name in ("SelectiveGradientFilter", "SelectiveOutputClamp")]  # fmt: skip
+        return sequence("Sequential", [layer(of), *held])
+
+    encoder = []
+    for convolution in model.encoder:
+        pool = module("SpatialMaxPooling", kW=2, kH=2, dW=2, dH=2, padW=0, padH=0, ceil_mode=False)
+        encoder += [layer(convolution), pool, threshold()]
+    heads = sequence("ConcatTable", [head(model.mu), head(model.log_variance)])
+    encoder += [reshape(math.prod(model.start)), heads]
+    sampler = module("Reparametrize", dimension=model.latents)
+    decoder = [layer(model.expand), threshold(), reshape(*model.start)]
+    for i, convolution in enumerate(model.decoder, 1):
+        last = module("Sigmoid") if i == len(model.decoder) else threshold()
+        up = module("SpatialUpSamplingNearest", scale_factor=2)
+        decoder += [up, layer(convolution), last]
+    parts = [sequence("Sequential", encoder), sampler, sequence("Sequential", decoder)]
+    return sequence("Sequential", parts)
 
 
 def _of_model(file: Path, model: torch7.Record) -> Tensor:

@@ -235,6 +235,58 @@ def test_options_of_both_published_programs(tmp_path, monkeypatch, capsys):
     assert (tmp_path / "logs/y/log.txt").is_file()
 
 
+def test_published_flags_write_the_published_folder_after_each_epoch(tmp_path, monkeypatch):
+    """networks/NAME as the published program writes it; the first file of an epoch stays as .old"""
+    monkeypatch.chdir(tmp_path)
+    tiny = [*TINY]
+    del tiny[tiny.index("--image_size") : tiny.index("--image_size") + 2]
+    command = [*tiny, "--no_load", "--networks_dir", "networks", "--num_steps", "5"]
+    for i, extra in enumerate((["--name", "x"], ["--name", "y", "--regime", "entangled"])):
+        train_dcign.main([*command, *extra])
+        folder = tmp_path / "networks" / extra[1]
+        names = {path.name for path in folder.iterdir()}
+        assert names >= {"cmd_options.txt", "vxnet.net", "vxnet.net.old", "parameters.t7",
+                         "state.t7", "config.t7", "lowerbound.t7", "lowerbound_test.t7", "test.log",
+                         "checkpoints", "config.yaml"}  # fmt: skip
+        lines = records(folder / "log.txt")  # log lines at steps 1, 2, 4 and 5
+        bounds = {line["step"]: line["lower_bound"] for line in lines if "lower_bound" in line}
+        history = torch7.read(folder / "lowerbound.t7")
+        epochs = [(bounds[1] + bounds[2]) / 2, bounds[4], bounds[5]]
+        torch.testing.assert_close(history, torch.tensor(epochs)[:, None] * 4)
+        tested = [line for line in lines if "test_mse" in line]
+        assert torch7.read(folder / "lowerbound_test.t7").shape == (3, 1) and len(tested) == 3
+        header, *rows = (folder / "test.log").read_text().splitlines()
+        assert header == "% mean class accuracy (test set)"
+        assert rows == [f"{line['test_mse'] / 3:11.4e}" for line in tested]
+        # Both the vector and the nested modules give the trained weights.
+        facts = originals.load(folder)[1]
+        assert facts["regime"] == ("disentangled", "entangled")[i] and facts["num_epochs"] == 3
+        assert facts["command"]["learning_rate"] == "-0.0005"
+        for missing in ("", "parameters.t7"):
+            (folder / missing).unlink() if missing else None
+            assert same(originals.load(folder)[0].state_dict(), weights(folder))
+        whole = torch7.read(folder / "vxnet.net").fields["modules"].sequence()
+        assert [part.name for part in whole] == ["nn.Sequential", "nn.Reparametrize",
+                                                 "nn.Sequential"]  # fmt: skip
+        encoder, _, decoder = (part.fields.get("modules") for part in whole)
+        assert len(encoder) == 11 and len(decoder) == 15
+        head = encoder[11].fields["modules"][1]
+        assert head.name == ("nn.Sequential", "nn.LinearCR")[i]
+        (folder / "vxnet.net.old").rename(folder / "vxnet.net")  # of the epoch before
+        before = originals.load(folder)[0].state_dict()
+        assert not same(before, weights(folder)) and same(before, weights(folder, 4))
+
+
+def test_the_published_folder_is_for_published_sizes_and_on_request(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    train_dcign.main([*TINY, "--num_steps", "1", "--networks_dir", "networks", "--name", "x"])
+    assert "no vxnet.net and parameters.t7 are written: the published" in capsys.readouterr().out
+    assert not (tmp_path / "networks/x/vxnet.net").exists()
+    assert not options.parse("", ["--name", "x"]).published_folder
+    assert options.parse("", ["--name", "x", "--published_folder"]).published_folder
+    assert not options.parse("", ["-s", "logs", "--published_folder", "false"]).published_folder
+
+
 def test_reuse_starts_from_a_published_network_and_continues_its_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     _, tiny = published_network(tmp_path / "logs")
@@ -359,6 +411,7 @@ def other_latents(folder):
         lambda f: (["--reuse", 1, "--save", f, "--no_load"], "--checkpoint or --no_load"),
         lambda f: (["--reuse", 2], "--reuse: must be one of 0, 1 or null, got 2"),
         lambda f: (["--momentum_decay", 0], "above 0"),
+        lambda f: (["--export_torch7"], "--export_torch7: the published program has images of 150"),
     ],
 )
 def test_bad_input_is_one_line(tmp_path, monkeypatch, capsys, case):

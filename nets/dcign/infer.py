@@ -180,9 +180,9 @@ def demo(args: options.Namespace, latents: Latents) -> None:
     world = open_batches(latents.trained, sets(latents.trained), "test")
     if not isinstance(world, demo_metrics.Renderer):
         raise UserError("-s: give an image; the run's data cannot be drawn")
-    source, driving = (
-        demo_metrics.views("test", DEMO, 1, RANGES, args.seed + seed) for seed in (0, 1)
-    )
+    views = demo_metrics.views("test", 2 * DEMO, 1, RANGES, args.seed)  # all of different persons
+    source = {name: value[:DEMO] for name, value in views.items()}
+    driving = {name: value[DEMO:] for name, value in views.items()}
     truth = {**source, **{name: driving[name] for name in FACTORS}}
     images = [demo_metrics.draw(world, scene) for scene in (source, driving, truth)]
     codes, others = (encode(latents.net, image) for image in images[:2])

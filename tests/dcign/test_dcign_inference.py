@@ -173,6 +173,9 @@ def test_without_images_a_demo_shows_heads_in_the_pose_of_others(tmp_path, capsy
     assert "no -s" in capsys.readouterr().out
     with Image.open(out) as image:
         assert image.width >= 4 * 256 and image.height >= 4 * 256
+        grid = torch.from_numpy(np.array(image.convert("L"))).float()[-4 * 260 :]
+        driving, truth = (grid[:, 260 * i : 260 * i + 256] for i in (1, 3))
+        assert (driving - truth).abs().mean() > 1  # of two persons
     infer.main(["--checkpoint", str(run), *EXACT, "-o", str(tmp_path / "o.gif"), "--steps", "2"])
     assert "azimuth: " in capsys.readouterr().out  # a movie is still one of sweeps
 

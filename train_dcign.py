@@ -11,6 +11,8 @@ Kulkarni, Whitney, Kohli, Tenenbaum, NIPS 2015. The same command goes on where i
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 
 from nets.data.scenes.batches import Drawn, Source, unit
@@ -72,6 +74,7 @@ def train(run: Run, args: options.Namespace, precision: Precision) -> None:
     images_per_step = args.batch_size * batches_a_step
     epoch = max(1, len(data) // batches_a_step)
     total = args.num_steps or args.num_epochs * epoch
+    exporting = args.export_torch7 or args.published_folder
     size = sum(p.numel() for p in net.parameters())
     counted = ", ".join(f"{count} {kind}" for kind, count in source.counts.items())
     run.print(
@@ -131,10 +134,13 @@ def train(run: Run, args: options.Namespace, precision: Precision) -> None:
                     score = -scores["test_lower_bound"]
                     visuals.show(run, args, net, unseen, rows, step)
         run.save(step, score)
+        if exporting and (step + 1) % epoch == 0 and step + 1 < total:
+            with update.evaluating(net):
+                run.ranks.on_main(partial(export, run, net, optimizer, epoch, step + 1))
     with update.evaluating(net):
         finish(run, args, net, source, unseen)
-        if args.export_torch7:
-            run.ranks.on_main(lambda: export(run, net, optimizer))
+        if exporting:
+            run.ranks.on_main(partial(export, run, net, optimizer, epoch, run.step))
 
 
 @options.user_errors()

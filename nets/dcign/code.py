@@ -7,6 +7,7 @@ gradient from the image, and they may be drawn together (Kulkarni et al. 2015, s
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -32,6 +33,18 @@ FACES = (
 )
 
 
+EXAMPLE = "for example --groups azimuth=1 light=1 shape=rest"  # ends the messages on --groups
+
+
+def split_groups(value: str | Sequence[str]) -> list[str]:
+    """The texts of single groups, for `parse_groups`, from the value of --groups.
+
+    value  a text or a list of texts; commas, spaces and square brackets separate groups
+    """
+    texts = [value] if isinstance(value, str) else value
+    return [group for text in texts for group in re.split(r"[\s,\[\]]+", str(text)) if group]
+
+
 def parse_groups(texts: Sequence[str]) -> tuple[Group, ...]:
     """Groups from texts `name=latents` or `name=latents@set`; the last one is `name=rest`.
 
@@ -49,7 +62,7 @@ def parse_groups(texts: Sequence[str]) -> tuple[Group, ...]:
             count == "rest" if last else count.isdigit() and int(count)
         ):
             expected = "name=rest" if last else "name=number of latents"
-            raise ValueError(f"groups: entry {i + 1} must be {expected}, got {text!r}")
+            raise ValueError(f"groups: entry {i + 1} must be {expected}, got {text!r}; {EXAMPLE}")
         groups.append(
             Group(
                 name,
@@ -58,7 +71,9 @@ def parse_groups(texts: Sequence[str]) -> tuple[Group, ...]:
             )
         )
     if len({group.name for group in groups}) < len(groups) or len(groups) < 2:
-        raise ValueError(f"groups: must be two or more different names, got {list(texts)}")
+        raise ValueError(
+            f"groups: must be two or more different names, got {' '.join(texts)}; {EXAMPLE}"
+        )
     return tuple(groups)
 
 

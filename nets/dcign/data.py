@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -14,7 +15,8 @@ def open_batches(options: Mapping[str, Any], sets: Mapping[str, str], split: str
     """The batches that the options describe: those of `data`, or of the demo world of heads.
 
     options  data (None: the demo world), regime ("disentangled" or "entangled"), batch_size,
-             image_size, num_train_batches_per_type, num_test_batches_per_type (None: all)
+             image_size, num_train_batches_per_type, num_test_batches_per_type (None: all); a
+             batch_size of None takes batches of any size from a folder
     sets     type -> name of its set of batches
     split    "train" or "test"
     Raises UserError if a folder, a table or enough batches are missing.
@@ -28,5 +30,8 @@ def open_batches(options: Mapping[str, Any], sets: Mapping[str, str], split: str
         # mypy infers a tuple of five for its labels, and Source declares one of any length.
         return cast(Source, HeadBatches(split, kinds, count, size, limit, seed=0))
     if Path(root, "factors.csv").is_file():
-        return FactorTable(Path(root, "factors.csv"), split, kinds, count, size, limit)
+        table = FactorTable(Path(root, "factors.csv"), split, kinds, count, size, limit)
+        if table.note and split == "test" and os.environ.get("RANK", "0") == "0":
+            print(f"{table.name}: {table.note}")
+        return table
     return BatchFolder(root, split, kinds, count, size, limit)

@@ -12,7 +12,7 @@ from nets import metrics as image_metrics
 from nets.data.scenes.batches import unit
 from nets.data.scenes.factors import FACTORS
 from nets.dcign import metrics
-from nets.dcign.latents import Latents, decode, encode
+from nets.dcign.latents import Latents, decode, encode, progress
 from nets.dcign.visuals import to_bytes
 from nets.random import uniform
 from nets.worlds.heads.world import RANGES, SPLITS, identities
@@ -49,9 +49,17 @@ def views(split: str, persons: int, each: int, ranges: dict[str, float], seed: i
     ranges  factor -> r; the factor is uniform in [-r, r], radians
     """
     person = SPLITS[split] + OTHERS + torch.arange(persons).repeat_interleave(each)
-    draw = uniform(seed, f"views {split}", torch.arange(persons * each), len(FACTORS))
-    scene = {name: ((2 * draw[:, i] - 1) * ranges[name]).float() for i, name in enumerate(FACTORS)}
+    share = uniform(seed, f"views {split}", torch.arange(persons * each), len(FACTORS))
+    scene = {name: ((2 * share[:, i] - 1) * ranges[name]).float() for i, name in enumerate(FACTORS)}
     return scene | {"person": person, "identity": identities(person)}
+
+
+def draw(world: Renderer, scene: Scene, at_once: int = 64) -> Tensor:
+    """The exact images (N, 1, S, S) in [0, 1] of labels, `at_once` at a time."""
+    starts = progress(range(0, len(scene["person"]), at_once), "drawing")
+    return unit(
+        torch.cat([world.draw({k: v[i : i + at_once] for k, v in scene.items()}) for i in starts])
+    )
 
 
 def score(generated: Tensor, truth: Tensor) -> dict[str, float]:
@@ -88,18 +96,18 @@ def rerendering(
     value. The result has an entry for each factor, and "azimuth+light" with both set at once.
     See `_against` for the scores; the trivial answer "copy" is the unchanged image.
     """
-    image = unit(world.draw(scene))
+    image = draw(world, scene)
     code = encode(latents.net, image)
     expected = {}
     for place, (name, matches) in enumerate(latents.maps.items()):
         low, high = matches.factor[0].item(), matches.factor[-1].item()
-        draw = uniform(seed, f"rerender {place}", torch.arange(len(image)), 1)[:, 0].float()
-        expected[name] = low + (high - low) * draw
+        share = uniform(seed, f"rerender {place}", torch.arange(len(image)), 1)[:, 0].float()
+        expected[name] = low + (high - low) * share
     asked: list[tuple[str, ...]] = [(name,) for name in expected]
     asked += [BOTH] * (set(BOTH) <= expected.keys())
     result: dict[str, dict[str, float]] = {}
     for names in asked:
-        truth = unit(world.draw({**scene, **{name: expected[name] for name in names}}))
+        truth = draw(world, {**scene, **{name: expected[name] for name in names}})
         set_code = code
         for name in names:
             value = latents.maps[name](expected[name])
@@ -115,11 +123,11 @@ def swaps(latents: Latents, world: Renderer, scene: Scene) -> dict[str, float]:
     """
     n = len(scene["person"])
     other = {name: value.roll(n // 2, 0) for name, value in scene.items()}
-    image, second = unit(world.draw(scene)), unit(world.draw(other))
+    image, second = draw(world, scene), draw(world, other)
     code = encode(latents.net, image)
     code[:, latents.intrinsic] = encode(latents.net, second)[:, latents.intrinsic]
     asked = {name: scene[name] for name in FACTORS}
-    truth = unit(world.draw({**other, **asked}))
+    truth = draw(world, {**other, **asked})
     return _against(latents, code, truth, {"copy_pose": image, "copy_shape": second})
 
 
@@ -158,7 +166,7 @@ def grids(latents: Latents, world: Renderer, seed: int = 0) -> dict[str, dict[st
         value = torch.linspace(-RANGES[name], RANGES[name], GRIDS[name])
         scene = {key: x.repeat_interleave(len(value), 0) for key, x in base.items()}
         scene[name] = value.repeat(faces)
-        code = encode(latents.net, unit(world.draw(scene))).view(faces, len(value), -1)
+        code = encode(latents.net, draw(world, scene)).view(faces, len(value), -1)
         latent = code[..., latents.owners[name].start]
         shapes[name] = code[..., latents.intrinsic]
         result[name] = {"value": value, "latent": latent}
@@ -180,7 +188,7 @@ def recognitions(latents: Latents, world: Renderer) -> dict[str, float]:
     persons = RECOGNISED
     known = views("test", persons, 5, NEAR_FRONT, seed=1)
     new = views("test", persons, 10, RANGES, seed=2)
-    images = [unit(world.draw(scene)) for scene in (known, new)]
+    images = [draw(world, scene) for scene in (known, new)]
     codes = [encode(latents.net, image) for image in images]
     what = {
         "shape": [code[:, latents.intrinsic] for code in codes],
@@ -198,7 +206,7 @@ def recognitions(latents: Latents, world: Renderer) -> dict[str, float]:
 def readings(latents: Latents, world: Renderer) -> dict[str, Any]:
     """Decoding, DCI, MIG, SAP and invariance of codes of images in which all factors change."""
     train, test = (views(split, *READ, RANGES, seed=3) for split in ("train", "test"))
-    code, new = (encode(latents.net, unit(world.draw(scene))) for scene in (train, test))
+    code, new = (encode(latents.net, draw(world, scene)) for scene in (train, test))
     named = [name for name in latents.factors if name in FACTORS]
     owners = {name: latents.owners[name] for name in (*named, latents.groups[-1].name)}
     result: dict[str, Any] = {"decoding": {}}

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from nets import metrics as image_metrics
 from nets.contracts import Batch
-from nets.data.scenes.batches import Source, in_file_order, unit
-from nets.data.scenes.factors import FACTORS
+from nets.data.scenes.batches import MIXED_FOLDERS, Source, in_file_order, unit
+from nets.data.scenes.factors import FACTORS, MIXED
 from nets.dcign import (
     DCIGN,
     LIKELIHOODS,
@@ -29,13 +29,14 @@ from nets.dcign import (
     visuals,
 )
 from nets.dcign.data import open_batches
-from nets.dcign.latents import Latents, decode, encode, encode_batches
+from nets.dcign.latents import BATCH, Latents, decode, encode, encode_batches, progress
 from nets.dcign.metrics import BatchScores
 from nets.dcign.options import sets
+from nets.dcign.published import is_published
 from nets.dcign.warm_start import load_network
 from nets.errors import UserError
 from nets.published import find, read_checkpoint
-from nets.run import checkpoints, options
+from nets.run import checkpoints, options, seeds
 from nets.run.loader import in_order
 from nets.run.options import Namespace, NonNegativeInt
 from nets.run.precision import Precision
@@ -136,15 +137,17 @@ def summary(
     return result
 
 
-# Images per test batch of the demo world, as published, for any --batch_size of the training: in
-# batches of few images |r| is large by chance.
-BATCH = 20
 PROTOCOL = {
     "code": "codes are posterior means, without clamp or noise, of persons not trained on",
     "correlation": (
         "absolute Pearson's r (spearman: of ranks) of a factor and its own latent. within: in "
         "batches in which only that factor changes, mean over batches. pooled: over all test "
         "images. azimuth halves: over half its range, multiplied by the sign of the pooled r"
+    ),
+    "bound": (
+        "lower bound of the log-likelihood in nats, the published test figure: per image, and "
+        "summed over the images of a batch, mean over batches, as published. Codes are sampled. "
+        "mean_code: of the mean of the code, as test_lower_bound in a training log"
     ),
     "leakage": (
         "active: share of the own latents in the within-batch variance of all latents. own: share "
@@ -225,18 +228,12 @@ def measure(
 ) -> dict[str, Any]:
     """The report on one network; `out` is the file of its scatter plots."""
     net, trained = load_network(content, path, precision)
-    if args.data:
-        trained |= {"data": args.data, "num_train_batches_per_type": None,
+    data = args.data or (named_data(content, path) if is_published(content) else None)
+    if data:
+        trained |= {"data": data, "num_train_batches_per_type": None,
                     "num_test_batches_per_type": None}  # fmt: skip
-    elif "kind" in content:
-        raise UserError(f"{path}: a published network needs --data, a folder of batches")
+    unseen = open_test_batches(trained)
     latents = Latents(net, trained)
-    asked = {**trained, "regime": "disentangled"}
-    if trained["data"] is None:
-        count = trained["num_test_batches_per_type"]
-        asked |= {"batch_size": BATCH, "num_test_batches_per_type":
-                  count and -(-count * trained["batch_size"] // BATCH)}  # fmt: skip
-    unseen = open_batches(asked, sets(trained), "test")
     each = args.test_batches or max(unseen.counts.values())
     with precision.autocast():
         codes, labels = encode_batches(net, unseen, each)
@@ -244,6 +241,10 @@ def measure(
         print(f"{count} test images of {unseen.name}, {trained['regime']} regime")
         report = {"data": unseen.name, "regime": trained["regime"], "images": count}
         report["reconstruction"] = {"mse": reconstruction(net, unseen, each)}
+        report["bound"] = bound(net, unseen, each, args.seed)
+        if MIXED in unseen.counts:
+            print("batches in which everything changes: leakage and correlation are not measured")
+            return report
         report["leakage"] = leakage(latents, codes)
         if not all(set(FACTORS) & named.keys() for named in labels.values()):
             print("no labels: correlation and re-rendering are not measured")
@@ -275,11 +276,82 @@ def measure(
     return report
 
 
+def named_data(content: dict[str, Any], path: Path) -> str:
+    """The data set that the options of a published network name, `datasetdir` of cmd_options.txt.
+
+    It is searched from the working directory, and from the folder that holds the networks' folder.
+    Raises UserError if it does not exist.
+    """
+    name = (content["options"].get("command") or {}).get("datasetdir")
+    for place in (Path(), Path(path).resolve().parent.parent):
+        if name and (place / name).is_dir():
+            print(f"data of the network's options: {place / name}")
+            return str(place / name)
+    what = f"; its options name {name}, which does not exist here" if name else ""
+    raise UserError(f"{path}: a published network needs --data, a folder of batches{what}")
+
+
+def open_test_batches(trained: dict[str, Any]) -> Source:
+    """The test batches on the data of these options, of each type if the data has them.
+
+    A folder of batches may have batches of any size; so may a table without any batch of the run's
+    size. `trained` gets a batch_size of None then. The demo world gives batches of 20, for any
+    --batch_size of the training: in batches of few images |r| is large by chance.
+    """
+    asked = {**trained, "regime": "disentangled"}
+    if trained["data"] is None:
+        count = trained["num_test_batches_per_type"]
+        asked |= {"batch_size": BATCH, "num_test_batches_per_type":
+                  count and -(-count * trained["batch_size"] // BATCH)}  # fmt: skip
+        return open_batches(asked, sets(trained), "test")
+    root = Path(trained["data"])
+    if not (root / "factors.csv").is_file():
+        asked["batch_size"] = trained["batch_size"] = None
+        if not list(root.glob("th_*_VARIED")) and (root / MIXED_FOLDERS["test"]).is_dir():
+            asked["regime"] = "entangled"
+        return open_batches(asked, sets(trained), "test")
+    try:
+        return open_batches(asked, sets(trained), "test")
+    except UserError:
+        size, asked["batch_size"] = asked["batch_size"], None
+        source = open_batches(asked, sets(trained), "test")
+        trained["batch_size"] = None
+        print(f"no batches of {size} images: all images that differ in one factor are a batch")
+        return source
+
+
+def bound(net: DCIGN, unseen: Source, each: int, seed: int) -> dict[str, float]:
+    """Lower bounds in nats over `each` test batches of each type; see PROTOCOL."""
+    device = next(net.parameters()).device
+    generator = seeds.generator(seed, "bound", 0, device=device)
+
+    def noise(mu: Tensor) -> Tensor:
+        return torch.randn(mu.shape, device=device, generator=generator)
+
+    def rows(noise: Callable[[Tensor], Tensor] | None, what: str) -> list[BatchScores]:
+        places = [(i, kind, n) for i, (kind, count) in enumerate(unseen.counts.items())
+                  for n in range(min(count, each))]  # fmt: skip
+        batches = (
+            {"image": unseen.read(kind, n)["image"][None].to(device), "kind": i, "batch": n}
+            for i, kind, n in progress(places, what)
+        )
+        return score_batches(net, LIKELIHOODS[net.likelihood], batches, noise)
+
+    sampled = rows(noise, "lower bound")
+    result = {name.removeprefix("test_"): value
+              for name, value in summary(sampled, list(unseen.counts), ()).items()
+              if name != "test_mse"}  # fmt: skip
+    total = torch.stack([row["sums"] for row in sampled]).sum(0)[0].item()
+    result["lower_bound_per_batch"] = total / len(sampled)
+    mean_code = summary(rows(None, "lower bound of mean codes"), (MIXED,), ())
+    return result | {"lower_bound_mean_code": mean_code["test_lower_bound"]}
+
+
 def reconstruction(net: DCIGN, unseen: Source, each: int) -> float:
     """Mean squared error of grey values in [0, 1], over `each` test batches of each type."""
     errors = []
     for kind, count in unseen.counts.items():
-        for number in range(min(count, each)):
+        for number in progress(range(min(count, each)), f"reconstructions of type {kind}"):
             image = unit(unseen.read(kind, number)["image"])
             errors.append(metrics.mean_squared_error(decode(net, encode(net, image)), image))
     return torch.cat(errors).mean().item()

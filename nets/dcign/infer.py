@@ -16,22 +16,27 @@ from nets.data.io.images import list_images, read_image, write_image
 from nets.data.io.video import is_video
 from nets.data.io.video_writer import FORMATS, VideoWriter, write_gif
 from nets.data.scenes.batches import unit
+from nets.data.scenes.factors import FACTORS
+from nets.dcign import demo_metrics
 from nets.dcign.data import open_batches
 from nets.dcign.latents import Latents, decode, encode
 from nets.dcign.options import sets
+from nets.dcign.published import is_published
 from nets.dcign.visuals import sweep, sweep_values, to_bytes
 from nets.dcign.warm_start import load_network
 from nets.errors import UserError
-from nets.output import distinct, write_grid
+from nets.output import distinct, write_demo, write_grid
 from nets.run import options
 from nets.run.images import labelled_grid
 from nets.run.options import PositiveInt, add_flag
 from nets.run.precision import Precision
 from nets.run.ranks import Ranks
+from nets.worlds.heads.world import RANGES
 
 GREY = (0.21, 0.72, 0.07)  # weights of red, green and blue, as in the published data
 CUSTOM = {"azimuth": (-4.0, 5.0), "elevation": (0.5, 6.0), "light": (-1.5, 4.0)}  # as published
 SHOWN = 8  # faces in a generalisation sheet
+DEMO = 4  # rows of the demo
 MOVIE_FPS = 16
 SHEETS = ("", ".png", ".jpg", ".jpeg")  # no ending: a folder
 MOVIES = (".gif", *FORMATS)
@@ -47,6 +52,8 @@ def add_options(p: options.ArgumentParser) -> None:
         help="latents to sweep: azimuth, elevation, light, shape:K (the K-th shape latent) or z:K "
         "(the K-th of all), K from 1; default: the latent of each factor. -o .png: a sheet, .gif "
         "or .mp4: a movie")
+    add_flag(g, "--together", False,
+        "sweep the latents of --sweep at once, in one row or column, each over its own range")
     add("--range", type=float, nargs=2, default=None, metavar=("LOW", "HIGH"),
         help="range of the latent; default: its 1st to 99th percentile on training data")
     add_flag(g, "--degrees", False,
@@ -63,16 +70,21 @@ def add_options(p: options.ArgumentParser) -> None:
 
 
 def infer(args: options.Namespace, content: dict[str, Any], path: Path, ranks: Ranks) -> None:
-    """Write the images that the options ask for; by default sweeps of two test images.
+    """Write the images that the options ask for.
 
+    Without -s, -d and other options, a run on the demo world gives a demo, see `demo`, and any
+    other run sweeps of two test images.
     content  of the checkpoint at `path`
     Raises UserError for options that contradict, and for files that cannot be used.
     """
     _check(args)
     precision = Precision(args.precision, ranks.device, args.channels_last)
     net, trained = load_network(content, path, precision)
-    latents = Latents(net, trained, has_data="kind" not in content)
+    latents = Latents(net, trained, has_data=not is_published(content))
     with torch.no_grad(), precision.autocast():
+        if _is_demo(args, latents):
+            demo(args, latents)
+            return
         if args.source:
             files = list_images("--source", args.source)
             names = distinct([file.stem for file in files])
@@ -98,6 +110,8 @@ def _check(args: options.Namespace) -> None:
         raise UserError(f"--{modes[0]} and --{modes[1]}: give one of them")
     if args.custom_bounds and not args.generalize:
         raise UserError("--custom_bounds: needs --generalize")
+    if args.together and len(args.sweep) < 2:
+        raise UserError("--together: needs two or more latents in --sweep")
     if args.degrees and args.range is None:
         raise UserError("--degrees: needs --range")
     if args.driving and not args.source:
@@ -152,6 +166,37 @@ def own_faces(args: options.Namespace, latents: Latents) -> list[Face]:
     return faces
 
 
+def _is_demo(args: options.Namespace, latents: Latents) -> bool:
+    """True if no option asks for other images than the demo, and the demo world can draw it."""
+    asked = ("source", "driving", "sweep", "reconstruct", "generalize", "range", "steps")
+    return (
+        not any(args[name] for name in asked)
+        and latents.has_data
+        and latents.trained["data"] is None
+        and Path(args.out).suffix.lower() in SHEETS[1:]
+    )
+
+
+def demo(args: options.Namespace, latents: Latents) -> None:
+    """Write unseen heads of the demo world in the pose and light of others, beside the truth."""
+    print("no -s: heads of the demo world that were not trained on")
+    world = open_batches(latents.trained, sets(latents.trained), "test")
+    if not isinstance(world, demo_metrics.Renderer):
+        raise UserError("-s: give an image; the run's data cannot be drawn")
+    views = demo_metrics.views("test", 2 * DEMO, 1, RANGES, args.seed)  # all of different persons
+    source = {name: value[:DEMO] for name, value in views.items()}
+    driving = {name: value[DEMO:] for name, value in views.items()}
+    truth = {**source, **{name: driving[name] for name in FACTORS}}
+    images = [demo_metrics.draw(world, scene) for scene in (source, driving, truth)]
+    codes, others = (encode(latents.net, image) for image in images[:2])
+    others[:, latents.intrinsic] = codes[:, latents.intrinsic]
+    images.insert(2, decode(latents.net, others))
+    rows: list[list[Tensor | None]] = [
+        list(row) for row in zip(*map(to_bytes, images), strict=True)
+    ]
+    write_demo(args.out, ["source", "driving", "result", "ground truth"], rows)
+
+
 def transfer(args: options.Namespace, latents: Latents, faces: Sequence[Face]) -> None:
     """Write each source in the pose and light of each driving image or frame.
 
@@ -201,7 +246,10 @@ def reconstruct(args: options.Namespace, latents: Latents, faces: Sequence[Face]
 
 
 def sweeps(args: options.Namespace, latents: Latents, faces: Sequence[Face]) -> None:
-    """Write a sheet with a row per latent and face, or a movie with a column per latent."""
+    """Write a sheet with a row per latent and face, or a movie with a column per latent.
+
+    With --together all latents share a row or column.
+    """
     names = args.sweep or latents.factors
     chosen = [(name, latents.index(name), ends(args, latents, name)) for name in names]
     image = torch.stack([face for _, face in faces])
@@ -210,9 +258,15 @@ def sweeps(args: options.Namespace, latents: Latents, faces: Sequence[Face]) -> 
     steps = args.steps or (48 if moving else 6 if args.generalize else 7)
     reconstructed = decode(latents.net, code)
     inputs = to_bytes(image)
+    shown = [[one] for one in chosen]
+    if args.together:
+        shown = [chosen]
+    titles = [" + ".join(name for name, _, _ in several) for several in shown]
     swept = []
-    for _, index, values in chosen:
-        generated = sweep(latents.net, code, index, values(steps, moving).to(code))
+    for several in shown:
+        indices = [index for _, index, _ in several]
+        values = torch.stack([of(steps, moving) for _, _, of in several], 1).to(code)
+        generated = sweep(latents.net, code, indices, values)
         swept.append(to_bytes(generated.flatten(0, 1)).view(len(image), steps, *image.shape[1:]))
     for (name, _, _), (low, high) in zip(chosen, (v(2, False) for _, _, v in chosen), strict=True):
         print(f"{name}: {low:.3g} to {high:.3g}")
@@ -221,13 +275,13 @@ def sweeps(args: options.Namespace, latents: Latents, faces: Sequence[Face]) -> 
         def frames() -> Iterator[Tensor]:
             for k in range(steps):
                 rows = [[inputs[n], *(s[n, k] for s in swept)] for n in range(len(image))]
-                sheet = labelled_grid(rows, [], ["input", *names])
+                sheet = labelled_grid(rows, [], ["input", *titles])
                 yield torch.from_numpy(sheet.copy()).permute(2, 0, 1)
 
         write_movie(args.out, frames(), args.get("fps") or MOVIE_FPS)
         return
     rows, captions = [], []
-    for (name, _, _), generated in zip(chosen, swept, strict=True):
+    for name, generated in zip(titles, swept, strict=True):
         for n, (face, _) in enumerate(faces):
             rows.append([inputs[n], to_bytes(reconstructed[n]), *generated[n]])
             captions.append(f"{name}, {face}" if len(faces) > 1 else name)

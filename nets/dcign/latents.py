@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from nets.data.scenes.batches import Source, unit
 from nets.data.scenes.factors import FACTORS
@@ -17,8 +18,16 @@ from nets.dcign.options import sets
 from nets.dcign.visuals import bounds
 from nets.errors import UserError
 
+BATCH = 20  # images per batch, as published
 IMAGES = 240  # training images per type of batch, for ranges and maps
+DELAY = 2.0  # seconds until a progress bar appears
+Item = TypeVar("Item")
 PUBLISHED = (-20.0, 20.0)  # range of a sweep if there is no data to measure it on
+
+
+def progress(items: Sequence[Item], what: str, unit: str = "batch") -> tqdm[Item]:
+    """The items, with a progress bar on a terminal if they take longer than two seconds."""
+    return tqdm(items, what, unit=unit, delay=DELAY, leave=False, disable=None, dynamic_ncols=True)
 
 
 @torch.no_grad()
@@ -29,14 +38,16 @@ def encode(net: DCIGN, image: Tensor, at_once: int = 64) -> Tensor:
     at_once  images in a forward pass
     """
     device = next(net.parameters()).device
-    return torch.cat([net.encode(unit(part.to(device)))[0].cpu() for part in image.split(at_once)])
+    parts = progress(image.split(at_once), "encoding")
+    return torch.cat([net.encode(unit(part.to(device)))[0].cpu() for part in parts])
 
 
 @torch.no_grad()
 def decode(net: DCIGN, code: Tensor, at_once: int = 64) -> Tensor:
     """Images (N, 1, S, S) float32 in [0, 1] on the CPU, from codes (N, D)."""
     device = next(net.parameters()).device
-    return torch.cat([net.decode(part.to(device)).cpu() for part in code.split(at_once)])
+    parts = progress(code.split(at_once), "decoding")
+    return torch.cat([net.decode(part.to(device)).cpu() for part in parts])
 
 
 class Latents:
@@ -73,7 +84,8 @@ class Latents:
     @functools.cached_property
     def seen(self) -> tuple[dict[str, Tensor], dict[str, dict[str, Tensor]]]:
         """Codes {type: (B, N, D)} and labels {type: {name: (B, N, ...)}} of training batches."""
-        return encode_batches(self.net, self.known, -(-IMAGES // self.trained["batch_size"]))
+        size = self.trained["batch_size"] or BATCH
+        return encode_batches(self.net, self.known, -(-IMAGES // size))
 
     @functools.cached_property
     def owners(self) -> dict[str, slice]:
@@ -142,14 +154,19 @@ def encode_batches(
     """Codes {type: (B, N, D)} and labels {type: {name: (B, N, ...)}} of a source's batches.
 
     limit  batches of each type, at most
+    If batches of a type differ in size, the first N images of each count, N that of the smallest.
     """
     codes, labels = {}, {}
     for kind, count in source.counts.items():
-        read = [source.read(kind, number) for number in range(min(count, limit))]
-        codes[kind] = torch.stack([encode(net, batch["image"]) for batch in read])
-        labels[kind] = {
-            name: torch.stack([batch[name] for batch in read])
-            for name in read[0]
-            if name != "image"
-        }
+        encoded, known = [], []
+        for number in progress(range(min(count, limit)), f"codes of type {kind}"):
+            batch = source.read(kind, number)
+            encoded.append(encode(net, batch.pop("image")))
+            known.append(batch)
+        sizes = {len(code) for code in encoded}
+        n = min(sizes)
+        if len(sizes) > 1:
+            print(f"{kind}: batches of {n} to {max(sizes)} images; codes of the first {n} of each")
+        codes[kind] = torch.stack([code[:n] for code in encoded])
+        labels[kind] = {name: torch.stack([of[name][:n] for of in known]) for name in known[0]}
     return codes, labels

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,6 +11,8 @@ import torch
 
 from nets.dcign import Group, build, factor_slice, parse_groups
 from nets.dcign import published as originals
+from nets.dcign.code import split_groups
+from nets.dcign.network import SIDE
 from nets.dcign.published import RENAMED
 from nets.errors import UserError
 from nets.listing import walk
@@ -25,7 +28,10 @@ DEFAULTS = {  # used if command line, configuration and imported network set no 
     "lr": 5e-4,
     "momentum_decay": 0.1,
     "update_decay": 0.01,
+    "batch_size": 20,
 }
+ENTANGLED = {"dim_hidden": 120, "batch_size": 50}  # other defaults of --regime entangled
+IMPORTED = tuple(name for name in DEFAULTS if name != "batch_size")  # taken from --checkpoint
 SIZES = ("dim_hidden", "feature_maps", "image_size", "likelihood")
 STRENGTH = 0.01  # default of --invariance_strength with --force_invariance
 
@@ -47,7 +53,8 @@ def parser(description: str) -> options.Parser:
     add("--data", type=str | None, default=None,
         help="folder of batches (th_AZ_VARIED/FT_training/batch1 ..., th_training/batch1 ... "
         "for --regime entangled), or of images with a factors.csv; default: the demo world")
-    add("--batch_size", type=PositiveInt, default=20, help="images per batch, at least 2")
+    add("--batch_size", type=PositiveInt | None, default=None,
+        help="images per batch, at least 2; default: 20, or 50 with --regime entangled")
     add("--num_train_batches", type=PositiveInt, default=5000, help="steps in an epoch")
     add("--num_train_batches_per_type", type=PositiveInt | None, default=None,
         help="training batches of each type; default: all, or 200 of the demo world")
@@ -56,7 +63,8 @@ def parser(description: str) -> options.Parser:
     add_flag(g, "--shape_bias", False, "more batches of the last type, shape")
     g = p.add_argument_group("network")
     add = g.add_argument
-    add("--dim_hidden", type=PositiveInt | None, default=None, help="latents; default: 200")
+    add("--dim_hidden", type=PositiveInt | None, default=None,
+        help="latents; default: 200, or 120 with --regime entangled")
     add("--feature_maps", type=PositiveInt | None, default=None,
         help="maps of the widest convolutions, a multiple of 4; default: 96")
     add("--image_size", type=PositiveInt | None, default=None,
@@ -66,6 +74,10 @@ def parser(description: str) -> options.Parser:
         help="likelihood of a pixel; default: bernoulli")
     g = p.add_argument_group("latents in a training step")
     add = g.add_argument
+    add("--groups", type=list[str] | str, default=originals.GROUPS, metavar="NAME=LATENTS",
+        help="factors and their numbers of latents, the last with the rest, such as light=1 "
+        "shape=rest; NAME=LATENTS@SET reads its batches from th_SET; default: azimuth=1 "
+        "elevation=1 light=1 shape=rest")
     add("--clamp", type=Literal["first", "mean", "off"], default="first",
         help="value of clamped latents. first: that of the batch's first image, as published; "
         "mean: the batch's mean, as in the paper; off: no clamp")
@@ -95,11 +107,14 @@ def parse(description: str, argv: list[str] | None = None) -> options.Namespace:
     Raises UserError for values out of range, and for options that contradict.
     """
     p = parser(description)
+    argv = _one_value(sys.argv[1:] if argv is None else argv, "--groups")
     args = options.parse(p, argv)
-    originals.apply_options(args)
+    args.groups = split_groups(args.groups)
+    originals.apply_options(args, argv)
     if args.checkpoint and not args.no_load:
         _adopt(args)
-    for name, value in DEFAULTS.items():
+    defaults = DEFAULTS | (ENTANGLED if args.regime == "entangled" else {})
+    for name, value in defaults.items():
         args[name] = value if args[name] is None else args[name]
     if args.lr < 0:
         print(f"--lr {args.lr:g}: the loss is minimised, so the sign is ignored")
@@ -115,6 +130,7 @@ def parse(description: str, argv: list[str] | None = None) -> options.Namespace:
         raise UserError("--batch_size: must be 2 or more; a factor changes within a batch")
     args.order = args.order or ("draws" if args.regime == "disentangled" else "order")
     args.test_freq = args.test_freq or args.num_train_batches
+    _check_export(args)
     try:
         with torch.device("meta"):
             build(args)
@@ -122,6 +138,35 @@ def parse(description: str, argv: list[str] | None = None) -> options.Namespace:
     except ValueError as error:
         raise UserError(str(error)) from error
     return args
+
+
+def _check_export(args: options.Namespace) -> None:
+    """Raise UserError if --export_torch7 is given for a network that the program cannot have.
+
+    The files that --networks_dir or --save ask for are left out then, and a line says so.
+    """
+    if args.image_size == SIDE and args.likelihood == "bernoulli":
+        return
+    rule = f"the published program has images of {SIDE} px and likelihood bernoulli"
+    if args.export_torch7:
+        raise UserError(f"--export_torch7: {rule}")
+    if args.published_folder:
+        print(f"no {originals.MODEL} and {originals.PARAMETERS} are written: {rule}")
+        args.published_folder = False
+
+
+def _one_value(argv: Sequence[str], name: str) -> list[str]:
+    """The command line with all values that follow an option joined to one: A, B becomes A,B."""
+    result: list[str] = []
+    inside = False
+    for token in map(str, argv):
+        if inside and not token.startswith("-"):
+            joined = result[-1] != name
+            result[-1 if joined else len(result) :] = [f"{result[-1]},{token}" if joined else token]
+        else:
+            inside = token == name
+            result.append(token)
+    return result
 
 
 def groups(args: Mapping[str, Any]) -> tuple[Group, ...]:
@@ -148,8 +193,8 @@ def imported(args: options.Namespace) -> tuple[Path, dict[str, Any]]:
     if path is None:
         raise UserError(f"--checkpoint {args.checkpoint}: no such folder or file")
     asked = {name: args[name] for name in SIZES if args[name] is not None}
-    if recognise(path) == "dcign":
-        return path, originals.read(path, **asked)
+    if recognise(path) == "dcign" and not checkpoints.stored(path / "checkpoints"):
+        return path, originals.read(path, training=True, **asked)
     if path.is_dir() and not any(file.match(checkpoints.PATTERN) for file in walk(path)):
         raise UserError(
             f"--checkpoint {path}: holds neither {originals.PARAMETERS} nor checkpoints"
@@ -170,5 +215,5 @@ def imported(args: options.Namespace) -> tuple[Path, dict[str, Any]]:
 def _adopt(args: options.Namespace) -> None:
     """Set the options that have no value yet to those of the imported network."""
     result = imported(args)[1]["options"]
-    for name in DEFAULTS:
+    for name in IMPORTED:
         args[name] = result.get(name) if args[name] is None else args[name]

@@ -5,8 +5,8 @@
     config.t7, state.t7                  settings and state of the optimiser; the state is in either
     lowerbound.t7, lowerbound_test.t7    (epochs, 1): mean lower bound per batch, nats
     cmd_options.txt                      the options of the run, one `key: value` per line
-
-A folder without parameters.t7 may have vxnet.net, the whole model with its buffers.
+    vxnet.net                            the model as nested modules; read without parameters.t7
+    test.log                             reconstruction error on test data, one line per epoch
 
 Weights are not permuted: both programs have convolutions (out, in, rows, columns), not flipped, and
 the order channel, row, column in the vector between encoder and decoder.
@@ -16,9 +16,9 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence, Set
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Any, Literal, cast
 
 import torch
 from torch import Tensor
@@ -41,6 +41,7 @@ Write = Callable[[str, Content], None]  # writes a file of this name
 PARAMETERS = "parameters.t7"
 MODEL = "vxnet.net"
 NUMBERS = ("learningRate", "momentumDecay", "updateDecay")  # of config.t7
+KIND = "of the published program"  # begins the "kind" of such a checkpoint
 MAPS = 96
 GROUPS = ["azimuth=1", "elevation=1", "light=1", "shape=rest"]  # latents of each group
 SHOWN = 3  # differences in an error message
@@ -56,12 +57,12 @@ RENAMED = {  # names in the published programs and in earlier versions of guise 
 NO_EFFECT = (  # options that the program of the entangled regime accepts and never uses
     ("--network", "-n"),
     ("--optimization", "-o"),
-    ("--momentum",),
+    ("--momentum", "-m"),  # -m is --model as well there; neither is used
     ("--maxIter", "-i"),
     ("--coefL1",),
     ("--coefL2",),
     ("--dumpTest",),
-    ("--datasrc",),
+    ("--datasrc", "-d"),
     ("--fbmat", "-f"),
 )
 
@@ -74,7 +75,11 @@ def add_options(p: Parser) -> None:
     add_flag(g, "--no_load", False, "train from random weights, without --checkpoint")
     add("--save", "-s", type=str | None, default=None,
         help="run folder, instead of --run_dir and --name")
-    add_flag(g, "--export_torch7", False, "also write the network as the published program does")
+    add_flag(g, "--export_torch7", False,
+        "also write the network to torch7/ in the run folder, as the published program does")
+    add("--published_folder", type=bool | None, nargs="?", const=True, default=None,
+        help="write the network into the run folder itself after each epoch, as the published "
+        "program does; default: true with --networks_dir or --save")
     add("--num_test_batches", type=PositiveInt | None, default=None,
         help="test batches of all types together")
     add("--shape_bias_amount", type=NonNegativeInt, default=15,
@@ -86,9 +91,6 @@ def add_options(p: Parser) -> None:
     add_flag(g, "--shuffle", True,
         "shuffle the images in a batch, so that --clamp first takes a random one")
     add("--color", "-c", type=Literal[0], default=0, help="0 only; the network takes one channel")
-    add("--groups", type=list[str], default=GROUPS,
-        help="types of batches with their numbers of latents, in the order of the code; "
-        "name=latents@SET reads its batches from th_SET")
     add("--model", type=Literal["convnet"], default="convnet", help="convnet only")
     add_flag(g, "--gradient_filter", True, "clamped latents receive no gradient")
     add("--invariance_sign", type=Literal["repaired", "original"], default="repaired",
@@ -105,28 +107,34 @@ def add_options(p: Parser) -> None:
     add_flag(g, "--useCuda", False, "same as --device cuda")
     add_flag(g, "--useCudnn", False, "needs --useCuda, which always uses cuDNN")
     add("--deviceId", type=PositiveInt | None, default=None, help="number of the GPU, from 1")
-    add("--reuse", "-u", type=Literal[0, 1] | None, default=None,
+    add("--reuse", "-u", type=str | int | None, default=None,
         help="1: start from the network in the folder --save, or continue the run there")
-    add("--plot", "-p", type=bool | None, nargs="?", const=True, default=None,
+    add("--plot", "-p", type=str | bool | None, nargs="?", const="true", default=None,
         help="false only; TensorBoard shows the curves of training and tests")
     for names in NO_EFFECT:
         add(*names, type=str, nargs="?", const="true", default=None, help="no effect")
 # fmt: on
 
 
-def apply_options(args: Namespace) -> None:
+def apply_options(args: Namespace, argv: Sequence[str] = ()) -> None:
     """Apply published options: set the project's own ones, the threads and the visible GPU.
 
-    Raises UserError for options that contradict, and for --plot, which is not implemented.
+    argv  the command line
+    Raises UserError for options that contradict, and for --plot on the command line, which is not
+    implemented.
     """
-    ignored = [names[0] for names in NO_EFFECT if args[names[0][2:]] is not None]
+    ignored = [_shown(names) for names in NO_EFFECT if args[names[0][2:]] is not None]
     if ignored:
         print(f"{', '.join(ignored)}: no effect, as in the published program")
-    if args.plot:
-        raise UserError("--plot: no plots are drawn; tensorboard --logdir RUN shows the curves")
+    if args.datasrc is not None:
+        print("--data is the option for the folder of batches")
+    typed = {token.partition("=")[0] for token in argv}
+    _plot_and_reuse(args, typed)
+    if args.published_folder is None:
+        args.published_folder = bool(args.save) or "--networks_dir" in typed
     if args.save:
         args.run_dir, args.name = str(Path(args.save).parent), Path(args.save).name
-    if args.reuse:
+    if args.reuse == 1:
         _reuse(args)
     if args.threads:
         torch.set_num_threads(args.threads)
@@ -137,6 +145,32 @@ def apply_options(args: Namespace) -> None:
     if args.deviceId:
         os.environ.setdefault("CUDA_VISIBLE_DEVICES", str(args.deviceId - 1))
     _test_batches(args)
+
+
+def _shown(names: Sequence[str]) -> str:
+    """The names of an option for a message: `--momentum (-m)`."""
+    return names[0] if len(names) == 1 else f"{names[0]} ({names[1]})"
+
+
+def _plot_and_reuse(args: Namespace, typed: Set[str]) -> None:
+    """Check --plot and --reuse, and convert them to a bool and a number if they were typed.
+
+    typed  the tokens of the command line before any "="
+    Configurations of earlier versions hold them as text, since they had no effect there. Such texts
+    stay as they are, so that the same run goes on.
+    """
+    if typed & {"--plot", "-p"}:
+        if str(args.plot).lower() != "false":
+            raise UserError("--plot: no plots are drawn; tensorboard --logdir RUN shows the curves")
+        args.plot = False
+    elif args.plot not in (None, False, "false"):
+        print(f"plot: {args.plot} in a configuration: no effect; TensorBoard shows the curves")
+    if typed & {"--reuse", "-u"}:
+        if args.reuse not in ("0", "1"):
+            raise UserError(f"--reuse: must be one of 0, 1 or null, got {args.reuse}")
+        args.reuse = int(args.reuse)
+    elif isinstance(args.reuse, str):
+        print(f"reuse: {args.reuse!r} in a configuration: no effect, as in earlier versions")
 
 
 def _reuse(args: Namespace) -> None:
@@ -162,9 +196,16 @@ def _test_batches(args: Namespace) -> None:
     args.num_test_batches_per_type = each
 
 
-def load(path: str | Path, **options: Any) -> tuple[DCIGN, dict[str, Any]]:
+def is_published(content: Mapping[str, Any]) -> bool:
+    """True if a checkpoint's content is of the published program, or converted from it."""
+    kind = str(content.get("kind", ""))
+    return kind.startswith(KIND) or "command" in content["options"]
+
+
+def load(path: str | Path, training: bool = False, **options: Any) -> tuple[DCIGN, dict[str, Any]]:
     """(model in eval mode, options) of a network folder, or of a file of weights in it.
 
+    training  True: files of the optimiser that do not fit are an error. False: a line names them
     options  expected dim_hidden, feature_maps, image_size, likelihood. Sizes that are not given
              come from cmd_options.txt. Otherwise there are 96 maps, and the length of the vector
              gives the latents
@@ -198,28 +239,36 @@ def load(path: str | Path, **options: Any) -> tuple[DCIGN, dict[str, Any]]:
     with torch.no_grad():
         for p, part in zip(model.parameters(), parts, strict=True):
             p.copy_(part.view(p.shape))
-    result = _training(folder, len(vector))[0] if path.is_dir() else {}
-    # Only the program of the disentangled regime writes its options to a file.
+    result: dict[str, Any] = {}
+    if path.is_dir():
+        try:
+            result = _training(folder, len(vector))[0]
+        except UserError as error:
+            if training:
+                raise
+            print(f"{error}; only training needs it")
+    # Only the program of the disentangled regime writes its options to a file; guise always does.
     regime = "disentangled" if available or not path.is_dir() else "entangled"
+    if available.get("regime") == "entangled":
+        regime = "entangled"
     named = {"regime": regime, "groups": GROUPS}
     return model.eval(), {**sizes, **named, **result, "command": available}
 
 
-def read(path: str | Path, **options: Any) -> dict[str, Any]:
+def read(path: str | Path, training: bool = False, **options: Any) -> dict[str, Any]:
     """The content of a checkpoint, {"step", "options", "parts", "kind"}; see `load`.
 
     parts  "model", and "optimizer", the state of an `RMSprop`, if the folder has it
     """
-    model, result = load(path, **options)
+    model, result = load(path, training, **options)
     parts: dict[str, Any] = {"model": model.state_dict()}
-    moments = optimizer_state(path, model)
+    # Without num_epochs, `load` could not read the files of the optimiser.
+    moments = optimizer_state(path, model) if "num_epochs" in result else None
     if moments is not None:
         parts["optimizer"] = moments
         result["optimizer"] = "rmsprop"
     step = max((state["step"] for state in moments["state"].values()), default=0) if moments else 0
-    kind = (
-        f"of the published program, {result['dim_hidden']} latents, {result['feature_maps']} maps"
-    )
+    kind = f"{KIND}, {result['dim_hidden']} latents, {result['feature_maps']} maps"
     return {"step": step, "options": result, "parts": parts, "kind": kind}
 
 
@@ -257,15 +306,20 @@ def save(
     optimizer: RMSprop | None = None,
     lower_bounds: Mapping[str, list[float]] | None = None,
     command: Mapping[str, Any] | None = None,
+    errors: Sequence[float] | None = None,
 ) -> None:
     """Write a network as the published program does.
 
+    model         of the published sizes: 150 px, likelihood bernoulli
     write         writes a file, from its name and a function that writes to an open binary file
     optimizer     its settings and moments go to config.t7; None: an empty table
     lower_bounds  {"lowerbound": [...], "lowerbound_test": [...]}: nats per batch, one per epoch
     command       the lines of cmd_options.txt; None: no such file
+    errors        mean squared errors on test data, one per epoch, for test.log; None: no such file.
+                  The file has a third of them, as published (for three channels)
     """
     vector = torch.cat([p.detach().float().cpu().flatten() for p in model.parameters()])
+    write(MODEL, _object(_modules(model, vector, command)))
     write(PARAMETERS, _object(vector))
     write("state.t7", _object(None))
     config: dict[str, Any] = {}
@@ -283,6 +337,65 @@ def save(
     if command is not None:
         lines = "".join(f"{key}: {value}\n" for key, value in command.items())
         write("cmd_options.txt", lambda file: file.write(lines.encode()))
+    if errors is not None:
+        log = "% mean class accuracy (test set)\n"
+        log += "".join(f"{error / 3:11.4e}\n" for error in errors)
+        write("test.log", lambda file: file.write(log.encode()))
+
+
+def _modules(model: DCIGN, vector: Tensor, command: Mapping[str, Any] | None) -> torch7.Record:
+    """The model as the published program's modules; all weights are views of `vector`."""
+    gradients = torch.zeros_like(vector)
+    start = 0
+
+    def module(name: str, **fields: Any) -> torch7.Record:
+        return torch7.Record(f"nn.{name}", {"_type": "torch.FloatTensor", "train": True, **fields})
+
+    def sequence(name: str, modules: Sequence[torch7.Record]) -> torch7.Record:
+        return module(name, modules=list(modules))
+
+    def layer(of: torch.nn.Module) -> torch7.Record:
+        nonlocal start
+        fields: dict[str, Any] = {}
+        for key, p in (("Weight", of.weight), ("Bias", of.bias)):
+            p = cast(Tensor, p)
+            part = slice(start, start := start + p.numel())
+            fields[key.lower()] = vector[part].view(p.shape)
+            fields[f"grad{key}"] = gradients[part].view(p.shape)
+        if isinstance(of, torch.nn.Linear):
+            return module("LinearCR", **fields)
+        planes, inputs, h, w = fields["weight"].shape
+        sides = {"kW": w, "kH": h, "dW": 1, "dH": 1, "padW": 0, "padH": 0}
+        return module("SpatialConvolution", nInputPlane=inputs, nOutputPlane=planes, **sides,
+                      **fields)  # fmt: skip
+
+    def reshape(*sides: int) -> torch7.Record:
+        return module("Reshape", size=torch.tensor(sides), nelement=math.prod(sides))
+
+    def threshold() -> torch7.Record:
+        return module("Threshold", threshold=0, val=1e-6, inplace=False)
+
+    def head(of: torch.nn.Module) -> torch7.Record:
+        if (command or {}).get("regime") == "entangled":
+            return layer(of)
+        held = [module(name, passthrough=False)
+                for name in ("SelectiveGradientFilter", "SelectiveOutputClamp")]  # fmt: skip
+        return sequence("Sequential", [layer(of), *held])
+
+    encoder = []
+    for convolution in model.encoder:
+        pool = module("SpatialMaxPooling", kW=2, kH=2, dW=2, dH=2, padW=0, padH=0, ceil_mode=False)
+        encoder += [layer(convolution), pool, threshold()]
+    heads = sequence("ConcatTable", [head(model.mu), head(model.log_variance)])
+    encoder += [reshape(math.prod(model.start)), heads]
+    sampler = module("Reparametrize", dimension=model.latents)
+    decoder = [layer(model.expand), threshold(), reshape(*model.start)]
+    for i, convolution in enumerate(model.decoder, 1):
+        last = module("Sigmoid") if i == len(model.decoder) else threshold()
+        up = module("SpatialUpSamplingNearest", scale_factor=2)
+        decoder += [up, layer(convolution), last]
+    parts = [sequence("Sequential", encoder), sampler, sequence("Sequential", decoder)]
+    return sequence("Sequential", parts)
 
 
 def _of_model(file: Path, model: torch7.Record) -> Tensor:

@@ -42,13 +42,19 @@ def bounds(latent: Tensor) -> tuple[float, float]:
 
 
 @torch.no_grad()
-def sweep(net: DCIGN, code: Tensor, index: int, values: Tensor) -> Tensor:
-    """Images (N, steps, 1, S, S) in [0, 1] of codes whose latent `index` takes each value.
+def sweep(net: DCIGN, code: Tensor, indices: Sequence[int], values: Tensor) -> Tensor:
+    """Images (N, steps, 1, S, S) in [0, 1] of codes whose latents take the values of each step.
 
-    code    (N, D)
-    values  (steps,)
+    code     (N, D)
+    indices  numbers of the K latents that change together
+    values   (steps, K)
     """
-    rows = [net.decode(set_latent(code, index, v.expand(len(code)))) for v in values]
+    rows = []
+    for step in values:
+        changed = code
+        for index, value in zip(indices, step, strict=True):
+            changed = set_latent(changed, index, value.expand(len(code)))
+        rows.append(net.decode(changed))
     return torch.stack(rows, dim=1)
 
 
@@ -67,7 +73,10 @@ def sweep_sheet(
     """
     code = net.encode(image)[0]
     reconstructed = net.decode(code)
-    swept = [sweep(net, code, i, sweep_values(*ends, steps).to(code)) for _, i, ends in latents]
+    swept = [
+        sweep(net, code, [i], sweep_values(*ends, steps)[:, None].to(code))
+        for _, i, ends in latents
+    ]
     rows, names = [], []
     for n in range(len(image)):
         for (name, _, _), images in zip(latents, swept, strict=True):

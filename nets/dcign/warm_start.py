@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -39,23 +40,62 @@ def start_from(
     run.print(f"starting from {path} ({what}), {'with' if moments else 'without'} its moments")
 
 
-def export(run: Run, net: DCIGN, optimizer: torch.optim.Optimizer) -> None:
-    """Write the network, its moments and the bounds of the log to torch7/ in the run folder."""
-    folder = run.folder / "torch7"
+def export(run: Run, net: DCIGN, optimizer: torch.optim.Optimizer, epoch: int, step: int) -> None:
+    """Write the network, its moments and the histories of the log as the published program does.
+
+    They go to torch7/ in the run folder, or with --published_folder into the run folder itself. The
+    vxnet.net of the epoch before is kept as vxnet.net.old.
+    epoch  steps in an epoch
+    step   finished steps
+    """
+    folder = run.folder if run.args.published_folder else run.folder / "torch7"
+    model = folder / originals.MODEL
+    if model.is_file():
+        model.replace(model.with_name(f"{model.name}.old"))
 
     def write(name: str, content: originals.Content) -> None:
         with whole_file(folder / name) as file:
             content(file)
 
-    history = [line for line in records(run.folder / "log.txt") if "lower_bound" in line]
-    tests = [line for line in records(run.folder / "log.txt") if "test_lower_bound" in line]
-    size = run.args.batch_size
+    lines, size = records(run.folder / "log.txt"), run.args.batch_size
+    count = -(-step // epoch)
+    tests = _at_epochs(lines, "test_lower_bound", epoch, count)
     histories = {
-        "lowerbound": [line["lower_bound"] * size for line in history],
-        "lowerbound_test": [line["test_lower_bound"] * size for line in tests],
+        "lowerbound": [value * size for value in _of_epochs(lines, "lower_bound", epoch, count)],
+        "lowerbound_test": [value * size for value in tests],
     }
     moments = optimizer if isinstance(optimizer, RMSprop) else None
-    originals.save(write, net, moments, histories, options.plain(run.args))
+    command = options.plain(run.args)
+    command |= {"bsize": size, "learning_rate": -command["lr"], "networks_dir": command["run_dir"]}
+    command |= {"datasetdir": command["data"]} if command["data"] else {}
+    errors = _at_epochs(lines, "test_mse", epoch, count)
+    originals.save(write, net, moments, histories, command, errors)
+
+
+def _of_epochs(lines: list[dict[str, Any]], key: str, epoch: int, count: int) -> list[float]:
+    """Means of a number over the steps of each epoch; NaN for an epoch without a log line.
+
+    A log line has the mean over the steps since the line before.
+    """
+    sums, steps, last = [0.0] * count, [0] * count, 0
+    for line in lines:
+        if key not in line:
+            continue
+        for i in range(last // epoch, min(count, -(-line["step"] // epoch))):
+            covered = min(line["step"], (i + 1) * epoch) - max(last, i * epoch)
+            sums[i] += covered * float(line[key])
+            steps[i] += covered
+        last = line["step"]
+    return [a / b if b else math.nan for a, b in zip(sums, steps, strict=True)]
+
+
+def _at_epochs(lines: list[dict[str, Any]], key: str, epoch: int, count: int) -> list[float]:
+    """The last value of a number up to the end of each epoch; NaN if there is none yet."""
+    result = []
+    for i in range(1, count + 1):
+        values = [line[key] for line in lines if key in line and line["step"] <= i * epoch]
+        result.append(float(values[-1]) if values else math.nan)
+    return result
 
 
 def load_network(

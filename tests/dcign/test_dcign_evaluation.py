@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 
@@ -10,14 +11,21 @@ import torch
 from PIL import Image
 
 import evaluate
+import infer
 from benchmarks import experiments_dcign, learning
 from dcign_tiny import LATENTS, SIZE, network, write_run
+from nets import published
+from nets.data.io import torch7
 from nets.data.scenes.batches import unit, write_batch
+from nets.dcign import DCIGN, FACES
 from nets.dcign import demo_metrics as truth
+from nets.dcign import latents as latents_module
 from nets.dcign import metrics as scores
+from nets.dcign import published as originals
 from nets.dcign.latents import Latents
 from nets.dcign.options import parse
-from nets.run import checkpoints
+from nets.errors import UserError
+from nets.run import checkpoints, seeds
 from nets.worlds.heads.batches import HeadBatches
 from nets.worlds.heads.world import RANGES, SPLITS
 
@@ -287,6 +295,153 @@ def test_a_checkpoint_without_data_of_its_own_asks_for_some(run, tmp_path, capsy
     with pytest.raises(SystemExit):
         evaluate.main(["--checkpoint", str(path)])
     assert "a published network needs --data" in capsys.readouterr().err
+
+
+def published_network(folder, **command):
+    """A network of the published program, 150 px, in networks/NAME below `folder`."""
+    torch.manual_seed(0)
+    net, path = DCIGN(LATENTS, 8), folder / "networks/x"
+    path.mkdir(parents=True)
+
+    def write(name, content):
+        with open(path / name, "wb") as file:
+            content(file)
+
+    originals.save(write, net, None, None, {"dim_hidden": LATENTS, "feature_maps": 8, **command})
+    return path, net.eval()
+
+
+def published_data(root, sizes=(5, 3)):
+    """Torch7 batches of different sizes, of each type and mixed."""
+    torch.manual_seed(1)
+    folders = [f"th_{group.set}" for group in FACES]
+    for mode in ("FT_training", "FT_test"):
+        for n, size in enumerate(sizes, 1):
+            for folder in folders:
+                write_batch(root / folder / mode / f"batch{n}", torch.rand(size, 1, 150, 150))
+    return root
+
+
+def test_a_published_network_is_scored_on_the_data_its_options_name(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    path, net = published_network(tmp_path, datasetdir="DATASET")
+    command = ["--checkpoint", "networks/x", *EXACT, "--out", "o.json"]
+    with pytest.raises(SystemExit):
+        evaluate.main(command)
+    assert "needs --data, a folder of batches; its options name DATASET, which does not exist" in (
+        capsys.readouterr().err
+    )
+    root = published_data(tmp_path / "DATASET")
+    evaluate.main(command)
+    out = capsys.readouterr().out
+    assert "data of the network's options: DATASET" in out and "%|" not in out
+    assert "shape: batches of 3 to 5 images; codes of the first 3 of each" in out
+    report = json.loads((tmp_path / "o.json").read_text())
+    assert report["data"] == "DATASET" and "azimuth_active" in report["leakage"]
+    # The bound by hand: summed over a batch, mean over all batches, with the same noise.
+    noise = seeds.generator(0, "bound", 0)
+    batches = [torch7.read(root / f"th_{g.set}/FT_test/batch{n}") for g in FACES for n in (1, 2)]
+    sampled, plain = [], []
+    with torch.no_grad():
+        for image in batches:
+            mu, s = net.encode(image)
+            kl = 0.5 * (mu.square() + s.exp() - 1 - s).sum()
+            z = mu + (0.5 * s).exp() * torch.randn(mu.shape, generator=noise)
+            for code, bounds in ((z, sampled), (mu, plain)):
+                y = net.decode(code)
+                bounds.append(-(torch.nn.functional.binary_cross_entropy(y, image, reduction="sum")
+                                + kl).item())  # fmt: skip
+    bound = report["bound"]
+    assert bound["lower_bound_per_batch"] == pytest.approx(sum(sampled) / 8, rel=1e-5)
+    assert bound["lower_bound"] == pytest.approx(sum(sampled) / 32, rel=1e-5)
+    assert bound["lower_bound_light"] == pytest.approx(sum(sampled[4:6]) / 8, rel=1e-5)
+    assert bound["lower_bound_mean_code"] == pytest.approx(sum(plain) / 32, rel=1e-5)
+    assert bound["lower_bound"] == pytest.approx(-bound["reconstruction"] - bound["kl"])
+    monkeypatch.chdir(path)  # the data set lies beside the folder of networks
+    evaluate.main(["--checkpoint", str(path), *EXACT, "--test_batches", "1", "--out", "o.json"])
+    assert f"data of the network's options: {tmp_path / 'DATASET'}" in capsys.readouterr().out
+
+
+def test_the_test_batches_of_the_entangled_program(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    path, _ = published_network(tmp_path)
+    (path / "cmd_options.txt").unlink()  # this program writes none
+    torch.manual_seed(1)
+    write_batch(tmp_path / "DATASET/th_test/batch1", torch.rand(7, 1, 150, 150))
+    monkeypatch.setattr(originals, "MAPS", 8)
+    evaluate.main(["--checkpoint", str(path), *EXACT, "--data", "DATASET", "--out", "o.json"])
+    assert "leakage and correlation are not measured" in capsys.readouterr().out
+    report = json.loads((tmp_path / "o.json").read_text())
+    assert report["images"] == 7 and report["regime"] == "entangled"
+    assert report["bound"]["lower_bound_per_batch"] == pytest.approx(
+        7 * report["bound"]["lower_bound"]
+    )
+    with pytest.raises(SystemExit):
+        evaluate.main(["--checkpoint", str(path)])
+    assert "a published network needs --data" in capsys.readouterr().err
+
+
+def test_a_converted_published_network_is_not_scored_on_the_demo_world(tmp_path, capsys):
+    path, _ = published_network(tmp_path)
+    for name in ("x.pt", "x.safetensors"):
+        published.main([str(path), str(tmp_path / name)])
+        with pytest.raises(SystemExit):
+            evaluate.main(["--checkpoint", str(tmp_path / name)])
+        assert "a published network needs --data" in capsys.readouterr().err
+
+
+def test_scoring_needs_no_moments(tmp_path, capsys):
+    """Only training reads config.t7 and state.t7, so files that do not fit do not matter."""
+    path, _ = published_network(tmp_path)
+    root = published_data(tmp_path / "D", (2,))
+    moments = {"evalCounter": 1.0, "m": torch.zeros(3), "v": torch.zeros(3)}
+    for content in (b"", torch7.dumps({"learningRate": -0.0005}), torch7.dumps(moments)):
+        (path / "config.t7").write_bytes(content)
+        capsys.readouterr()
+        evaluate.main(["--checkpoint", str(path), *EXACT, "--data", str(root), "--out",
+                       str(tmp_path / "o.json")])  # fmt: skip
+        out = capsys.readouterr().out
+        assert ("only training needs it" in out) == (b"learningRate" not in content)
+        infer.main(["--checkpoint", str(path), *EXACT, "--sweep", "z:1", "--steps", "2", "-s",
+                    str(face(tmp_path)), "-o", str(tmp_path / "o.png")])  # fmt: skip
+    with pytest.raises(UserError, match=r"config\.t7: m must be a vector"):
+        originals.read(path, training=True)
+
+
+def face(folder):
+    path = folder / "face.png"
+    Image.new("L", (20, 20), 99).save(path)
+    return path
+
+
+def test_long_stages_have_a_progress_bar_on_a_terminal(run, few, tmp_path, monkeypatch, capsys):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    monkeypatch.setattr(latents_module, "DELAY", 0.0)
+    command = ["--checkpoint", str(run), *EXACT, "--test_batches", "1"]
+    evaluate.main([*command, "--out", str(tmp_path / "o.json")])
+    assert "%|" not in capsys.readouterr().err
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stderr", terminal)
+    evaluate.main([*command, "--out", str(tmp_path / "o.json")])
+    for stage in ("encoding", "decoding", "drawing", "codes of type", "lower bound"):
+        assert f"{stage}" in terminal.getvalue(), stage
+
+
+def test_a_table_of_any_number_of_images_is_scored(run, tmp_path, capsys):
+    rows = ["file,azimuth,elevation,light,identity,split"]
+    Image.new("L", (9, 9), 50).save(tmp_path / "a.png")
+    for split in ("train", "test"):
+        for person in ("x", "y"):
+            for factors in ("0,0,0", "1,0,0", "0,.2,0", "0,0,1"):
+                rows.append(f"a.png,{factors},{split}{person},{split}")
+    (tmp_path / "factors.csv").write_text("\n".join(rows) + "\n")
+    evaluate.main(["--checkpoint", str(run), *EXACT, "--data", str(tmp_path), "--out",
+                   str(tmp_path / "o.json")])  # fmt: skip
+    assert "no batches of 4 images: all images that differ in one factor" in capsys.readouterr().out
+    assert json.loads((tmp_path / "o.json").read_text())["images"] == 3 * 4 + 2 * 4
 
 
 @pytest.mark.parametrize("name", sorted(experiments_dcign.EXPERIMENTS))

@@ -148,6 +148,38 @@ def test_a_movie_goes_there_and_back(run, faces, tmp_path, ending):
     assert (frames[1:].float() - frames[1:].flip(0).float()).abs().mean() < loss
 
 
+def test_several_latents_turn_together(run, faces, tmp_path, capsys):
+    command = ["--checkpoint", str(run), *EXACT, "-s", str(faces / "a.png"), "--sweep", "light",
+               "azimuth", "--together", "--range", "-4", "6"]  # fmt: skip
+    infer.main([*command, "--steps", "3", "-o", str(tmp_path / "o.png")])
+    shown = tiles(tmp_path / "o.png", 1, 5)
+    net = network()
+    face = to_face(read_image(faces / "a.png", None), SIZE)
+    with torch.no_grad():
+        code = net.encode(face[None])[0]
+        for column, value in enumerate((-4.0, 1.0, 6.0)):
+            code[0, [0, 2]] = value
+            truth = net.decode(code)[0, 0] * 255
+            assert (shown[0, 2 + column].float() - truth).abs().max() < 0.6
+    infer.main([*command, "--steps", "4", "-o", str(tmp_path / "o.gif")])
+    frames = [image for _, image in open_video(tmp_path / "o.gif")]
+    assert len(frames) == 4 and frames[0].shape[2] == 2 * (SIZE + GAP)  # input and one column
+
+
+@pytest.mark.parametrize("regime", ["disentangled", "entangled"])
+def test_without_images_a_demo_shows_heads_in_the_pose_of_others(tmp_path, capsys, regime):
+    run, out = write_run(tmp_path / "r", regime=regime), tmp_path / "o.png"
+    infer.main(["--checkpoint", str(run), *EXACT, "-o", str(out)])
+    assert "no -s" in capsys.readouterr().out
+    with Image.open(out) as image:
+        assert image.width >= 4 * 256 and image.height >= 4 * 256
+        grid = torch.from_numpy(np.array(image.convert("L"))).float()[-4 * 260 :]
+        driving, truth = (grid[:, 260 * i : 260 * i + 256] for i in (1, 3))
+        assert (driving - truth).abs().mean() > 1  # of two persons
+    infer.main(["--checkpoint", str(run), *EXACT, "-o", str(tmp_path / "o.gif"), "--steps", "2"])
+    assert "azimuth: " in capsys.readouterr().out  # a movie is still one of sweeps
+
+
 def test_reconstructions_of_test_data_and_of_images(run, faces, tmp_path, capsys):
     out = str(tmp_path / "o.png")
     infer.main(["--checkpoint", str(run), *EXACT, "--reconstruct", "-o", out])
@@ -225,6 +257,7 @@ def test_an_entangled_network_has_latents_by_variance(tmp_path):
         (["--sweep", "z:0"], "z:0: must be z:K, K from 1 to 8"),
         (["--sweep", "light", "--reconstruct"], "--sweep and --reconstruct: give one of them"),
         (["--custom_bounds"], "--custom_bounds: needs --generalize"),
+        (["--sweep", "light", "--together"], "--together: needs two or more latents"),
         (["--degrees"], "--degrees: needs --range"),
         (["--sweep", "shape:1", "--degrees", "--range", "1", "2"], "shape:1 has no degrees"),
         (["-d", "FACE"], "-s: -d needs a source image"),

@@ -223,14 +223,68 @@ def test_options_of_both_published_programs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     published = ["--no_load", "--networks_dir", "networks", "--momentum_decay", "0.2", "--threads",
                  "1", "-p", "false", "--coefL1", "0", "-n", "x", "--model", "convnet", "-c", "0",
-                 "--num_test_batches", "4", "-r", "0.001", "--checkpoint", "default"]  # fmt: skip
+                 "-m", "0.9", "-d", "DATASET", "--num_test_batches", "4", "-r", "0.001",
+                 "--checkpoint", "default"]  # fmt: skip
     train_dcign.main([*TINY, "--num_steps", "1", "--name", "x", *published])
     out = capsys.readouterr().out
-    assert "--network, --coefL1: no effect, as in the published program" in out
+    assert "--network (-n), --momentum (-m), --coefL1, --datasrc (-d): no effect" in out
+    assert "--data is the option" in out
     stored = checkpoints.read(tmp_path / "networks/x/checkpoints/step_00000001.pt")["options"]
     assert stored["momentum_decay"] == 0.2 and stored["lr"] == 0.001
     train_dcign.main([*TINY, "--num_steps", "1", "-s", "logs/y", "--reuse", "0"])
     assert (tmp_path / "logs/y/log.txt").is_file()
+
+
+def test_published_flags_write_the_published_folder_after_each_epoch(tmp_path, monkeypatch):
+    """networks/NAME as the published program writes it; the first file of an epoch stays as .old"""
+    monkeypatch.chdir(tmp_path)
+    tiny = [*TINY]
+    del tiny[tiny.index("--image_size") : tiny.index("--image_size") + 2]
+    command = [*tiny, "--no_load", "--networks_dir", "networks", "--num_steps", "5"]
+    for i, extra in enumerate((["--name", "x"], ["--name", "y", "--regime", "entangled"])):
+        train_dcign.main([*command, *extra])
+        folder = tmp_path / "networks" / extra[1]
+        names = {path.name for path in folder.iterdir()}
+        assert names >= {"cmd_options.txt", "vxnet.net", "vxnet.net.old", "parameters.t7",
+                         "state.t7", "config.t7", "lowerbound.t7", "lowerbound_test.t7", "test.log",
+                         "checkpoints", "config.yaml"}  # fmt: skip
+        lines = records(folder / "log.txt")  # log lines at steps 1, 2, 4 and 5
+        bounds = {line["step"]: line["lower_bound"] for line in lines if "lower_bound" in line}
+        history = torch7.read(folder / "lowerbound.t7")
+        epochs = [(bounds[1] + bounds[2]) / 2, bounds[4], bounds[5]]
+        torch.testing.assert_close(history, torch.tensor(epochs)[:, None] * 4)
+        tested = [line for line in lines if "test_mse" in line]
+        assert torch7.read(folder / "lowerbound_test.t7").shape == (3, 1) and len(tested) == 3
+        header, *rows = (folder / "test.log").read_text().splitlines()
+        assert header == "% mean class accuracy (test set)"
+        assert rows == [f"{line['test_mse'] / 3:11.4e}" for line in tested]
+        # Both the vector and the nested modules give the trained weights.
+        facts = originals.load(folder)[1]
+        assert facts["regime"] == ("disentangled", "entangled")[i] and facts["num_epochs"] == 3
+        assert facts["command"]["learning_rate"] == "-0.0005"
+        for missing in ("", "parameters.t7"):
+            (folder / missing).unlink() if missing else None
+            assert same(originals.load(folder)[0].state_dict(), weights(folder))
+        whole = torch7.read(folder / "vxnet.net").fields["modules"].sequence()
+        assert [part.name for part in whole] == ["nn.Sequential", "nn.Reparametrize",
+                                                 "nn.Sequential"]  # fmt: skip
+        encoder, _, decoder = (part.fields.get("modules") for part in whole)
+        assert len(encoder) == 11 and len(decoder) == 15
+        head = encoder[11].fields["modules"][1]
+        assert head.name == ("nn.Sequential", "nn.LinearCR")[i]
+        (folder / "vxnet.net.old").rename(folder / "vxnet.net")  # of the epoch before
+        before = originals.load(folder)[0].state_dict()
+        assert not same(before, weights(folder)) and same(before, weights(folder, 4))
+
+
+def test_the_published_folder_is_for_published_sizes_and_on_request(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    train_dcign.main([*TINY, "--num_steps", "1", "--networks_dir", "networks", "--name", "x"])
+    assert "no vxnet.net and parameters.t7 are written: the published" in capsys.readouterr().out
+    assert not (tmp_path / "networks/x/vxnet.net").exists()
+    assert not options.parse("", ["--name", "x"]).published_folder
+    assert options.parse("", ["--name", "x", "--published_folder"]).published_folder
+    assert not options.parse("", ["-s", "logs", "--published_folder", "false"]).published_folder
 
 
 def test_reuse_starts_from_a_published_network_and_continues_its_run(tmp_path, monkeypatch):
@@ -242,6 +296,56 @@ def test_reuse_starts_from_a_published_network_and_continues_its_run(tmp_path, m
     train_dcign.main([*command, "2"])
     assert (tmp_path / "logs/log.txt").read_text().count("starting from") == 1
     assert checkpoints.stored(tmp_path / "logs/checkpoints")[0].name == "step_00000002.pt"
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        ["light=1", "shape=rest"],
+        ["light=1,shape=rest"],
+        ["light=1, shape=rest"],
+        ["[light=1,shape=rest]"],
+        ["[light=1, shape=rest]"],
+        ["light=1,", "shape=rest"],
+    ],
+    ids=" ".join,
+)
+def test_groups_have_a_form_that_one_can_guess(typed):
+    args = options.parse("", ["--groups", *typed, "--lr", "0.1"])
+    assert args.groups == ["light=1", "shape=rest"] and args.lr == 0.1
+    assert options.parse("", ["--lr", "0.1", "--groups", *typed]).groups == args.groups
+
+
+def test_groups_in_a_configuration_are_a_list_or_a_text(tmp_path):
+    for text in ("[light=1, shape=rest]", "light=1 shape=rest", "light=1,shape=rest"):
+        (tmp_path / "c.yaml").write_text(f"groups: {text}\n")
+        args = options.parse("", ["--config", str(tmp_path / "c.yaml")])
+        assert args.groups == ["light=1", "shape=rest"]
+
+
+def test_defaults_of_both_regimes_are_the_published_ones():
+    plain = options.parse("", ["--regime", "entangled"])
+    assert (plain.dim_hidden, plain.batch_size, plain.order) == (120, 50, "order")
+    single = options.parse("", [])
+    assert (single.dim_hidden, single.batch_size, single.order) == (200, 20, "draws")
+    typed = options.parse("", ["--regime", "entangled", "--dim_hidden", "9", "--bsize", "8"])
+    assert (typed.dim_hidden, typed.batch_size) == (9, 8)
+
+
+@pytest.mark.parametrize("stored", ["reuse: 'true'", "reuse: '1'", "plot: 'true'", "plot: 'x'"])
+def test_a_run_of_an_earlier_version_goes_on(tmp_path, monkeypatch, capsys, stored):
+    """There --plot and --reuse had no effect, and their values were stored as text."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "c.yaml").write_text(f"{stored}\n")
+    train_dcign.main([*TINY, "--num_steps", "1", "--config", "c.yaml"])
+    (run,) = (tmp_path / "runs/dcign").iterdir()
+    facts = json.loads((run / "environment.json").read_text())
+    (run / "environment.json").write_text(json.dumps({**facts, "finished": False}))
+    capsys.readouterr()
+    train_dcign.main(["--config", str(run / "config.yaml")])
+    out = capsys.readouterr().out
+    assert "step_00000001.pt, step 1" in out and "no effect" in out
+    assert len(list((tmp_path / "runs/dcign").iterdir())) == 1
 
 
 def broken_batch(folder):
@@ -294,16 +398,20 @@ def other_latents(folder):
         lambda f: (["--image_size", 100], "image_size must be 150"),
         lambda f: (["--groups", "[nose=1, shape=rest]"], "in which only nose changes"),
         lambda f: (["--groups", "[nose]"], "groups: entry 1"),
+        lambda f: (["--groups", "light", "shape"], "for example --groups azimuth=1 light=1 shape="),
+        lambda f: (["--groups", "shape=rest"], "for example --groups azimuth=1 light=1 shape=rest"),
         lambda f: (["--num_test_batches", 5], "must be 4 times"),
         lambda f: (["--invariance_strength", 0.1], "needs --force_invariance"),
         lambda f: (["--color", 1], "--color: must be"),
         lambda f: (["--useCudnn"], "needs --useCuda"),
         lambda f: (["--plot"], "--plot: no plots are drawn"),
+        lambda f: (["-p", "true"], "--plot: no plots are drawn"),
         lambda f: (["--reuse", 1], "--reuse: --save must name an existing folder, got None"),
         lambda f: (["--reuse", 1, "--save", f / "no"], "must name an existing folder, got"),
         lambda f: (["--reuse", 1, "--save", f, "--no_load"], "--checkpoint or --no_load"),
         lambda f: (["--reuse", 2], "--reuse: must be one of 0, 1 or null, got 2"),
         lambda f: (["--momentum_decay", 0], "above 0"),
+        lambda f: (["--export_torch7"], "--export_torch7: the published program has images of 150"),
     ],
 )
 def test_bad_input_is_one_line(tmp_path, monkeypatch, capsys, case):

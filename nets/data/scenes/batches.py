@@ -51,10 +51,10 @@ def unit(image: Tensor) -> Tensor:
     return image.float() / 255 if image.dtype == torch.uint8 else image.float()
 
 
-def read_batch(path: Path, count: int, size: int) -> dict[str, Tensor]:
+def read_batch(path: Path, count: int | None, size: int) -> dict[str, Tensor]:
     """A batch file as in `Source.read`. Raises BadSample.
 
-    count, size  number of its images and their side in pixels, which are checked
+    count, size  number of its images and their side in pixels, which are checked; None: any number
     """
     labels: dict[str, Tensor] = {}
     image: object
@@ -66,10 +66,13 @@ def read_batch(path: Path, count: int, size: int) -> dict[str, Tensor]:
             image = torch7.read(path)
         except UserError as error:
             raise BadSample(path, str(error).removeprefix(f"{path}: ")) from error
+    if count is None and isinstance(image, Tensor) and image.ndim == 4 and len(image):
+        count = len(image)
     shape = (count, 1, size, size)
     if not isinstance(image, Tensor) or tuple(image.shape) != shape:
         what = list(image.shape) if isinstance(image, Tensor) else f"a {type(image).__name__}"
-        raise BadSample(path, f"must be a batch of {list(shape)}, is {what}")
+        expected = str(list(shape)).replace("None", "N")
+        raise BadSample(path, f"must be a batch of {expected}, is {what}")
     if image.dtype != torch.uint8:
         image = image.float()
         if not (image >= 0).all() or not (image <= 1).all():  # "not": NaN is refused
@@ -113,7 +116,7 @@ class BatchFolder:
         root: str | Path,
         split: str,  # "train" or "test"
         sets: Mapping[str, str] | None,  # type -> name of its set; None: everything changes
-        count: int,  # images in a batch
+        count: int | None,  # images in a batch; None: any number
         size: int,  # their side in pixels
         limit: int | None = None,  # batches of each type; fewer are an error
     ):

@@ -8,7 +8,7 @@ The table factors.csv lies beside or above the images:
 `file` is relative to the table. Each type of batch has a column: numbers in radians for azimuth,
 elevation and light; for the last type, shape, any name of the person (the column may be called
 `identity`). The images of a batch agree in all other columns. The column `split`, train or test,
-is optional; without it a tenth of the persons are for testing.
+is optional; without it a tenth of the persons are for testing, as `FactorTable.note` says.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class FactorTable:
         table: str | Path,
         split: str,  # "train" or "test"
         sets: Mapping[str, str] | None,  # its keys are the types; None: everything changes
-        count: int,  # images in a batch
+        count: int | None,  # images in a batch; None: all that differ in one factor only
         size: int,  # their side in pixels
         limit: int | None = None,  # batches of each type; fewer are an error
         seed: int = 0,  # of the split, if the table has none, and of mixed batches
@@ -89,7 +89,7 @@ class FactorTable:
         for kind, column in self.columns.items():
             if column not in rows[0]:
                 raise UserError(f"{table}: must have a column `{kind}`")
-        self.rows = _of_split(self.table, rows, split, self.columns[types[-1]], seed)
+        self.rows, self.note = _of_split(self.table, rows, split, self.columns[types[-1]], seed)
         self.labels = tuple(kind for kind in types if kind in FACTORS)
         self.numbers = {kind: self._numbers(kind) for kind in self.labels}
         if sets is None:
@@ -101,9 +101,11 @@ class FactorTable:
         for kind, batches in self.batches.items():
             if len(batches) < needed:
                 what = "" if kind == MIXED else f" in which only {kind} changes"
+                images = "two or more images" if count is None else f"{count} images"
+                note = f"; {self.note}" if self.note else ""
                 raise UserError(
-                    f"{table}: holds {len(batches)} {split} batches of {count} images{what}, "
-                    f"{needed} {'is' if needed == 1 else 'are'} needed"
+                    f"{table}: holds {len(batches)} {split} batches of {images}{what}, "
+                    f"{needed} {'is' if needed == 1 else 'are'} needed{note}"
                 )
             self.batches[kind] = batches[:limit]
         self.counts = {kind: len(batches) for kind, batches in self.batches.items()}
@@ -121,7 +123,7 @@ class FactorTable:
                 )
         return values
 
-    def _batches(self, kind: str, count: int) -> list[list[int]]:
+    def _batches(self, kind: str, count: int | None) -> list[list[int]]:
         groups: dict[tuple[str, ...], list[int]] = {}
         others = [column for k, column in self.columns.items() if k != kind]
         for i, row in enumerate(self.rows):
@@ -141,21 +143,35 @@ class FactorTable:
         return {"image": image, **labels}
 
 
-def _pieces(items: Sequence[int], count: int) -> list[list[int]]:
-    """The items in pieces of `count`; a last piece with fewer items is dropped."""
+def _pieces(items: Sequence[int], count: int | None) -> list[list[int]]:
+    """The items in pieces of `count`, without a last piece of fewer; None: in one piece."""
+    if count is None:
+        return [list(items)] if items else []
     return [list(items[i : i + count]) for i in range(0, len(items) - count + 1, count)]
 
 
 def _of_split(
     table: Path, rows: list[dict[str, str]], split: str, person: str, seed: int
-) -> list[dict[str, str]]:
-    """The rows of a split. Without a column `split`, each person is in one split only."""
+) -> tuple[list[dict[str, str]], str]:
+    """(rows of a split, note). Without a column `split`, each person is in one split only.
+
+    note  how the persons were divided; empty with a column `split`
+    """
     if "split" in rows[0]:
         for row in rows:
             if row["split"] not in ("train", "test"):
                 raise UserError(f"{table}: split of {row['file']} must be train or test")
-        return [row for row in rows if row["split"] == split]
+        return [row for row in rows if row["split"] == split], ""
     persons = sorted({row[person] for row in rows})
     draws = uniform(seed, "persons to test", torch.arange(len(persons)), 1)[:, 0]
+    if len(persons) < 2:
+        raise UserError(
+            f"{table}: has no column `split` and one person only; add the column, with train or "
+            f"test in each row"
+        )
     tested = {persons[i] for i in draws.argsort()[: max(1, len(persons) // 10)]}
-    return [row for row in rows if (row[person] in tested) == (split == "test")]
+    note = (
+        f"no column `split`: {len(tested)} of {len(persons)} persons are for testing; add the "
+        f"column, with train or test in each row, to choose"
+    )
+    return [row for row in rows if (row[person] in tested) == (split == "test")], note

@@ -11,7 +11,14 @@ import torch
 
 from nets.data.io import torch7
 from nets.data.io.images import read_grey, write_image
-from nets.data.scenes.batches import BatchFolder, Drawn, in_file_order, read_batch, unit
+from nets.data.scenes.batches import (
+    BatchFolder,
+    Drawn,
+    in_file_order,
+    read_batch,
+    unit,
+    write_batch,
+)
 from nets.data.scenes.factors import FactorTable
 from nets.dcign import convert
 from nets.dcign.data import open_batches
@@ -282,6 +289,42 @@ def test_a_table_with_paths_of_windows_is_refused(images):
     write_table(folder / "factors.csv", rows)
     with pytest.raises(UserError, match=r"line 4: a\\0\.png: is a path of Windows"):
         FactorTable(folder / "factors.csv", "train", None, 2, 8)
+
+
+def test_a_table_without_a_split_says_who_is_tested_and_what_to_do(images, capsys):
+    folder, rows = images
+    for row in rows:
+        del row["split"]
+    write_table(folder / "factors.csv", rows)
+    sets = {"azimuth": "A", "shape": "S"}
+    mixed = settings(folder, batch_size=2, image_size=8, regime="entangled")
+    open_batches(mixed, sets, "train")
+    assert not capsys.readouterr().out  # once a run
+    open_batches(mixed, sets, "test")
+    assert "factors.csv: no column `split`: 1 of 2 persons are for testing; add the column, with " \
+        "train or test in each row, to choose" in capsys.readouterr().out  # fmt: skip
+    with pytest.raises(UserError, match="only shape changes, 1 is needed; no column `split`: 1 of"):
+        open_batches(settings(folder, batch_size=2, image_size=8), {"azimuth": "A", "light": "L",
+                     "shape": "S"}, "train")  # fmt: skip
+    write_table(folder / "factors.csv", [row for row in rows if row["identity"] == "anna"])
+    with pytest.raises(UserError, match="no column `split` and one person only; add the column"):
+        open_batches(mixed, sets, "test")
+
+
+def test_batches_of_any_size(images, tmp_path):
+    folder, _ = images
+    sets = {"azimuth": "A", "light": "L", "shape": "S"}
+    table = FactorTable(folder / "factors.csv", "train", sets, None, 8)
+    assert table.counts == {"azimuth": 4, "light": 6, "shape": 6}
+    assert len(table.read("azimuth", 0)["image"]) == 3 and len(table.read("light", 0)["image"]) == 2
+    for number, count in enumerate((3, 5), 1):
+        write_batch(tmp_path / f"D/th_training/batch{number}", torch.rand(count, 1, 8, 8))
+    source = BatchFolder(tmp_path / "D", "train", None, None, 8)
+    assert [len(source.read("mixed", n)["image"]) for n in range(2)] == [3, 5]
+    write_batch(tmp_path / "D/th_training/batch3", torch.rand(3, 1, 9, 9))
+    source = BatchFolder(tmp_path / "D", "train", None, None, 8)
+    with pytest.raises(BadSample, match=r"must be a batch of \[3, 1, 8, 8\], is \[3, 1, 9, 9\]"):
+        source.read("mixed", 2)
 
 
 @pytest.mark.parametrize("name", ["/etc/0.png", "../0.png", "a\\..\\..\\0.png", "c:/0.png"])

@@ -41,7 +41,7 @@ Cells = dict[str, Tensor]  # caption -> image (3, H, W) uint8; the last one is t
 
 
 class Checkpoints:
-    """The checkpoints that the page may read: those in `folders`, and those that come with guise."""
+    """The checkpoints that the page may read: in `folders`, and those that come with guise."""
 
     def __init__(self, folders: Sequence[Path]):
         self.folders = [Path(folder).resolve() for folder in folders]
@@ -140,9 +140,7 @@ def make_driver(
     return _face_driver(model, image)
 
 
-def _person_driver(
-    model: LoadedVUNet, image: Tensor, name: str, detector: KnownDetector
-) -> Driver:
+def _person_driver(model: LoadedVUNet, image: Tensor, name: str, detector: KnownDetector) -> Driver:
     source: Cells = {}
     joints = None
     if model.options["appearance"] == "crops":
@@ -215,8 +213,7 @@ def _landmarks_driver(model: LoadedLandmarks, image: Tensor, name: str) -> Drive
         cells = seen(driving, name)
         return {
             "driving": squash(driving, None, SIDE),
-            "pose": cells.pop(""),
-            **cells,
+            "pose": cells[""],
             "result": model.transfer(image, driving),
         }
 
@@ -343,9 +340,9 @@ def grid(cells: Cells) -> Any:
     return labelled_grid([images], (), list(cells), gap=6, height=SIDE)
 
 
-def rows(images: Sequence[Tensor], columns: int) -> Any:
-    """Images in rows, uint8 (H, W, 3)."""
-    large = [squash(image, None, SIDE // 2) for image in images]
+def rows(images: Sequence[Tensor], columns: int, side: int = SIDE // 2) -> Any:
+    """Images in rows, each of a side in pixels: uint8 (H, W, 3)."""
+    large = [squash(image, None, side) for image in images]
     return labelled_grid([large[i : i + columns] for i in range(0, len(large), columns)], gap=4)
 
 

@@ -1,5 +1,11 @@
 """Small runs of all systems, and an opened page, for the tests of app.py."""
 
+import contextlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import torch
 
@@ -33,6 +39,36 @@ def open_page(folder, *arguments):
     """The page's handlers, as app.py opens them, with temporary files in `folder`."""
     arguments = ["--device", "cpu", "--precision", "fp32", *arguments]
     return app.open_page(parse(app.parser(), arguments), folder)
+
+
+@contextlib.contextmanager
+def serving(folder, *arguments, before=""):
+    """The address of the page and its process, started in a folder; stopped at the end.
+
+    before  Python that runs before app.main
+    """
+    code = f"import sys\nsys.path[:0] = {sys.path!r}\n{before}\nimport app\napp.main()"
+    arguments = ["--device", "cpu", "--precision", "fp32", *map(str, arguments)]
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, *arguments],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "TMPDIR": str(Path(folder)), "OMP_NUM_THREADS": "1"},
+    )
+    try:
+        line = process.stdout.readline()
+        assert line.startswith("guise: http://127.0.0.1:"), line + process.stdout.read()
+        yield line.split()[1].rstrip(";"), process
+    finally:
+        process.terminate()
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        process.stdout.close()
 
 
 def write_tone(path, seconds=1.0):

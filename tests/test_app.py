@@ -1,6 +1,6 @@
 """The page of app.py without a browser: its handlers, its server, what it refuses."""
 
-import gc
+import json
 import subprocess
 import sys
 import time
@@ -13,7 +13,7 @@ import torch
 
 import app
 import guise
-from app_runs import FakeDetector, open_page, write_runs, write_tone
+from app_runs import FakeDetector, open_page, serving, write_runs, write_tone
 from nets.app_examples import KnownDetector, draw_examples
 from nets.app_systems import Checkpoints, Speed
 from nets.data.io.images import read_image, write_image
@@ -21,6 +21,7 @@ from nets.data.io.video import open_video
 from nets.data.io.video_writer import VideoWriter
 from nets.errors import UserError
 from nets.published import SYSTEMS
+from nets.run.options import parse
 
 # Gradio and its server are others' code: their warnings are not this project's.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -238,18 +239,12 @@ def test_errors_are_one_line_without_paths_of_the_server(page, capsys):
     assert "secret" in capsys.readouterr().err
 
 
-@pytest.fixture
-def served(page):
-    """The page and its address."""
-    from nets.app_page import build, launch_options
-
-    blocks = build(page)
-    _, url, _ = blocks.queue().launch(
-        **launch_options(page), max_file_size=100_000, prevent_thread_lock=True, quiet=True
-    )
-    yield page, url
-    blocks.close(verbose=False)
-    gc.collect()  # the server's sockets and loop warn when they are collected: here, where ignored
+@pytest.fixture(scope="module")
+def served(runs):
+    """The address of a page that app.py serves."""
+    pytest.importorskip("gradio", reason="Gradio is not installed")
+    with serving(runs, "--max_upload", "0.1") as (url, _):
+        yield url
 
 
 def fetched(url, data=None, **headers):
@@ -268,38 +263,47 @@ def upload(url, name, content):
                    **{"Content-Type": "multipart/form-data; boundary=x"})  # fmt: skip
 
 
-def test_the_server_gives_its_own_files_only(served):
-    page, url = served
-    assert url.startswith("http://127.0.0.1:")
-    status, headers, body = fetched(url)
+def test_the_server_gives_its_own_files_only(served, runs):
+    status, headers, body = fetched(served)
     assert status == 200 and b"fonts.googleapis" not in body and b"cdnjs" not in body
     assert headers["Content-Security-Policy"].startswith("default-src 'self'")
-    for file in ("/etc/passwd", Path.cwd() / "runs/vunet/a/config.yaml", ROOT / "app.py",
-                 f"{page.folder}/../../../../../../etc/passwd"):  # fmt: skip
-        status, _, body = fetched(f"{url}gradio_api/file={file}")
+    status, _, sent = upload(served, "small.png", b"x" * 1000)
+    (path,) = json.loads(sent)
+    assert status == 200 and fetched(f"{served}gradio_api/file={path}")[2] == b"x" * 1000
+    for file in ("/etc/passwd", runs / "runs/vunet/a/config.yaml", ROOT / "app.py",
+                 f"{path}/../../../../../../../../../../etc/passwd"):  # fmt: skip
+        status, _, body = fetched(f"{served}gradio_api/file={file}")
         assert status in (403, 404) and b"root:" not in body
-    status, _, _ = upload(url, "small.png", b"x" * 1000)
-    assert status == 200
-    status, _, _ = upload(url, "large.png", b"x" * 200_000)
+    status, _, _ = upload(served, "large.png", b"x" * 200_000)
     assert status == 413
-    assert not list(page.folder.rglob("large.png"))
+    assert not list(runs.glob("guise-app-*/**/large.png"))
 
 
-def test_a_client_of_the_server(served):
-    from gradio_client import Client, handle_file
+def test_a_file_that_was_not_uploaded_is_refused(served, tmp_path):
+    write_image(tmp_path / "me.png", torch.randint(0, 255, (3, 64, 64), dtype=torch.uint8))
+    _, _, sent = upload(served, "me.png", (tmp_path / "me.png").read_bytes())
+    (mine,) = json.loads(sent)
+    for path, refused in ((mine, False), ("/etc/passwd", True), (tmp_path / "me.png", True)):
+        file = {"path": str(path), "meta": {"_type": "gradio.FileData"}}
+        data = {"data": ["runs/landmarks/a", file, {**file, "path": mine}, "as it is"]}
+        start = f"{served}gradio_api/call/transfer_landmarks"
+        status, _, body = fetched(
+            start, json.dumps(data).encode(), **{"Content-Type": "application/json"}
+        )
+        assert status == 200
+        _, _, events = fetched(f"{start}/{json.loads(body)['event_id']}")
+        assert (b"event: error" in events) == refused
+        assert (b"event: complete" in events) != refused
 
-    page, url = served
-    client = Client(url, verbose=False)
-    files = [handle_file(photo(page, "landmarks", i)) for i in (0, 1)]
-    result, _ = client.predict("runs/landmarks/a", *files, "as it is",
-                               api_name="/transfer_landmarks")  # fmt: skip
-    assert read_image(result, None).shape[1] >= 512
-    for path in ("/etc/passwd", str(ROOT / "docs/demo.png")):  # named, not uploaded
-        stolen = {"path": path, "meta": {"_type": "gradio.FileData"}}
-        with pytest.raises(Exception, match=r"(?i)not allowed|invalid|cannot|error"):
-            client.predict("runs/landmarks/a", stolen, files[1], "as it is",
-                           api_name="/transfer_landmarks")  # fmt: skip
-    client.close()
+
+def test_the_temporary_folder_is_removed(runs, tmp_path):
+    pytest.importorskip("gradio", reason="Gradio is not installed")
+    with serving(tmp_path) as (url, process):
+        upload(url, "small.png", b"x" * 1000)
+        assert list(tmp_path.glob("guise-app-*/**/small.png"))
+        process.terminate()
+        assert process.wait(30) == 0
+    assert not list(tmp_path.iterdir())
 
 
 def test_without_gradio_the_extra_is_named(monkeypatch, capsys):
@@ -322,23 +326,23 @@ def test_help_does_not_load_gradio():
 
 
 def test_sharing_is_off_and_warns(page, monkeypatch, capsys, tmp_path):
-    import gradio
-
-    from nets.run.options import parse
-
     given = {}
 
-    def launch(self, **settings):
-        given.update(settings)
-        raise OSError("stop here")
+    class Blocks:
+        def queue(self, **settings):
+            return self
 
-    monkeypatch.setattr(gradio.Blocks, "launch", launch)
+        def launch(self, **settings):
+            given.update(settings)
+            raise OSError("stop here")
+
+    monkeypatch.setattr("nets.app_page.build", lambda page: Blocks())
     for arguments, share in ([], False), (["--share"], True):
         with pytest.raises(UserError, match="stop here"):
             app.serve(parse(app.parser(), arguments), tmp_path / "shared")
         assert given["share"] is share and given["server_name"] == "127.0.0.1"
         assert ("--share: everybody" in capsys.readouterr().err) == share
-    assert given["max_file_size"] == 64_000_000
+    assert given["max_file_size"] == 64_000_000 and given["allowed_paths"] == []
 
 
 def test_a_wrong_folder_is_named(capsys):

@@ -28,10 +28,12 @@ SCRIPTS = (
     "extract",
     "evaluate",
     "export",
+    "app",
 )
 # MediaPipe in the release whose networks lie in its package, which there is up to Python 3.12. It
 # wants NumPy before 2, on which everything else runs as well.
 EXTRACT = ["mediapipe==0.10.21; python_version < '3.13'", "numpy<2; python_version < '3.13'"]
+APP = ["gradio==6.31.0"]  # pinned: its page is tested in a browser
 EXPORT = ["onnx", "onnxscript", "onnxruntime"]
 
 
@@ -124,9 +126,12 @@ setup(
         "face-alignment": [*EXTRACT, "face-alignment==1.5.0"],  # joints and masks are MediaPipe's
         "eval": ["scipy"],  # .mat files of BBC Pose
         "export": EXPORT,
+        "app": APP,
         "plot": ["matplotlib"],  # scatter plots of evaluate.py
         "test": [
             *EXPORT,
+            *APP,
+            "selenium==4.51.0",
             "scipy",
             "matplotlib",
             "pytest==9.2.0",

@@ -350,7 +350,8 @@ class _Tab:
 
     def refresh(self) -> tuple[Any, Any]:
         choices = self.page.checkpoints.choices(self.system)
-        found = gr.update(choices=choices, **({"value": choices[0][1]} if choices else {}))
+        value = choices[0][1] if choices else None
+        found = gr.update(choices=choices, value=value)
         return found, gr.update(value=self.hint(bool(choices)), visible=not choices)
 
     def handler(self, name: str) -> Callable[..., Any]:
@@ -483,9 +484,9 @@ class _Tab:
                          show_progress="hidden", api_visibility="private")  # fmt: skip
 
 
-def _photo(label: str, example: Path, name: str) -> gr.Image:
+def _photo(label: str, example: Path, name: str) -> Any:
     """An image to upload; handlers get its file as it was uploaded, and name it if it is bad."""
-    image = gr.Image(
+    image: Any = gr.Image(
         str(example),
         type="filepath",
         sources=["upload", "clipboard"],
@@ -494,7 +495,7 @@ def _photo(label: str, example: Path, name: str) -> gr.Image:
         elem_id=name,
     )
     # Gradio's own step opens the file and fails without a message that a user can read.
-    image.preprocess = lambda payload: payload.path if payload else None  # type: ignore[method-assign]
+    image.preprocess = lambda payload: payload.path if payload else None
     return image
 
 

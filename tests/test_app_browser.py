@@ -205,8 +205,9 @@ def test_the_camera_drives_an_avatar(browser):
     line = until(lambda: "frames/s" in find(browser, "#speed-bilayer").text and
                  find(browser, "#speed-bilayer").text)  # fmt: skip
     assert float(line.split()[0]) > 0
-    first = until(lambda: shown(browser, "#live-bilayer"))
-    until(lambda: shown(browser, "#live-bilayer") not in ("", first))
+    until(lambda: shown(browser, "#live-bilayer"))
+    first = until(lambda: shown(browser, "#live-points-bilayer"))  # over the moving camera image
+    until(lambda: shown(browser, "#live-points-bilayer") not in ("", first))
 
 
 def test_sliders_change_the_face(browser):

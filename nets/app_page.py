@@ -507,4 +507,5 @@ def _output(label: str, name: str, height: int = 320, format: str = "png") -> gr
         height=height,
         elem_id=name,
         buttons=["download", "fullscreen"],
+        show_label=not name.startswith(("grid-", "samples-grid")),  # it would hide the captions
     )

@@ -123,12 +123,13 @@ def _stop(number: int, frame: FrameType | None) -> None:
 @options.user_errors()
 def main(argv: list[str] | None = None) -> None:
     args = options.parse(parser(), argv)
-    signal.signal(signal.SIGTERM, _stop)
+    before = signal.signal(signal.SIGTERM, _stop)
     folder = Path(tempfile.mkdtemp(prefix="guise-app-"))
     try:
         serve(args, folder)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+        signal.signal(signal.SIGTERM, before)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ import torch
 
 from nets import api, app_systems
 from nets.app_examples import Examples, KnownDetector, draw_examples
-from nets.app_systems import Checkpoints, Driver, Speed
+from nets.app_systems import Checkpoints, SourceDriver, Speed
 from nets.data.io.images import read_image
 from nets.errors import BadSample, UserError
 
@@ -72,7 +72,7 @@ class Page:
         self._numbers = itertools.count(1)
         self._lock = threading.Lock()
         self._models: dict[str, tuple[tuple[Path, int], api.Model]] = {}
-        self._drivers: dict[str, tuple[Any, Driver]] = {}
+        self._drivers: dict[str, tuple[Any, SourceDriver]] = {}
 
     def model(self, system: str, name: str | None) -> Any:
         """The network of a checkpoint; the last one of each system is kept."""
@@ -88,7 +88,9 @@ class Page:
                 self._models[system] = key, loaded
             return self._models[system][1]
 
-    def driver(self, system: str, name: str | None, source: str | None, background: str) -> Driver:
+    def driver(
+        self, system: str, name: str | None, source: str | None, background: str
+    ) -> SourceDriver:
         """The driver of a source image; those of a camera are kept for its next frame."""
         if not source:
             raise UserError("a source image is needed")
@@ -411,8 +413,9 @@ class _Tab:
         event = go.click(clip, inputs, [result, line], concurrency_id="network",
                          concurrency_limit=1, api_name=f"clip_{system}",
                          show_progress_on=result)  # fmt: skip
-        stop.click(lambda: "cancelled", None, line, cancels=[event], queue=False,
-                   api_visibility="private")  # fmt: skip
+        cancelled = stop.click(None, cancels=[event], queue=False, api_visibility="private")
+        # After the cancelling, so that no line of the clip comes later.
+        cancelled.then(lambda: "cancelled", None, line, queue=False, api_visibility="private")
 
     def camera(self) -> None:
         system = self.system

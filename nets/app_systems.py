@@ -97,7 +97,7 @@ def how_to_get(system: str) -> str:
 
 
 @dataclass
-class Driver:
+class SourceDriver:
     """A source image and a function that shows a driving image beside the result.
 
     source  images of the source, by caption
@@ -124,7 +124,7 @@ def make_driver(
     name: str,
     detector: KnownDetector,
     background: str | None = None,
-) -> Driver:
+) -> SourceDriver:
     """The driver of a source image.
 
     image       (3, H, W) uint8
@@ -140,7 +140,9 @@ def make_driver(
     return _face_driver(model, image)
 
 
-def _person_driver(model: LoadedVUNet, image: Tensor, name: str, detector: KnownDetector) -> Driver:
+def _person_driver(
+    model: LoadedVUNet, image: Tensor, name: str, detector: KnownDetector
+) -> SourceDriver:
     source: Cells = {}
     joints = None
     if model.options["appearance"] == "crops":
@@ -168,7 +170,7 @@ def _person_driver(model: LoadedVUNet, image: Tensor, name: str, detector: Known
             result = model.transfer(small, at * (model.size / SIDE), joints)
         return {"driving": seen, "pose": _with_joints(seen, at), "result": result}
 
-    return Driver(source, drive, "person")
+    return SourceDriver(source, drive, "person")
 
 
 def see_person(
@@ -200,7 +202,7 @@ def sample_grid(
     return {"driving": square, "pose": _with_joints(square, joints)}, list(samples)
 
 
-def _landmarks_driver(model: LoadedLandmarks, image: Tensor, name: str) -> Driver:
+def _landmarks_driver(model: LoadedLandmarks, image: Tensor, name: str) -> SourceDriver:
     def seen(image: Tensor, name: str) -> Cells:
         frame = Frame(name, None, squash(image, None, SIDE))
         with torch.no_grad(), model.precision.autocast():
@@ -217,12 +219,12 @@ def _landmarks_driver(model: LoadedLandmarks, image: Tensor, name: str) -> Drive
             "result": model.transfer(image, driving),
         }
 
-    return Driver(source | of_source, drive, "person")
+    return SourceDriver(source | of_source, drive, "person")
 
 
 def _avatar_driver(
     model: LoadedBilayer, image: Tensor, name: str, detector: KnownDetector, background: str | None
-) -> Driver:
+) -> SourceDriver:
     faces = detector.faces(image)
     if not faces:
         raise UserError(f"{name}: no face was detected")
@@ -245,7 +247,7 @@ def _avatar_driver(
         result = avatar.drive(at, behind)
         return {"driving": seen, "pose": _with_points(seen, at), "result": result}
 
-    return Driver(source, drive, "face")
+    return SourceDriver(source, drive, "face")
 
 
 def _cut_face(
@@ -263,7 +265,7 @@ def _cut_face(
     return crop_square(image, box, side), points_in_crop(points, box, side), mask
 
 
-def _face_driver(model: LoadedDCIGN, image: Tensor) -> Driver:
+def _face_driver(model: LoadedDCIGN, image: Tensor) -> SourceDriver:
     code = model.encode(image)
     taken = torch.zeros(len(code), dtype=torch.bool)
     for name in model._latents.factors:  # pose and light; the rest is the shape
@@ -274,7 +276,7 @@ def _face_driver(model: LoadedDCIGN, image: Tensor) -> Driver:
         moved = torch.where(taken, model.encode(driving), code)
         return {"driving": _grey(driving), "result": _bytes(model.decode(moved))}
 
-    return Driver(source, drive, "face")
+    return SourceDriver(source, drive, "face")
 
 
 def latent_names(model: LoadedDCIGN, shapes: int) -> list[str]:
@@ -298,7 +300,7 @@ def latent_index(model: LoadedDCIGN, name: str) -> int:
 
 
 def drive_clip(
-    driver: Driver,
+    driver: SourceDriver,
     clip: Path,
     out: Path,
     beside: bool,

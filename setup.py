@@ -28,11 +28,13 @@ SCRIPTS = (
     "extract",
     "evaluate",
     "export",
+    "app",
 )
 # MediaPipe in the release whose networks lie in its package, which there is up to Python 3.12. It
 # wants NumPy before 2, on which everything else runs as well.
 EXTRACT = ["mediapipe==0.10.21; python_version < '3.13'", "numpy<2; python_version < '3.13'"]
 DLIB = ["dlib-bin", "face_recognition_models"]
+APP = ["gradio==6.31.0"]  # pinned: its page is tested in a browser
 EXPORT = ["onnx", "onnxscript", "onnxruntime"]
 
 
@@ -129,6 +131,9 @@ setup(
         "heif": ["pillow-heif"],  # photos of phones, .heic
         "eval": ["scipy"],  # .mat files of BBC Pose
         "export": EXPORT,
+        "app": APP,
+        # Kept apart from `test`: Gradio asks for older versions of what the other tests run on.
+        "test-app": [*APP, "selenium==4.51.0"],
         "plot": ["matplotlib"],  # scatter plots of evaluate.py
         "test": [
             *DLIB,

@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 COMMANDS = ("guise-train-vunet", "guise-train-landmarks", "guise-train-bilayer",
             "guise-train-dcign", "guise-infer", "guise-extract", "guise-evaluate",
-            "guise-export")  # fmt: skip
+            "guise-export", "guise-app")  # fmt: skip
 IGNORED = shutil.ignore_patterns(".*", "build", "dist", "runs", "tests", "docs", "benchmarks",
                                  "*.egg-info", "__pycache__", "*.so")  # fmt: skip
 
@@ -57,7 +57,12 @@ def test_a_wheel_holds_configs_and_sources(installed):
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_command_shows_its_help(installed, command, tmp_path):
     output = run([installed / "bin" / command, "--help"], tmp_path, PYTHONPATH=str(installed))
-    assert "--config" in output or "extract.py people" in output or "--format" in output
+    assert (
+        "--config" in output
+        or "extract.py people" in output
+        or "--format" in output
+        or "--port" in output
+    )
 
 
 @pytest.mark.slow

@@ -260,7 +260,7 @@ def options_of_scripts():
         parser = importlib.import_module(script).parser()
         systems.add_options(parser, part)
         parsers.append(parser)
-    parsers.append(importlib.import_module("export").parser())
+    parsers += [importlib.import_module(script).parser() for script in ("export", "app")]
     for parser in parsers:
         known |= {name for action in parser._actions for name in action.option_strings}
         known |= {f"--{name}" for name in parser.renamed}

@@ -169,7 +169,7 @@ def main(argv: list[str] | None = None) -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("source", metavar="IN", help="a file or folder of an original")
+    parser.add_argument("source", metavar="IN", help="a checkpoint, a run folder, or a file or folder of an original")
     parser.add_argument("out", metavar="OUT", type=Path, help="ends in .pt or .safetensors")
     parser.add_argument(
         "--half", action="store_true", help="store a .safetensors in float16: half the size"
@@ -181,8 +181,9 @@ def main(argv: list[str] | None = None) -> None:
         raise UserError(f"{args.out}: must end in .pt or .safetensors")
     if args.out.exists():
         raise UserError(f"{args.out}: exists already")
-    content = read_checkpoint(Path(args.source))
-    print(checkpoints.describe(content, args.source))
+    path = find(args.source)
+    content = read_checkpoint(path)
+    print(checkpoints.describe(content, path))
     args.out.parent.mkdir(parents=True, exist_ok=True)
     if args.out.suffix == ".pt":
         checkpoints.write(args.out, content)

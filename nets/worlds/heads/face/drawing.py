@@ -10,14 +10,14 @@ from torch import Tensor
 
 from nets.ops import draw_mesh
 from nets.worlds.heads.face import hair as hairs
-from nets.worlds.heads.face.layers import layers
+from nets.worlds.heads.face.layers import cell_uv, cloth_share
 from nets.worlds.heads.face.mesh import (
     EYES, LASHES, LOWER_TEETH, MASKS, SKIN, TONGUE, UPPER_TEETH, Face, face, normals,
 )  # fmt: skip
 from nets.worlds.heads.face.paint import colours, textures
 from nets.worlds.heads.face.person import Traits, shape_coefficients
 
-HALF, DOWN, FAR = 1.62, 0.22, 14.0  # dm: half the image's side, its centre, the camera's distance
+HALF, DOWN, FAR = 1.72, 0.2, 14.0  # dm: half the image's side, its centre, the camera's distance
 BODY = 0.5  # share of the head's azimuth that the shoulders follow
 _SPARK = 6  # corners of the light's reflection in an eye
 
@@ -36,8 +36,16 @@ def _constants() -> dict[str, Tensor]:
     triangles = torch.cat([model.triangles, grid.triangles + v, torch.tensor(fans)]).int()
     skin = model.group == SKIN
     at = model.points
-    # Cloth: below a neckline that runs around the neck.
-    return {"triangles": triangles, "skin": skin, "height": at[:, 1],
+    # The shirt lies over the body's skin.
+    lies = skin & (at[:, 1] < -0.95)
+    shirt = lies.nonzero()[:, 0]
+    number = torch.full((len(at),), -1)
+    number[shirt] = torch.arange(len(shirt))
+    corners = model.corner_of[model.triangles]
+    cloth = number[corners[lies[corners].all(1)]] + v + g + 2 * (_SPARK + 1)
+    triangles = torch.cat([triangles, cloth.int()])
+    return {"triangles": triangles, "skin": skin, "height": at[:, 1], "shirt": shirt,
+            "shirt_uv": cell_uv("cloth", cloth_share(at[shirt])),
             "inner": skin.float() * model.masks[:, MASKS.index("inside-mouth")]}  # fmt: skip
 
 
@@ -85,11 +93,11 @@ class Scene:
             c[:, None] for c in (light.sin() * height.cos(), height.sin(), light.cos() * height.cos())
         )  # type: ignore[assignment]
         warm = (draws[:, 1] - 0.5)[:, None] * torch.tensor([0.1, 0.0, -0.16])
-        strength = 0.62 + 0.3 * draws[:, 2:3]
+        strength = 0.5 + 0.24 * draws[:, 2:3]
         self.key_colour = strength * (1 + warm)
         cold = (draws[:, 3] - 0.5)[:, None] * torch.tensor([0.08, 0.0, -0.1]) - 0.3 * warm
-        self.sky = (0.3 + 0.16 * draws[:, 4:5]) * (1 + cold)
-        self.ground = (0.14 + 0.08 * draws[:, 5:6]) * torch.tensor([1.06, 1.0, 0.94])
+        self.sky = (0.22 + 0.14 * draws[:, 4:5]) * (1 + cold)
+        self.ground = (0.1 + 0.07 * draws[:, 5:6]) * torch.tensor([1.06, 1.0, 0.94])
         self.fill = 0.1 + 0.08 * draws[:, 6]
 
 
@@ -137,18 +145,20 @@ def render_people(
     shades = _shades(t, model, const, p, np_, a, e, scene, expression)
     hair_shades = _hair_shades(grid, locks, h, nh, scene)
     spark, spark_shades = _sparks(model, p, scene)
+    shirt, shirt_shades = _shirt(t, model, const["shirt"], p, np_, shades)
 
     corner = model.corner_of
-    columns = [torch.cat([c.index_select(1, corner), d, f], 1)
-               for c, d, f in zip(p, h, spark, strict=True)]  # fmt: skip
+    columns = [torch.cat([c.index_select(1, corner), d, f, s], 1)
+               for c, d, f, s in zip(p, h, spark, shirt, strict=True)]  # fmt: skip
     scale = FAR * size / (2 * HALF) / (FAR - columns[2])
     x = columns[0] * scale + (size / 2 - 0.5)
     y = (columns[1] + DOWN) * -scale + (size / 2 - 0.5)
     points = torch.stack([x, y, columns[2]], 2)
-    all_shades = torch.cat([shades.index_select(1, corner), hair_shades, spark_shades], 1)
+    all_shades = torch.cat([shades.index_select(1, corner), hair_shades, spark_shades, shirt_shades], 1)
     texture, shared = textures(t, size > 96)
     plain = shared.face_uv[(model.group == UPPER_TEETH).nonzero()[0]][:1]
-    uv = torch.cat([shared.face_uv, shared.hair_uv, plain.expand(2 * (_SPARK + 1), 2)])
+    uv = torch.cat([shared.face_uv, shared.hair_uv, plain.expand(2 * (_SPARK + 1), 2),
+                    const["shirt_uv"]])
     image = draw_mesh(points, const["triangles"], all_shades, uv, texture, size, samples)
     first = torch.empty(len(model.points), dtype=torch.int64)
     first[corner] = torch.arange(len(corner))
@@ -222,13 +232,7 @@ def _shades(
     gloss = seen * (broad * 13 + sharp * 16 * (oil + 1.6 * wet)) * skin + rim * 7 * around * skin
     teeth = ((model.group == UPPER_TEETH) | (model.group == LOWER_TEETH)).float()
     gloss = gloss + eye.float() * sharp * 20
-    body = const["skin"] & (const["height"] < -1.2)
-    neck = (-1.42 - 0.16 * t["cloth_neck"]).float()[:, None]
-    deep = model.points[:, 2].clamp(0) * 0.25
-    cloth = ((neck + 0.3 * (model.points[:, 2] < -0.2) - deep - const["height"]) * 9).clamp(0, 1)
-    cloth = cloth * body
-    gloss = gloss * (1 - 0.85 * cloth)
-    tint = _tints(t, model, cloth)
+    tint = _tints(t, model)
     for c in range(3):
         w = wraps[c] * skin
         diffuse = ((raw + w) / (1 + w)).clamp_(min=0) * seen
@@ -263,26 +267,44 @@ def _lash_tips() -> Tensor:
 
 
 def _lash_opacity(t: Traits, model: Face, lash: Tensor) -> Tensor:
-    full = (0.62 + 0.12 * t["lashes"] + 0.2 * t["make_up"].clamp(-1, 1) - 0.3 * t.male).float()
-    lower = (model.points[lash, 1] < 0.08).float() * 0.3
+    full = (0.55 + 0.1 * t["lashes"] + 0.16 * t["make_up"].clamp(-1, 1) - 0.3 * t.male).float()
+    lower = (model.points[lash, 1] < 0.08).float() * 0.4
     return (full[:, None] + 0.15 - lower - 0.75 * _lash_tips()).clamp(0, 0.95)
 
 
-def _tints(t: Traits, model: Face, cloth: Tensor) -> list[Tensor]:
+def _tints(t: Traits, model: Face) -> list[Tensor]:
     """Factors (N, P) of red, green and blue for what has no texture of its own."""
     group = model.group
     teeth = ((group == UPPER_TEETH) | (group == LOWER_TEETH)).float()
     tongue = (group == TONGUE).float()
-    below = (model.points[:, 1] < -1.0) & (group == SKIN)
-    own = colours(t)
-    result = []
     yellow = (0.03 * t["teeth"]).float()[:, None]
-    for c, (tooth, flesh) in enumerate(((0.94, 0.72), (0.9, 0.32), (0.8, 0.33))):
-        value = torch.ones_like(cloth)
-        value = value + teeth * (tooth - 1 - yellow * c)
-        value = value + tongue * (flesh - 1)
-        result.append(value)
-    return result
+    return [
+        1 + teeth * (tooth - 1 - yellow * c) + tongue * (flesh - 1)
+        for c, (tooth, flesh) in enumerate(((0.94, 0.72), (0.9, 0.32), (0.8, 0.33)))
+    ]
+
+
+def _shirt(
+    t: Traits, model: Face, where: Tensor, p: Columns, n: tuple[Tensor, ...], shades: Tensor
+) -> tuple[Columns, Tensor]:
+    """Points and shades of the shirt: above its neckline it is left out."""
+    x, y, z = model.points[where].unbind(1)
+    kind = t.share("cloth_neck").float()[:, None]
+    front = ((z + 0.1) * 2.5).clamp(0, 1)
+    narrow = (1 - x.abs() / 0.45).clamp(min=0) * front
+    # A crew neck is lower in front than behind, and the shoulders are covered.
+    line = -1.6 - 0.33 * z + 0.9 * (x.abs() - 0.35).clamp(min=0)
+    line = line - 0.14 * (kind > 0.4) - narrow * 0.5 * (kind > 0.65)  # a wide neck, a V neck
+    line = line + 0.5 * (kind < 0.13) + 0.3 * (kind > 0.93)  # a polo neck, a collar
+    cover = (line - y) * 25
+    thick = 0.035 + 0.05 * (kind > 0.88) + 0.03 * (kind < 0.15)
+    points: Columns = tuple(
+        c.index_select(1, where) + thick * d.index_select(1, where) for c, d in zip(p, n, strict=True)
+    )  # type: ignore[assignment]
+    cloth = shades.index_select(1, where)
+    cloth[..., 3:6] *= 0.12
+    cloth[..., 6] = (0.5 + cover).clamp(0, 1)
+    return points, cloth
 
 
 def _hair_shades(
@@ -297,7 +319,8 @@ def _hair_shades(
     across = (1 - _power(tx * half[0] + ty * half[1] + tz * half[2], 1)).clamp(0, 1)
     lit = (nx * kx + ny * ky + nz * kz + 0.25).clamp(min=0) / 1.25
     front = (nx * half[0] + ny * half[1] + nz * half[2]).clamp(min=0)
-    gloss = _power(across, 4) * front * 26
+    sheen = _power(across, 3) * front * front
+    gloss = sheen * 16
     # Hair that lies under other hair is darker.
     deep = (0.55 + 0.45 * (grid.row * 2.2).clamp(max=1)) * (1 - 0.25 * locks["hang"] * (nz < 0))
     shades = torch.empty(*h[0].shape, 7)
@@ -306,7 +329,7 @@ def _hair_shades(
         light = lit * scene.key_colour[:, c : c + 1]
         light = light + scene.ground[:, c : c + 1] + (scene.sky - scene.ground)[:, c : c + 1] * up
         light = light + scene.fill[:, None] * nz.clamp(min=0)
-        shades[..., c] = (light * deep).clamp_(min=0).sqrt_()
+        shades[..., c] = (light * deep).clamp_(min=0).sqrt_() * (0.86 + 0.6 * sheen)
         shades[..., 3 + c] = gloss * scene.key_colour[:, c : c + 1]
     shades[..., 6] = locks["opacity"]
     return shades

@@ -22,10 +22,10 @@ COLUMNS, ROWS, SCALP = 56, 22, 11  # the first SCALP rows lie on the scalp
 ORIGIN = np.array([0.0, 0.22, -0.25])  # dm, inside of the head
 _TILT = 0.4  # radians from the vertical back to the crown
 # The hairline and the end of what hair may cover, as points on the right half of the head.
-_HAIRLINE = ((0, 0.86, 0.92), (0.34, 0.84, 0.78), (0.56, 0.62, 0.6), (0.69, 0.3, 0.32),
-             (0.74, 0.06, 0.1), (0.73, 0.0, -0.3), (0.6, -0.4, -0.6), (0.3, -0.66, -0.72),
+_HAIRLINE = ((0, 0.86, 0.92), (0.34, 0.82, 0.82), (0.54, 0.6, 0.72), (0.66, 0.32, 0.52),
+             (0.72, 0.0, 0.25), (0.74, 0.0, -0.3), (0.6, -0.4, -0.6), (0.3, -0.66, -0.72),
              (0, -0.7, -0.75))  # fmt: skip
-_REACH = ((0, 0.2, 1.0), (0.34, 0.2, 0.9), (0.56, 0.1, 0.7), (0.69, -0.3, 0.45),
+_REACH = ((0, 0.2, 1.0), (0.34, 0.2, 0.9), (0.56, 0.1, 0.76), (0.69, -0.3, 0.5),
           (0.72, -0.6, 0.1), (0.66, -0.75, -0.3), (0.55, -0.9, -0.5), (0.3, -1.0, -0.6),
           (0, -1.1, -0.62))  # fmt: skip
 STYLES = (
@@ -100,7 +100,9 @@ def grid() -> Grid:
     outside = np.concatenate([np.stack([a, c, b], 1), np.stack([a, e, c], 1)])
     hanging = outside[(r[outside] > 0.9).all(1)]  # seen from both sides
     triangles = np.concatenate([outside, hanging[:, ::-1]])
-    uv = np.stack([np.abs(phi) / np.pi, r / 2], 1)
+    fold = COLUMNS // 8  # columns across the texture, which runs to and fro around the head
+    turn = np.repeat(np.arange(COLUMNS), ROWS) / fold
+    uv = np.stack([1 - np.abs(1 - turn % 2), r / 2], 1)
 
     def tensor(x: np.ndarray) -> Tensor:
         return torch.tensor(x, dtype=torch.float32)
@@ -160,7 +162,7 @@ def locks(traits: Traits) -> dict[str, Tensor]:
     front = _bump(phi, 1.2)
     back = _bump(phi.abs() - math.pi, 2.0)
     side = (1 - front - back).clamp(min=0)
-    top = (1.15 - row).clamp(0, 1)
+    top = (1.15 - row).clamp(0, 0.65)
     rise = (row * 5).clamp(max=1)  # thin at the crown's pole, where all columns meet
     wave1 = (phi * 3 + row * 4 + number("hair_shape1") * 2).sin()
     wave2 = (phi * 7 - row * 9 + number("hair_shape2") * 3).sin()
@@ -171,7 +173,7 @@ def locks(traits: Traits) -> dict[str, Tensor]:
     thick = thick + is_a("crop") * (0.06 + 0.1 * top * (1 + 0.4 * volume))
     swept = 1 + 0.45 * (part.sign() * (phi + 0.3 * part)).clamp(-1, 1) * (front + 0.4 * side)
     thick = thick + is_a("side") * (0.07 + 0.17 * top * swept * (1 + 0.3 * volume))
-    thick = thick + is_a("quiff") * (0.05 + top * (0.1 + 0.24 * front) * (1 + 0.3 * volume))
+    thick = thick + is_a("quiff") * (0.05 + 0.06 * top + 0.34 * front * _bump(row - 0.65, 0.6) * (1 + 0.3 * volume))
     thick = thick + is_a("curls") * (0.16 + 0.05 * volume + 0.06 * curl)
     thick = thick + is_a("afro") * (0.42 + 0.12 * volume + 0.04 * curl)
     lean = 0.09 + 0.03 * volume + 0.05 * top + 0.05 * back
@@ -181,9 +183,10 @@ def locks(traits: Traits) -> dict[str, Tensor]:
     thick = thick + is_a("bun") * 0.42 * knot
     thick = thick * uneven * (0.35 + 0.65 * rise)
     # The edges lie closer to the skin: the hair does not stand off the forehead.
-    short = 1 - is_a("bob", "long", "waves", "fringe", "middle")
-    edge = (1.3 - row).clamp(0, 1)
-    thick = thick * (1 - short * (1 - (edge * 3).clamp(max=1)) * 0.75)
+    edge = ((1.05 - row) * 2.2).clamp(0, 1)
+    falls = ((phi.abs() - 1.0) * 2.0).clamp(0, 1)  # the forehead stays free of what hangs
+    long = is_a("bob", "long", "waves", "fringe", "middle")
+    thick = 0.012 + thick * torch.lerp(edge * edge * (1.6 - 0.6 * edge), torch.ones_like(edge), long * falls)
 
     # How far the hair reaches, in rows: 1 is the hairline.
     line = 1 + 0.05 * wave2 + 0.04 * number("hair_line") * front
@@ -198,15 +201,13 @@ def locks(traits: Traits) -> dict[str, Tensor]:
     receding = is_a("receding") * (_bump(phi.abs() - 0.5, 0.7) * 0.5 + front * 0.3)
     reach = reach - receding - 0.05 * is_a("afro", "curls") * front
 
-    long = is_a("bob", "long", "waves", "fringe", "middle")
-    falls = ((phi.abs() - 0.95) * 2.5).clamp(0, 1)  # the forehead stays free
     hang = long * falls
     full = is_a("bob") * (1.0 + 0.12 * length) + is_a("fringe") * (1.2 + 0.25 * length)
     full = full + is_a("long", "middle") * (1.9 + 0.3 * length) + is_a("waves") * (1.75 + 0.3 * length)
     below = (row - 1).clamp(min=0)
     down = below * full * (1 + 0.05 * wave1)
-    opacity = torch.where(hang > 0.5, 1.6 - 1.2 * ((below - 0.8) * 5).clamp(0, 1),
-                          0.6 + (reach - row) * 9)  # fmt: skip
+    opacity = torch.where(hang > 0.5, 1.6 - 1.3 * ((below - 0.72) * 3.6).clamp(0, 1),
+                          0.6 + (reach - row) * 13)  # fmt: skip
     opacity = opacity * (1 - is_a("bald"))
     ends = 1 - 0.45 * is_a("buzz") - 0.2 * is_a("receding")
     waviness = is_a("waves") * (0.06 + 0.02 * number("hair_wave")) + is_a("long", "bob", "fringe", "middle") * 0.015

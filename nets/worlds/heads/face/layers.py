@@ -15,7 +15,7 @@ from torch import Tensor
 
 from nets.ops import rasterise
 from nets.worlds.heads.face import hair
-from nets.worlds.heads.face.mesh import EYES, LASHES, SKIN, face
+from nets.worlds.heads.face.mesh import BROW, EYES, LASHES, SKIN, face
 
 # Cells of the texture at full size: left, top, width, height in texels.
 SIZE = (256, 360)  # width, height
@@ -25,10 +25,10 @@ CELLS = {
     "eye": (190, 164, 64, 64),
     "cloth": (190, 230, 64, 64),
     "lash": (190, 296, 64, 16),
-    "plain": (190, 316, 64, 16),
+    "plain": (190, 316, 64, 12),
+    "body": (190, 332, 64, 26),
 }
 _HEAD = (0.635, 0.17, 1.0, 0.86)  # the part of MakeHuman's texture that shows the head
-_BROW = ((0.6, 0.18), (0.52, 0.25), (0.41, 0.28), (0.28, 0.26), (0.14, 0.21))
 IRIS = 0.46  # radius of the iris in radii of the eyeball
 
 
@@ -108,9 +108,9 @@ def _in_head(uv: Tensor) -> Tensor:
 
 def _brow(ax: np.ndarray, y: np.ndarray, lift: float) -> tuple[np.ndarray, np.ndarray]:
     """Share along the brow (0 at the inner end) and height above its middle line, dm."""
-    line = np.array(_BROW)[::-1]
+    line = np.array(BROW)
     share = ((ax - line[0, 0]) / (line[-1, 0] - line[0, 0])).clip(-0.2, 1.2)
-    middle = np.interp(ax, line[:, 0], line[:, 1] + lift * np.array([0, 0.3, 0.9, 1, 0.2]))
+    middle = np.interp(ax, line[:, 0], line[:, 1] + lift * np.array([0, 0.5, 1, 0.9, 0.3]))
     return share, y - middle
 
 
@@ -136,7 +136,7 @@ def _head(width: int, height: int) -> dict[str, np.ndarray]:
     layers["lid_line"] = _step(lids, 0.35, 0.9) * front
     layers["inner"] = _step(masks[..., 3], 0.4, 0.8)
     cheek = np.interp(ax, [0, 0.2, 0.3, 0.45, 0.62, 0.7], [-0.44, -0.46, -0.6, -0.6, -0.3, 0.1])
-    hairy = (0.75 + 0.35 * fine).clip(0.1, 1.3)
+    hairy = (0.85 + 0.16 * fine).clip(0.3, 1.2)
     region = _step(cheek - y, -0.05, 0.1) * _step(y, -1.3, -1.0) * _step(z, -0.35, 0.1)
     region *= 1 - _step(lips, 0.2, 0.5)
     moustache = _step(-y, 0.43, 0.475) * _step(y, -0.66, -0.56) * _step(-ax, -0.33, -0.24)
@@ -146,7 +146,7 @@ def _head(width: int, height: int) -> dict[str, np.ndarray]:
     layers["moustache"] = moustache * out * hairy * front
     layers["goatee"] = chin * region * hairy
     for k, (thick, lift, rough) in enumerate(
-        ((0.03, 0.035, 0.25), (0.05, 0.0, 0.3), (0.045, 0.03, 0.35), (0.065, 0.01, 0.5))
+        ((0.016, 0.03, 0.25), (0.03, 0.0, 0.3), (0.026, 0.02, 0.35), (0.042, 0.005, 0.5))
     ):
         share, above = _brow(ax, y, lift)
         strands = noise(np.stack([x * 9 + above * 22, y * 16, z * 4], -1), 2.6, 20 + k)
@@ -158,7 +158,7 @@ def _head(width: int, height: int) -> dict[str, np.ndarray]:
         spots = _step(noise(p, 17 + 3 * k, 30 + k), 1.35, 2.0)
         near = _step(noise(p, 2, 40 + k) + 1.2 * spot(0.25, -0.2, 0.4, 0.28), 0.2, 1.4)
         layers[f"freckles{k}"] = spots * near
-        layers[f"moles{k}"] = _step(noise(p, 9, 50 + k), 2.75, 3.1)
+        layers[f"moles{k}"] = _step(noise(p, 17, 50 + k), 3.3, 3.7) * (1 - lips) * _step(ax, 0.1, 0.2)
     for name, value in blend.items():
         layers[f"blotches_{name}"] = (value / 2.5).clip(-1, 1)
     layers["pores"] = (fine / 2.5).clip(-1, 1)
@@ -172,7 +172,7 @@ def _head(width: int, height: int) -> dict[str, np.ndarray]:
     layers["wrinkles"] = (0.8 * folds + 0.8 * lines + 0.7 * crow) * front
     column, away = hair._angles(tuple(map(tuple, p.reshape(-1, 3))))  # type: ignore[arg-type]
     line = np.interp(np.abs(column), *hair._angles(hair._HAIRLINE)).reshape(x.shape)
-    scalp = _step(line + 0.05 * blend["c"] - away.reshape(x.shape), -0.04, 0.09)
+    scalp = _step(line + 0.05 * blend["c"] - away.reshape(x.shape), 0.0, 0.14)
     layers["scalp"] = scalp * (0.8 + 0.25 * fine).clip(0.2, 1.2) * (1 - _step(masks[..., 4], 0.3, 0.6))
     return layers
 
@@ -204,11 +204,11 @@ def _hair(width: int, height: int) -> dict[str, np.ndarray]:
 
     return {
         "hair": np.ones_like(x),
-        "strands": (strand(46, 7, 70) / 2.5).clip(-1, 1),
-        "locks": (strand(14, 3.5, 71) / 2.5).clip(-1, 1),
-        "curls": (strand(24, 40, 72) / 2.5).clip(-1, 1),
+        "strands": (strand(30, 5, 70) / 2.5).clip(-1, 1),
+        "locks": (strand(9, 3, 71) / 2.5).clip(-1, 1),
+        "curls": (strand(12, 36, 72) / 2.5).clip(-1, 1),
         "tips": _step(y, 0.3, 1.0),
-        "edge": (0.5 + 0.3 * strand(34, 5, 73)).clip(0, 0.99),
+        "edge": (0.5 + 0.3 * strand(22, 4, 73)).clip(0, 0.99),
     }
 
 
@@ -225,9 +225,15 @@ def _cloth(width: int, height: int) -> dict[str, np.ndarray]:
     }
 
 
+def _body(width: int, height: int) -> dict[str, np.ndarray]:
+    y, x = np.mgrid[:height, :width] / [[[width]], [[width]]]
+    place = np.stack([x, y, 0 * x], -1)
+    return {"body": np.ones_like(x), "body_mottle": (noise(place, 24, 82) / 2.5).clip(-1, 1)}
+
+
 def _lash(width: int, height: int) -> dict[str, np.ndarray]:
     x = (np.mgrid[:height, :width][1] + 0.5) / width
-    lines = noise(np.stack([x * 22, 0 * x, 0 * x], -1), 1, 90)
+    lines = noise(np.stack([x * 40, 0 * x, 0 * x], -1), 1, 90)
     return {"lash": np.ones_like(x), "lash_gaps": (0.5 + 0.35 * lines).clip(0, 0.99)}
 
 
@@ -239,7 +245,7 @@ def layers(fine: bool) -> Layers:
     """All layers, at full size or at half of it."""
     shrink = 1 if fine else 2
     width, height = SIZE[0] // shrink, SIZE[1] // shrink
-    makers = {"head": _head, "eye": _eye, "hair": _hair, "cloth": _cloth, "lash": _lash}
+    makers = {"head": _head, "eye": _eye, "hair": _hair, "cloth": _cloth, "lash": _lash, "body": _body}
     values, names = [], []
     for cell, maker in makers.items():
         left, top, w, h = (n // shrink for n in CELLS[cell])
@@ -255,32 +261,37 @@ def layers(fine: bool) -> Layers:
     names.append("plain")
     values.append(whole.reshape(-1))
     stacked = torch.tensor(np.stack(values).clip(-255, 255), dtype=torch.float32)
-    return Layers(stacked, tuple(names), (height, width), _face_uv(), _cell_uv("hair", hair.grid().uv))
+    return Layers(stacked, tuple(names), (height, width), _face_uv(), cell_uv("hair", hair.grid().uv))
 
 
-def _cell_uv(cell: str, share: Tensor) -> Tensor:
+def cell_uv(cell: str, share: Tensor) -> Tensor:
     """Texture coordinates of shares (M, 2) of a cell."""
     left, top, width, height = CELLS[cell]
     at = torch.tensor([left, top]) + share.clamp(0, 1) * torch.tensor([width, height])
     return at / torch.tensor(SIZE, dtype=torch.float32)
 
 
+def cloth_share(at: Tensor) -> Tensor:
+    """Shares of the cells of cloth and body for points (M, 3) of the neutral body."""
+    return torch.stack([(at[:, 0] + 2.4) / 4.8, -at[:, 1] / 3.2], 1)
+
+
 def _face_uv() -> Tensor:
     """Texture coordinates of the face's vertices, (V, 2)."""
     model = face()
     group, at = model.group[model.corner_of], model.points[model.corner_of]
-    uv = _cell_uv("plain", torch.full((len(at), 2), 0.5))
+    uv = cell_uv("plain", torch.full((len(at), 2), 0.5))
     skin = group == SKIN
     head = skin & (model.uv[:, 0] > _HEAD[0])
-    uv[head] = _cell_uv("head", _in_head(model.uv[head]))
-    cloth = torch.stack([(at[:, 0] + 2.4) / 4.8, (0.0 - at[:, 1]) / 3.2], 1)
-    uv[skin & ~head] = _cell_uv("cloth", cloth[skin & ~head])
+    uv[head] = cell_uv("head", _in_head(model.uv[head]))
+    cloth = cloth_share(at)
+    uv[skin & ~head] = cell_uv("body", cloth[skin & ~head])
     for k, points in zip(EYES, model.eyes, strict=True):
         middle = model.points[points].mean(0)
         radius = (model.points[points] - middle).norm(dim=1).mean()
         chosen = group == k
         flat = (at[chosen, :2] - middle[:2]) / radius * torch.tensor([1.0, -1.0])
-        uv[chosen] = _cell_uv("eye", (flat + 1) / 2)
+        uv[chosen] = cell_uv("eye", (flat + 1) / 2)
     lash = group == LASHES
-    uv[lash] = _cell_uv("lash", torch.stack([at[lash, 0].abs() * 3 - 0.5, 0.5 + 0 * at[lash, 0]], 1))
+    uv[lash] = cell_uv("lash", torch.stack([at[lash, 0].abs() * 3 - 0.5, 0.5 + 0 * at[lash, 0]], 1))
     return uv

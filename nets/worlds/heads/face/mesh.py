@@ -18,6 +18,8 @@ from torch import Tensor
 UNIT = 4000.0  # of a decimetre, as packed
 STEPS = 4096  # of a coefficient
 SKIN, EYES, UPPER_TEETH, LOWER_TEETH, TONGUE, LASHES = 0, (1, 2), 3, 4, 5, 6
+# The brow from its inner end to its outer one: |x| and y of the neutral face, dm.
+BROW = ((0.14, 0.225), (0.28, 0.265), (0.41, 0.275), (0.52, 0.245), (0.6, 0.175))
 MASKS = ("lips", "face", "eyelids", "inside-mouth", "ears")
 
 

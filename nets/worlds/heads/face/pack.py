@@ -31,6 +31,7 @@ from PIL import Image
 
 from nets.errors import UserError
 from nets.ops import rasterise
+from nets.worlds.heads.face.mesh import BROW, MASKS
 
 UNIT = 4000  # of a decimetre
 CENTRE = np.array([0.0, 7.2, 0.3])  # dm, between the eyes and the middle of the head
@@ -44,9 +45,6 @@ LEFT_OUT = ("trans-in", "trans-out", "head-trans", "head-angle", "head-age", "me
 ASYMMETRIES = ("brown", "cheek", "eye", "jaw", "mouth", "nose", "temple")
 GROUPS = ("body", "helper-l-eye", "helper-r-eye", "helper-upper-teeth", "helper-lower-teeth",
           "helper-tongue", "lashes", "joint-head", "joint-neck")  # fmt: skip
-# The right brow from its outer end to its inner one, dm from CENTRE.
-BROW = ((-0.6, 0.18), (-0.52, 0.25), (-0.41, 0.28), (-0.28, 0.26), (-0.14, 0.21))
-MASKS = ("lips", "face", "eyelids", "inside-mouth", "ears")
 
 
 def _rows(data: bytes, name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -246,8 +244,8 @@ def _landmarks(
         result[k] = nearest(0, y, skin)
     for k, (x, y) in {31: (-0.125, -0.35), 32: (-0.065, -0.385), 33: (0, -0.4)}.items():
         result[k] = nearest(x, y, skin)
-    for k, (x, y) in enumerate(BROW):
-        result[17 + k] = nearest(x, y, skin)
+    for k, (x, y) in enumerate(BROW[::-1]):
+        result[17 + k] = nearest(-x, y, skin)
     result[0:17] = _contour(points, skin, masks)[:, -1]
     mirror = {**{k: 43 - k for k in range(17, 22)}, 31: 35, 32: 34}
     for k, other in mirror.items():

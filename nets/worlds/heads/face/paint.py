@@ -10,8 +10,8 @@ from nets.worlds.heads.face.layers import ALPHA, Layers, layers
 from nets.worlds.heads.face.person import Traits
 
 # Skin from the lightest to the darkest, as sRGB levels under white light.
-SKIN = ((246, 212, 192), (236, 190, 164), (220, 168, 134), (192, 138, 102), (152, 102, 72),
-        (110, 72, 50), (76, 50, 38))  # fmt: skip
+SKIN = ((238, 200, 178), (228, 180, 152), (212, 158, 124), (184, 130, 95), (146, 97, 68),
+        (108, 70, 49), (76, 50, 38))  # fmt: skip
 _TONE = (4.3, 1.4, 0.6)  # mean place in SKIN of each of person._RACES
 _HAIR = ((26, 22, 22), (44, 31, 25), (70, 46, 33), (104, 70, 44), (150, 108, 66), (196, 158, 104))
 _IRIS = ((58, 36, 22), (84, 54, 30), (112, 84, 48), (98, 106, 66), (94, 118, 128), (104, 134, 160))
@@ -82,9 +82,10 @@ def textures(t: Traits, fine: bool) -> tuple[Tensor, Layers]:
     lips = torch.lerp(natural, stick, (0.75 * make_up).clamp(0, 0.9)[:, None])
     lips = torch.lerp(lips, skin * 0.88, (0.45 * male + 0.2 * old)[:, None])
     add("lips", 1.0, lips - skin)
-    add("lip_line", 0.25, -lips)
-    add("blush", 0.25 + 0.25 * t.share("blush") + 0.4 * make_up, red)
-    add("redness", 0.35 + 0.35 * t.share("redness"), red)
+    add("lip_line", 0.4, -lips)
+    pale = 1.15 - 0.75 * dark
+    add("blush", (0.25 + 0.25 * t.share("blush") + 0.4 * make_up) * pale, red)
+    add("redness", (0.35 + 0.35 * t.share("redness")) * pale, red)
     add("under_eyes", 0.3 + 0.35 * t.share("under_eyes") + 0.3 * old, skin * skin.new_tensor([-0.16, -0.2, -0.14]))
     shadow = torch.lerp(skin * -0.18, stick * 0.5 - skin * 0.5, (0.25 * t.share("eye_shadow") * make_up)[:, None])
     add("shadow", 0.35 + 0.65 * make_up, shadow)
@@ -110,10 +111,12 @@ def textures(t: Traits, fine: bool) -> tuple[Tensor, Layers]:
     for k in range(3):
         own_spots = t.share(f"spots{k + 1}")
         add(f"freckles{k}", speckled * own_spots * 0.6, skin * skin.new_tensor([-0.2, -0.32, -0.36]))
-        add(f"moles{k}", (own_spots > 0.55) * 0.7 * (t["moles"] > -0.5), skin * -0.5)
+        add(f"moles{k}", (own_spots > 0.6) * 0.7 * (t["moles"] > 0), skin * -0.5)
     for k, name in enumerate(("blotches_a", "blotches_b", "blotches_c")):
-        add(name, 0.32 * t[f"noise{k + 1}"], skin * skin.new_tensor([0.05, 0.13, 0.12]))
-    add("pores", 0.05 + 0.03 * old, skin)
+        add(name, 0.2 * t[f"noise{k + 1}"], skin * skin.new_tensor([0.05, 0.13, 0.12]))
+    add("pores", 0.045 + 0.03 * old, skin)
+    add("body", 1.0, skin * 0.97)
+    add("body_mottle", 0.05, skin)
     add("mottle", 0.06 + 0.06 * old, skin * skin.new_tensor([0.5, 1.0, 1.0]))
     add("wrinkles", (0.06 + 0.75 * (old - 0.1)).clamp(0.04, 0.5), skin * -0.35)
 
@@ -136,8 +139,8 @@ def textures(t: Traits, fine: bool) -> tuple[Tensor, Layers]:
     for name in ("curls", "afro"):
         curly |= cut == STYLES.index(name)
     add("hair", 1.0, hair)
-    add("strands", 0.34 - 0.2 * curly, hair + 10)
-    add("locks", 0.24, hair + 8)
+    add("strands", 0.5 - 0.3 * curly, hair + 12)
+    add("locks", 0.3, hair + 10)
     add("curls", 0.1 + 0.5 * curly, hair + 10)
     add("tips", 0.25 * t.share("hair_sheen"), hair * hair.new_tensor([0.6, 0.5, 0.4]))
 
@@ -149,7 +152,7 @@ def textures(t: Traits, fine: bool) -> tuple[Tensor, Layers]:
     add("checks", pattern >= 0.9, second - cloth)
     add("knit", 0.1, cloth + 10)
     add("folds", 0.12, cloth + 10)
-    add("lash", 1.0, skin.new_tensor([22.0, 16, 15]).expand(n, 3))
+    add("lash", 1.0, skin.new_tensor([34.0, 25, 22]).expand(n, 3))
     add("plain", 1.0, skin.new_full((n, 3), 255.0))
     for name in ALPHA:
         weight[:, shared.names.index(name), 3] = 255

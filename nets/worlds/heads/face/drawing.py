@@ -214,8 +214,8 @@ def _shades(
     jaw = expression[:, [face().units.index("jawOpen")]].float().clamp(0, 1)
     inside = const["inner"] + ((model.group == TONGUE) | (model.group == UPPER_TEETH)
                                | (model.group == LOWER_TEETH)).float()  # fmt: skip
-    around = around + inside * (0.1 + 0.22 * jaw)
-    seen = seen + inside * 0.2 * jaw
+    around = around + inside * (0.12 + 0.3 * jaw)
+    seen = seen + inside * 0.35 * jaw
     eye = (model.group == EYES[0]) | (model.group == EYES[1])
     raw = nx * kx + ny * ky + nz * kz
     up = 0.5 + 0.5 * ny
@@ -248,7 +248,7 @@ def _shades(
         where = model.eyes[k]
         top = p[1].index_select(1, where)
         low = (top - top.mean(1, keepdim=True)) / 0.11
-        shades[:, where, :3] *= (0.95 - 0.3 * (low - 0.1).clamp(0, 1))[..., None]
+        shades[:, where, :3] *= (1.04 - 0.36 * (low - 0.1).clamp(0, 1))[..., None]
     shades[..., 6] = 1
     lash = (model.group == LASHES).nonzero()[:, 0]
     shades[:, lash, 6] = _lash_opacity(t, model, lash)
@@ -296,14 +296,14 @@ def _shirt(
     line = -1.6 - 0.33 * z + 0.9 * (x.abs() - 0.35).clamp(min=0)
     line = line - 0.14 * (kind > 0.4) - narrow * 0.5 * (kind > 0.65)  # a wide neck, a V neck
     line = line + 0.5 * (kind < 0.13) + 0.3 * (kind > 0.93)  # a polo neck, a collar
-    cover = (line - y) * 25
+    cover = (line - y) * 6
     thick = 0.035 + 0.05 * (kind > 0.88) + 0.03 * (kind < 0.15)
     points: Columns = tuple(
         c.index_select(1, where) + thick * d.index_select(1, where) for c, d in zip(p, n, strict=True)
     )  # type: ignore[assignment]
     cloth = shades.index_select(1, where)
     cloth[..., 3:6] *= 0.12
-    cloth[..., 6] = (0.5 + cover).clamp(0, 1)
+    cloth[..., 6] = 1 + cover
     return points, cloth
 
 

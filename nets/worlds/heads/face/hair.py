@@ -206,10 +206,10 @@ def locks(traits: Traits) -> dict[str, Tensor]:
     full = full + is_a("long", "middle") * (1.9 + 0.3 * length) + is_a("waves") * (1.75 + 0.3 * length)
     below = (row - 1).clamp(min=0)
     down = below * full * (1 + 0.05 * wave1)
-    opacity = torch.where(hang > 0.5, 1.6 - 1.3 * ((below - 0.72) * 3.6).clamp(0, 1),
-                          0.6 + (reach - row) * 13)  # fmt: skip
-    opacity = opacity * (1 - is_a("bald"))
-    ends = 1 - 0.45 * is_a("buzz") - 0.2 * is_a("receding")
+    # Not clamped, so that edges run straight through the triangles.
+    opacity = torch.where(hang > 0.5, (0.98 - below) * 3.5, 0.6 + (reach - row) * 11)
+    opacity = opacity - 99 * is_a("bald")
+    ends = 2 - 1.45 * is_a("buzz") - 1.15 * is_a("receding")
     waviness = is_a("waves") * (0.06 + 0.02 * number("hair_wave")) + is_a("long", "bob", "fringe", "middle") * 0.015
     swing = waviness * below * (row * 9 + 2 * number("hair_shape1") + 3 * phi.cos()).sin()
     return {
@@ -217,6 +217,6 @@ def locks(traits: Traits) -> dict[str, Tensor]:
         "down": down,
         "hang": hang,
         "swing": swing,
-        "opacity": (opacity * ends).clamp(0, 1),
+        "opacity": torch.minimum(opacity, ends),
         "line": reach,
     }

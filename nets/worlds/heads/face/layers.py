@@ -158,7 +158,7 @@ def _head(width: int, height: int) -> dict[str, np.ndarray]:
         spots = _step(noise(p, 17 + 3 * k, 30 + k), 1.35, 2.0)
         near = _step(noise(p, 2, 40 + k) + 1.2 * spot(0.25, -0.2, 0.4, 0.28), 0.2, 1.4)
         layers[f"freckles{k}"] = spots * near
-        layers[f"moles{k}"] = _step(noise(p, 17, 50 + k), 3.3, 3.7) * (1 - lips) * _step(ax, 0.1, 0.2)
+        layers[f"moles{k}"] = _step(noise(p, 17, 50 + k), 3.7, 4.1) * (1 - lips) * _step(ax, 0.1, 0.2)
     for name, value in blend.items():
         layers[f"blotches_{name}"] = (value / 2.5).clip(-1, 1)
     layers["pores"] = (fine / 2.5).clip(-1, 1)

@@ -12,9 +12,18 @@ from nets.ops import draw_mesh
 from nets.worlds.heads.face import hair as hairs
 from nets.worlds.heads.face.layers import cell_uv, cloth_share
 from nets.worlds.heads.face.mesh import (
-    EYES, LASHES, LOWER_TEETH, MASKS, SKIN, TONGUE, UPPER_TEETH, Face, face, normals,
+    EYES,
+    LASHES,
+    LOWER_TEETH,
+    MASKS,
+    SKIN,
+    TONGUE,
+    UPPER_TEETH,
+    Face,
+    face,
+    normals,
 )  # fmt: skip
-from nets.worlds.heads.face.paint import colours, textures
+from nets.worlds.heads.face.paint import textures
 from nets.worlds.heads.face.person import Traits, shape_coefficients
 
 HALF, DOWN, FAR = 1.72, 0.2, 14.0  # dm: half the image's side, its centre, the camera's distance
@@ -52,7 +61,9 @@ def _constants() -> dict[str, Tensor]:
 def _rotate(p: Columns, azimuth: Tensor, elevation: Tensor) -> Columns:
     """Turns (N, P) columns: first up by the elevation, then to the right by the azimuth."""
     x, y, z = p
-    ce, se, ca, sa = (f[:, None] for f in (elevation.cos(), elevation.sin(), azimuth.cos(), azimuth.sin()))
+    ce, se, ca, sa = (
+        f[:, None] for f in (elevation.cos(), elevation.sin(), azimuth.cos(), azimuth.sin())
+    )
     y, z = y * ce + z * se, z * ce - y * se
     return x * ca + z * sa, y, z * ca - x * sa
 
@@ -60,7 +71,9 @@ def _rotate(p: Columns, azimuth: Tensor, elevation: Tensor) -> Columns:
 def _harmonics(d: Tensor) -> Tensor:
     """As `pack.harmonics`, of (N, 3) unit vectors: (N, 9)."""
     x, y, z = d.unbind(1)
-    return torch.stack([torch.ones_like(x), x, y, z, x * y, y * z, z * x, x * x - y * y, 3 * z * z - 1], 1)
+    return torch.stack(
+        [torch.ones_like(x), x, y, z, x * y, y * z, z * x, x * x - y * y, 3 * z * z - 1], 1
+    )
 
 
 def _exact(a: Tensor, b: Tensor) -> Tensor:
@@ -90,7 +103,8 @@ class Scene:
         light, draws = light.float(), draws.float()
         height = 0.35 + 0.35 * draws[:, 0]
         self.key: Columns = tuple(
-            c[:, None] for c in (light.sin() * height.cos(), height.sin(), light.cos() * height.cos())
+            c[:, None]
+            for c in (light.sin() * height.cos(), height.sin(), light.cos() * height.cos())
         )  # type: ignore[assignment]
         warm = (draws[:, 1] - 0.5)[:, None] * torch.tensor([0.1, 0.0, -0.16])
         strength = 0.5 + 0.24 * draws[:, 2:3]
@@ -123,7 +137,6 @@ def render_people(
     p: Columns = whole.unbind(2)
     # Heads of different sizes and heights come to the same place.
     pupils = torch.tensor(model.pupils)
-    n = len(identity)
     middle = [c.index_select(1, pupils).mean(1, keepdim=True) for c in p]
     p = (p[0] - middle[0], p[1] - middle[1] + 0.08, p[2] - middle[2] + 1.09)
 
@@ -136,9 +149,7 @@ def render_people(
     def posed(columns: Columns, follow: Tensor) -> Columns:
         moved: Columns = tuple(c - q for c, q in zip(columns, pivot, strict=True))  # type: ignore[assignment]
         head, body = _rotate(moved, a, e), _rotate(moved, a * BODY, 0 * e)
-        return tuple(
-            b + (f - b) * follow + q for f, b, q in zip(head, body, pivot, strict=True)
-        )  # type: ignore[return-value]
+        return tuple(b + (f - b) * follow + q for f, b, q in zip(head, body, pivot, strict=True))  # type: ignore[return-value]
 
     p, h = posed(p, model.follow), posed(h, h_follow)
     np_, nh = normals(p, model.around), normals(h, grid.around)  # type: ignore[arg-type]
@@ -154,11 +165,14 @@ def render_people(
     x = columns[0] * scale + (size / 2 - 0.5)
     y = (columns[1] + DOWN) * -scale + (size / 2 - 0.5)
     points = torch.stack([x, y, columns[2]], 2)
-    all_shades = torch.cat([shades.index_select(1, corner), hair_shades, spark_shades, shirt_shades], 1)
+    all_shades = torch.cat(
+        [shades.index_select(1, corner), hair_shades, spark_shades, shirt_shades], 1
+    )
     texture, shared = textures(t, size > 96)
     plain = shared.face_uv[(model.group == UPPER_TEETH).nonzero()[0]][:1]
-    uv = torch.cat([shared.face_uv, shared.hair_uv, plain.expand(2 * (_SPARK + 1), 2),
-                    const["shirt_uv"]])
+    uv = torch.cat(
+        [shared.face_uv, shared.hair_uv, plain.expand(2 * (_SPARK + 1), 2), const["shirt_uv"]]
+    )
     image = draw_mesh(points, const["triangles"], all_shades, uv, texture, size, samples)
     first = torch.empty(len(model.points), dtype=torch.int64)
     first[corner] = torch.arange(len(corner))
@@ -230,7 +244,6 @@ def _shades(
     lips = model.masks[:, 0] * skin
     wet = lips * (0.5 + 0.5 * t.share("lip_gloss").float()[:, None])
     gloss = seen * (broad * 13 + sharp * 16 * (oil + 1.6 * wet)) * skin + rim * 7 * around * skin
-    teeth = ((model.group == UPPER_TEETH) | (model.group == LOWER_TEETH)).float()
     gloss = gloss + eye.float() * sharp * 20
     tint = _tints(t, model)
     for c in range(3):
@@ -243,7 +256,6 @@ def _shades(
         shades[..., c] = light.clamp_(min=0).sqrt_() * tint[c]
         shades[..., 3 + c] = gloss * scene.key_colour[:, c : c + 1]
     # Lids shade the upper part of the eyeball.
-    centre = [q.index_select(1, torch.cat(model.eyes)) for q in p]
     for k in range(2):
         where = model.eyes[k]
         top = p[1].index_select(1, where)
@@ -257,7 +269,7 @@ def _shades(
 
 @functools.cache
 def _lash_tips() -> Tensor:
-    """0 at a lash's root and 1 at its tip, by the distance from the skin; and -1 at the lower lid."""
+    """0 at a lash's root and 1 at its tip, by the distance from the skin."""
     model = face()
     lash = (model.group == LASHES).nonzero()[:, 0]
     skin = (model.group == SKIN) & (model.masks[:, 2] > 0.1)
@@ -299,7 +311,8 @@ def _shirt(
     cover = (line - y) * 6
     thick = 0.035 + 0.05 * (kind > 0.88) + 0.03 * (kind < 0.15)
     points: Columns = tuple(
-        c.index_select(1, where) + thick * d.index_select(1, where) for c, d in zip(p, n, strict=True)
+        c.index_select(1, where) + thick * d.index_select(1, where)
+        for c, d in zip(p, n, strict=True)
     )  # type: ignore[assignment]
     cloth = shades.index_select(1, where)
     cloth[..., 3:6] *= 0.12

@@ -117,7 +117,9 @@ def speech(clip: int, t: Tensor, seed: int = 0) -> Tensor:
     draw = uniform(seed, "face speech", torch.tensor([clip]), 8)[0]
     talks = ((_noise(seed, "phrase", clip, t, 0.5) - 0.3) * 6).clamp(0, 1)
     beat = _noise(seed, "beat", clip, t, 0.7) * 0.6 + t * (3.2 + 1.4 * draw[0])
-    open_ = (0.5 - 0.5 * (2 * math.pi * beat).cos()) * (0.35 + 0.65 * _noise(seed, "loud", clip, t, 3))
+    open_ = (0.5 - 0.5 * (2 * math.pi * beat).cos()) * (
+        0.35 + 0.65 * _noise(seed, "loud", clip, t, 3)
+    )
     syllable = talks * open_
     vowel = _noise(seed, "vowel", clip, t, 4)
     units.add("jawOpen", 0.62 * syllable)

@@ -22,7 +22,7 @@ COLUMNS, ROWS, SCALP = 56, 22, 11  # the first SCALP rows lie on the scalp
 ORIGIN = np.array([0.0, 0.22, -0.25])  # dm, inside of the head
 _TILT = 0.4  # radians from the vertical back to the crown
 # The hairline and the end of what hair may cover, as points on the right half of the head.
-_HAIRLINE = ((0, 0.86, 0.92), (0.34, 0.82, 0.82), (0.54, 0.6, 0.72), (0.66, 0.32, 0.52),
+_HAIRLINE = ((0, 0.8, 0.96), (0.34, 0.77, 0.86), (0.54, 0.56, 0.74), (0.66, 0.32, 0.52),
              (0.72, 0.0, 0.25), (0.74, 0.0, -0.3), (0.6, -0.4, -0.6), (0.3, -0.66, -0.72),
              (0, -0.7, -0.75))  # fmt: skip
 _REACH = ((0, 0.2, 1.0), (0.34, 0.2, 0.9), (0.56, 0.1, 0.76), (0.69, -0.3, 0.5),
@@ -173,7 +173,9 @@ def locks(traits: Traits) -> dict[str, Tensor]:
     thick = thick + is_a("crop") * (0.06 + 0.1 * top * (1 + 0.4 * volume))
     swept = 1 + 0.45 * (part.sign() * (phi + 0.3 * part)).clamp(-1, 1) * (front + 0.4 * side)
     thick = thick + is_a("side") * (0.07 + 0.17 * top * swept * (1 + 0.3 * volume))
-    thick = thick + is_a("quiff") * (0.05 + 0.06 * top + 0.34 * front * _bump(row - 0.65, 0.6) * (1 + 0.3 * volume))
+    thick = thick + is_a("quiff") * (
+        0.05 + 0.06 * top + 0.34 * front * _bump(row - 0.65, 0.6) * (1 + 0.3 * volume)
+    )
     thick = thick + is_a("curls") * (0.16 + 0.05 * volume + 0.06 * curl)
     thick = thick + is_a("afro") * (0.42 + 0.12 * volume + 0.04 * curl)
     lean = 0.09 + 0.03 * volume + 0.05 * top + 0.05 * back
@@ -186,7 +188,9 @@ def locks(traits: Traits) -> dict[str, Tensor]:
     edge = ((1.05 - row) * 2.2).clamp(0, 1)
     falls = ((phi.abs() - 1.0) * 2.0).clamp(0, 1)  # the forehead stays free of what hangs
     long = is_a("bob", "long", "waves", "fringe", "middle")
-    thick = 0.012 + thick * torch.lerp(edge * edge * (1.6 - 0.6 * edge), torch.ones_like(edge), long * falls)
+    thick = 0.012 + thick * torch.lerp(
+        edge * edge * (1.6 - 0.6 * edge), torch.ones_like(edge), long * falls
+    )
 
     # How far the hair reaches, in rows: 1 is the hairline.
     line = 1 + 0.05 * wave2 + 0.04 * number("hair_line") * front
@@ -203,14 +207,19 @@ def locks(traits: Traits) -> dict[str, Tensor]:
 
     hang = long * falls
     full = is_a("bob") * (1.0 + 0.12 * length) + is_a("fringe") * (1.2 + 0.25 * length)
-    full = full + is_a("long", "middle") * (1.9 + 0.3 * length) + is_a("waves") * (1.75 + 0.3 * length)
+    full = (
+        full + is_a("long", "middle") * (1.9 + 0.3 * length) + is_a("waves") * (1.75 + 0.3 * length)
+    )
     below = (row - 1).clamp(min=0)
     down = below * full * (1 + 0.05 * wave1)
     # Not clamped, so that edges run straight through the triangles.
     opacity = torch.where(hang > 0.5, (0.98 - below) * 3.5, 0.6 + (reach - row) * 11)
     opacity = opacity - 99 * is_a("bald")
     ends = 2 - 1.45 * is_a("buzz") - 1.15 * is_a("receding")
-    waviness = is_a("waves") * (0.06 + 0.02 * number("hair_wave")) + is_a("long", "bob", "fringe", "middle") * 0.015
+    waviness = (
+        is_a("waves") * (0.06 + 0.02 * number("hair_wave"))
+        + is_a("long", "bob", "fringe", "middle") * 0.015
+    )
     swing = waviness * below * (row * 9 + 2 * number("hair_shape1") + 3 * phi.cos()).sin()
     return {
         "out": thick,

@@ -102,7 +102,10 @@ def _in_head(uv: Tensor) -> Tensor:
     x = ((uv[:, 0] - left) / (right - left)).numpy()
     y = ((1 - uv[:, 1] - top) / (bottom - top)).numpy()
     # The face gets most of the cell.
-    x, y = np.interp(x, [0, 0.5, 1], [0, 0.22, 1]), np.interp(y, [0, 0.27, 0.73, 1], [0, 0.12, 0.88, 1])
+    x, y = (
+        np.interp(x, [0, 0.5, 1], [0, 0.22, 1]),
+        np.interp(y, [0, 0.27, 0.73, 1], [0, 0.12, 0.88, 1]),
+    )
     return torch.tensor(np.stack([x, y], 1), dtype=torch.float32)
 
 
@@ -130,7 +133,9 @@ def _head(width: int, height: int) -> dict[str, np.ndarray]:
     layers["lips"] = _step(lips, 0.25, 0.75) * front
     layers["lip_line"] = np.exp(-(((y + 0.565) / 0.02) ** 2)) * (ax < 0.3) * layers["lips"]
     layers["blush"] = spot(0.44, -0.3, 0.2, 0.2)
-    layers["redness"] = spot(0, -0.3, 0.14, 0.12) + 0.8 * masks[..., 4] + 0.5 * spot(0, -0.95, 0.2, 0.15)
+    layers["redness"] = (
+        spot(0, -0.3, 0.14, 0.12) + 0.8 * masks[..., 4] + 0.5 * spot(0, -0.95, 0.2, 0.15)
+    )
     layers["under_eyes"] = spot(0.3, -0.06, 0.17, 0.06)
     layers["shadow"] = spot(0.33, 0.145, 0.2, 0.05)
     layers["lid_line"] = _step(lids, 0.35, 0.9) * front
@@ -158,7 +163,9 @@ def _head(width: int, height: int) -> dict[str, np.ndarray]:
         spots = _step(noise(p, 17 + 3 * k, 30 + k), 1.35, 2.0)
         near = _step(noise(p, 2, 40 + k) + 1.2 * spot(0.25, -0.2, 0.4, 0.28), 0.2, 1.4)
         layers[f"freckles{k}"] = spots * near
-        layers[f"moles{k}"] = _step(noise(p, 17, 50 + k), 3.7, 4.1) * (1 - lips) * _step(ax, 0.1, 0.2)
+        layers[f"moles{k}"] = (
+            _step(noise(p, 17, 50 + k), 3.7, 4.1) * (1 - lips) * _step(ax, 0.1, 0.2)
+        )
     for name, value in blend.items():
         layers[f"blotches_{name}"] = (value / 2.5).clip(-1, 1)
     layers["pores"] = (fine / 2.5).clip(-1, 1)
@@ -167,13 +174,15 @@ def _head(width: int, height: int) -> dict[str, np.ndarray]:
     folds *= _step(y, -0.72, -0.6) * _step(-y, 0.3, 0.38)
     lines = sum(np.exp(-(((y - c - 0.03 * np.cos(ax * 5) - 0.012 * blend["c"]) / 0.01) ** 2))
                 for c in (0.42, 0.53, 0.64)) * _step(-ax, -0.5, -0.3)  # fmt: skip
-    crow = np.exp(-((((y - 0.08) / (ax - 0.44).clip(0.02) * 2.2 + 0.3) % 1 - 0.5) / 0.16) ** 2)
+    crow = np.exp(-(((((y - 0.08) / (ax - 0.44).clip(0.02) * 2.2 + 0.3) % 1 - 0.5) / 0.16) ** 2))
     crow *= _step(ax, 0.52, 0.55) * _step(-ax, -0.68, -0.6) * _step(-np.abs(y - 0.08), -0.1, -0.04)
     layers["wrinkles"] = (0.8 * folds + 0.8 * lines + 0.7 * crow) * front
     column, away = hair._angles(tuple(map(tuple, p.reshape(-1, 3))))  # type: ignore[arg-type]
     line = np.interp(np.abs(column), *hair._angles(hair._HAIRLINE)).reshape(x.shape)
     scalp = _step(line + 0.05 * blend["c"] - away.reshape(x.shape), 0.0, 0.14)
-    layers["scalp"] = scalp * (0.8 + 0.25 * fine).clip(0.2, 1.2) * (1 - _step(masks[..., 4], 0.3, 0.6))
+    layers["scalp"] = (
+        scalp * (0.8 + 0.25 * fine).clip(0.2, 1.2) * (1 - _step(masks[..., 4], 0.3, 0.6))
+    )
     return layers
 
 
@@ -214,7 +223,10 @@ def _hair(width: int, height: int) -> dict[str, np.ndarray]:
 
 def _cloth(width: int, height: int) -> dict[str, np.ndarray]:
     y, x = (np.mgrid[:height, :width] + 0.5) / [[[height]], [[width]]]
-    stripes, bars = _step(np.sin(y * 2 * np.pi * 7), -0.3, 0.3), _step(np.sin(x * 2 * np.pi * 7), -0.3, 0.3)
+    stripes, bars = (
+        _step(np.sin(y * 2 * np.pi * 7), -0.3, 0.3),
+        _step(np.sin(x * 2 * np.pi * 7), -0.3, 0.3),
+    )
     place = np.stack([x, y, 0 * x], -1)
     return {
         "cloth": np.ones_like(x),
@@ -245,7 +257,14 @@ def layers(fine: bool) -> Layers:
     """All layers, at full size or at half of it."""
     shrink = 1 if fine else 2
     width, height = SIZE[0] // shrink, SIZE[1] // shrink
-    makers = {"head": _head, "eye": _eye, "hair": _hair, "cloth": _cloth, "lash": _lash, "body": _body}
+    makers = {
+        "head": _head,
+        "eye": _eye,
+        "hair": _hair,
+        "cloth": _cloth,
+        "lash": _lash,
+        "body": _body,
+    }
     values, names = [], []
     for cell, maker in makers.items():
         left, top, w, h = (n // shrink for n in CELLS[cell])
@@ -261,7 +280,9 @@ def layers(fine: bool) -> Layers:
     names.append("plain")
     values.append(whole.reshape(-1))
     stacked = torch.tensor(np.stack(values).clip(-255, 255), dtype=torch.float32)
-    return Layers(stacked, tuple(names), (height, width), _face_uv(), cell_uv("hair", hair.grid().uv))
+    return Layers(
+        stacked, tuple(names), (height, width), _face_uv(), cell_uv("hair", hair.grid().uv)
+    )
 
 
 def cell_uv(cell: str, share: Tensor) -> Tensor:

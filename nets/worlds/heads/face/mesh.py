@@ -98,7 +98,10 @@ def face() -> Face:
     names = tuple(packed["names"].tolist())
     order = sorted(range(len(names)), key=lambda k: names[k].startswith("unit/"))
     group = packed["group"].astype(np.int64)
-    triangles, corner_of = packed["triangles"].astype(np.int64), packed["corner_of"].astype(np.int64)
+    triangles, corner_of = (
+        packed["triangles"].astype(np.int64),
+        packed["corner_of"].astype(np.int64),
+    )
     half = len(triangles) // 2  # each quad a, b, c, d was split into a, c, b and a, d, c
     a, c, b = triangles[:half].T
     quads = corner_of[np.stack([a, b, c, triangles[half:, 1]], 1)]

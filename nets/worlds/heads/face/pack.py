@@ -186,7 +186,7 @@ def _landmarks(
         index = rasterise(pixels[None], torch.tensor(triangles), size)[0][0].numpy()
         return at, np.where(index < 0, -1, group[triangles[index, 0]])
 
-    at, seen = view(points)
+    _, seen = view(points)
     front = points[:, 2] > 0.2
     skin = (group == 0) & front & (masks[:, 3] < 128)
 
@@ -207,8 +207,12 @@ def _landmarks(
         corners = [(left, ys[xs <= left + 1].mean()), (right, ys[xs >= right - 1].mean())]
         columns = [left + (right - left) * s for s in (0.3, 0.7)]
         spans = [ys[np.abs(xs - c) < 1.5] for c in columns]
-        ring = [corners[0], *((c, s.min()) for c, s in zip(columns, spans, strict=True)),
-                corners[1], *((c, s.max()) for c, s in zip(columns[::-1], spans[::-1], strict=True))]
+        ring = [
+            corners[0],
+            *((c, s.min()) for c, s in zip(columns, spans, strict=True)),
+            corners[1],
+            *((c, s.max()) for c, s in zip(columns[::-1], spans[::-1], strict=True)),
+        ]
         for k, (column, row) in enumerate(ring):
             result[first + k] = nearest(*place(column, row), skin & (masks[:, 2] > 20))
     # The mouth: its outline from the lips' mask, its inside from the open mouth.
@@ -216,7 +220,7 @@ def _landmarks(
     xs = points[lips, 0]
     middle = points[lips & (np.abs(points[:, 0]) < 0.02)]
     top, bottom = middle[:, 1].max(), middle[:, 1].min()
-    opened, inside = view(points + jaw)
+    _, inside = view(points + jaw)
     ys, columns = np.nonzero(np.isin(inside, (3, 4, 5)))
     shares = {48: -1.0, 49: -0.62, 50: -0.27, 51: 0.0, 52: 0.27, 53: 0.62, 54: 1.0}
     wide = xs.max()
@@ -226,8 +230,10 @@ def _landmarks(
         result[k] = _outermost(points, lips, s * wide, up=False)
     corner = lips & (points[:, 1] < top) & (points[:, 1] > bottom)
     for k, sign in ((48, -1), (54, 1), (60, -1), (64, 1)):
-        score = points[:, 0] * sign 
-        result[k] = int(np.where(corner, score if k < 60 else -np.abs(score - wide + 0.05), -9).argmax())
+        score = points[:, 0] * sign
+        result[k] = int(
+            np.where(corner, score if k < 60 else -np.abs(score - wide + 0.05), -9).argmax()
+        )
     open_y = (points + jaw)[:, 1]
     for k, s in {61: -0.4, 62: 0.0, 63: 0.4, 65: 0.4, 66: 0.0, 67: -0.4}.items():
         column = (s * wide * 0.8 / half + 1) * size / 2

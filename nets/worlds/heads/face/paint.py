@@ -38,7 +38,9 @@ def colours(t: Traits) -> dict[str, Tensor]:
     """Colours of skin, hair, brows, iris and cloth of each person, (N, 3) float64 levels."""
     mean = (t.races * t.races.new_tensor(_TONE)).sum(1)
     skin = _between(SKIN, mean + 0.45 * t["tone"])
-    skin = skin * (1 + torch.stack([0.012 * t["redness"], 0 * t["tone"], -0.03 * t["undertone"]], 1))
+    skin = skin * (
+        1 + torch.stack([0.012 * t["redness"], 0 * t["tone"], -0.03 * t["undertone"]], 1)
+    )
     fair = t.races[:, 2].clamp(0, 1)
     shade = (0.4 + 0.45 * t["hair_shade"]).clamp(0, 1.6) + fair * (1.6 + 1.3 * t["hair_shade"])
     hair = _between(_HAIR, shade.clamp(min=0))
@@ -75,10 +77,14 @@ def textures(t: Traits, fine: bool) -> tuple[Tensor, Layers]:
     add("skin", 1.0, skin)
     red = skin * skin.new_tensor([0.02, -0.16, -0.14])
     make_up = ((t["make_up"] - 0.1) * (1 - male)).clamp(0, 1.3)
-    natural = torch.lerp(skin * skin.new_tensor([0.93, 0.68, 0.68]), skin.new_tensor([176.0, 96, 96]),
-                         0.25)  # fmt: skip
+    rosy = skin * skin.new_tensor([0.93, 0.68, 0.68])
+    natural = torch.lerp(rosy, skin.new_tensor([176.0, 96, 96]), 0.25)
     natural = natural * (1 - 0.1 * t.share("lip_dark") * (0.4 + dark))[:, None]
-    stick = hsv(0.93 + 0.09 * t.share("lip_hue"), 0.62 + 0.2 * t.share("lip_dark"), 0.45 + 0.3 * t.share("lip_gloss"))
+    stick = hsv(
+        0.93 + 0.09 * t.share("lip_hue"),
+        0.62 + 0.2 * t.share("lip_dark"),
+        0.45 + 0.3 * t.share("lip_gloss"),
+    )
     lips = torch.lerp(natural, stick, (0.75 * make_up).clamp(0, 0.9)[:, None])
     lips = torch.lerp(lips, skin * 0.88, (0.45 * male + 0.2 * old)[:, None])
     add("lips", 1.0, lips - skin)
@@ -86,10 +92,16 @@ def textures(t: Traits, fine: bool) -> tuple[Tensor, Layers]:
     pale = 1.15 - 0.75 * dark
     add("blush", (0.25 + 0.25 * t.share("blush") + 0.4 * make_up) * pale, red)
     add("redness", (0.35 + 0.35 * t.share("redness")) * pale, red)
-    add("under_eyes", 0.3 + 0.35 * t.share("under_eyes") + 0.3 * old, skin * skin.new_tensor([-0.16, -0.2, -0.14]))
-    shadow = torch.lerp(skin * -0.18, stick * 0.5 - skin * 0.5, (0.25 * t.share("eye_shadow") * make_up)[:, None])
-    add("shadow", 0.35 + 0.65 * make_up, shadow)
-    add("lid_line", 0.42 + 0.35 * make_up.clamp(max=1) - 0.2 * male, -0.72 * skin)
+    add(
+        "under_eyes",
+        0.2 + 0.3 * t.share("under_eyes") + 0.3 * old,
+        skin * skin.new_tensor([-0.16, -0.2, -0.14]),
+    )
+    shadow = torch.lerp(
+        skin * -0.18, stick * 0.5 - skin * 0.5, (0.25 * t.share("eye_shadow") * make_up)[:, None]
+    )
+    add("shadow", 0.22 + 0.65 * make_up, shadow)
+    add("lid_line", 0.32 + 0.35 * make_up.clamp(max=1) - 0.2 * male, -0.72 * skin)
     add("inner", 1.0, skin.new_tensor([96.0, 34, 34]) - skin)
 
     kind = t.share("beard_kind")
@@ -98,7 +110,7 @@ def textures(t: Traits, fine: bool) -> tuple[Tensor, Layers]:
     hairs = torch.lerp(brow, hair, 0.3) - skin
     full = grown * (kind < 0.5)
     add("beard", 0.75 * full + stubble * (1 - full), hairs)
-    add("moustache", (0.7 * grown * (kind < 0.82) + 0.8 * stubble).clamp(max=0.8) , hairs)
+    add("moustache", (0.7 * grown * (kind < 0.82) + 0.8 * stubble).clamp(max=0.8), hairs)
     add("goatee", 0.75 * grown * ((kind >= 0.5) & (kind < 0.75)), hairs)
 
     style = (t.share("brow_style") * 4).long().clamp(max=3)
@@ -110,7 +122,9 @@ def textures(t: Traits, fine: bool) -> tuple[Tensor, Layers]:
     speckled = (t["freckles"] - 0.6).clamp(0, 1.4) * t.races[:, 2]
     for k in range(3):
         own_spots = t.share(f"spots{k + 1}")
-        add(f"freckles{k}", speckled * own_spots * 0.6, skin * skin.new_tensor([-0.2, -0.32, -0.36]))
+        add(
+            f"freckles{k}", speckled * own_spots * 0.6, skin * skin.new_tensor([-0.2, -0.32, -0.36])
+        )
         add(f"moles{k}", (own_spots > 0.6) * 0.7 * (t["moles"] > 0), skin * -0.5)
     for k, name in enumerate(("blotches_a", "blotches_b", "blotches_c")):
         add(name, 0.2 * t[f"noise{k + 1}"], skin * skin.new_tensor([0.05, 0.13, 0.12]))
@@ -128,7 +142,11 @@ def textures(t: Traits, fine: bool) -> tuple[Tensor, Layers]:
 
     iris = own["iris"]
     add("sclera", 1.0, skin.new_tensor([224.0, 218, 214]).expand(n, 3) * (1 - 0.04 * dark)[:, None])
-    add("veins", 0.3 + 0.3 * t.share("sclera") + 0.3 * old, skin.new_tensor([-30.0, -74, -74]).expand(n, 3))
+    add(
+        "veins",
+        0.3 + 0.3 * t.share("sclera") + 0.3 * old,
+        skin.new_tensor([-30.0, -74, -74]).expand(n, 3),
+    )
     add("iris", 1.0, iris - skin.new_tensor([224.0, 218, 214]))
     add("rim", 0.35 + 0.35 * t.share("iris_rim"), -iris)
     add("inner_iris", 0.3, skin.new_tensor([90.0, 70, 40]).expand(n, 3) * 0.6)

@@ -35,7 +35,14 @@ LOOKS = (
     *("iris_hue", "iris_light", "iris_rim", "sclera"),
     *("hair_style", "hair_shade", "hair_tint", "grey", "hair_volume", "hair_length", "hair_part"),
     *("hair_wave", "hair_fringe", "hair_line", "hair_shape1", "hair_shape2", "hair_sheen"),
-    *("cloth_hue", "cloth_saturation", "cloth_value", "cloth_pattern", "cloth_neck", "cloth_second"),
+    *(
+        "cloth_hue",
+        "cloth_saturation",
+        "cloth_value",
+        "cloth_pattern",
+        "cloth_neck",
+        "cloth_second",
+    ),
     *("teeth", "wrinkles"),
 )
 

@@ -132,7 +132,7 @@ Tensor draw_mesh_cpu(const Tensor& points_, const Tensor& triangles_, const Tens
     const std::unique_ptr<int32_t[]> index(new int32_t[all]);
     const std::unique_ptr<float[]> floats(new float[3 * all]);
     for (int64_t i = lo; i < hi; ++i) {
-      const Canvas canvas{{from + i * v * 3, corners, count},
+      const Canvas canvas{{from + i * v * 3, corners, count, v},
                           grid,
                           shade + i * v * kShades,
                           at,

@@ -27,6 +27,7 @@ struct Mesh {
   const float* points;       // [V, 3] x, y in pixels, z larger is nearer
   const int32_t* triangles;  // [T, 3] checked to be in [0, V)
   int64_t count;             // T
+  int64_t vertices;          // V
 };
 
 // The nearest triangle of each sample.
@@ -73,16 +74,27 @@ void find_visible(const Mesh& mesh, const SampleGrid& grid, const Visible& out, 
   const int64_t rows = grid.rows(), columns = grid.columns(), s = grid.samples;
   std::fill_n(out.index, grid.count(), -1);
   std::fill_n(out.depth, grid.count(), -std::numeric_limits<float>::infinity());
+  struct Place {
+    int32_t x, y, near;
+  };
+  std::vector<Place> places(mesh.vertices);  // at most 2^14 * 8 * 256 = 2^25 in size
+  for (int64_t i = 0; i < mesh.vertices; ++i) {
+    const float* p = mesh.points + 3 * i;
+    const bool near = is_near(p);
+    places[i] = {near ? int32_t(to_units(p[0], s)) : 0, near ? int32_t(to_units(p[1], s)) : 0,
+                 near};
+  }
   for (int64_t t = 0; t < mesh.count; ++t) {
+    const Place& pa = places[mesh.triangles[3 * t]];
+    const Place& pb = places[mesh.triangles[3 * t + 1]];
+    const Place& pc = places[mesh.triangles[3 * t + 2]];
+    if (!(pa.near & pb.near & pc.near)) continue;
+    const int64_t ax = pa.x, ay = pa.y, bx = pb.x, by = pb.y, cx = pc.x, cy = pc.y;
+    const int64_t area = (bx - ax) * (cy - ay) - (by - ay) * (cx - ax);
+    if (area <= 0) continue;
     const float* a = mesh.points + 3 * int64_t(mesh.triangles[3 * t]);
     const float* b = mesh.points + 3 * int64_t(mesh.triangles[3 * t + 1]);
     const float* c = mesh.points + 3 * int64_t(mesh.triangles[3 * t + 2]);
-    if (!(is_near(a) && is_near(b) && is_near(c))) continue;
-    const int64_t ax = to_units(a[0], s), ay = to_units(a[1], s);
-    const int64_t bx = to_units(b[0], s), by = to_units(b[1], s);
-    const int64_t cx = to_units(c[0], s), cy = to_units(c[1], s);
-    const int64_t area = (bx - ax) * (cy - ay) - (by - ay) * (cx - ax);
-    if (area <= 0) continue;
     constexpr int64_t kHalf = kUnits / 2;  // the first sample's centre
     const int64_t left =
         std::max<int64_t>(0, floor_units(std::min(ax, std::min(bx, cx)) - kHalf + kUnits - 1));

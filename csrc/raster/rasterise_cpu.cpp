@@ -23,7 +23,7 @@ std::tuple<Tensor, Tensor, Tensor> rasterise_cpu(const Tensor& points_, const Te
   torch::stable::parallel_for(0, n, 1, [&](int64_t lo, int64_t hi) {
     for (int64_t i = lo; i < hi; ++i) {
       float* const second = to_weights + 2 * i * area;
-      find_visible({from + i * v * 3, corners, count}, grid,
+      find_visible({from + i * v * 3, corners, count, v}, grid,
                    {to_index + i * area, second, second + area, to_depth + i * area},
                    [](int64_t, float, float) { return true; });
     }

@@ -39,7 +39,7 @@ class Face:
     follow: Tensor  # (P,) share of the head's rotation
     visibility: Tensor  # (P, 10) nine harmonics and the mean
     landmarks: Tensor  # (68,)
-    contour: Tensor  # (17, 12)
+    contour: Tensor  # (17, 16)
     around: Tensor  # (4, P) neighbours of each point, in a circle
     eyes: tuple[Tensor, Tensor]  # points of the left and the right eye
     pupils: tuple[int, int]  # their foremost points

@@ -268,7 +268,7 @@ def _outermost(points: np.ndarray, lips: np.ndarray, x: float, up: bool) -> int:
 
 
 def _contour(points: np.ndarray, skin: np.ndarray, masks: np.ndarray) -> np.ndarray:
-    """Vertices (17, 12) on lines from the front of the face to the edge of its mask.
+    """Vertices (17, 16) on lines from the front of the face to the edge of its mask.
 
     Line k leaves the face's middle in the direction of point k of the jaw. Where the head is
     turned, the line's point that lies outermost in the image is the visible contour.
@@ -277,7 +277,7 @@ def _contour(points: np.ndarray, skin: np.ndarray, masks: np.ndarray) -> np.ndar
     away = points - middle
     away /= np.linalg.norm(away, axis=1, keepdims=True)
     face = skin & (masks[:, 1] > 110)
-    result = np.zeros((17, 12), int)
+    result = np.zeros((17, 16), int)
     for k in range(17):
         angle = np.interp(k, [0, 4, 8, 12, 16], np.radians([158, 210, 270, 330, 382]))
         side = np.array([np.cos(angle), np.sin(angle), 0])
@@ -285,7 +285,7 @@ def _contour(points: np.ndarray, skin: np.ndarray, masks: np.ndarray) -> np.ndar
         elongation = np.arctan2(away @ side, away[:, 2])
         near = face & (plane < 0.05) & (away @ side > 0)
         last = elongation[near].max()
-        for j, e in enumerate(np.linspace(0.55 * last, last, 12)):
+        for j, e in enumerate(np.linspace(0.35 * last, last, 16)):
             d = np.hypot(elongation - e, 2 * plane)
             result[k, j] = int(np.where(face, d, 9).argmin())
     for k in range(8):  # the other side is the mirror image

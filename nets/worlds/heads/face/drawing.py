@@ -30,7 +30,7 @@ HALF, DOWN, FAR = 1.72, 0.2, 14.0  # dm: half the image's side, its centre, the 
 BODY = 0.5  # share of the head's azimuth that the shoulders follow
 _SPARK = 6  # corners of the light's reflection in an eye
 
-Columns = tuple[Tensor, Tensor, Tensor]
+Columns = tuple[Tensor, ...]  # x, y and z, (N, P) each
 
 
 @functools.cache
@@ -105,7 +105,7 @@ class Scene:
         self.key: Columns = tuple(
             c[:, None]
             for c in (light.sin() * height.cos(), height.sin(), light.cos() * height.cos())
-        )  # type: ignore[assignment]
+        )
         warm = (draws[:, 1] - 0.5)[:, None] * torch.tensor([0.1, 0.0, -0.16])
         strength = 0.5 + 0.24 * draws[:, 2:3]
         self.key_colour = strength * (1 + warm)
@@ -147,12 +147,12 @@ def render_people(
     a, e = azimuth.float(), elevation.float()
 
     def posed(columns: Columns, follow: Tensor) -> Columns:
-        moved: Columns = tuple(c - q for c, q in zip(columns, pivot, strict=True))  # type: ignore[assignment]
+        moved: Columns = tuple(c - q for c, q in zip(columns, pivot, strict=True))
         head, body = _rotate(moved, a, e), _rotate(moved, a * BODY, 0 * e)
-        return tuple(b + (f - b) * follow + q for f, b, q in zip(head, body, pivot, strict=True))  # type: ignore[return-value]
+        return tuple(b + (f - b) * follow + q for f, b, q in zip(head, body, pivot, strict=True))
 
     p, h = posed(p, model.follow), posed(h, h_follow)
-    np_, nh = normals(p, model.around), normals(h, grid.around)  # type: ignore[arg-type]
+    np_, nh = normals(p, model.around), normals(h, grid.around)
     shades = _shades(t, model, const, p, np_, a, e, scene, expression)
     hair_shades = _hair_shades(grid, locks, h, nh, scene)
     spark, spark_shades = _sparks(model, p, scene)
@@ -191,10 +191,10 @@ def _hair_points(p: Columns, model: Face, grid: hairs.Grid, locks: dict[str, Ten
     sideways = grid.out[:, [0, 2]]
     flat = sideways / sideways.norm(dim=1, keepdim=True).clamp(min=1e-3)
     # Away from the neck at first, then in front of or behind the shoulders.
-    away = 0.12 * (down * 1.6).clamp(max=1) + swing
+    away = 0.17 * (down * 3).clamp(max=1) + swing
     free = [start[0] + flat[:, 0] * away, start[1] - down, start[2] + flat[:, 1] * away * 0.8]
     below = (grid.row > 1).float() * hang
-    return tuple(a + (b - a) * below for a, b in zip(place, free, strict=True))  # type: ignore[return-value]
+    return tuple(a + (b - a) * below for a, b in zip(place, free, strict=True))
 
 
 def _hair_follow(grid: hairs.Grid, locks: dict[str, Tensor]) -> Tensor:
@@ -313,7 +313,7 @@ def _shirt(
     points: Columns = tuple(
         c.index_select(1, where) + thick * d.index_select(1, where)
         for c, d in zip(p, n, strict=True)
-    )  # type: ignore[assignment]
+    )
     cloth = shades.index_select(1, where)
     cloth[..., 3:6] *= 0.12
     cloth[..., 6] = 1 + cover
@@ -327,7 +327,7 @@ def _hair_shades(
     kx, ky, kz = scene.key
     nx, ny, nz = n
     along = [c.index_select(1, grid.around[3]) - c.index_select(1, grid.around[1]) for c in h]
-    tx, ty, tz = _unit(tuple(along))  # type: ignore[arg-type]
+    tx, ty, tz = _unit(tuple(along))
     half = _unit((kx, ky, kz + 1.0))
     across = (1 - _power(tx * half[0] + ty * half[1] + tz * half[2], 1)).clamp(0, 1)
     lit = (nx * kx + ny * ky + nz * kz + 0.25).clamp(min=0) / 1.25
@@ -356,7 +356,7 @@ def _sparks(model: Face, p: Columns, scene: Scene) -> tuple[Columns, Tensor]:
         middle = [c.index_select(1, eye).mean(1, keepdim=True) for c in p]
         gaze = [c[:, pupil : pupil + 1] - m for c, m in zip(p, middle, strict=True)]
         radius = (gaze[0] ** 2 + gaze[1] ** 2 + gaze[2] ** 2).sqrt()
-        d = _unit(tuple(0.62 * g / radius + 0.38 * k for g, k in zip(gaze, half, strict=True)))  # type: ignore[arg-type]
+        d = _unit(tuple(0.62 * g / radius + 0.38 * k for g, k in zip(gaze, half, strict=True)))
         at = [m + x * radius * 1.03 for m, x in zip(middle, d, strict=True)]
         for i in range(3):
             columns[i].append(at[i])
@@ -365,7 +365,7 @@ def _sparks(model: Face, p: Columns, scene: Scene) -> tuple[Columns, Tensor]:
             columns[0].append(at[0] + 0.017 * math.cos(turn))
             columns[1].append(at[1] + 0.017 * math.sin(turn))
             columns[2].append(at[2] + 0 * at[2])
-    points: Columns = tuple(torch.cat(c, 1) for c in columns)  # type: ignore[assignment]
+    points: Columns = tuple(torch.cat(c, 1) for c in columns)
     shades = torch.zeros(*points[0].shape, 7)
     shades[..., 3:6] = 235
     shades[..., 6] = 1

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +23,7 @@ COLUMNS, ROWS, SCALP = 56, 22, 11  # the first SCALP rows lie on the scalp
 ORIGIN = np.array([0.0, 0.22, -0.25])  # dm, inside of the head
 _TILT = 0.4  # radians from the vertical back to the crown
 # The hairline and the end of what hair may cover, as points on the right half of the head.
-_HAIRLINE = ((0, 0.8, 0.96), (0.34, 0.77, 0.86), (0.54, 0.56, 0.74), (0.66, 0.32, 0.52),
+HAIRLINE = ((0, 0.8, 0.96), (0.34, 0.77, 0.86), (0.54, 0.56, 0.74), (0.66, 0.32, 0.52),
              (0.72, 0.0, 0.25), (0.74, 0.0, -0.3), (0.6, -0.4, -0.6), (0.3, -0.66, -0.72),
              (0, -0.7, -0.75))  # fmt: skip
 _REACH = ((0, 0.2, 1.0), (0.34, 0.2, 0.9), (0.56, 0.1, 0.76), (0.69, -0.3, 0.5),
@@ -52,7 +53,7 @@ class Grid:
     uv: Tensor  # (G, 2) in [0, 1]: around and along
 
 
-def _angles(points: tuple[tuple[float, float, float], ...]) -> tuple[np.ndarray, np.ndarray]:
+def angles(points: Any) -> tuple[np.ndarray, np.ndarray]:
     """Angles around the crown and away from it of places on the head."""
     d = np.array(points) - ORIGIN
     d /= np.linalg.norm(d, axis=1, keepdims=True)
@@ -68,7 +69,7 @@ def grid() -> Grid:
     up = np.array([0, math.cos(_TILT), -math.sin(_TILT)])
     front = np.array([0, math.sin(_TILT), math.cos(_TILT)])
     column = (np.arange(COLUMNS) / COLUMNS * 2 - 1) * np.pi
-    ends = [np.interp(np.abs(column), *_angles(line)) for line in (_HAIRLINE, _REACH)]
+    ends = [np.interp(np.abs(column), *angles(line)) for line in (HAIRLINE, _REACH)]
     row = np.concatenate([np.linspace(0.0, 1, SCALP), 1 + np.arange(1, ROWS - SCALP + 1) /
                           (ROWS - SCALP)])  # fmt: skip
     phi, r = np.repeat(column, ROWS), np.tile(row, COLUMNS)
@@ -186,7 +187,7 @@ def locks(traits: Traits) -> dict[str, Tensor]:
     thick = thick * uneven * (0.35 + 0.65 * rise)
     # The edges lie closer to the skin: the hair does not stand off the forehead.
     edge = ((1.05 - row) * 2.2).clamp(0, 1)
-    falls = ((phi.abs() - 1.0) * 2.0).clamp(0, 1)  # the forehead stays free of what hangs
+    falls = ((phi.abs() - 0.8) * 2.5).clamp(0, 1)  # the forehead stays free of what hangs
     long = is_a("bob", "long", "waves", "fringe", "middle")
     thick = 0.012 + thick * torch.lerp(
         edge * edge * (1.6 - 0.6 * edge), torch.ones_like(edge), long * falls

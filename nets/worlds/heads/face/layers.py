@@ -79,8 +79,8 @@ def _spread(values: np.ndarray, known: np.ndarray, rounds: int) -> np.ndarray:
     return values
 
 
-def _places(width: int, height: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Positions (h, w, 3), normals (h, w, 3) and masks (h, w, 5) of the head cell's texels."""
+def _places(width: int, height: int) -> tuple[np.ndarray, np.ndarray]:
+    """Positions (h, w, 3) and masks (h, w, 5) of the head cell's texels."""
     model = face()
     at = _in_head(model.uv) * torch.tensor([width, height]) - 0.5
     skin = model.group[model.corner_of] == SKIN
@@ -90,10 +90,10 @@ def _places(width: int, height: int) -> tuple[np.ndarray, np.ndarray, np.ndarray
     index, weights, _ = rasterise(flat, both, (height, width))
     corners = model.corner_of[both[index[0].clamp(min=0)].long()]
     w = torch.stack([1 - weights[0].sum(0), *weights[0]], -1)[..., None]
-    values = torch.cat([model.points, model.masks], 1)
-    values = (values[corners] * w).sum(2).numpy().astype(np.float64)
-    values = _spread(values, index[0].numpy() >= 0, 6)
-    return values[..., :3], values[..., :3], values[..., 3:]
+    table = torch.cat([model.points, model.masks], 1)
+    drawn = (table[corners] * w).sum(2).numpy().astype(np.float64)
+    values = _spread(drawn, index[0].numpy() >= 0, 6)
+    return values[..., :3], values[..., 3:]
 
 
 def _in_head(uv: Tensor) -> Tensor:
@@ -119,7 +119,7 @@ def _brow(ax: np.ndarray, y: np.ndarray, lift: float) -> tuple[np.ndarray, np.nd
 
 def _head(width: int, height: int) -> dict[str, np.ndarray]:
     """Layers of the head cell, (h, w) each, in [0, 1] or [-1, 1]."""
-    p, _, masks = _places(width, height)
+    p, masks = _places(width, height)
     x, y, z = p[..., 0], p[..., 1], p[..., 2]
     ax, front = np.abs(x), _step(z, 0.2, 0.5)
     lips, lids = masks[..., 0], masks[..., 2]
@@ -177,8 +177,8 @@ def _head(width: int, height: int) -> dict[str, np.ndarray]:
     crow = np.exp(-(((((y - 0.08) / (ax - 0.44).clip(0.02) * 2.2 + 0.3) % 1 - 0.5) / 0.16) ** 2))
     crow *= _step(ax, 0.52, 0.55) * _step(-ax, -0.68, -0.6) * _step(-np.abs(y - 0.08), -0.1, -0.04)
     layers["wrinkles"] = (0.8 * folds + 0.8 * lines + 0.7 * crow) * front
-    column, away = hair._angles(tuple(map(tuple, p.reshape(-1, 3))))  # type: ignore[arg-type]
-    line = np.interp(np.abs(column), *hair._angles(hair._HAIRLINE)).reshape(x.shape)
+    column, away = hair.angles(p.reshape(-1, 3))
+    line = np.interp(np.abs(column), *hair.angles(hair.HAIRLINE)).reshape(x.shape)
     scalp = _step(line + 0.05 * blend["c"] - away.reshape(x.shape), 0.0, 0.14)
     layers["scalp"] = (
         scalp * (0.8 + 0.25 * fine).clip(0.2, 1.2) * (1 - _step(masks[..., 4], 0.3, 0.6))

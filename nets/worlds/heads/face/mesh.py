@@ -127,7 +127,7 @@ def face() -> Face:
     )
 
 
-def normals(points: tuple[Tensor, Tensor, Tensor], around: Tensor) -> tuple[Tensor, ...]:
+def normals(points: tuple[Tensor, ...], around: Tensor) -> tuple[Tensor, ...]:
     """Unit normals (x, y, z), (N, P) each, from the differences of opposite neighbours.
 
     points  x, y and z, (N, P) each

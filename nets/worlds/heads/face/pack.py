@@ -221,7 +221,7 @@ def _landmarks(
     middle = points[lips & (np.abs(points[:, 0]) < 0.02)]
     top, bottom = middle[:, 1].max(), middle[:, 1].min()
     _, inside = view(points + jaw)
-    ys, columns = np.nonzero(np.isin(inside, (3, 4, 5)))
+    rows, places = np.nonzero(np.isin(inside, (3, 4, 5)))
     shares = {48: -1.0, 49: -0.62, 50: -0.27, 51: 0.0, 52: 0.27, 53: 0.62, 54: 1.0}
     wide = xs.max()
     for k, s in shares.items():
@@ -237,7 +237,7 @@ def _landmarks(
     open_y = (points + jaw)[:, 1]
     for k, s in {61: -0.4, 62: 0.0, 63: 0.4, 65: 0.4, 66: 0.0, 67: -0.4}.items():
         column = (s * wide * 0.8 / half + 1) * size / 2
-        span = ys[np.abs(columns - column) < 1.5]
+        span = rows[np.abs(places - column) < 1.5]
         y = place(column, span.min() if k < 65 else span.max())[1]
         distance = np.hypot(points[:, 0] - s * wide * 0.8, open_y - y)
         chosen = (group == 0) & (masks[:, 0] > 60) & (points[:, 2] > 1.2)
@@ -390,7 +390,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=out, help="the file to write")
     args = parser.parse_args()
     arrays = pack(args.source)
-    np.savez_compressed(args.out, **arrays)
+    np.savez_compressed(args.out, allow_pickle=False, **arrays)
     shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in arrays.items())
     print(f"{args.out}: {args.out.stat().st_size / 1e6:.2f} MB; {shapes}")
 

@@ -189,7 +189,7 @@ def locks(traits: Traits) -> dict[str, Tensor]:
     edge = ((1.05 - row) * 2.2).clamp(0, 1)
     falls = ((phi.abs() - 0.8) * 2.5).clamp(0, 1)  # the forehead stays free of what hangs
     long = is_a("bob", "long", "waves", "fringe", "middle")
-    thick = 0.012 + thick * torch.lerp(
+    thick = 0.012 + 0.03 * ((1 - row) * 5).clamp(0, 1) + thick * torch.lerp(
         edge * edge * (1.6 - 0.6 * edge), torch.ones_like(edge), long * falls
     )
 

@@ -221,6 +221,7 @@ def test_the_background_lies_behind_the_person():
 
 def test_people_are_adults_of_all_kinds_with_many_styles_of_hair():
     assert not [n for n in face().shapes if "child" in n or "baby" in n]
+    assert len(set(parameters())) == len(parameters())
     traits = Traits(identities(torch.arange(600)))
     assert len(hair.styles(traits).unique()) >= 8 and len(hair.STYLES) >= 8
     assert 0.35 < float((traits.male > 0.5).double().mean()) < 0.65

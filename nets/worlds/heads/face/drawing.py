@@ -25,6 +25,7 @@ from nets.worlds.heads.face.mesh import (
 )  # fmt: skip
 from nets.worlds.heads.face.paint import textures
 from nets.worlds.heads.face.person import Traits, shape_coefficients
+from nets.worlds.heads.face.scenery import Scene
 
 HALF, DOWN, FAR = 1.72, 0.2, 14.0  # dm: half the image's side, its centre, the camera's distance
 BODY = 0.5  # share of the head's azimuth that the shoulders follow
@@ -91,28 +92,6 @@ def _power(x: Tensor, squarings: int) -> Tensor:
     for _ in range(squarings):
         x = x * x
     return x
-
-
-class Scene:
-    """Light of N images: a key light, the sky and the ground, float32.
-
-    Directions are the camera's. draws (N, 8) are uniform numbers of the background.
-    """
-
-    def __init__(self, light: Tensor, draws: Tensor) -> None:
-        light, draws = light.float(), draws.float()
-        height = 0.35 + 0.35 * draws[:, 0]
-        self.key: Columns = tuple(
-            c[:, None]
-            for c in (light.sin() * height.cos(), height.sin(), light.cos() * height.cos())
-        )
-        warm = (draws[:, 1] - 0.5)[:, None] * torch.tensor([0.1, 0.0, -0.16])
-        strength = 0.5 + 0.24 * draws[:, 2:3]
-        self.key_colour = strength * (1 + warm)
-        cold = (draws[:, 3] - 0.5)[:, None] * torch.tensor([0.08, 0.0, -0.1]) - 0.3 * warm
-        self.sky = (0.22 + 0.14 * draws[:, 4:5]) * (1 + cold)
-        self.ground = (0.1 + 0.07 * draws[:, 5:6]) * torch.tensor([1.06, 1.0, 0.94])
-        self.fill = 0.1 + 0.08 * draws[:, 6]
 
 
 def render_people(
@@ -260,7 +239,7 @@ def _shades(
         where = model.eyes[k]
         top = p[1].index_select(1, where)
         low = (top - top.mean(1, keepdim=True)) / 0.11
-        shades[:, where, :3] *= (1.04 - 0.36 * (low - 0.1).clamp(0, 1))[..., None]
+        shades[:, where, :3] *= (1.12 - 0.34 * (low - 0.1).clamp(0, 1))[..., None]
     shades[..., 6] = 1
     lash = (model.group == LASHES).nonzero()[:, 0]
     shades[:, lash, 6] = _lash_opacity(t, model, lash)

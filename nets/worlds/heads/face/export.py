@@ -142,7 +142,7 @@ def main() -> None:
 
     sheet = contact_sheet(args.columns, args.rows, args.size, args.seed)
     image = Image.fromarray(sheet.permute(1, 2, 0).numpy())
-    image.quantize(256, dither=Image.Dither.FLOYDSTEINBERG).save(args.out, optimize=True)
+    image.quantize(256, kmeans=4, dither=Image.Dither.FLOYDSTEINBERG).save(args.out, optimize=True)
     print(f"{args.out}: {args.columns * args.rows} people")
 
 

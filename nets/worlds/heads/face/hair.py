@@ -179,7 +179,7 @@ def locks(traits: Traits) -> dict[str, Tensor]:
     )
     thick = thick + is_a("curls") * (0.16 + 0.05 * volume + 0.06 * curl)
     thick = thick + is_a("afro") * (0.42 + 0.12 * volume + 0.04 * curl)
-    lean = 0.09 + 0.03 * volume + 0.05 * top + 0.05 * back
+    lean = 0.12 + 0.035 * volume + 0.09 * top + 0.06 * back
     thick = thick + is_a("bob", "long", "waves", "fringe", "middle") * lean
     thick = thick + is_a("bun") * 0.05
     knot = _bump((row - 0.35) * 2.2, 1.0) * _bump((phi.abs() - math.pi) * 0.8, 1.0)
@@ -189,15 +189,19 @@ def locks(traits: Traits) -> dict[str, Tensor]:
     edge = ((1.05 - row) * 2.2).clamp(0, 1)
     falls = ((phi.abs() - 0.8) * 2.5).clamp(0, 1)  # the forehead stays free of what hangs
     long = is_a("bob", "long", "waves", "fringe", "middle")
-    thick = 0.012 + 0.03 * ((1 - row) * 5).clamp(0, 1) + thick * torch.lerp(
-        edge * edge * (1.6 - 0.6 * edge), torch.ones_like(edge), long * falls
+    thick = (
+        0.012
+        + 0.03 * ((1 - row) * 5).clamp(0, 1)
+        + thick * torch.lerp(edge * edge * (1.6 - 0.6 * edge), torch.ones_like(edge), long * falls)
     )
 
     # How far the hair reaches, in rows: 1 is the hairline.
     line = 1 + 0.05 * wave2 + 0.04 * number("hair_line") * front
     swoop = (0.5 + 0.5 * part.sign() * (phi + 0.25 * part.sign())).clamp(0, 1)
     fringe = is_a("fringe") * front * (0.75 + 0.15 * number("hair_fringe"))
-    sided = is_a("side", "bob", "waves") * front * 0.42 * swoop
+    sided = is_a("side", "bob", "waves", "long") * front * 0.42 * swoop
+    parted = (phi.abs() * 2.2).clamp(max=1) * front * 0.42
+    sided = sided + is_a("middle", "long") * parted * (number("hair_fringe") > -0.3)
     reach = line + fringe + sided.clamp(max=0.5)
     sideburn = is_a("crop", "side", "quiff", "curls", "buzz", "receding") * _bump(
         phi.abs() - 1.75, 0.3

@@ -33,8 +33,8 @@ IRIS = 0.46  # radius of the iris in radii of the eyeball
 
 
 @dataclass(frozen=True)
-class Layers:
-    """Layers of one size: levels in [0, 255] or [-127, 127], whole numbers."""
+class TextureLayers:
+    """TextureLayers of one size: levels in [0, 255] or [-127, 127], whole numbers."""
 
     values: Tensor  # (K, h * w) float32
     names: tuple[str, ...]
@@ -118,7 +118,7 @@ def _brow(ax: np.ndarray, y: np.ndarray, lift: float) -> tuple[np.ndarray, np.nd
 
 
 def _head(width: int, height: int) -> dict[str, np.ndarray]:
-    """Layers of the head cell, (h, w) each, in [0, 1] or [-1, 1]."""
+    """TextureLayers of the head cell, (h, w) each, in [0, 1] or [-1, 1]."""
     p, masks = _places(width, height)
     x, y, z = p[..., 0], p[..., 1], p[..., 2]
     ax, front = np.abs(x), _step(z, 0.2, 0.5)
@@ -187,7 +187,7 @@ def _head(width: int, height: int) -> dict[str, np.ndarray]:
 
 
 def _eye(width: int, height: int) -> dict[str, np.ndarray]:
-    """Layers of an eyeball, seen along its axis."""
+    """TextureLayers of an eyeball, seen along its axis."""
     y, x = (np.mgrid[:height, :width] + 0.5) / [[[height]], [[width]]] * 2 - 1
     r, angle = np.hypot(x, y), np.arctan2(y, x)
     ring = np.stack([np.cos(angle), np.sin(angle), r * 0.3], -1)
@@ -205,7 +205,7 @@ def _eye(width: int, height: int) -> dict[str, np.ndarray]:
 
 
 def _hair(width: int, height: int) -> dict[str, np.ndarray]:
-    """Layers of hair: across it runs x, along it y. Also how ragged its edges are."""
+    """TextureLayers of hair: across it runs x, along it y. Also how ragged its edges are."""
     y, x = (np.mgrid[:height, :width] + 0.5) / [[[height]], [[width]]]
 
     def strand(across: float, along: float, seed: int) -> np.ndarray:
@@ -253,7 +253,7 @@ ALPHA = ("edge", "lash_gaps")  # layers of the fourth channel
 
 
 @functools.cache
-def layers(fine: bool) -> Layers:
+def layers(fine: bool) -> TextureLayers:
     """All layers, at full size or at half of it."""
     shrink = 1 if fine else 2
     width, height = SIZE[0] // shrink, SIZE[1] // shrink
@@ -280,7 +280,7 @@ def layers(fine: bool) -> Layers:
     names.append("plain")
     values.append(whole.reshape(-1))
     stacked = torch.tensor(np.stack(values).clip(-255, 255), dtype=torch.float32)
-    return Layers(
+    return TextureLayers(
         stacked, tuple(names), (height, width), _face_uv(), cell_uv("hair", hair.grid().uv)
     )
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from nets.worlds.heads.face.hair import STYLES, styles
-from nets.worlds.heads.face.layers import ALPHA, Layers, layers
+from nets.worlds.heads.face.layers import ALPHA, TextureLayers, layers
 from nets.worlds.heads.face.person import Traits
 
 # Skin from the lightest to the darkest, as sRGB levels under white light.
@@ -46,9 +46,9 @@ def colours(t: Traits) -> dict[str, Tensor]:
     hair = _between(_HAIR, shade.clamp(min=0))
     red = ((t["hair_tint"] - 1.3) * 1.2).clamp(0, 0.7) * fair
     hair = torch.lerp(hair, hair.new_tensor([142.0, 66, 30]), red[:, None])
-    grey = ((t.old - 0.22) * 2.2 + 0.25 * t["grey"]).clamp(0, 0.95) * (t.old > 0.15)
+    grey = ((t.old - 0.36) * 2.4 + 0.25 * t["grey"]).clamp(0, 0.95) * (t.old > 0.2)
     hair = torch.lerp(hair, hair.new_tensor([176.0, 174, 172]), grey[:, None])
-    dyed = (t["hair_tint"] < -1.9)[:, None]
+    dyed = (t["hair_tint"] < -2.2)[:, None]
     hair = torch.where(dyed, hsv(t.share("hair_sheen"), 0.5 + 0 * shade, 0.5 + 0 * shade), hair)
     brow = torch.lerp(hair * 0.7, hair.new_tensor([46.0, 34, 28]), 0.45)
     light = fair * (0.9 + 2.2 * t["iris_hue"] + 1.0).clamp(0, 5) + (1 - fair) * 0.5
@@ -59,7 +59,7 @@ def colours(t: Traits) -> dict[str, Tensor]:
     return {"skin": skin, "hair": hair, "brow": brow, "iris": iris, "cloth": cloth}
 
 
-def textures(t: Traits, fine: bool) -> tuple[Tensor, Layers]:
+def textures(t: Traits, fine: bool) -> tuple[Tensor, TextureLayers]:
     """Textures (N, h, w, 4) uint8, and the layers that they are sums of."""
     shared = layers(fine)
     n, own = len(t["tone"]), colours(t)

@@ -27,6 +27,9 @@ _SPREAD = {
     "head": 0.28, "forehead": 0.3, "eyebrows": 0.3, "eyes": 0.26, "nose": 0.28, "mouth": 0.24,
     "ears": 0.3, "chin": 0.26, "cheek": 0.3, "neck": 0.2, "asym": 0.12,
 }  # fmt: skip
+# Where the middle of people lies; MakeHuman's neutral eyes are narrow.
+_MIDDLE = {"eyes/eye-scale": 0.3, "eyes/eye-height2": 0.35, "eyes/eye-height1": 0.2,
+           "eyes/eye-height3": 0.2, "eyebrows/eyebrows-angle": 0.15}  # fmt: skip
 LOOKS = (
     *("tone", "undertone", "redness", "contrast", "blush", "freckles", "moles", "oil"),
     *("noise1", "noise2", "noise3", "noise4", "spots1", "spots2", "spots3"),
@@ -51,7 +54,8 @@ LOOKS = (
 def _pairs() -> tuple[tuple[str, int, int], ...]:
     """(name, target of negative values or -1, target of positive values) of each detail."""
     names = list(face().shapes)
-    result, used = [], set()
+    result: list[tuple[str, int, int]] = []
+    used: set[str] = set()
     for i, name in enumerate(names):
         if "/" not in name or name in used:
             continue
@@ -61,7 +65,8 @@ def _pairs() -> tuple[tuple[str, int, int], ...]:
                 if stem != name and f"{stem}-{other}" in names:
                     j = names.index(f"{stem}-{other}")
                     used |= {name, names[j]}
-                    result.append((stem, i, j) if sign < 0 else (stem, j, i))
+                    label = f"{stem}-{high}" if any(stem == row[0] for row in result) else stem
+                    result.append((label, i, j) if sign < 0 else (label, j, i))
                     break
             if name in used:
                 break
@@ -134,7 +139,7 @@ def shape_coefficients(traits: Traits) -> Tensor:
             for w in _WEIGHTS:
                 result[:, one(f"{s}-{a}-{w}weight")] = both * weight[w]
     for name, low, high in _pairs():
-        value = traits[name] * _SPREAD[name.split("/")[0]]
+        value = traits[name] * _SPREAD[name.split("/")[0]] + _MIDDLE.get(name, 0)
         if low < 0:  # a shape without an opposite: most people have little of it
             result[:, high] = (value - 0.1).clamp(0, 0.8) if "asym" not in name else value.clamp(0)
         else:

@@ -1,4 +1,4 @@
-"""Backgrounds of portraits: walls, windows, shelves, trees and lamps, out of focus."""
+"""Light and backgrounds of portraits: walls, windows, shelves, trees, lamps, out of focus."""
 
 from __future__ import annotations
 
@@ -70,3 +70,25 @@ def enlarged(coarse: Tensor, size: int) -> Tensor:
     """Images (N, 3, size, size) float32 in [0, 255] of coarse ones."""
     fine = F.interpolate(coarse, (size, size), mode="bicubic", align_corners=False)
     return fine.clamp_(0, 255)
+
+
+class Scene:
+    """Light of N images: a key light, the sky and the ground, float32.
+
+    Directions are the camera's. draws (N, 8) are uniform numbers of the background.
+    """
+
+    def __init__(self, light: Tensor, draws: Tensor) -> None:
+        light, draws = light.float(), draws.float()
+        height = 0.35 + 0.35 * draws[:, 0]
+        self.key = tuple(
+            c[:, None]
+            for c in (light.sin() * height.cos(), height.sin(), light.cos() * height.cos())
+        )
+        warm = (draws[:, 1] - 0.5)[:, None] * torch.tensor([0.1, 0.0, -0.16])
+        strength = 0.5 + 0.24 * draws[:, 2:3]
+        self.key_colour = strength * (1 + warm)
+        cold = (draws[:, 3] - 0.5)[:, None] * torch.tensor([0.08, 0.0, -0.1]) - 0.3 * warm
+        self.sky = (0.22 + 0.14 * draws[:, 4:5]) * (1 + cold)
+        self.ground = (0.1 + 0.07 * draws[:, 5:6]) * torch.tensor([1.06, 1.0, 0.94])
+        self.fill = 0.1 + 0.08 * draws[:, 6]

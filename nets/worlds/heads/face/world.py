@@ -22,7 +22,7 @@ from nets.contracts import Place, Sample
 from nets.random import uniform
 from nets.worlds.heads.face import expression as expressions
 from nets.worlds.heads.face import scenery
-from nets.worlds.heads.face.drawing import Scene, render_people
+from nets.worlds.heads.face.drawing import render_people
 from nets.worlds.heads.face.mesh import face
 from nets.worlds.heads.face.person import identities, parameters
 
@@ -117,11 +117,12 @@ def _render(
     behind = torch.full((n, 3, 1, 1), 255.0)
     if background is None:
         draws = torch.full_like(draws, 0.5)
+        draws[:, 2], draws[:, 4] = 1.0, 0.0  # a studio: more of the key light, less of the sky
     else:
         coarse = scenery.backgrounds(ids)
         behind = scenery.enlarged(coarse, size)
     people = render_people(
-        identity, azimuth, elevation, expression, Scene(light, draws), size, supersample
+        identity, azimuth, elevation, expression, scenery.Scene(light, draws), size, supersample
     )
     drawn = people.pop("image")
     cover = drawn[:, 3:].float() / 255

@@ -220,7 +220,7 @@ def locks(traits: Traits) -> dict[str, Tensor]:
     # Not clamped, so that edges run straight through the triangles.
     opacity = torch.where(hang > 0.5, (0.98 - below) * 3.5, 0.6 + (reach - row) * 11)
     opacity = opacity - 99 * is_a("bald")
-    ends = 2 - 1.45 * is_a("buzz") - 1.15 * is_a("receding")
+    ends = 2 - 1.45 * is_a("buzz") - 1.0 * is_a("receding")
     waviness = (
         is_a("waves") * (0.06 + 0.02 * number("hair_wave"))
         + is_a("long", "bob", "fringe", "middle") * 0.015

@@ -30,7 +30,7 @@ __all__ = ["RANGES", "SPLITS", "FacesWorld", "contact_sheet", "identities", "ren
 
 SPLITS = {"train": 0, "test": 1 << 32}  # first id of a split's persons and backgrounds
 RANGES = {"azimuth": 1.5, "elevation": 0.4, "light": math.radians(80)}  # +- radians, uniform
-_AT_ONCE = 16  # images per pass; intermediate results then stay in the processor's caches
+_AT_ONCE = (32, 16)  # images per pass, up to 96 px and above: small calls cost more than caches
 _LUMA = (0.299, 0.587, 0.114)
 
 
@@ -87,10 +87,10 @@ def render(
         raise ValueError("render: background needs colour=True; grey heads are on white")
     if expression is None:
         expression = torch.zeros(n, len(face().units))
-    parts = []
+    parts, many = [], _AT_ONCE[size > 96]
     with torch.autocast("cpu", enabled=False), torch.no_grad():  # exact, whatever the caller does
-        for start in range(0, max(n, 1), _AT_ONCE):
-            chosen = slice(start, start + _AT_ONCE)
+        for start in range(0, max(n, 1), many):
+            chosen = slice(start, start + many)
             behind = None if background is None else background[chosen]
             parts.append(
                 _render(identity[chosen], azimuth[chosen], elevation[chosen], light[chosen],

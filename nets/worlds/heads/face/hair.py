@@ -101,7 +101,7 @@ def grid() -> Grid:
     outside = np.concatenate([np.stack([a, c, b], 1), np.stack([a, e, c], 1)])
     hanging = outside[(r[outside] > 0.9).all(1)]  # seen from both sides
     triangles = np.concatenate([outside, hanging[:, ::-1]])
-    fold = COLUMNS // 8  # columns across the texture, which runs to and fro around the head
+    fold = COLUMNS // 8  # columns across the texture, which runs back and forth around the head
     turn = np.repeat(np.arange(COLUMNS), ROWS) / fold
     uv = np.stack([1 - np.abs(1 - turn % 2), r / 2], 1)
 

@@ -13,6 +13,7 @@ from PIL import Image
 
 from nets.data.heads.faces import normalised_pose
 from nets.errors import UserError
+from nets.ops.raster import draw_mesh_reference
 from nets.worlds.heads import batches as old_batches
 from nets.worlds.heads import videos as old_videos
 from nets.worlds.heads.face import drawing, hair, pack
@@ -83,6 +84,18 @@ def test_images_are_exact_under_autocast_and_with_two_threads():
     with torch.autocast("cpu", torch.bfloat16):
         rendered = render(identity, size=128, colour=True, **scene)
     assert all(torch.equal(rendered[name], plain[name]) for name in plain)
+
+
+def test_the_reference_of_the_rasteriser_draws_the_same_people(monkeypatch):
+    identity, scene = some(2)
+    kernel = render(identity, size=48, colour=True, **scene)["image"]
+
+    def reference(*arguments):
+        *tensors, size, samples = arguments
+        return draw_mesh_reference(*tensors, size, size, samples)
+
+    monkeypatch.setattr(drawing, "draw_mesh", reference)
+    assert torch.equal(render(identity, size=48, colour=True, **scene)["image"], kernel)
 
 
 def test_points_lie_on_the_person():

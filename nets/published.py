@@ -169,7 +169,11 @@ def main(argv: list[str] | None = None) -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("source", metavar="IN", help="a checkpoint, a run folder, or a file or folder of an original")
+    parser.add_argument(
+        "source",
+        metavar="IN",
+        help="a checkpoint, a run folder, or a file or folder of an original",
+    )
     parser.add_argument("out", metavar="OUT", type=Path, help="ends in .pt or .safetensors")
     parser.add_argument(
         "--half", action="store_true", help="store a .safetensors in float16: half the size"

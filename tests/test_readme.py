@@ -247,7 +247,8 @@ def test_scores_of_a_demo_are_those_of_the_benchmark(system):
 FOREIGN = {
     "--check", "--dist", "--dry-run", "--max-restarts", "--no-build-isolation", "--no-deps",
     "--nproc_per_node", "--tags", "--dataset_dir", "--set_name", "--output_dir", "--heads",
-    "--folder", "--torch7", "--only", "--local-rank", "--bsize", "--imwidth", "--Werror",
+    "--folder", "--trained", "--torch7", "--only", "--local-rank", "--bsize", "--imwidth",
+    "--Werror",
 }  # fmt: skip
 
 

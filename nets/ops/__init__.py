@@ -12,6 +12,7 @@ from nets.ops.gaussian_heatmaps import gaussian_heatmaps
 from nets.ops.heatmap_moments import heatmap_moments
 from nets.ops.instance_norm import instance_norm
 from nets.ops.padded_conv import conv3x3_keep_padding, conv3x3_padded, conv3x3_upsampled
+from nets.ops.raster import draw_mesh, rasterise
 from nets.ops.skeleton import draw_skeleton
 from nets.ops.spade import (
     SpadeLayers,
@@ -31,6 +32,7 @@ __all__ = [
     "conv3x3_keep_padding",
     "conv3x3_padded",
     "conv3x3_upsampled",
+    "draw_mesh",
     "draw_skeleton",
     "elu_cat",
     "gaussian_heatmaps",
@@ -40,6 +42,7 @@ __all__ = [
     "modulate",
     "modulate_backward",
     "perspective_crops",
+    "rasterise",
     "spade_modulate",
     "spade_modulate_conv1x1",
     "tps_fit",

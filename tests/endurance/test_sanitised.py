@@ -43,7 +43,7 @@ def test_operators_touch_only_what_is_theirs(tmp_path):
     }
     tests = [str(ROOT / "tests/ops" / f"test_{name}.py") for name in (
         "gaussian_heatmaps", "heatmap_moments", "tps_warp", "uv_sample", "perspective_crops",
-        "draw_skeleton", "warps", "conv3x3", "elu_cat",
+        "draw_skeleton", "raster", "warps", "conv3x3", "elu_cat",
         "instance_norm", "modulate", "spade", "padded_conv",
     )]  # fmt: skip
     done = subprocess.run(

@@ -523,7 +523,7 @@ checkpoint_freq ckpt_freq compile csm_model dataloader_name dataset_name debug d
 experiment_dir experiment_name export_published fem_loss_type fem_loss_weight
 general_data_root images_log_rate init_experiment_dir init_networks init_which_epoch
 keep_every keep_last kpc_loss_weight local_rank log_freq losses_test losses_train lps_model
-lps_net lr lr_decay_begin lrs metrics metrics_freq metrics_log_rate metrics_root name nan
+max_megapixels lps_net lr lr_decay_begin lrs metrics metrics_freq metrics_log_rate metrics_root name nan
 nme_num_threads no_disk_write_ops num_epochs num_gpus num_metrics_images num_steps num_visuals
 on_bad_sample optims per_full_net_names per_layer_weights per_loss_apply_to per_loss_names
 per_loss_type per_loss_weights per_net_layers per_pooling perceptual pix_loss_apply_to

@@ -22,6 +22,7 @@ def test_the_examples_of_formats_pass_the_check(tmp_path, monkeypatch):
     ):
         write_image(tmp_path / name, torch.full((3, 40, 30), 90, dtype=torch.uint8))
     blocks = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
+    blocks = [block for block in blocks if "class " not in block]  # tests/vunet runs that one
     assert len(blocks) == 2
     for block in blocks:
         (tmp_path / "example.py").write_text(block)

@@ -211,5 +211,5 @@ def test_files_of_the_published_programs_may_begin_with_a_byte_order_mark(tmp_pa
     (tmp_path / "opt.yaml").write_text("batch_size: 4\n", encoding=mark)
     assert read_options(tmp_path / "opt.yaml") == {"batch_size": 4}
     (tmp_path / "opt.yaml").write_text("batch_size: 4\nbatch_size: 5\n")
-    with pytest.raises(UserError, match=r"opt\.yaml: not YAML: .*stands twice"):
+    with pytest.raises(UserError, match=r"opt\.yaml.*not plain YAML: .*stands twice"):
         read_options(tmp_path / "opt.yaml")

@@ -16,23 +16,24 @@ from nets.errors import UserError
 from nets.ops.raster import draw_mesh_reference
 from nets.worlds.heads import batches as old_batches
 from nets.worlds.heads import videos as old_videos
+from nets.worlds.heads.export import write_data_root
 from nets.worlds.heads.face import drawing, hair, pack
 from nets.worlds.heads.face import mesh as meshes
-from nets.worlds.heads.face.batches import FaceBatches
-from nets.worlds.heads.face.export import motion, write_data_root
+from nets.worlds.heads.face.export import motion
 from nets.worlds.heads.face.expression import DRAWS, snapshots, speech
 from nets.worlds.heads.face.mesh import face
 from nets.worlds.heads.face.person import Traits, parameters
-from nets.worlds.heads.face.videos import FaceVideos
 from nets.worlds.heads.face.world import (
-    RANGES,
-    SPLITS,
+    FACES,
+    FaceBatches,
     FacesWorld,
+    FaceVideos,
     contact_sheet,
     identities,
     render,
     scenes,
 )
+from nets.worlds.heads.world import RANGES, SPLITS
 
 SIZE = 128
 UNITS = face().units
@@ -364,7 +365,12 @@ def test_batches_change_one_factor():
 
 
 def test_a_folder_and_a_sheet_are_written(tmp_path):
-    assert write_data_root(tmp_path / "d", {"train": 1, "test": 1}, 1, 2, 32) == 4
+    assert (
+        write_data_root(
+            tmp_path / "d", {"train": 1, "test": 1}, 1, 2, 32, drawing=FACES, moving=motion
+        )
+        == 4
+    )
     frame = "train/person_00000/video_00/00/00001"
     points = np.load(tmp_path / "d/keypoints" / f"{frame}.npy")
     assert points.shape == (68, 2)
@@ -377,7 +383,7 @@ def test_a_folder_and_a_sheet_are_written(tmp_path):
         assert sheet.size == (64, 32)
     assert contact_sheet(1, 1, 32).shape == (3, 32, 32)
     with pytest.raises(UserError, match="nothing to write"):
-        write_data_root(tmp_path / "e", {"train": 0})
+        write_data_root(tmp_path / "e", {"train": 0}, **drawn)
 
 
 @pytest.mark.parametrize(

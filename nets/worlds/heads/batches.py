@@ -11,7 +11,7 @@ from torch import Tensor
 from nets.data.scenes.factors import FACTORS, MIXED, kinds_of
 from nets.errors import UserError
 from nets.random import uniform
-from nets.worlds.heads.world import RANGES, SPLITS, identities, render
+from nets.worlds.heads.world import HEADS, RANGES, SPLITS
 
 COUNTS = {"train": 200, "test": 8}  # batches of each type
 KINDS = (*FACTORS, "shape", MIXED)
@@ -28,6 +28,7 @@ class HeadBatches:
     """
 
     name = "heads"
+    drawing = HEADS
     labels = (*FACTORS, "identity", "person")
 
     def __init__(
@@ -43,7 +44,7 @@ class HeadBatches:
         unknown = [kind for kind in kinds_of(sets) if kind not in KINDS]
         if unknown:
             raise UserError(
-                f"the demo world of heads has no batches in which only {unknown[0]} changes; its "
+                f"the demo world of {self.name} has no batches in which only {unknown[0]} changes; its "
                 f"types are {', '.join(KINDS[:-1])}. Give --data"
             )
         if size < 16:
@@ -77,9 +78,11 @@ class HeadBatches:
         """The labels of a batch, from which `draw` renders its images."""
         n, place = self.count, KINDS.index(kind)
         key = torch.tensor([number], dtype=torch.int64)
-        fixed = uniform(self.seed, f"heads {self.split} {kind}", key, len(FACTORS)).expand(n, -1)
+        fixed = uniform(self.seed, f"{self.name} {self.split} {kind}", key, len(FACTORS)).expand(
+            n, -1
+        )
         each = torch.arange(n) + number * n
-        moving = uniform(self.seed, f"heads {self.split} {kind} each", each, len(FACTORS))
+        moving = uniform(self.seed, f"{self.name} {self.split} {kind} each", each, len(FACTORS))
         scene = {
             factor: ((moving if kind in (factor, MIXED) else fixed)[:, i] * 2 - 1).float()
             * RANGES[factor]
@@ -88,18 +91,20 @@ class HeadBatches:
         person = SPLITS[self.split] + each * len(KINDS) + place
         if kind in FACTORS:
             person = person[:1].expand(n).contiguous()
-        return {**scene, "identity": identities(person), "person": person}
+        return {**scene, "identity": self.drawing.identities(person), "person": person}
 
     def draw(self, scene: Mapping[str, Tensor]) -> Tensor:
         """The exact images (N, 1, S, S) uint8 of labels as returned by `scene`."""
         identity, (azimuth, elevation, light) = scene["identity"], (scene[f] for f in FACTORS)
         with torch.autocast("cpu", enabled=False):  # exact, also if the caller computes in bf16
-            return render(identity, azimuth, elevation, light, self.size)["image"]
+            return self.drawing.render(identity, azimuth, elevation, light, self.size)["image"]
 
     def read(self, kind: str, number: int) -> dict[str, Tensor]:
         """A batch: image (N, 1, S, S) uint8 and the labels."""
         if not 0 <= number < self.counts[kind]:
-            raise IndexError(f"HeadBatches: number must be below {self.counts[kind]}, got {number}")
+            raise IndexError(
+                f"{type(self).__name__}: number must be below {self.counts[kind]}, got {number}"
+            )
         scene, slot = self.scene(kind, number), self._first[kind] + number
         if slot >= len(self._images):
             return {"image": self.draw(scene), **scene}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -12,9 +13,20 @@ from torch import Tensor
 from nets.data.heads.videos import write_frame
 from nets.errors import UserError
 from nets.random import uniform
-from nets.worlds.heads.world import RANGES, SPLITS, contact_sheet, identities, render
+from nets.worlds.heads.world import HEADS, RANGES, SPLITS, Drawing, contact_sheet
 
 _AT_ONCE = 16  # frames rendered together
+
+
+def wave(draw: Tensor, t: Tensor, slowest: float) -> Tensor:
+    """Two sines of times t, of 1x to 2x and 2x to 4x the slowest frequency in Hz, within [-1, 1].
+
+    draw  uniform numbers in [0, 1], of which the first five are used
+    """
+    share, one, two, p, q = draw[:5]
+    share = 0.6 + 0.3 * share
+    slow = (2 * math.pi * (slowest * (1 + one) * t + p)).sin()
+    return share * slow + (1 - share) * (2 * math.pi * (2 * slowest * (1 + two) * t + q)).sin()
 
 
 def motion(
@@ -28,27 +40,20 @@ def motion(
     draw = uniform(seed, "heads motion", torch.tensor([clip]), 32)[0]
     t = torch.arange(frames, dtype=torch.float64) / 25
 
-    def wave(first: int, slowest: float) -> Tensor:
-        """Two sines, of 1x to 2x and 2x to 4x the slowest frequency in Hz, within [-1, 1]."""
-        share, one, two, p, q = draw[first : first + 5]
-        share = 0.6 + 0.3 * share
-        slow = (2 * math.pi * (slowest * (1 + one) * t + p)).sin()
-        return share * slow + (1 - share) * (2 * math.pi * (2 * slowest * (1 + two) * t + q)).sin()
-
     blinks = (
         (t / (2 + 3 * draw[20]) + draw[21]) % 1 * (2 + 3 * draw[20])
     )  # seconds since the last blink
     expression = torch.stack(
         [
-            wave(10, 1.2).clamp(min=0),
-            wave(15, 0.3),
+            wave(draw[10:], t, 1.2).clamp(min=0),
+            wave(draw[15:], t, 0.3),
             (1 - (blinks / 0.16 - 1).abs()).clamp(min=0),
         ],
         1,
     )
     return {
-        "azimuth": ranges["azimuth"] * wave(0, 0.15),
-        "elevation": ranges["elevation"] * wave(5, 0.2),
+        "azimuth": ranges["azimuth"] * wave(draw[0:], t, 0.15),
+        "elevation": ranges["elevation"] * wave(draw[5:], t, 0.2),
         "light": ((2 * draw[22] - 1) * ranges["light"]).expand(frames),
         "expression": expression,
     }
@@ -62,6 +67,8 @@ def write_data_root(
     size: int = 256,
     seed: int = 0,
     ranges: dict[str, float] = RANGES,
+    drawing: Drawing = HEADS,  # the world
+    moving: Callable[..., dict[str, Tensor]] = motion,  # see `motion`
 ) -> int:
     """Writes ROOT/{imgs,keypoints,segs}/PHASE/PERSON/VIDEO/SEQUENCE/FRAME; returns the frame count.
 
@@ -75,13 +82,15 @@ def write_data_root(
         for number in range(count * videos):
             person, video = divmod(number, videos)
             clip = 2 * number + (phase == "test")
-            scene = motion(clip, frames, seed, ranges)
-            who = identities(torch.tensor([person + SPLITS[phase]]), seed).expand(frames, -1)
+            scene = moving(clip, frames, seed, ranges)
+            who = drawing.identities(torch.tensor([person + SPLITS[phase]]), seed).expand(
+                frames, -1
+            )
             background = torch.full((frames,), number + SPLITS[phase])
             place = f"person_{person:05d}/video_{video:02d}/00"
             for start in range(0, frames, _AT_ONCE):
                 part = slice(start, start + _AT_ONCE)
-                heads = render(
+                heads = drawing.render(
                     who[part],
                     scene["azimuth"][part],
                     scene["elevation"][part],

@@ -27,6 +27,8 @@ class HeadVideos:
     """
 
     name = "heads"
+    world_type: type[HeadsWorld] = HeadsWorld
+    openings: tuple[str, ...] = ()  # further truth of the targets
     shuffle = True
 
     def __init__(
@@ -42,7 +44,7 @@ class HeadVideos:
         self.phase, self.size, self.masks = phase, size, masks
         self.sources, self.targets = sources, targets
         persons = length or PERSONS[phase]
-        self.world = HeadsWorld(
+        self.world = self.world_type(
             phase, size, seed, persons, persons, frames=sources + targets, ranges=RANGES
         )
 
@@ -72,6 +74,8 @@ class HeadVideos:
             if self.masks:
                 sample[f"{role}_segs"] = masks[part]
         sample["target_scene"] = {name: clip[name][parts["target"]] for name in SCENE}
+        for name in self.openings:
+            sample[f"target_{name}"] = clip[name][parts["target"]]
         return sample
 
     def truth(
@@ -79,6 +83,6 @@ class HeadVideos:
     ) -> dict[str, Tensor]:
         """Ground truth of persons (N,) with backgrounds (N,) in N scenes.
 
-        Returns image (N, 3, S, S) uint8, mask (N, S, S) bool and points (N, 68, 2) in pixels.
+        Returns what `render` of the world does.
         """
         return self.world.truth(person, scene, background)

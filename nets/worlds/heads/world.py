@@ -13,7 +13,8 @@ one.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -212,6 +213,19 @@ def scenes(
     return result | {"expression": torch.stack([mouth, 2 * brows - 1, blink], 1)}
 
 
+class Drawing(NamedTuple):
+    """The functions of a world of heads, which datasets draw by: see those of this module."""
+
+    name: str
+    identities: Callable[..., Tensor]
+    scenes: Callable[..., dict[str, Tensor]]
+    render: Callable[..., dict[str, Tensor]]
+    supersample: int  # by default
+
+
+HEADS = Drawing("heads", identities, scenes, render, 1)
+
+
 class HeadsWorld:
     """A dataset of `length` clips of talking heads.
 
@@ -221,6 +235,7 @@ class HeadsWorld:
     """
 
     name = "heads"
+    drawing = HEADS
 
     def __init__(
         self,
@@ -233,18 +248,20 @@ class HeadsWorld:
         colour: bool = True,  # else grey on white
         cluttered: bool = True,  # cluttered backgrounds; else white
         ranges: dict[str, float] | None = None,  # see `scenes`; default: RANGES
-        supersample: int = 1,  # rays per pixel and direction
+        supersample: int | None = None,  # rays per pixel and direction; default: the world's
     ) -> None:
+        kind = type(self).__name__
         if split not in SPLITS:
-            raise ValueError(f"HeadsWorld: split must be one of train, test, got {split!r}")
+            raise ValueError(f"{kind}: split must be one of train, test, got {split!r}")
         self.split, self.size, self.seed = split, size, seed
         self.persons = persons if persons is not None else (1000 if split == "train" else 64)
         self.length = length if length is not None else 4 * self.persons
         self.frames, self.colour, self.cluttered = frames, colour, cluttered and colour
-        self.ranges, self.supersample = RANGES | (ranges or {}), supersample
+        self.ranges = RANGES | (ranges or {})
+        self.supersample = self.drawing.supersample if supersample is None else supersample
         for key in ("length", "persons", "frames"):
             if getattr(self, key) < 1:
-                raise ValueError(f"HeadsWorld: {key} must be 1 or more, got {getattr(self, key)}")
+                raise ValueError(f"{kind}: {key} must be 1 or more, got {getattr(self, key)}")
         self.identities = torch.arange(self.length) % self.persons
 
     def __len__(self) -> int:
@@ -258,8 +275,8 @@ class HeadsWorld:
         person, background  (N,) int64, ids as in a sample
         scene               as returned by `scenes`
         """
-        return render(
-            identities(person, self.seed),
+        return self.drawing.render(
+            self.drawing.identities(person, self.seed),
             scene["azimuth"],
             scene["elevation"],
             scene["light"],
@@ -276,19 +293,21 @@ class HeadsWorld:
     def __getitems__(self, keys: Sequence[Place]) -> list[Sample]:
         """Samples at (epoch, index) places, of T frames each.
 
-        image (T, C, S, S) uint8, mask (T, S, S) bool, points (T, 68, 2) pixels; azimuth, elevation,
-        light (T,) and expression (T, 3); person, background and index, integers.
+        image (T, C, S, S) uint8, mask (T, S, S) bool, points (T, 68, 2) pixels and what else the
+        world renders; azimuth, elevation, light (T,) and expression (T, E); person, background and
+        index, integers.
         """
         index = torch.tensor([index for _, index in keys], dtype=torch.int64)
         epoch = torch.tensor([epoch for epoch, _ in keys], dtype=torch.int64)
         if ((index < 0) | (index >= self.length)).any():
             raise IndexError(
-                f"HeadsWorld: index must be 0 to {self.length - 1}, got {index.tolist()}"
+                f"{type(self).__name__}: index must be 0 to {self.length - 1}, got {index.tolist()}"
             )
         first, f = SPLITS[self.split], self.frames
         person, background = index % self.persons + first, index + first
         clip = epoch * self.length + index
         frame = (clip[:, None] * f + torch.arange(f)).reshape(-1)
+        scenes = self.drawing.scenes
         scene = scenes(frame, self.seed, self.split, self.ranges)
         lit = scenes(index, self.seed, f"{self.split} light", self.ranges)["light"]
         scene["light"] = lit.repeat_interleave(f)

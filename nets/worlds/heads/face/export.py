@@ -3,28 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import math
 import time
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from nets.data.heads.videos import write_frame
-from nets.errors import UserError
 from nets.random import uniform
+from nets.worlds.heads.export import wave, write_data_root
 from nets.worlds.heads.face.expression import speech
 from nets.worlds.heads.face.mesh import face
-from nets.worlds.heads.face.world import (
-    RANGES,
-    SPLITS,
-    FacesWorld,
-    contact_sheet,
-    identities,
-    render,
-)  # fmt: skip
-
-_AT_ONCE = 16  # frames rendered together
+from nets.worlds.heads.face.world import FACES, FacesWorld, contact_sheet
+from nets.worlds.heads.world import RANGES
 
 
 def motion(
@@ -38,68 +28,14 @@ def motion(
     draw = uniform(seed, "faces motion", torch.tensor([clip]), 16)[0]
     t = torch.arange(frames, dtype=torch.float64) / 25
 
-    def wave(first: int, slowest: float) -> Tensor:
-        """Two sines, of 1x to 2x and 2x to 4x the slowest frequency in Hz, within [-1, 1]."""
-        share, one, two, p, q = draw[first : first + 5]
-        share = 0.6 + 0.3 * share
-        slow = (2 * math.pi * (slowest * (1 + one) * t + p)).sin()
-        return share * slow + (1 - share) * (2 * math.pi * (2 * slowest * (1 + two) * t + q)).sin()
-
     spoken = speech(clip, t, seed)
     nod = spoken[:, face().units.index("browInnerUp")]  # the head nods where a word is stressed
     return {
-        "azimuth": ranges["azimuth"] * wave(0, 0.15),
-        "elevation": ranges["elevation"] * (0.8 * wave(5, 0.2) + 0.2 * nod),
+        "azimuth": ranges["azimuth"] * wave(draw[0:], t, 0.15),
+        "elevation": ranges["elevation"] * (0.8 * wave(draw[5:], t, 0.2) + 0.2 * nod),
         "light": ((2 * draw[15] - 1) * ranges["light"]).expand(frames),
         "expression": spoken,
     }
-
-
-def write_data_root(
-    root: Path,
-    persons: dict[str, int],  # count of persons per phase, "train" and "test"
-    videos: int = 2,  # per person, each with its own background and light
-    frames: int = 16,  # per video
-    size: int = 256,
-    seed: int = 0,
-    ranges: dict[str, float] = RANGES,
-) -> int:
-    """Writes ROOT/{imgs,keypoints,segs}/PHASE/PERSON/VIDEO/SEQUENCE/FRAME; returns the frame count.
-
-    imgs       *.jpg
-    keypoints  *.npy, (68, 2) float32 in pixels of the jpg
-    segs       *.png, white is the person
-    The phases share no person. Existing files are overwritten.
-    """
-    written = 0
-    for phase, count in persons.items():
-        for number in range(count * videos):
-            person, video = divmod(number, videos)
-            clip = 2 * number + (phase == "test")
-            scene = motion(clip, frames, seed, ranges)
-            who = identities(torch.tensor([person + SPLITS[phase]]), seed).expand(frames, -1)
-            background = torch.full((frames,), number + SPLITS[phase])
-            place = f"person_{person:05d}/video_{video:02d}/00"
-            for start in range(0, frames, _AT_ONCE):
-                part = slice(start, start + _AT_ONCE)
-                heads = render(
-                    who[part],
-                    scene["azimuth"][part],
-                    scene["elevation"][part],
-                    scene["light"][part],
-                    size,
-                    colour=True,
-                    expression=scene["expression"][part],
-                    background=background[part],
-                )
-                for i in range(len(heads["image"])):
-                    mask = heads["mask"][i].byte()[None] * 255
-                    name = f"{place}/{start + i:05d}"
-                    write_frame(root, phase, name, heads["image"][i], heads["points"][i], mask)
-                    written += 1
-    if not written:
-        raise UserError(f"{root}: nothing to write; persons, videos and frames must be 1 or more")
-    return written
 
 
 def rate(size: int, seconds: float = 4.0) -> tuple[float, float]:
@@ -143,7 +79,8 @@ def main() -> None:
     if args.data_root:
         persons = {"train": args.persons, "test": args.test_persons}
         sizes = (args.videos, args.frames, args.size, args.seed)
-        print(f"{args.data_root}: {write_data_root(args.data_root, persons, *sizes)} frames")
+        count = write_data_root(args.data_root, persons, *sizes, drawing=FACES, moving=motion)
+        print(f"{args.data_root}: {count} frames")
         return
     from PIL import Image  # only the sheet needs it
 

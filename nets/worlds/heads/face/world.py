@@ -12,24 +12,31 @@ one. Everything is drawn on the CPU.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
-from nets.contracts import Place, Sample
 from nets.random import uniform
+from nets.worlds.heads.batches import HeadBatches
 from nets.worlds.heads.face import expression as expressions
 from nets.worlds.heads.face import scenery
 from nets.worlds.heads.face.drawing import render_people
 from nets.worlds.heads.face.mesh import face
 from nets.worlds.heads.face.person import identities, parameters
+from nets.worlds.heads.videos import HeadVideos
+from nets.worlds.heads.world import RANGES, Drawing, HeadsWorld
 
-__all__ = ["RANGES", "SPLITS", "FacesWorld", "contact_sheet", "identities", "render", "scenes"]
+__all__ = [
+    "FaceBatches",
+    "FaceVideos",
+    "FacesWorld",
+    "contact_sheet",
+    "identities",
+    "render",
+    "scenes",
+]
 
-SPLITS = {"train": 0, "test": 1 << 32}  # first id of a split's persons and backgrounds
-RANGES = {"azimuth": 1.5, "elevation": 0.4, "light": math.radians(80)}  # +- radians, uniform
 _AT_ONCE = (32, 16)  # images per pass, up to 96 px and above: small calls cost more than caches
 _LUMA = (0.299, 0.587, 0.114)
 
@@ -148,95 +155,35 @@ def scenes(
     return result | {"expression": expressions.snapshots(draw[:, 3:])}
 
 
-class FacesWorld:
-    """A dataset of `length` clips of people with expressions.
+FACES = Drawing("faces", identities, scenes, render, 2)
 
-    Clip `index` shows person index % persons with one light and one background, both drawn from
-    (seed, index). Poses and expressions are drawn from (seed, epoch, index, frame). The splits
-    share no person and no background.
+
+class FacesWorld(HeadsWorld):
+    """A dataset of clips of people with expressions, as `HeadsWorld`.
+
+    Samples also hold mouth (T,) and lids (T, 2) in decimetres; expression is (T, 52).
     """
 
     name = "faces"
+    drawing = FACES
 
-    def __init__(
-        self,
-        split: str = "train",  # "train" or "test"
-        size: int = 128,  # side of the images, in pixels
-        seed: int = 0,  # of the world
-        length: int | None = None,  # clips; default: 4 per person
-        persons: int | None = None,  # default: 1000 to train, 64 to test
-        frames: int = 2,  # per clip
-        colour: bool = True,  # else grey on white
-        cluttered: bool = True,  # backgrounds; else white
-        ranges: dict[str, float] | None = None,  # see `scenes`; default: RANGES
-        supersample: int = 2,  # samples per pixel and direction
-    ) -> None:
-        if split not in SPLITS:
-            raise ValueError(f"FacesWorld: split must be one of train, test, got {split!r}")
-        self.split, self.size, self.seed = split, size, seed
-        self.persons = persons if persons is not None else (1000 if split == "train" else 64)
-        self.length = length if length is not None else 4 * self.persons
-        self.frames, self.colour, self.cluttered = frames, colour, cluttered and colour
-        self.ranges, self.supersample = RANGES | (ranges or {}), supersample
-        for key in ("length", "persons", "frames"):
-            if getattr(self, key) < 1:
-                raise ValueError(f"FacesWorld: {key} must be 1 or more, got {getattr(self, key)}")
-        self.identities = torch.arange(self.length) % self.persons
 
-    def __len__(self) -> int:
-        return self.length
+class FaceVideos(HeadVideos):
+    """A dataset of videos of people, as `HeadVideos`.
 
-    def truth(
-        self, person: Tensor, scene: Mapping[str, Tensor], background: Tensor | None = None
-    ) -> dict[str, Tensor]:
-        """Ground truth of persons (N,) in N scenes, as returned by `render`.
+    Samples also hold target_mouth (t,) and target_lids (t, 2): how far they are open, decimetres.
+    """
 
-        person, background  (N,) int64, ids as in a sample
-        scene               as returned by `scenes`
-        """
-        return render(
-            identities(person, self.seed),
-            scene["azimuth"],
-            scene["elevation"],
-            scene["light"],
-            self.size,
-            colour=self.colour,
-            supersample=self.supersample,
-            expression=scene.get("expression"),
-            background=background if self.cluttered else None,
-        )
+    name = "faces"
+    world_type = FacesWorld
+    openings = ("mouth", "lids")
 
-    def __getitem__(self, place: Place, /) -> Sample:
-        return self.__getitems__([place])[0]
 
-    def __getitems__(self, keys: Sequence[Place]) -> list[Sample]:
-        """Samples at (epoch, index) places, of T frames each.
+class FaceBatches(HeadBatches):
+    """Batches in which one factor varies, as `HeadBatches`; all faces are at rest."""
 
-        image (T, C, S, S) uint8, mask (T, S, S) bool, points (T, 68, 2) pixels, mouth (T,) and lids
-        (T, 2) in decimetres; azimuth, elevation, light (T,) and expression (T, 52); person,
-        background and index, integers.
-        """
-        index = torch.tensor([index for _, index in keys], dtype=torch.int64)
-        epoch = torch.tensor([epoch for epoch, _ in keys], dtype=torch.int64)
-        if ((index < 0) | (index >= self.length)).any():
-            raise IndexError(
-                f"FacesWorld: index must be 0 to {self.length - 1}, got {index.tolist()}"
-            )
-        first, f = SPLITS[self.split], self.frames
-        person, background = index % self.persons + first, index + first
-        clip = epoch * self.length + index
-        frame = (clip[:, None] * f + torch.arange(f)).reshape(-1)
-        scene = scenes(frame, self.seed, self.split, self.ranges)
-        lit = scenes(index, self.seed, f"{self.split} light", self.ranges)["light"]
-        scene["light"] = lit.repeat_interleave(f)
-        truth = self.truth(person.repeat_interleave(f), scene, background.repeat_interleave(f))
-        values = truth | scene
-        samples = []
-        for i, (_, number) in enumerate(keys):
-            sample: Sample = {name: value[i * f : (i + 1) * f] for name, value in values.items()}
-            ids = {"person": int(person[i]), "background": int(background[i]), "index": number}
-            samples.append(sample | ids)
-        return samples
+    name = "faces"
+    drawing = FACES
 
 
 def contact_sheet(columns: int, rows: int, size: int, seed: int = 0) -> Tensor:

@@ -383,7 +383,7 @@ def test_a_folder_and_a_sheet_are_written(tmp_path):
         assert sheet.size == (64, 32)
     assert contact_sheet(1, 1, 32).shape == (3, 32, 32)
     with pytest.raises(UserError, match="nothing to write"):
-        write_data_root(tmp_path / "e", {"train": 0}, **drawn)
+        write_data_root(tmp_path / "e", {"train": 0})
 
 
 @pytest.mark.parametrize(

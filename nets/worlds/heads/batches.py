@@ -44,8 +44,8 @@ class HeadBatches:
         unknown = [kind for kind in kinds_of(sets) if kind not in KINDS]
         if unknown:
             raise UserError(
-                f"the demo world of {self.name} has no batches in which only {unknown[0]} changes; its "
-                f"types are {', '.join(KINDS[:-1])}. Give --data"
+                f"the demo world of {self.name} has no batches in which only {unknown[0]} changes; "
+                f"its types are {', '.join(KINDS[:-1])}. Give --data"
             )
         if size < 16:
             raise UserError(f"image_size: must be 16 or more for the demo world, got {size}")

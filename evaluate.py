@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from nets import published, systems
-from nets.published import SYSTEMS
 from nets.run import checkpoints, options
 from nets.run.files import write_text
 from nets.run.options import PositiveInt
@@ -26,11 +25,7 @@ def parser() -> options.ArgumentParser:
     options.add_reading(p)
     g = p.add_argument_group("evaluation")
     add = g.add_argument
-    add("--checkpoint", type=str | None, default=None,
-        help="a checkpoint or run folder, an original's too; default: the newest under runs/, or "
-        "the weights that come with guise")
-    add("--system", type=Literal[SYSTEMS] | None, default=None,
-        help="without --checkpoint: the newest run of this system, or its weights")
+    systems.add_checkpoint(g)
     add("--data", type=str | None, default=None,
         help="data in the system's layout; default: the run's")
     add("--batch_size", type=PositiveInt, default=16, help="images per batch")

@@ -13,8 +13,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
+from nets import systems
 from nets.errors import UserError
-from nets.published import SYSTEMS
 from nets.run import options
 
 # Of the largest value of an output. Other summation orders in some 60 layers of float32 give about
@@ -27,11 +27,7 @@ def parser() -> options.Parser:
     p = options.Parser(options.summary(__doc__))
     g = p.add_argument_group("export")
     add = g.add_argument
-    add("--checkpoint", type=str | None, default=None,
-        help="a checkpoint or run folder, an original's too; default: the newest under runs/, or "
-        "the weights that come with guise")
-    add("--system", type=Literal[SYSTEMS] | None, default=None,
-        help="without --checkpoint: the newest run of this system, or its weights")
+    systems.add_checkpoint(g)
     add("-o", "--out", type=str, default="exported", help="folder of the exported files")
     add("--format", type=Literal["onnx", "aoti"], default="onnx",
         help="onnx: any machine, needs the extra `export`; aoti: compiled for this processor")

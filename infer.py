@@ -18,7 +18,6 @@ from nets import published, systems
 from nets.data.detectors import BACKENDS
 from nets.data.io.frames import ON_MISSING
 from nets.errors import UserError
-from nets.published import SYSTEMS
 from nets.run import checkpoints, options
 from nets.run.options import NonNegativeFloat, PositiveFloat, PositiveInt, add_flag
 from nets.run.ranks import Ranks
@@ -35,11 +34,7 @@ def parser() -> options.ArgumentParser:
     p = options.tool_parser(options.summary(__doc__))
     g = p.add_argument_group("inference")
     add = g.add_argument
-    add("--checkpoint", type=str | None, default=None,
-        help="a checkpoint or run folder, an original's too; default: the newest under runs/, or "
-        "the weights that come with guise")
-    add("--system", type=Literal[SYSTEMS] | None, default=None,
-        help="without --checkpoint: the newest run of this system, or its weights")
+    systems.add_checkpoint(g)
     add("-s", "--source", type=str, nargs="+", default=[], metavar="IMAGE",
         help="images, or folders of them, that give the appearance")
     add("-d", "--driving", type=str, nargs="+", default=[], metavar="FILE",

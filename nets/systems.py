@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import importlib
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal
 
 from nets.errors import UserError
 from nets.published import SYSTEMS
@@ -30,6 +30,17 @@ def add_options(parser: options.ArgumentParser, part: str) -> dict[str, str]:
         module(system, part).add_options(parser)
         owners |= {a.dest: system for a in parser._actions if a.dest not in shared | owners.keys()}
     return owners
+
+
+# fmt: off
+def add_checkpoint(group: Any) -> None:
+    """Adds the options that choose a trained network; `nets.published.find` takes their values."""
+    group.add_argument("--checkpoint", type=str | None, default=None,
+        help="a checkpoint or run folder, an original's too; default: the newest under runs/, or "
+        "the weights that come with guise")
+    group.add_argument("--system", type=Literal[SYSTEMS] | None, default=None,
+        help="without --checkpoint: the newest run of this system, or its weights")
+# fmt: on
 
 
 def training_options() -> dict[str, str]:

@@ -134,8 +134,9 @@ def test_load_without_arguments_takes_the_newest_run(vunet_run, monkeypatch, tmp
     loaded = guise.load()
     assert loaded.checkpoint.name == "step_00000001.pt" and "vunet, step 1" in repr(loaded)
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(guise.UserError, match="runs"):
-        guise.load()
+    assert "come with guise" in repr(guise.load())
+    with pytest.raises(guise.UserError, match="no checkpoint under runs/bilayer"):
+        guise.load(system="bilayer")
     content = {"system": "other", "step": 0, "options": {}, "parts": {"model": {}}}
     checkpoints.write(tmp_path / "other.pt", content)
     with pytest.raises(guise.UserError, match="other, which this version cannot load"):

@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nets.data.io.files import read_arrays
+
 UNIT = 4000.0  # of a decimetre, as packed
 STEPS = 4096  # of a coefficient
 SKIN, EYES, UPPER_TEETH, LOWER_TEETH, TONGUE, LASHES = 0, (1, 2), 3, 4, 5, 6
@@ -88,8 +90,8 @@ def _circle(quads: np.ndarray, count: int) -> np.ndarray:
 @functools.cache
 def face() -> Face:
     """The packed face, read once in a process."""
-    with np.load(Path(__file__).parent / "face.npz") as file:
-        packed = {name: file[name] for name in file.files}
+    packed = read_arrays(Path(__file__).parent / "face.npz")
+    assert isinstance(packed, dict)  # of an .npz
     points = packed["points"].astype(np.float64)
     deltas = np.zeros((len(packed["names"]), *points.shape))
     rows = packed["rows"].astype(np.int64)

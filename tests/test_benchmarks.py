@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -65,3 +66,25 @@ def test_agreement_is_held_against_this_machines_own_rounding():
         ops.check(row(1 + 1e-5), inputs)
     with pytest.raises(AssertionError, match="more than 0"):
         ops.check(row(1 + 1e-6, exact=True), inputs)
+
+
+def test_every_image_of_the_docs_has_a_command():
+    from benchmarks import figures
+
+    by_hand = {"app.png", "astronaut.png"}  # a browser, the detectors
+    images = {f.name for f in (ROOT / "docs").iterdir() if f.suffix in (".png", ".gif", ".jpg")}
+    assert images == set(figures.COMMANDS) | by_hand
+    page = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    assert all(f"docs/{name}" in page for name in by_hand)
+
+
+def test_a_figure_is_made_small_enough_and_an_unknown_name_is_refused(tmp_path):
+    from benchmarks import figures
+
+    noise = torch.randint(0, 256, (900, 900, 3), dtype=torch.uint8)
+    Image.fromarray(noise.numpy()).save(tmp_path / "large.png")
+    figures.shrink(tmp_path / "large.png", tmp_path / "small.png")
+    assert (tmp_path / "small.png").stat().st_size <= 300_000
+    done = run("benchmarks/figures.py", "demo.jpg")
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("figures.py: error: no figure is named demo.jpg")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import csv
+import io
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -13,7 +15,15 @@ import numpy as np
 
 from nets.listing import list_folder, natural_key, report_left_out
 
-__all__ = ["below", "list_folder", "natural_key", "read_arrays", "report_left_out", "whole_file"]
+__all__ = [
+    "below",
+    "list_folder",
+    "natural_key",
+    "read_arrays",
+    "report_left_out",
+    "whole_file",
+    "write_table",
+]
 
 
 @contextlib.contextmanager
@@ -37,6 +47,16 @@ def whole_file(path: str | Path) -> Iterator[IO[bytes]]:
         if isinstance(error, OSError) and error.errno is not None:
             raise OSError(error.errno, error.strerror, str(path)) from error
         raise
+
+
+def write_table(path: str | Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Writes a CSV file in UTF-8 with a line of column names, whole or not at all."""
+    text = io.StringIO(newline="")
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(columns)
+    table.writerows(rows)
+    with whole_file(path) as file:
+        file.write(text.getvalue().encode("utf-8"))
 
 
 def read_arrays(path: str | Path) -> np.ndarray | dict[str, np.ndarray]:

@@ -1,0 +1,76 @@
+"""python -m nets.worlds: each world as files that the datasets of training read, with its truth."""
+
+import csv
+
+import pytest
+import torch
+
+from nets.data.clips.clips import Folders
+from nets.data.io.images import read_image
+from nets.data.people.index import IndexDataset
+from nets.worlds import __main__ as command
+from nets.worlds import clips
+from nets.worlds.people.world import SPLITS, render
+
+
+def table(file):
+    with open(file, newline="", encoding="utf-8") as lines:
+        return list(csv.DictReader(lines))
+
+
+def test_people_are_read_as_they_were_drawn(tmp_path, capsys):
+    command.main(["people", str(tmp_path), "--persons", "2", "--test_persons", "1", "--poses", "3",
+                  "--size", "32", "--seed", "5"])  # fmt: skip
+    assert capsys.readouterr().out == f"written: 9 images in {tmp_path}\n"
+    test = IndexDataset(tmp_path / "index.p", "test", 32)
+    assert len(test) == 3 and len(IndexDataset(tmp_path / "index.p", "train", 32)) == 6
+    ids = torch.arange(3) + SPLITS["test"]
+    drawn = render(torch.full_like(ids, SPLITS["test"]), ids, ids, 32, 5)
+    for i in range(3):
+        sample = test[0, i]
+        assert torch.equal(sample["target"], drawn["image"][i])
+        torch.testing.assert_close(sample["joints"][:15], drawn["joints"][i], rtol=0, atol=1e-4)
+        mask = read_image(tmp_path / "masks/test/person_00000" / f"{i:03d}.png", None)
+        assert torch.equal(mask[0] > 0, drawn["mask"][i])
+    pairs = table(tmp_path / "pairs.csv")
+    assert len(pairs) == 6 and all(row["from"] != row["to"] for row in pairs)
+    assert {row["to"] for row in pairs} == {
+        f"images/test/person_00000/{i:03d}.png" for i in range(3)
+    }
+    assert [row["pose_and_background"] for row in table(tmp_path / "truth.csv")[:4]] == list("0123")
+
+
+def test_pairs_of_identity_show_one_person(tmp_path):
+    command.main(["people", str(tmp_path), "--persons", "2", "--test_persons", "1", "--poses", "2",
+                  "--size", "32"])  # fmt: skip
+    data = IndexDataset(tmp_path / "index.p", "train", 32, pairing="identity")
+    for i, other in enumerate((1, 0, 3, 2)):
+        assert torch.equal(data[0, i]["appearance"], data[0, other]["target"])
+
+
+def test_clips_are_read_as_they_were_drawn(tmp_path):
+    command.main(["clips", str(tmp_path), "--clips", "2", "--size", "32", "--split", "test"])
+    data = Folders(tmp_path / "frames", 32)
+    assert data.counts == [clips.FRAMES] * 2
+    clip = torch.tensor([1 + SPLITS["test"]])
+    drawn = clips.render(clip, torch.tensor([7]), 32, 0, background=True)
+    assert torch.equal(data.read(1, 7, None, 32), drawn["image"][0])
+    behind = read_image(tmp_path / "backgrounds/clip_00001.png", None)
+    assert torch.equal(behind, drawn["background"][0])
+    row = table(tmp_path / "joints.csv")[clips.FRAMES + 7]
+    assert row["file"] == "frames/clip_00001/007.png"
+    points = torch.tensor([float(value) for name, value in row.items() if name != "file"])
+    torch.testing.assert_close(points, drawn["joints"][0].flatten(), rtol=0, atol=0.006)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["clips", "--clips", "0"], "clips: --clips: must be 1 or more, got 0"),
+        (["people", "--size", "8"], "people: --size: must be 16 or more, got 8"),
+    ],
+)
+def test_a_bad_count_is_one_line(given, message, tmp_path):
+    with pytest.raises(SystemExit) as left:
+        command.main([*given, str(tmp_path / "new")])
+    assert left.value.code == f"python -m nets.worlds {message}" and not (tmp_path / "new").exists()

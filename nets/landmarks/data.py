@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase as fnmatch
 from typing import Any, NamedTuple
 
 import torch
@@ -54,10 +55,39 @@ def open_clips(options: Mapping[str, Any], split: str, pairs: bool) -> PeopleDat
         strict = options["on_bad_sample"] == "fail"
         part = fraction if split == "val" else 1.0
         return _clips(BBCPose(path, split, part, strict), size, seed, pairs)
-    cache = options["frame_cache"]
-    source = Folders(path, size, cache, pairs) if kind == "clips" else Stills(path)
-    data = _clips(source, size, seed, pairs)
+    if kind == "images":
+        data = _clips(Stills(path), size, seed, pairs)
+    else:
+        data = open_folders(options, path, split == "val", pairs)
     return data if split == "train" else share(data, fraction)
+
+
+def open_folders(options: Mapping[str, Any], path: str, held_out: bool, pairs: bool) -> Clips:
+    """The clips of a folder: all, or with `hold_out` the held-out ones or the others.
+
+    Raises UserError if a pattern of `hold_out` matches no clip, or all of them match.
+    """
+    patterns = options.get("hold_out") or []
+    size, cache = options["image_size"], options["frame_cache"]
+    if not patterns:
+        return _clips(Folders(path, size, cache, pairs), size, options["seed"], pairs)
+    seen: set[str] = set()
+    used: list[str] = []
+
+    def chosen(name: str) -> bool:
+        matching = [pattern for pattern in patterns if fnmatch(name, pattern)]
+        seen.update(matching)
+        if bool(matching) == held_out:
+            used.append(name)
+        return bool(matching) == held_out
+
+    source = Folders(path, size, cache, pairs, chosen)
+    for pattern in patterns:
+        if pattern not in seen:
+            raise UserError(f"--hold_out {pattern}: no clip of {path} has such a name")
+    if not used:
+        raise UserError(f"--hold_out {' '.join(patterns)}: leaves no clip of {path} to train on")
+    return _clips(source, size, options["seed"], pairs)
 
 
 class Every(First):

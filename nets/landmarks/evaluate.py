@@ -1,7 +1,8 @@
 """evaluate.py for landmarks: errors of joints regressed from them.
 
 The data are BBC Pose, an index.p or the demo world. In the demo world, masks and backgrounds are
-compared with the ground truth too.
+compared with the ground truth too. Clips without joints give scores of reconstructions, masks and
+the spread of the landmarks.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ from nets.data.clips import bbc_pose
 from nets.data.io.files import read_arrays, whole_file
 from nets.data.io.pickles import read_pickle
 from nets.errors import UserError
-from nets.landmarks import LandmarkModel, regression
-from nets.landmarks.data import Every
+from nets.landmarks import LandmarkModel, clip_metrics, regression
+from nets.landmarks.data import Every, open_folders
 from nets.landmarks.warm_start import load_network
 from nets.layers import signed
 from nets.published import TRAINED
@@ -148,7 +149,13 @@ def evaluate(
     net, trained = load_network(content, path, precision, args.landmarks)
     kind = trained.get("dataset")
     index = args.data if args.data and Path(args.data).suffix else None
-    root = (args.data if not index else None) or (trained["data"] if kind == "bbc_pose" else None)
+    folder = args.data if args.data and not index else None
+    if (folder and not is_bbc(Path(folder))) or (not folder and not index and kind == "clips"):
+        if args.stage != "all":
+            raise UserError(f"--stage {args.stage}: a step of BBC Pose; needs --data, its folder")
+        with torch.no_grad(), precision.autocast():
+            return of_clips(args, folder, net, trained, ranks, path)
+    root = folder or (trained["data"] if kind == "bbc_pose" else None)
     if "dataset" not in trained and not args.data:
         raise UserError(
             f"--data: needed, since {path} and an opt.yaml beside it name no data; give the folder "
@@ -169,6 +176,61 @@ def evaluate(
                 "or the folder of BBC Pose"
             )
         return of_world(args, net, trained, ranks)
+
+
+def is_bbc(folder: Path) -> bool:
+    """True for a folder of BBC Pose, and for a missing one, whose reader says what is missing."""
+    return not folder.is_dir() or (folder / "code").is_dir()
+
+
+def of_clips(
+    args: options.Namespace,
+    folder: str | None,
+    net: LandmarkModel,
+    trained: dict[str, Any],
+    ranks: Ranks,
+    path: Path,
+) -> dict[str, Any]:
+    """The report on clips without joints.
+
+    folder  all of its clips; None: the clips that the run held out
+    """
+    known = trained.get("dataset") == "clips" and Path(trained["data"]).is_dir()
+    if not folder and not trained.get("hold_out"):
+        raise UserError(
+            f"--data: needed, since {path} held out no clips; give a folder of other clips, or an "
+            "index.p"
+        )
+    if not folder and not known:
+        raise UserError(f"--data: needed, since {trained['data']}, the data of {path}, is missing")
+    where = folder or trained["data"]
+    plain = {"image_size": trained["image_size"], "frame_cache": None, "seed": 0}
+    settings = {**plain, "hold_out": [] if folder else trained["hold_out"]}
+    data = open_folders(settings, where, True, pairs=True)
+    held_out = Every(data, args.held_out)
+    labelled: Dataset = held_out
+    if known:
+        own = {**plain, "hold_out": trained.get("hold_out", [])}
+        labelled = Every(open_folders(own, trained["data"], False, pairs=False), args.labelled)
+    mean = mean_image(args, labelled, ranks)
+    report: dict[str, Any] = {
+        "data": str(where),
+        "clips": [clip.name for clip in data.source.clips],
+        "held_out": len(held_out),
+        "mean_of": trained["data"] if known else str(where),
+        **clip_metrics.scores(net, frames(args, held_out, ranks), data, mean),
+        "protocol": {**clip_metrics.PROTOCOL, "summary": metrics.PROTOCOL["summary"]},
+    }
+    print(f"{len(held_out)} frames of {len(report['clips'])} clips of {where}")
+    if not known:
+        print("note: the data of the run are missing; the mean image is that of the given clips")
+    return report
+
+
+def mean_image(args: options.Namespace, data: Dataset, ranks: Ranks) -> Tensor:
+    """The mean of a dataset's frames, (3, S, S) uint8."""
+    mean = sum(batch["frame"].double().sum(0) for batch in frames(args, data, ranks))
+    return (mean / len(data)).round().to(torch.uint8)  # type: ignore[operator,union-attr]
 
 
 def run_folder(path: Path) -> Path:
@@ -354,9 +416,7 @@ def of_world(
     labelled = Every(ClipsWorld("train", size), args.labelled)
     held_out = Every(ClipsWorld("test", size, pairs=True, truth=True), args.held_out)
     report = regressed(args, net, labelled, held_out, ranks)
-    mean = sum(batch["frame"].double().sum(0) for batch in frames(args, labelled, ranks))
-    mean = (mean / len(labelled)).round().to(torch.uint8)
-    scores = images(args, net, held_out, ranks, mean)
+    scores = images(args, net, held_out, ranks, mean_image(args, labelled, ranks))
     report |= {part: values for part, values in scores.items() if values}
     report["protocol"] |= {
         name: metrics.PROTOCOL[name] for name in ("ssim", "masked_l1", "summary")

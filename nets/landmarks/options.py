@@ -33,6 +33,9 @@ def parser(description: str) -> options.Parser:
     add("--data", type=str, default="", help="folder of the data")
     add("--val_path", type=str, default="",
         help="clips, images: folder for validation; default: the same")
+    add("--hold_out", type=str, nargs="*", default=[], metavar="CLIP",
+        help="clips: names of clips, with * and ?, that are not trained on; validation and "
+        "evaluate.py use them alone")
     add("--image_size", type=PositiveInt, default=128,
         help="side of the images, pixels: a multiple of 16, at least 32")
     add("--batch_size", type=PositiveInt, default=32, help="samples per step and rank")
@@ -103,6 +106,10 @@ def check(args: options.Namespace) -> None:
         raise UserError(
             "--dataset images: has no other frames; give use_warped and not use_temporal"
         )
+    if args.hold_out and args.dataset != "clips":
+        raise UserError("--hold_out: names clips; needs --dataset clips")
+    if args.hold_out and args.val_path:
+        raise UserError("--hold_out, --val_path: give one of them, not both")
     check_values(args)
     if args.export_published:
         check_export(args)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Container, Sequence
+from collections.abc import Callable, Container, Sequence
 from pathlib import Path
 from typing import Protocol, cast
 
@@ -123,6 +123,7 @@ class Folders:
     path   may hold a boxes.json: {clip: [x_min, y_min, x_max, y_max]}, pixels, the part to cut out
            of all frames of that clip; default: the whole frame
     cache  folder for decoded videos; default: .frames in `path`
+    chosen takes the name of a clip, and is True if the clip is used; default: all are
     Raises UserError if there is no clip, a clip has no frame or with `pairs` only one, a video
     cannot be read, or the cache cannot be written.
     """
@@ -130,7 +131,12 @@ class Folders:
     joint_order: tuple[str, ...] = ()
 
     def __init__(
-        self, path: str | Path, size: int, cache: str | Path | None = None, pairs: bool = False
+        self,
+        path: str | Path,
+        size: int,
+        cache: str | Path | None = None,
+        pairs: bool = False,
+        chosen: Callable[[str], bool] | None = None,
     ):
         from nets.data.io.video import is_video
 
@@ -143,6 +149,8 @@ class Folders:
             raise UserError(f"{path}: holds no clips, which are videos or folders of frames{hint}")
         report_left_out(path, [file for file in others if file.name != BOXES], "video or folder")
         self.boxes = _read_boxes(self.path, [clip.name for clip in self.clips])
+        if chosen:
+            self.clips = [clip for clip in self.clips if chosen(clip.name)]
         self._size = size
         self._frames = [self._video(p) if p.is_file() else _frame_names(p) for p in self.clips]
         self.counts = [len(frames) for frames in self._frames]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase as fnmatch
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -62,7 +63,9 @@ def open_clips(options: Mapping[str, Any], split: str, pairs: bool) -> PeopleDat
     return data if split == "train" else share(data, fraction)
 
 
-def open_folders(options: Mapping[str, Any], path: str, held_out: bool, pairs: bool) -> Clips:
+def open_folders(
+    options: Mapping[str, Any], path: str | Path, held_out: bool, pairs: bool
+) -> Clips:
     """The clips of a folder: all, or with `hold_out` the held-out ones or the others.
 
     Raises UserError if a pattern of `hold_out` matches no clip, or all of them match.

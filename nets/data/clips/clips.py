@@ -154,6 +154,7 @@ class Folders:
         self._size = size
         self._frames = [self._video(p) if p.is_file() else _frame_names(p) for p in self.clips]
         self.counts = [len(frames) for frames in self._frames]
+        self.clip_names = [clip.name for clip in self.clips]
         for clip, count in zip(self.clips, self.counts, strict=True):
             if count < 1 + pairs:
                 needed = "use_temporal needs two or more; use_warped works with one"

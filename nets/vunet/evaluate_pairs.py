@@ -308,7 +308,8 @@ class Scores:
         for key, parts in values.items():
             of_all = torch.cat(parts)
             usable = of_all[~of_all.isnan()]  # mask_ssim has NaN where no limb is known
-            row[key] = metrics.summary(usable) if len(usable) else None
+            # PSNR of equal images is infinite: of all of them nothing is left to average.
+            row[key] = metrics.summary(usable) if usable.isfinite().any() else None
         if features:
             means, logits = (torch.cat(part) for part in zip(*features, strict=True))
             if "inception_score" in self.protocol:

@@ -100,10 +100,10 @@ def test_points_with_and_without_an_intercept():
 
 def test_errors_are_shares_of_the_distance_of_the_eyes():
     truth = np.array([[[-0.1, 0.0], [0.1, 0.0], [0.0, 0.25]], [[np.nan] * 2, [0.1, 0], [0, 0]]])
-    predicted = truth + [0.05, 0.0]
+    predicted = truth + np.array([0.05, 0.0])
     sides = np.array([[200.0, 80.0], [50.0, 50.0]])  # eyes 40 pixels apart; errors of 10 pixels
     assert regression.interocular_error(predicted, truth, sides, (0, 1)) == pytest.approx(0.25)
-    predicted[0, 2] = truth[0, 2] + [0.0, 0.25]  # 20 pixels down
+    predicted[0, 2] = truth[0, 2] + np.array([0.0, 0.25])  # 20 pixels down
     error = regression.interocular_error(predicted, truth, sides, (0, 1))
     assert error == pytest.approx((10 + 10 + 20) / 3 / 40)
     with pytest.raises(ValueError, match="both eyes of one image"):

@@ -68,6 +68,8 @@ def print_report(report: dict[str, Any]) -> None:
                 value = f"{value:.4f}"
             elif isinstance(value, list | dict):
                 continue
+            elif value is None:
+                value = "no finite value"
             print(f"  {name:15} {key:31} {value}")
     if "protocol" in report:
         print("protocol:")

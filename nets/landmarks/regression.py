@@ -31,8 +31,9 @@ PROTOCOL = {
     "consistency": (
         "consistency: landmarks of a frame and of its warp, the latter mapped back by the known "
         "warp (thin-plate spline; turn up to pi/8, scale 1.05 to 1.15, shift up to 5 % of the "
-        "side): mean distance as a share of the side; unmoved: landmarks that ignore the warp; "
-        "landmarks whose place leaves the frame are left out"
+        "side, each of 100 control points up to 2 pixels more): mean distance as a share of the "
+        "side; unmoved: landmarks that ignore the warp; landmarks whose place leaves the frame are "
+        "left out"
     ),
     "accuracy": (
         "accuracy: share of joints within 6 pixels of the truth in halved coordinates, "

@@ -129,7 +129,7 @@ def test_landmarks_that_follow_a_warp_are_consistent():
     rows = []
     for k in range(3):
         spots = [(20 + 6 * k, 24), (40, 44 - 5 * k)]
-        maps = [torch.exp(-((x - a) ** 2 + (y - b) ** 2) / 8) * 255 for a, b in spots]
+        maps = [torch.exp(-((x - a) ** 2 + (y - b) ** 2) / 2) * 255 for a, b in spots]
         rows.append({"frame": torch.stack([*maps, torch.zeros(64, 64)]).byte(), "index": k})
 
     class Data(list):
@@ -142,8 +142,9 @@ def test_landmarks_that_follow_a_warp_are_consistent():
     cpu = SimpleNamespace(rank=0, world_size=1, device=torch.device("cpu"))
     follows = evaluate.consistency(args, Spots(), Data(rows), cpu)
     stays = evaluate.consistency(args, Spots(follow=False), Data(rows), cpu)
-    # a spot's centre moves with the spot but for its shape: below half a pixel of 64
-    assert follows["error"]["mean"] < 0.5 / 64 < 0.03 < follows["error_unmoved"]["mean"]
+    # The warp deforms a spot of a few pixels, which moves its centre by less than a pixel.
+    assert follows["error"]["mean"] < 0.8 / 64 < 0.03 < follows["error_unmoved"]["mean"]
+    assert follows["ratio_to_unmoved"] < 0.25
     assert stays["ratio_to_unmoved"] == pytest.approx(1, abs=1e-3)
 
 

@@ -106,7 +106,7 @@ def test_results_are_brought_to_size(folder):
     assert torch.equal(Results(folder / "other").image(data, 0), image[:, :, 2:10])
     write_image(where, image[:, :, 2:10])
     assert torch.equal(Results(folder / "other").image(data, 0), image[:, :, 2:10])
-    write_image(where, smooth(24, 24))
+    write_image(where, smooth(30, 20))
     results = Results(folder / "other")
     assert results.image(data, 0).shape == (3, 24, 8) and results.resized == 1
 

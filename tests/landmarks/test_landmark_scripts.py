@@ -254,6 +254,33 @@ def test_a_missing_file_is_refused_before_networks_and_data(tmp_path, monkeypatc
     assert not (tmp_path / "runs/landmarks/a").exists()
 
 
+@pytest.mark.parametrize("wrong", ["model", "discriminator", "optimizer", "optimizer_D"])
+def test_a_file_that_does_not_fit_is_refused_before_networks(tmp_path, monkeypatch, capsys, wrong):
+    gan = [*SMOKE, "--use_gan", "--ndf", "4"]
+    args, states = parse("", gan), {}
+    nets = {"model": build(args), "discriminator": build_discriminator(args)}
+    for (name, net), adam in zip(nets.items(), ("optimizer", "optimizer_D"), strict=True):
+        optimizer = torch.optim.Adam(net.parameters())
+        for p in net.parameters():
+            p.grad = torch.zeros_like(p)
+        optimizer.step()
+        states |= {name: net.state_dict(), adam: optimizer.state_dict()}
+    held = states[wrong]["state"][0] if "optimizer" in wrong else states[wrong]
+    held[next(name for name, value in held.items() if value.ndim)] = torch.zeros(3)
+    content = {"system": "landmarks", "step": 0, "options": options.plain(args), "parts": states}
+    checkpoints.write(tmp_path / "wrong.pt", content | {"best": None, "log": []})
+
+    def slow(*_):
+        raise AssertionError("opened first")
+
+    for name in ("build", "open_data", "perceptual_net"):
+        monkeypatch.setattr(train_landmarks, name, slow)
+    what = wrong if "optimizer" in wrong else f"not weights for the {wrong}"
+    given = [*gan, "--resume_ckpt", tmp_path / "wrong.pt"]
+    refused(given, f"wrong.pt: {what}", monkeypatch, capsys, tmp_path)
+    assert not (tmp_path / "runs/landmarks/a").exists()
+
+
 def test_the_learning_rate_rises_and_falls():
     args = parse("", [*SMOKE, "--warmup", "3", "--lr_decay_begin", "10", "--learning_rate", "1"])
     assert [learning_rate(args, s, 20) for s in (0, 3, 9, 15, 20)] == [0.25, 1, 1, 0.5, 0]

@@ -63,6 +63,7 @@ UNREAD = 128 + signal.SIGPIPE  # exit code where nobody reads the output
 COMMAND_LINE = "command line"
 MAX_MEGAPIXELS = "GUISE_MAX_MEGAPIXELS"  # environment variable of --max_megapixels
 HELP_PUBLISHED = "--help_published"
+LOCAL_RANK = ("--local-rank", "--local_rank")  # of torch.distributed.launch, now and before 2.0
 KINDS: dict[Any, str] = {  # types of options, as messages call them
     int: "a whole number",
     float: "a number",
@@ -241,7 +242,8 @@ def parse(
                configuration of a training run is taken as well, see `_of_training`
 
     `--a/b/c VALUE` on the command line is the nested key {a: {b: {c: VALUE}}}. It is translated as
-    well and overrides the files. `--local-rank=N`, which torch.distributed.launch adds, is ignored.
+    well and overrides the files. `--local-rank=N`, which torch.distributed.launch adds, is left
+    out, since the environment has it as well; so is its earlier spelling, `--local_rank N`.
     Raises UserError: one line with key, source and the nearest known key.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
@@ -251,7 +253,7 @@ def parse(
         raise SystemExit(0)
     files, argv = _take_configs(argv)
     slashed, argv = _take_slashed(argv)
-    argv = [_rename_token(t, renamed) for t in argv if not t.startswith("--local-rank=")]
+    argv = [_rename_token(token, renamed) for token in _without_local_rank(argv)]
     layers = [(read_yaml(file), str(file)) for file in map(find_config, files)]
     if slashed:
         layers.append((slashed, COMMAND_LINE))
@@ -488,6 +490,22 @@ def _take_configs(argv: list[str]) -> tuple[list[str], list[str]]:
     except argparse.ArgumentError as error:
         raise UserError(f"--config: {error.message}") from error
     return found.config, rest
+
+
+def _without_local_rank(argv: list[str]) -> list[str]:
+    """The command line without `--local-rank N`, in any of its spellings."""
+    result: list[str] = []
+    before = ""
+    for token in argv:
+        name, _, value = token.partition("=")
+        if name in LOCAL_RANK and (not value or value.isdigit()):
+            before = token
+        elif before not in LOCAL_RANK or not token.isdigit():
+            result.append(token)
+            before = ""
+        else:
+            before = ""
+    return result
 
 
 def _take_slashed(argv: list[str]) -> tuple[dict[str, Any], list[str]]:

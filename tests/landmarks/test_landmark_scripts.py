@@ -386,7 +386,8 @@ def test_two_ranks_equal_one_with_twice_the_batch(tmp_path):
     def started(folder, batch, ranks):
         start = [sys.executable]
         if ranks > 1:
-            start += ["-m", "torch.distributed.run", f"--nproc_per_node={ranks}",
+            # It adds --local-rank=N to the command line.
+            start += ["-m", "torch.distributed.launch", f"--nproc_per_node={ranks}",
                       "--rdzv_backend=c10d", "--rdzv_endpoint=localhost:0"]  # fmt: skip
         done = subprocess.run(
             [*start, ROOT / "train_landmarks.py", *SMOKE, "--use_gan", "--ndf", "4", "--use_DDP",

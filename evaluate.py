@@ -18,7 +18,6 @@ from nets.run.files import write_text
 from nets.run.options import PositiveInt
 from nets.run.ranks import Ranks
 
-
 RENAMED = {  # names of the published programs -> names here
     "data_index": "data",
     "data_root": "data",

@@ -495,16 +495,14 @@ def _take_configs(argv: list[str]) -> tuple[list[str], list[str]]:
 def _without_local_rank(argv: list[str]) -> list[str]:
     """The command line without `--local-rank N`, in any of its spellings."""
     result: list[str] = []
-    before = ""
-    for token in argv:
-        name, _, value = token.partition("=")
-        if name in LOCAL_RANK and (not value or value.isdigit()):
-            before = token
-        elif before not in LOCAL_RANK or not token.isdigit():
+    tokens = list(argv)
+    while tokens:
+        token = tokens.pop(0)
+        name, equals, _ = token.partition("=")
+        if name not in LOCAL_RANK:
             result.append(token)
-            before = ""
-        else:
-            before = ""
+        elif not equals and tokens and tokens[0].isdigit():
+            tokens.pop(0)
     return result
 
 

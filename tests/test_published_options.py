@@ -1,4 +1,4 @@
-"""Every option of the published programs is taken, or refused by name, and docs/published.md has it.
+"""The published programs' options: each is taken, or refused by name, and docs/published.md has it.
 
 The lists are those of the programs' own tables and files.
 """

@@ -330,8 +330,8 @@ def read_args(path: Path) -> dict[str, Any]:
     unknown = [name for name in values if not classified(name)]
     if unknown:
         raise UserError(
-            f"{path}: {', '.join(unknown)}: not known here, so what it changes is not known "
-            "either; delete such lines if the networks do not depend on them"
+            f"{path}: unknown options: {', '.join(unknown)}; if the networks do not depend on "
+            "them, delete these lines"
         )
     refuse(values, f"{path}: ", NETWORK_SWITCHES)
     return values

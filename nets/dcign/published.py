@@ -427,9 +427,10 @@ def _modules(model: DCIGN, vector: Tensor, command: Mapping[str, Any] | None) ->
     for convolution in model.encoder:
         pool = module("SpatialMaxPooling", kW=2, kH=2, dW=2, dH=2, padW=0, padH=0, ceil_mode=False)
         encoder += [layer(convolution), pool, threshold()]
-    heads = sequence("ConcatTable", [head(model.mu), head(model.log_variance)])
+    both = [head(model.mu), head(model.log_variance)]
+    heads = module("ConcatTable", modules=both, output={})
     encoder += [reshape(math.prod(model.start)), heads]
-    sampler = module("Reparametrize", dimension=model.latents)
+    sampler = module("Reparametrize", dimension=model.latents, gradInput={})
     decoder = [layer(model.expand), threshold(), reshape(*model.start)]
     for i, convolution in enumerate(model.decoder, 1):
         last = module("Sigmoid") if i == len(model.decoder) else threshold()
@@ -541,8 +542,8 @@ def _command(path: Path) -> dict[str, str]:
     unknown = sorted(result.keys() - FOLLOWED.keys() - NO_NUMBER)
     if unknown:
         raise UserError(
-            f"{path}: {', '.join(unknown)}: not known here, so what it changes is not known "
-            "either; delete such lines if the network does not depend on them"
+            f"{path}: unknown options: {', '.join(unknown)}; if the network does not depend on "
+            "them, delete these lines"
         )
     return result
 

@@ -204,8 +204,9 @@ def test_the_whole_model_has_the_published_modules(network):
     assert start == len(vector)
     assert len({m.fields["weight"].untyped_storage().data_ptr() for m in layers}) == 1
     assert sampler.fields["dimension"] == 5
-    reshape = inner(encoder)[9].fields
-    assert reshape["size"].tolist() == [2, 15, 15] and reshape["nelement"] == 450
+    for reshape, sides in ((inner(encoder)[9], [450]), (inner(decoder)[2], [2, 15, 15])):
+        assert reshape.fields["size"].tolist() == sides and reshape.fields["nelement"] == 450
+        assert reshape.fields["batchsize"].tolist() == [1, *sides]
     assert b"torch.LongStorage" in (folder / "vxnet.net").read_bytes()
     for module in (whole, sampler, *inner(encoder), *inner(decoder)):  # a forward pass fills them
         assert {"output", "gradInput", "_type", "train"} <= module.fields.keys()

@@ -21,6 +21,8 @@ from nets.run.run import Run
 from nets.tensor_files import read_plain, require
 
 Report = Callable[[str], None]  # prints a line
+# The options that name files to start from.
+FILES = ("checkpoint", "resume_ckpt_D", "resume_ckpt_opt_G", "resume_ckpt_opt_D")
 
 
 class Part(NamedTuple):
@@ -64,6 +66,8 @@ def start_from(
 
 def check_start(args: options.Namespace) -> None:
     """Raise UserError if a file to start from does not fit; no network is initialised."""
+    if not any(args[name] for name in FILES):
+        return
     with torch.device("meta"):
         net = build(args)
         discriminator = build_discriminator(args) if args.use_gan else None

@@ -200,10 +200,14 @@ def check_moments(state: Any, optimizer: torch.optim.Optimizer, path: Path, name
     path, name  for the message
     """
     try:
-        order = [number for group in state["param_groups"] for number in group["params"]]
-        moments = state["state"]
-        stored = {(n, key): value for n, held in moments.items() for key, value in held.items()}
-    except (KeyError, TypeError, AttributeError) as error:
+        order = [int(number) for group in state["param_groups"] for number in group["params"]]
+        stored = {
+            (number, key): held[key]
+            for number, held in state["state"].items()
+            for key in MOMENTS
+            if held.get(key) is not None
+        }
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{path}: {name} is not the state of an optimiser") from error
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     if len(order) != len(parameters):
@@ -213,11 +217,11 @@ def check_moments(state: Any, optimizer: torch.optim.Optimizer, path: Path, name
         )
     for place, (number, parameter) in enumerate(zip(order, parameters, strict=True)):
         for key in MOMENTS:
-            value = stored.get((number, key))
-            if value is not None and value.shape != parameter.shape:
+            shape = getattr(stored.get((number, key), parameter), "shape", ())
+            if shape != parameter.shape:
                 raise UserError(
                     f"{path}: {name} does not fit this run: {key} of parameter {place} must be "
-                    f"{list(parameter.shape)}, is {list(value.shape)}"
+                    f"{list(parameter.shape)}, is {list(shape)}"
                 )
 
 

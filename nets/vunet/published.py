@@ -466,8 +466,12 @@ def _model(keys: Any, source: str) -> dict[str, Any]:
         raise UserError(f"model_pars in {source}: must be a mapping, got {keys!r}")
     result = {key: value for key, value in keys.items() if key != "final_act"}
     if "final_act" in keys:
-        result["tanh"] = keys["final_act"]
-        result["conv"] = "none" if keys["final_act"] else "weight_affine"
+        bounded = {"true": True, "false": False}.get(str(keys["final_act"]).lower())
+        if bounded is None:
+            rule = f"must be true or false, got {keys['final_act']!r}"
+            raise UserError(f"model_pars.final_act in {source}: {rule}")
+        result["tanh"] = bounded
+        result["conv"] = "none" if bounded else "weight_affine"
     return result
 
 

@@ -15,7 +15,8 @@ from nets.dcign.convert import main as convert
 from nets.errors import UserError
 from nets.run import options
 
-PAGE = (Path(__file__).parents[1] / "docs/published.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parents[1]
+PAGE = (ROOT / "docs/published.md").read_text(encoding="utf-8")
 TRAINING = {  # of the programs that train: on the command line, or in a configuration
     "vunet": """
         config mode log_dir checkpoint retrain data_index batch_size spatial_size box_factor
@@ -152,6 +153,14 @@ def test_every_script_takes_what_the_launcher_adds(rank):
         assert args.seed == 7
         with pytest.raises(UserError, match="unknown option"):
             options.parse(parser, ["--local_ranks=3"])
+
+
+def test_the_first_recipe_of_the_readme_is_the_way_to_published_weights():
+    recipes = (ROOT / "README.md").read_text(encoding="utf-8").partition("## Recipes")[2]
+    first = re.findall(r"```bash\n(.*?)```", recipes, re.DOTALL)[0]
+    place = PAGE.partition("## Where published weights lie")[2].partition("\n## ")[0]
+    assert f"```bash\n{first}```" in place
+    assert len(re.findall(r"```bash", place)) == 4  # head avatars, VUNet, DC-IGN, VGG19
 
 
 def test_the_converter_takes_the_published_options(tmp_path, capsys):

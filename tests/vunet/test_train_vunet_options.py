@@ -77,7 +77,7 @@ def test_nested_yaml_of_the_image_form(config, capsys, final, conv):
     args = settings.parse(["--config", *files])
     assert (args.variant, args.appearance, args.stickman) == ("image", "image", "image")
     assert (args.nf_start, args.nf_max, args.image_size) == (64, 128, 256)
-    assert (args.tanh, args.conv) == ("True" in final, conv)
+    assert (args.tanh, args.conv) == ("true" in final.lower(), conv)
     assert (args.data, args.num_epochs, args.lr) == ("X", 100, 1e-4)
     assert (args.log_freq, args.start_log_freq) == (1000, 1)
     ramp = [objective.term_weights(args, step)["KL"] for step in (0, 2000, 2750, 3500, 9000)]

@@ -91,7 +91,7 @@ def test_nested_yaml_of_the_image_form(config, capsys, final, conv):
 
 
 def test_a_final_act_that_is_neither_is_refused(config):
-    with pytest.raises(UserError, match="model_pars.final_act in .*: must be true or false, got"):
+    with pytest.raises(UserError, match=r"model_pars\.final_act in .*: must be true or false, got"):
         settings.parse(["--config", config(PORT.replace("FINAL", "tanh"))])
 
 

@@ -84,11 +84,8 @@ def _start(args: options.Namespace) -> tuple[Path, dict[str, Any], bool]:
         if args[name] != content["options"][name]:  # shapes would match, results would be wrong
             value = str(content["options"][name]).lower()
             raise UserError(f"{path}: these weights need --{name} {value}")
-    return (
-        path,
-        content,
-        args.reset_optimizer or (published and "optimizer" not in content["parts"]),
-    )
+    fresh = args.reset_optimizer or (published and "optimizer" not in content["parts"])
+    return path, content, fresh
 
 
 def start_from_data(

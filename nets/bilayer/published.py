@@ -12,6 +12,7 @@ the experiment that its args.txt names as `init_experiment_dir`.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -317,7 +318,6 @@ def read_args(path: Path) -> dict[str, Any]:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read: {error}") from error
-    known = parser("")
     for number, line in enumerate(lines, start=1):
         name, colon, text = line.partition(":")
         if not line.strip():
@@ -326,7 +326,7 @@ def read_args(path: Path) -> dict[str, Any]:
             raise UserError(f"{path}, line {number}: must be `name: value`, is {line!r}")
         if name.strip() in values:
             raise UserError(f"{path}, line {number}: {name.strip()} stands twice")
-        values[name.strip()] = _value(known, name.strip(), text.strip(), f"{path}, line {number}")
+        values[name.strip()] = _value(name.strip(), text.strip(), f"{path}, line {number}")
     unknown = [name for name in values if not classified(name)]
     if unknown:
         raise UserError(
@@ -337,12 +337,14 @@ def read_args(path: Path) -> dict[str, Any]:
     return values
 
 
-def _value(known: run_options.Parser, name: str, text: str, where: str) -> Any:
-    """The value of an option from its text in args.txt.
+@functools.cache
+def _parser() -> run_options.Parser:
+    """The parser of the training script, by whose rules an args.txt is read."""
+    return parser("")
 
-    known  the parser of the training script
-    where  for messages
-    """
+
+def _value(name: str, text: str, where: str) -> Any:
+    """The value of an option from its text in args.txt; `where` is for messages."""
     followed = {**DEFAULTS, **READING, **SWITCHES}
     today = RENAMED.get(name, name)
     if isinstance(followed.get(today), list) or name.startswith(LISTS):
@@ -350,7 +352,7 @@ def _value(known: run_options.Parser, name: str, text: str, where: str) -> Any:
     if today in followed:
         if text == "None" and followed[today] is None:
             return None
-        return run_options.checked(known, today, text, where)
+        return run_options.checked(_parser(), today, text, where)
     if text in ("True", "False"):
         return text == "True"
     if name.endswith(TEXT):

@@ -122,7 +122,8 @@ def check_start(folder: Path, args: options.Namespace) -> None:
 
     For a run without checkpoints. No network is initialised.
     """
-    files, moments = {}, {}
+    files: dict[str, Path] = {}
+    moments: dict[str, Path] = {}
     for name in args["init_networks"]:
         files[name] = network_file(args["init_experiment_dir"], args["init_which_epoch"], name)
     epoch, own = _own_epoch(folder, args)

@@ -96,7 +96,8 @@ def test_the_ports_configuration_is_taken(run, tmp_path, capsys, monkeypatch, sc
     (tmp_path / "mine.yaml").write_text(PORT.replace("model_pars", "model_part"))
     with pytest.raises(SystemExit):
         script.main(["--config", "mine.yaml", "--checkpoint", str(folder)])
-    assert "in mine.yaml: unknown key" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "model_part in mine.yaml: unknown key; did you mean model_pars?" in error
 
 
 def test_a_stage_keeps_the_scores_of_the_others(run):

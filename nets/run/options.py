@@ -562,8 +562,10 @@ def _of_training(
     if all(key in known or key == "config" for key in keys):
         return keys
     names = training()
-    if any(key not in names and key not in known for key in keys):
-        return keys  # a wrong key, which is refused as in any configuration
+    for key in keys:
+        if key not in names and key not in known:
+            nearest = _nearest(key, known) or _nearest(key, list(names))
+            raise UserError(f"{key} in {file}: unknown key{nearest}")
     used = {}
     if (Path(file).parent / "checkpoints").is_dir():
         used["checkpoint"] = str(Path(file).parent)

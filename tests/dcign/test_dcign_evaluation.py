@@ -387,7 +387,7 @@ def test_reconstructions_are_written_as_the_published_program_dumps_them(tmp_pat
     root = published_data(tmp_path / "DATASET")
     command = ["--checkpoint", "networks/x", *EXACT, "--test_batches", "1", "--out", "o.json"]
     evaluate.main([*command, "--preds", "tmp/x"])
-    files = {str(file.relative_to("tmp/x")) for file in (tmp_path / "tmp/x").rglob("preds*")}
+    files = {str(file.relative_to(tmp_path / "tmp/x")) for file in tmp_path.rglob("preds*")}
     assert files == {f"{group.set}/preds{n}" for group in FACES for n in (1, 2)}
     image = torch7.read(root / f"th_{FACES[2].set}/FT_test/batch2")
     with torch.no_grad():

@@ -28,11 +28,22 @@ from nets.run.ranks import Ranks
 
 REPORT = "evaluation.json"  # of a run folder
 REPORT_OF_PAIRS = "evaluation_pairs.json"
+RENAMED = {  # names of the published programs -> names here
+    "data_index": "data",
+    "data_root": "data",
+    "dataset_path": "data",
+    "datasetdir": "data",
+    "resume_ckpt": "checkpoint",
+    "gaussians_save_path": "gaussians",
+    "gaussian_path": "gaussians",
+    "out_path": "predictions",
+    "results_path": "predictions",
+}
 
 
 # fmt: off
-def parser() -> options.ArgumentParser:
-    p = options.tool_parser(options.summary(__doc__), {"data_index": "data", "data_root": "data"})
+def parser() -> options.Parser:
+    p = options.tool_parser(options.summary(__doc__), RENAMED)
     options.add_reading(p)
     g = p.add_argument_group("evaluation")
     add = g.add_argument

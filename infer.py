@@ -30,7 +30,7 @@ OWNERS = {  # option -> the systems that have it
 
 
 # fmt: off
-def parser() -> options.ArgumentParser:
+def parser() -> options.Parser:
     p = options.tool_parser(options.summary(__doc__))
     g = p.add_argument_group("inference")
     add = g.add_argument

@@ -28,11 +28,11 @@ from nets.bilayer.experiment import Experiment, printing_to
 from nets.bilayer.losses import Losses
 from nets.bilayer.objective import Scores, mean_scores, naming_options, open_losses
 from nets.bilayer.options import learning_rate, optimizer, parse, schedule
-from nets.bilayer.published import RENAMED
+from nets.bilayer.published_options import RENAMED
 from nets.bilayer.visuals import grid
-from nets.bilayer.warm_start import go_back, look_for_files, start
+from nets.bilayer.warm_start import check_start, go_back, start
 from nets.contracts import Dataset
-from nets.run import checkpoints, options
+from nets.run import options
 from nets.run.ema import EMA
 from nets.run.loader import Loader, in_order, loader
 from nets.run.precision import Precision
@@ -137,8 +137,8 @@ def gradients_again(
 def train(
     run: Run, args: options.Namespace, precision: Precision, stack: contextlib.ExitStack
 ) -> None:
-    if not checkpoints.stored(run.folder / "checkpoints"):
-        look_for_files(run.folder, args)
+    if not run.resumes:
+        check_start(run.folder, args)
     data = open_avatars(args, "train", args.save_dataset_filenames)
     tests: dict[str, Dataset] = {}
     if not args.skip_test:

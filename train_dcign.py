@@ -28,7 +28,7 @@ from nets.dcign.latents import Latents
 from nets.dcign.objective import Objective, TypeMeans, make_optimizer
 from nets.dcign.options import groups, parse, sets
 from nets.dcign.published import RENAMED
-from nets.dcign.warm_start import export, start_from
+from nets.dcign.warm_start import check_start, export, start_from
 from nets.run import options
 from nets.run.ema import EMA
 from nets.run.loader import loader
@@ -62,6 +62,9 @@ def finish(run: Run, args: options.Namespace, net: DCIGN, source: Source, unseen
 
 
 def train(run: Run, args: options.Namespace, precision: Precision) -> None:
+    starting = bool(args.checkpoint) and not args.no_load and not run.resumes
+    if starting:
+        check_start(args)
     source, unseen = (open_batches(args, sets(args), split) for split in ("train", "test"))
     bias = args.shape_bias_amount if args.shape_bias else 0
     data = Drawn(source, args.num_train_batches, args.seed, bias, args.order, args.shuffle)
@@ -84,7 +87,8 @@ def train(run: Run, args: options.Namespace, precision: Precision) -> None:
         f"run folder {run.folder}"
     )
     parts = {"model": net, "optimizer": optimizer, "ema": ema, "precision": precision}
-    if not run.resume(**parts, types=types) and args.checkpoint and not args.no_load:
+    run.resume(**parts, types=types)
+    if starting:
         start_from(run, args, net, optimizer)
         if ema:
             ema.load_state_dict(EMA(net, args.ema).state_dict())

@@ -25,7 +25,7 @@ from nets.landmarks.losses import discriminator_loss, generator_losses, perceptu
 from nets.landmarks.options import learning_rate, parse
 from nets.landmarks.published_options import RENAMED
 from nets.landmarks.visuals import final_image, show
-from nets.landmarks.warm_start import export, perceptual_net, start_from
+from nets.landmarks.warm_start import check_start, export, perceptual_net, start_from
 from nets.run import options
 from nets.run.ema import EMA
 from nets.run.loader import in_order, loader
@@ -69,6 +69,9 @@ def validate(
 
 def train(run: Run, args: options.Namespace, precision: Precision) -> None:
     """Train the networks of the options, from the run's newest checkpoint if it has one."""
+    # What may be refused comes first: networks and data take time.
+    if not run.resumes:
+        check_start(args)
     features = perceptual_net(args, run.ranks, precision, run.print)
 
     torch.manual_seed(args.seed)  # the same weights on every rank and in every start of this run

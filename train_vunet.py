@@ -35,7 +35,7 @@ from nets.vunet.objective import kl_factor, loss_of, open_vgg
 from nets.vunet.options import learning_rate, parse
 from nets.vunet.published import RENAMED
 from nets.vunet.visuals import final_image, show, show_samples, show_transfer
-from nets.vunet.warm_start import start_from, start_from_data
+from nets.vunet.warm_start import check_start, start_from, start_from_data
 
 
 @torch.no_grad()
@@ -67,6 +67,8 @@ def train(run: Run, args: options.Namespace, precision: Precision) -> None:
     data = open_people(args, "train")
     test = open_people(args, "test", args.test_images)
     inputs = PersonInputs(args, data.joint_order)
+    if args.checkpoint and not run.resumes:
+        check_start(args)
     vgg = open_vgg(args, run, precision)
     torch.manual_seed(args.seed)  # all ranks, and every start of this run, draw the same weights
     net = precision.place(build(args))

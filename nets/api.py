@@ -34,6 +34,7 @@ from nets.data.heads.faces import crop_square, points_in_crop
 from nets.data.heads.videos import sample_of
 from nets.data.io.images import letterbox, read_image, squash
 from nets.dcign.latents import Latents
+from nets.dcign.published import is_published
 from nets.errors import UserError
 from nets.landmarks.visuals import places
 from nets.layers import signed
@@ -276,7 +277,7 @@ class LoadedDCIGN(LoadedNetwork):
         super().__init__(content, path, precision)
         self.net, self.options = dcign.load_network(content, path, precision)
         self.size: int = self.net.image_size
-        self._latents = Latents(self.net, self.options, has_data="kind" not in content)
+        self._latents = Latents(self.net, self.options, has_data=not is_published(content))
 
     @property
     def owners(self) -> dict[str, slice]:

@@ -51,7 +51,8 @@ def training_options() -> dict[str, str]:
         own = (
             action.dest.split(".")[0] for action in module(system, "options").parser("")._actions
         )
-        names |= {name: name for name in (*own, *getattr(published, "LEFT_OUT", ()))}
+        others = (*getattr(published, "LEFT_OUT", ()), *getattr(published, "GROUPS", ()))
+        names |= {name: name for name in (*own, *others)}
         names |= published.RENAMED
     return names
 

@@ -15,6 +15,7 @@ from dcign_tiny import LATENTS, SIZE, network, write_run
 from landmark_files import untrained
 from nets.data.detectors import Person, person_box
 from nets.data.io.images import read_image, write_image
+from nets.published import main as convert
 from nets.run import checkpoints
 from nets.skeletons import JOINTS_15, JOINTS_17, convert_joints
 from nets.worlds.people.world import PeopleWorld
@@ -217,6 +218,14 @@ def test_dcign_codes(tmp_path):
     moved[loaded.owners["light"]] += 2
     assert loaded.decode(torch.stack([code, moved])).shape == (2, 1, SIZE, SIZE)
     assert not torch.equal(loaded.decode(moved), face)
+
+
+def test_weights_alone_of_a_dcign_run_know_its_data(tmp_path):
+    """A .safetensors of a run is not a published network: its training data can be read."""
+    run = write_run(tmp_path / "run", regime="entangled")
+    convert([str(run), str(tmp_path / "x.safetensors")])
+    loaded, whole = guise.load(tmp_path / "x.safetensors"), guise.load(run)
+    assert loaded.owners == whole.owners and loaded.owners["light"].stop <= LATENTS
 
 
 def test_wrong_inputs_are_named(vunet_run, bilayer_run, tmp_path):

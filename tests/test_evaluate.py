@@ -5,6 +5,7 @@ import json
 import pytest
 
 import evaluate
+import infer
 from helpers import last_line, script
 from nets.run import checkpoints
 
@@ -55,6 +56,49 @@ def test_an_originals_options_give_the_data(run, tmp_path, capsys):
     with pytest.raises(SystemExit):
         evaluate.main(["--config", str(config), "--checkpoint", str(folder)])
     assert "unknown key" in capsys.readouterr().err
+
+
+# The keys of the original's base.yaml and prjoti.yaml.
+PORT = """
+iterator: iterator.Iterator
+model: vunet.VUNet
+batch_size: 8
+num_epochs: 100
+code_root: null
+model_pars: {final_act: true, nf_start: 64, nf_max: 128, spatial_size: 256, dropout_prob: 0.0,
+  img_channels: 3, pose_channels: 3}
+lr: 0.0001
+integrations: {wandb: {active: false}, tensorboardX: {active: false}}
+losses:
+  color_L1: {weight: 0.5}
+  KL: {start_ramp_it: 2000, start_ramp_val: 0, end_ramp_it: 3500, end_ramp_val: 1}
+  perceptual: {weight: 1.0, vgg_feat_weights: [1, 1, 1, 1, 1, 1]}
+"""
+PRJOTI = """
+data_root: prjoti_data
+datasets: {train: prjoti.Train, validation: prjoti.Validation}
+"""
+
+
+@pytest.mark.parametrize("script", [evaluate, infer])
+def test_the_ports_configuration_is_taken(run, tmp_path, capsys, monkeypatch, script):
+    """edflow's base.yaml with model_pars and losses, and prjoti.yaml with the data."""
+    folder, calls = run
+    (tmp_path / "base.yaml").write_text(PORT)
+    (tmp_path / "prjoti.yaml").write_text(PRJOTI)
+    if script is infer:
+        monkeypatch.setattr(infer.systems, "call", lambda *arguments: None)
+    script.main(["--config", "base.yaml", "prjoti.yaml", "--checkpoint", str(folder)])
+    out = capsys.readouterr().out
+    assert "base.yaml: of a training run; used here: " in out
+    if script is evaluate:
+        (args, _), *_ = calls
+        assert args.data == "prjoti_data" and args.batch_size == 8
+    (tmp_path / "mine.yaml").write_text(PORT.replace("model_pars", "model_part"))
+    with pytest.raises(SystemExit):
+        script.main(["--config", "mine.yaml", "--checkpoint", str(folder)])
+    error = capsys.readouterr().err
+    assert "model_part in mine.yaml: unknown key; did you mean model_pars?" in error
 
 
 def test_a_stage_keeps_the_scores_of_the_others(run):

@@ -8,6 +8,7 @@ the grids, as images/PHASE_STEP.png, and lists of files.
     checkpoints/EPOCH_opt_NETWORK.pth
     images/train/, images/test/    grids, NUMBER_RANK.jpg
     losses.jsonl                   one line per log: step, epoch, phase, and the means
+    losses.pkl                     the same for the published program: {name: list of means}
     metrics/                       events: learning rates, losses, metrics, images of single steps
     tensorboard_paper/             events: grids and means of train and test
     train_filenames.txt, test_filenames.txt
@@ -21,6 +22,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import pickle
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
@@ -33,7 +35,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from nets.bilayer.data import Mixed
-from nets.bilayer.published import RENAMED
+from nets.bilayer.published_options import RENAMED
 from nets.contracts import Dataset
 from nets.data.heads.videos import AvatarFolder, AvatarList
 from nets.errors import UserError
@@ -210,7 +212,7 @@ class Experiment:
     def save_networks(
         self, epoch: int, networks: Mapping[str, nn.Module], optimizers: Mapping[str, Any]
     ) -> None:
-        """Write EPOCH_NETWORK.pth and EPOCH_opt_NETWORK.pth of the trained networks."""
+        """Write EPOCH_NETWORK.pth and EPOCH_opt_NETWORK.pth of the trained networks; losses.pkl."""
         if not (self.run.is_main and self.exporting):
             return
         folder = self.folder / "checkpoints"
@@ -218,6 +220,25 @@ class Experiment:
         parts |= {f"opt_{name}": optimizer.state_dict() for name, optimizer in optimizers.items()}
         for name, state in parts.items():
             write_atomic(folder / f"{epoch}_{name}.pth", partial(torch.save, to_cpu(state)))
+        means = means_of(self.folder / "losses.jsonl")
+        write_atomic(self.folder / "losses.pkl", lambda file: file.write(pickle.dumps(means, 2)))
+
+
+def means_of(losses: Path) -> dict[str, list[float]]:
+    """Name -> its means in losses.jsonl, in order: those of training, or of tests if it has none.
+
+    The published program goes on from them, as plain floats in losses.pkl. guise reads no pickles.
+    """
+    lines = losses.read_text(encoding="utf-8").splitlines() if losses.is_file() else []
+    result: dict[str, list[float]] = {}
+    for phase in ("train", "test"):
+        means: dict[str, list[float]] = {}
+        for line in map(json.loads, lines):
+            if line["phase"] == phase:
+                for name in line.keys() - {"step", "epoch", "phase"}:
+                    means.setdefault(name, []).append(float(line[name]))
+        result = means | result
+    return result
 
 
 @contextlib.contextmanager

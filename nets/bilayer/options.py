@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +14,7 @@ from torch import nn
 from nets.bilayer.defaults import ALL, NETWORKS, OPTIMIZERS, Names, words
 from nets.bilayer.losses import LOSSES, PUBLISHED
 from nets.bilayer.metrics import ALIASES, METRICS
-from nets.bilayer.published import RENAMED, add_options, refuse
+from nets.bilayer.published_options import RENAMED, add_options, refuse
 from nets.errors import UserError
 from nets.run import options
 from nets.run.options import NonNegativeInt, PositiveFloat, PositiveInt, add_flag
@@ -198,20 +198,12 @@ def _check(args: options.Namespace) -> None:
         for network in args[name]:
             if network not in args.networks_train and network != "texture_enhancer":
                 raise UserError(f"{name}: {network} is not among networks_train")
-    if args.image_size & (args.image_size - 1):
-        raise UserError(f"image_size: must be a power of two, got {args.image_size}")
-    if args.pse_in_channels != 2 * args.num_keypoints:
-        raise UserError(
-            f"pse_in_channels: must be 2 x num_keypoints = {2 * args.num_keypoints}, got "
-            f"{args.pse_in_channels}"
-        )
+    check_values(args)
     if not args.output_stickmen:
         for flag, network in (("emb_no_stickman", "identity_embedder"),
                               ("dis_no_stickman", "discriminator")):  # fmt: skip
             if not args[flag] and network in args.networks_train:
                 raise UserError(f"output_stickmen false: needs --{flag}")
-    if args.output_stickmen and args.num_keypoints != 68:
-        raise UserError("output_stickmen: stick figures need 68 keypoints")
     if not args.output_segmentation:
         if args.emb_apply_masks and "identity_embedder" in args.networks_train:
             raise UserError("output_segmentation false: needs --emb_apply_masks false")
@@ -223,13 +215,14 @@ def _check(args: options.Namespace) -> None:
         raise UserError("init_which_epoch: must be given with init_networks")
     if args.frozen_networks and not set(args.networks_to_train) - set(args.frozen_networks):
         raise UserError("frozen_networks: no network is left to train")
-    if args.mask_source_and_target and not args.output_segmentation:
-        raise UserError("mask_source_and_target: needs --output_segmentation")
-    if args.use_source_background and not args.inf_pred_segmentation:
-        raise UserError("use_source_background: needs --inf_pred_segmentation")
     if args.augment_with_general:
         if not (args.data and args.general_data_root):
             raise UserError("augment_with_general: needs --data and --general_data_root")
+        if args.augment_with_general_ratio is not None:
+            raise UserError(
+                "augment_with_general_ratio: not implemented; sample_general_dataset draws as many "
+                "general videos as others, without it all of them are used"
+            )
         if args.dataset_load_from_txt:
             raise UserError("augment_with_general: not with dataset_load_from_txt")
     if args.wgv_mode != "none" and args.ema:
@@ -238,6 +231,26 @@ def _check(args: options.Namespace) -> None:
         raise UserError("save_dataset_filenames: the demo world has no files; give --data")
     if args.num_source_frames == 0:
         raise UserError("num_source_frames: must be at least 1 in training, got 0")
+
+
+def check_values(args: Mapping[str, Any], where: str = "") -> None:
+    """Raise UserError on values that no network and no data can have.
+
+    where  the source of the values, for the message
+    """
+    if args["image_size"] & (args["image_size"] - 1):
+        raise UserError(f"image_size{where}: must be a power of two, got {args['image_size']}")
+    if args["pse_in_channels"] != 2 * args["num_keypoints"]:
+        raise UserError(
+            f"pse_in_channels{where}: must be 2 x num_keypoints = {2 * args['num_keypoints']}, got "
+            f"{args['pse_in_channels']}"
+        )
+    if args["output_stickmen"] and args["num_keypoints"] != 68:
+        raise UserError(f"output_stickmen{where}: stick figures need 68 keypoints")
+    if args["mask_source_and_target"] and not args["output_segmentation"]:
+        raise UserError(f"mask_source_and_target{where}: needs --output_segmentation")
+    if args["use_source_background"] and not args["inf_pred_segmentation"]:
+        raise UserError(f"use_source_background{where}: needs --inf_pred_segmentation")
 
 
 def schedule(args: options.Namespace, length: int) -> tuple[int, int]:

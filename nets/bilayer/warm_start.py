@@ -12,8 +12,9 @@ from nets.bilayer import DEFAULTS, NETWORKS, Bilayer
 from nets.bilayer.defaults import READING
 from nets.bilayer.experiment import epochs, network_file
 from nets.bilayer.network import build
+from nets.bilayer.objective import naming_options
 from nets.bilayer.options import schedule
-from nets.bilayer.published import take
+from nets.bilayer.published import matched, take
 from nets.contracts import Dataset
 from nets.errors import UserError
 from nets.run import checkpoints, options
@@ -116,15 +117,33 @@ def start(
     run.print(f"going on from epoch {epoch} of {run.folder}: {', '.join(own)}")
 
 
-def look_for_files(folder: Path, args: Mapping[str, Any]) -> None:
-    """Raise UserError that names a file which `start` will miss; for a run without checkpoints."""
+def check_start(folder: Path, args: options.Namespace) -> None:
+    """Raise UserError if a file that `start` loads is missing or does not fit.
+
+    For a run without checkpoints. No network is initialised.
+    """
+    files: dict[str, Path] = {}
+    moments: dict[str, Path] = {}
     for name in args["init_networks"]:
-        network_file(args["init_experiment_dir"], args["init_which_epoch"], name)
+        files[name] = network_file(args["init_experiment_dir"], args["init_which_epoch"], name)
     epoch, own = _own_epoch(folder, args)
     for name in own if epoch else []:
-        network_file(folder, str(epoch), name)
+        files[name] = network_file(folder, str(epoch), name)
         if not args["init_experiment_dir"] and name not in args["frozen_networks"]:
-            network_file(folder, str(epoch), f"opt_{name}")
+            moments[name] = network_file(folder, str(epoch), f"opt_{name}")
+    if not files:
+        return
+    with naming_options(), torch.device("meta"):
+        net = build(options.plain(args))
+    for name, path in files.items():
+        if name not in net.names:
+            raise UserError(f"init_networks: {name} is not among the networks of this run")
+        matched(getattr(net, name), path, name)
+    parameters = dict(net.trainable())
+    for name, path in moments.items():
+        if name in parameters:
+            like = torch.optim.SGD(parameters[name], 1.0)
+            checkpoints.check_moments(read_plain(path), like, path, name)
 
 
 def _own_epoch(folder: Path, args: Mapping[str, Any]) -> tuple[str | None, list[str]]:

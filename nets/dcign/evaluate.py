@@ -7,7 +7,7 @@ regime can be evaluated beside it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,8 @@ from torch import Tensor
 
 from nets import metrics as image_metrics
 from nets.contracts import Batch
+from nets.data.io import torch7
+from nets.data.io.files import whole_file
 from nets.data.scenes.batches import MIXED_FOLDERS, Source, in_file_order, unit
 from nets.data.scenes.factors import FACTORS, MIXED
 from nets.dcign import (
@@ -190,6 +192,9 @@ def add_options(p: options.ArgumentParser) -> None:
         help="test batches of each type; 0: all")
     add("--entangled", type=str | None, default=None, metavar="RUN",
         help="run of --regime entangled, or its checkpoint, for comparison")
+    add("--preds", type=str | None, default=None, metavar="DIR",
+        help="folder for the reconstructions of all test batches, TYPE/predsN, Torch7 files as the "
+        "published program writes them")
     add("--figure", type=str | None, default=None, metavar="PNG",
         help="file of the scatter plots; default: beside the report")
 # fmt: on
@@ -242,6 +247,8 @@ def measure(
         report = {"data": unseen.name, "regime": trained["regime"], "images": count}
         report["reconstruction"] = {"mse": reconstruction(net, unseen, each)}
         report["bound"] = bound(net, unseen, each, args.seed)
+        if args.preds:
+            write_reconstructions(net, unseen, sets(trained), Path(args.preds))
         if MIXED in unseen.counts:
             print("batches in which everything changes: leakage and correlation are not measured")
             return report
@@ -355,6 +362,24 @@ def reconstruction(net: DCIGN, unseen: Source, each: int) -> float:
             image = unit(unseen.read(kind, number)["image"])
             errors.append(metrics.mean_squared_error(decode(net, encode(net, image)), image))
     return torch.cat(errors).mean().item()
+
+
+def write_reconstructions(
+    net: DCIGN, unseen: Source, folders: Mapping[str, str], out: Path
+) -> None:
+    """Write the reconstructions of all test batches as the published program does.
+
+    folders  type -> name of its set of batches
+    Batch N of a type is OUT/SET/predsN, one of a folder without types OUT/predsN: a float tensor
+    (B, 1, S, S), of the code's mean.
+    """
+    for kind, count in unseen.counts.items():
+        place = out if kind == MIXED else out / folders[kind]
+        for number in progress(range(count), f"reconstructions of type {kind}"):
+            image = decode(net, encode(net, unit(unseen.read(kind, number)["image"])))
+            with whole_file(place / f"preds{number + 1}") as file:
+                torch7.write(file, image)
+    print(f"written: {out}/: reconstructions of {sum(unseen.counts.values())} test batches")
 
 
 def leakage(latents: Latents, codes: dict[str, Tensor]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import IO, Any, Literal, cast
@@ -43,6 +44,10 @@ MODEL = "vxnet.net"
 NUMBERS = ("learningRate", "momentumDecay", "updateDecay")  # of config.t7
 KIND = "of the published program"  # begins the "kind" of such a checkpoint
 MAPS = 96
+BUFFERS = {  # tensors of torch's modules that a forward pass fills
+    "SpatialConvolution": ("finput", "fgradInput"),
+    "SpatialMaxPooling": ("indices",),
+}
 GROUPS = ["azimuth=1", "elevation=1", "light=1", "shape=rest"]  # latents of each group
 SHOWN = 3  # differences in an error message
 RENAMED = {  # names in the published programs and in earlier versions of guise -> today's names
@@ -65,6 +70,38 @@ NO_EFFECT = (  # options that the program of the entangled regime accepts and ne
     ("--datasrc", "-d"),
     ("--fbmat", "-f"),
 )
+
+# Options of a cmd_options.txt that describe the network: name -> pattern of its values, in words.
+GROUP = r"[\w-]+=\w+(?:@\w+)?"
+FOLLOWED = {
+    "dim_hidden": r"0*[1-9]\d*",
+    "feature_maps": r"0*[1-9]\d*",
+    "image_size": "150",
+    "likelihood": "bernoulli",
+    "regime": "disentangled|entangled",
+    "groups": rf"\W*{GROUP}(\W+{GROUP})*\W*",
+}
+RULES = {
+    "dim_hidden": "a whole number > 0",
+    "feature_maps": "a whole number > 0",
+    "image_size": "150",
+    "likelihood": "bernoulli",
+    "regime": "disentangled or entangled",
+    "groups": "a list of NAME=LATENTS",
+}
+# The others change no number of a trained network: of training, of files, of the machine.
+_NAMES = """
+accumulate batch_size bsize channels_last checkpoint ckpt_freq clamp coefL1 coefL2 color compile
+config data datasetdir datasrc device deviceId dumpTest ema epochs export_torch7 fbmat
+force_invariance gradient_filter help import invariance_sign invariance_strength keep_every
+keep_last learningRate learning_rate log_freq lr maxIter max_megapixels model momentum
+momentum_decay name nan network networks_dir no_load num_epochs num_steps num_test_batches
+num_test_batches_per_type num_train_batches num_train_batches_per_type on_bad_sample optimization
+optimizer order plot precision published_folder reset_optimizer resume reuse run_dir sample save
+seed shape_bias shape_bias_amount shuffle start_log_freq sweep_steps test_freq threads time_limit
+update_decay useCuda useCudnn warm_down workers
+"""
+NO_NUMBER = frozenset(_NAMES.split())
 
 
 # fmt: off
@@ -251,7 +288,8 @@ def load(path: str | Path, training: bool = False, **options: Any) -> tuple[DCIG
     regime = "disentangled" if available or not path.is_dir() else "entangled"
     if available.get("regime") == "entangled":
         regime = "entangled"
-    named = {"regime": regime, "groups": GROUPS}
+    groups = re.findall(GROUP, available.get("groups", "")) or GROUPS
+    named = {"regime": regime, "groups": groups}
     return model.eval(), {**sizes, **named, **result, "command": available}
 
 
@@ -349,7 +387,9 @@ def _modules(model: DCIGN, vector: Tensor, command: Mapping[str, Any] | None) ->
     start = 0
 
     def module(name: str, **fields: Any) -> torch7.Record:
-        return torch7.Record(f"nn.{name}", {"_type": "torch.FloatTensor", "train": True, **fields})
+        buffers = {key: torch.empty(0) for key in ("output", "gradInput", *BUFFERS.get(name, ()))}
+        shared = {"_type": "torch.FloatTensor", "train": True, **buffers}
+        return torch7.Record(f"nn.{name}", {**shared, **fields})
 
     def sequence(name: str, modules: Sequence[torch7.Record]) -> torch7.Record:
         return module(name, modules=list(modules))
@@ -370,7 +410,8 @@ def _modules(model: DCIGN, vector: Tensor, command: Mapping[str, Any] | None) ->
                       **fields)  # fmt: skip
 
     def reshape(*sides: int) -> torch7.Record:
-        return module("Reshape", size=torch.tensor(sides), nelement=math.prod(sides))
+        size, batchsize = torch7.LongStorage(sides), torch7.LongStorage((1, *sides))
+        return module("Reshape", size=size, batchsize=batchsize, nelement=math.prod(sides))
 
     def threshold() -> torch7.Record:
         return module("Threshold", threshold=0, val=1e-6, inplace=False)
@@ -386,13 +427,15 @@ def _modules(model: DCIGN, vector: Tensor, command: Mapping[str, Any] | None) ->
     for convolution in model.encoder:
         pool = module("SpatialMaxPooling", kW=2, kH=2, dW=2, dH=2, padW=0, padH=0, ceil_mode=False)
         encoder += [layer(convolution), pool, threshold()]
-    heads = sequence("ConcatTable", [head(model.mu), head(model.log_variance)])
+    both = [head(model.mu), head(model.log_variance)]
+    heads = module("ConcatTable", modules=both, output={})
     encoder += [reshape(math.prod(model.start)), heads]
-    sampler = module("Reparametrize", dimension=model.latents)
+    sampler = module("Reparametrize", dimension=model.latents, gradInput={})
     decoder = [layer(model.expand), threshold(), reshape(*model.start)]
     for i, convolution in enumerate(model.decoder, 1):
         last = module("Sigmoid") if i == len(model.decoder) else threshold()
-        up = module("SpatialUpSamplingNearest", scale_factor=2)
+        sizes = {name: torch7.LongStorage((0,) * 4) for name in ("inputSize", "outputSize")}
+        up = module("SpatialUpSamplingNearest", scale_factor=2, **sizes)
         decoder += [up, layer(convolution), last]
     parts = [sequence("Sequential", encoder), sampler, sequence("Sequential", decoder)]
     return sequence("Sequential", parts)
@@ -449,11 +492,7 @@ def _sizes(
     available  the lines of cmd_options.txt
     Raises UserError with the first three differences.
     """
-    written = {
-        k: int(available[k])
-        for k in ("dim_hidden", "feature_maps")
-        if available.get(k, "").isdigit()
-    }
+    written = {k: int(available[k]) for k in ("dim_hidden", "feature_maps") if k in available}
     maps = expected.get("feature_maps") or written.get("feature_maps", MAPS)
     sizes = {"image_size": 150, "likelihood": "bernoulli"}
     differences = [
@@ -488,12 +527,25 @@ def _sizes(
 
 
 def _command(path: Path) -> dict[str, str]:
-    """The `key: value` lines of cmd_options.txt; empty if there is no such file."""
+    """The `key: value` lines of cmd_options.txt; empty if there is no such file.
+
+    Raises UserError for a value that no network has, and for options that are not known.
+    """
     if not path.is_file():
         return {}
     lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
     pairs = (line.partition(":") for line in lines if ":" in line)
-    return {key.strip(): value.strip() for key, _, value in pairs}
+    result = {key.strip(): value.strip() for key, _, value in pairs}
+    for name, rule in FOLLOWED.items():
+        if name in result and not re.fullmatch(rule, result[name]):
+            raise UserError(f"{path}: {name} must be {RULES[name]}, got {result[name]}")
+    unknown = sorted(result.keys() - FOLLOWED.keys() - NO_NUMBER)
+    if unknown:
+        raise UserError(
+            f"{path}: unknown options: {', '.join(unknown)}; if the network does not depend on "
+            "them, delete these lines"
+        )
+    return result
 
 
 def _training(folder: Path, count: int) -> tuple[dict[str, Any], tuple[int, Tensor, Tensor] | None]:

@@ -18,6 +18,17 @@ from nets.run.precision import Precision
 from nets.run.run import Run
 
 
+def check_start(args: options.Namespace) -> None:
+    """Raise UserError if --checkpoint does not fit the options; no network is initialised."""
+    path, content, moments = _start(args)
+    with torch.device("meta"):
+        net = build(args)
+    checkpoints.check_parts(content, {"model": net}, path)
+    if moments is not None:
+        like = torch.optim.SGD(net.parameters(), 1.0)
+        checkpoints.check_moments(moments, like, path, "optimizer")
+
+
 def start_from(
     run: Run, args: options.Namespace, net: DCIGN, optimizer: torch.optim.Optimizer
 ) -> None:
@@ -25,19 +36,25 @@ def start_from(
 
     --reset_optimizer leaves the moments out. Rates and decays are those of `args`.
     """
-    path, content = imported(args)
+    path, content, moments = _start(args)
     checkpoints.load_weights(content, net, path)
-    moments = content["parts"].get("optimizer")
-    if args.reset_optimizer or content["options"].get("optimizer") != args.optimizer:
-        moments = None
     if moments is not None:
-        optimizer.load_state_dict(moments)
+        checkpoints.load_parts(content, {"optimizer": optimizer}, path)
         for group in optimizer.param_groups:  # options of this run override the stored ones
             group["lr"] = args.lr
             if args.optimizer == "rmsprop":
                 group |= {name: args[name] for name in ("momentum_decay", "update_decay")}
     what = content.get("kind", f"of step {content['step']}, {content['options']['regime']}")
     run.print(f"starting from {path} ({what}), {'with' if moments else 'without'} its moments")
+
+
+def _start(args: options.Namespace) -> tuple[Path, dict[str, Any], Any]:
+    """(path, content) of --checkpoint, and the moments to start with or None."""
+    path, content = imported(args)
+    moments = content["parts"].get("optimizer")
+    if args.reset_optimizer or content["options"].get("optimizer") != args.optimizer:
+        moments = None
+    return path, content, moments
 
 
 def export(run: Run, net: DCIGN, optimizer: torch.optim.Optimizer, epoch: int, step: int) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from nets.errors import UserError
-from nets.landmarks import LandmarkModel, build, fold
+from nets.landmarks import LandmarkModel, build, build_discriminator, fold
 from nets.landmarks import published as originals
 from nets.pretrained import vgg
 from nets.run import checkpoints, options
@@ -21,6 +21,8 @@ from nets.run.run import Run
 from nets.tensor_files import read_plain, require
 
 Report = Callable[[str], None]  # prints a line
+# The options that name files to start from.
+FILES = ("checkpoint", "resume_ckpt_D", "resume_ckpt_opt_G", "resume_ckpt_opt_D")
 
 
 class Part(NamedTuple):
@@ -57,6 +59,32 @@ def start_from(
     report  is called with a line for each loaded part
     Raises UserError if a file cannot be read or does not fit.
     """
+    for part, start, state in _starts(args, net, optimizer, discriminator, optimizer_D):
+        load(start.path, part, state)
+        report(f"{part.name}: started from {start.path}")
+
+
+def check_start(args: options.Namespace) -> None:
+    """Raise UserError if a file to start from does not fit; no network is initialised."""
+    if not any(args[name] for name in FILES):
+        return
+    with torch.device("meta"):
+        net = build(args)
+        discriminator = build_discriminator(args) if args.use_gan else None
+    optimizer = torch.optim.Adam(net.parameters())
+    optimizer_D = torch.optim.Adam(discriminator.parameters()) if discriminator else None
+    for part, start, state in _starts(args, net, optimizer, discriminator, optimizer_D):
+        check(start.path, part, state)
+
+
+def _starts(
+    args: options.Namespace,
+    net: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    discriminator: nn.Module | None,
+    optimizer_D: torch.optim.Optimizer | None,
+) -> Iterator[tuple[Part, Start, Mapping[str, Any]]]:
+    """Each part that starts from a file, with the file and the part's state in it."""
     parts = [
         Part("model", args.checkpoint, net),
         Part("optimizer", args.resume_ckpt_opt_G, net, optimizer),
@@ -76,8 +104,7 @@ def start_from(
             start = shared
         else:
             continue
-        load(start.path, part, state_of(part, start))
-        report(f"{part.name}: started from {start.path}")
+        yield part, start, state_of(part, start)
 
 
 def read_start(path: Path) -> Start:
@@ -104,15 +131,26 @@ def state_of(part: Part, start: Start) -> Mapping[str, Any]:
     return start.parts[part.name]
 
 
+def check(path: Path, part: Part, state: Mapping[str, Any]) -> None:
+    """Raise UserError if a state does not fit a network or its optimiser.
+
+    path  for messages
+    """
+    if part.optimizer is None:
+        what = f"weights for the {part.name} of these options"
+        require(state, part.net.state_dict(), path, what)
+    else:
+        checkpoints.check_moments(state, part.optimizer, path, part.name)
+
+
 def load(path: Path, part: Part, state: Mapping[str, Any]) -> None:
     """Put a state into a network, or into its optimiser, which keeps its own settings.
 
     path  for messages
     Raises UserError if the state does not fit.
     """
+    check(path, part, state)
     if part.optimizer is None:
-        what = f"weights for the {part.name} of these options"
-        require(state, part.net.state_dict(), path, what)
         part.net.load_state_dict(state)
         return
     groups = part.optimizer.param_groups

@@ -33,6 +33,7 @@ from nets.tensorflow_files import prefix_of
 
 FORMAT = 1
 PATTERN = "step_*.pt"
+MOMENTS = ("exp_avg", "exp_avg_sq", "momentum_buffer", "m", "v")  # shaped like their parameter
 
 
 def path_of(folder: Path, step: int) -> Path:
@@ -167,8 +168,21 @@ def below(folder: Path) -> Iterator[Path]:
 def load_parts(content: dict[str, Any], parts: dict[str, Any], path: Path) -> None:
     """Put the states of a checkpoint into the parts of the same names.
 
-    Raises UserError where a part is missing or a tensor has another shape; models are checked
-    before anything is changed.
+    Raises UserError as `check_parts` does, before anything is changed.
+    """
+    check_parts(content, parts, path)
+    for name, part in parts.items():
+        try:
+            part.load_state_dict(content["parts"][name])
+        except (ValueError, RuntimeError, KeyError) as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(f"{path}: {name} does not fit this run: {reason}") from error
+
+
+def check_parts(content: dict[str, Any], parts: dict[str, Any], path: Path) -> None:
+    """Raise UserError if a checkpoint lacks a part, or a tensor of it has another shape.
+
+    parts  networks and their optimisers, which may be on the meta device, and other objects
     """
     states = content["parts"]
     for name, part in parts.items():
@@ -176,12 +190,39 @@ def load_parts(content: dict[str, Any], parts: dict[str, Any], path: Path) -> No
             raise UserError(f"{path}: holds no {name}, only {', '.join(sorted(states))}")
         if isinstance(part, nn.Module):
             require(states[name], part.state_dict(), path, f"the {name} of these options")
-    for name, part in parts.items():
-        try:
-            part.load_state_dict(states[name])
-        except (ValueError, RuntimeError, KeyError) as error:
-            reason = str(error).splitlines()[0]
-            raise UserError(f"{path}: {name} does not fit this run: {reason}") from error
+        elif isinstance(part, torch.optim.Optimizer):
+            check_moments(states[name], part, path, name)
+
+
+def check_moments(state: Any, optimizer: torch.optim.Optimizer, path: Path, name: str) -> None:
+    """Raise UserError if an optimiser's state does not fit the parameters of `optimizer`.
+
+    path, name  for the message
+    """
+    try:
+        order = [int(number) for group in state["param_groups"] for number in group["params"]]
+        stored = {
+            (number, key): held[key]
+            for number, held in state["state"].items()
+            for key in MOMENTS
+            if held.get(key) is not None
+        }
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{path}: {name} is not the state of an optimiser") from error
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    if len(order) != len(parameters):
+        raise UserError(
+            f"{path}: {name} does not fit this run: it is of {len(order)} parameters, "
+            f"not of {len(parameters)}"
+        )
+    for place, (number, parameter) in enumerate(zip(order, parameters, strict=True)):
+        for key in MOMENTS:
+            shape = getattr(stored.get((number, key), parameter), "shape", ())
+            if shape != parameter.shape:
+                raise UserError(
+                    f"{path}: {name} does not fit this run: {key} of parameter {place} must be "
+                    f"{list(parameter.shape)}, is {list(shape)}"
+                )
 
 
 def load_weights(

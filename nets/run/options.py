@@ -63,6 +63,7 @@ UNREAD = 128 + signal.SIGPIPE  # exit code where nobody reads the output
 COMMAND_LINE = "command line"
 MAX_MEGAPIXELS = "GUISE_MAX_MEGAPIXELS"  # environment variable of --max_megapixels
 HELP_PUBLISHED = "--help_published"
+LOCAL_RANK = ("--local-rank", "--local_rank")  # of torch.distributed.launch, now and before 2.0
 KINDS: dict[Any, str] = {  # types of options, as messages call them
     int: "a whole number",
     float: "a number",
@@ -90,20 +91,27 @@ class Parser(ArgumentParser):
     """A parser with options of the published programs, which --help_published lists.
 
     renamed    published name -> name of ours, for options that differ in nothing else
+    launched   options of a published launcher -> what they mean here, for --help_published
     published  help texts of the published options that have no name of ours
     """
 
-    def __init__(self, description: str, renamed: Mapping[str, str] | None = None):
+    def __init__(
+        self,
+        description: str,
+        renamed: Mapping[str, str] | None = None,
+        launched: Mapping[str, str] | None = None,
+    ):
         epilog = f"{HELP_PUBLISHED} lists the options of the published programs that work as well."
         super().__init__(
             description=description, epilog=epilog, exit_on_error=False, allow_abbrev=False
         )
         self.renamed = dict(renamed or {})
+        self.launched = dict(launched or {})
         self.published: dict[str, str] = {}
 
     def add_published(self, *names: str, help: str, **settings: Any) -> None:
         """Add an option that works like any other and is listed by --help_published only."""
-        self.published[names[0]] = help
+        self.published[", ".join(names)] = help
         self.add_argument(*names, help=argparse.SUPPRESS, **settings)
 
     @property
@@ -115,9 +123,10 @@ class Parser(ArgumentParser):
         """The text of --help_published."""
         lines = ["Options of the published programs, which work as well.", "", "other names:"]
         lines += [f"  --{old:28} --{new}" for old, new in sorted(self.renamed.items())]
+        lines += [f"  {old:30} {new}" for old, new in self.launched.items()]
         lines += ["", "options without another name:"]
         for name, help in self.published.items():
-            default = self.get_default(name.lstrip("-"))
+            default = self.get_default(name.partition(",")[0].lstrip("-"))
             lines.append(f"  {name:30} {help} (default: {_shown(default)})")
         return "\n".join(lines)
 
@@ -134,12 +143,16 @@ def add_flag(group: Any, name: str, default: bool, help: str) -> None:
     group.add_argument(name, type=bool, nargs="?", const=True, default=default, help=help)
 
 
-def tool_parser(description: str, renamed: Mapping[str, str] | None = None) -> Parser:
+def tool_parser(
+    description: str,
+    renamed: Mapping[str, str] | None = None,
+    launched: Mapping[str, str] | None = None,
+) -> Parser:
     """A parser with the options that every script has: configuration, seed, device, precision.
 
-    renamed  see `Parser`
+    renamed, launched  see `Parser`
     """
-    parser = Parser(description, renamed)
+    parser = Parser(description, renamed, launched)
     run = parser.add_argument_group("run")
     add = run.add_argument
     add("--config", type=str, nargs="+", default=None, metavar="FILE",
@@ -169,12 +182,17 @@ def add_reading(parser: ArgumentParser) -> None:
         help="at a sample that cannot be read: stop, or report, count and replace it")  # fmt: skip
 
 
-def parser(system: str, description: str, renamed: Mapping[str, str] | None = None) -> Parser:
+def parser(
+    system: str,
+    description: str,
+    renamed: Mapping[str, str] | None = None,
+    launched: Mapping[str, str] | None = None,
+) -> Parser:
     """A parser for the script that trains `system`: the options that all of them share.
 
-    renamed  see `Parser`
+    renamed, launched  see `Parser`
     """
-    result = tool_parser(description, renamed)
+    result = tool_parser(description, renamed, launched)
     add_reading(result)
     folder = result.add_argument_group("run folder")
     add = folder.add_argument
@@ -224,7 +242,8 @@ def parse(
                configuration of a training run is taken as well, see `_of_training`
 
     `--a/b/c VALUE` on the command line is the nested key {a: {b: {c: VALUE}}}. It is translated as
-    well and overrides the files. `--local-rank=N`, which torch.distributed.launch adds, is ignored.
+    well and overrides the files. `--local-rank=N`, which torch.distributed.launch adds, is left
+    out, since the environment has it as well; so is its earlier spelling, `--local_rank N`.
     Raises UserError: one line with key, source and the nearest known key.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
@@ -234,7 +253,7 @@ def parse(
         raise SystemExit(0)
     files, argv = _take_configs(argv)
     slashed, argv = _take_slashed(argv)
-    argv = [_rename_token(t, renamed) for t in argv if not t.startswith("--local-rank=")]
+    argv = [_rename_token(token, renamed) for token in _without_local_rank(argv)]
     layers = [(read_yaml(file), str(file)) for file in map(find_config, files)]
     if slashed:
         layers.append((slashed, COMMAND_LINE))
@@ -245,7 +264,7 @@ def parse(
     for keys, source in layers:
         translated = rename(translate(keys, source) if translate else keys, renamed, source)
         for key, value in _flatten(translated, known, source):
-            args[key] = _checked(parser, key, value, source)
+            args[key] = checked(parser, key, value, source)
     _refuse_unknown(parser, known, argv)
     try:
         given = parser.parse_args(argv, defaults=False)
@@ -259,6 +278,20 @@ def parse(
     if args.get("max_megapixels"):
         os.environ[MAX_MEGAPIXELS] = repr(args["max_megapixels"])
     return args
+
+
+def checked(parser: ArgumentParser, key: str, value: Any, source: str) -> Any:
+    """The value of an option of `parser`, checked and converted as on the command line.
+
+    source  where the value stands, for the message
+    Raises UserError that names key, source and rule.
+    """
+    if value is None and parser.get_default(key) is not None:
+        raise UserError(f"{key} in {source}: must not be null")
+    try:
+        return _builtin(parser.parse_object({key: value}, defaults=False)[key])
+    except ArgumentError as error:
+        raise UserError(f"{key} in {source}: must be {_rule(parser, key)}, got {value}") from error
 
 
 def plain(args: Namespace) -> dict[str, Any]:
@@ -459,6 +492,20 @@ def _take_configs(argv: list[str]) -> tuple[list[str], list[str]]:
     return found.config, rest
 
 
+def _without_local_rank(argv: list[str]) -> list[str]:
+    """The command line without `--local-rank N`, in any of its spellings."""
+    result: list[str] = []
+    tokens = list(argv)
+    while tokens:
+        token = tokens.pop(0)
+        name, equals, _ = token.partition("=")
+        if name not in LOCAL_RANK:
+            result.append(token)
+        elif not equals and tokens and tokens[0].isdigit():
+            tokens.pop(0)
+    return result
+
+
 def _take_slashed(argv: list[str]) -> tuple[dict[str, Any], list[str]]:
     """(nested dict of `--a/b value` and `--a/b=value`, the other arguments)."""
     keys: dict[str, Any] = {}
@@ -515,8 +562,10 @@ def _of_training(
     if all(key in known or key == "config" for key in keys):
         return keys
     names = training()
-    if any(key not in names and key not in known for key in keys):
-        return keys  # a wrong key, which is refused as in any configuration
+    for key in keys:
+        if key not in names and key not in known:
+            nearest = _nearest(key, known) or _nearest(key, list(names))
+            raise UserError(f"{key} in {file}: unknown key{nearest}")
     used = {}
     if (Path(file).parent / "checkpoints").is_dir():
         used["checkpoint"] = str(Path(file).parent)
@@ -525,16 +574,6 @@ def _of_training(
         used = {key: value for key, value in today.items() if key in {*known} - {"checkpoint"}}
     print(f"{file}: of a training run; used here: {', '.join(used) or 'nothing'}")
     return used
-
-
-def _checked(parser: ArgumentParser, key: str, value: Any, source: str) -> Any:
-    """The value, checked and converted to the option's type."""
-    if value is None and parser.get_default(key) is not None:
-        raise UserError(f"{key} in {source}: must not be null")
-    try:
-        return parser.parse_object({key: value}, defaults=False)[key]
-    except ArgumentError as error:
-        raise UserError(f"{key} in {source}: must be {_rule(parser, key)}, got {value}") from error
 
 
 def _refuse_unknown(parser: ArgumentParser, known: list[str], argv: list[str]) -> None:

@@ -215,6 +215,11 @@ class Run:
 
     # Checkpoints
 
+    @property
+    def resumes(self) -> bool:
+        """True if the folder holds a checkpoint, which `resume` will load."""
+        return self._found is not None
+
     def resume(self, **parts: Any) -> int:
         """Register the parts of checkpoints, and load the folder's newest whole one, if any.
 

@@ -44,7 +44,7 @@ IMAGE_LOSSES = {
 # fmt: off
 def parser(description: str) -> options.Parser:
     """The parser of train_vunet.py."""
-    p = options.parser("vunet", description, published.RENAMED)
+    p = options.parser("vunet", description, published.RENAMED, published.EDFLOW_HELP)
     g = p.add_argument_group("what to do")
     add = g.add_argument
     add("--mode", type=Literal["train", "test", "transfer", "add_reconstructions"], default="train",

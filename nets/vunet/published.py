@@ -345,6 +345,7 @@ RENAMED = {  # names in published files and in earlier versions of guise -> toda
     "data_root": "data",
     "log_dir": "run_dir",
 }
+GROUPS = ("model_pars",)  # keys that hold options of the network
 LEFT_OUT = (
     "iterator",
     "model",
@@ -373,30 +374,45 @@ EDFLOW = {  # options of the PyTorch program's framework -> options of train_vun
 EDFLOW_TRAIN = ("-t", "--train")
 EDFLOW_PROJECT = ("-p", "--project")
 EDFLOW_REFUSED = {"-l": "the log level is fixed", "-d": "python -m pdb train_vunet.py debugs"}
+EDFLOW_HELP = {  # for --help_published
+    "-n NAME": "--name NAME",
+    "-b, --base FILE ...": "--config FILE ...",
+    "-t, --train": "training, the default; without it edflow evaluates, as evaluate.py does",
+    "-p, --project RUN": "goes on with a run folder of guise",
+    "-c FILE": "--checkpoint FILE",
+    "-r": "--retrain",
+    "-l, -d": "refused",
+}
 
 
 def edflow(argv: Sequence[str]) -> list[str]:
     """The command line with edflow's options under today's names.
 
     `edflow -n NAME -b FILE ... -t`: -n is --name, -b --config, -c --checkpoint, -r --retrain. -t
-    asks for training; without it edflow evaluates, which evaluate.py does. -p RUN goes on with a
-    run of guise: its folder, and its options unless -b gives others. Raises UserError.
+    (or -t true) asks for training; without it edflow evaluates, which evaluate.py does. -p RUN goes
+    on with a run of guise: its folder, and its options unless -b gives others. Raises UserError.
     """
     result: list[str] = []
     project: str | None = None
     short = train = False
-    tokens = iter(argv)
-    for token in tokens:
+    tokens = list(argv)
+    while tokens:
+        token = tokens.pop(0)
         name, equals, value = token.partition("=")
         if name in EDFLOW_REFUSED:
             raise UserError(f"{name}: not an option of train_vunet.py; {EDFLOW_REFUSED[name]}")
-        short |= name in (*EDFLOW, *EDFLOW_PROJECT)
-        train |= name in EDFLOW_TRAIN
+        short |= name in (*EDFLOW, *EDFLOW_PROJECT, *EDFLOW_TRAIN)
         if name in EDFLOW_PROJECT:
-            project = value if equals else next(tokens, None)
-            if project is None:
+            if not equals and not tokens:
                 raise UserError(f"{name}: must be followed by the folder of a run")
-        elif name not in EDFLOW_TRAIN:
+            project = value if equals else tokens.pop(0)
+        elif name in EDFLOW_TRAIN:
+            if not equals and tokens and tokens[0].lower() in ("true", "false"):
+                value = tokens.pop(0)
+            if value.lower() not in ("", "true", "false"):
+                raise UserError(f"{name}: must be true or false, got {value}")
+            train = value.lower() != "false"
+        else:
             result.append(f"{EDFLOW.get(name, name)}{equals}{value}")
     if short and not train:
         raise UserError(
@@ -450,8 +466,12 @@ def _model(keys: Any, source: str) -> dict[str, Any]:
         raise UserError(f"model_pars in {source}: must be a mapping, got {keys!r}")
     result = {key: value for key, value in keys.items() if key != "final_act"}
     if "final_act" in keys:
-        result["tanh"] = keys["final_act"]
-        result["conv"] = "none" if keys["final_act"] else "weight_affine"
+        bounded = {"true": True, "false": False}.get(str(keys["final_act"]).lower())
+        if bounded is None:
+            rule = f"must be true or false, got {keys['final_act']!r}"
+            raise UserError(f"model_pars.final_act in {source}: {rule}")
+        result["tanh"] = bounded
+        result["conv"] = "none" if bounded else "weight_affine"
     return result
 
 

@@ -47,6 +47,17 @@ def require_data(trained: dict[str, Any], data: str | None, path: Path) -> None:
         )
 
 
+def check_start(args: options.Namespace) -> None:
+    """Raise UserError if --checkpoint does not fit the options; no network is initialised."""
+    path, content, fresh = _start(args)
+    with torch.device("meta"):
+        net = build(args)
+    parts: dict[str, Any] = {"model": net}
+    if not fresh:
+        parts["optimizer"] = torch.optim.Adam(net.parameters())
+    checkpoints.check_parts(content, parts, path)
+
+
 def start_from(
     run: Run, args: options.Namespace, net: VUNet, optimizer: torch.optim.Optimizer
 ) -> None:
@@ -55,6 +66,17 @@ def start_from(
     Moments are left out with --reset_optimizer, and if a published file has none. Raises UserError
     if the options contradict a published file's weights.
     """
+    path, content, fresh = _start(args)
+    parts = {"model": net} if fresh else {"model": net, "optimizer": optimizer}
+    checkpoints.load_parts(content, parts, path)
+    run.step = 0 if args.retrain else content["step"]
+    moments = "fresh" if fresh else "its"
+    line = f"{checkpoints.describe(content, path)}, as step {run.step}, with {moments} moments"
+    run.print(f"starting from {line}")
+
+
+def _start(args: options.Namespace) -> tuple[Path, dict[str, Any], bool]:
+    """(path, content) of --checkpoint, and True if the optimiser starts anew."""
     path = find(args.checkpoint)
     content = read_checkpoint(path, "vunet")
     published = "kind" in content
@@ -63,12 +85,7 @@ def start_from(
             value = str(content["options"][name]).lower()
             raise UserError(f"{path}: these weights need --{name} {value}")
     fresh = args.reset_optimizer or (published and "optimizer" not in content["parts"])
-    parts = {"model": net} if fresh else {"model": net, "optimizer": optimizer}
-    checkpoints.load_parts(content, parts, path)
-    run.step = 0 if args.retrain else content["step"]
-    moments = "fresh" if fresh else "its"
-    line = f"{checkpoints.describe(content, path)}, as step {run.step}, with {moments} moments"
-    run.print(f"starting from {line}")
+    return path, content, fresh
 
 
 def start_from_data(

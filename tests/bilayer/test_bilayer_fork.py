@@ -27,7 +27,7 @@ SCRIPT = {
     "replace_source_specific_with_trainable_tensors": False, "sample_general_dataset": False,
     "texture_output_dim": 3, "use_unet": False, "unet_input_channels": 16,
     "unet_output_channels": 3, "unet_inputs": "hf", "metrics_freq": 3, "metrics_root": "nowhere",
-    "skip_metrics": True, "mask_source_and_target": False,
+    "skip_metrics": True, "mask_source_and_target": False, "augment_with_general_ratio": 0.5,
 }  # fmt: skip
 REFUSED = ("use_unet", "replace_AdaSpade_with_conv", "replace_Gtex_output_with_trainable_tensor",
            "replace_Gtex_output_with_source", "replace_source_specific_with_trainable_tensors",
@@ -99,21 +99,55 @@ def test_an_options_file_with_all_switches_off_is_read(tmp_path):
     assert options["options"]["use_unet"] is False and "unknown" not in options["kind"]
 
 
-def test_unknown_options_of_a_file_are_named(tmp_path):
-    folder = write(tmp_path, model(), BASE, args={"use_magic": "True"})
-    assert "options unknown here and not followed: use_magic True" in read(folder)["kind"]
+def test_unknown_options_of_a_file_are_refused_by_name(tmp_path):
+    args = {"use_magic": "True", "lps_more": 3, "seg_net": "x"}
+    folder = write(tmp_path, model(), BASE, args=args)
+    with pytest.raises(UserError, match=r"args\.txt: unknown options: seg_net, use_magic; if"):
+        read(folder)
+    kept = [line for line in (folder / "args.txt").read_text().splitlines()
+            if not line.startswith(("use_magic", "seg_net"))]  # fmt: skip
+    (folder / "args.txt").write_text("\n".join(kept))
+    assert read(folder)["options"]["lps_more"] == 3  # an option of a metric
 
 
-def test_values_of_the_file_have_the_types_of_the_command_line(tmp_path):
-    for name, value in (("mask_source_and_target", "perhaps"), ("num_target_frames", "two")):
-        with pytest.raises(UserError, match=rf"args\.txt, line \d+: {name} must be"):
-            read(write(tmp_path, model(), BASE, args={name: value}))
+@pytest.mark.parametrize(
+    ("name", "value", "rule"),
+    [
+        ("mask_source_and_target", "perhaps", "true or false"),
+        ("num_target_frames", "two", "a whole number > 0"),
+        ("inf_activation_type", "relus", "one of leakyrelu, relu"),
+        ("tex_upsampling_type", "neares", "one of nearest, bilinear, pixelshuffle"),
+        ("bn_momentum", "-1", "a number > 0"),
+        ("random_seed", "-1", "a whole number >= 0"),
+    ],
+)
+def test_values_of_the_file_have_the_checks_of_the_command_line(tmp_path, name, value, rule):
+    today = {"random_seed": "seed"}.get(name, name)
+    where = rf"{today} in .*args\.txt, line \d+: must be {rule}, got {value}"
+    with pytest.raises(UserError, match=where):
+        read(write(tmp_path, model(), BASE, args={name: value}))
+
+
+@pytest.mark.parametrize(
+    ("values", "why"),
+    [
+        ({"num_keypoints": 60}, "pse_in_channels in .*args.txt: must be 2 x num_keypoints = 120"),
+        ({"use_source_background": True, "inf_pred_segmentation": False},
+         "use_source_background in .*args.txt: needs --inf_pred_segmentation"),
+        ({"mask_source_and_target": True, "output_segmentation": False},
+         "mask_source_and_target in .*args.txt: needs --output_segmentation"),
+    ],
+)  # fmt: skip
+def test_values_of_the_file_must_fit_each_other(tmp_path, values, why):
+    net = model(inf_pred_segmentation=values.get("inf_pred_segmentation", True))
+    with pytest.raises(UserError, match=why):
+        read(write(tmp_path, net, BASE, args=values))
 
 
 def test_every_option_is_read_listed_or_refused():
     """An options file may hold any option of the training script."""
     from nets.bilayer.options import parser
-    from nets.bilayer.published import classified
+    from nets.bilayer.published_options import classified
 
     p = parser("x")
     names = {a.dest for a in p._actions} - {"help", "config", "print_shtab"} | p.renamed.keys()

@@ -213,7 +213,7 @@ def test_what_does_not_fit_is_named_and_nothing_is_half_loaded(tmp_path):
     torch.save({"a": torch.zeros(1)}, tmp_path / "x.pth")
     refuse("x.pth: not a network of head avatars: it holds a", lambda: load(tmp_path / "x.pth"))
     (folder / "args.txt").write_text("image_size: big\n")
-    refuse(r"args.txt, line 1: image_size must be a whole number, is 'big'")
+    refuse("image_size in .*args.txt, line 1: must be a whole number > 0, got big")
     (folder / "args.txt").write_text("image_size: 32\nnonsense\n")
     refuse(r"args.txt, line 2: must be `name: value`, is 'nonsense'")
 
@@ -222,11 +222,12 @@ def test_args_are_read_by_their_declared_types(tmp_path):
     path = write(tmp_path, model(**ARGS), BASE, args={
         "visual_freq": -1, "wpr_loss_weight_decay": "1.0", "per_loss_weights": "10.0, 0.01",
         "networks_to_train": "identity_embedder, discriminator", "eps": "1e-07", "bn_momentum": "1",
-        "emb_no_stickman": "False", "random": "nan", "init_experiment_dir": "",
+        "emb_no_stickman": "False", "data_root": "None", "init_experiment_dir": "",
     })  # fmt: skip
     options = read(path)["options"]
     assert options["visual_freq"] == -1 and isinstance(options["visual_freq"], int)
     assert options["per_loss_weights"] == "10.0, 0.01" and options["eps"] == 1e-7
-    assert options["bn_momentum"] == 1.0 and isinstance(options["bn_momentum"], float)
+    assert options["bn_momentum"] == 1.0 and type(options["bn_momentum"]) is float
+    assert options["data_root"] is None
     assert options["networks_to_train"] == list(BASE)  # the networks that were loaded
     assert set(DEFAULTS) <= set(options)

@@ -1,6 +1,7 @@
 """The experiment folder in the published program's layout, and the contents of its files."""
 
 import json
+import pickle
 
 import numpy as np
 import pytest
@@ -68,6 +69,15 @@ def test_losses_are_a_json_line_a_log(folder):
     assert [line["step"] for line in train] == [2, 4, 6, 8]
     assert {"D_ADV", "G_ADV", "G_FM", "G_L1", "G_BCE", "G_WPR"} <= train[0].keys()
     assert [line["epoch"] for line in lines if line["phase"] == "test"] == [0, 2, 4]
+
+
+def test_losses_are_a_pickle_of_lists_for_the_published_program(folder):
+    means = pickle.loads((folder / "losses.pkl").read_bytes())
+    lines = [json.loads(line) for line in (folder / "losses.jsonl").read_text().splitlines()]
+    for phase, name in (("train", "G_ADV"), ("test", "G_PSNR")):
+        logged = [line for line in lines if line["phase"] == phase]
+        assert len(logged) > 1 and means[name] == [line[name] for line in logged]
+    assert all(type(value) is float for values in means.values() for value in values)
 
 
 def test_grids_are_numbered_by_phase(folder):

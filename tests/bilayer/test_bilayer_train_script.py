@@ -120,7 +120,14 @@ def test_every_flag_of_the_published_tables_is_there():
         "pix_loss_type pix_loss_weights pix_loss_apply_to pix_loss_names seg_loss_type "
         "seg_loss_weights seg_loss_apply_to seg_loss_names wpr_loss_type wpr_loss_weight "
         "wpr_loss_weight_decay wpr_loss_decay_schedule wpr_loss_apply_to csm_model lps_model "
-        "lps_net lps_calc_grad ssm_use_masks ssm_calc_grad nme_num_threads"
+        "lps_net lps_calc_grad ssm_use_masks ssm_calc_grad nme_num_threads "
+        # Of the fork, and of scripts that pass options without effect:
+        "metrics_root metrics_freq skip_metrics num_metrics_images general_data_root "
+        "augment_with_general augment_with_general_ratio sample_general_dataset use_unet "
+        "unet_input_channels unet_output_channels unet_inputs texture_output_dim "
+        "replace_Gtex_output_with_trainable_tensor replace_source_specific_with_trainable_tensors "
+        "replace_AdaSpade_with_conv replace_Gtex_output_with_source use_source_background "
+        "mask_source_and_target tex_pred_segmentation pse_input_tensor"
     )
     assert set(table.split()) <= known
 
@@ -141,6 +148,18 @@ def test_every_flag_of_the_published_tables_is_there():
         (["--save_dataset_filenames"], "give --data"),
         (["--num_source_frames", "0"], "num_source_frames"),
         (["--batch_sise", "2"], "did you mean --batch_size"),
+        (
+            [
+                "--augment_with_general",
+                "--general_data_root",
+                "g",
+                "--data",
+                "d",
+                "--augment_with_general_ratio",
+                "0.5",
+            ],
+            "augment_with_general_ratio: not implemented",
+        ),
         (["--precision", "fp16", "--amp_loss_scale", "128"], "amp_loss_scale: must be dynamic"),
     ],
 )
@@ -341,15 +360,26 @@ def test_the_published_folder_is_written_for_published_flags_or_on_request(tmp_p
         network_file(tmp_path / "a/x", 2, "discriminator")
 
 
-def test_networks_of_another_size_are_named(tmp_path, capsys):
+def test_files_that_do_not_fit_are_named_before_networks_are_built(tmp_path, capsys, monkeypatch):
+    def build(*args):
+        raise AssertionError("networks are built before the files were checked")
+
     base = train(tmp_path, "--num_epochs", 2, name="base")
-    line = refused(
-        capsys, tmp_path, "--dis_num_channels", 8, "--init_experiment_dir", base,
-        "--init_networks", "discriminator", "--init_which_epoch", 2,
-    )  # fmt: skip
+    init = ["--init_experiment_dir", base, "--init_networks", "discriminator", "--init_which_epoch"]
+    monkeypatch.setattr(train_bilayer, "build", build)
+    line = refused(capsys, tmp_path, "--dis_num_channels", 8, *init, 2)
     assert "2_discriminator.pth" in line and "must be [8, 6, 3, 3], is [4, 6, 3, 3]" in line
-    line = refused(
-        capsys, tmp_path, "--init_experiment_dir", base,
-        "--init_networks", "discriminator", "--init_which_epoch", 9,
-    )  # fmt: skip
+    line = refused(capsys, tmp_path, *init, 9)
     assert "9_discriminator.pth: no such file; there are epochs 2" in line
+    assert not (tmp_path / "runs/run").exists()
+    for file in (base / "checkpoints").glob("step_*.pt"):  # as the published program leaves it
+        file.unlink()
+    file = base / "checkpoints/2_opt_discriminator.pth"
+    moments = torch.load(file, weights_only=True)
+    moments["state"][1]["exp_avg"] = torch.zeros(3)
+    torch.save(moments, file)
+    with pytest.raises(SystemExit):
+        train(tmp_path, "--which_epoch", 2, name="base")
+    line = capsys.readouterr().err
+    assert "2_opt_discriminator.pth: discriminator does not fit this run: exp_avg of par" in line
+    assert (base / "checkpoints/2_discriminator.pth").is_file()

@@ -381,6 +381,21 @@ def test_the_test_batches_of_the_entangled_program(tmp_path, monkeypatch, capsys
     assert "a published network needs --data" in capsys.readouterr().err
 
 
+def test_reconstructions_are_written_as_the_published_program_dumps_them(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    _, net = published_network(tmp_path, datasetdir="DATASET")
+    root = published_data(tmp_path / "DATASET")
+    command = ["--checkpoint", "networks/x", *EXACT, "--test_batches", "1", "--out", "o.json"]
+    evaluate.main([*command, "--preds", "tmp/x"])
+    files = {str(file.relative_to(tmp_path / "tmp/x")) for file in tmp_path.rglob("preds*")}
+    assert files == {f"{group.set}/preds{n}" for group in FACES for n in (1, 2)}
+    image = torch7.read(root / f"th_{FACES[2].set}/FT_test/batch2")
+    with torch.no_grad():
+        expected = net.decode(net.encode(image)[0])
+    written = torch7.read(tmp_path / f"tmp/x/{FACES[2].set}/preds2")
+    torch.testing.assert_close(written, expected, rtol=0, atol=1e-6)  # sums in another order
+
+
 def test_a_converted_published_network_is_not_scored_on_the_demo_world(tmp_path, capsys):
     path, _ = published_network(tmp_path)
     for name in ("x.pt", "x.safetensors"):

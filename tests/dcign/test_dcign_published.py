@@ -7,6 +7,7 @@ from nets.data.io import torch7
 from nets.data.io.torch7 import Record
 from nets.dcign import DCIGN, RMSprop
 from nets.dcign import published as dcign
+from nets.dcign.options import parser
 from nets.errors import UserError
 from nets.published import read_checkpoint, recognise
 from nets.run import checkpoints
@@ -164,6 +165,82 @@ def test_the_whole_model_without_parameters(network):
     (folder / "vxnet.net").write_bytes(torch7.dumps(sequence(pool)))
     with pytest.raises(UserError, match=r"vxnet\.net: holds no weights"):
         dcign.load(folder)
+
+
+def test_the_whole_model_has_the_published_modules(network):
+    """vxnet.net: names and order of the modules, their fields, and one storage for all weights."""
+    folder, model, vector = network
+    whole = torch7.read(folder / "vxnet.net")
+
+    def inner(record):
+        return record.fields["modules"].sequence()
+
+    def names(records):
+        return [record.name.removeprefix("nn.") for record in records]
+
+    assert names([whole, *inner(whole)]) == ["Sequential", "Sequential", "Reparametrize",
+                                             "Sequential"]  # fmt: skip
+    encoder, sampler, decoder = inner(whole)
+    conv = ["SpatialConvolution", "SpatialMaxPooling", "Threshold"]
+    assert names(inner(encoder)) == [*conv * 3, "Reshape", "ConcatTable"]
+    up = ["SpatialUpSamplingNearest", "SpatialConvolution"]
+    assert names(inner(decoder)) == ["LinearCR", "Threshold", "Reshape", *[*up, "Threshold"] * 3,
+                                     *up, "Sigmoid"]  # fmt: skip
+    heads = inner(inner(encoder)[-1])
+    assert [names(inner(head)) for head in heads] == [
+        ["LinearCR", "SelectiveGradientFilter", "SelectiveOutputClamp"]
+    ] * 2
+    layers = [m for m in inner(encoder) if "weight" in m.fields]
+    layers += [inner(head)[0] for head in heads]
+    layers += [m for m in inner(decoder) if "weight" in m.fields]
+    start = 0
+    for layer, weight in zip(layers, [p for p in model.parameters() if p.ndim > 1], strict=True):
+        fields = layer.fields
+        assert fields["weight"].shape == fields["gradWeight"].shape == weight.shape
+        assert fields["bias"].shape == fields["gradBias"].shape
+        for name in ("weight", "bias"):  # views of one storage, in the order of parameters.t7
+            assert fields[name].storage_offset() == start
+            start += fields[name].numel()
+    assert start == len(vector)
+    assert len({m.fields["weight"].untyped_storage().data_ptr() for m in layers}) == 1
+    assert sampler.fields["dimension"] == 5
+    for reshape, sides in ((inner(encoder)[9], [450]), (inner(decoder)[2], [2, 15, 15])):
+        assert reshape.fields["size"].tolist() == sides and reshape.fields["nelement"] == 450
+        assert reshape.fields["batchsize"].tolist() == [1, *sides]
+    assert b"torch.LongStorage" in (folder / "vxnet.net").read_bytes()
+    for module in (whole, sampler, *inner(encoder), *inner(decoder)):  # a forward pass fills them
+        assert {"output", "gradInput", "_type", "train"} <= module.fields.keys()
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ("magic: true\nmore: 1\n", "cmd_options.txt: unknown options: magic, more; if the network"),
+        ("dim_hidden: many\n", "cmd_options.txt: dim_hidden must be a whole number > 0, got many"),
+        ("feature_maps: 0\n", "cmd_options.txt: feature_maps must be a whole number > 0, got 0"),
+        ("image_size: 64\n", "cmd_options.txt: image_size must be 150, got 64"),
+        ("likelihood: gaussian\n", "likelihood must be bernoulli, got gaussian"),
+        ("regime: mixed\n", "regime must be disentangled or entangled, got mixed"),
+        ("groups: light\n", "groups must be a list of NAME=LATENTS, got light"),
+    ],
+)
+def test_options_of_the_folder_are_known_and_possible(network, lines, message):
+    (network[0] / "cmd_options.txt").write_text(lines)
+    with pytest.raises(UserError, match=message):
+        dcign.load(network[0])
+
+
+def test_groups_of_the_folder_are_followed(network):
+    text = "dim_hidden: 5\nfeature_maps: 8\ngroups: ['light=1', 'shape=rest@SHAPE_VARIED']\n"
+    (network[0] / "cmd_options.txt").write_text(text)
+    assert dcign.load(network[0])[1]["groups"] == ["light=1", "shape=rest@SHAPE_VARIED"]
+
+
+def test_every_option_is_followed_or_changes_no_number():
+    """The options file may hold any option of the training script, and any published one."""
+    p = parser("x")
+    names = {a.dest for a in p._actions} - {"print_shtab"} | p.renamed.keys()
+    assert names <= dcign.FOLLOWED.keys() | dcign.NO_NUMBER
 
 
 def test_a_folder_is_read_as_a_checkpoint(network):

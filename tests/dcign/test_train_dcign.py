@@ -207,6 +207,27 @@ def test_a_network_of_the_published_program_is_a_start(tmp_path, monkeypatch):
     torch.testing.assert_close(weights(other), weights(run), rtol=0, atol=1e-9)
 
 
+@pytest.mark.parametrize("part", ["model", "optimizer"])
+def test_weights_that_do_not_fit_are_refused_first(trained, tmp_path, monkeypatch, capsys, part):
+    content = checkpoints.read(checkpoints.find(trained[0]))
+    held = content["parts"][part]
+    held = held if part == "model" else held["state"][0]
+    held["m" if part == "optimizer" else "mu.weight"] = torch.zeros(3)
+    checkpoints.write(tmp_path / "wrong.pt", content)
+
+    def slow(*_):
+        raise AssertionError("data or network come first")
+
+    for name in ("build", "open_batches"):
+        monkeypatch.setattr(train_dcign, name, slow)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match="2"):
+        train_dcign.main([*TINY, "--checkpoint", "wrong.pt", "--name", "a"])
+    what = "not the model of these" if part == "model" else "optimizer does not fit this run: m of"
+    assert f"wrong.pt: {what}" in capsys.readouterr().err
+    assert not (tmp_path / "runs/dcign/a").exists()
+
+
 def test_batches_of_a_folder(tmp_path, monkeypatch):
     heads(tmp_path / "D", "--bsize", "4", "--num_train_batches", "2", "--torch7")
     run = train(tmp_path, "--data", "D", "--name", "a", "--num_steps", 2, monkeypatch=monkeypatch)

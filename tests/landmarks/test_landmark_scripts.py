@@ -254,6 +254,35 @@ def test_a_missing_file_is_refused_before_networks_and_data(tmp_path, monkeypatc
     assert not (tmp_path / "runs/landmarks/a").exists()
 
 
+def test_a_file_that_does_not_fit_is_refused_before_networks(tmp_path, monkeypatch, capsys):
+    gan = [*SMOKE, "--use_gan", "--ndf", "4", "--resume_ckpt", str(tmp_path / "wrong.pt")]
+    args, states = parse("", gan), {}
+    nets = {"model": build(args), "discriminator": build_discriminator(args)}
+    for (name, net), adam in zip(nets.items(), ("optimizer", "optimizer_D"), strict=True):
+        optimizer = torch.optim.Adam(net.parameters())
+        for p in net.parameters():
+            p.grad = torch.zeros_like(p)
+        optimizer.step()
+        states |= {name: net.state_dict(), adam: optimizer.state_dict()}
+    content = {"system": "landmarks", "step": 0, "options": options.plain(args), "best": None}
+
+    def slow(*_):
+        raise AssertionError("opened first")
+
+    for name in ("build", "open_data", "perceptual_net"):
+        monkeypatch.setattr(train_landmarks, name, slow)
+    for wrong, state in states.items():
+        moments = "optimizer" in wrong
+        held = state["state"][0] if moments else state
+        key = next(name for name, value in held.items() if value.ndim)
+        right, held[key] = held[key], torch.zeros(3)
+        checkpoints.write(tmp_path / "wrong.pt", content | {"parts": states, "log": []})
+        held[key] = right
+        message = f"wrong.pt: {wrong if moments else f'not weights for the {wrong}'}"
+        refused(gan, message, monkeypatch, capsys, tmp_path)
+        assert not (tmp_path / "runs/landmarks/a").exists()
+
+
 def test_the_learning_rate_rises_and_falls():
     args = parse("", [*SMOKE, "--warmup", "3", "--lr_decay_begin", "10", "--learning_rate", "1"])
     assert [learning_rate(args, s, 20) for s in (0, 3, 9, 15, 20)] == [0.25, 1, 1, 0.5, 0]
@@ -359,7 +388,8 @@ def test_two_ranks_equal_one_with_twice_the_batch(tmp_path):
     def started(folder, batch, ranks):
         start = [sys.executable]
         if ranks > 1:
-            start += ["-m", "torch.distributed.run", f"--nproc_per_node={ranks}",
+            # It adds --local-rank=N to the command line.
+            start += ["-m", "torch.distributed.launch", f"--nproc_per_node={ranks}",
                       "--rdzv_backend=c10d", "--rdzv_endpoint=localhost:0"]  # fmt: skip
         done = subprocess.run(
             [*start, ROOT / "train_landmarks.py", *SMOKE, "--use_gan", "--ndf", "4", "--use_DDP",

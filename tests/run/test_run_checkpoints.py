@@ -270,3 +270,23 @@ def test_a_lock_keeps_others_out_until_its_process_is_dead(tmp_path):
         os.killpg(other.pid, 9)
     lock.release()
     assert taken
+
+
+def test_moments_of_another_size_are_named(tmp_path):
+    net = nn.Linear(3, 2)
+    adam = torch.optim.Adam(net.parameters())
+    net(torch.ones(1, 3)).sum().backward()
+    adam.step()
+    path = tmp_path / "x.pt"
+    checkpoints.check_moments(adam.state_dict(), adam, path, "optimizer")
+    with torch.device("meta"):  # as before a run builds its networks
+        small, other = nn.Linear(2, 2), nn.Linear(3, 2, bias=False)
+    for state, module, message in (
+        (adam.state_dict(), small, r"exp_avg of parameter 0 must be \[2, 2\], is \[2, 3\]"),
+        (adam.state_dict(), other, "of 2 parameters, not of 1"),
+        ({"state": {}}, small, "not the state of an optimiser"),
+        ({"state": {0: {"exp_avg": "x"}}, "param_groups": [{"params": [0, 1]}]}, small, r"is \[\]"),
+    ):
+        like = torch.optim.SGD(module.parameters(), 1.0)
+        with pytest.raises(UserError, match=message):
+            checkpoints.check_moments(state, like, path, "optimizer")

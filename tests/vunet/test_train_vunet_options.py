@@ -63,13 +63,21 @@ def test_flat_yaml_of_the_parts_form(config):
     assert given == {**vars(shipped), "config": None}
 
 
-@pytest.mark.parametrize("final, conv", [("True", "none"), ("False", "weight_affine")])
+@pytest.mark.parametrize(
+    "final, conv",
+    [
+        ("True", "none"),
+        ("False", "weight_affine"),
+        ("'True'", "none"),
+        ("'False'", "weight_affine"),
+    ],
+)
 def test_nested_yaml_of_the_image_form(config, capsys, final, conv):
     files = [config(PORT.replace("FINAL", final)), config("data_root: X\ndatasets: {}", "b.yaml")]
     args = settings.parse(["--config", *files])
     assert (args.variant, args.appearance, args.stickman) == ("image", "image", "image")
     assert (args.nf_start, args.nf_max, args.image_size) == (64, 128, 256)
-    assert (args.tanh, args.conv) == (final == "True", conv)
+    assert (args.tanh, args.conv) == ("true" in final.lower(), conv)
     assert (args.data, args.num_epochs, args.lr) == ("X", 100, 1e-4)
     assert (args.log_freq, args.start_log_freq) == (1000, 1)
     ramp = [objective.term_weights(args, step)["KL"] for step in (0, 2000, 2750, 3500, 9000)]
@@ -80,6 +88,11 @@ def test_nested_yaml_of_the_image_form(config, capsys, final, conv):
         "iterator, model, code_root, integrations: options of another framework"
         in capsys.readouterr().out
     )
+
+
+def test_a_final_act_that_is_neither_is_refused(config):
+    with pytest.raises(UserError, match=r"model_pars\.final_act in .*: must be true or false, got"):
+        settings.parse(["--config", config(PORT.replace("FINAL", "tanh"))])
 
 
 def test_a_later_losses_replaces_an_earlier_one_but_the_command_line_adds(config):

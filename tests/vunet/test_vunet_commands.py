@@ -3,6 +3,7 @@
 import io
 import itertools
 import json
+import re
 import sys
 
 import numpy as np
@@ -191,6 +192,32 @@ def test_a_start_that_is_refused_leaves_no_run_folder(tensorflow, tmp_path):
         assert message in refused_start(tmp_path, *arguments, "--name", "a")
 
 
+def test_weights_that_do_not_fit_are_refused_before_the_network_is_built(
+    inside, tmp_path, capsys, monkeypatch
+):
+    def slow(*_):
+        raise AssertionError("the network or VGG19 comes first")
+
+    monkeypatch.setattr(train_vunet, "build", slow)
+    monkeypatch.setattr(train_vunet, "open_vgg", slow)
+    start = [*TENSORFLOW, "--checkpoint", "model.ckpt-500", "--run_dir", tmp_path, "--name", "a"]
+    line = refused(capsys, train_vunet.main, *start, "--nf_max", 24)
+    assert "model.ckpt-500: not the model of these options" in line
+    convert(["model.ckpt-500", str(tmp_path / "x.pt")])
+    content = checkpoints.read(tmp_path / "x.pt")
+    parts = content["parts"]
+    parameters = [torch.nn.Parameter(value) for value in parts["model"].values()]
+    adam = torch.optim.Adam(parameters)
+    parts["optimizer"] = adam.state_dict()
+    parts["optimizer"]["state"] = {0: {"step": torch.tensor(1.0), "exp_avg": torch.zeros(3),
+                                       "exp_avg_sq": torch.zeros(3)}}  # fmt: skip
+    checkpoints.write(tmp_path / "y.pt", content)
+    start[start.index("model.ckpt-500")] = tmp_path / "y.pt"
+    line = refused(capsys, train_vunet.main, *start)
+    assert "y.pt: optimizer does not fit this run: exp_avg of parameter 0 must be" in line
+    assert not (tmp_path / "a").exists()
+
+
 # edflow -n NAME -b base.yaml prjoti.yaml -t
 
 
@@ -202,6 +229,22 @@ def test_the_short_options_of_edflow(tmp_path, monkeypatch):
     assert (args.checkpoint, args.lr, args.retrain) == ("model-7.ckpt", 0.1, False)
     assert args.losses["KL"]["end_ramp_val"] == 4
     assert settings.parse(["-b", "base.yaml", "-c", "model-7.ckpt", "-r", "-t"]).retrain
+
+
+@pytest.mark.parametrize("train", [["-t"], ["-t", "true"], ["-t=True"], ["--train", "TRUE"]])
+def test_t_takes_a_value(train, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert settings.parse([*train, "-n", "mine", "-b", "base.yaml", "-r", "false"]).name == "mine"
+
+
+def test_edflows_options_are_listed(capsys):
+    with pytest.raises(SystemExit):
+        settings.parse(["--help_published"])
+    text = capsys.readouterr().out
+    for option, here in (("-n NAME", "--name NAME"), ("-b, --base FILE ...", "--config FILE ..."),
+                         ("-c FILE", "--checkpoint FILE"), ("-t, --train", "training"),
+                         ("-p, --project RUN", "goes on with a run folder")):  # fmt: skip
+        assert re.search(rf"^  {re.escape(option)} +{re.escape(here)}", text, re.MULTILINE)
 
 
 def test_p_goes_on_with_a_run(tmp_path, monkeypatch):
@@ -219,6 +262,8 @@ def test_p_goes_on_with_a_run(tmp_path, monkeypatch):
         (["-n", "a", "-b", "smoke.yaml"], "without -t edflow evaluates .* add -t to train"),
         (["-p", "logs/2020_a", "-t"], "-p logs/2020_a: not a run folder of guise; .* --checkpoint"),
         (["-p"], "-p: must be followed by the folder of a run"),
+        (["-n", "a", "-t", "false"], "without -t edflow evaluates"),
+        (["-n", "a", "-t=perhaps"], "-t: must be true or false, got perhaps"),
         (["-n", "a", "-t", "-l", "info"], "-l: not an option of train_vunet.py"),
     ],
 )

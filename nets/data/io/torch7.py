@@ -67,6 +67,10 @@ class Record:
         return f"Record({self.name})"
 
 
+class LongStorage(tuple[int, ...]):
+    """A torch.LongStorage to write, such as the sizes in a module; it is read as a tensor."""
+
+
 class Function:
     """Placeholder for a Lua function, whose code is skipped."""
 
@@ -242,7 +246,7 @@ class _Reader:
 
 
 def write(file: IO[bytes], value: Any) -> None:
-    """Write one object: None, bool, int, float, str, dict, list, Table, Record or Tensor.
+    """Write an object: None, bool, int, float, str, dict, list, Table, Record, Tensor, LongStorage.
 
     Tensors that share memory share a storage in the file. An object that occurs twice is written
     once. A list becomes a table with the keys 1 to n. Tensors must be on the CPU.
@@ -282,6 +286,9 @@ class _Writer:
         elif isinstance(value, str):
             self.pack("i", STRING)
             self.string(value)
+        elif isinstance(value, LongStorage):
+            if self.begin(OBJECT, id(value), value, "torch.LongStorage"):
+                self.pack(f"{1 + len(value)}q", len(value), *value)
         elif isinstance(value, dict | list | tuple):
             pairs = value if isinstance(value, dict) else dict(enumerate(value, 1))
             if self.begin(TABLE, id(value), value):

@@ -111,6 +111,12 @@ def test_nil_and_empty_tensors():
     assert loads(empty).shape == (0,) and loads(empty).dtype == torch.float64
 
 
+def test_a_storage_of_longs_is_written_without_a_tensor():
+    data = dumps(torch7.LongStorage((2, 15)))
+    assert data.endswith(b"torch.LongStorage" + struct.pack("<3q", 2, 2, 15))
+    assert loads(data).tolist() == [2, 15] and b"Tensor" not in data
+
+
 def test_classes_become_records_and_functions_are_skipped():
     body = i32(3, 2, 2) + i32(2) + text("train") + i32(5, 1)
     body += i32(2) + text("f") + i32(8, 3) + text("\x1bLJ code") + i32(3, 4, 0)

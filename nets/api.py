@@ -53,6 +53,8 @@ class LoadedNetwork:
 
     system      "vunet", "landmarks", "bilayer" or "dcign"
     checkpoint  the file or folder that was loaded
+    step        finished steps of its training
+    kind        whose weights these are if not of a run of this project, else None
     options     the options of its training
     device      torch.device of the network
     """
@@ -62,6 +64,8 @@ class LoadedNetwork:
 
     def __init__(self, content: dict[str, Any], path: Path, precision: Precision):
         self.checkpoint, self.precision, self.device = path, precision, precision.device
+        self.step: int = content["step"]
+        self.kind: str | None = content.get("kind")
         self._description = checkpoints.describe(content, path)
 
     def __repr__(self) -> str:

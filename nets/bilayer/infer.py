@@ -15,11 +15,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from nets.bilayer import fold, published_modes, visuals
+from nets.bilayer import Bilayer, fold, published_modes, visuals
 from nets.bilayer.data import open_avatars, prepare
 from nets.bilayer.motion import REGIONS, Motion, best_frame
 from nets.bilayer.network.driver import Driver
-from nets.bilayer.network.model import Avatar, create_avatar, enhance
+from nets.bilayer.network.model import Avatar, enhance
 from nets.bilayer.sources import Faces, SeenFace, keypoints_of_frames
 from nets.bilayer.visuals import enhancing, full_pass, write_layers
 from nets.bilayer.warm_start import Loaded, load_model
@@ -31,6 +31,7 @@ from nets.data.io.names import Paths, distinct, pair_name
 from nets.data.io.video import is_video
 from nets.data.io.video_writer import FORMATS, VideoWriter
 from nets.errors import BadSample, UserError
+from nets.onnx_files import ExportedGraphs, graphs_of, refuse
 from nets.output import write_demo, write_grid
 from nets.run import options
 from nets.run.images import to_uint8
@@ -85,8 +86,14 @@ def infer(args: options.Namespace, content: dict[str, Any], path: Path, ranks: R
     content, path  of the checkpoint
     """
     precision = Precision(args.precision, ranks.device, args.channels_last)
-    model = load_model(content, path, precision)
-    fold(model.net)
+    if graphs := graphs_of(content):
+        refuse(args, ("grid", "enhancer"))
+        if published_modes.asked_for(args) or not args.source:
+            raise UserError(f"-s and -d: {path} needs both; other modes need the checkpoint")
+        model = Loaded(ExportedBilayer(graphs), content["options"], precision)
+    else:
+        model = load_model(content, path, precision)
+        fold(model.net)
     if published_modes.asked_for(args):
         published_modes.published_modes(args, model)
         return
@@ -124,6 +131,43 @@ def infer(args: options.Namespace, content: dict[str, Any], path: Path, ranks: R
         drive_images(args, model, sources, faces, points, render)
 
 
+class ExportedBilayer(Bilayer):
+    """The exported graphs of an avatar, with the methods of `Bilayer` that they can serve."""
+
+    def __init__(self, graphs: ExportedGraphs):
+        torch.nn.Module.__init__(self)
+        self.names: list[str] = []  # no network of its own, and so no enhancer
+        self._identity, self._frame = graphs["avatar_identity"], graphs["avatar_frame"]
+        self.has_mask = "mask" in self._frame.outputs
+
+    def create_avatar(
+        self,
+        source_image: Tensor,
+        source_pose: Tensor | None = None,
+        source_stickman: Tensor | None = None,
+        source_mask: Tensor | None = None,
+    ) -> Avatar:
+        if source_image.shape[1] > 1:
+            raise UserError("-s: an exported avatar takes one image; several need the checkpoint")
+        given = {"image": source_image, "stickman": source_stickman, "mask": source_mask}
+        inputs = {name: value[:, 0] for name, value in given.items() if value is not None}
+        texture, *flat = self._identity(inputs)
+        pairs = list(zip(flat[::2], flat[1::2], strict=True))
+        return Avatar(texture, pairs, source_image, source_pose)
+
+    def driver(self, avatar: Avatar) -> Callable[[Tensor], tuple[Tensor, Tensor | None]]:
+        """A function from poses (N, 2 K) to images and masks, as a `Driver` is."""
+        flat = [tensor for pair in avatar.pairs for tensor in pair]
+        person = {f"adaptive_{i}": tensor for i, tensor in enumerate(flat)}
+        person["texture"] = avatar.texture
+
+        def frames(poses: Tensor) -> tuple[Tensor, Tensor | None]:
+            image, *mask = self._frame({"pose": poses, **person})
+            return image, mask[0] if mask else None
+
+        return frames
+
+
 def source_frames(args: options.Namespace, faces: Faces) -> list[HeadFrame]:
     """The frames of the images of -s, all of one person."""
     files = list_images("-s", args.source)
@@ -149,8 +193,7 @@ def make_avatar(args: options.Namespace, model: Loaded, sample: dict[str, Tensor
     batch = {name: value[None] for name, value in sample.items() if isinstance(value, Tensor)}
     data = prepare(to_device(batch, model.device), model.options)
     with torch.no_grad():
-        avatar = create_avatar(
-            model.net,
+        avatar = model.net.create_avatar(
             data["source_imgs"],
             data["source_poses"],
             data.get("source_stickmen"),
@@ -161,16 +204,22 @@ def make_avatar(args: options.Namespace, model: Loaded, sample: dict[str, Tensor
 
 def renderer(args: options.Namespace, model: Loaded, avatar: Avatar) -> Callable[[Tensor], Tensor]:
     """A function from poses (N, 136) to images (N, 3, S, S) uint8 on the CPU."""
-    driver = Driver(model.net, avatar, model.precision.dtype)
-    if args.masks and not driver.has_mask:
+    driver: Callable[[Tensor], tuple[Tensor, Tensor | None]]
+    if isinstance(model.net, ExportedBilayer):
+        driver, has_mask = model.net.driver(avatar), model.net.has_mask
+    else:
+        driver = folded = Driver(model.net, avatar, model.precision.dtype)
+        has_mask = folded.has_mask
+    if args.masks and not has_mask:
         raise UserError("--masks: this checkpoint's network predicts no mask")
     behind = 1.0 if args.background == "white" else -1.0
 
     def render(poses: Tensor) -> Tensor:
         image, mask = driver(poses.to(model.device))
         if args.masks:
+            assert mask is not None  # asked above
             image = image.clamp(-1, 1) * mask + behind * (1 - mask)
-        elif avatar.background is not None and driver.has_mask:
+        elif avatar.background is not None and mask is not None:
             image = image * mask + avatar.background * (1 - mask)
         return to_uint8(image).cpu()
 

@@ -32,6 +32,7 @@ from nets.data.people.alpha import with_alpha
 from nets.data.people.joints import read_joints
 from nets.data.subset import First
 from nets.errors import UserError
+from nets.onnx_files import ExportedGraphs, graphs_of, refuse
 from nets.output import write_demo, write_grid
 from nets.published import find, read_checkpoint
 from nets.run import options
@@ -50,6 +51,7 @@ from nets.vunet.data import (
     write_images,
     write_images_index,
 )
+from nets.vunet.network import Pair
 from nets.vunet.visuals import drawn_pose, show_samples, show_transfer, transfers
 from nets.vunet.warm_start import load_network, require_data
 
@@ -77,7 +79,11 @@ def infer(args: options.Namespace, content: dict[str, Any], path: Path, ranks: R
     content  of the checkpoint `path`
     """
     precision = Precision(args.precision, ranks.device, args.channels_last)
-    net, trained = load_network(content, path, precision)
+    if graphs := graphs_of(content):
+        refuse(args, ("samples", "noise"))
+        net, trained = ExportedVUNet(graphs), content["options"]
+    else:
+        net, trained = load_network(content, path, precision)
     if args.source or args.driving:
         inputs = PersonInputs(trained, JOINTS_17)
         sources, drivings, videos = people(args, trained, inputs, ranks)
@@ -126,6 +132,28 @@ def infer(args: options.Namespace, content: dict[str, Any], path: Path, ranks: R
         return
     images: list[Tensor | None] = [source.image[:3] for source in sources]
     write_grid(args, names, images, columns, shown, generated)
+
+
+class ExportedVUNet(VUNet):
+    """The exported graph with the methods of `VUNet`, for transfers without noise.
+
+    The graph computes an image from pose and appearance at once. What `encode` hands to `decode` as
+    latents is therefore the appearance itself.
+    """
+
+    def __init__(self, graphs: ExportedGraphs):
+        torch.nn.Module.__init__(self)
+        self._graph = graphs["vunet"]
+
+    def encode(self, appearance: Tensor, noise: Pair | None = None) -> tuple[Pair, Pair]:
+        return (appearance, appearance), (appearance, appearance)
+
+    def decode(
+        self, pose: Tensor, latents: Pair | None = None, noise: Pair | None = None
+    ) -> tuple[Tensor, Pair]:
+        assert latents is not None  # samples are refused
+        (image,) = self._graph({"pose": pose, "appearance": latents[0]})
+        return image, latents
 
 
 def demo(

@@ -45,6 +45,9 @@ def parser() -> options.ArgumentParser:
         "it; for a video a video, for several a folder of SOURCE--DRIVING.mp4")
     add_flag(g, "--grid", False, "write a grid for one pair, too: poses above, sources to the left")
     options.add_max_megapixels(add)
+    add_flag(g, "--compile", False,
+        "compile the networks with torch.compile: needs a C++ compiler, and a minute before the "
+        "first image")
     g = p.add_argument_group("videos and detection")
     add = g.add_argument
     add("--start", type=NonNegativeFloat | None, default=None, help="start in the video, seconds")
@@ -82,6 +85,7 @@ def main(argv: list[str] | None = None) -> None:
     path = published.find(args.checkpoint or named, args.system)
     if path.suffix == ".onnx":
         content = onnx_files.read(path, args.system)
+        onnx_files.refuse(args, ("compile", "cuda_graph"))
         for name, only in (("device", "cpu"), ("precision", "fp32")):
             if args[name] not in ("auto", only):
                 raise UserError(f"--{name} {args[name]}: exported files run with {only} here")

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 import nets
 from nets import api
-from nets.bilayer import Avatar
+from nets.bilayer import Avatar, Bilayer
 from nets.errors import UserError
 from nets.onnx_files import Session
 from nets.ops._library import REFERENCES
@@ -122,12 +122,6 @@ def _bilayer(model: api.LoadedBilayer) -> Iterator[ExportGraph]:
         )
         return (avatar.texture, *(tensor for pair in avatar.pairs for tensor in pair))
 
-    def frame(net: Any, pose: Tensor, texture: Tensor, *flat: Tensor) -> tuple[Tensor, ...]:
-        pairs = list(zip(flat[::2], flat[1::2], strict=True))
-        avatar = Avatar(texture, pairs, texture[:, None], None)
-        frames = net.drive(avatar, pose)
-        return (frames.image,) if frames.mask is None else (frames.image, frames.mask)
-
     with torch.no_grad():
         outputs = identity(model.net, *sources.values())
         masked = model.net.drive(_avatar(outputs), torch.zeros(1, points)).mask is not None
@@ -144,13 +138,23 @@ def _bilayer(model: api.LoadedBilayer) -> Iterator[ExportGraph]:
     pose = torch.rand(2, points) * 2 - 1
     yield ExportGraph(
         "avatar_frame",
-        _Function(model.net, frame),
+        frame_of(model.net),
         {"pose": pose, **dict(zip(kept, outputs, strict=True))},
         ("image", "mask") if masked else ("image",),
         ("pose",),
         "pose (N, 2 K): the face points of N frames, x and y in turn, in [-1, 1]; image "
         "(N, 3, S, S) in [-1, 1], mask (N, 1, S, S) in [0, 1]",
     )
+
+
+def frame_of(net: Bilayer) -> nn.Module:
+    """A module: poses (N, 2 K), texture and adaptive parameters to images and, if any, masks."""
+
+    def frame(net: Bilayer, pose: Tensor, *person: Tensor) -> tuple[Tensor, ...]:
+        frames = net.drive(_avatar(person), pose)
+        return (frames.image,) if frames.mask is None else (frames.image, frames.mask)
+
+    return _Function(net, frame)
 
 
 def _avatar(outputs: tuple[Tensor, ...]) -> Avatar:

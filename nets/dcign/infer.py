@@ -30,7 +30,7 @@ from nets.output import distinct, write_demo, write_grid
 from nets.run import options
 from nets.run.images import labelled_grid
 from nets.run.options import PositiveInt, add_flag
-from nets.run.precision import Precision
+from nets.run.precision import Precision, compile_methods
 from nets.run.ranks import Ranks
 from nets.worlds.heads.world import RANGES
 
@@ -84,6 +84,8 @@ def infer(args: options.Namespace, content: dict[str, Any], path: Path, ranks: R
         net, trained = ExportedDCIGN(graphs), content["options"]
     else:
         net, trained = load_network(content, path, precision)
+        if args.compile:
+            compile_methods(net, "encode", "decode")
     latents = Latents(net, trained, has_data=not is_published(content))
     with torch.no_grad(), precision.autocast():
         if _is_demo(args, latents):

@@ -28,8 +28,8 @@ from nets.onnx_files import ExportedGraphs, graphs_of
 from nets.output import TILE, write_demo, write_grid
 from nets.run import options
 from nets.run.images import to_uint8
-from nets.run.loader import in_order
-from nets.run.precision import Precision
+from nets.run.loader import fetched, in_order
+from nets.run.precision import Precision, compile_methods
 from nets.run.ranks import Ranks
 
 AT_ONCE = 16  # frames in one forward pass, which bounds the memory
@@ -58,6 +58,8 @@ def infer(args: options.Namespace, content: dict[str, Any], path: Path, ranks: R
             print("an exported file gives neither masks nor backgrounds")
     else:
         net, trained = load_network(content, path, precision)
+        if args.compile:
+            compile_methods(net, "landmarks", "appearance", "render")
         model = Networks(net)
     size = trained["image_size"]
     with torch.no_grad(), precision.autocast():
@@ -244,8 +246,11 @@ def transfer(args: options.Namespace, model: Model, size: int, device: torch.dev
         with contextlib.ExitStack() as stack:
             writers = [VideoWriter(f, rate(frames), args.driving[0], frames.start) for f in files]
             video, *concat = map(stack.enter_context, writers)
-            for part in batches(frames):
-                generated = to_uint8(movers[0](squashed(part, size, device))).cpu()
+
+            def moved(part: list[Frame]) -> Tensor:
+                return to_uint8(movers[0](squashed(part, size, device)))
+
+            for part, generated in fetched(batches(frames), moved, int(device.type == "cuda")):
                 for frame, image in zip(part, generated, strict=True):
                     video.write(image, frame.seconds)
                     three = [images[0], squash(frame.image, None, size), image]
@@ -320,7 +325,10 @@ def annotated(
 
 def squashed(frames: list[Frame], size: int, device: torch.device) -> Tensor:
     """Frames as input of the networks, (N, 3, S, S) in [-1, 1], resized as `read_image` does."""
-    return signed(torch.stack([squash(f.image, None, size) for f in frames]).to(device))
+    images = torch.stack([squash(f.image, None, size) for f in frames])
+    if device.type == "cuda":
+        images = images.pin_memory()
+    return signed(images.to(device, non_blocking=True))
 
 
 def batches(frames: Frames) -> Iterator[list[Frame]]:

@@ -68,6 +68,8 @@ class Ranks:
             rank=self.rank,
             world_size=self.world_size,
             timeout=timedelta(seconds=timeout),
+            # NCCL connects now and not in the first step; a wrong mapping of ranks is found here.
+            device_id=self.device if self.device.type == "cuda" else None,
         )
 
     def max(self, number: float) -> float:
@@ -214,7 +216,9 @@ def _device(name: str, local_rank: int, local_world_size: int) -> torch.device:
         raise UserError(f"--device must be auto, cpu or cuda, got {name}")
     if not available:
         raise UserError("--device cuda: torch finds no CUDA device; --device cpu works without")
-    if local_world_size > torch.cuda.device_count():
+    # Not the number of ranks: with torchrun --virtual-local-rank each rank sees its own GPU alone,
+    # as number 0.
+    if local_rank >= torch.cuda.device_count():
         raise UserError(
             f"{local_world_size} ranks on this machine but {torch.cuda.device_count()} CUDA "
             f"devices: use torchrun --nproc_per_node={torch.cuda.device_count()}"

@@ -37,9 +37,9 @@ from nets.output import write_demo, write_grid
 from nets.published import find, read_checkpoint
 from nets.run import options
 from nets.run.images import to_uint8
-from nets.run.loader import in_order, loader, to_device
+from nets.run.loader import fetched, in_order, loader, to_device
 from nets.run.options import NonNegativeFloat, NonNegativeInt
-from nets.run.precision import Precision
+from nets.run.precision import Precision, compile_methods
 from nets.run.ranks import Ranks
 from nets.run.run import Run
 from nets.skeletons import JOINTS_17, valid_joints
@@ -84,6 +84,8 @@ def infer(args: options.Namespace, content: dict[str, Any], path: Path, ranks: R
         net, trained = ExportedVUNet(graphs), content["options"]
     else:
         net, trained = load_network(content, path, precision)
+        if args.compile:
+            compile_methods(net, "encode", "decode")
     if args.source or args.driving:
         inputs = PersonInputs(trained, JOINTS_17)
         sources, drivings, videos = people(args, trained, inputs, ranks)
@@ -408,13 +410,18 @@ def drive(
     finder = Finder(Follow(find, args.person), _label(args.person), args.on_missing)
     frames_with_people = finder(_with_progress(frames))
     people = ((f, cut_out(f, person.joints, "", size)) for f, person in frames_with_people)
+    ahead = int(sources[0].image.is_cuda)
+
+    def paint(part: list[tuple[Frame, CutPerson]]) -> Tensor:
+        return to_uint8(transfer(torch.stack([cut.joints for _, cut in part])))
+
     with contextlib.ExitStack() as stack:
         writers = {
             path: stack.enter_context(VideoWriter(path, fps, video, frames.start)) for path in paths
         }
         outs = list(writers.values())
-        while part := list(islice(people, AT_ONCE)):
-            generated = to_uint8(transfer(torch.stack([cut.joints for _, cut in part]))).cpu()
+        parts = iter(lambda: list(islice(people, AT_ONCE)), [])
+        for part, generated in fetched(parts, paint, ahead):
             each = iter(outs)
             for source, row in zip(sources, generated, strict=True):
                 out, beside = next(each), next(each) if args.concat else None

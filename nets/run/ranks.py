@@ -216,12 +216,13 @@ def _device(name: str, local_rank: int, local_world_size: int) -> torch.device:
         raise UserError(f"--device must be auto, cpu or cuda, got {name}")
     if not available:
         raise UserError("--device cuda: torch finds no CUDA device; --device cpu works without")
-    # Not the number of ranks: with torchrun --virtual-local-rank each rank sees its own GPU alone,
-    # as number 0.
-    if local_rank >= torch.cuda.device_count():
+    count = torch.cuda.device_count()
+    # With torchrun --virtual-local-rank each rank sees its own GPU alone, as number 0.
+    own = local_rank == 0 and count == 1 and os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    if local_world_size > count and not own:
         raise UserError(
-            f"{local_world_size} ranks on this machine but {torch.cuda.device_count()} CUDA "
-            f"devices: use torchrun --nproc_per_node={torch.cuda.device_count()}"
+            f"{local_world_size} ranks on this machine but {count} CUDA "
+            f"devices: use torchrun --nproc_per_node={count}"
         )
     torch.cuda.set_device(local_rank)
     return torch.device("cuda", local_rank)

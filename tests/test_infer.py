@@ -5,12 +5,12 @@ import torch
 
 import infer
 from avatar_folder import write_folder
+from bilayer_tiny import avatar_run
 from dcign_tiny import write_run
 from landmark_files import untrained
 from nets import published
 from nets.data.heads.videos import frame_path
 from nets.data.io.images import read_image
-from test_onnx_files import bilayer_run
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def run_of(folder, system):
     makers = {
         "vunet": lambda: published.TRAINED / "vunet.safetensors",
         "landmarks": lambda: untrained(folder),
-        "bilayer": lambda: bilayer_run(folder),
+        "bilayer": lambda: avatar_run(folder),
         "dcign": lambda: write_run(folder / "run"),
     }
     return makers[system]()
@@ -75,7 +75,7 @@ def test_compiled_networks_give_the_same_image(system, faces, tmp_path, monkeypa
 
 
 def test_a_graph_without_a_gpu_is_refused(faces, tmp_path, capsys):
-    run = bilayer_run(tmp_path)
+    run = avatar_run(tmp_path)
     argv = ["--device", "cpu", *arguments(faces, "bilayer")]
     with pytest.raises(SystemExit) as error:
         drawn(run, tmp_path / "a.png", *argv, "--cuda_graph")
@@ -87,7 +87,7 @@ def test_a_graph_without_a_gpu_is_refused(faces, tmp_path, capsys):
 def test_a_graph_gives_the_same_frames(faces, tmp_path):
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device")
-    run = bilayer_run(tmp_path)
+    run = avatar_run(tmp_path)
     argv = ["--device", "cuda", "--precision", "fp32", *arguments(faces, "bilayer")]
     plain = drawn(run, tmp_path / "a.png", *argv)
     graph = drawn(run, tmp_path / "b.png", *argv, "--cuda_graph", "--frames_at_once", "3")

@@ -10,7 +10,7 @@ import torch
 import evaluate
 import infer
 from avatar_folder import face_points, write_folder
-from bilayer_tiny import OPTIONS, model
+from bilayer_tiny import avatar_run
 from dcign_tiny import write_run
 from landmark_files import untrained
 from nets import onnx_files, published
@@ -19,7 +19,6 @@ from nets.data.io.images import read_image
 from nets.data.io.video import open_video
 from nets.data.io.video_writer import VideoWriter
 from nets.errors import UserError
-from nets.run import checkpoints
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -27,17 +26,6 @@ pytest.importorskip("onnxruntime")
 # A float differs by at most 1e-3 of the largest value (export.ALLOWED), in practice by 1e-5; two
 # floats on both sides of a half become neighbouring levels.
 LEVELS = 1
-
-
-def bilayer_run(folder):
-    """A checkpoint of a small avatar network."""
-    net = model(networks=["identity_embedder", "texture_generator", "keypoints_embedder",
-                          "inference_generator"])  # fmt: skip
-    path = folder / "bilayer/checkpoints/step_00000003.pt"
-    path.parent.mkdir(parents=True)
-    content = {"system": "bilayer", "step": 3, "options": OPTIONS}
-    checkpoints.write(path, content | {"parts": {"model": net.state_dict()}})
-    return folder / "bilayer"
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +53,7 @@ def same_images(home, tmp_path, capsys, checkpoint, files, name, *argv):
         infer.main(
             [str(a) for a in ("--checkpoint", path, "-o", out, "--precision", "fp32", *argv)]
         )
-        assert (", as ONNX" in capsys.readouterr().out) == (folder != "a")
+        assert ("as ONNX" in capsys.readouterr().out) == (folder != "a")
         files = sorted(file for file in (tmp_path / folder).rglob("*.*") if "_mask" not in file.name
                        and "_background" not in file.name)  # fmt: skip
         written.append({file.relative_to(tmp_path / folder): shown(file) for file in files})
@@ -106,8 +94,8 @@ def test_vunet_from_a_file(exported, home, tmp_path, capsys):
     checkpoint = published.TRAINED / "vunet.safetensors"
     file = exported(checkpoint) / "vunet.onnx"
     same_images(home, tmp_path, capsys, checkpoint, [file], "a.png")
-    points = {name: [0.3 + 0.02 * i, 0.1 + 0.05 * i] for i, name in enumerate(
-        ("nose", "left_shoulder", "right_shoulder", "left_hip", "right_hip"))}  # fmt: skip
+    points = {name: [20 + 10 * (i % 3), 10 + 14 * i] for i, name in enumerate(
+        ("cnose", "lshoulder", "rshoulder", "lhip", "rhip", "lknee"))}  # fmt: skip
     (tmp_path / "joints.json").write_text(json.dumps(points))
     pair = [image(home, f"id{i}/video/00/1") for i in (0, 1)]
     joints = ["--source_joints", tmp_path / "joints.json", "--driving_joints"]
@@ -140,7 +128,7 @@ def test_landmarks_from_either_file(exported, home, tmp_path, capsys):
 
 @pytest.mark.slow
 def test_avatars_from_either_file(exported, home, tmp_path, capsys):
-    checkpoint = bilayer_run(tmp_path / "run")
+    checkpoint = avatar_run(tmp_path / "run")
     folder = exported(checkpoint)
     files = [folder / "avatar_identity.onnx", folder / "avatar_frame.onnx"]
     one = "id0/video/00/0"

@@ -7,9 +7,9 @@ python benchmarks/export.py --only quality --checkpoint runs/bilayer/TIME
     torch        what infer.py calls; for a frame of an avatar nets.bilayer.Driver
     onnxruntime  the file of export.py --format onnx
     aoti         the package of export.py --format aoti
-    folded       of a frame only: a Driver of one person as a graph, by either of the two
-    int8         of a frame only: onnxruntime.quantization on the folded graph; static with ranges
-                 of 32 poses, or dynamic
+    folded       of a frame only: a Driver of one person as a graph
+    int8         of a frame only, by onnxruntime.quantization: static, with ranges of 32 poses, or
+                 dynamic
 
 All are asserted to agree with torch within 1e-3 of the largest value before they are timed, but for
 int8, whose distance is reported. A time is the processor time of one thread, which other processes
@@ -49,6 +49,7 @@ from nets.worlds.heads.videos import HeadVideos
 Way = Callable[[], list[Tensor]]
 ALLOWED = 1e-3  # of the largest value, as in export.py
 SIZE, CALIBRATION, PERSONS = 256, 32, 32
+KINDS = ("static", "dynamic")
 
 
 def listed(outputs: Any) -> list[Tensor]:
@@ -56,49 +57,55 @@ def listed(outputs: Any) -> list[Tensor]:
 
 
 def ways_of(
-    graph: exports.ExportGraph, folder: Path, used: dict[str, Tensor], name: str = ""
-) -> dict[str, Way]:
-    """The graph by onnxruntime and by AOTInductor, on its inputs but for those in `used`.
-
-    name  goes in front of both
-    """
-    inputs = graph.inputs | used
+    graph: exports.ExportGraph, folder: Path, name: str = ""
+) -> dict[str, Callable[[dict[str, Tensor]], list[Tensor]]]:
+    """Functions of the inputs, by onnxruntime and by AOTInductor; `name` goes in front of both."""
     onnx, package = folder / f"{name}{graph.name}.onnx", folder / f"{name}{graph.name}.pt2"
     exports.write_onnx(graph, onnx, {})
     exports.write_package(graph, package, {})
-    session, compiled = Session(onnx), torch._inductor.aoti_load_package(str(package))
+    compiled = torch._inductor.aoti_load_package(str(package))
     return {
-        f"{name}onnxruntime": lambda: session(inputs),
-        f"{name}aoti": lambda: listed(compiled(*inputs.values())),
+        f"{name}onnxruntime": Session(onnx),
+        f"{name}aoti": lambda inputs: listed(compiled(*(inputs[n] for n in graph.inputs))),
     }
 
 
-def frame_graphs(net: Bilayer, avatar: Avatar, poses: Tensor) -> Iterator[exports.ExportGraph]:
-    """A frame of any avatar, then of this one, whose constants are folded into the weights."""
+def inputs_of(avatar: Avatar) -> dict[str, Tensor]:
+    """The inputs of a frame beside the poses."""
     flat = [tensor for pair in avatar.pairs for tensor in pair]
-    person = {"texture": avatar.texture, **{f"adaptive_{i}": t for i, t in enumerate(flat)}}
-    yield exports.ExportGraph(
-        "frame", exports.frame_of(net), {"pose": poses, **person}, ("image", "mask"), ("pose",), ""
+    return {"texture": avatar.texture, **{f"adaptive_{i}": t for i, t in enumerate(flat)}}
+
+
+def frame_graph(net: Bilayer, avatar: Avatar, poses: Tensor) -> exports.ExportGraph:
+    """A frame of any avatar, as export.py writes it."""
+    inputs = {"pose": poses, **inputs_of(avatar)}
+    frame = exports.frame_of(net)
+    return exports.ExportGraph("frame", frame, inputs, ("image", "mask"), ("pose",), "")
+
+
+def folded_graph(driver: Driver, poses: Tensor) -> exports.ExportGraph:
+    """A frame of one avatar, whose constants are folded into the weights."""
+    return exports.ExportGraph(
+        "folded_frame", driver, {"pose": poses}, ("image", "mask"), ("pose",), ""
     )
-    yield exports.ExportGraph(
-        "folded_frame", Driver(net, avatar), {"pose": poses}, ("image", "mask"), ("pose",), ""
-    )
 
 
-def int8(source: Path, poses: Tensor, static: bool) -> Session:
-    """The quantised file of a folded frame.
+def int8(source: Path, examples: list[dict[str, Tensor]], static: bool) -> Session:
+    """The quantised file of a frame.
 
-    poses   (N, 2 K), from which static quantisation takes its ranges
+    examples  inputs, from which static quantisation takes its ranges
     """
     from onnxruntime import quantization as q
 
-    class Poses(q.CalibrationDataReader):
+    names = list(Session(source).shapes)
+
+    class Examples(q.CalibrationDataReader):
         def __init__(self) -> None:
-            self.rest = iter(poses.split(1))
+            self.rest = iter(examples)
 
         def get_next(self) -> dict[str, Any] | None:
-            pose = next(self.rest, None)
-            return None if pose is None else {"pose": pose.numpy()}
+            inputs = next(self.rest, None)
+            return inputs and {name: inputs[name].contiguous().numpy() for name in names}
 
     prepared = source.with_name(f"prepared_{source.name}")
     out = source.with_name(f"{'static' if static else 'dynamic'}_{source.name}")
@@ -106,7 +113,7 @@ def int8(source: Path, poses: Tensor, static: bool) -> Session:
     kinds = ["Conv", "MatMul", "Gemm"]
     if static:
         q.quantize_static(
-            str(prepared), str(out), Poses(), op_types_to_quantize=kinds, per_channel=True,
+            str(prepared), str(out), Examples(), op_types_to_quantize=kinds, per_channel=True,
             quant_format=q.QuantFormat.QDQ, activation_type=q.QuantType.QUInt8,
             weight_type=q.QuantType.QInt8,
         )  # fmt: skip
@@ -117,36 +124,38 @@ def int8(source: Path, poses: Tensor, static: bool) -> Session:
     return Session(out)
 
 
-def frames(folder: Path, n: int) -> tuple[str, dict[str, Way]]:
-    """A row: N frames of an avatar of the published sizes."""
+def frames(folder: Path) -> Iterator[tuple[str, int, dict[str, Way]]]:
+    """Rows: N frames of an avatar of the published sizes."""
     device = torch.device("cpu")
     data, net = batch_of(SIZE, 1, device), network(device, last=True)
     with torch.no_grad():
         avatar = net.create_avatar(
             data["source_imgs"], None, data["source_stickmen"], data["source_segs"]
         )
-    poses = batch_of(SIZE, max(n, 2), device, seed=n)["target_poses"][:, 0]
-    used = {"pose": poses[:n]}
-    driver = Driver(net, avatar)
-    ways: dict[str, Way] = {"torch": lambda: listed(driver(used["pose"]))}
-    for graph, name in zip(frame_graphs(net, avatar, poses), ("", "folded "), strict=True):
-        ways |= ways_of(graph, folder, used, name)
-    ranges = batch_of(SIZE, CALIBRATION, device, seed=99)["target_poses"][:, 0]
-    file = folder / "folded folded_frame.onnx"
-    for kind in ("static", "dynamic"):
-        session = int8(file, ranges, kind == "static")
-        ways[f"{kind} int8"] = lambda session=session: session(used)
-    return f"frame of an avatar, {SIZE} px, batch {n}", ways
+    poses = batch_of(SIZE, 8, device, seed=1)["target_poses"][:, 0]
+    driver, person = Driver(net, avatar), inputs_of(avatar)
+    calls = {"torch": lambda inputs: listed(driver(inputs["pose"]))}
+    calls |= ways_of(frame_graph(net, avatar, poses[:2]), folder)
+    calls |= ways_of(folded_graph(driver, poses[:2]), folder, "folded ")
+    ranges = batch_of(SIZE, CALIBRATION, device, seed=99)["target_poses"]
+    examples = [{**person, "pose": pose} for pose in ranges]
+    for name, file in (("", "frame.onnx"), ("folded ", "folded folded_frame.onnx")):
+        for kind in KINDS:
+            calls[f"{name}{kind} int8"] = int8(folder / file, examples, kind == "static")
+    for n in (1, 8):
+        inputs = {**person, "pose": poses[:n]}
+        ways = {name: lambda call=call, inputs=inputs: call(inputs) for name, call in calls.items()}
+        yield f"frame of an avatar, {SIZE} px, batch {n}", n, ways
 
 
-def others(folder: Path, system: str, graph_name: str) -> tuple[str, dict[str, Way]]:
-    """A row: a graph of the weights that come with guise, or of an untrained network."""
-    model = api.load(None, device="cpu", system=system)
-    (graph,) = (g for g in exports.graphs(model) if g.name == graph_name)
-    with torch.no_grad():
-        ways: dict[str, Way] = {"torch": lambda: listed(graph.module(*graph.inputs.values()))}
-        ways |= ways_of(graph, folder, {})
-    return f"{graph_name}, {model.size} px, batch 2", ways
+def people(folder: Path) -> tuple[str, int, dict[str, Way]]:
+    """A row: transfers by the VUNet that comes with guise."""
+    model = api.load(None, device="cpu", system="vunet")
+    (graph,) = exports.graphs(model)
+    calls = {"torch": lambda inputs: listed(graph.module(*inputs.values()))}
+    calls |= ways_of(graph, folder)
+    ways = {name: lambda call=call: call(graph.inputs) for name, call in calls.items()}
+    return f"transfer of a VUNet, {model.size} px, batch 2", 2, ways
 
 
 def agree(row: str, ways: dict[str, Way]) -> dict[str, float]:
@@ -162,7 +171,7 @@ def agree(row: str, ways: dict[str, Way]) -> dict[str, float]:
     return errors
 
 
-def measure(row: str, ways: dict[str, Way], n: int, seconds: float) -> dict[str, Any]:
+def measure(row: str, n: int, ways: dict[str, Way], seconds: float) -> dict[str, Any]:
     with torch.no_grad():
         errors = agree(row, ways)
         rounds: list[dict[str, float]] = []
@@ -192,20 +201,23 @@ def quality(checkpoint: str, folder: Path) -> dict[str, Any]:
     model = api.load(checkpoint, device="cpu", system="bilayer")
     size = model.size
     test, train = HeadVideos("test", size, 1, 4), HeadVideos("train", size, 1, 1)
-    ranges = torch.stack([train[0, i]["target_poses"][0] for i in range(CALIBRATION)])
+
+    def avatar_of(sample: dict[str, Any]) -> Avatar:
+        return make_avatar(Namespace(enhancer=None), model._model, sample)
+
+    samples = [train[0, i] for i in range(CALIBRATION)]
+    examples = [{**inputs_of(avatar_of(s)), "pose": s["target_poses"]} for s in samples]
+    poses = torch.cat([s["target_poses"] for s in samples[:2]])
+    file = folder / "quality.onnx"
+    exports.write_onnx(frame_graph(model.net, avatar_of(samples[0]), poses), file, {})
+    sessions = {f"{kind} int8": int8(file, examples, kind == "static") for kind in KINDS}
     sums: dict[str, list[float]] = {}
     for index in range(PERSONS):
         sample = test[0, index]
-        avatar = make_avatar(Namespace(enhancer=None), model._model, sample)
-        poses = sample["target_poses"]
-        driver = Driver(model.net, avatar)
-        graph = list(frame_graphs(model.net, avatar, poses))[1]
-        file = folder / f"{index}.onnx"
-        exports.write_onnx(graph, file, {})
-        shown = {"float": unit(driver(poses)[0])}
-        for kind in ("static", "dynamic"):
-            image = int8(file, ranges, kind == "static")({"pose": poses})[0]
-            shown[f"{kind} int8"] = unit(image)
+        avatar, poses = avatar_of(sample), sample["target_poses"]
+        shown = {"float": unit(model.net.drive(avatar, poses).image)}
+        for name, session in sessions.items():
+            shown[name] = unit(session({**inputs_of(avatar), "pose": poses})[0])
         masks = sample["target_segs"].float() / 255
         truth = sample["target_imgs"].float() / 255
         for name, images in shown.items():
@@ -249,9 +261,8 @@ def main() -> None:
         folder = Path(name)
         if args.only != "quality":
             result["rows"] = []
-            for n in (1, 8):
-                result["rows"].append(measure(*frames(folder, n), n, seconds))
-            result["rows"].append(measure(*others(folder, "vunet", "vunet"), 2, seconds))
+            for row in (*frames(folder), people(folder)):
+                result["rows"].append(measure(*row, seconds))
         if args.checkpoint:
             result["int8_quality"] = quality(args.checkpoint, folder)
     write_report(output, result)

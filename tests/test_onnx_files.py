@@ -101,9 +101,8 @@ def test_vunet_from_a_file(exported, home, tmp_path, capsys):
     joints = ["--source_joints", tmp_path / "joints.json", "--driving_joints"]
     argv = ["-s", pair[0], "-d", *pair, *joints, tmp_path / "joints.json"]
     same_images(home, tmp_path / "b", capsys, checkpoint, [file], "grid.png", *argv)
-    assert refusal(capsys, file, "--samples", 2, "-d", pair[0]).startswith(
-        "infer.py: error: --samples: not with an exported file"
-    )
+    line = refusal(capsys, file, "--samples", 2, "-d", pair[0])
+    assert "--samples: not with an exported file" in line
 
 
 @pytest.mark.slow

@@ -326,8 +326,8 @@ def load(
     """The trained network of a checkpoint, ready for inference; its methods depend on its system.
 
     checkpoint  a checkpoint, a run folder (its newest checkpoint), what a published program wrote,
-                or "hf://OWNER/NAME", which is downloaded; None: the newest run under runs/ of the working directory, or the weights
-                that come with guise if there is none
+                or "hf://OWNER/NAME", which is downloaded; None: the newest run under runs/ of the
+                working directory, or the weights that come with guise if there is none
     device      "auto": cuda where available
     precision   of convolutions and products; "auto" as in infer.py: bf16 where the device is
                 fast in it

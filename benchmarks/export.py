@@ -61,8 +61,11 @@ def ways_of(
 ) -> dict[str, Callable[[dict[str, Tensor]], list[Tensor]]]:
     """Functions of the inputs, by onnxruntime and by AOTInductor; `name` goes in front of both."""
     onnx, package = folder / f"{name}{graph.name}.onnx", folder / f"{name}{graph.name}.pt2"
-    exports.write_onnx(graph, onnx, {})
-    exports.write_package(graph, package, {})
+    for path, write in ((onnx, exports.write_onnx), (package, exports.write_package)):
+        if not path.exists():
+            write(graph, path.with_stem("unfinished"), {})
+            path.with_stem("unfinished").rename(path)
+            print(f"written: {path}", flush=True)
     compiled = torch._inductor.aoti_load_package(str(package))
     return {
         f"{name}onnxruntime": Session(onnx),
@@ -248,6 +251,9 @@ def main() -> None:
         "--only", choices=["speed", "quality"], help="one half, kept beside the other"
     )
     parser.add_argument("--checkpoint", help="run of demo_bilayer.yaml, for the quality of int8")
+    parser.add_argument(
+        "--files", type=Path, help="folder of exported files, which are used again by the next run"
+    )
     parser.add_argument("--output", type=Path, help="JSON")
     args = parser.parse_args()
     if args.only == "quality" and not args.checkpoint:
@@ -258,7 +264,8 @@ def main() -> None:
     torch.set_num_threads(1)
     seconds = 1.0 if args.quick else 5.0
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+        folder = args.files or Path(name)
+        folder.mkdir(parents=True, exist_ok=True)
         if args.only != "quality":
             result["rows"] = []
             for row in (*frames(folder), people(folder)):

@@ -80,6 +80,7 @@ def infer(args: options.Namespace, content: dict[str, Any], path: Path, ranks: R
     """
     _check(args)
     precision = Precision(args.precision, ranks.device, args.channels_last)
+    net: DCIGN
     if graphs := graphs_of(content):
         net, trained = ExportedDCIGN(graphs), content["options"]
     else:

@@ -79,6 +79,7 @@ def infer(args: options.Namespace, content: dict[str, Any], path: Path, ranks: R
     content  of the checkpoint `path`
     """
     precision = Precision(args.precision, ranks.device, args.channels_last)
+    net: VUNet
     if graphs := graphs_of(content):
         refuse(args, ("samples", "noise"))
         net, trained = ExportedVUNet(graphs), content["options"]
@@ -420,8 +421,12 @@ def drive(
             path: stack.enter_context(VideoWriter(path, fps, video, frames.start)) for path in paths
         }
         outs = list(writers.values())
-        parts = iter(lambda: list(islice(people, AT_ONCE)), [])
-        for part, generated in fetched(parts, paint, ahead):
+
+        def parts() -> Iterator[list[tuple[Frame, CutPerson]]]:
+            while part := list(islice(people, AT_ONCE)):
+                yield part
+
+        for part, generated in fetched(parts(), paint, ahead):
             each = iter(outs)
             for source, row in zip(sources, generated, strict=True):
                 out, beside = next(each), next(each) if args.concat else None

@@ -88,9 +88,9 @@ def frame_graph(net: Bilayer, avatar: Avatar, poses: Tensor) -> exports.ExportGr
 
 def folded_graph(driver: Driver, poses: Tensor) -> exports.ExportGraph:
     """A frame of one avatar, whose constants are folded into the weights."""
-    return exports.ExportGraph(
-        "folded_frame", driver, {"pose": poses}, ("image", "mask"), ("pose",), ""
-    )
+    frame = exports.Function(driver, lambda net, pose: net(pose))
+    outputs = ("image", "mask")
+    return exports.ExportGraph("folded_frame", frame, {"pose": poses}, outputs, ("pose",), "")
 
 
 def int8(source: Path, examples: list[dict[str, Tensor]], static: bool) -> Session:

@@ -109,11 +109,14 @@ def test_landmarks_from_either_file(exported, home, tmp_path, capsys):
     files = [folder / "landmarks.onnx", folder / "landmarks_transfer.onnx"]
     photo = image(home, "id0/video/00/1")
     for i, (file, *argv) in enumerate((
-        (files[0], "a.png"),
+        (files[0], "a.png", "-s", photo, "-d", photo.parent),
         (files[1], "a.png", "-d", photo.parent),
         (files[0], "a.mp4", "-s", photo, "-d", home / "video.mp4"),
     )):  # fmt: skip
         same_images(tmp_path / f"{i}", capsys, checkpoint, file, *argv)
+    infer.main(["--checkpoint", str(files[0]), "-o", str(tmp_path / "demo.png")])
+    assert "gives neither masks nor backgrounds" in capsys.readouterr().out
+    assert shown(tmp_path / "demo.png").float().std() > 1
     files[1].unlink()
     assert "needs landmarks_transfer.onnx beside it" in refusal(
         capsys, files[0], "-s", photo, "-d", photo

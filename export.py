@@ -2,6 +2,7 @@
 
     python export.py --checkpoint RUN -o exported/                 ONNX files
     python export.py --checkpoint RUN -o exported/ --format aoti   AOTInductor packages
+    python export.py --checkpoint RUN --hub my-avatar/             weights and a model card
 
 VUNet, DC-IGN and the landmarks of an image take batches of any size. A head avatar is two models:
 avatar_identity once for a person, avatar_frame for each frame. Each file is compared with PyTorch
@@ -13,7 +14,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from nets import systems
+from nets import hub, published, systems
 from nets.errors import UserError
 from nets.run import options
 
@@ -31,6 +32,8 @@ def parser() -> options.Parser:
     add("-o", "--out", type=str, default="exported", help="folder of the exported files")
     add("--format", type=Literal["onnx", "aoti"], default="onnx",
         help="onnx: any machine, needs the extra `export`; aoti: compiled for this processor")
+    add("--hub", type=str | None, default=None, metavar="FOLDER",
+        help="instead: folder of weights as safetensors and a model card, for the Hugging Face Hub")
     return p
 # fmt: on
 
@@ -38,6 +41,13 @@ def parser() -> options.Parser:
 @options.user_errors()
 def main(argv: list[str] | None = None) -> None:
     args = options.parse(parser(), argv)
+    if args.hub is not None:
+        path = published.find(args.checkpoint, args.system)
+        content = published.read_checkpoint(path, args.system)
+        hub.write_folder(Path(args.hub), content, published.write_weights)
+        print(f"written: {Path(args.hub, hub.FILE)} and README.md, the card: complete it, then\n"
+              f"hf upload OWNER/NAME {args.hub}")  # fmt: skip
+        return
     from nets import api, exports  # late: --help needs no network
 
     model = api.load(args.checkpoint, device="cpu", system=args.system)

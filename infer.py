@@ -5,6 +5,7 @@
     python infer.py -s me.jpg -d dance.mp4 -o out.mp4     a video, with its sound
     python infer.py -s me.jpg -d poses/ -o out/ ...       several: a grid, and each image
     python infer.py -d dancer.jpg --samples 8 -o out/ ... sampled appearances in a pose
+    python infer.py --checkpoint exported/vunet.onnx ...  a file of export.py, by onnxruntime
 
 The checkpoint says which system it is of; --help has a group of options for each.
 """
@@ -14,7 +15,7 @@ from __future__ import annotations
 import os
 from typing import Literal
 
-from nets import published, systems
+from nets import onnx_files, published, systems
 from nets.data.detectors import BACKENDS
 from nets.data.io.frames import ON_MISSING
 from nets.errors import UserError
@@ -44,6 +45,9 @@ def parser() -> options.Parser:
         "it; for a video a video, for several a folder of SOURCE--DRIVING.mp4")
     add_flag(g, "--grid", False, "write a grid for one pair, too: poses above, sources to the left")
     options.add_max_megapixels(add)
+    add_flag(g, "--compile", False,
+        "compile the networks with torch.compile: needs a C++ compiler, and a minute before the "
+        "first image")
     g = p.add_argument_group("videos and detection")
     add = g.add_argument
     add("--start", type=NonNegativeFloat | None, default=None, help="start in the video, seconds")
@@ -79,7 +83,15 @@ def main(argv: list[str] | None = None) -> None:
     refuse_own_input(args.out, [*args.source, *args.driving])
     named = systems.call("bilayer", "published_modes", "experiment", args)
     path = published.find(args.checkpoint or named, args.system)
-    content = published.read_checkpoint(path, args.system)
+    if path.suffix == ".onnx":
+        content = onnx_files.read(path, args.system)
+        onnx_files.refuse(args, ("compile", "cuda_graph"))
+        for name, only in (("device", "cpu"), ("precision", "fp32")):
+            if args[name] not in ("auto", only):
+                raise UserError(f"--{name} {args[name]}: exported files run with {only} here")
+            args[name] = only
+    else:
+        content = published.read_checkpoint(path, args.system)
     print(checkpoints.describe(content, path))
     systems.refuse_foreign(args, p, owners, content["system"])
     for name, having in OWNERS.items():

@@ -36,6 +36,7 @@ EXTRACT = ["mediapipe==0.10.21; python_version < '3.13'", "numpy<2; python_versi
 DLIB = ["dlib-bin", "face_recognition_models"]
 APP = ["gradio==6.31.0"]  # pinned: its page is tested in a browser
 EXPORT = ["onnx", "onnxscript", "onnxruntime"]
+HUB = ["huggingface_hub>=2"]
 
 
 def extension():
@@ -131,6 +132,7 @@ setup(
         "heif": ["pillow-heif"],  # photos of phones, .heic
         "eval": ["scipy"],  # .mat files of BBC Pose
         "export": EXPORT,
+        "hub": HUB,  # checkpoints as hf://OWNER/NAME
         "app": APP,
         # Kept apart from `test`: Gradio asks for older versions of what the other tests run on.
         "test-app": [*APP, "selenium==4.51.0"],
@@ -138,6 +140,7 @@ setup(
         "test": [
             *DLIB,
             *EXPORT,
+            *HUB,
             "scipy",
             "matplotlib",
             "pytest==9.2.0",

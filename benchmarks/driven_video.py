@@ -21,7 +21,7 @@ import infer
 from benchmarks.video_rows import FPS, SIDE, drain, rate
 from nets import systems
 from nets.bilayer import DEFAULTS, Bilayer
-from nets.bilayer.infer import drive_video, make_avatar, renderer, source_frames
+from nets.bilayer.infer import drive_video, make_avatar, painter, source_frames
 from nets.bilayer.sources import Faces, keypoints_of_frames
 from nets.bilayer.warm_start import READING, Loaded
 from nets.data.detectors import open_detector
@@ -94,7 +94,7 @@ def drive(
     folder: Path, net: Bilayer, precision: str, device: torch.device, count: int
 ) -> dict[str, Any]:
     parser = infer.parser()
-    systems.add_options(parser, "inference")
+    systems.add_options(parser, "infer")
     out = folder / f"{precision}.mp4"
     files = {"-s": "source.png", "--source_keypoints": "source.npy", "--source_masks": "mask.png",
              "-d": "clip.mp4", "--driving_keypoints": "clip.npy", "-o": out.name}  # fmt: skip
@@ -104,13 +104,14 @@ def drive(
     faces = Faces(model.options, args.crop, args.detector)
     start = time.perf_counter()
     sources = source_frames(args, faces)
-    painter = renderer(args, model, make_avatar(args, model, sample_of(sources, [], 0)))
+    paint = painter(args, model, make_avatar(args, model, sample_of(sources, [], 0)))
     begin = time.perf_counter() - start
     points = keypoints_of_frames(args.driving_keypoints)
-    moving = (Path(args.driving[0]), sources[0], faces, points, painter)
+    moving = (Path(args.driving[0]), sources[0], faces, points, paint, device)
     with contextlib.redirect_stdout(io.StringIO()):
         speed = rate(lambda: drive_video(args, *moving), count)
-    check(out, painter(torch.stack([faces.look(sources[0].image, "", p).pose for p in points])))
+    poses = torch.stack([faces.look(sources[0].image, "", p).pose for p in points])
+    check(out, paint(poses).cpu())
     return {"frames_per_s": speed, "keeps_up": speed >= FPS, "begin_s": begin}
 
 

@@ -54,6 +54,8 @@ class LoadedNetwork:
 
     system      "vunet", "landmarks", "bilayer" or "dcign"
     checkpoint  the file or folder that was loaded
+    step        finished steps of its training
+    kind        whose weights these are if not of a run of this project, else None
     options     the options of its training
     device      torch.device of the network
     """
@@ -63,6 +65,8 @@ class LoadedNetwork:
 
     def __init__(self, content: dict[str, Any], path: Path, precision: Precision):
         self.checkpoint, self.precision, self.device = path, precision, precision.device
+        self.step: int = content["step"]
+        self.kind: str | None = content.get("kind")
         self._description = checkpoints.describe(content, path)
 
     def __repr__(self) -> str:
@@ -322,9 +326,9 @@ def load(
 ) -> Model:
     """The trained network of a checkpoint, ready for inference; its methods depend on its system.
 
-    checkpoint  a checkpoint, a run folder (its newest checkpoint), or what a published program
-                wrote; None: the newest run under runs/ of the working directory, or the weights
-                that come with guise if there is none
+    checkpoint  a checkpoint, a run folder (its newest checkpoint), what a published program wrote,
+                or "hf://OWNER/NAME", which is downloaded; None: the newest run under runs/ of the
+                working directory, or the weights that come with guise if there is none
     device      "auto": cuda where available
     precision   of convolutions and products; "auto" as in infer.py: bf16 where the device is
                 fast in it

@@ -27,7 +27,7 @@ from nets.data.io.video import is_video
 from nets.data.io.video_writer import VideoWriter
 from nets.dcign.infer import GREY
 from nets.errors import UserError
-from nets.landmarks.infer import annotated
+from nets.landmarks.infer import Networks, annotated
 from nets.ops.skeleton import draw_skeleton
 from nets.published import SYSTEMS
 from nets.run import checkpoints
@@ -206,7 +206,7 @@ def _landmarks_driver(model: LoadedLandmarks, image: Tensor, name: str) -> Sourc
     def seen(image: Tensor, name: str) -> Cells:
         frame = Frame(name, None, squash(image, None, SIDE))
         with torch.no_grad(), model.precision.autocast():
-            return next(annotated(model.net, [frame], model.size, model.device))
+            return next(annotated(Networks(model.net), [frame], model.size, model.device))
 
     of_source = seen(image, name)
     source = {"source": squash(image, None, SIDE), "landmarks": of_source.pop("")}

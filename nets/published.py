@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nets import hub
 from nets.errors import UserError
 from nets.run import checkpoints
 from nets.run.files import write_atomic
@@ -124,10 +125,15 @@ def _module(system: str) -> ModuleType:
 def find(path: str | Path | None = None, system: str | None = None) -> Path:
     """The checkpoint that a path refers to, as `checkpoints.find`; also originals' folders.
 
-    path    None: the newest run under runs/, or the weights that come with guise if there is none
+    path    hf://OWNER/NAME[@REVISION]: downloaded from the Hugging Face Hub, see `nets.hub`; None:
+            the newest run under runs/, or the weights that come with guise if there is none
     system  without a path: of this system; default: of any, or of "vunet"
     Raises UserError if there is none.
     """
+    if str(path).startswith(hub.PREFIX):
+        return hub.download(str(path))
+    if path is not None and Path(path, hub.FILE).is_file():  # a folder of export.py --hub
+        return Path(path, hub.FILE)
     root = Path("runs") / (system or "")
     included = TRAINED / f"{system or SYSTEMS[0]}.safetensors"
     if path is None and included.is_file() and not any(checkpoints.below(root)):
@@ -140,6 +146,8 @@ def read_checkpoint(path: Path, system: str | None = None) -> dict[str, Any]:
 
     Options of checkpoints of earlier versions come under today's names.
     """
+    if Path(path).suffix in (".onnx", ".pt2"):
+        raise UserError(f"{path}: an exported file; only infer.py takes one, which ends in .onnx")
     content = checkpoints.read(path, system, published=read)
     if Path(path).parent == TRAINED:
         content["kind"] = "weights that come with guise, trained on its demo world alone"
@@ -147,6 +155,20 @@ def read_checkpoint(path: Path, system: str | None = None) -> dict[str, Any]:
         renamed = getattr(_module(content["system"]), "RENAMED", {})
         content["options"] = rename(content["options"], renamed, str(path))
     return content
+
+
+def write_weights(path: Path, content: dict[str, Any], half: bool = False) -> None:
+    """Writes the model of a checkpoint as safetensors, its options in the header.
+
+    Averaged weights replace the model's if the run has them. `half` stores floats in 16 bits.
+    """
+    header = {name: content[name] for name in ("system", "step", "options")}
+    metadata = {"guise": json.dumps(header, default=str)}
+    parts = content["parts"]
+    model = parts["model"] | parts.get("ema", {}).get("average", {})
+    if half:
+        model = {name: _half(name, tensor) for name, tensor in model.items()}
+    write_atomic(path, lambda file: write_safetensors(file, model, metadata))
 
 
 def _half(name: str, tensor: Tensor) -> Tensor:
@@ -192,13 +214,7 @@ def main(argv: list[str] | None = None) -> None:
     if args.out.suffix == ".pt":
         checkpoints.write(args.out, content)
     else:
-        header = {name: content[name] for name in ("system", "step", "options")}
-        metadata = {"guise": json.dumps(header, default=str)}
-        parts = content["parts"]  # averaged weights replace the model's if the run has them
-        model = parts["model"] | parts.get("ema", {}).get("average", {})
-        if args.half:
-            model = {name: _half(name, tensor) for name, tensor in model.items()}
-        write_atomic(args.out, lambda file: write_safetensors(file, model, metadata))
+        write_weights(args.out, content, args.half)
     print(f"written: {args.out}")
 
 

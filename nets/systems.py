@@ -36,8 +36,8 @@ def add_options(parser: options.ArgumentParser, part: str) -> dict[str, str]:
 def add_checkpoint(group: Any) -> None:
     """Adds the options that choose a trained network; `nets.published.find` takes their values."""
     group.add_argument("--checkpoint", type=str | None, default=None,
-        help="a checkpoint or run folder, an original's too; default: the newest under runs/, or "
-        "the weights that come with guise")
+        help="a checkpoint or run folder, an original's too, or hf://OWNER/NAME[@REVISION], which "
+        "is downloaded; default: the newest under runs/, or the weights that come with guise")
     group.add_argument("--system", type=Literal[SYSTEMS] | None, default=None,
         help="without --checkpoint: the newest run of this system, or its weights")
 # fmt: on

@@ -8,11 +8,10 @@ import torch
 import export
 import guise
 import train_vunet
-from bilayer_tiny import OPTIONS, model
+from bilayer_tiny import avatar_run
 from dcign_tiny import SIZE, write_run
 from landmark_files import untrained
 from nets import exports
-from nets.run import checkpoints
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -24,7 +23,7 @@ FILES = {
     "bilayer": ["avatar_frame", "avatar_identity"],
     "dcign": ["dcign_decoder", "dcign_encoder"],
 }
-FIXED = {"landmarks_transfer", "avatar_frame", "avatar_identity"}  # batches of one
+FIXED = {"avatar_identity"}  # batches of one
 
 
 @pytest.fixture(scope="module")
@@ -33,14 +32,8 @@ def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     train_vunet.main(["--config", "smoke.yaml", "--num_steps", "1", "--name", "vunet",
                       "--run_dir", str(folder)])  # fmt: skip
-    net = model(networks=["identity_embedder", "texture_generator", "keypoints_embedder",
-                          "inference_generator"])  # fmt: skip
-    path = folder / "bilayer/checkpoints/step_00000003.pt"
-    path.parent.mkdir(parents=True)
-    content = {"system": "bilayer", "step": 3, "options": OPTIONS}
-    checkpoints.write(path, content | {"parts": {"model": net.state_dict()}})
     write_run(folder / "dcign")
-    return {"vunet": folder / "vunet", "bilayer": folder / "bilayer", "dcign": folder / "dcign",
+    return {"vunet": folder / "vunet", "bilayer": avatar_run(folder), "dcign": folder / "dcign",
             "landmarks": untrained(folder)}  # fmt: skip
 
 

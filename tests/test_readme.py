@@ -168,6 +168,20 @@ def test_figures_of_operators_are_those_of_the_benchmark():
             assert equal_as_written(other[1], times[other[2]]), f"{name} {kind}: {times[other[2]]}"
 
 
+def test_figures_of_int8_are_those_of_the_benchmark():
+    page = (ROOT / "docs/export.md").read_text(encoding="utf-8").partition("## Int8\n")[2]
+    report = json.loads((ROOT / "benchmarks/results/export-cpu.json").read_text(encoding="utf-8"))
+    measured = report["int8_quality"]
+    rows = re.findall(r"^\| (float32|int8, (\w+)) \|(.*)\|$", page, re.MULTILINE)
+    assert len(rows) == 3
+    columns = ("masked L1 to the truth", "L1 to float", "PSNR to float, dB")
+    for _, kind, cells in rows:
+        for column, cell in zip(columns, cells.split("|"), strict=True):
+            value = measured.get(f"{kind} int8, {column}" if kind else f"float, {column}")
+            assert bool(cell.strip()) == (value is not None)
+            assert value is None or equal_as_written(cell.strip(), value), f"{kind}: {column}"
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_row_of_a_table_has_as_many_cells_as_its_heading(page):
     text = without_code(page.read_text(encoding="utf-8"))

@@ -15,11 +15,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from nets.bilayer import fold, published_modes, visuals
+from nets.bilayer import Bilayer, fold, published_modes, visuals
 from nets.bilayer.data import open_avatars, prepare
 from nets.bilayer.motion import REGIONS, Motion, best_frame
-from nets.bilayer.network.driver import Driver
-from nets.bilayer.network.model import Avatar, create_avatar, enhance
+from nets.bilayer.network.driver import Driver, Graph
+from nets.bilayer.network.model import Avatar, enhance
 from nets.bilayer.sources import Faces, SeenFace, keypoints_of_frames
 from nets.bilayer.visuals import enhancing, full_pass, write_layers
 from nets.bilayer.warm_start import Loaded, load_model
@@ -31,10 +31,11 @@ from nets.data.io.names import Paths, distinct, pair_name
 from nets.data.io.video import is_video
 from nets.data.io.video_writer import FORMATS, VideoWriter
 from nets.errors import BadSample, UserError
+from nets.onnx_files import ExportedGraphs, graphs_of, refuse
 from nets.output import write_demo, write_grid
 from nets.run import options
 from nets.run.images import to_uint8
-from nets.run.loader import to_device
+from nets.run.loader import fetched, to_device
 from nets.run.options import PositiveInt, add_flag
 from nets.run.precision import Precision
 from nets.run.ranks import Ranks
@@ -70,6 +71,8 @@ def add_options(p: options.Parser) -> None:
         "with --relative: from the driving frame most like the source, not the first; reads the "
         "video twice")
     add("--frames_at_once", type=PositiveInt, default=8, help="driving frames per batch")
+    add_flag(g, "--cuda_graph", False,
+        "replay the launches of a batch of frames as one CUDA graph; needs a GPU")
     add("--experiment_dir", type=str | None, default=None,
         help="instead of --checkpoint: EXPERIMENT_DIR/runs/EXPERIMENT_NAME")
     add("--experiment_name", type=str | None, default=None, help="see --experiment_dir")
@@ -85,8 +88,14 @@ def infer(args: options.Namespace, content: dict[str, Any], path: Path, ranks: R
     content, path  of the checkpoint
     """
     precision = Precision(args.precision, ranks.device, args.channels_last)
-    model = load_model(content, path, precision)
-    fold(model.net)
+    if graphs := graphs_of(content):
+        refuse(args, ("grid", "enhancer"))
+        if published_modes.asked_for(args) or not args.source:
+            raise UserError(f"-s and -d: {path} needs both; other modes need the checkpoint")
+        model = Loaded(ExportedBilayer(graphs), content["options"], precision)
+    else:
+        model = load_model(content, path, precision)
+        fold(model.net)
     if published_modes.asked_for(args):
         published_modes.published_modes(args, model)
         return
@@ -109,7 +118,7 @@ def infer(args: options.Namespace, content: dict[str, Any], path: Path, ranks: R
         raise UserError(f"--relative: needs 68 points, this checkpoint has {faces.count}")
     sources = source_frames(args, faces)
     avatar = make_avatar(args, model, sample_of(sources, [], 0))
-    render = renderer(args, model, avatar)
+    paint = painter(args, model, avatar)
     videos = [Path(file) for file in args.driving if is_video(file)]
     if videos and len(args.driving) > 1:
         raise UserError(f"-d: one video, or images; got {len(args.driving)} with {videos[0]}")
@@ -119,9 +128,46 @@ def infer(args: options.Namespace, content: dict[str, Any], path: Path, ranks: R
     if args.driving_keypoints:
         points = keypoints_of_frames(args.driving_keypoints, faces.count)
     if videos:
-        drive_video(args, videos[0], sources[0], faces, points, render)
+        drive_video(args, videos[0], sources[0], faces, points, paint, model.device)
     else:
-        drive_images(args, model, sources, faces, points, render)
+        drive_images(args, model, sources, faces, points, paint)
+
+
+class ExportedBilayer(Bilayer):
+    """The exported graphs of an avatar, with the methods of `Bilayer` that they can serve."""
+
+    def __init__(self, graphs: ExportedGraphs):
+        torch.nn.Module.__init__(self)
+        self.names: list[str] = []  # no network of its own, and so no enhancer
+        self._identity, self._frame = graphs["avatar_identity"], graphs["avatar_frame"]
+        self.has_mask = "mask" in self._frame.outputs
+
+    def create_avatar(
+        self,
+        source_image: Tensor,
+        source_pose: Tensor | None = None,
+        source_stickman: Tensor | None = None,
+        source_mask: Tensor | None = None,
+    ) -> Avatar:
+        if source_image.shape[1] > 1:
+            raise UserError("-s: an exported avatar takes one image; several need the checkpoint")
+        given = {"image": source_image, "stickman": source_stickman, "mask": source_mask}
+        inputs = {name: value[:, 0] for name, value in given.items() if value is not None}
+        texture, *flat = self._identity(inputs)
+        pairs = list(zip(flat[::2], flat[1::2], strict=True))
+        return Avatar(texture, pairs, source_image, source_pose)
+
+    def driver(self, avatar: Avatar) -> Callable[[Tensor], tuple[Tensor, Tensor | None]]:
+        """A function from poses (N, 2 K) to images and masks, as a `Driver` is."""
+        flat = [tensor for pair in avatar.pairs for tensor in pair]
+        person = {f"adaptive_{i}": tensor for i, tensor in enumerate(flat)}
+        person["texture"] = avatar.texture
+
+        def frames(poses: Tensor) -> tuple[Tensor, Tensor | None]:
+            image, *mask = self._frame({"pose": poses, **person})
+            return image, mask[0] if mask else None
+
+        return frames
 
 
 def source_frames(args: options.Namespace, faces: Faces) -> list[HeadFrame]:
@@ -149,8 +195,7 @@ def make_avatar(args: options.Namespace, model: Loaded, sample: dict[str, Tensor
     batch = {name: value[None] for name, value in sample.items() if isinstance(value, Tensor)}
     data = prepare(to_device(batch, model.device), model.options)
     with torch.no_grad():
-        avatar = create_avatar(
-            model.net,
+        avatar = model.net.create_avatar(
             data["source_imgs"],
             data["source_poses"],
             data.get("source_stickmen"),
@@ -161,18 +206,36 @@ def make_avatar(args: options.Namespace, model: Loaded, sample: dict[str, Tensor
 
 def renderer(args: options.Namespace, model: Loaded, avatar: Avatar) -> Callable[[Tensor], Tensor]:
     """A function from poses (N, 136) to images (N, 3, S, S) uint8 on the CPU."""
-    driver = Driver(model.net, avatar, model.precision.dtype)
-    if args.masks and not driver.has_mask:
+    paint = painter(args, model, avatar)
+    return lambda poses: paint(poses).cpu()
+
+
+def painter(args: options.Namespace, model: Loaded, avatar: Avatar) -> Callable[[Tensor], Tensor]:
+    """As `renderer`, but the images stay on the model's device."""
+    driver: Callable[[Tensor], tuple[Tensor, Tensor | None]]
+    if isinstance(model.net, ExportedBilayer):
+        driver, has_mask = model.net.driver(avatar), model.net.has_mask
+    else:
+        driver = folded = Driver(model.net, avatar, model.precision.dtype)
+        has_mask = folded.has_mask
+        if args.get("compile"):
+            folded.compile()
+        if args.get("cuda_graph"):
+            if model.device.type != "cuda":
+                raise UserError("--cuda_graph: needs a GPU, this network is on the CPU")
+            driver = Graph(folded, args.frames_at_once)
+    if args.masks and not has_mask:
         raise UserError("--masks: this checkpoint's network predicts no mask")
     behind = 1.0 if args.background == "white" else -1.0
 
     def render(poses: Tensor) -> Tensor:
         image, mask = driver(poses.to(model.device))
         if args.masks:
+            assert mask is not None  # asked above
             image = image.clamp(-1, 1) * mask + behind * (1 - mask)
-        elif avatar.background is not None and driver.has_mask:
+        elif avatar.background is not None and mask is not None:
             image = image * mask + avatar.background * (1 - mask)
-        return to_uint8(image).cpu()
+        return to_uint8(image)
 
     return render
 
@@ -218,7 +281,8 @@ def drive_video(
     source: HeadFrame,
     faces: Faces,
     points: Tensor | None,
-    render: Callable[[Tensor], Tensor],
+    paint: Callable[[Tensor], Tensor],
+    device: torch.device,
 ) -> None:
     """Write a video of the avatar with the driving video's sound, frame by frame."""
     frames = Frames(video, args.start, args.end, args.fps)
@@ -233,17 +297,25 @@ def drive_video(
         whole = driving_points(args, faces, Frames(video, args.start, args.end, args.fps), points)
         poses = [faces.look(frame.image, frame.name, at).pose for frame, at in whole]
         take = motion_of(args, source, torch.stack(poses)) if poses else None
-    count = 0
+    count, ahead = 0, int(device.type == "cuda")
     with contextlib.ExitStack() as stack:
         writer = stack.enter_context(VideoWriter(out, frames.fps, video, frames.start))
         three = None
         if args.concat:
             three = stack.enter_context(VideoWriter(beside, frames.fps, video, frames.start))
-        while part := list(itertools.islice(moving, args.frames_at_once)):
-            seen = [faces.look(frame.image, frame.name, at) for frame, at in part]
-            take = take or motion_of(args, source, poses_of(seen))
-            results = render(take(poses_of(seen)))
-            for (frame, _), one, generated in zip(part, seen, results, strict=True):
+
+        def batches() -> Iterator[list[tuple[Frame, SeenFace]]]:
+            while part := list(itertools.islice(moving, args.frames_at_once)):
+                yield [(frame, faces.look(frame.image, frame.name, at)) for frame, at in part]
+
+        def painted(part: list[tuple[Frame, SeenFace]]) -> Tensor:
+            nonlocal take
+            poses = poses_of([one for _, one in part])
+            take = take or motion_of(args, source, poses)
+            return paint(take(poses))
+
+        for part, results in fetched(batches(), painted, ahead):
+            for (frame, one), generated in zip(part, results, strict=True):
                 writer.write(pasted(args, one, generated), frame.seconds)
                 if three is not None:
                     row = [source.image, faces.cut(one.whole, one.box), generated]
@@ -270,7 +342,7 @@ def drive_images(
     sources: list[HeadFrame],
     faces: Faces,
     points: Tensor | None,
-    render: Callable[[Tensor], Tensor],
+    paint: Callable[[Tensor], Tensor],
 ) -> None:
     """Write the images: one image, or a grid with single images, or a video if --out is one."""
     files = list_images("-d", args.driving)
@@ -285,7 +357,7 @@ def drive_images(
             names.append(file.stem)
             seen.append(faces.look(frame.image, frame.name, at))
     poses = motion_of(args, sources[0], poses_of(seen))(poses_of(seen))
-    generated = torch.cat([render(part) for part in poses.split(args.frames_at_once)])
+    generated = torch.cat([paint(part).cpu() for part in poses.split(args.frames_at_once)])
     out = Path(args.out)
     if out.suffix.lower() in FORMATS:
         with VideoWriter(out, args.fps or 25.0) as writer:

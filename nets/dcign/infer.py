@@ -17,7 +17,7 @@ from nets.data.io.video import is_video
 from nets.data.io.video_writer import FORMATS, VideoWriter, write_gif
 from nets.data.scenes.batches import unit
 from nets.data.scenes.factors import FACTORS
-from nets.dcign import demo_metrics
+from nets.dcign import DCIGN, demo_metrics
 from nets.dcign.data import open_batches
 from nets.dcign.latents import Latents, decode, encode
 from nets.dcign.options import sets
@@ -25,11 +25,12 @@ from nets.dcign.published import is_published
 from nets.dcign.visuals import sweep, sweep_values, to_bytes
 from nets.dcign.warm_start import load_network
 from nets.errors import UserError
+from nets.onnx_files import ExportedGraphs, graphs_of
 from nets.output import distinct, write_demo, write_grid
 from nets.run import options
 from nets.run.images import labelled_grid
 from nets.run.options import PositiveInt, add_flag
-from nets.run.precision import Precision
+from nets.run.precision import Precision, compile_methods
 from nets.run.ranks import Ranks
 from nets.worlds.heads.world import RANGES
 
@@ -79,7 +80,13 @@ def infer(args: options.Namespace, content: dict[str, Any], path: Path, ranks: R
     """
     _check(args)
     precision = Precision(args.precision, ranks.device, args.channels_last)
-    net, trained = load_network(content, path, precision)
+    net: DCIGN
+    if graphs := graphs_of(content):
+        net, trained = ExportedDCIGN(graphs), content["options"]
+    else:
+        net, trained = load_network(content, path, precision)
+        if args.compile:
+            compile_methods(net, "encode", "decode")
     latents = Latents(net, trained, has_data=not is_published(content))
     with torch.no_grad(), precision.autocast():
         if _is_demo(args, latents):
@@ -101,6 +108,26 @@ def infer(args: options.Namespace, content: dict[str, Any], path: Path, ranks: R
             reconstruct(args, latents, faces)
         else:
             sweeps(args, latents, faces[:SHOWN] if args.generalize else faces)
+
+
+class ExportedDCIGN(DCIGN):
+    """The exported encoder and decoder, with the methods of `DCIGN`."""
+
+    def __init__(self, graphs: ExportedGraphs):
+        torch.nn.Module.__init__(self)
+        encoder, decoder = graphs["dcign_encoder"], graphs["dcign_decoder"]
+        self._encoder, self._decoder = encoder, decoder
+        self.image_size = int(encoder.shapes["image"][-1])
+        self.latents = int(decoder.shapes["code"][-1])
+        self.place = torch.nn.Parameter(torch.empty(0))  # the device of the codes is asked of it
+
+    def encode(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        mean, log_variance = self._encoder({"image": image})
+        return mean, log_variance
+
+    def decode(self, z: Tensor) -> Tensor:
+        (image,) = self._decoder({"code": z})
+        return image
 
 
 def _check(args: options.Namespace) -> None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -24,11 +24,12 @@ from nets.landmarks.data import Every, Images, LandmarkInputs, open_clips
 from nets.landmarks.visuals import dotted, grey
 from nets.landmarks.warm_start import load_network
 from nets.layers import signed
+from nets.onnx_files import ExportedGraphs, graphs_of
 from nets.output import TILE, write_demo, write_grid
 from nets.run import options
 from nets.run.images import to_uint8
-from nets.run.loader import in_order
-from nets.run.precision import Precision
+from nets.run.loader import fetched, in_order
+from nets.run.precision import Precision, compile_methods
 from nets.run.ranks import Ranks
 
 AT_ONCE = 16  # frames in one forward pass, which bounds the memory
@@ -50,21 +51,91 @@ def infer(args: options.Namespace, content: dict[str, Any], path: Path, ranks: R
     """
     check(args)
     precision = Precision(args.precision, ranks.device, args.channels_last)
-    net, trained = load_network(content, path, precision)
+    model: Model
+    if graphs := graphs_of(content):
+        model, trained = ExportedLandmarks(graphs), content["options"]
+        if trained["use_fg_bg_mask"]:
+            print("an exported file gives neither masks nor backgrounds")
+    else:
+        net, trained = load_network(content, path, precision)
+        if args.compile:
+            compile_methods(net, "landmarks", "appearance", "render")
+        model = Networks(net)
     size = trained["image_size"]
     with torch.no_grad(), precision.autocast():
         if not args.source and not args.driving:
-            demo(args, net, trained, ranks)
+            demo(args, model, trained, ranks)
         elif args.source and args.driving:
-            transfer(args, net, size, ranks.device)
+            transfer(args, model, size, ranks.device)
         else:
             inputs = args.driving or args.source
             if any(is_video(file) for file in inputs) or len(inputs) > 1:
                 if len(inputs) > 1:
                     raise UserError("-d: one image, one folder or one video; several need -s")
-                annotate_video(args, net, size, inputs[0], ranks.device)
+                annotate_video(args, model, size, inputs[0], ranks.device)
             else:
-                annotate_images(args, net, size, inputs[0], ranks.device)
+                annotate_images(args, model, size, inputs[0], ranks.device)
+
+
+class Looked(NamedTuple):
+    """What a network sees in N images; mask and background only if it separates them."""
+
+    means: Tensor  # (N, K, 2)
+    mask: Tensor | None  # (N, 1, S, S)
+    background: Tensor | None  # (N, 3, S, S)
+
+
+class Model(Protocol):
+    """Trained networks, in PyTorch or exported. Images are (N, 3, S, S) in [-1, 1]."""
+
+    def look(self, images: Tensor) -> Looked:
+        """Landmarks of images."""
+
+    def mover(self, source: Tensor) -> Callable[[Tensor], Tensor]:
+        """A function from driving images to the image `source` (1, 3, S, S) in their poses."""
+
+    def transfer(self, driving: Tensor, source: Tensor) -> tuple[Tensor, Looked]:
+        """Each source in the pose of its driving image, and what is seen on the way."""
+
+
+class Networks:
+    """A `Model` of the networks in PyTorch."""
+
+    def __init__(self, net: LandmarkModel):
+        self.net = net
+
+    def look(self, images: Tensor) -> Looked:
+        out = self.net.appearance(images)
+        return Looked(out.landmarks.means, out.mask, out.background)
+
+    def mover(self, source: Tensor) -> Callable[[Tensor], Tensor]:
+        appearance, net = self.net.appearance(source), self.net
+        return lambda driving: net.render(net.landmarks(driving), appearance).reconstruction
+
+    def transfer(self, driving: Tensor, source: Tensor) -> tuple[Tensor, Looked]:
+        out = self.net(driving, source)
+        return out.reconstruction, Looked(out.means, out.mask, out.background)
+
+
+class ExportedLandmarks:
+    """A `Model` of the exported graphs, which give neither masks nor backgrounds."""
+
+    def __init__(self, graphs: ExportedGraphs):
+        self.graphs = graphs
+
+    def look(self, images: Tensor) -> Looked:
+        (means,) = self.graphs["landmarks"]({"image": images})
+        return Looked(means, None, None)
+
+    def mover(self, source: Tensor) -> Callable[[Tensor], Tensor]:
+        return lambda driving: self._render(driving, source.expand_as(driving))
+
+    def transfer(self, driving: Tensor, source: Tensor) -> tuple[Tensor, Looked]:
+        return self._render(driving, source), self.look(driving)
+
+    def _render(self, driving: Tensor, source: Tensor) -> Tensor:
+        (image,) = self.graphs["landmarks_transfer"]({"pose": driving, "appearance": source})
+        return image
 
 
 def check(args: options.Namespace) -> None:
@@ -80,9 +151,7 @@ def check(args: options.Namespace) -> None:
 DEMO_ROWS = 4
 
 
-def demo(
-    args: options.Namespace, net: LandmarkModel, trained: dict[str, Any], ranks: Ranks
-) -> None:
+def demo(args: options.Namespace, model: Model, trained: dict[str, Any], ranks: Ranks) -> None:
     """Write a grid: the appearance of a source in the pose of a driving frame, and the truth.
 
     In the demo world each row has two people. In other data it has two frames of one clip.
@@ -98,11 +167,11 @@ def demo(
         reason = f", as {data} is missing" if data else ""
         print(f"no -s and no -d: people of the demo world{reason}")
         source, driving, truth = (signed(x.to(ranks.device)) for x in people(DEMO_ROWS, size))
-    out = net(driving, source)
+    result, out = model.transfer(driving, source)
     columns = {
         "source": enlarged(source),
         "driving, landmarks": enlarged(driving),
-        "result": enlarged(out.reconstruction),
+        "result": enlarged(result),
         "ground truth": enlarged(truth),
     }
     pairs = zip(columns["driving, landmarks"], out.means, strict=True)
@@ -157,7 +226,7 @@ def enlarged(images: Tensor) -> Tensor:
     return large.round().clamp(0, 255).to(torch.uint8)
 
 
-def transfer(args: options.Namespace, net: LandmarkModel, size: int, device: torch.device) -> None:
+def transfer(args: options.Namespace, model: Model, size: int, device: torch.device) -> None:
     """Write the appearance of each source in the pose of each driving image, or of a video.
 
     Raises UserError if a source is a video, or a video comes with a second input.
@@ -167,9 +236,9 @@ def transfer(args: options.Namespace, net: LandmarkModel, size: int, device: tor
             raise UserError(f"-s {file}: the appearance comes from an image, not from a video")
     sources = list_images("-s", args.source)
     images = [read_image(file, size) for file in sources]
-    appearances = [net.appearance(signed(image[None].to(device))) for image in images]
+    movers = [model.mover(signed(image[None].to(device))) for image in images]
     if any(is_video(file) for file in args.driving):
-        if len(args.driving) > 1 or len(appearances) > 1:
+        if len(args.driving) > 1 or len(movers) > 1:
             raise UserError("-d with a video: give one video, and one image with -s")
         frames = Frames(args.driving[0], args.start, args.end, args.fps)
         out = video_file(args.out)
@@ -177,9 +246,11 @@ def transfer(args: options.Namespace, net: LandmarkModel, size: int, device: tor
         with contextlib.ExitStack() as stack:
             writers = [VideoWriter(f, rate(frames), args.driving[0], frames.start) for f in files]
             video, *concat = map(stack.enter_context, writers)
-            for part in batches(frames):
-                pose = net.landmarks(squashed(part, size, device))
-                generated = to_uint8(net.render(pose, appearances[0]).reconstruction).cpu()
+
+            def moved(part: list[Frame]) -> Tensor:
+                return to_uint8(movers[0](squashed(part, size, device)))
+
+            for part, generated in fetched(batches(frames), moved, int(device.type == "cuda")):
                 for frame, image in zip(part, generated, strict=True):
                     video.write(image, frame.seconds)
                     three = [images[0], squash(frame.image, None, size), image]
@@ -189,16 +260,13 @@ def transfer(args: options.Namespace, net: LandmarkModel, size: int, device: tor
         return
     drivings = list_images("-d", args.driving)
     poses = torch.stack([signed(read_image(file, size)) for file in drivings]).to(device)
-    rows = []
-    for appearance in appearances:
-        outputs = (net.render(net.landmarks(p), appearance) for p in poses.split(AT_ONCE))
-        rows.append(torch.cat([output.reconstruction for output in outputs]))
+    rows = [torch.cat([move(part) for part in poses.split(AT_ONCE)]) for move in movers]
     names = [[file.stem for file in files] for files in (sources, drivings)]
     write_grid(args, names[0], [*images], names[1], poses, torch.stack(rows))
 
 
 def annotate_images(
-    args: options.Namespace, net: LandmarkModel, size: int, given: str, device: torch.device
+    args: options.Namespace, model: Model, size: int, given: str, device: torch.device
 ) -> None:
     """Write an image, or all images of a folder, with landmarks; masks and backgrounds beside."""
     files = list_images("-d", [given])
@@ -210,7 +278,7 @@ def annotate_images(
         if several:
             folder = out.with_suffix("") if out.suffix else out
             out = folder / f"{stem}.png"
-        drawn = next(annotated(net, [frame], size, device))
+        drawn = next(annotated(model, [frame], size, device))
         for name, image in drawn.items():
             write_image(beside(image_file(str(out)), name), image)
     extra = " and ".join(("_" + name) for name in drawn if name)
@@ -219,14 +287,14 @@ def annotate_images(
 
 
 def annotate_video(
-    args: options.Namespace, net: LandmarkModel, size: int, given: str, device: torch.device
+    args: options.Namespace, model: Model, size: int, given: str, device: torch.device
 ) -> None:
     """Write a video with landmarks on its frames; masks and backgrounds as videos beside it."""
     frames, out = Frames(given, args.start, args.end, args.fps), video_file(args.out)
     with contextlib.ExitStack() as stack:
         videos: dict[str, VideoWriter] = {}
         for part in batches(frames):
-            for frame, drawn in zip(part, annotated(net, part, size, device), strict=True):
+            for frame, drawn in zip(part, annotated(model, part, size, device), strict=True):
                 for name, image in drawn.items():
                     if name not in videos:
                         writer = VideoWriter(beside(out, name), rate(frames), given, frames.start)
@@ -236,15 +304,15 @@ def annotate_video(
 
 
 def annotated(
-    net: LandmarkModel, frames: list[Frame], size: int, device: torch.device
+    model: Model, frames: list[Frame], size: int, device: torch.device
 ) -> Iterator[dict[str, Tensor]]:
     """Images of each frame by name, (3, H, W) uint8 in the frame's size.
 
     "" is the frame with its landmarks; with masks also "mask" and "background".
     """
-    out = net.appearance(squashed(frames, size, device))
+    out = model.look(squashed(frames, size, device))
     for i, frame in enumerate(frames):
-        drawn = {"": dotted(frame.image, out.landmarks.means[i])}
+        drawn = {"": dotted(frame.image, out.means[i])}
         if out.mask is not None and out.background is not None:
             for name, image in (
                 ("mask", grey(out.mask[i])),
@@ -257,7 +325,10 @@ def annotated(
 
 def squashed(frames: list[Frame], size: int, device: torch.device) -> Tensor:
     """Frames as input of the networks, (N, 3, S, S) in [-1, 1], resized as `read_image` does."""
-    return signed(torch.stack([squash(f.image, None, size) for f in frames]).to(device))
+    images = torch.stack([squash(f.image, None, size) for f in frames])
+    if device.type == "cuda":
+        images = images.pin_memory()
+    return signed(images.to(device, non_blocking=True))
 
 
 def batches(frames: Frames) -> Iterator[list[Frame]]:

@@ -118,6 +118,8 @@ def spade_modulate(
                CPU in float32 only; on CUDA only if it takes more than 1/64 of the GPU's memory
     returns    [N, C, H, W], differentiable once in x, maps and layers
     """
+    if torch.compiler.is_exporting():  # a graph for batches of any size, without gradients
+        return spade_modulate_reference(x, maps[:, : layers.weight.shape[1]], layers, slope)
     return _apply(_Modulate, x, maps, layers, slope, recompute)
 
 
@@ -132,6 +134,9 @@ def spade_modulate_conv1x1(
     recompute  as for `spade_modulate`
     returns    [N, O, H, W], differentiable once in all
     """
+    if torch.compiler.is_exporting():
+        maps = maps[:, : layers.weight.shape[1]]
+        return spade_modulate_conv1x1_reference(x, maps, layers, weight)
     return _apply(_ModulateConv, x, maps, layers, weight, recompute)
 
 

@@ -14,9 +14,10 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from multiprocessing.queues import Queue
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -30,6 +31,7 @@ from nets.run.seeds import generator
 from nets.run.shortage import shortage
 from nets.run.stop import SIGNALS
 
+Batched = TypeVar("Batched")
 ATTEMPTS = 20  # replacements tried for one bad sample
 
 
@@ -189,6 +191,38 @@ def to_device(batch: Any, device: torch.device) -> Any:
     if isinstance(batch, list | tuple):
         return [to_device(value, device) for value in batch]
     return batch
+
+
+def fetched(
+    batches: Iterable[Batched], compute: Callable[[Batched], Tensor], ahead: int
+) -> Iterator[tuple[Batched, Tensor]]:
+    """Each batch with `compute(batch)` on the CPU.
+
+    ahead  0: one after the other. 1: the next batch is begun before a result is handed out, which
+           on CUDA keeps the GPU at work while the CPU writes; results come through pinned memory
+    """
+    waiting: deque[tuple[Batched, Tensor, torch.cuda.Event | None]] = deque()
+
+    def next_one() -> tuple[Batched, Tensor]:
+        batch, result, done = waiting.popleft()
+        if done is not None:
+            done.synchronize()
+        return batch, result
+
+    for batch in batches:
+        result = compute(batch)
+        if result.is_cuda and ahead:
+            host = torch.empty(result.shape, dtype=result.dtype, pin_memory=True)
+            host.copy_(result, non_blocking=True)
+            done = torch.cuda.Event()
+            done.record()
+            waiting.append((batch, host, done))
+        else:
+            waiting.append((batch, result.cpu(), None))
+        while len(waiting) > ahead:
+            yield next_one()
+    while waiting:
+        yield next_one()
 
 
 def _places(order: Order, position: int, count: int, ranks: int) -> Iterator[list[Place]]:

@@ -36,6 +36,12 @@ def processor_facts() -> dict[str, Any]:
     return dict(ask()) if ask else {}
 
 
+def compile_methods(net: nn.Module, *names: str) -> None:
+    """Compiles methods of a network in place, by torch.compile at their first call."""
+    for name in names:
+        setattr(net, name, torch.compile(getattr(net, name)))
+
+
 class Precision:
     """Precision of the forward pass, of gradients, and of the optimiser step.
 

@@ -68,6 +68,8 @@ class Ranks:
             rank=self.rank,
             world_size=self.world_size,
             timeout=timedelta(seconds=timeout),
+            # NCCL connects now and not in the first step; a wrong mapping of ranks is found here.
+            device_id=self.device if self.device.type == "cuda" else None,
         )
 
     def max(self, number: float) -> float:
@@ -214,10 +216,13 @@ def _device(name: str, local_rank: int, local_world_size: int) -> torch.device:
         raise UserError(f"--device must be auto, cpu or cuda, got {name}")
     if not available:
         raise UserError("--device cuda: torch finds no CUDA device; --device cpu works without")
-    if local_world_size > torch.cuda.device_count():
+    count = torch.cuda.device_count()
+    # With torchrun --virtual-local-rank each rank sees its own GPU alone, as number 0.
+    own = local_rank == 0 and count == 1 and os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    if local_world_size > count and not own:
         raise UserError(
-            f"{local_world_size} ranks on this machine but {torch.cuda.device_count()} CUDA "
-            f"devices: use torchrun --nproc_per_node={torch.cuda.device_count()}"
+            f"{local_world_size} ranks on this machine but {count} CUDA "
+            f"devices: use torchrun --nproc_per_node={count}"
         )
     torch.cuda.set_device(local_rank)
     return torch.device("cuda", local_rank)

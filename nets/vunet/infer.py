@@ -32,13 +32,14 @@ from nets.data.people.alpha import with_alpha
 from nets.data.people.joints import read_joints
 from nets.data.subset import First
 from nets.errors import UserError
+from nets.onnx_files import ExportedGraphs, graphs_of, refuse
 from nets.output import write_demo, write_grid
 from nets.published import find, read_checkpoint
 from nets.run import options
 from nets.run.images import to_uint8
-from nets.run.loader import in_order, loader, to_device
+from nets.run.loader import fetched, in_order, loader, to_device
 from nets.run.options import NonNegativeFloat, NonNegativeInt
-from nets.run.precision import Precision
+from nets.run.precision import Precision, compile_methods
 from nets.run.ranks import Ranks
 from nets.run.run import Run
 from nets.skeletons import JOINTS_17, valid_joints
@@ -50,6 +51,7 @@ from nets.vunet.data import (
     write_images,
     write_images_index,
 )
+from nets.vunet.network import Pair
 from nets.vunet.visuals import drawn_pose, show_samples, show_transfer, transfers
 from nets.vunet.warm_start import load_network, require_data
 
@@ -77,7 +79,14 @@ def infer(args: options.Namespace, content: dict[str, Any], path: Path, ranks: R
     content  of the checkpoint `path`
     """
     precision = Precision(args.precision, ranks.device, args.channels_last)
-    net, trained = load_network(content, path, precision)
+    net: VUNet
+    if graphs := graphs_of(content):
+        refuse(args, ("samples", "noise"))
+        net, trained = ExportedVUNet(graphs), content["options"]
+    else:
+        net, trained = load_network(content, path, precision)
+        if args.compile:
+            compile_methods(net, "encode", "decode")
     if args.source or args.driving:
         inputs = PersonInputs(trained, JOINTS_17)
         sources, drivings, videos = people(args, trained, inputs, ranks)
@@ -126,6 +135,28 @@ def infer(args: options.Namespace, content: dict[str, Any], path: Path, ranks: R
         return
     images: list[Tensor | None] = [source.image[:3] for source in sources]
     write_grid(args, names, images, columns, shown, generated)
+
+
+class ExportedVUNet(VUNet):
+    """The exported graph with the methods of `VUNet`, for transfers without noise.
+
+    The graph computes an image from pose and appearance at once. What `encode` hands to `decode` as
+    latents is therefore the appearance itself.
+    """
+
+    def __init__(self, graphs: ExportedGraphs):
+        torch.nn.Module.__init__(self)
+        self._graph = graphs["vunet"]
+
+    def encode(self, appearance: Tensor, noise: Pair | None = None) -> tuple[Pair, Pair]:
+        return (appearance, appearance), (appearance, appearance)
+
+    def decode(
+        self, pose: Tensor, latents: Pair | None = None, noise: Pair | None = None
+    ) -> tuple[Tensor, Pair]:
+        assert latents is not None  # samples are refused
+        (image,) = self._graph({"pose": pose, "appearance": latents[0]})
+        return image, latents
 
 
 def demo(
@@ -380,13 +411,22 @@ def drive(
     finder = Finder(Follow(find, args.person), _label(args.person), args.on_missing)
     frames_with_people = finder(_with_progress(frames))
     people = ((f, cut_out(f, person.joints, "", size)) for f, person in frames_with_people)
+    ahead = int(sources[0].image.is_cuda)
+
+    def paint(part: list[tuple[Frame, CutPerson]]) -> Tensor:
+        return to_uint8(transfer(torch.stack([cut.joints for _, cut in part])))
+
     with contextlib.ExitStack() as stack:
         writers = {
             path: stack.enter_context(VideoWriter(path, fps, video, frames.start)) for path in paths
         }
         outs = list(writers.values())
-        while part := list(islice(people, AT_ONCE)):
-            generated = to_uint8(transfer(torch.stack([cut.joints for _, cut in part]))).cpu()
+
+        def parts() -> Iterator[list[tuple[Frame, CutPerson]]]:
+            while part := list(islice(people, AT_ONCE)):
+                yield part
+
+        for part, generated in fetched(parts(), paint, ahead):
             each = iter(outs)
             for source, row in zip(sources, generated, strict=True):
                 out, beside = next(each), next(each) if args.concat else None

@@ -4,6 +4,7 @@ import torch
 
 from nets.bilayer import NETWORKS
 from nets.bilayer.network import build
+from nets.run import checkpoints
 
 OPTIONS = {
     "image_size": 32,
@@ -36,6 +37,17 @@ ENHANCED = {
 def model(seed=0, networks=None, **options):
     torch.manual_seed(seed)
     return build({**OPTIONS, **options}, networks)
+
+
+def avatar_run(folder):
+    """A run folder with a checkpoint of the networks that infer.py needs."""
+    net = model(networks=["identity_embedder", "texture_generator", "keypoints_embedder",
+                          "inference_generator"])  # fmt: skip
+    path = folder / "bilayer/checkpoints/step_00000003.pt"
+    path.parent.mkdir(parents=True)
+    content = {"system": "bilayer", "step": 3, "options": OPTIONS}
+    checkpoints.write(path, content | {"parts": {"model": net.state_dict()}})
+    return folder / "bilayer"
 
 
 def batch(b=2, n=1, t=1, size=32, seed=1):

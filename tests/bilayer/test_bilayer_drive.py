@@ -172,8 +172,8 @@ def test_graph_replays_the_driver():
     data = {k: v.cuda() for k, v in batch(b=1, t=4).items()}
     driver = Driver(net, avatar_of(net, data))
     graph = Graph(driver, 2)
-    for k in (0, 2):
-        poses = data["target_poses"][0, k : k + 2]
+    for rows in (slice(0, 2), slice(2, 4), slice(1, 2)):  # the last batch of a video is smaller
+        poses = data["target_poses"][0, rows]
         for frame, expected in zip(graph(poses), driver(poses), strict=True):
             torch.testing.assert_close(frame, expected, atol=1e-4, rtol=1e-4)
 

@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import Dataset
 
 from nets.errors import BadSample, UserError
-from nets.run.loader import in_order, loader
+from nets.run.loader import fetched, in_order, loader
 from nets.run.options import user_errors
 from toy import Numbers
 
@@ -210,3 +210,31 @@ def test_workers_leave_a_signal_to_the_parent():
     with pytest.raises(UserError, match="a process that reads data died"):
         for step in range(8, 30):
             data.batch(step)
+
+
+@pytest.mark.parametrize("ahead", [0, 1])
+def test_results_come_in_order_and_the_next_batch_is_begun_before(ahead):
+    began = []
+
+    def compute(batch):
+        began.append(batch)
+        return torch.tensor([batch])
+
+    seen = []
+    for batch, result in fetched(iter(range(4)), compute, ahead):
+        seen.append((batch, result.item(), len(began)))
+    assert seen == [(i, i, min(i + 1 + ahead, 4)) for i in range(4)]
+    assert list(fetched([], compute, ahead)) == []
+
+
+@pytest.mark.gpu
+def test_results_of_a_gpu_are_whole_when_they_are_handed_out():
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    out = torch.zeros(1 << 20, device="cuda")  # overwritten by every batch, as a graph's output is
+
+    def compute(batch):
+        return out.fill_(batch)
+
+    for batch, result in fetched(iter(range(1, 9)), compute, 1):
+        assert not result.is_cuda and result.eq(batch).all()

@@ -134,6 +134,31 @@ def test_a_device_that_is_not_there_is_one_line(monkeypatch):
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     with pytest.raises(UserError, match="2 ranks on this machine but 1 CUDA devices: use torchrun"):
         Ranks("auto")
+    # torchrun --virtual-local-rank: every rank is number 0 of the one GPU that it sees.
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    chosen = []
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    assert Ranks("auto").device == torch.device("cuda", 0) and chosen == [0]
+
+
+def test_nccl_is_bound_to_the_device_of_its_rank(monkeypatch):
+    """Else it guesses one, and connects in the first step only."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda index: None)
+    for name, value in (("RANK", 1), ("WORLD_SIZE", 2), ("LOCAL_RANK", 1), ("LOCAL_WORLD_SIZE", 2)):
+        monkeypatch.setenv(name, str(value))
+    given = {}
+    store = torch.distributed.HashStore()
+    monkeypatch.setattr(torch.distributed, "rendezvous", lambda *a, **k: iter([(store, 1, 2)]))
+    monkeypatch.setattr(
+        torch.distributed, "init_process_group", lambda backend, **k: given.update(k, to=backend)
+    )
+    Ranks("cuda", timeout=5)
+    assert given["to"] == "cpu:gloo,cuda:nccl" and given["device_id"] == torch.device("cuda", 1)
+    assert given["timeout"].total_seconds() == 5
+    Ranks("cpu", timeout=5)
+    assert given["to"] == "gloo" and given["device_id"] is None
 
 
 def test_a_broken_environment_is_one_line(monkeypatch):

@@ -170,9 +170,10 @@ class Driver(nn.Module):
 
 
 class Graph:
-    """A `Driver` as one CUDA graph for batches of n poses.
+    """A `Driver` as one CUDA graph for batches of up to n poses.
 
-    The next call overwrites the tensors that a call returns.
+    Smaller batches cost as much as n poses. The next call overwrites the tensors that a call
+    returns.
     """
 
     def __init__(self, driver: Driver, n: int):
@@ -192,9 +193,11 @@ class Graph:
             self.frames = driver(self.poses)
 
     def __call__(self, poses: Tensor) -> tuple[Tensor, Tensor | None]:
-        self.poses.copy_(poses)
+        n = len(poses)
+        self.poses[:n].copy_(poses, non_blocking=True)
         self.graph.replay()
-        return self.frames
+        image, mask = self.frames
+        return image[:n], None if mask is None else mask[:n]
 
 
 def four_pixels(weight: Tensor) -> Tensor:

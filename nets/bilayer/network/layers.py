@@ -77,15 +77,15 @@ def adaptive_conv(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     weight  (b, out, in, 1, 1)
     bias    (b, out)
     """
-    b, c, (h, w) = len(weight), x.shape[1], x.shape[2:]
+    b, (n, c, h, w) = weight.shape[0], x.shape
     matrix = weight.flatten(2)
     if x.stride(1) == 1 and c > 1:  # channels_last, which the result keeps
         rows = x.permute(0, 2, 3, 1).reshape(b, -1, c)
         y = torch.baddbmm(bias[:, None].to(rows.dtype), rows, matrix.transpose(1, 2).to(rows.dtype))
-        return y.view(len(x), h, w, -1).permute(0, 3, 1, 2)
-    planes = x.reshape(b, len(x) // b, c, h * w)
+        return y.view(n, h, w, -1).permute(0, 3, 1, 2)
+    planes = x.reshape(b, n // b, c, h * w)
     y = matrix[:, None] @ planes + bias[:, None, :, None]
-    return y.reshape(len(x), -1, h, w)
+    return y.reshape(n, -1, h, w)
 
 
 class AdaptiveNorm2d(nn.Module):
@@ -109,12 +109,13 @@ class AdaptiveNorm2d(nn.Module):
             scale, shift = (p[..., None, None] for p in next(pairs))
         else:
             (weight, bias), (shift_weight, shift_bias) = next(pairs), next(pairs)
-            feats = self.pixel_feats.expand(len(weight), -1, -1, -1)
+            feats = self.pixel_feats.expand(weight.shape[0], -1, -1, -1)
             scale = adaptive_conv(feats, weight, bias)
             shift = adaptive_conv(feats, shift_weight, shift_bias)
         x = self.norm_layer(x)
-        if len(scale) != len(x):
-            scale, shift = (p.repeat_interleave(len(x) // len(p), 0) for p in (scale, shift))
+        if scale.shape[0] not in (1, x.shape[0]):  # one for all is spread by the next line
+            times = x.shape[0] // scale.shape[0]
+            scale, shift = (p.repeat_interleave(times, 0) for p in (scale, shift))
         return torch.addcmul(shift.to(x.dtype), x, 1 + scale.to(x.dtype))
 
 
@@ -188,8 +189,8 @@ class PixelBias(nn.Module):
         weight, bias = next(pairs)
         if self.kind == "adaptive_original":
             return x + self.bias
-        added = adaptive_conv(self.bias.expand(len(weight), -1, -1, -1), weight, bias)
-        return x + added.repeat_interleave(len(x) // len(added), 0)
+        added = adaptive_conv(self.bias.expand(weight.shape[0], -1, -1, -1), weight, bias)
+        return x + added.repeat_interleave(x.shape[0] // added.shape[0], 0)
 
 
 class Chain(nn.Sequential):

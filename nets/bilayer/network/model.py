@@ -427,9 +427,10 @@ def drive(
     """
     _evaluating(model)
     lead = target_pose.shape[:-1]
-    b = len(avatar.texture)
+    b = avatar.texture.shape[0]
     poses = target_pose.reshape(-1, target_pose.shape[-1])
-    if len(poses) % b or (target_pose.ndim == 3 and len(target_pose) != b):
+    n = poses.shape[0]  # `len` would be a constant to torch.export
+    if n % b or (target_pose.ndim == 3 and target_pose.shape[0] != b):
         raise ValueError(f"drive: {list(lead)} poses cannot be divided among {b} identities")
     net = model.inference_generator
     embeds = model.keypoints_embedder(poses[None])[0]
@@ -441,7 +442,7 @@ def drive(
             raise ValueError("drive: this network predicts no mask")
         image = image * mask - (1 - mask)
     elif avatar.background is not None and mask is not None:
-        behind = avatar.background.repeat_interleave(len(image) // b, 0)
+        behind = avatar.background.repeat_interleave(n // b, 0)
         image = image * mask + behind * (1 - mask)
 
     def shaped(x: Tensor) -> Tensor:

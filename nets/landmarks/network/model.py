@@ -154,7 +154,7 @@ class LandmarkModel(nn.Module):
         appearance  of `self.appearance`; one for each pose, or one for all of them
         Raises ValueError if the appearance lacks heatmaps.
         """
-        own, n = appearance.landmarks, len(pose.means)
+        own, n = appearance.landmarks, pose.means.shape[0]
         if own.heatmaps is None:
             raise ValueError("render: appearance.landmarks must have heatmaps, got None")
         maps = self._maps(pose, own.heatmaps)
@@ -189,7 +189,7 @@ class LandmarkModel(nn.Module):
                 "LandmarkModel: appearance_image must have pose_image's shape "
                 f"{list(pose_image.shape)}, got {list(appearance_image.shape)}"
             )
-        n = len(pose_image)
+        n = pose_image.shape[0]  # `len` would be a constant to torch.export
         both, features = self._find(torch.cat([pose_image, appearance_image]))
         pose, own = _rows(both, slice(n)), _rows(both, slice(n, None))
         return self.render(pose, self._look(appearance_image, own, features[n:]))
@@ -287,7 +287,7 @@ def invertible(covariances: Tensor) -> Tensor:
 def _rows(landmarks: Landmarks, rows: slice) -> Landmarks:
     """The landmarks of some of the images. A fixed covariance belongs to all of them."""
     means, covariances, heatmaps = landmarks
-    own = covariances if len(covariances) != len(means) else covariances[rows]
+    own = covariances if covariances.shape[0] != means.shape[0] else covariances[rows]
     return Landmarks(means[rows], own, None if heatmaps is None else heatmaps[rows])
 
 

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from nets.contracts import PeopleDataset
 from nets.data.detectors import Detector, Follow, open_detector, person_square
-from nets.data.heads.faces import FaceBox, crop_square, paste_square, points_in_crop
+from nets.data.heads.faces import FaceBox, crop_square, points_in_crop
 from nets.data.io.frames import Finder, Frame, Frames
 from nets.data.io.images import (
     image_size,
@@ -28,6 +28,7 @@ from nets.data.io.images import (
 from nets.data.io.names import Paths, distinct, pair_name
 from nets.data.io.video import is_video
 from nets.data.io.video_writer import FORMATS, VideoWriter
+from nets.data.pasting import paste_square
 from nets.data.people.alpha import with_alpha
 from nets.data.people.joints import read_joints
 from nets.data.subset import First

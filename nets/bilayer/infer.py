@@ -337,6 +337,8 @@ def drive_images(
         for frame, at in driving_points(args, faces, Frames(file), given):
             names.append(file.stem)
             seen.append(faces.look(frame.image, frame.name, at))
+    if args.relative and len(seen) == 1:
+        raise UserError("--relative: needs a video or several images, one image shows no motion")
     poses = motion_of(args, sources[0], poses_of(seen))(poses_of(seen))
     generated = torch.cat([render(part) for part in poses.split(args.frames_at_once)])
     out = Path(args.out)

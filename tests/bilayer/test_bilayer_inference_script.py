@@ -113,6 +113,8 @@ def test_relative_motion_starts_at_the_source(home, drive, capsys, tmp_path):
     for more in (["--region", "eyes"], ["--find_best_frame"], ["--adapt_scale"]):
         assert "only with --relative" in refused(capsys, drive, *shared, *more)
     assert "one of all, expression" in refused(capsys, drive, *shared, "--region", "nose")
+    one = ["-d", own[0], "--driving_keypoints", own[1], "--relative"]
+    assert "needs a video or several images" in refused(capsys, drive, *one)
 
 
 def test_the_best_frame_of_a_video_is_looked_for_first(home, drive):

@@ -1,9 +1,10 @@
 """How well motions of one head fit another: the options of infer.py for head avatars, measured.
 
-python benchmarks/avatar_motion.py RUN                 the demo world, RUN of demo_bilayer.yaml
-python benchmarks/avatar_motion.py RUN --clips VIDEOS  and real clips, PERSON/VIDEO/SEQUENCE.mp4
+python benchmarks/avatar_motion.py --run RUN        the demo world, by a run of demo_bilayer.yaml
+python benchmarks/avatar_motion.py --clips VIDEOS   real clips, PERSON/VIDEO/SEQUENCE.mp4: points
+                                                    alone, which dlib finds
 
-Writes benchmarks/results/motion-bilayer.json. In clips only points are compared: dlib's.
+Writes benchmarks/results/motion-world.json or motion-clips.json.
 """
 
 from __future__ import annotations
@@ -294,27 +295,25 @@ def on_clips(folder: Path) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("run", type=Path, help="a run of demo_bilayer.yaml")
-    parser.add_argument("--clips", type=Path, help="folder of real clips, PERSON/VIDEO/SEQUENCE")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--run", type=Path, help="a run of demo_bilayer.yaml")
+    what.add_argument("--clips", type=Path, help="folder of real clips, PERSON/VIDEO/SEQUENCE")
     parser.add_argument("--persons", type=int, default=16, help="of the demo world, 16 at least")
-    parser.add_argument(
-        "--output", type=Path, default=ROOT / "benchmarks/results/motion-bilayer.json"
-    )
+    parser.add_argument("--output", type=Path, help="JSON; default: in benchmarks/results/")
     args = parser.parse_args()
-    path = published.find(str(args.run))
-    model = load_model(
-        published.read_checkpoint(path, "bilayer"), path, Precision("fp32", torch.device("cpu"))
-    )
-    fold(model.net)
-    report: dict[str, Any] = {}
     if args.clips:
-        report["clips"] = on_clips(args.clips)
-        print(report["clips"], flush=True)
-    report["world"] = {"persons": args.persons, **on_world(model, args.persons)}
-    for part, scores in report.items():
-        for name, row in scores.items():
-            print(part, name, row)
-    write_report(args.output, {**report, "protocol": PROTOCOL})
+        report = on_clips(args.clips)
+    else:
+        path = published.find(str(args.run))
+        content = published.read_checkpoint(path, "bilayer")
+        model = load_model(content, path, Precision("fp32", torch.device("cpu")))
+        fold(model.net)
+        report = {"persons": args.persons, **on_world(model, args.persons)}
+    for name, row in report.items():
+        print(name, row)
+    name = "motion-clips" if args.clips else "motion-world"
+    output = args.output or ROOT / f"benchmarks/results/{name}.json"
+    write_report(output, {**report, "protocol": PROTOCOL})
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from typing import Any, Literal
 from nets.data.detectors import BACKENDS, MARGIN
 from nets.data.extraction.check import check
 from nets.data.extraction.clips import CLIP_CROPS, ClipOptions, extract_clips
-from nets.data.extraction.heads import HeadOptions, extract_heads
+from nets.data.extraction.heads import HEAD_CROPS, HeadOptions, extract_heads
 from nets.data.extraction.people import CROPS, IDENTITIES, PeopleOptions, extract_people
 from nets.data.extraction.sheet import look
 from nets.data.heads.videos import PHASES
@@ -97,6 +97,9 @@ def heads(argv: list[str]) -> None:
     add("--sampling_rate", type=PositiveInt, default=1, help="take every n-th frame")
     add("--image_size", type=PositiveInt, default=256, help="side of the images, pixels")
     options.add_flag(p, "--output_segmentation", True, "write masks too")
+    add("--crop", type=Literal[HEAD_CROPS], default="frame",
+        help="square around the points of each frame, or stable: of one size on a smooth path, "
+        "which looks at each video twice")
     add("--start", type=NonNegativeFloat | None, default=None, help="second to begin at")
     add("--end", type=PositiveFloat | None, default=None, help="second to stop before")
     add("--batch_size", type=PositiveInt, default=1, help="accepted without effect")
@@ -106,7 +109,8 @@ def heads(argv: list[str]) -> None:
     a = options.parse(p, argv)
     given = a.given + ([a.video_root] if a.video_root else [])
     settings = HeadOptions(
-        a.sampling_rate, a.image_size, a.output_segmentation, a.start, a.end, a.detector)
+        a.sampling_rate, a.image_size, a.output_segmentation, a.start, a.end, a.detector,
+        a.crop)
     print(extract_heads(needed(given, "VIDEO_ROOT"), a.data_root, a.phase, settings, a.workers))
     print(f"next: python train_bilayer.py --data {a.data_root}")
 

@@ -217,6 +217,91 @@ def _cross(a: Tensor, b: Tensor) -> Tensor:
     return a[..., 0] * b[..., 1] - a[..., 1] * b[..., 0]
 
 
+# --- proportions --------------------------------------------------------------------------------
+
+TRUNK = ("chip", "cneck")
+LIMBS = (("shoulder", "elbow"), ("elbow", "wrist"), ("hip", "knee"), ("knee", "ankle"))
+# A turning body or head changes these distances, so they are a matter of the pose.
+_BESIDE = {"shoulder": "cneck", "hip": "chip", "eye": "cneck", "ear": "cneck"}
+
+
+def limb_lengths(joints: Tensor, order: Sequence[str] = JOINTS_17) -> Tensor:
+    """The lengths of the trunk and of the limbs of LIMBS, (..., 5); NaN if unknown.
+
+    joints  (..., len(order), 2), one unit in both directions; missing: negative or NaN
+    A limb has the length of its longer side; the other one is foreshortened. The trunk reaches from
+    the middle of the hips to the neck.
+    """
+    at = _by_name(joints, order)
+    lengths = [(at[TRUNK[1]] - at[TRUNK[0]]).norm(dim=-1)]
+    for a, b in LIMBS:
+        right, left = ((at[side + b] - at[side + a]).norm(dim=-1) for side in "rl")
+        lengths.append(torch.fmax(right, left))
+    return torch.stack(lengths, -1)
+
+
+def keep_proportions(
+    source: Tensor, driving: Tensor, size: tuple[float, float], order: Sequence[str] = JOINTS_17
+) -> Tensor:
+    """The driving poses of a body with the source's limbs, (N, J, 2); missing joints are NaN.
+
+    source   (J, 2), order as in `order`; its `limb_lengths` are taken in one scale for all limbs
+    driving  (N, J, 2) pixels; directions and foreshortening, shoulders, hips and head are taken
+    size     (width, height) of the driving images, pixels
+    The limbs together are as long as the driving ones. Feet stay on the driving ground, and the
+    middle of the hips in its column. If a joint or the crown would leave the image, the figure
+    shrinks towards the ground. A limb that is unknown in the source keeps the driving length.
+    """
+    at = _by_name(driving, order)
+    own, given = limb_lengths(driving, order), limb_lengths(source, order)
+    shared = own.isfinite() & given.isfinite()
+    scale = own.where(shared, 0).sum(-1) / given.where(shared, 0).sum(-1)
+    ratio = scale[:, None] * given / own
+    growth = torch.where(ratio.isfinite(), ratio - 1, 0)[..., None]  # (N, 5, 1)
+
+    def end(start: Tensor, a: str, b: str, limb: int) -> Tensor:
+        """How far joint b moves, beside joint a that moves by `start`."""
+        return start + ((at[b] - at[a]) * growth[:, limb]).nan_to_num(0)
+
+    moved = {"chip": torch.zeros_like(at["chip"])}
+    moved["cneck"] = moved["cnose"] = end(moved["chip"], *TRUNK, 0)
+    for side in "rl":
+        moved |= {side + name: moved[other] for name, other in _BESIDE.items()}
+        for limb, (a, b) in enumerate(LIMBS, 1):
+            moved[side + b] = end(moved[side + a], side + a, side + b, limb)
+    placed = {name: at[name] + move for name, move in moved.items() if name in at}
+
+    middle = torch.where(at["chip"].isnan(), at["cneck"], at["chip"])
+    floor, reached = (torch.fmax(x["rankle"][:, 1], x["lankle"][:, 1]) for x in (at, placed))
+    stands = floor > middle[:, 1]  # False if feet or trunk are unknown
+    lift = torch.where(stands, floor - reached, 0)
+    result = torch.stack([placed[name] for name in order], 1)
+    result[..., 1] += lift[:, None]
+    fixed = torch.stack([middle[:, 0], torch.where(stands, floor, middle[:, 1])], -1)[:, None]
+
+    # The largest factor that leaves all points in the image, or in the driving figure's box.
+    crown, old_crown = (2 * x["cnose"] - x["cneck"] for x in (placed, at))
+    crown = crown + torch.stack([torch.zeros_like(lift), lift], -1)
+    before = torch.stack([at[name] for name in order], 1)
+    points = torch.cat([result, crown[:, None]], 1)
+    low = torch.zeros_like(points)
+    low[:, -1] = old_crown.nan_to_num(0).clamp(max=0)  # of the joints none is negative
+    high = torch.cat([before, old_crown[:, None]], 1).nan_to_num(0).amax(1, keepdim=True)
+    high = torch.maximum(high, high.new_tensor(size) - 1)
+    room = torch.where(points > high, high - fixed, low - fixed) / (points - fixed)
+    factor = torch.where((points > high) | (points < low), room, 1).nan_to_num(1).amin((1, 2))
+    result = fixed + factor.clamp(0, 1)[:, None, None] * (result - fixed)
+    unfixed = fixed.isnan().any(-1, keepdim=True)  # neither hips nor shoulders: as they are
+    return torch.where(unfixed, before, result.clamp(min=0))
+
+
+def _by_name(joints: Tensor, order: Sequence[str]) -> dict[str, Tensor]:
+    """Joints (..., 2) by name, with neck and middle of the hips; those that are missing are NaN."""
+    whole = torch.where(valid_joints(joints)[..., None], joints, torch.nan)
+    names = tuple(dict.fromkeys((*order, *JOINTS_17, "cneck", "chip")))
+    return dict(zip(names, convert_joints(whole, order, names).unbind(-2), strict=True))
+
+
 # --- stick figures -------------------------------------------------------------------------------
 
 

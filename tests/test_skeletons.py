@@ -160,3 +160,121 @@ def test_body_mask_is_limbs_of_a_width_closed_by_a_square():
     np.testing.assert_array_equal(mask[0].numpy(), expected)
     assert not np.array_equal(expected, open_mask)
     assert not mask[1].any()  # nobody is known
+
+
+# --- proportions --------------------------------------------------------------------------------
+
+
+def standing(arm=20.0, leg=40.0, trunk=50.0, names=sk.JOINTS_15) -> torch.Tensor:
+    """A frontal figure: hips at (100, 100) and 20 wide, shoulders 30, legs straight down."""
+    neck, right, left = 100 - trunk, (85.0, 100 - trunk), (115.0, 100 - trunk)
+    at = {"rshoulder": right, "lshoulder": left, "cnose": (100, neck - 15),
+          "reye": (97, neck - 18), "leye": (103, neck - 18)}  # fmt: skip
+    for side, sign in (("r", -1), ("l", 1)):
+        x, y = at[f"{side}shoulder"]
+        at |= {f"{side}elbow": (x + sign * arm, y), f"{side}wrist": (x + sign * arm, y + arm)}
+        x = 100 + 10 * sign
+        at |= {f"{side}hip": (x, 100), f"{side}knee": (x, 100 + leg)}
+        at |= {f"{side}ankle": (x, 100 + 2 * leg)}
+    return torch.tensor([at.get(name, (NAN, NAN)) for name in names], dtype=torch.float64)
+
+
+def keep(source, driving):
+    return sk.keep_proportions(source, driving[None], (SIZE, SIZE), sk.JOINTS_15)[0]
+
+
+def at(joints, name):
+    return joints[sk.JOINTS_15.index(name)].tolist()
+
+
+def test_the_same_proportions_change_nothing_in_any_pose_and_scale():
+    from nets.worlds.people.pose import pose_parameters, skeleton
+
+    figures = skeleton(pose_parameters(0, torch.arange(50)))["joints"][..., :2] * SIZE
+    for figure in figures:
+        assert (keep(0.3 * figure, figure) - figure).abs().max() < 1e-9
+
+
+def test_limbs_take_the_sources_lengths_and_the_driving_directions():
+    """Trunk 50, arms 20 + 20, legs 40 + 40 get the ratios of 50, 40 + 40, 30 + 30."""
+    result = keep(2 * standing(arm=40, leg=30), standing())
+    scale = (50 + 40 + 80) / (50 + 80 + 60)
+    expected = scale * torch.tensor([50, 40, 40, 30, 30], dtype=torch.float64)
+    assert (sk.limb_lengths(result, sk.JOINTS_15) - expected).abs().max() < 1e-9
+    ground, hip = 180.0, 180 - 60 * scale
+    assert at(result, "rankle") == pytest.approx([90, ground])
+    assert at(result, "lhip") == pytest.approx([110, hip])
+    assert at(result, "lwrist") == pytest.approx([115 + 40 * scale, hip - 10 * scale])
+    neck = hip - 50 * scale
+    assert at(result, "reye") == pytest.approx([97, neck - 18])  # the head is the driving one
+
+
+def test_a_limb_stays_as_foreshortened_as_in_the_driving_pose():
+    driving = standing()
+    elbow = driving[sk.JOINTS_15.index("relbow")]
+    driving[sk.JOINTS_15.index("rwrist")] = elbow + torch.tensor([0.0, -5.0])
+    result = keep(standing(arm=40), driving)
+    left, right = (
+        (torch.tensor(at(result, f"{s}wrist")) - torch.tensor(at(result, f"{s}elbow")))
+        for s in "lr"
+    )
+    assert right[0] == pytest.approx(0) and -right[1] == pytest.approx(float(left.norm()) / 4)
+
+
+def test_missing_joints_stay_missing_and_unknown_lengths_are_the_driving_ones():
+    driving, source = standing(), standing(arm=40, leg=60)
+    driving[sk.JOINTS_15.index("lknee")] = NAN
+    driving[sk.JOINTS_15.index("rwrist")] = -1
+    result = keep(source, driving)
+    lost = [name for name in sk.JOINTS_15 if math.isnan(at(result, name)[0])]
+    assert lost == ["rwrist", "lknee"]
+    assert at(result, "lankle")[0] == pytest.approx(110)  # beside the hip as in the driving pose
+    for name in ("rankle", "lankle"):  # a portrait
+        source[sk.JOINTS_15.index(name)] = NAN
+    result = keep(source, standing())
+    lengths = sk.limb_lengths(result, sk.JOINTS_15)
+    scale = (50 + 40 + 40) / (50 + 80 + 60)
+    assert lengths[[0, 1, 3]].tolist() == pytest.approx([50 * scale, 40 * scale, 60 * scale])
+    assert float(lengths[4]) == pytest.approx(40)
+    nothing = torch.full((15, 2), NAN)
+    assert torch.equal(keep(nothing, standing()), standing())
+    assert keep(standing(), nothing).isnan().all()
+
+
+def test_a_figure_that_would_leave_the_image_shrinks_on_its_ground():
+    driving = standing(arm=55, leg=35, trunk=60)  # wrists 30 px from both borders
+    result = keep(standing(arm=400, leg=35, trunk=60), driving)
+    assert result[:, 0].min() == pytest.approx(0)
+    assert result.min() >= 0 and result.max() <= SIZE - 1
+    assert at(result, "lankle")[1] == pytest.approx(at(driving, "lankle")[1])
+    lengths = sk.limb_lengths(result, sk.JOINTS_15)
+    assert float(lengths[1] / lengths[3]) == pytest.approx(400 / 35)
+    above = standing(leg=60, trunk=40) - torch.tensor([0.0, 20.0])
+    result = keep(standing(arm=2, leg=0.5, trunk=90), above)
+    shoulders = at(result, "lshoulder")[1] + at(result, "rshoulder")[1]
+    assert 2 * at(result, "cnose")[1] - shoulders / 2 == pytest.approx(0, abs=1e-4)
+
+
+def test_on_the_world_limbs_are_the_sources_and_joints_nearer_to_the_truth():
+    """One person in another's pose has exact joints there, and proportions can be made stronger."""
+    from nets.worlds.people.pose import POSE_FIELDS, pose_parameters, skeleton
+
+    poses = pose_parameters(0, torch.arange(400))
+    lengths = [POSE_FIELDS.index(name) for name in ("torso", "arm", "leg")]
+    poses[:, lengths] = 1 + 3 * (poses[:, lengths] - 1)
+    poses[:, POSE_FIELDS.index("scale")] *= 0.7  # room for longer limbs
+    source, driving = poses[:200], poses[200:]
+    truth = driving.clone()
+    truth[:, lengths] = source[:, lengths]
+    a, b, c = (skeleton(p)["joints"][..., :2] * SIZE for p in (source, driving, truth))
+    result = torch.stack([keep(x, y) for x, y in zip(a, b, strict=True)])
+    ratio = sk.limb_lengths(result, sk.JOINTS_15) / sk.limb_lengths(a, sk.JOINTS_15)
+    assert (ratio.amax(1) / ratio.amin(1)).max() < 1 + 1e-6
+
+    def error(joints):  # about the middle of the hips, in the truth's scale
+        hips = [sk.JOINTS_15.index(name) for name in ("rhip", "lhip")]
+        x, y = (j - j[:, hips].mean(1, keepdim=True) for j in (joints, c))
+        scale = (x * y).sum((1, 2), keepdim=True) / (x * x).sum((1, 2), keepdim=True)
+        return (scale * x - y).norm(dim=-1).mean()
+
+    assert error(result) < 0.5 * error(b)  # measured 0.37

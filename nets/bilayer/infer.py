@@ -23,13 +23,14 @@ from nets.bilayer.network.model import Avatar, enhance
 from nets.bilayer.sources import Faces, SeenFace, keypoints_of_frames
 from nets.bilayer.visuals import enhancing, full_pass, write_layers
 from nets.bilayer.warm_start import Loaded, load_model
-from nets.data.heads.faces import paste_square, read_mask
+from nets.data.heads.faces import FaceBox, hull_mask, pose_points, read_mask, stable_boxes
 from nets.data.heads.videos import HeadFrame, sample_of
 from nets.data.io.frames import Finder, Frame, Frames
 from nets.data.io.images import list_images, read_image, write_image
 from nets.data.io.names import Paths, distinct, pair_name
 from nets.data.io.video import is_video
 from nets.data.io.video_writer import FORMATS, VideoWriter
+from nets.data.pasting import matched, paste_square
 from nets.errors import BadSample, UserError
 from nets.onnx_files import ExportedGraphs, graphs_of, refuse
 from nets.output import write_demo, write_grid
@@ -53,8 +54,11 @@ def add_options(p: options.Parser) -> None:
     add("--source_masks", type=str, nargs="+", default=[], metavar="FILE",
         help="mask of each source, an image of its size, white is the person; default: by the "
         "detector")
-    add_flag(g, "--crop", True,
-        "cut out the square around the points; false: images are square and used whole")
+    add("--crop", type=bool | Literal["stable"], nargs="?", const=True, default=True,
+        help="cut out the square around the points; stable: in a driving video, squares of one "
+        "size on a smooth path; false: images are square and used whole")
+    add("--match_colour", type=bool | None, nargs="?", const=True, default=None,
+        help="with --paste: give the face the colours of the driving face; default: true")
     add_flag(g, "--masks", False, "cut the head out by its predicted mask")
     add("--background", type=Literal["white", "black"], default="white",
         help="background with --masks")
@@ -113,17 +117,21 @@ def infer(args: options.Namespace, content: dict[str, Any], path: Path, ranks: R
         ):
             if args[name] != default:
                 raise UserError(f"--{name}: only with --relative")
-    faces = Faces(model.options, args.crop, args.detector)
+    faces = Faces(model.options, bool(args.crop), args.detector)
     if args.relative and faces.count != 68:
         raise UserError(f"--relative: needs 68 points, this checkpoint has {faces.count}")
     sources = source_frames(args, faces)
     avatar = make_avatar(args, model, sample_of(sources, [], 0))
-    paint = painter(args, model, avatar)
+    paint = painter(args, model, avatar, opacity=args.paste)
     videos = [Path(file) for file in args.driving if is_video(file)]
     if videos and len(args.driving) > 1:
         raise UserError(f"-d: one video, or images; got {len(args.driving)} with {videos[0]}")
     if args.paste and not args.crop:
         raise UserError("--paste: goes with cropped faces only")
+    if args.match_colour is not None and not args.paste:
+        raise UserError("--match_colour: only with --paste")
+    if args.crop == "stable" and not videos:
+        raise UserError("--crop stable: only with a driving video; images have no path")
     points = None
     if args.driving_keypoints:
         points = keypoints_of_frames(args.driving_keypoints, faces.count)
@@ -210,8 +218,14 @@ def renderer(args: options.Namespace, model: Loaded, avatar: Avatar) -> Callable
     return lambda poses: paint(poses).cpu()
 
 
-def painter(args: options.Namespace, model: Loaded, avatar: Avatar) -> Callable[[Tensor], Tensor]:
-    """As `renderer`, but the images stay on the model's device."""
+def painter(
+    args: options.Namespace, model: Loaded, avatar: Avatar, opacity: bool = False
+) -> Callable[[Tensor], Tensor]:
+    """As `renderer`, but the images stay on the model's device.
+
+    opacity  add the predicted mask as a fourth channel, 255 everywhere if there is none; the images
+             are not masked then
+    """
     driver: Callable[[Tensor], tuple[Tensor, Tensor | None]]
     if isinstance(model.net, ExportedBilayer):
         driver, has_mask = model.net.driver(avatar), model.net.has_mask
@@ -230,6 +244,9 @@ def painter(args: options.Namespace, model: Loaded, avatar: Avatar) -> Callable[
 
     def render(poses: Tensor) -> Tensor:
         image, mask = driver(poses.to(model.device))
+        if opacity:
+            mask = torch.ones_like(image[:, :1]) if mask is None else mask
+            return torch.cat([to_uint8(image), to_uint8(2 * mask - 1)], 1)
         if args.masks:
             assert mask is not None  # asked above
             image = image.clamp(-1, 1) * mask + behind * (1 - mask)
@@ -275,6 +292,26 @@ def motion_of(
     return lambda poses: motion(poses.view(-1, 68, 2)).flatten(1)
 
 
+def look_ahead(
+    args: options.Namespace, faces: Faces, video: Path, points: Tensor | None
+) -> dict[float | None, tuple[SeenFace, Tensor]]:
+    """The faces of a whole video, without its images, and their points, by the frames' seconds."""
+    frames = Frames(video, args.start, args.end, args.fps)
+    blank = torch.zeros((), dtype=torch.uint8)
+    track: dict[float | None, tuple[SeenFace, Tensor]] = {}
+    for frame, at in driving_points(args, faces, frames, points):
+        track[frame.seconds] = faces.look(blank.expand(frame.image.shape), frame.name, at), at
+    if args.crop == "stable" and track:
+        assert frames.fps is not None
+        seen, ats = zip(*track.values(), strict=True)
+        boxes = stable_boxes(torch.stack(ats), frames.fps)
+        steady = [
+            faces.look(s.whole, "", at, box) for s, at, box in zip(seen, ats, boxes, strict=True)
+        ]
+        track = dict(zip(track, zip(steady, ats, strict=True), strict=True))
+    return track
+
+
 def drive_video(
     args: options.Namespace,
     video: Path,
@@ -293,10 +330,13 @@ def drive_video(
     beside = out.with_name(f"{out.stem}_concat{out.suffix}")
     moving = driving_points(args, faces, frames, points)
     take: Callable[[Tensor], Tensor] | None = None
-    if args.find_best_frame:
-        whole = driving_points(args, faces, Frames(video, args.start, args.end, args.fps), points)
-        poses = [faces.look(frame.image, frame.name, at).pose for frame, at in whole]
-        take = motion_of(args, source, torch.stack(poses)) if poses else None
+    boxes: dict[float | None, FaceBox | None] = {}
+    if args.find_best_frame or args.crop == "stable":  # the points of all frames are kept
+        track = look_ahead(args, faces, video, points)
+        if track:
+            take = motion_of(args, source, poses_of([seen for seen, _ in track.values()]))
+        boxes = {seconds: seen.box for seconds, (seen, _) in track.items()}
+        moving = ((f, track[f.seconds][1]) for f in frames if f.seconds in track)
     count, ahead = 0, int(device.type == "cuda")
     with contextlib.ExitStack() as stack:
         writer = stack.enter_context(VideoWriter(out, frames.fps, video, frames.start))
@@ -304,21 +344,22 @@ def drive_video(
         if args.concat:
             three = stack.enter_context(VideoWriter(beside, frames.fps, video, frames.start))
 
-        def batches() -> Iterator[list[tuple[Frame, SeenFace]]]:
-            while part := list(itertools.islice(moving, args.frames_at_once)):
-                yield [(frame, faces.look(frame.image, frame.name, at)) for frame, at in part]
-
-        def painted(part: list[tuple[Frame, SeenFace]]) -> Tensor:
+        def batches() -> Iterator[list[tuple[Frame, SeenFace, Tensor]]]:
             nonlocal take
-            poses = poses_of([one for _, one in part])
-            take = take or motion_of(args, source, poses)
-            return paint(take(poses))
+            while part := list(itertools.islice(moving, args.frames_at_once)):
+                seen = [faces.look(f.image, f.name, at, boxes.get(f.seconds)) for f, at in part]
+                take = take or motion_of(args, source, poses_of(seen))
+                poses = take(poses_of(seen))
+                yield [(f, one, pose) for (f, _), one, pose in zip(part, seen, poses, strict=True)]
+
+        def painted(part: list[tuple[Frame, SeenFace, Tensor]]) -> Tensor:
+            return paint(torch.stack([pose for _, _, pose in part]))
 
         for part, results in fetched(batches(), painted, ahead):
-            for (frame, one), generated in zip(part, results, strict=True):
-                writer.write(pasted(args, one, generated), frame.seconds)
+            for (frame, one, pose), generated in zip(part, results, strict=True):
+                writer.write(pasted(args, faces, one, pose, generated), frame.seconds)
                 if three is not None:
-                    row = [source.image, faces.cut(one.whole, one.box), generated]
+                    row = [source.image, faces.cut(one.whole, one.box), generated[:3]]
                     three.write(torch.cat(row, 2), frame.seconds)
             count += len(part)
     print(f"written: {out}, {count} frames" + (f"; {beside}" if args.concat else ""))
@@ -329,11 +370,22 @@ def poses_of(seen: list[SeenFace]) -> Tensor:
     return torch.stack([one.pose for one in seen])
 
 
-def pasted(args: options.Namespace, seen: SeenFace, generated: Tensor) -> Tensor:
-    """The generated image; with --paste the driving image, with the generated one on its face."""
+def pasted(
+    args: options.Namespace, faces: Faces, seen: SeenFace, pose: Tensor, generated: Tensor
+) -> Tensor:
+    """The generated image; with --paste the driving image, with the generated head on it.
+
+    pose       (136,) of the generated face
+    generated  (3, S, S) uint8, with --paste (4, S, S): its fourth channel is the head's mask
+    """
     if not args.paste or seen.box is None:
         return generated
-    return paste_square(seen.whole, generated, seen.box)
+    image, mask = generated[:3], generated[3:].float() / 255
+    if args.match_colour is not False:
+        inside = faces.cut(torch.full_like(seen.whole[:1], 255), seen.box) > 127
+        where = [hull_mask(pose_points(p, faces.size), faces.size, 0) for p in (pose, seen.pose)]
+        image = matched(image, faces.cut(seen.whole, seen.box), where[0], where[1] * inside)
+    return paste_square(seen.whole, image, seen.box, mask)
 
 
 def drive_images(
@@ -356,13 +408,15 @@ def drive_images(
         for frame, at in driving_points(args, faces, Frames(file), given):
             names.append(file.stem)
             seen.append(faces.look(frame.image, frame.name, at))
+    if args.relative and len(seen) == 1:
+        raise UserError("--relative: needs a video or several images, one image shows no motion")
     poses = motion_of(args, sources[0], poses_of(seen))(poses_of(seen))
     generated = torch.cat([paint(part).cpu() for part in poses.split(args.frames_at_once)])
     out = Path(args.out)
     if out.suffix.lower() in FORMATS:
         with VideoWriter(out, args.fps or 25.0) as writer:
-            for one, image in zip(seen, generated, strict=True):
-                writer.write(pasted(args, one, image))
+            for one, pose, image in zip(seen, poses, generated, strict=True):
+                writer.write(pasted(args, faces, one, pose, image))
         print(f"written: {out}, {len(generated)} frames")
         return
     if args.grid:
@@ -371,11 +425,11 @@ def drive_images(
         write_layers(out.with_name(f"{out.stem}_layers.png"), data, model)
     if args.paste:
         columns, source, paths = distinct(names), Path(args.source[0]).stem, Paths()
-        for name, one, image in zip(columns, seen, generated, strict=True):
+        for name, one, pose, image in zip(columns, seen, poses, generated, strict=True):
             single = len(seen) == 1 and out.suffix and not out.is_dir()
             path = out if single else out.with_suffix("") / pair_name(source, name, ".png")
             path = paths(path)
-            write_image(path, pasted(args, one, image))
+            write_image(path, pasted(args, faces, one, pose, image))
             print(f"written: {path}")
         return
     cut = torch.stack([faces.cut(one.whole, one.box) for one in seen])

@@ -122,7 +122,7 @@ def published_modes(args: options.Namespace, model: Loaded) -> None:
     if not preprocess:
         source, target = (stored_frame(args, model, role) for role in ("source", "target"))
     else:
-        faces = Faces(model.options, args.crop, args.detector)
+        faces = Faces(model.options, bool(args.crop), args.detector)
         if from_video:
             numbers = (args.source_frame_num, args.target_frame_num)
             images = frames_of_video(needed(args, "video_path"), numbers)

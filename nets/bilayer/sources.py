@@ -72,17 +72,20 @@ class Faces:
 
         return points
 
-    def look(self, image: Tensor, name: str, points: Tensor) -> SeenFace:
+    def look(
+        self, image: Tensor, name: str, points: Tensor, box: FaceBox | None = None
+    ) -> SeenFace:
         """Pose and place of a face in an image (3, H, W).
 
         points  (68, 2), pixels
+        box     the square to cut out; None: that around the points
         Raises UserError that names the image on unusable points, and without `crop` on an image
         that is not square.
         """
         height, width = image.shape[1:]
         if self.crop:
             try:
-                box = face_crop_box(points)
+                box = box or face_crop_box(points)
             except ValueError as error:
                 raise UserError(f"{name}: {str(error).partition(': ')[2]}") from error
             return SeenFace(image, box, normalised_pose(points_in_crop(points, box, 1), 1))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from nets.contracts import PeopleDataset
 from nets.data.detectors import Detector, Follow, open_detector, person_square
-from nets.data.heads.faces import FaceBox, crop_square, paste_square, points_in_crop
+from nets.data.heads.faces import FaceBox, crop_square, points_in_crop
 from nets.data.io.frames import Finder, Frame, Frames
 from nets.data.io.images import (
     image_size,
@@ -28,6 +28,7 @@ from nets.data.io.images import (
 from nets.data.io.names import Paths, distinct, pair_name
 from nets.data.io.video import is_video
 from nets.data.io.video_writer import FORMATS, VideoWriter
+from nets.data.pasting import paste_square
 from nets.data.people.alpha import with_alpha
 from nets.data.people.joints import read_joints
 from nets.data.subset import First
@@ -38,11 +39,17 @@ from nets.published import find, read_checkpoint
 from nets.run import options
 from nets.run.images import to_uint8
 from nets.run.loader import fetched, in_order, loader, to_device
-from nets.run.options import NonNegativeFloat, NonNegativeInt
+from nets.run.options import NonNegativeFloat, NonNegativeInt, add_flag
 from nets.run.precision import Precision, compile_methods
 from nets.run.ranks import Ranks
 from nets.run.run import Run
-from nets.skeletons import JOINTS_17, valid_joints
+from nets.skeletons import (
+    JOINTS_17,
+    LIMBS,
+    keep_proportions,
+    limb_lengths,
+    valid_joints,
+)
 from nets.vunet import VUNet
 from nets.vunet.data import (
     PersonInputs,
@@ -70,6 +77,8 @@ def add_options(p: options.ArgumentParser) -> None:
         help="number of random appearances for each driving pose, instead of a source")
     add("--noise", type=NonNegativeFloat, default=0.0,
         help="scale of the noise added to the appearance's latents; 0: deterministic")
+    add_flag(g, "--keep_proportions", False,
+        "give the driving figure the limb lengths of the source person")
 # fmt: on
 
 
@@ -93,6 +102,8 @@ def infer(args: options.Namespace, content: dict[str, Any], path: Path, ranks: R
     else:
         if args.paste:
             raise UserError("--paste: only with -d, images or videos to paste into")
+        if args.keep_proportions:
+            raise UserError("--keep_proportions: only with -s and -d, two people to compare")
         data = open_people(trained, "test")
         inputs = PersonInputs(trained, data.joint_order)
         name = "the demo world" if has_truth(data) else data.name
@@ -106,10 +117,18 @@ def infer(args: options.Namespace, content: dict[str, Any], path: Path, ranks: R
     cuts = [person for person in drivings if isinstance(person, CutPerson)] if args.paste else []
     appearances = [inputs.appearance(s.image[None], s.joints[None]) for s in sources]
 
-    def transfer(joints: Tensor) -> Tensor:
+    def poses_of(source: SeenPerson, joints: Tensor, aspects: Sequence[float]) -> Tensor:
+        if args.keep_proportions:
+            joints = in_proportion(source, joints.cpu(), aspects)
+        return inputs.pose(joints.to(ranks.device))
+
+    def transfer(joints: Tensor, aspects: Sequence[float]) -> Tensor:
         noise = generator(args, ranks) if args.noise else None
-        poses = inputs.pose(joints.to(ranks.device))
-        return transfers(net, poses, torch.cat(appearances), args.noise, noise)
+        rows = []
+        for source, appearance in zip(sources, appearances, strict=True):
+            poses = poses_of(source, joints, aspects)
+            rows.append(transfers(net, poses, appearance, args.noise, noise))
+        return torch.cat(rows)
 
     with torch.no_grad(), precision.autocast():
         names, unused = [source.name for source in sources], Paths()
@@ -128,7 +147,10 @@ def infer(args: options.Namespace, content: dict[str, Any], path: Path, ranks: R
             names = [f"sample {i + 1}" for i in range(args.samples)]
             write_grid(args, names, [None] * args.samples, columns, shown, generated)
             return
-        generated = transfer(joints)
+        aspects = [driving.aspect for driving in drivings]
+        generated = transfer(joints, aspects)
+        if len(sources) == 1:
+            shown = drawn_pose(poses_of(sources[0], joints, aspects))
     names = [source.name for source in sources]
     if args.paste:
         write_pasted(args, names, cuts, generated)
@@ -232,6 +254,8 @@ def people(
         raise UserError("-d: an image or video that gives the pose is needed")
     if args.source and args.samples:
         raise UserError("-s and --samples: only one of them can be given")
+    if args.keep_proportions and not args.source:
+        raise UserError("--keep_proportions: needs -s, the person whose proportions are kept")
     if not args.source and not args.samples:
         raise UserError("-s: an image that gives the appearance is needed, or --samples")
     for file in args.source:
@@ -258,10 +282,41 @@ def people(
         elif args.paste and option == "driving":
             seen.append([annotated_cut(file, joints, trained["image_size"]) for file in files])
         else:
-            joints = joints if needed else None
-            seen.append([annotated_person(file, joints, trained) for file in files])
+            find = None
+            if args.keep_proportions and joints is None and files:
+                find = detector(args, option, files[0])
+            joints = joints if needed or args.keep_proportions else None
+            seen.append([annotated_person(file, joints, trained, find) for file in files])
+    if args.keep_proportions:
+        for source in seen[0]:
+            say_unknown_limbs(source)
     sources, drivings = ([on_device(person, ranks) for person in group] for group in seen)
     return sources, drivings, videos
+
+
+def say_unknown_limbs(source: SeenPerson) -> None:
+    """Print which limbs a source does not show. Raises UserError if it shows none."""
+    unknown = limb_lengths(source.joints).isnan()
+    if unknown.all():
+        raise UserError(f"{source.name}: --keep_proportions needs a limb, the source shows none")
+    if unknown.any():
+        limbs = ["trunk", *(f"{a} to {b}" for a, b in LIMBS)]
+        names = ", ".join(name for name, bad in zip(limbs, unknown, strict=True) if bad)
+        print(f"{source.name}: does not show {names}, which keep the driving person's length")
+
+
+def in_proportion(source: SeenPerson, joints: Tensor, aspects: Sequence[float]) -> Tensor:
+    """Driving joints (N, 17, 2) with the source's limb lengths, in pixels of the network's square.
+
+    aspects  width over height of what each driving square shows
+    """
+    side = source.image.shape[-1]
+    own = source.joints.cpu() * torch.tensor([source.aspect, 1.0])
+    fitted = []
+    for aspect, pose in zip(aspects, joints, strict=True):
+        wide = torch.tensor([aspect, 1.0])
+        fitted.append(keep_proportions(own, (pose * wide)[None], (side * aspect, side))[0] / wide)
+    return torch.stack(fitted)
 
 
 def on_device(seen: SeenPerson, ranks: Ranks) -> SeenPerson:
@@ -310,6 +365,7 @@ class SeenPerson:
     name: str
     image: Tensor  # (3, S, S) uint8
     joints: Tensor  # (J, 2) in its pixels, order of JOINTS_17 or of the dataset; NaN: unknown
+    aspect: float = field(default=1.0, kw_only=True)  # width / height of what was squashed to it
 
 
 @dataclass(frozen=True)
@@ -337,19 +393,26 @@ def annotated_cut(file: Path, joints: str, size: int) -> CutPerson:
     return cut_out(Frame(str(file), None, whole), points, file.stem, size)
 
 
-def annotated_person(file: Path, joints: str | None, trained: dict[str, Any]) -> SeenPerson:
+def annotated_person(
+    file: Path, joints: str | None, trained: dict[str, Any], find: Detector | None = None
+) -> SeenPerson:
     """A whole image resized as in training, with the joints that a file holds.
 
-    joints  see `read_joints`; None: all joints are unknown
+    joints  see `read_joints`; None: those that `find` sees in the image, or all are unknown
     """
-    size = trained["image_size"]
+    size, extent = trained["image_size"], image_size(file)
     points = torch.full((len(JOINTS_17), 2), torch.nan)
     if joints is not None:
-        points = read_joints(joints, file, image_size(file))
+        points = read_joints(joints, file, extent)
+    elif find is not None:
+        if not (people := find.people(read_image(file, None))):
+            raise UserError(f"{file}: no person found, whose proportions could be kept")
+        points = people[0].joints / torch.tensor(extent)
     alpha = trained.get("img_channels", 3) == 4
     if trained["fit"] == "squash":
         image = read_image(file, size)
-        return SeenPerson(file.stem, with_alpha(image, file) if alpha else image, points * size)
+        image = with_alpha(image, file) if alpha else image
+        return SeenPerson(file.stem, image, points * size, aspect=extent[0] / extent[1])
     image, (x, y, w, h) = read_letterboxed(file, size)
     image = with_alpha(image, file, (x, y, w, h)) if alpha else image
     return SeenPerson(file.stem, image, points * torch.tensor([w, h]) + torch.tensor([x, y]))
@@ -391,7 +454,7 @@ def _label(number: int) -> str:
 
 def drive(
     args: options.Namespace,
-    transfer: Callable[[Tensor], Tensor],
+    transfer: Callable[[Tensor, Sequence[float]], Tensor],
     sources: list[SeenPerson],
     video: Path,
     find: Detector,
@@ -400,7 +463,8 @@ def drive(
 ) -> None:
     """Write, for each source, a video of it in the poses of a driving video.
 
-    transfer  joints (N, 17, 2) in pixels -> images (sources, N, 3, S, S) in [-1, 1]
+    transfer  joints (N, 17, 2) in pixels, and width over height of what each square shows ->
+              images (sources, N, 3, S, S) in [-1, 1]
     find      the detector
     size      side S, pixels
     paths     of the result of each source, with --concat followed by the side-by-side video
@@ -414,7 +478,8 @@ def drive(
     ahead = int(sources[0].image.is_cuda)
 
     def paint(part: list[tuple[Frame, CutPerson]]) -> Tensor:
-        return to_uint8(transfer(torch.stack([cut.joints for _, cut in part])))
+        joints = torch.stack([cut.joints for _, cut in part])
+        return to_uint8(transfer(joints, [1.0] * len(part)))  # each shows a square
 
     with contextlib.ExitStack() as stack:
         writers = {

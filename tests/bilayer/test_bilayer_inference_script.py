@@ -1,5 +1,6 @@
 """infer.py with a bilayer checkpoint, as a user starts it."""
 
+from itertools import pairwise
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,11 +14,12 @@ from nets.bilayer import NETWORKS
 from nets.bilayer.experiment import write_args
 from nets.bilayer.published import read_args
 from nets.data import detectors
-from nets.data.heads.faces import write_keypoints
+from nets.data.heads.faces import hull_mask, write_keypoints
 from nets.data.heads.videos import frame_path
 from nets.data.io.images import read_image, write_image
 from nets.data.io.video import open_video
 from nets.data.io.video_writer import VideoWriter
+from nets.data.pasting import paste_square
 from nets.errors import UserError
 from nets.run import checkpoints
 
@@ -111,6 +113,8 @@ def test_relative_motion_starts_at_the_source(home, drive, capsys, tmp_path):
     for more in (["--region", "eyes"], ["--find_best_frame"], ["--adapt_scale"]):
         assert "only with --relative" in refused(capsys, drive, *shared, *more)
     assert "one of all, expression" in refused(capsys, drive, *shared, "--region", "nose")
+    one = ["-d", own[0], "--driving_keypoints", own[1], "--relative"]
+    assert "needs a video or several images" in refused(capsys, drive, *one)
 
 
 def test_the_best_frame_of_a_video_is_looked_for_first(home, drive):
@@ -251,6 +255,43 @@ def test_pasted_images_are_written_to_out(home, drive, tmp_path, capsys):
     names = sorted(path.name for path in (tmp_path / "many").iterdir())
     assert names == [f"0--{i}.png" for i in range(4)]
     assert "written: many/0--3.png" in capsys.readouterr().out
+
+
+def test_a_pasted_head_is_feathered_and_takes_the_colours_of_the_driving_face(home, drive, capsys):
+    image, points = driver(home)
+    pasted = {}
+    for name, more in (("matched", []), ("plain", ["--match_colour", "false"])):
+        drive("-d", image, "--driving_keypoints", points, "-o", f"{name}.png", "--paste", *more)
+        pasted[name] = read_image(f"{name}.png", None).float()
+    driving = read_image(image, None).float()
+    face = hull_mask(torch.from_numpy(np.load(points)).view(68, 2).float(), 96, 0)[0] > 0
+    off = [(x - driving)[:, face].mean(1).abs().max() for x in pasted.values()]
+    assert off[0] < 0.5 * off[1] and off[1] > 10
+    changed = (pasted["plain"] != driving).any(0)
+    assert changed.any() and not changed.all()  # around the mask the driving image is kept
+    line = refused(capsys, drive, "-d", image, "--driving_keypoints", points, "--match_colour")
+    assert "--match_colour: only with --paste" in line
+
+
+def test_a_stable_crop_holds_still_where_the_points_shake(home, drive, capsys, monkeypatch):
+    places = []
+    paste = paste_square
+    monkeypatch.setattr("nets.bilayer.infer.paste_square",
+                        lambda image, crop, box, mask: places.append(box)
+                        or paste(image, crop, box, mask))  # fmt: skip
+    shaken = np.load(home / "video.npy")[[0] * 5]
+    np.save("shaken.npy", shaken + 2 * np.array([0, 1, 0, 1, 0]).reshape(5, 1, 1))
+    video = ["-d", home / "video.mp4", "--driving_keypoints", "shaken.npy", "--paste"]
+    drive(*video, "-o", "each.mp4")
+    assert len(set(places)) == 2
+    places.clear()
+    drive(*video, "-o", "stable.mp4", "--crop", "stable", "--frames_at_once", 2)
+    assert len(places) == 5 and len({box.size for box in places}) == 1
+    assert max(abs(a.cx - b.cx) for a, b in pairwise(places)) <= 1
+    assert len(list(open_video("stable.mp4"))) == 5
+    image, points = driver(home)
+    line = refused(capsys, drive, "-d", image, "--driving_keypoints", points, "--crop", "stable")
+    assert "--crop stable: only with a driving video" in line
 
 
 def test_without_files_four_columns_a_person_are_drawn(home, tmp_path):

@@ -180,6 +180,30 @@ def test_heads_of_part_of_a_single_video(boxes, tmp_path, capsys):
     assert "no face in 1 videos; the first left out: dark.mp4, frame 0, second 0.00" in line
 
 
+def test_heads_of_a_stable_crop_have_one_size(boxes, tmp_path):
+    """A face that is found 36 to 44 pixels large and shakes by 4, in 12 frames; one is dark."""
+    faces = [scene((60 + 4 * (i % 2), 30, 36 + 4 * (i % 3), 40)) for i in range(12)]
+    faces[5] = scene()
+    video(tmp_path / "talk.mp4", faces, fps=25)
+    widths, places = {}, {}
+    for crop in ("frame", "stable"):
+        run("heads", "talk.mp4", "-o", crop, "--crop", crop, "--image_size", "64")
+        files = [tmp_path / f"{crop}/keypoints/test/talk/talk/talk/{i}.npy" for i in range(12)]
+        assert [file.exists() for file in files] == [i != 5 for i in range(12)]
+        points = np.stack([np.load(file)[:2] for file in files if file.exists()])
+        widths[crop] = (points[:, 1] - points[:, 0])[:, 0]
+        places[crop] = points.mean(1)[:, 0]
+    assert "frame 5, second 0.20: no face" in (tmp_path / "stable/left_out_test.txt").read_text()
+    # The squares of single frames follow the face, so it stands still in them, at one size.
+    assert widths["frame"].std() < 2 and places["frame"].std() < 1
+    # In the stable ones it moves and grows, as it does in the video: 64 pixels show 80.
+    assert widths["stable"].std() == pytest.approx(0.8 * np.std([36, 40, 44]), abs=0.8)
+    assert places["stable"].std() > 1
+    asked = boxes.asked
+    run("heads", "talk.mp4", "-o", "stable", "--crop", "stable", "--image_size", "64")
+    assert boxes.asked == asked  # all frames were kept
+
+
 def test_a_clip_has_one_square_around_the_whole_path(boxes, tmp_path):
     video(tmp_path / "walk.mp4", [scene((10 + 8 * i, 20, 30, 80)) for i in range(8)])
     run("clips", "walk.mp4", "-o", "clips", "--fps", "4", "--size", "48")

@@ -16,9 +16,9 @@ from nets.data.io.frames import Frame
 from nets.data.io.images import read_image, write_image
 from nets.data.io.video import open_video
 from nets.data.io.video_writer import VideoWriter
-from nets.skeletons import JOINTS_15, JOINTS_17, convert_joints
+from nets.skeletons import JOINTS_15, JOINTS_17, convert_joints, limb_lengths
 from nets.vunet.data import PersonInputs
-from nets.vunet.infer import annotated_person, cut_out
+from nets.vunet.infer import SeenPerson, annotated_person, cut_out, in_proportion
 from nets.worlds.people.world import PeopleWorld
 
 SIZE, SIDE = 192, 32  # of the world's images, and of the network's in smoke.yaml
@@ -212,3 +212,58 @@ def test_options_of_detection_are_refused_for_systems_without_it(run, folder, tm
         infer.main(["--checkpoint", str(tmp_path / "other.pt"), "-d", "dance.mp4", "--paste"])
     line = capsys.readouterr().err.strip().splitlines()[-1]
     assert "--paste: an option of vunet and bilayer" in line
+
+
+@pytest.mark.parametrize("form", ["image", "video", "given"])
+def test_proportions_of_the_source_reach_the_figure(run, folder, tmp_path, monkeypatch, form):
+    drawn = []
+    draw = PersonInputs.pose
+    monkeypatch.setattr(PersonInputs, "pose", lambda s, j: drawn.append(j.cpu()) or draw(s, j))
+    given = {}
+    for i, name in enumerate(("me", "dancer")):
+        given[name] = tmp_path / f"{name}.json"
+        named = dict(zip(JOINTS_15, scene(i)[1].tolist(), strict=False))
+        given[name].write_text(json.dumps(named | {"normalised": False}))
+    more = {
+        "image": ["-d", "dancer.png", "-o", tmp_path / "out.png"],
+        "video": ["-d", "dance.mp4", "-o", tmp_path / "out.mp4", "--on_missing", "skip"],
+        "given": ["-d", "dancer.png", "-o", tmp_path / "out.png", "--source_joints", given["me"],
+                  "--driving_joints", given["dancer"]],
+    }[form]  # fmt: skip
+    run("-s", "me.png", *more)
+    plain = drawn[-1][-1]
+    run("-s", "me.png", *more, "--keep_proportions")
+    source = scene(0)[1]
+    scale = torch.tensor([SIDE / 320, SIDE / 240]) if form == "given" else torch.ones(2)
+    own, other = limb_lengths(source), limb_lengths(plain / scale)
+    kept = limb_lengths(drawn[-1][-1] / scale) / own
+    assert kept.max() / kept.min() < 1.001
+    assert (other / own).max() / (other / own).min() > 1.02  # the two people differ
+
+
+def test_lengths_are_compared_in_the_shape_that_images_had_before_squashing():
+    image = torch.zeros(3, 64, 64, dtype=torch.uint8)
+    joints = convert_joints(WORLD[(0, 0)]["joints"], JOINTS_15, JOINTS_17) / SIZE * 64
+    tall = SeenPerson("me", image, joints / torch.tensor([0.5, 1.0]), aspect=0.5)
+    driving = convert_joints(WORLD[(0, 1)]["joints"], JOINTS_15, JOINTS_17)[None] / SIZE * 64
+    upright = in_proportion(SeenPerson("me", image, joints), driving, [1.0])
+    assert (in_proportion(tall, driving, [1.0]) - upright).abs().nan_to_num(0).max() < 1e-4
+
+
+def test_limbs_that_the_source_does_not_show_are_named(run, tmp_path, capsys):
+    joints = dict(zip(JOINTS_15, scene(0)[1].tolist(), strict=False)) | {"normalised": False}
+    for name in ("rwrist", "lwrist"):
+        joints[name] = None
+    (tmp_path / "me.json").write_text(json.dumps(joints))
+    pair = ("-s", "me.png", "--source_joints", tmp_path / "me.json", "-d", "dancer.png", "-o",
+            tmp_path / "o.png", "--keep_proportions")  # fmt: skip
+    run(*pair)
+    line = "me: does not show elbow to wrist, which keep the driving person's length"
+    assert line in capsys.readouterr().out
+    (tmp_path / "me.json").write_text(json.dumps({"cnose": [50, 50], "normalised": False}))
+    assert "me: --keep_proportions needs a limb, the source shows none" in refused(
+        capsys, run, *pair
+    )
+    line = refused(capsys, run, "-d", "dancer.png", "--samples", 2, "--keep_proportions")
+    assert "--keep_proportions: needs -s" in line
+    assert "--keep_proportions: only with -s and -d" in refused(capsys, run, "--keep_proportions")

@@ -6,19 +6,29 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from nets.data.detectors import Detector
 from nets.data.extraction import jobs
 from nets.data.extraction.sheet import Drawing, contact_sheet
-from nets.data.heads.faces import crop_square, face_crop_box, points_in_crop
+from nets.data.heads.faces import (
+    FaceBox,
+    crop_square,
+    face_crop_box,
+    points_in_crop,
+    stable_boxes,
+)
 from nets.data.heads.videos import KINDS, PHASES, frame_path, read_frame, write_frame
 from nets.data.io.images import read_image
 from nets.data.io.names import unique_names
 from nets.data.io.video import is_video, open_video
 from nets.errors import UserError
 from nets.listing import natural_key
+
+HEAD_CROPS = ("frame", "stable")
 
 
 @dataclass(frozen=True)
@@ -31,6 +41,11 @@ class HeadOptions:
     start: float | None = None  # second of each video to begin at
     end: float | None = None  # second to stop before
     detector: str = "mediapipe"
+    crop: str = "frame"  # the square around each frame's points; "stable": see `stable_boxes`
+
+    def key(self) -> dict[str, Any]:
+        """What a record keeps of the options; those of before `crop` stay valid."""
+        return {k: v for k, v in asdict(self).items() if (k, v) != ("crop", "frame")}
 
 
 def extract_heads(
@@ -135,7 +150,7 @@ def _heads_of(video: Path, name: str, out: Path, phase: str, options: HeadOption
     The record has "names" of the frames, lines about those "left_out", and the number of heads that
     extend beyond the "border" of their frame.
     """
-    key = jobs.record_key(video, asdict(options))
+    key = jobs.record_key(video, options.key())
     path = out / jobs.RECORDS / phase / f"{name}.json"
     done = jobs.read_record(path, key)
     if done is not None and all(_is_complete(out, phase, n, options) for n in done["names"]):
@@ -150,6 +165,7 @@ def _heads_of(video: Path, name: str, out: Path, phase: str, options: HeadOption
     border = 0
     reader = open_video(video, options.start, options.end)
     first = round((options.start or 0) * reader.fps)
+    ahead = _stable_faces(video, options, first) if options.crop == "stable" else None
     for number, (seconds, image) in enumerate(reader, first):
         if number % options.sampling_rate:
             continue
@@ -159,20 +175,16 @@ def _heads_of(video: Path, name: str, out: Path, phase: str, options: HeadOption
             names.append(frame)
             border += _black_edge(read_image(frame_path(out, "imgs", phase, frame), None))
             continue
-        faces = detector.faces(image)
-        if not faces:
-            left.append(f"{video}, frame {number}, second {seconds:.2f}: no face")
+        face = _face(detector, image) if ahead is None else ahead.get(number, "no face")
+        if isinstance(face, str):
+            left.append(f"{video}, frame {number}, second {seconds:.2f}: {face}")
             continue
-        try:
-            box = face_crop_box(faces[0])
-        except ValueError:
-            left.append(f"{video}, frame {number}, second {seconds:.2f}: a face without extent")
-            continue
+        at, box = face
         h, w = image.shape[1:]
         cx, cy, half = box
         border += min(cx - half, cy - half) < 0 or cx + half > w or cy + half > h
         head = crop_square(image, box, options.image_size)
-        points = points_in_crop(faces[0], box, options.image_size)
+        points = points_in_crop(at, box, options.image_size)
         mask = None
         if options.masks:
             share = detector.mask(head)
@@ -186,6 +198,35 @@ def _heads_of(video: Path, name: str, out: Path, phase: str, options: HeadOption
     jobs.write_record(path, record)
     marker.unlink(missing_ok=True)
     return record
+
+
+def _face(detector: Detector, image: Tensor) -> tuple[Tensor, FaceBox] | str:
+    """The points and the square of the largest face, or why there is none."""
+    faces = detector.faces(image)
+    if not faces:
+        return "no face"
+    try:
+        return faces[0], face_crop_box(faces[0])
+    except ValueError:
+        return "a face without extent"
+
+
+def _stable_faces(
+    video: Path, options: HeadOptions, first: int
+) -> dict[int, tuple[Tensor, FaceBox] | str]:
+    """What `_face` finds in each frame that is taken, with squares of one size on a smooth path."""
+    detector = jobs.detector(options.detector)
+    reader = open_video(video, options.start, options.end)
+    found: dict[int, tuple[Tensor, FaceBox] | str] = {}
+    for number, (_, image) in enumerate(reader, first):
+        if number % options.sampling_rate == 0:
+            found[number] = _face(detector, image)
+    places = {number: face[0] for number, face in found.items() if not isinstance(face, str)}
+    if places:
+        rate = reader.fps / options.sampling_rate
+        boxes = stable_boxes(torch.stack(list(places.values())), rate)
+        found.update(zip(places, zip(places.values(), boxes, strict=True), strict=True))
+    return found
 
 
 def _black_edge(head: Tensor) -> bool:

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import math
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image, ImageDraw
 from torch import Tensor
 
@@ -53,6 +55,44 @@ def face_crop_box(points: Tensor | np.ndarray) -> FaceBox:
     return FaceBox(cx, cy - size // 6, size)
 
 
+def stable_boxes(points: Tensor, fps: float, seconds: float = 0.25) -> list[FaceBox]:
+    """The squares to cut a head out of a video: of one size, on a smooth path.
+
+    points   (T, K, 2) float, pixels: those of one face in T frames
+    seconds  standard deviation of the smoothing
+    The size is the median of `face_crop_box`; the centre is its centre in lines fitted around each
+    frame, with Gaussian weights. Frames before and after count alike, so there is no lag: a steady
+    motion is followed exactly, one of 0.5 Hz to 73 %. A jump by more than half a face is a cut and
+    starts anew, with a size of its own.
+    Raises ValueError if the points are not finite or span less than a pixel.
+    """
+    single = [face_crop_box(at) for at in points]
+    low, high = points.double().amin(1), points.double().amax(1)
+    centre, size = (low + high) / 2, torch.tensor([box.size for box in single]).double()
+    jump = centre.diff(dim=0).norm(dim=-1) > torch.minimum(size[1:], size[:-1]) / 2
+    edges = [0, *(jump.nonzero()[:, 0] + 1).tolist(), len(points)]
+    boxes = []
+    for begin, end in pairwise(edges):
+        half = int(size[begin:end].median())
+        path = _smooth(centre[begin:end], seconds * fps).round().int().tolist()
+        boxes += [FaceBox(cx, cy - half // 6, half) for cx, cy in path]
+    return boxes
+
+
+def _smooth(path: Tensor, sigma: float) -> Tensor:
+    """A path (T, 2) smoothed by lines fitted with Gaussian weights; sigma in frames."""
+    reach = max(1, min(len(path) - 1, math.ceil(3 * sigma)))
+    away = torch.arange(-reach, reach + 1).double()
+    kernel = (-(away**2) / (2 * max(sigma, 0.1) ** 2)).exp()
+    powers = torch.stack([kernel, kernel * away, kernel * away**2])[:, None]
+    values = torch.cat([torch.ones_like(path[:, :1]), path], 1).T[:, None]  # 1, x, y
+    sums = F.conv1d(values, powers, padding=reach)  # (3, 3, T): value, power, frame
+    (s0, s1, s2), t0, t1 = sums[0], sums[1:, 0], sums[1:, 1]
+    spread = s0 * s2 - s1**2
+    line = torch.where(spread > 1e-9, (s2 * t0 - s1 * t1) / spread.clamp_min(1e-9), t0 / s0)
+    return line.T
+
+
 def crop_square(image: Tensor, box: FaceBox | tuple[int, int, int], size: int) -> Tensor:
     """The box cut out of an image and resized (bicubic): uint8 (C, size, size), black outside.
 
@@ -60,62 +100,13 @@ def crop_square(image: Tensor, box: FaceBox | tuple[int, int, int], size: int) -
     box    (cx, cy, half side) in pixels, as returned by `face_crop_box`
     """
     cx, cy, half = box
-    pillow = _to_pillow(image)
+    pillow = to_pillow(image)
     shrink = 2 * half // max(MOST_SIDE, 2 * size)
     if shrink > 1:  # a square much larger than the result would fill the memory
         pillow = pillow.reduce(shrink)
         cx, cy, half = (round(value / shrink) for value in (cx, cy, half))
     pillow = pillow.crop((cx - half, cy - half, cx + half, cy + half))
-    return _from_pillow(pillow.resize((size, size), Image.Resampling.BICUBIC))
-
-
-def paste_square(
-    image: Tensor, crop: Tensor, box: FaceBox | tuple[int, int, int], border: float = 0.06
-) -> Tensor:
-    """A copy of `image` with `crop` at the place of `crop_square(image, box, size)`.
-
-    image   uint8 (3, H, W)
-    crop    uint8 (3, size, size)
-    border  width of the soft edge, as a fraction of the square's side
-    """
-    cx, cy, half = box
-    side = 2 * half
-    if side > MOST_SIDE:  # only what lies in the image, or the square would fill the memory
-        return _paste_large(image, crop, FaceBox(cx, cy, half), border)
-    patch = _to_pillow(crop).resize((side, side), Image.Resampling.BICUBIC)
-    ramp = ((torch.arange(side) + 0.5) / max(border * side, 1)).clamp(max=1)
-    ramp = torch.minimum(ramp, ramp.flip(0))
-    alpha = (torch.minimum(ramp[:, None], ramp) * 255).round().byte()
-    result = _to_pillow(image)
-    result.paste(patch, (cx - half, cy - half), Image.fromarray(alpha.numpy()))
-    return _from_pillow(result)
-
-
-def _paste_large(image: Tensor, crop: Tensor, box: FaceBox, border: float) -> Tensor:
-    """`paste_square` of a square that is larger than MOST_SIDE."""
-    (cx, cy, half), (h, w) = box, image.shape[1:]
-    side = 2 * half
-    left, top = cx - half, cy - half
-    x0, y0, x1, y1 = max(left, 0), max(top, 0), min(left + side, w), min(top + side, h)
-    if x0 >= x1 or y0 >= y1:
-        return image.clone()
-    scale = crop.shape[-1] / side
-    part = (
-        (x0 - left) * scale,
-        (y0 - top) * scale,
-        (x1 - left) * scale,
-        (y1 - top) * scale,
-    )
-    patch = _to_pillow(crop).resize((x1 - x0, y1 - y0), Image.Resampling.BICUBIC, part)
-
-    def ramp(begin: int, end: int) -> Tensor:
-        at = torch.arange(begin, end) + 0.5
-        return (torch.minimum(at, side - at) / max(border * side, 1)).clamp(max=1)
-
-    alpha = torch.minimum(ramp(y0 - top, y1 - top)[:, None], ramp(x0 - left, x1 - left))
-    result = _to_pillow(image)
-    result.paste(patch, (x0, y0), Image.fromarray((alpha * 255).round().byte().numpy()))
-    return _from_pillow(result)
+    return from_pillow(pillow.resize((size, size), Image.Resampling.BICUBIC))
 
 
 def resize_square(image: Tensor, size: int) -> Tensor:
@@ -125,7 +116,7 @@ def resize_square(image: Tensor, size: int) -> Tensor:
     """
     if tuple(image.shape[1:]) == (size, size):
         return image
-    return _from_pillow(_to_pillow(image).resize((size, size), Image.Resampling.BICUBIC))
+    return from_pillow(to_pillow(image).resize((size, size), Image.Resampling.BICUBIC))
 
 
 def points_in_crop(points: Tensor, box: FaceBox | tuple[int, int, int], size: int) -> Tensor:
@@ -232,21 +223,21 @@ def read_mask(path: str | Path) -> Tensor:
     return parts.to(torch.uint8)[None] * 255
 
 
-def hull_mask(points: Tensor, size: int) -> Tensor:
+def hull_mask(points: Tensor, size: int, forehead: float = 0.8) -> Tensor:
     """A mask estimated from face points: (1, size, size) uint8, 255 on the person.
 
-    points  (68, 2) pixels of an image of side `size`
-    The mask is the convex hull of the points, and of the brows moved up by 0.8 times the height of
-    the face below them.
+    points    (68, 2) pixels of an image of side `size`
+    forehead  height above the brows, relative to that of the face below them
+    The mask is the convex hull of the points, and of the brows moved up by the forehead.
     """
     at = points.detach().cpu().double()
     brows = at[17:27].clone()
-    brows[:, 1] -= (at[:17, 1].amax() - brows[:, 1].mean()).clamp_min(0) * 0.8
+    brows[:, 1] -= (at[:17, 1].amax() - brows[:, 1].mean()).clamp_min(0) * forehead
     outline = _convex_hull(torch.cat([at, brows]).tolist())
     image = Image.new("L", (size, size))
     if len(outline) > 2:
         ImageDraw.Draw(image).polygon(outline, fill=255)
-    return _from_pillow(image)
+    return from_pillow(image)
 
 
 def _convex_hull(points: list[list[float]]) -> list[tuple[float, float]]:
@@ -264,12 +255,14 @@ def _convex_hull(points: list[list[float]]) -> list[tuple[float, float]]:
     return half[0][:-1] + half[1][:-1]
 
 
-def _to_pillow(image: Tensor) -> Image.Image:
+def to_pillow(image: Tensor) -> Image.Image:
+    """The Pillow image of uint8 (C, H, W), C = 1 or 3."""
     pixels = image.cpu().permute(1, 2, 0).contiguous().numpy()
     return Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
 
 
-def _from_pillow(image: Image.Image) -> Tensor:
+def from_pillow(image: Image.Image) -> Tensor:
+    """The pixels of a Pillow image, (C, H, W)."""
     pixels = np.array(image)
     pixels = pixels[..., None] if pixels.ndim == 2 else pixels
     return torch.from_numpy(pixels.transpose(2, 0, 1).copy())

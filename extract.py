@@ -6,7 +6,10 @@
     python extract.py check data/mine                               check all samples of a dataset
     python extract.py look me.jpg -o look.png                       draw what the detector finds
 
-Each command has --help. After an interruption the same command continues.
+Each command has --help. After an interruption the same command continues. Several processes or
+machines share the files of people, heads and clips:
+
+    torchrun --nproc_per_node=4 extract.py heads VIDEO_ROOT -o data/heads --workers 1
 """
 
 from __future__ import annotations
@@ -33,6 +36,7 @@ from nets.run.options import (
     PositiveFloat,
     PositiveInt,
 )
+from nets.run.ranks import PatientRanks
 
 WORKERS = min(2, os.cpu_count() or 1)
 # Arguments of the published extraction without a meaning here: accepted and ignored.
@@ -55,7 +59,8 @@ def parser(command: str, what: str | None) -> tuple[options.ArgumentParser, Call
 def common(add: Callable[..., Any], given: str) -> None:
     """Add the arguments that the extracting commands share."""
     add("given", type=str, nargs="*", default=[], metavar=given, help="files and folders")
-    add("--workers", type=NonNegativeInt, default=WORKERS, help="processes; 0: no extra process")
+    add("--workers", type=NonNegativeInt, default=WORKERS,
+        help="processes of each rank; 0: no extra process")
     add("--detector", type=Literal[BACKENDS], default="mediapipe",
         help="detector of people and faces")
 
@@ -83,8 +88,9 @@ def people(argv: list[str]) -> None:
     a = options.parse(p, argv)
     crop = a.crop or ("none" if a.joints else "square")
     settings = PeopleOptions(a.size, crop, a.margin, a.min_size, a.fps, a.detector, a.joints)
-    print(extract_people(a.given, a.out, settings, a.test, a.identity, a.workers))
-    print(f"next: python train_vunet.py --data {a.out}/index.p")
+    with PatientRanks() as ranks:
+        said = extract_people(a.given, a.out, settings, a.test, a.identity, a.workers, ranks)
+    show(said, f"train_vunet.py --data {a.out}/index.p")
 
 
 def heads(argv: list[str]) -> None:
@@ -107,8 +113,10 @@ def heads(argv: list[str]) -> None:
     given = a.given + ([a.video_root] if a.video_root else [])
     settings = HeadOptions(
         a.sampling_rate, a.image_size, a.output_segmentation, a.start, a.end, a.detector)
-    print(extract_heads(needed(given, "VIDEO_ROOT"), a.data_root, a.phase, settings, a.workers))
-    print(f"next: python train_bilayer.py --data {a.data_root}")
+    needed(given, "VIDEO_ROOT")
+    with PatientRanks() as ranks:
+        said = extract_heads(given, a.data_root, a.phase, settings, a.workers, ranks)
+    show(said, f"train_bilayer.py --data {a.data_root}")
 
 
 def clips(argv: list[str]) -> None:
@@ -124,7 +132,10 @@ def clips(argv: list[str]) -> None:
         help="margin around a person, as a fraction of the longer side of its box")
     a = options.parse(p, argv)
     settings = ClipOptions(a.size, a.fps, a.crop, a.margin, a.detector)
-    print(extract_clips(needed(a.given, "VIDEO"), a.out, settings, a.workers))
+    needed(a.given, "VIDEO")
+    with PatientRanks() as ranks:
+        said = extract_clips(a.given, a.out, settings, a.workers, ranks)
+    show(said, f"train_landmarks.py --dataset clips --data {a.out}")
 
 
 def check_data(argv: list[str]) -> None:
@@ -158,6 +169,12 @@ def look_at(argv: list[str]) -> None:
 # fmt: on
 
 
+def show(summary: str | None, command: str) -> None:
+    """Print the summary and the next command. Only rank 0 has a summary."""
+    if summary is not None:
+        print(f"{summary}\nnext: python {command}")
+
+
 def needed(given: list[str], what: str) -> list[str]:
     """The given files and folders. Raises UserError if there is none."""
     if not given:
@@ -176,6 +193,8 @@ def main(argv: list[str] | None = None) -> None:
         raise SystemExit(0 if argv else 2)
     if argv[0] not in COMMANDS:
         raise UserError(f"{argv[0]}: must be one of {', '.join(COMMANDS)}; see --help")
+    if argv[0] in ("check", "look") and os.environ.get("WORLD_SIZE", "1") != "1":
+        raise UserError(f"extract.py {argv[0]} is one process: start it without torchrun")
     COMMANDS[argv[0]](argv[1:])
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from nets.contracts import Team
 from nets.data.extraction import jobs
 from nets.data.extraction.sheet import Drawing, contact_sheet
 from nets.data.heads.faces import crop_square, face_crop_box, points_in_crop
@@ -34,12 +35,18 @@ class HeadOptions:
 
 
 def extract_heads(
-    given: Sequence[str | Path], out: str | Path, phase: str, options: HeadOptions, workers: int = 0
-) -> str:
-    """Write imgs/, keypoints/ and segs/ of a phase below `out`; a summary.
+    given: Sequence[str | Path],
+    out: str | Path,
+    phase: str,
+    options: HeadOptions,
+    workers: int = 0,
+    team: Team | None = None,
+) -> str | None:
+    """Write imgs/, keypoints/ and segs/ of a phase below `out`; a summary on rank 0.
 
     given  roots with PERSON/VIDEO/SEQUENCE.mp4, or single videos, whose name then is the name of
            person, video and sequence
+    team   ranks that share the videos; default: this process alone
     A contact sheet and a list of frames left out are written too. FRAME is the number of the frame
     in the video. Finished frames are kept. Raises UserError if there is no video, or no face in
     any.
@@ -48,10 +55,12 @@ def extract_heads(
         raise UserError(f"phase: must be one of {', '.join(PHASES)}, got {phase!r}")
     out = Path(out)
     jobs.detector(options.detector)
-    videos = list_videos(given, out / jobs.RECORDS / phase)
+    team = team or jobs.Alone()
+    videos = team.on_main(lambda: list_videos(given, out / jobs.RECORDS / phase))
     todo = [(video, name, out, phase, options) for video, name in videos]
-    frames = sum(_count(video, options) for video, _ in videos)
-    results = jobs.run(_heads_of, todo, frames, workers)
+    results = jobs.share(team, _heads_of, todo, lambda video: _count(video, options), workers)
+    if results is None:
+        return None
     left: list[str] = []
     names: list[str] = []
     border = 0
@@ -143,7 +152,7 @@ def _heads_of(video: Path, name: str, out: Path, phase: str, options: HeadOption
         return done
     marker = path.with_suffix(".begun")  # marks a stopped run with these settings
     resumed = jobs.read_record(marker, key) is not None
-    jobs.write_record(marker, {"key": key})
+    jobs.write_record(marker, video, {"key": key})
     detector = jobs.detector(options.detector)
     names: list[str] = []
     left: list[str] = []
@@ -183,7 +192,7 @@ def _heads_of(video: Path, name: str, out: Path, phase: str, options: HeadOption
     if reader.damage:
         left.append(f"{video}, {reader.damage}")
     record = {"key": key, "names": names, "left_out": left, "border": int(border)}
-    jobs.write_record(path, record)
+    jobs.write_record(path, video, record)
     marker.unlink(missing_ok=True)
     return record
 

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
-from nets.data.detectors import BACKENDS, MARGIN
+from nets.data.detectors import BACKENDS, CLOSE, EVERY, MARGIN
 from nets.data.extraction.check import check
 from nets.data.extraction.clips import CLIP_CROPS, ClipOptions, extract_clips
 from nets.data.extraction.heads import HeadOptions, extract_heads
@@ -79,6 +79,9 @@ def people(argv: list[str]) -> None:
     add("--min_size", type=PositiveInt, default=64,
         help="smallest size of a person in the photo, pixels")
     add("--fps", type=PositiveFloat, default=2.0, help="images a second of videos")
+    add("--detect_every", type=PositiveInt, default=1,
+        help="frames of a video from one search for people in the whole frame to the next; in "
+        "between they are looked for near their last places, and newcomers are not seen")
     add("--joints", type=str | None, default=None,
         help="file of annotated joints, used instead of the detector: CSV of Market-1501 or "
         "DeepFashion, JSON of COCO or OpenPose, or JSON {file: {joint: [x, y]}}")
@@ -87,7 +90,8 @@ def people(argv: list[str]) -> None:
         help="people with one identity: each person of a file for itself, or all of a folder")
     a = options.parse(p, argv)
     crop = a.crop or ("none" if a.joints else "square")
-    settings = PeopleOptions(a.size, crop, a.margin, a.min_size, a.fps, a.detector, a.joints)
+    settings = PeopleOptions(
+        a.size, crop, a.margin, a.min_size, a.fps, a.detector, a.joints, a.detect_every)
     with PatientRanks() as ranks:
         said = extract_people(a.given, a.out, settings, a.test, a.identity, a.workers, ranks)
     show(said, f"train_vunet.py --data {a.out}/index.p")
@@ -105,6 +109,9 @@ def heads(argv: list[str]) -> None:
     options.add_flag(p, "--output_segmentation", True, "write masks too")
     add("--start", type=NonNegativeFloat | None, default=None, help="second to begin at")
     add("--end", type=PositiveFloat | None, default=None, help="second to stop before")
+    add("--detect_every", type=PositiveInt, default=EVERY,
+        help="frames from one search for faces in the whole frame to the next; in between they are "
+        f"looked for near the last place, if frames are at most {CLOSE:g} s apart; 1: always whole")
     add("--batch_size", type=PositiveInt, default=1, help="accepted without effect")
     add("--num_gpus", type=NonNegativeInt, default=0, help="accepted without effect")
     for name in NO_EFFECT:
@@ -112,7 +119,8 @@ def heads(argv: list[str]) -> None:
     a = options.parse(p, argv)
     given = a.given + ([a.video_root] if a.video_root else [])
     settings = HeadOptions(
-        a.sampling_rate, a.image_size, a.output_segmentation, a.start, a.end, a.detector)
+        a.sampling_rate, a.image_size, a.output_segmentation, a.start, a.end, a.detector,
+        a.detect_every)
     needed(given, "VIDEO_ROOT")
     with PatientRanks() as ranks:
         said = extract_heads(given, a.data_root, a.phase, settings, a.workers, ranks)

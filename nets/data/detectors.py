@@ -37,6 +37,8 @@ SURE = 0.5  # joints with a lower probability of being visible are missing
 SAME = 0.15  # of the extent: two detections with a smaller mean distance are one person
 PART = 0.4  # of the extent: a smaller detection on top of a person is a part of that person
 MOST_TILES = 48  # along the longer side; narrow strips get larger tiles
+ALIKE = 0.15  # of the side: squares that are nearer to each other are searched once
+AROUND = 2.2  # side of the square in which a face is looked for again, in extents of its points
 SMALLEST = 32  # pixels; smaller detections are mostly hands or shadows
 
 
@@ -66,8 +68,11 @@ class Detector(Protocol):
         near  search only around this person of an earlier frame; the result may be empty
         """
 
-    def faces(self, image: Tensor) -> list[Tensor]:
-        """The 68 points of all faces, (68, 2) float32 pixels in iBUG order; the largest first."""
+    def faces(self, image: Tensor, near: Tensor | None = None) -> list[Tensor]:
+        """The 68 points of all faces, (68, 2) float32 pixels in iBUG order; the largest first.
+
+        near  points of an earlier frame; only a face near them is looked for, if that is faster
+        """
 
     def mask(self, image: Tensor) -> Tensor:
         """Probability that a pixel belongs to a person: (H, W) float32 in [0, 1]."""
@@ -118,9 +123,14 @@ class MediaPipe:
             x0, y0, x1, y1 = near.box
             places = [((x0 + x1) / 2, (y0 + y1) / 2, 1.4 * near.extent)]
         people: list[Person] = []
-        for x, y, side in places:
+        searched: list[tuple[float, float, float]] = []  # squares that showed somebody
+        for place in places:
+            if any(_alike(place, other) for other in searched):
+                continue
+            x, y, side = place
             crop, corner = _square(image, x, y, side)
             person = self._pose(crop, corner)
+            searched += [place] if person is not None else []
             if person is None or any(_same(person, other) for other in people):
                 continue
             if near is None or overlap(person.box, near.box) > 0:
@@ -128,7 +138,9 @@ class MediaPipe:
         people.sort(key=lambda person: -person.extent)
         return [p for i, p in enumerate(people) if not any(_part(p, o) for o in people[:i])]
 
-    def faces(self, image: Tensor) -> list[Tensor]:
+    def faces(self, image: Tensor, near: Tensor | None = None) -> list[Tensor]:
+        if near is not None:
+            return self._face_near(image, near)
         h, w = image.shape[1:]
         faces: list[Tensor] = []
         boxes = []
@@ -149,6 +161,18 @@ class MediaPipe:
                 if (_middle(points) - middle).norm() < side / 3:
                     faces.append(points)
         return _largest_first(faces)
+
+    def _face_near(self, image: Tensor, near: Tensor) -> list[Tensor]:
+        """The face whose mesh fits the place of earlier points, or none; without a search."""
+        from mediapipe.framework.formats.rect_pb2 import NormalizedRect
+
+        x, y, side, angle = mesh_square(near)
+        h, w = image.shape[1:]
+        place = NormalizedRect(
+            x_center=x / w, y_center=y / h, width=side / w, height=side / h, rotation=angle
+        )
+        mesh = self._run("mesh at", image, place).landmarks
+        return [] if mesh is None else [mesh_to_68(_points(mesh.landmark, image))]
 
     def mask(self, image: Tensor) -> Tensor:
         mask = self._run("selfie", image).segmentation_mask
@@ -188,14 +212,16 @@ class MediaPipe:
                         candidates.append((detection.score[0], (hx, hy, side_of_body)))
         return [square for _, square in sorted(candidates, key=lambda pair: -pair[0])]
 
-    def _run(self, name: str, image: Tensor) -> Any:
-        """MediaPipe's own result of a network on an image."""
+    def _run(self, name: str, image: Tensor, place: Any = None) -> Any:
+        """MediaPipe's own result of a network on an image, or at a place of it."""
         pixels = np.ascontiguousarray(image.permute(1, 2, 0).numpy())
         with _quiet():  # MediaPipe's threads print their device at a network's first run
             if name not in self._networks:
                 self._networks[name] = self._create(name)
             if name == "detect":
                 return self._networks[name].process({"image": pixels})
+            if name == "mesh at":
+                return self._networks[name].process({"image": pixels, "place": place})
             return self._networks[name].process(pixels)
 
     def _create(self, name: str) -> Any:
@@ -210,10 +236,17 @@ class MediaPipe:
             return solutions.selfie_segmentation.SelfieSegmentation(model_selection=0)
         text_format = importlib.import_module("google.protobuf.text_format")
         from mediapipe.framework import calculator_pb2
-        from mediapipe.python.solution_base import SolutionBase
+        from mediapipe.python.solution_base import PacketDataType, SolutionBase
 
-        graph = text_format.Parse(DETECT, calculator_pb2.CalculatorGraphConfig())
-        return SolutionBase(graph_config=graph, outputs=["detections"])
+        config = calculator_pb2.CalculatorGraphConfig()
+        if name == "detect":
+            text_format.Parse(DETECT, config)
+            return SolutionBase(graph_config=config, outputs=["detections"])
+        # The text names a message of this module.
+        importlib.import_module("mediapipe.calculators.core.constant_side_packet_calculator_pb2")
+        text_format.Parse(MESH_AT, config)
+        kinds = {"place": PacketDataType.PROTO, "landmarks": PacketDataType.PROTO}
+        return SolutionBase(graph_config=config, outputs=["landmarks"], stream_type_hints=kinds)
 
 
 DETECT = """
@@ -223,6 +256,27 @@ node {
   calculator: "PoseDetectionCpu"
   input_stream: "IMAGE:image"
   output_stream: "DETECTIONS:detections"
+}
+"""
+
+MESH_AT = """
+input_stream: "image"
+input_stream: "place"
+node {
+  calculator: "ConstantSidePacketCalculator"
+  output_side_packet: "PACKET:with_attention"
+  node_options: {
+    [type.googleapis.com/mediapipe.ConstantSidePacketCalculatorOptions]: {
+      packet { bool_value: false }
+    }
+  }
+}
+node {
+  calculator: "FaceLandmarkCpu"
+  input_stream: "IMAGE:image"
+  input_stream: "ROI:place"
+  input_side_packet: "WITH_ATTENTION:with_attention"
+  output_stream: "LANDMARKS:landmarks"
 }
 """
 
@@ -259,7 +313,7 @@ class FaceAlignment:
     def people(self, image: Tensor, near: Person | None = None) -> list[Person]:
         return self._rest.people(image, near)
 
-    def faces(self, image: Tensor) -> list[Tensor]:
+    def faces(self, image: Tensor, near: Tensor | None = None) -> list[Tensor]:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "No faces were detected")
             faces = self._net.get_landmarks_from_image(image.permute(1, 2, 0).numpy()) or []
@@ -283,6 +337,7 @@ class Dlib:
     """
 
     SIDES = (640, 1280)  # pixels of the longer side in which faces are searched
+    SIDE_NEAR = 240  # the same around a face, which then is somewhat larger than the window
 
     def __init__(self) -> None:
         package = _import("dlib", "dlib-bin", "dlib")
@@ -299,27 +354,60 @@ class Dlib:
         self._box = package.rectangle
         self._find = package.get_frontal_face_detector()
         self._place = package.shape_predictor(str(file))
+        self._boxes: list[tuple[Tensor, Sequence[float]]] = []  # of the last search, with points
+        self._origin: tuple[Tensor, Sequence[float]] | None = None  # of the face that is followed
         self._others: MediaPipe | None = None
         self.has_mediapipe = importlib.util.find_spec("mediapipe") is not None
 
     def people(self, image: Tensor, near: Person | None = None) -> list[Person]:
         return self._rest("people").people(image, near)
 
-    def faces(self, image: Tensor) -> list[Tensor]:
+    def faces(self, image: Tensor, near: Tensor | None = None) -> list[Tensor]:
+        if near is not None:
+            return self._face_near(image, near)
         pixels = np.ascontiguousarray(image.permute(1, 2, 0).numpy())
-        longest = max(pixels.shape[:2])
         for side in self.SIDES:
-            scale = min(side / longest, 2.0)
-            boxes = self._find(_scaled(pixels, scale))
-            if boxes or scale == 2.0:
+            scale = min(side / max(pixels.shape[:2]), 2.0)
+            found = self._find(_scaled(pixels, scale))
+            if found or scale == 2.0:
                 break
-        faces = []
-        for box in boxes:
-            edges = (box.left(), box.top(), box.right(), box.bottom())
-            marks = self._place(pixels, self._box(*(round(edge / scale) for edge in edges)))
-            points = [(marks.part(i).x, marks.part(i).y) for i in range(68)]
-            faces.append(torch.tensor(points, dtype=torch.float32))
-        return _largest_first(faces)
+        boxes = [
+            tuple(edge / scale for edge in (box.left(), box.top(), box.right(), box.bottom()))
+            for box in found
+        ]
+        self._boxes = [(self._points(pixels, box), box) for box in boxes]
+        return _largest_first([points for points, _ in self._boxes])
+
+    def _face_near(self, image: Tensor, near: Tensor) -> list[Tensor]:
+        """The face near earlier points, in the box of their face moved along, or none.
+
+        A new box would differ by the steps in which dlib searches, and the points with it.
+        """
+        start = next(((points, box) for points, box in self._boxes if points is near), None)
+        if start is None:
+            start = self._origin
+        else:
+            self._origin = start
+        (x, y), extent = _middle(near).tolist(), _extent(near)
+        square, _ = _square(image, x, y, AROUND * extent)
+        part = np.ascontiguousarray(square.permute(1, 2, 0).numpy())
+        scale = min(self.SIDE_NEAR / max(part.shape[:2]), 2.0)
+        if start is None or not self._find(_scaled(part, scale)):
+            return []
+        points, box = start
+        u, v = _anchor(points).tolist()
+        x, y = _anchor(near).tolist()
+        growth = _reach(near) / _reach(points)
+        moved = [
+            x + growth * (box[0] - u), y + growth * (box[1] - v),
+            x + growth * (box[2] - u), y + growth * (box[3] - v),
+        ]  # fmt: skip
+        return [self._points(np.ascontiguousarray(image.permute(1, 2, 0).numpy()), moved)]
+
+    def _points(self, pixels: np.ndarray, box: Sequence[float]) -> Tensor:
+        marks = self._place(pixels, self._box(*map(round, box)))
+        points = [(marks.part(i).x, marks.part(i).y) for i in range(68)]
+        return torch.tensor(points, dtype=torch.float32)
 
     def mask(self, image: Tensor) -> Tensor:
         return self._rest("masks").mask(image)
@@ -407,8 +495,43 @@ def _middle(points: Tensor) -> Tensor:
     return (points.amin(0) + points.amax(0)) / 2
 
 
+def _extent(points: Tensor) -> float:
+    return (points.amax(0) - points.amin(0)).max().item()
+
+
+def _anchor(points: Tensor) -> Tensor:
+    """The middle of eyes and nose, which stay where they are when the mouth opens."""
+    return points[27:48].mean(0)
+
+
+def _reach(points: Tensor) -> float:
+    return (points[27:48] - _anchor(points)).norm(dim=-1).mean().item()
+
+
+def mesh_square(points: Tensor) -> tuple[float, float, float, float]:
+    """The square that MediaPipe's mesh network takes around a face: x, y, side, angle in radians.
+
+    points  (68, 2) pixels. The proportions are the means of the squares that MediaPipe's own search
+    gives; x and y are the middle.
+    """
+    right, left, mouth = (points[a:b].mean(0) for a, b in ((36, 42), (42, 48), (48, 60)))
+    eyes, across = (left + right) / 2, left - right
+    down = (mouth - eyes).norm().item()
+    angle = math.atan2(across[1].item(), across[0].item())
+    x, y = eyes.tolist()
+    x, y = x - 0.553 * down * math.sin(angle), y + 0.553 * down * math.cos(angle)
+    return x, y, 3.25 * max(across.norm().item(), down), angle
+
+
+def _alike(one: tuple[float, float, float], other: tuple[float, float, float]) -> bool:
+    """True if two squares x, y, side show nearly the same."""
+    (x, y, side), (u, v, length) = one, other
+    near = math.hypot(x - u, y - v) < ALIKE * min(side, length)
+    return near and abs(side - length) < 2 * ALIKE * min(side, length)
+
+
 def _largest_first(faces: list[Tensor]) -> list[Tensor]:
-    return sorted(faces, key=lambda points: -(points.amax(0) - points.amin(0)).max().item())
+    return sorted(faces, key=lambda points: -_extent(points))
 
 
 def _square(image: Tensor, x: float, y: float, side: float) -> tuple[Tensor, tuple[int, int]]:
@@ -489,3 +612,85 @@ def _match(people: list[Person], last: Person) -> Person | None:
         if overlap(person.box, last.box) and person.extent >= PART * last.extent:
             return person
     return None
+
+
+EVERY = 10  # frames from one search for faces in a whole frame to the next
+CLOSE = 0.2  # seconds between frames in which a face stays about where it was
+STAYS = 0.25  # of its extent: a face that moves or grows by more is searched anew
+
+
+class FollowFace:
+    """Follows the largest face through frames: maps an image to its points (68, 2) or None.
+
+    every    number of frames from one search in the whole frame to the next; between them the face
+             is looked for near its last place, and in the whole frame if it is not there. 1: always
+             in the whole frame
+    seconds  time from one frame to the next; frames that are too far apart are searched whole
+
+    The points depend on the frames since the last multiple of `every` alone.
+    """
+
+    def __init__(self, detector: Detector, every: int = EVERY, seconds: float = 0.0):
+        self.detector = detector
+        self.every = every if seconds <= CLOSE else 1
+        self._count = 0
+        self._skipped: list[Tensor] = []
+        self._last: Tensor | None = None
+
+    def skip(self, image: Tensor) -> None:
+        """Pass over a frame. Later frames get the points that they get if it is not skipped."""
+        if self._count % self.every == 0:
+            self._skipped, self._last = [], None
+        self._skipped.append(image)
+        self._count += 1
+
+    def __call__(self, image: Tensor) -> Tensor | None:
+        self.skip(image)
+        for one in self._skipped:
+            self._last = self._find(one, self._last)
+        self._skipped = []
+        return self._last
+
+    def _find(self, image: Tensor, last: Tensor | None) -> Tensor | None:
+        if last is not None:
+            for points in self.detector.faces(image, near=last):
+                if _stays(points, last):
+                    return points
+        return next(iter(self.detector.faces(image)), None)
+
+
+def _stays(points: Tensor, last: Tensor) -> bool:
+    room = STAYS * _extent(last)
+    moved = (_middle(points) - _middle(last)).norm().item()
+    return moved < room and abs(_extent(points) - _extent(last)) < room
+
+
+class FollowPeople:
+    """Follows all people through frames: maps an image to a list of Person, the largest first.
+
+    every  number of frames from one search in the whole frame to the next; between them people are
+           looked for near their last places, and in the whole frame if one is not there. Who comes
+           in between is found at the next search. 1: always in the whole frame
+    """
+
+    def __init__(self, detector: Detector, every: int = 1):
+        self.detector, self.every = detector, every
+        self._count = 0
+        self._last: list[Person] = []
+
+    def __call__(self, image: Tensor) -> list[Person]:
+        again = self._count % self.every == 0
+        self._count += 1
+        followed = [] if again else self._near(image)
+        self._last = followed or self.detector.people(image)
+        return self._last
+
+    def _near(self, image: Tensor) -> list[Person]:
+        """The people near their last places; none if anybody is lost."""
+        people: list[Person] = []
+        for last in self._last:
+            person = _match(self.detector.people(image, near=last), last)
+            if person is None or any(_same(person, other) for other in people):
+                return []
+            people.append(person)
+        return sorted(people, key=lambda person: -person.extent)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from nets.contracts import Team
+from nets.data.detectors import EVERY, FollowFace
 from nets.data.extraction import jobs
 from nets.data.extraction.sheet import Drawing, contact_sheet
 from nets.data.heads.faces import crop_square, face_crop_box, points_in_crop
@@ -32,6 +33,7 @@ class HeadOptions:
     start: float | None = None  # second of each video to begin at
     end: float | None = None  # second to stop before
     detector: str = "mediapipe"
+    detect_every: int = EVERY  # search whole frames every n-th time, see `FollowFace`
 
 
 def extract_heads(
@@ -159,6 +161,7 @@ def _heads_of(video: Path, name: str, out: Path, phase: str, options: HeadOption
     border = 0
     reader = open_video(video, options.start, options.end)
     first = round((options.start or 0) * reader.fps)
+    follow = FollowFace(detector, options.detect_every, options.sampling_rate / reader.fps)
     for number, (seconds, image) in enumerate(reader, first):
         if number % options.sampling_rate:
             continue
@@ -167,13 +170,14 @@ def _heads_of(video: Path, name: str, out: Path, phase: str, options: HeadOption
         if resumed and _is_complete(out, phase, frame, options):
             names.append(frame)
             border += _black_edge(read_image(frame_path(out, "imgs", phase, frame), None))
+            follow.skip(image)
             continue
-        faces = detector.faces(image)
-        if not faces:
+        face = follow(image)
+        if face is None:
             left.append(f"{video}, frame {number}, second {seconds:.2f}: no face")
             continue
         try:
-            box = face_crop_box(faces[0])
+            box = face_crop_box(face)
         except ValueError:
             left.append(f"{video}, frame {number}, second {seconds:.2f}: a face without extent")
             continue
@@ -181,7 +185,7 @@ def _heads_of(video: Path, name: str, out: Path, phase: str, options: HeadOption
         cx, cy, half = box
         border += min(cx - half, cy - half) < 0 or cx + half > w or cy + half > h
         head = crop_square(image, box, options.image_size)
-        points = points_in_crop(faces[0], box, options.image_size)
+        points = points_in_crop(face, box, options.image_size)
         mask = None
         if options.masks:
             share = detector.mask(head)

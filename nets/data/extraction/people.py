@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from nets.contracts import Team
-from nets.data.detectors import MARGIN, Person, overlap, person_box, person_square
+from nets.data.detectors import MARGIN, FollowPeople, Person, overlap, person_box, person_square
 from nets.data.extraction import jobs
 from nets.data.extraction.sheet import Drawing, contact_sheet
 from nets.data.heads.faces import crop_square, points_in_crop
@@ -46,6 +46,7 @@ class PeopleOptions:
     fps: float = 2.0  # images a second of videos
     detector: str = "mediapipe"
     joints: str | None = None  # file of annotated joints, used instead of the detector
+    detect_every: int = 1  # search whole frames of videos every n-th time, see `FollowPeople`
 
 
 class Entry(TypedDict):
@@ -193,12 +194,15 @@ def _people_of(
     left: list[str] = []
     followed: list[tuple[int, Person]] = []  # people of the frame before, with their numbers
     many = 0  # people so far
+    follow = None
+    if known is None:
+        follow = FollowPeople(jobs.detector(options.detector), options.detect_every)
     source = open_video(file, fps=options.fps) if is_video(file) else None
     for where, stem, image in _images(file, name, source):
-        if known is None:
-            people = jobs.detector(options.detector).people(image)
+        if follow is not None:
+            people = follow(image)
         else:
-            people = [Person(p, person_box(p)) for p in map(torch.tensor, known)]
+            people = [Person(p, person_box(p)) for p in map(torch.tensor, known or [])]
         if not people:
             left.append(f"{where}: no person")
         numbered: list[tuple[int, Person]] = []

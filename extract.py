@@ -38,7 +38,9 @@ from nets.run.options import (
 )
 from nets.run.ranks import PatientRanks
 
-WORKERS = min(2, os.cpu_count() or 1)
+# One process a core, shared by the ranks of this machine; each takes about half a gigabyte.
+CORES = len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+WORKERS = max(1, min(4, CORES))
 # Arguments of the published extraction without a meaning here: accepted and ignored.
 NO_EFFECT = ("pretrained_weights_dir", "num_keypoints", "output_stickmen", "stickmen_thickness",
              "num_source_frames", "num_target_frames", "num_visuals", "num_workers_per_process",

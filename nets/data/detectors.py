@@ -25,6 +25,7 @@ from PIL import Image
 from torch import Tensor
 
 from nets.data.heads.faces import FaceBox
+from nets.data.mediapipe_tasks import are_there, file_of
 from nets.errors import UserError
 from nets.skeletons import JOINTS_17, MEDIAPIPE_33, convert_joints, mesh_to_68
 
@@ -88,7 +89,7 @@ def open_detector(backend: str = "mediapipe") -> Detector:
                       them. Joints and masks are by mediapipe, if it is installed
     """
     if backend == "mediapipe":
-        return MediaPipe()
+        return open_mediapipe()
     if backend == "face-alignment":
         return FaceAlignment()
     if backend == "dlib":
@@ -96,24 +97,24 @@ def open_detector(backend: str = "mediapipe") -> Detector:
     raise UserError(f"detector: must be one of {', '.join(BACKENDS)}, got {backend!r}")
 
 
+def open_mediapipe() -> MediaPipe | MediaPipeTasks:
+    """The detector for the installed MediaPipe. Raises UserError with the remedy."""
+    # MediaPipe prints many notes on stderr; its errors are exceptions.
+    os.environ.setdefault("GLOG_minloglevel", "3")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    mediapipe = _import("mediapipe", "mediapipe==0.10.21", "extract")
+    return MediaPipe(mediapipe) if hasattr(mediapipe, "solutions") else MediaPipeTasks(mediapipe)
+
+
 class MediaPipe:
-    """Detector with MediaPipe's pose, face mesh and selfie segmentation, for single images.
+    """Detector with the networks inside MediaPipe up to 0.10.21: pose, face mesh and selfies.
 
     The pose network handles one person. For several, MediaPipe's person detector runs over the
     image and over tiles of it, and the pose network over a crop around each person.
     """
 
-    def __init__(self) -> None:
-        # MediaPipe prints many notes on stderr; its errors are exceptions.
-        os.environ.setdefault("GLOG_minloglevel", "3")
-        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-        mediapipe = _import("mediapipe", "mediapipe==0.10.21", "extract")
-        if not hasattr(mediapipe, "solutions"):
-            raise UserError(
-                f"mediapipe {mediapipe.__version__}: its package lacks the networks; "
-                f"{INSTALL.format('extract')} installs 0.10.21, which has them"
-            )
-        self._solutions = mediapipe.solutions
+    def __init__(self, package: Any) -> None:
+        self._solutions = package.solutions
         self._networks: dict[str, Any] = {}  # by name, created on first use
 
     def people(self, image: Tensor, near: Person | None = None) -> list[Person]:
@@ -183,33 +184,21 @@ class MediaPipe:
         marks = self._run("pose", image).pose_landmarks
         if marks is None:
             return None
-        points = _points(marks.landmark, image)
-        sure = torch.tensor([mark.visibility >= SURE for mark in marks.landmark])
-        h, w = image.shape[1:]
-        inside = (points >= 0).all(-1) & (points < torch.tensor([w, h])).all(-1)
-        points[~(sure & inside)] = math.nan
-        joints = convert_joints(points, MEDIAPIPE_33, JOINTS_17) + torch.tensor(corner)
-        if joints.isnan().all():
-            return None
-        person = Person(joints, person_box(joints))
-        return person if person.extent >= SMALLEST else None
+        return _person(marks.landmark, image, corner)
 
     def _candidates(self, image: Tensor) -> list[tuple[float, float, float]]:
         """Squares that may contain people: middle x, y and side in pixels, likeliest first."""
-        h, w = image.shape[1:]
         candidates = []
-        for side in _sides(h, w):
-            for top, left in product(_starts(h, side), _starts(w, side)):
-                tile = image[:, top : top + side, left : left + side]
-                th, tw = tile.shape[1:]
-                for detection in self._run("detect", tile).detections or []:
-                    (hx, hy), (ex, ey) = [
-                        (left + p.x * tw, top + p.y * th)
-                        for p in detection.location_data.relative_keypoints[:2]
-                    ]  # the middle of the hips, and a point of the circle around the body
-                    side_of_body = 2.5 * math.hypot(ex - hx, ey - hy)
-                    if side_of_body >= SMALLEST:
-                        candidates.append((detection.score[0], (hx, hy, side_of_body)))
+        for tile, (left, top) in _tiles(image):
+            th, tw = tile.shape[1:]
+            for detection in self._run("detect", tile).detections or []:
+                (hx, hy), (ex, ey) = [
+                    (left + p.x * tw, top + p.y * th)
+                    for p in detection.location_data.relative_keypoints[:2]
+                ]  # the middle of the hips, and a point of the circle around the body
+                side_of_body = 2.5 * math.hypot(ex - hx, ey - hy)
+                if side_of_body >= SMALLEST:
+                    candidates.append((detection.score[0], (hx, hy, side_of_body)))
         return [square for _, square in sorted(candidates, key=lambda pair: -pair[0])]
 
     def _run(self, name: str, image: Tensor, place: Any = None) -> Any:
@@ -281,6 +270,94 @@ node {
 """
 
 
+class MediaPipeTasks:
+    """Detector with MediaPipe from 1.0, whose networks are files, see nets/data/mediapipe_tasks.py.
+
+    People are searched in the image and in tiles of it, at most five in each; faces in the image,
+    and in its tiles if there is none.
+    """
+
+    MOST = 5  # in a tile
+
+    def __init__(self, package: Any) -> None:
+        self._package = package
+        self._vision = importlib.import_module("mediapipe.tasks.python.vision")
+        self._networks: dict[str, Any] = {}
+        self._network("pose")  # reports missing files before the work begins
+
+    def people(self, image: Tensor, near: Person | None = None) -> list[Person]:
+        if near is None:
+            tiles = list(_tiles(image))
+        else:
+            x0, y0, x1, y1 = near.box
+            tiles = [_square(image, (x0 + x1) / 2, (y0 + y1) / 2, 1.4 * near.extent)]
+        people: list[Person] = []
+        for tile, corner in tiles:
+            for marks in self._run("pose", tile).pose_landmarks:
+                person = _person(marks, tile, corner)
+                if person is None or any(_same(person, other) for other in people):
+                    continue
+                if near is None or overlap(person.box, near.box) > 0:
+                    people.append(person)
+        people.sort(key=lambda person: -person.extent)
+        return [p for i, p in enumerate(people) if not any(_part(p, o) for o in people[:i])]
+
+    def faces(self, image: Tensor, near: Tensor | None = None) -> list[Tensor]:
+        if near is not None:
+            x, y = _middle(near).tolist()
+            return self._faces(*_square(image, x, y, AROUND * _extent(near)))
+        faces: list[Tensor] = []
+        for tile, corner in _tiles(image):
+            for face in self._faces(tile, corner):
+                if all((_middle(face) - _middle(f)).norm() > _extent(f) / 3 for f in faces):
+                    faces.append(face)
+            if tile.shape == image.shape and faces:
+                break
+        return _largest_first(faces)
+
+    def mask(self, image: Tensor) -> Tensor:
+        masks = self._run("masks", image).confidence_masks  # of a person, or of the rest and her
+        mask = np.array(masks[-1].numpy_view(), np.float32).reshape(tuple(image.shape[1:]))
+        return torch.from_numpy(mask).clamp(0, 1)
+
+    def _faces(self, tile: Tensor, corner: tuple[int, int]) -> list[Tensor]:
+        meshes = self._run("faces", tile).face_landmarks
+        faces = [mesh_to_68(_points(mesh, tile)) + torch.tensor(corner) for mesh in meshes]
+        return _largest_first(faces)
+
+    def _run(self, part: str, image: Tensor) -> Any:
+        """MediaPipe's own result of a network on an image."""
+        pixels = np.ascontiguousarray(image.permute(1, 2, 0).numpy())
+        network = self._network(part)
+        packed = self._package.Image(image_format=self._package.ImageFormat.SRGB, data=pixels)
+        with _quiet():
+            return network.segment(packed) if part == "masks" else network.detect(packed)
+
+    def _network(self, part: str) -> Any:
+        if part not in self._networks:
+            vision = self._vision
+            core = importlib.import_module("mediapipe.tasks.python.core.base_options")
+            file = file_of(part)
+            base = core.BaseOptions(model_asset_buffer=file.read_bytes())
+            kind, options = {
+                "pose": (vision.PoseLandmarker, vision.PoseLandmarkerOptions),
+                "faces": (vision.FaceLandmarker, vision.FaceLandmarkerOptions),
+                "masks": (vision.ImageSegmenter, vision.ImageSegmenterOptions),
+            }[part]
+            more = {"pose": {"num_poses": self.MOST}, "faces": {"num_faces": self.MOST}}
+            wanted = more.get(part, {"output_confidence_masks": True})
+            try:
+                with _quiet():
+                    network = kind.create_from_options(options(base_options=base, **wanted))
+            except (ValueError, RuntimeError, OSError) as error:
+                raise UserError(
+                    f"mediapipe {self._package.__version__} cannot use {file}: {error}"
+                ) from error
+            network.close = _nothing  # it would fail in the interpreter's last moments
+            self._networks[part] = network
+        return self._networks[part]
+
+
 class FaceAlignment:
     """Detector of face points with the face-alignment package; people and masks by MediaPipe.
 
@@ -289,7 +366,7 @@ class FaceAlignment:
 
     def __init__(self) -> None:
         package = _import("face_alignment", "face-alignment==1.5.0", "face-alignment")
-        self._rest = MediaPipe()
+        self._rest = open_mediapipe()
         folder = Path(torch.hub.get_dir()) / "checkpoints"
         missing = [name for name in FACE_WEIGHTS if not (folder / name).is_file()]
         if missing:
@@ -321,6 +398,18 @@ class FaceAlignment:
 
     def mask(self, image: Tensor) -> Tensor:
         return self._rest.mask(image)
+
+
+def _nothing() -> None:
+    """Closes a network of MediaPipe, whose memory the system takes back."""
+
+
+def is_mediapipe_ready() -> bool:
+    """True if MediaPipe is installed, with its networks."""
+    if importlib.util.find_spec("mediapipe") is None:
+        return False
+    inside = importlib.util.find_spec("mediapipe.python") is not None  # up to 0.10.21
+    return inside or are_there()
 
 
 def finds_people(detector: Detector) -> bool:
@@ -356,8 +445,8 @@ class Dlib:
         self._place = package.shape_predictor(str(file))
         self._boxes: list[tuple[Tensor, Sequence[float]]] = []  # of the last search, with points
         self._origin: tuple[Tensor, Sequence[float]] | None = None  # of the face that is followed
-        self._others: MediaPipe | None = None
-        self.has_mediapipe = importlib.util.find_spec("mediapipe") is not None
+        self._others: MediaPipe | MediaPipeTasks | None = None
+        self.has_mediapipe = is_mediapipe_ready()
 
     def people(self, image: Tensor, near: Person | None = None) -> list[Person]:
         return self._rest("people").people(image, near)
@@ -412,10 +501,10 @@ class Dlib:
     def mask(self, image: Tensor) -> Tensor:
         return self._rest("masks").mask(image)
 
-    def _rest(self, what: str) -> MediaPipe:
+    def _rest(self, what: str) -> MediaPipe | MediaPipeTasks:
         if self._others is None:
             try:
-                self._others = MediaPipe()
+                self._others = open_mediapipe()
             except UserError as error:
                 raise UserError(f"dlib finds no {what}, which mediapipe does: {error}") from error
         return self._others
@@ -484,6 +573,28 @@ def _part(small: Person, large: Person) -> bool:
     around = (x0 - room, y0 - room, x1 + room, y1 + room)
     w, h = small.box[2] - small.box[0], small.box[3] - small.box[1]
     return small.extent < PART * large.extent and overlap(small.box, around) > 0.5 * w * h
+
+
+def _tiles(image: Tensor) -> Iterator[tuple[Tensor, tuple[int, int]]]:
+    """The tiles in which people are searched, the whole image first, and their first pixels."""
+    h, w = image.shape[1:]
+    for side in _sides(h, w):
+        for top, left in product(_starts(h, side), _starts(w, side)):
+            yield image[:, top : top + side, left : left + side], (left, top)
+
+
+def _person(marks: Any, image: Tensor, corner: tuple[int, int]) -> Person | None:
+    """The person of MediaPipe's 33 marks in a crop whose first pixel is at `corner`, or None."""
+    points = _points(marks, image)
+    sure = torch.tensor([mark.visibility >= SURE for mark in marks])
+    h, w = image.shape[1:]
+    inside = (points >= 0).all(-1) & (points < torch.tensor([w, h])).all(-1)
+    points[~(sure & inside)] = math.nan
+    joints = convert_joints(points, MEDIAPIPE_33, JOINTS_17) + torch.tensor(corner)
+    if joints.isnan().all():
+        return None
+    person = Person(joints, person_box(joints))
+    return person if person.extent >= SMALLEST else None
 
 
 def _points(marks: Any, image: Tensor) -> Tensor:

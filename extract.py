@@ -20,7 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
-from nets.data.detectors import BACKENDS, CLOSE, EVERY, MARGIN
+from nets.data.detectors import ABOUT, BACKENDS, CLOSE, EVERY, MARGIN
 from nets.data.extraction.check import check
 from nets.data.extraction.clips import CLIP_CROPS, ClipOptions, extract_clips
 from nets.data.extraction.heads import HeadOptions, extract_heads
@@ -63,8 +63,7 @@ def common(add: Callable[..., Any], given: str) -> None:
     add("given", type=str, nargs="*", default=[], metavar=given, help="files and folders")
     add("--workers", type=NonNegativeInt, default=WORKERS,
         help="processes of each rank; 0: no extra process")
-    add("--detector", type=Literal[BACKENDS], default="mediapipe",
-        help="detector of people and faces")
+    add("--detector", type=Literal[BACKENDS], default="mediapipe", help=ABOUT)
 
 
 def people(argv: list[str]) -> None:
@@ -172,8 +171,7 @@ def look_at(argv: list[str]) -> None:
     p, add = parser("look", look_at.__doc__)
     add("given", type=str, nargs="*", default=[], metavar="IMAGE", help="images, folders")
     add("-o", "--out", type=str, default="look.png", help="image file to write")
-    add("--detector", type=Literal[BACKENDS], default="mediapipe",
-        help="detector of people and faces")
+    add("--detector", type=Literal[BACKENDS], default="mediapipe", help=ABOUT)
     a = options.parse(p, argv)
     print(look(needed(a.given, "IMAGE"), Path(a.out), a.detector))
 # fmt: on

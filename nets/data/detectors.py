@@ -30,6 +30,11 @@ from nets.errors import UserError
 from nets.skeletons import JOINTS_17, MEDIAPIPE_33, convert_joints, mesh_to_68
 
 BACKENDS = ("mediapipe", "face-alignment", "dlib")
+# For the help of options; docs/data.md has more.
+ABOUT = (
+    "detector of people and faces; dlib and face-alignment give iBUG's 68 points, on which "
+    "published head avatars were trained; dlib's model of them is not for commerce (300-W)"
+)
 INSTALL = "pip install -e '.[{}]'"
 FACE_WEIGHTS = ("s3fd-619a316812.pth", "2DFAN4-11f355bf06.pth.tar")  # of face-alignment
 HEAD = ("cnose", "leye", "reye", "lear", "rear")
@@ -430,16 +435,7 @@ class Dlib:
 
     def __init__(self) -> None:
         package = _import("dlib", "dlib-bin", "dlib")
-        # The package itself imports pkg_resources, which new versions of setuptools lack.
-        spec = importlib.util.find_spec("face_recognition_models")
-        folders = list(spec.submodule_search_locations or []) if spec else []
-        models = Path(folders[0]) / "models" if folders else Path()
-        file = models / "shape_predictor_68_face_landmarks.dat"
-        if not file.is_file():
-            raise UserError(
-                f"face_recognition_models is needed for dlib's points, but {file.name} is not "
-                f"there: {INSTALL.format('dlib')}"
-            )
+        file = dlib_model("shape_predictor_68_face_landmarks.dat")
         self._box = package.rectangle
         self._find = package.get_frontal_face_detector()
         self._place = package.shape_predictor(str(file))
@@ -508,6 +504,20 @@ class Dlib:
             except UserError as error:
                 raise UserError(f"dlib finds no {what}, which mediapipe does: {error}") from error
         return self._others
+
+
+def dlib_model(name: str) -> Path:
+    """A file of the package face_recognition_models. Raises UserError if it is not installed."""
+    # The package itself imports pkg_resources, which new versions of setuptools lack.
+    spec = importlib.util.find_spec("face_recognition_models")
+    folders = list(spec.submodule_search_locations or []) if spec else []
+    file = Path(folders[0]) / "models" / name if folders else Path(name)
+    if not file.is_file():
+        raise UserError(
+            f"face_recognition_models is needed, but {file.name} is not there: "
+            f"{INSTALL.format('dlib')}"
+        )
+    return file
 
 
 def _scaled(pixels: np.ndarray, scale: float) -> np.ndarray:
@@ -660,7 +670,7 @@ def _import(name: str, package: str, extra: str) -> Any:
     except ImportError as error:
         raise UserError(
             f"{package} is needed to detect people and faces, but cannot be imported ({error}): "
-            f"{INSTALL.format(extra)}, with Python up to 3.12"
+            f"{INSTALL.format(extra)}"
         ) from error
 
 

@@ -188,10 +188,12 @@ def test_all_metrics_of_a_pass():
     assert blind(data) == {} and blind.left_out == 4
 
 
-def test_absent_weights_are_named_once_and_left_out(empty_cache, tmp_path):
+def test_absent_weights_are_named_once_and_left_out(empty_cache, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "dlib", None)
     metrics = Metrics(METRICS, folders=lambda part: [tmp_path / "pretrained_weights" / part])
     assert metrics.names == ["PSNR", "ssim"]
-    lpips, face, pose = metrics.absent
+    lpips, face, dlib, pose = metrics.absent
+    assert "dlib_distance is left out: it needs dlib" in dlib
     assert "lpips is left out" in lpips and "vgg16-397923af.pth" in lpips
     assert "csim is left out" in face and str(tmp_path / "pretrained_weights" / "csim") in face
     assert "--pretrained_weights_dir" in face and "no detector" in pose

@@ -63,7 +63,7 @@ class KnownDetector:
 
     def faces(self, image: Tensor, near: Tensor | None = None) -> list[Tensor]:
         points = self.known(image).points
-        return self._opened().faces(image) if points is None else [points]
+        return self._opened().faces(image, near) if points is None else [points]
 
     def mask(self, image: Tensor) -> Tensor:
         mask = self.known(image).mask

@@ -18,7 +18,6 @@ from pathlib import Path
 import torch
 
 from nets.errors import UserError
-from nets.pretrained.weights import find
 
 HOST = "https://storage.googleapis.com/mediapipe-models"
 # Part -> (file, address, networks inside). The address names a version, so the file is fixed.
@@ -56,7 +55,14 @@ def file_of(part: str, download: bool = False) -> Path:
                 f"mediapipe from 1.0 needs {name} for {part} in {folder()}: `{COMMAND}` downloads "
                 f"it, or copy it there from {address}"
             )
-        find({name: ("sha256", "", address)}, name, f"a copy in {folder()}", download=True)
+        print(f"downloading {address} to {folder()}", flush=True)
+        try:
+            folder().mkdir(parents=True, exist_ok=True)
+            torch.hub.download_url_to_file(address, str(path))
+        except (OSError, RuntimeError) as error:
+            raise UserError(
+                f"download of {address} failed ({error}); fetch it by hand and put it into {folder()}"
+            ) from error
     check(part, path)
     return path
 

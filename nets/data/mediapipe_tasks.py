@@ -61,7 +61,8 @@ def file_of(part: str, download: bool = False) -> Path:
             torch.hub.download_url_to_file(address, str(path))
         except (OSError, RuntimeError) as error:
             raise UserError(
-                f"download of {address} failed ({error}); fetch it by hand and put it into {folder()}"
+                f"download of {address} failed ({error}); fetch it by hand and put it into "
+                f"{folder()}"
             ) from error
     check(part, path)
     return path

@@ -95,6 +95,8 @@ def faces(name: str, detector: Detector, frames: list[Tensor]) -> tuple[dict[str
 def whole_heads(name: str, video: str, count: int, masks: bool) -> dict[str, Any]:
     """Frames a second of all that `extract.py heads` does, with one process."""
     speeds = []
+    if masks:
+        jobs.detector(name).mask(torch.zeros(3, 64, 64, dtype=torch.uint8))  # opens the network
     for every in (1, detectors.EVERY):
         end = count / open_video(video).fps
         options = heads.HeadOptions(masks=masks, end=end, detector=name, detect_every=every)

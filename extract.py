@@ -6,7 +6,10 @@
     python extract.py check data/mine                               check all samples of a dataset
     python extract.py look me.jpg -o look.png                       draw what the detector finds
 
-Each command has --help. After an interruption the same command continues.
+Each command has --help. After an interruption the same command continues. Several processes or
+machines share the files of people, heads and clips:
+
+    torchrun --nproc_per_node=4 extract.py heads VIDEO_ROOT -o data/heads --workers 1
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
-from nets.data.detectors import BACKENDS, MARGIN
+from nets.data.detectors import ABOUT, BACKENDS, CLOSE, EVERY, MARGIN
 from nets.data.extraction.check import check
 from nets.data.extraction.clips import CLIP_CROPS, ClipOptions, extract_clips
 from nets.data.extraction.heads import HEAD_CROPS, HeadOptions, extract_heads
@@ -33,8 +36,11 @@ from nets.run.options import (
     PositiveFloat,
     PositiveInt,
 )
+from nets.run.ranks import PatientRanks
 
-WORKERS = min(2, os.cpu_count() or 1)
+# One process a core, shared by the ranks of this machine; each takes about half a gigabyte.
+CORES = len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+WORKERS = max(1, min(4, CORES))
 # Arguments of the published extraction without a meaning here: accepted and ignored.
 NO_EFFECT = ("pretrained_weights_dir", "num_keypoints", "output_stickmen", "stickmen_thickness",
              "num_source_frames", "num_target_frames", "num_visuals", "num_workers_per_process",
@@ -55,9 +61,9 @@ def parser(command: str, what: str | None) -> tuple[options.ArgumentParser, Call
 def common(add: Callable[..., Any], given: str) -> None:
     """Add the arguments that the extracting commands share."""
     add("given", type=str, nargs="*", default=[], metavar=given, help="files and folders")
-    add("--workers", type=NonNegativeInt, default=WORKERS, help="processes; 0: no extra process")
-    add("--detector", type=Literal[BACKENDS], default="mediapipe",
-        help="detector of people and faces")
+    add("--workers", type=NonNegativeInt, default=WORKERS,
+        help="processes of each rank; 0: no extra process")
+    add("--detector", type=Literal[BACKENDS], default="mediapipe", help=ABOUT)
 
 
 def people(argv: list[str]) -> None:
@@ -74,6 +80,9 @@ def people(argv: list[str]) -> None:
     add("--min_size", type=PositiveInt, default=64,
         help="smallest size of a person in the photo, pixels")
     add("--fps", type=PositiveFloat, default=2.0, help="images a second of videos")
+    add("--detect_every", type=PositiveInt, default=1,
+        help="frames of a video from one search for people in the whole frame to the next; in "
+        "between they are looked for near their last places, and newcomers are not seen")
     add("--joints", type=str | None, default=None,
         help="file of annotated joints, used instead of the detector: CSV of Market-1501 or "
         "DeepFashion, JSON of COCO or OpenPose, or JSON {file: {joint: [x, y]}}")
@@ -82,9 +91,11 @@ def people(argv: list[str]) -> None:
         help="people with one identity: each person of a file for itself, or all of a folder")
     a = options.parse(p, argv)
     crop = a.crop or ("none" if a.joints else "square")
-    settings = PeopleOptions(a.size, crop, a.margin, a.min_size, a.fps, a.detector, a.joints)
-    print(extract_people(a.given, a.out, settings, a.test, a.identity, a.workers))
-    print(f"next: python train_vunet.py --data {a.out}/index.p")
+    settings = PeopleOptions(
+        a.size, crop, a.margin, a.min_size, a.fps, a.detector, a.joints, a.detect_every)
+    with PatientRanks() as ranks:
+        said = extract_people(a.given, a.out, settings, a.test, a.identity, a.workers, ranks)
+    show(said, f"train_vunet.py --data {a.out}/index.p")
 
 
 def heads(argv: list[str]) -> None:
@@ -102,6 +113,9 @@ def heads(argv: list[str]) -> None:
         "which looks at each video twice")
     add("--start", type=NonNegativeFloat | None, default=None, help="second to begin at")
     add("--end", type=PositiveFloat | None, default=None, help="second to stop before")
+    add("--detect_every", type=PositiveInt, default=EVERY,
+        help="frames from one search for faces in the whole frame to the next; in between they are "
+        f"looked for near the last place, if frames are at most {CLOSE:g} s apart; 1: always whole")
     add("--batch_size", type=PositiveInt, default=1, help="accepted without effect")
     add("--num_gpus", type=NonNegativeInt, default=0, help="accepted without effect")
     for name in NO_EFFECT:
@@ -110,9 +124,11 @@ def heads(argv: list[str]) -> None:
     given = a.given + ([a.video_root] if a.video_root else [])
     settings = HeadOptions(
         a.sampling_rate, a.image_size, a.output_segmentation, a.start, a.end, a.detector,
-        a.crop)
-    print(extract_heads(needed(given, "VIDEO_ROOT"), a.data_root, a.phase, settings, a.workers))
-    print(f"next: python train_bilayer.py --data {a.data_root}")
+        a.detect_every, a.crop)
+    needed(given, "VIDEO_ROOT")
+    with PatientRanks() as ranks:
+        said = extract_heads(given, a.data_root, a.phase, settings, a.workers, ranks)
+    show(said, f"train_bilayer.py --data {a.data_root}")
 
 
 def clips(argv: list[str]) -> None:
@@ -128,7 +144,10 @@ def clips(argv: list[str]) -> None:
         help="margin around a person, as a fraction of the longer side of its box")
     a = options.parse(p, argv)
     settings = ClipOptions(a.size, a.fps, a.crop, a.margin, a.detector)
-    print(extract_clips(needed(a.given, "VIDEO"), a.out, settings, a.workers))
+    needed(a.given, "VIDEO")
+    with PatientRanks() as ranks:
+        said = extract_clips(a.given, a.out, settings, a.workers, ranks)
+    show(said, f"train_landmarks.py --dataset clips --data {a.out}")
 
 
 def check_data(argv: list[str]) -> None:
@@ -155,11 +174,16 @@ def look_at(argv: list[str]) -> None:
     p, add = parser("look", look_at.__doc__)
     add("given", type=str, nargs="*", default=[], metavar="IMAGE", help="images, folders")
     add("-o", "--out", type=str, default="look.png", help="image file to write")
-    add("--detector", type=Literal[BACKENDS], default="mediapipe",
-        help="detector of people and faces")
+    add("--detector", type=Literal[BACKENDS], default="mediapipe", help=ABOUT)
     a = options.parse(p, argv)
     print(look(needed(a.given, "IMAGE"), Path(a.out), a.detector))
 # fmt: on
+
+
+def show(summary: str | None, command: str) -> None:
+    """Print the summary and the next command. Only rank 0 has a summary."""
+    if summary is not None:
+        print(f"{summary}\nnext: python {command}")
 
 
 def needed(given: list[str], what: str) -> list[str]:
@@ -180,6 +204,8 @@ def main(argv: list[str] | None = None) -> None:
         raise SystemExit(0 if argv else 2)
     if argv[0] not in COMMANDS:
         raise UserError(f"{argv[0]}: must be one of {', '.join(COMMANDS)}; see --help")
+    if argv[0] in ("check", "look") and os.environ.get("WORLD_SIZE", "1") != "1":
+        raise UserError(f"extract.py {argv[0]} is one process: start it without torchrun")
     COMMANDS[argv[0]](argv[1:])
 
 

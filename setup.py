@@ -31,8 +31,13 @@ SCRIPTS = (
     "app",
 )
 # MediaPipe in the release whose networks lie in its package, which there is up to Python 3.12. It
-# wants NumPy before 2, on which everything else runs as well.
-EXTRACT = ["mediapipe==0.10.21; python_version < '3.13'", "numpy<2; python_version < '3.13'"]
+# wants NumPy before 2, on which everything else runs as well. From Python 3.13 the newer interface,
+# whose networks are files: python -m nets.data.mediapipe_tasks --download
+EXTRACT = [
+    "mediapipe==0.10.21; python_version < '3.13'",
+    "numpy<2; python_version < '3.13'",
+    "mediapipe>=1.2; python_version >= '3.13'",
+]
 DLIB = ["dlib-bin", "face_recognition_models"]
 APP = ["gradio==6.31.0"]  # pinned: its page is tested in a browser
 EXPORT = ["onnx", "onnxscript", "onnxruntime"]

@@ -61,9 +61,9 @@ class KnownDetector:
             return [Person(joints, person_box(joints))]
         return self._opened().people(image, near)
 
-    def faces(self, image: Tensor) -> list[Tensor]:
+    def faces(self, image: Tensor, near: Tensor | None = None) -> list[Tensor]:
         points = self.known(image).points
-        return self._opened().faces(image) if points is None else [points]
+        return self._opened().faces(image, near) if points is None else [points]
 
     def mask(self, image: Tensor) -> Tensor:
         mask = self.known(image).mask

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol, TypeVar
 
 Place = tuple[int, int]  # (epoch, index) of a sample: both seed its random numbers
 Sample = dict[str, Any]  # name -> tensor or number, as a dataset returns them
+Result = TypeVar("Result")
 Batch = dict[str, Any]  # the same names; values stacked along a new first axis, on the device
 
 
@@ -28,3 +29,16 @@ class PeopleDataset(Dataset, Protocol):
 
 
 Batches = Iterator[Batch]
+
+
+class Team(Protocol):
+    """The processes that share a work: one, or those of torchrun (`PatientRanks` of nets.run)."""
+
+    rank: int  # 0 .. world_size - 1
+    world_size: int
+
+    def on_main(self, work: Callable[[], Result]) -> Result:
+        """Run `work()` on rank 0 and return its result, or raise its error, on every rank."""
+
+    def gather(self, value: Any) -> list[Any]:
+        """The values of all ranks, in rank order, on every rank."""

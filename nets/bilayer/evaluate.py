@@ -67,7 +67,8 @@ DATA_PROTOCOL = {
     "ssim": metrics.PROTOCOL["ssim"],
     "copy_source": "the source image instead of the prediction",
     "published": (
-        "lpips (VGG16), csim (IR-SE50) and pme of single images; left_out lists the metrics whose "
+        "lpips (VGG16), csim (IR-SE50), dlib_distance (dlib's face recognition; not csim: 0 is the "
+        "same face, above 0.6 another) and pme of single images; left_out lists the metrics whose "
         "weights or detector are missing. pme is the "
     )
     + metrics.PROTOCOL["pose_error"],
@@ -268,7 +269,7 @@ def on_data(model: Loaded, batches: Batches, download: bool) -> dict[str, Any]:
     """
     scores = _Scores()
     published = Metrics(
-        ("lpips", "csim", "pose_matching"),
+        ("lpips", "csim", "dlib_distance", "pose_matching"),
         lambda part: weights_folders(model.options, part),
         point_finder(print),
         download=download,

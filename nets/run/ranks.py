@@ -6,6 +6,7 @@ import contextlib
 import inspect
 import os
 import re
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -26,6 +27,8 @@ _NAMES = inspect.signature(DistributedDataParallel).parameters
 _KEEP_BUFFERS = "forward_sync_buffers" if "forward_sync_buffers" in _NAMES else "broadcast_buffers"
 LOST = re.compile(r"gloo|NCCL|ProcessGroup|TCPStore|[Tt]imed out")
 TIMEOUT = 600.0  # seconds; GUISE_RANK_TIMEOUT overrides it
+BEAT = 2.0  # seconds between two signs of life of `PatientRanks`
+PATIENCE = 60.0  # seconds without one until a rank is lost; GUISE_RANK_TIMEOUT overrides it
 
 
 class Ranks:
@@ -101,6 +104,7 @@ class Ranks:
         if self.world_size == 1:
             return [value]
         values = [None] * self.world_size
+        self._meet()
         dist.all_gather_object(values, value)
         return values
 
@@ -114,6 +118,7 @@ class Ranks:
                 box[0] = work()
             except (UserError, OSError) as error:
                 box[1] = error
+        self._meet()
         dist.broadcast_object_list(box)
         if box[1] is not None:
             raise box[1]
@@ -162,10 +167,83 @@ class Ranks:
             return []
         return sorted(set(range(self.world_size)) - alive)
 
+    def _meet(self) -> None:
+        """Called before objects are exchanged; `PatientRanks` wait here for each other."""
+
     def close(self) -> None:
         """Leave the process group at an orderly end; waits for the other ranks."""
         if dist.is_initialized():
             dist.destroy_process_group()
+
+
+class PatientRanks(Ranks):
+    """Ranks that work for hours without an operation in common, on the CPU.
+
+        with PatientRanks() as ranks:
+            names = ranks.on_main(list_files)  # may take longer than the timeout of an operation
+            results = ranks.gather(work(names[ranks.rank :: ranks.world_size]))
+
+    Each rank sends a sign of life every two seconds from a thread. Ranks wait for each other as
+    long as all of them send one. Raises RankLost, which names the ranks that failed or are silent.
+    """
+
+    def __init__(self) -> None:
+        super().__init__("cpu")
+        self._patience = float(os.environ.get("GUISE_RANK_TIMEOUT", PATIENCE))
+        self._meetings = 0
+        self._left = threading.Event()
+
+    def __enter__(self) -> PatientRanks:
+        if self.world_size > 1:
+            self._store.add(f"beats/{self.rank}", 1)
+            threading.Thread(target=self._beat, daemon=True).start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, *trace: object
+    ) -> None:
+        self._left.set()
+        if self.world_size == 1:
+            return
+        if kind is None:
+            self.close()
+            return
+        with contextlib.suppress(RuntimeError):  # the store may be gone
+            self._store.set(f"failed/{self.rank}", "1")
+        text = str(error)
+        if isinstance(error, dist.DistError) or (kind is RuntimeError and LOST.search(text)):
+            raise RankLost(f"another rank cannot be reached: {text.splitlines()[0]}") from error
+
+    def _beat(self) -> None:
+        with contextlib.suppress(RuntimeError):  # the store is gone: `_meet` reports that
+            while not self._left.wait(BEAT):
+                self._store.add(f"beats/{self.rank}", 1)
+
+    def _meet(self) -> None:
+        """Wait until all ranks are here. Raises RankLost."""
+        self._meetings += 1
+        place = f"meeting/{self._meetings}"
+        self._store.set(f"{place}/{self.rank}", "1")
+        waiting = {rank: (0, time.monotonic()) for rank in range(self.world_size)}
+        while waiting:
+            waiting = self._still_waiting(place, waiting)
+            time.sleep(0.05 if waiting else 0)
+
+    def _still_waiting(
+        self, place: str, waiting: dict[int, tuple[int, float]]
+    ) -> dict[int, tuple[int, float]]:
+        """The ranks that are not at `place` yet, with their last beat and when it was seen."""
+        result = {}
+        for rank, (beats, seen) in waiting.items():
+            if self._store.check([f"{place}/{rank}"]):
+                continue
+            if self._store.check([f"failed/{rank}"]):
+                raise RankLost(f"rank {rank} failed")
+            now = self._store.add(f"beats/{rank}", 0)
+            if now == beats and time.monotonic() - seen > self._patience:
+                raise RankLost(f"rank {rank} sent no sign of life for {self._patience:g} s")
+            result[rank] = (beats, seen) if now == beats else (now, time.monotonic())
+        return result
 
 
 def hold_gradients(model: nn.Module, hold: bool) -> AbstractContextManager:

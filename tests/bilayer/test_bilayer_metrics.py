@@ -1,6 +1,9 @@
 """Metrics against closed forms; weight files that fit, do not fit, or are missing."""
 
 import math
+import os
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,6 +11,9 @@ import torch
 import torch.nn.functional as F
 
 from nets.bilayer.metrics import METRICS, Metrics
+from nets.data.detectors import open_detector
+from nets.data.heads.faces import crop_square, face_crop_box, points_in_crop
+from nets.data.io.video import open_video
 from nets.errors import UserError
 from nets.metrics import pose_error, signed_psnr, signed_ssim
 from nets.pretrained.arcface import (
@@ -182,10 +188,12 @@ def test_all_metrics_of_a_pass():
     assert blind(data) == {} and blind.left_out == 4
 
 
-def test_absent_weights_are_named_once_and_left_out(empty_cache, tmp_path):
+def test_absent_weights_are_named_once_and_left_out(empty_cache, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "dlib", None)
     metrics = Metrics(METRICS, folders=lambda part: [tmp_path / "pretrained_weights" / part])
     assert metrics.names == ["PSNR", "ssim"]
-    lpips, face, pose = metrics.absent
+    lpips, face, dlib, pose = metrics.absent
+    assert "dlib_distance is left out: it needs dlib" in dlib
     assert "lpips is left out" in lpips and "vgg16-397923af.pth" in lpips
     assert "csim is left out" in face and str(tmp_path / "pretrained_weights" / "csim") in face
     assert "--pretrained_weights_dir" in face and "no detector" in pose
@@ -225,3 +233,33 @@ def test_weight_files_are_checked(empty_cache, tmp_path):
     torch.testing.assert_close(load_lpips(lin, vgg)(x, y), rand(x, y))
     with pytest.raises(UserError, match="no such LPIPS weight file"):
         load_lpips(tmp_path / "none.pth", vgg)
+
+
+def test_dlib_tells_people_apart_and_is_no_csim():
+    """Real faces: frames of one person are near, those of two are not."""
+    pytest.importorskip("dlib", reason="is installed by the extra `dlib`")
+    folder = os.environ.get("GUISE_REAL_FILES")
+    if not folder:
+        pytest.skip("no GUISE_REAL_FILES")
+    detector, faces = open_detector("dlib"), []
+    for name, second in (("talking_a.mp4", 0), ("talking_a.mp4", 3), ("talking_b.mp4", 1)):
+        _, image = next(iter(open_video(Path(folder) / name, start=second)))
+        points = detector.faces(image)[0]
+        box = face_crop_box(points)
+        faces.append((crop_square(image, box, 256) / 127.5 - 1, points_in_crop(points, box, 256)))
+    (first, _), (second, at), (other, there) = faces
+    metrics = Metrics("dlib_distance")
+    assert metrics.names == ["dlib_distance"] and "no csim" in metrics.descriptions[0]
+    same = metrics.dlib.distance(first[None], second[None], at[None])
+    assert same < 0.5 and metrics.dlib.distance(second[None], second[None], at[None]) == 0
+    assert metrics.dlib.distance(first[None], other[None], there[None]) > 0.6
+    pose = (at / 128 - 1).reshape(1, 1, 136)
+    data = {"pred_target_imgs": first[None, None], "target_imgs": second[None, None],
+            "target_poses": pose}  # fmt: skip
+    assert metrics(data)["G_DLIB_DISTANCE"] == pytest.approx(same.item(), abs=1e-5)
+
+
+def test_without_dlib_its_metric_is_left_out(monkeypatch):
+    monkeypatch.setitem(sys.modules, "dlib", None)
+    metrics = Metrics("dlib_distance")
+    assert metrics.names == [] and "pip install -e '.[dlib]'" in metrics.absent[0]

@@ -1,10 +1,22 @@
-"""A detector of white and grey boxes, scenes for it, and calls of extract.py."""
+"""A detector of white and grey boxes, scenes for it, and calls of extract.py.
+
+As a script it is extract.py with this detector, for tests with several processes. Environment:
+BOXES_LOG    file that gets a line with the rank for each image that is searched
+BOXES_DIE    "RANK COUNT": that rank ends at its image number COUNT, as if the power failed
+BOXES_FAIL   the same, but with an error
+BOXES_SLEEP  "RANK SECONDS" an image
+"""
+
+import os
+import sys
+import time
 
 import pytest
 import torch
 
 import extract
 from nets.data.detectors import Person, person_box
+from nets.data.extraction import jobs
 from nets.data.io.images import write_image
 from nets.data.io.video_writer import VideoWriter
 from nets.skeletons import JOINTS_17
@@ -35,6 +47,7 @@ class Boxes:
 
     def _boxes(self, image):
         self.asked += 1
+        self.obey()
         boxes = []
         for level in (250, 180):
             at = ((image.float() - level).abs() < 30).all(0).nonzero()
@@ -42,6 +55,23 @@ class Boxes:
                 (y0, x0), (y1, x1) = at.amin(0).tolist(), at.amax(0).tolist()
                 boxes.append(torch.tensor([[x0, y0], [x1 - x0, y1 - y0]]))
         return sorted(boxes, key=lambda box: -box[1].max())
+
+    def obey(self):
+        """Do what the environment asks for."""
+        rank = os.environ.get("RANK", "0")
+        if "BOXES_LOG" in os.environ:
+            with open(os.environ["BOXES_LOG"], "a") as log:
+                log.write(f"{rank}\n")
+        for what in ("DIE", "FAIL", "SLEEP"):
+            who, value = os.environ.get(f"BOXES_{what}", "none 0").split()
+            if who != rank:
+                continue
+            if what == "SLEEP":
+                time.sleep(float(value))
+            elif self.asked == int(value):
+                if what == "DIE":
+                    os._exit(9)
+                raise OSError(5, "Input/output error", "disk")
 
     def people(self, image, near=None):
         people = []
@@ -54,7 +84,7 @@ class Boxes:
             return people
         return [p for p in people if abs(p.box[0] - near.box[0]) < 25]
 
-    def faces(self, image):
+    def faces(self, image, near=None):
         return [FACE * sides + corner for corner, sides in self._boxes(image)]
 
     def mask(self, image):
@@ -86,3 +116,9 @@ def photos(folder):
     (folder / "b/broken.jpg").write_text("no image")
     write_image(folder / "b/nobody.png", scene())
     video(folder / "walk.mp4", [scene((10 + 8 * i, 20, 30, 80)) for i in range(8)])
+
+
+if __name__ == "__main__":
+    the_detector = Boxes()
+    jobs.detector = lambda backend: the_detector
+    extract.main([*sys.argv[1:], "--workers", "0"])

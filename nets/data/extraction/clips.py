@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from nets.contracts import Team
 from nets.data.detectors import MARGIN, Follow
 from nets.data.extraction import jobs
 from nets.data.extraction.people import frame_count
@@ -33,43 +34,60 @@ class ClipOptions:
 
 
 def extract_clips(
-    given: Sequence[str | Path], out: str | Path, options: ClipOptions, workers: int = 0
-) -> str:
+    given: Sequence[str | Path],
+    out: str | Path,
+    options: ClipOptions,
+    workers: int = 0,
+    team: Team | None = None,
+) -> str | None:
     """Write a folder of frames below `out` for each video, and a contact sheet; a summary.
 
     All frames of a clip are cut out with one square, so that motion is kept. The square surrounds
     all places of the largest person of the first frame, or is the middle of the video. Finished
     clips are kept. Raises UserError if there is no video, or no person in any.
+
+    team  ranks that share the videos; default: this process alone. Only rank 0 has a summary
     """
-    out = Path(out)
+    out, team = Path(out), team or jobs.Alone()
+    if options.crop == "person":
+        jobs.detector(options.detector)
+    named = team.on_main(lambda: _named_videos(given, out))
+    todo = [(video, name, out, options) for video, name in named]
+    passes = 2 if options.crop == "person" else 1
+
+    def count(video: Path) -> int:
+        return passes * frame_count(video, options.fps)
+
+    results = jobs.share(team, _clip_of, todo, count, workers)
+    if results is None:
+        return None
+    left = [line for r in results for line in (r.get("left_out") or [r.get("failed", "")]) if line]
+    files = [file for result in results for file in result.get("files", [])]
+    jobs.report(out.parent / f"{out.name}_left_out.txt", left)
+    if not files:
+        raise UserError(f"no clip from {len(named)} videos; the first left out: {left[0]}")
+    sheet = out.parent / f"{out.name}_contact_sheet.png"
+    contact_sheet(sheet, len(files), lambda i: _shown(out, files[i]))
+    clips = sum(1 for result in results if result.get("files"))
+    lines = [f"{len(files)} frames in {clips} clips: {out}", f"look at {sheet}"]
+    if left:
+        lines.append(f"{len(left)} left out: {out.parent / f'{out.name}_left_out.txt'}")
+    return "\n".join(lines)
+
+
+def _named_videos(given: Sequence[str | Path], out: Path) -> list[tuple[Path, str]]:
+    """The videos, each with a unique name. Raises UserError."""
     videos = jobs.list_files(given, videos_only=True)
     for file in videos:
         if not is_video(file):
             raise UserError(f"{file}: is not a video")
-    if options.crop == "person":
-        jobs.detector(options.detector)
     records = out.parent / jobs.RECORDS / out.name
 
     def is_taken(place: int, name: str) -> bool:
         return jobs.is_of_another(records / f"{name}.json", videos[place])
 
     names = unique_names([video.stem for video in videos], is_taken=is_taken)
-    todo = [(video, name, out, options) for video, name in zip(videos, names, strict=True)]
-    passes = 2 if options.crop == "person" else 1
-    frames = passes * sum(frame_count(video, options.fps) for video in videos)
-    results = jobs.run(_clip_of, todo, frames, workers)
-    left = [line for r in results for line in (r.get("left_out") or [r.get("failed", "")]) if line]
-    files = [file for result in results for file in result.get("files", [])]
-    jobs.report(out.parent / f"{out.name}_left_out.txt", left)
-    if not files:
-        raise UserError(f"no clip from {len(videos)} videos; the first left out: {left[0]}")
-    sheet = out.parent / f"{out.name}_contact_sheet.png"
-    contact_sheet(sheet, len(files), lambda i: _shown(out, files[i]))
-    count = sum(1 for result in results if result.get("files"))
-    lines = [f"{len(files)} frames in {count} clips: {out}", f"look at {sheet}"]
-    if left:
-        lines.append(f"{len(left)} left out: {out.parent / f'{out.name}_left_out.txt'}")
-    return "\n".join(lines)
+    return list(zip(videos, names, strict=True))
 
 
 def _clip_of(video: Path, name: str, out: Path, options: ClipOptions) -> jobs.Record:
@@ -98,7 +116,7 @@ def _clip_of(video: Path, name: str, out: Path, options: ClipOptions) -> jobs.Re
     if reader.damage:
         left.append(f"{video}, {reader.damage}")
     record = {"key": key, "files": files, "left_out": left}
-    jobs.write_record(path, record)
+    jobs.write_record(path, video, record)
     return record
 
 

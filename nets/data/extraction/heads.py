@@ -6,12 +6,12 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from nets.data.detectors import Detector
+from nets.contracts import Team
+from nets.data.detectors import EVERY, FollowFace
 from nets.data.extraction import jobs
 from nets.data.extraction.sheet import Drawing, contact_sheet
 from nets.data.heads.faces import (
@@ -41,20 +41,23 @@ class HeadOptions:
     start: float | None = None  # second of each video to begin at
     end: float | None = None  # second to stop before
     detector: str = "mediapipe"
+    detect_every: int = EVERY  # search whole frames every n-th time, see `FollowFace`
     crop: str = "frame"  # the square around each frame's points; "stable": see `stable_boxes`
-
-    def key(self) -> dict[str, Any]:
-        """What a record keeps of the options; those of before `crop` stay valid."""
-        return {k: v for k, v in asdict(self).items() if (k, v) != ("crop", "frame")}
 
 
 def extract_heads(
-    given: Sequence[str | Path], out: str | Path, phase: str, options: HeadOptions, workers: int = 0
-) -> str:
-    """Write imgs/, keypoints/ and segs/ of a phase below `out`; a summary.
+    given: Sequence[str | Path],
+    out: str | Path,
+    phase: str,
+    options: HeadOptions,
+    workers: int = 0,
+    team: Team | None = None,
+) -> str | None:
+    """Write imgs/, keypoints/ and segs/ of a phase below `out`; a summary on rank 0.
 
     given  roots with PERSON/VIDEO/SEQUENCE.mp4, or single videos, whose name then is the name of
            person, video and sequence
+    team   ranks that share the videos; default: this process alone
     A contact sheet and a list of frames left out are written too. FRAME is the number of the frame
     in the video. Finished frames are kept. Raises UserError if there is no video, or no face in
     any.
@@ -63,10 +66,12 @@ def extract_heads(
         raise UserError(f"phase: must be one of {', '.join(PHASES)}, got {phase!r}")
     out = Path(out)
     jobs.detector(options.detector)
-    videos = list_videos(given, out / jobs.RECORDS / phase)
+    team = team or jobs.Alone()
+    videos = team.on_main(lambda: list_videos(given, out / jobs.RECORDS / phase))
     todo = [(video, name, out, phase, options) for video, name in videos]
-    frames = sum(_count(video, options) for video, _ in videos)
-    results = jobs.run(_heads_of, todo, frames, workers)
+    results = jobs.share(team, _heads_of, todo, lambda video: _count(video, options), workers)
+    if results is None:
+        return None
     left: list[str] = []
     names: list[str] = []
     border = 0
@@ -150,7 +155,7 @@ def _heads_of(video: Path, name: str, out: Path, phase: str, options: HeadOption
     The record has "names" of the frames, lines about those "left_out", and the number of heads that
     extend beyond the "border" of their frame.
     """
-    key = jobs.record_key(video, options.key())
+    key = jobs.record_key(video, asdict(options))
     path = out / jobs.RECORDS / phase / f"{name}.json"
     done = jobs.read_record(path, key)
     if done is not None and all(_is_complete(out, phase, n, options) for n in done["names"]):
@@ -158,7 +163,7 @@ def _heads_of(video: Path, name: str, out: Path, phase: str, options: HeadOption
         return done
     marker = path.with_suffix(".begun")  # marks a stopped run with these settings
     resumed = jobs.read_record(marker, key) is not None
-    jobs.write_record(marker, {"key": key})
+    jobs.write_record(marker, video, {"key": key})
     detector = jobs.detector(options.detector)
     names: list[str] = []
     left: list[str] = []
@@ -166,6 +171,7 @@ def _heads_of(video: Path, name: str, out: Path, phase: str, options: HeadOption
     reader = open_video(video, options.start, options.end)
     first = round((options.start or 0) * reader.fps)
     ahead = _stable_faces(video, options, first) if options.crop == "stable" else None
+    follow = FollowFace(detector, options.detect_every, options.sampling_rate / reader.fps)
     for number, (seconds, image) in enumerate(reader, first):
         if number % options.sampling_rate:
             continue
@@ -174,8 +180,10 @@ def _heads_of(video: Path, name: str, out: Path, phase: str, options: HeadOption
         if resumed and _is_complete(out, phase, frame, options):
             names.append(frame)
             border += _black_edge(read_image(frame_path(out, "imgs", phase, frame), None))
+            if ahead is None:
+                follow.skip(image)
             continue
-        face = _face(detector, image) if ahead is None else ahead.get(number, "no face")
+        face = _face(follow(image)) if ahead is None else ahead.get(number, "no face")
         if isinstance(face, str):
             left.append(f"{video}, frame {number}, second {seconds:.2f}: {face}")
             continue
@@ -195,18 +203,17 @@ def _heads_of(video: Path, name: str, out: Path, phase: str, options: HeadOption
     if reader.damage:
         left.append(f"{video}, {reader.damage}")
     record = {"key": key, "names": names, "left_out": left, "border": int(border)}
-    jobs.write_record(path, record)
+    jobs.write_record(path, video, record)
     marker.unlink(missing_ok=True)
     return record
 
 
-def _face(detector: Detector, image: Tensor) -> tuple[Tensor, FaceBox] | str:
-    """The points and the square of the largest face, or why there is none."""
-    faces = detector.faces(image)
-    if not faces:
+def _face(points: Tensor | None) -> tuple[Tensor, FaceBox] | str:
+    """The points of a face and its square, or why there is none."""
+    if points is None:
         return "no face"
     try:
-        return faces[0], face_crop_box(faces[0])
+        return points, face_crop_box(points)
     except ValueError:
         return "a face without extent"
 
@@ -215,12 +222,13 @@ def _stable_faces(
     video: Path, options: HeadOptions, first: int
 ) -> dict[int, tuple[Tensor, FaceBox] | str]:
     """What `_face` finds in each frame that is taken, with squares of one size on a smooth path."""
-    detector = jobs.detector(options.detector)
     reader = open_video(video, options.start, options.end)
+    detector, every = jobs.detector(options.detector), options.detect_every
+    follow = FollowFace(detector, every, options.sampling_rate / reader.fps)
     found: dict[int, tuple[Tensor, FaceBox] | str] = {}
     for number, (_, image) in enumerate(reader, first):
         if number % options.sampling_rate == 0:
-            found[number] = _face(detector, image)
+            found[number] = _face(follow(image))
     places = {number: face[0] for number, face in found.items() if not isinstance(face, str)}
     if places:
         rate = reader.fps / options.sampling_rate

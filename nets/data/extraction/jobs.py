@@ -1,4 +1,4 @@
-"""Jobs on many files in several processes, with a progress bar; a second run continues."""
+"""Jobs on many files in several processes and on several machines; a second run continues."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -18,19 +19,21 @@ from typing import TYPE_CHECKING, Any
 import torch
 from tqdm import tqdm
 
+from nets.contracts import Result, Team
 from nets.data.detectors import Detector, open_detector
 from nets.data.io.files import whole_file
 from nets.data.io.images import heif_hint, is_image
 from nets.data.io.video import is_video
 from nets.errors import BadSample, UserError
-from nets.listing import list_folder, report_left_out
+from nets.listing import list_folder, natural_key, report_left_out
 
 if TYPE_CHECKING:
     from multiprocessing.sharedctypes import Synchronized
     from multiprocessing.synchronize import Event
 
 RECORDS = "extraction"  # folder of the records below a dataset
-Record = dict[str, Any]  # a job's result as JSON: "key" (see record_key) and what the job stores
+# A job's result as JSON: "key" (see record_key), "path" of its source, and what the job stores.
+Record = dict[str, Any]
 _done: Synchronized[int] | None = None  # frames done, counted by all processes
 _stop: Event | None = None  # set if all processes shall leave
 
@@ -82,26 +85,47 @@ def record_key(source: Path, settings: dict[str, Any]) -> dict[str, Any]:
 
 def read_record(path: Path, key: dict[str, Any]) -> Record | None:
     """The record of a finished job, or None if there is none with this key."""
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return record if isinstance(record, dict) and record.get("key") == key else None
+    record = _read(path)
+    return record if record.get("key") == key else None
+
+
+def source_of(record: Record) -> Path | None:
+    """The absolute path of a record's source, or None if it is gone."""
+    key = record.get("key")
+    path = record.get("path", key.get("source") if isinstance(key, dict) else None)
+    return Path(os.path.abspath(path)) if isinstance(path, str) and os.path.exists(path) else None
 
 
 def is_of_another(path: Path, source: Path) -> bool:
     """True if a record is of another file than `source`, one that still exists."""
+    other = source_of(_read(path))
     try:
-        other = Path(json.loads(path.read_text(encoding="utf-8"))["key"]["source"])
-        return other.exists() and not other.samefile(source)
-    except (OSError, ValueError, KeyError, TypeError):
+        return other is not None and not other.samefile(source)
+    except OSError:
         return False
 
 
-def write_record(path: Path, record: Record) -> None:
+def all_records(folder: Path) -> dict[str, Record]:
+    """The records in a folder by name, in natural order."""
+    if not folder.is_dir():
+        return {}
+    files = sorted(folder.glob("*.json"), key=lambda file: natural_key(file.name))
+    return {file.stem: record for file in files if (record := _read(file))}
+
+
+def write_record(path: Path, source: Path, record: Record) -> None:
     """Write the record of a job, whole or not at all, after all its other files."""
     with whole_file(path) as file:
-        file.write(json.dumps(record).encode())
+        file.write(json.dumps({**record, "path": os.path.abspath(source)}).encode())
+
+
+def _read(path: Path) -> Record:
+    """The content of a record, empty if it cannot be read."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return record if isinstance(record, dict) else {}
 
 
 def tick(frames: int = 1) -> None:
@@ -117,23 +141,62 @@ class Stopped(RuntimeError):
     """The extraction was interrupted, or another job failed; written files stay."""
 
 
+class Alone:
+    """A team of one process."""
+
+    rank, world_size = 0, 1
+
+    def on_main(self, work: Callable[[], Result]) -> Result:
+        return work()
+
+    def gather(self, value: Any) -> list[Any]:
+        return [value]
+
+
+def share(
+    team: Team,
+    work: Callable[..., Record],
+    jobs: Sequence[tuple[Any, ...]],
+    count: Callable[[Any], int],
+    workers: int,
+) -> list[Record] | None:
+    """The results of work(*job) in the order of the jobs; None on all ranks but 0.
+
+    Each rank does every n-th job, n being the number of ranks, then waits for the others.
+
+    count    first element of a job -> number of frames to expect, for the progress bar of rank 0
+    workers  processes of each rank
+    """
+    mine = jobs[team.rank :: team.world_size]
+    frames = sum(count(job[0]) for job in mine) if team.rank == 0 else 0
+    results = run(work, mine, frames, workers, team.rank == 0)
+    if team.world_size > 1 and team.rank == 0:
+        print("rank 0 is done, waiting for the other ranks", file=sys.stderr, flush=True)
+    parts = team.gather(results)
+    if team.rank != 0:
+        return None
+    return [parts[i % len(parts)][i // len(parts)] for i in range(len(jobs))]
+
+
 def run(
     work: Callable[..., Record],
     jobs: Sequence[tuple[Any, ...]],
     frames: int,
     workers: int,
-    unit: str = "frame",
+    with_bar: bool = True,
 ) -> list[Record]:
     """The results of work(*job) in the order of the jobs.
 
-    frames   total to expect, for the progress bar
-    workers  processes; 0: this process alone
+    frames    total to expect, for the progress bar
+    workers   processes; 0: this process alone
+    with_bar  show the progress bar
     A job that raises BadSample or UserError gives {"failed": text}; the others go on.
     """
     global _done
     workers = min(workers, len(jobs))
     context = multiprocessing.get_context("spawn")
-    bar = tqdm(total=frames, unit=unit, smoothing=0.05, disable=None)
+    hidden = None if with_bar else True  # None: where stderr is no terminal
+    bar = tqdm(total=frames, unit="frame", smoothing=0.05, disable=hidden)
     _done = counter = context.Value("q", 0)
     try:
         if workers < 1:

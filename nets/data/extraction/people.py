@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from nets.data.detectors import MARGIN, Person, overlap, person_box, person_square
+from nets.contracts import Team
+from nets.data.detectors import MARGIN, FollowPeople, Person, overlap, person_box, person_square
 from nets.data.extraction import jobs
 from nets.data.extraction.sheet import Drawing, contact_sheet
 from nets.data.heads.faces import crop_square, points_in_crop
@@ -44,6 +46,7 @@ class PeopleOptions:
     fps: float = 2.0  # images a second of videos
     detector: str = "mediapipe"
     joints: str | None = None  # file of annotated joints, used instead of the detector
+    detect_every: int = 1  # search whole frames of videos every n-th time, see `FollowPeople`
 
 
 class Entry(TypedDict):
@@ -61,31 +64,31 @@ def extract_people(
     test: float = 0.1,
     identity: str = "file",
     workers: int = 0,
-) -> str:
-    """Write images/, index.p, contact_sheet.png and left_out.txt below `out`; a summary.
+    team: Team | None = None,
+) -> str | None:
+    """Write images/, index.p, contact_sheet.png and left_out.txt below `out`; a summary on rank 0.
 
     test      fraction of the identities in the test split; with one identity, of its images
     identity  "file": each person of a photo or video has an identity of its own; "folder": all
               people in a folder have one identity
-    Finished files are kept. Raises UserError if there is no person in any file.
+    team      ranks that share the files; default: this process alone
+    Finished files are kept. The index also has the people of earlier runs into `out` whose photos
+    and videos still exist. Raises UserError if there is no person in any file.
     """
-    out, files = Path(out), jobs.list_files(given)
-    names = file_names(files)
-    known = None
-    if options.joints is not None:
-        known = read_annotations(options.joints)
-    else:
+    out, team = Path(out), team or jobs.Alone()
+    if options.joints is None:
         jobs.detector(options.detector)  # reports missing packages before the work begins
-    todo = []
-    people_of = None if known is None else known.match(files, relative_names(files, given))
-    for i, (file, name) in enumerate(zip(files, names, strict=True)):
-        people = None if people_of is None else [p.tolist() for p in people_of[i]]
-        todo.append((file, name, out, options, people))
-    frames = sum(frame_count(file, options.fps) for file in files)
-    results = jobs.run(_people_of, todo, frames, workers)
+    todo = team.on_main(lambda: _jobs(given, out, options))
+    results = jobs.share(
+        team, _people_of, todo, lambda file: frame_count(file, options.fps), workers
+    )
+    if results is None:
+        return None
+    files = [job[0] for job in todo]
+    earlier, gone = _earlier(out, todo)
     entries: list[Entry] = []
     left: list[str] = []
-    for file, result in zip(files, results, strict=True):
+    for file, result in [*zip(files, results, strict=True), *earlier]:
         if "failed" in result:
             left.append(result["failed"])
             continue
@@ -110,9 +113,50 @@ def extract_people(
         f"{len(train) - sum(train)} to test: {out / 'index.p'}",
         f"look at {out / 'contact_sheet.png'}",
     ]
+    if earlier:
+        count = sum(len(record["entries"]) for _, record in earlier)
+        lines.insert(1, f"{count} of these images are of earlier runs into {out}")
+    if gone:
+        lines.append(f"{gone} images of earlier runs left out: their photos or videos are gone")
     if left:
         lines.append(f"left out: {counts}; all of them: {out / 'left_out.txt'}")
     return "\n".join(lines)
+
+
+def _jobs(
+    given: Sequence[str | Path], out: Path, options: PeopleOptions
+) -> list[tuple[Path, str, Path, PeopleOptions, list[list[list[float]]] | None]]:
+    """The arguments of `_people_of` for each given photo and video. Raises UserError."""
+    files = jobs.list_files(given)
+    records = jobs.all_records(out / jobs.RECORDS)
+    sources = {name: jobs.source_of(record) for name, record in records.items()}
+    names = file_names(files, {name: path for name, path in sources.items() if path})
+    people_of = None
+    if options.joints is not None:
+        people_of = read_annotations(options.joints).match(files, relative_names(files, given))
+    result = []
+    for i, (file, name) in enumerate(zip(files, names, strict=True)):
+        known = None if people_of is None else [p.tolist() for p in people_of[i]]
+        result.append((file, name, out, options, known))
+    return result
+
+
+def _earlier(out: Path, todo: Sequence[tuple[Any, ...]]) -> tuple[list[tuple[Path, Any]], int]:
+    """Sources and records of earlier runs, and the number of images whose sources are gone."""
+    given = {os.path.abspath(job[0]) for job in todo}
+    names = {job[1] for job in todo}
+    earlier, gone = [], 0
+    for name, record in jobs.all_records(out / jobs.RECORDS).items():
+        source = jobs.source_of(record)
+        if name in names or str(source) in given or "entries" not in record:
+            continue
+        there = [entry for entry in record["entries"] if (out / entry["file"]).is_file()]
+        if source is None:
+            gone += len(there)
+        else:
+            record["entries"] = there
+            earlier.append((Path(record["key"]["source"]), record))
+    return earlier, gone
 
 
 def split(identities: Sequence[str], test: float) -> list[bool]:
@@ -150,12 +194,15 @@ def _people_of(
     left: list[str] = []
     followed: list[tuple[int, Person]] = []  # people of the frame before, with their numbers
     many = 0  # people so far
+    follow = None
+    if known is None:
+        follow = FollowPeople(jobs.detector(options.detector), options.detect_every)
     source = open_video(file, fps=options.fps) if is_video(file) else None
     for where, stem, image in _images(file, name, source):
-        if known is None:
-            people = jobs.detector(options.detector).people(image)
+        if follow is not None:
+            people = follow(image)
         else:
-            people = [Person(p, person_box(p)) for p in map(torch.tensor, known)]
+            people = [Person(p, person_box(p)) for p in map(torch.tensor, known or [])]
         if not people:
             left.append(f"{where}: no person")
         numbered: list[tuple[int, Person]] = []
@@ -182,7 +229,7 @@ def _people_of(
     if source is not None and source.damage:
         left.append(f"{file}, {source.damage}")
     record = {"key": key, "entries": entries, "left_out": left}
-    jobs.write_record(path, record)
+    jobs.write_record(path, file, record)
     return record
 
 
@@ -238,22 +285,38 @@ def frame_count(file: Path, fps: float) -> int:
         return 1  # its job reports the error
 
 
-def file_names(files: Sequence[Path]) -> list[str]:
+def file_names(files: Sequence[Path], earlier: Mapping[str, Path] | None = None) -> list[str]:
     """A unique name for each photo or video, without blanks.
 
+    earlier  names of earlier runs and their files: a file keeps its name, and no other gets it
     The names of a video's frames, NAME_00000 and so on, are names of no photo.
     """
-    videos = [i for i, file in enumerate(files) if is_video(file)]
-    photos = [i for i, file in enumerate(files) if not is_video(file)]
-    of_videos = unique_names([files[i].stem for i in videos])
-    folded = {name.casefold() for name in of_videos}
+    earlier = earlier or {}
+    kept = {str(path): name for name, path in earlier.items()}
+    names = {i: kept[path] for i, f in enumerate(files) if (path := os.path.abspath(f)) in kept}
+    new = [i for i in range(len(files)) if i not in names]
+    videos = [i for i in new if is_video(files[i])]
+    photos = [i for i in new if not is_video(files[i])]
+    frames_of = {_without_number(name) for name, path in earlier.items() if not is_video(path)}
+    folded = {name.casefold() for name, path in earlier.items() if is_video(path)}
+
+    def has_photos(place: int, name: str) -> bool:
+        return name.casefold() in frames_of
 
     def is_frame(place: int, name: str) -> bool:
-        return FRAME_NUMBER.sub("", name).casefold() in folded
+        return _without_number(name) in folded
 
-    of_photos = unique_names([files[i].stem for i in photos], is_taken=is_frame, used=of_videos)
-    names = dict(zip([*videos, *photos], [*of_videos, *of_photos], strict=True))
+    of_videos = unique_names([files[i].stem for i in videos], is_taken=has_photos, used=earlier)
+    folded |= {name.casefold() for name in of_videos}
+    of_photos = unique_names(
+        [files[i].stem for i in photos], is_taken=is_frame, used=[*earlier, *of_videos]
+    )
+    names |= dict(zip([*videos, *photos], [*of_videos, *of_photos], strict=True))
     return [names[i] for i in range(len(files))]
+
+
+def _without_number(name: str) -> str:
+    return FRAME_NUMBER.sub("", name).casefold()
 
 
 def _shown(out: Path, entry: Entry) -> Drawing:

@@ -280,7 +280,8 @@ def _pixels(frame: av.VideoFrame, shape: tuple[int, int]) -> Tensor:
     if clear:
         alpha = pixels[..., 3:].astype(np.uint16)
         pixels = ((pixels[..., :3] * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
-    return torch.from_numpy(np.ascontiguousarray(_rotated(frame, pixels).transpose(2, 0, 1)))
+    # A view: most readers want the pixels in this order and get it without a copy.
+    return torch.from_numpy(np.ascontiguousarray(_rotated(frame, pixels))).permute(2, 0, 1)
 
 
 def _rotated(frame: av.VideoFrame, pixels: np.ndarray) -> np.ndarray:

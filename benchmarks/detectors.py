@@ -1,0 +1,195 @@
+"""Detectors of faces and people: speed, agreement with each other, and what following costs.
+
+    python benchmarks/detectors.py VIDEOS... [--people VIDEOS...] [--frames 60] [--output FILE]
+
+Rows about faces, for each video and detector:
+    searched  faces are searched in every frame as a whole
+    followed  every tenth frame is searched, the others near the last place (`FollowFace`)
+    heads     the same two ways for all that `extract.py heads` does: read, find, mask, cut, write
+Rows about people, by MediaPipe: every frame searched, as before squares that look alike were left
+out, and as now; and every fifth frame searched (`FollowPeople`).
+
+Speed is in frames a second of processor time, of all threads together, so that other programs on
+the machine do not change it. Distances are means over points, in distances between the outer
+corners of the eyes (faces) or in extents of the person. First comes agreement: a video in which
+followed faces are off by more than BOUND on average ends the program with status 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+from torch import Tensor
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.machine import write_report
+from nets.data import detectors
+from nets.data.detectors import Detector, FollowFace, FollowPeople, Person, open_detector, overlap
+from nets.data.extraction import heads, jobs
+from nets.data.io.video import open_video
+from nets.errors import UserError
+
+BOUND = 0.02  # mean distance of followed from searched points: twice of what a shift of the image
+# by five pixels does to MediaPipe's own points
+PARTS = {"jaw": (0, 17), "brows": (17, 27), "nose": (27, 36), "eyes": (36, 48), "mouth": (48, 68)}
+OUTPUT = Path(__file__).parent / "results" / "detectors-cpu.json"
+Points = list[Tensor | None]
+
+
+def frames_of(video: str, count: int, fps: float | None = None) -> list[Tensor]:
+    frames = []
+    for _, image in open_video(video, fps=fps):
+        frames.append(image)
+        if len(frames) == count:
+            break
+    return frames
+
+
+def timed(call: Callable[[Tensor], Any], frames: Sequence[Tensor]) -> tuple[list[Any], float]:
+    """The results, and the frames a second of processor time."""
+    start = time.process_time()
+    results = [call(frame) for frame in frames]
+    return results, len(frames) / (time.process_time() - start)
+
+
+def distances(one: Points, other: Points) -> Tensor:
+    """(frames, 68) distances of points where both are found, in distances between the eyes."""
+    pairs = [(a, b) for a, b in zip(one, other, strict=True) if a is not None and b is not None]
+    if not pairs:
+        return torch.full((1, 68), torch.nan)
+    return torch.stack([(a - b).norm(dim=-1) / (a[36] - a[45]).norm() for a, b in pairs])
+
+
+def found(points: Sequence[Any]) -> float:
+    return round(sum(one is not None for one in points) / len(points), 3)
+
+
+def faces(name: str, detector: Detector, frames: list[Tensor]) -> tuple[dict[str, Any], Points]:
+    def search(image: Tensor) -> Tensor | None:
+        return next(iter(detector.faces(image)), None)
+
+    FollowFace(detector)(frames[0])  # opens the networks
+    searched, before = timed(search, frames)
+    followed, after = timed(FollowFace(detector), frames)
+    away = distances(searched, followed).mean(1)
+    row = {
+        "row": "faces", "detector": name,
+        "found": found(searched), "found_followed": found(followed),
+        "searched_per_s": round(before, 1), "followed_per_s": round(after, 1),
+        "ratio": round(after / before, 2), "mean_distance": round(away.mean().item(), 4),
+        "largest_of_a_frame": round(away.max().item(), 4),
+    }  # fmt: skip
+    return row, searched
+
+
+def whole_heads(name: str, video: str, count: int, masks: bool) -> dict[str, Any]:
+    """Frames a second of all that `extract.py heads` does, with one process."""
+    speeds = []
+    if masks:
+        jobs.detector(name).mask(torch.zeros(3, 64, 64, dtype=torch.uint8))  # opens the network
+    for every in (1, detectors.EVERY):
+        end = count / open_video(video).fps
+        options = heads.HeadOptions(masks=masks, end=end, detector=name, detect_every=every)
+        with tempfile.TemporaryDirectory() as folder:
+            start = time.process_time()
+            record = heads._heads_of(Path(video), "a/b/c", Path(folder), "train", options)
+            speeds.append(len(record["names"]) / (time.process_time() - start))
+    before, after = speeds
+    return {"row": "heads", "detector": name, "masks": masks, "searched_per_s": round(before, 1),
+            "followed_per_s": round(after, 1), "ratio": round(after / before, 2)}  # fmt: skip
+
+
+def between(one: Points, other: Points) -> dict[str, Any]:
+    """How far the points of two detectors are apart, part by part."""
+    away = distances(one, other).mean(0)
+    parts = {part: round(away[a:b].mean().item(), 4) for part, (a, b) in PARTS.items()}
+    return {"row": "mediapipe and dlib", "all": round(away.mean().item(), 4), **parts}
+
+
+def people(detector: Detector, frames: list[Tensor]) -> list[dict[str, Any]]:
+    detector.people(frames[0])
+    with mock.patch.object(detectors, "_alike", lambda one, other: False):
+        reference, before = timed(detector.people, frames)
+    rows = []
+    for every in (1, 5):
+        result, after = timed(FollowPeople(detector, every), frames)
+        away = [
+            nearest(p, others) for ps, others in zip(reference, result, strict=True) for p in ps
+        ]
+        there = [distance for distance in away if distance is not None]
+        rows.append({
+            "row": "people", "every": every, "before_per_s": round(before, 2),
+            "now_per_s": round(after, 2), "ratio": round(after / before, 2),
+            "people_before": len(away), "people_now": sum(map(len, result)),
+            "of_before_found": len(there),
+            "mean_distance": round(sum(there) / max(1, len(there)), 4),
+        })  # fmt: skip
+    return rows
+
+
+def nearest(person: Person, others: list[Person]) -> float | None:
+    """The mean distance of the joints of the person at the same place, in extents, or None."""
+    here = [other for other in others if overlap(person.box, other.box) > 0]
+    away = [
+        ((person.joints - o.joints).norm(dim=-1) / person.extent).nanmean().item() for o in here
+    ]
+    return min((d for d in away if d < detectors.SAME), default=None)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("videos", nargs="*", help="videos of heads")
+    parser.add_argument("--people", nargs="*", default=[], help="videos of people")
+    parser.add_argument("--frames", type=int, default=60, help="frames of each video of a head")
+    parser.add_argument("--people_frames", type=int, default=8, help="images of each other video")
+    parser.add_argument("--fps", type=float, default=2.0, help="images a second of people")
+    parser.add_argument("--output", type=Path, default=OUTPUT, help="JSON file to write")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    opened: dict[str, Detector] = {}
+    for name in ("mediapipe", "dlib"):
+        try:
+            opened[name] = jobs.detector(name)
+        except UserError as error:
+            print(f"no {name}: {error}")
+    rows: list[dict[str, Any]] = []
+    wrong = []
+    for video in args.videos:
+        frames = frames_of(video, args.frames)
+        facts = {"video": Path(video).name, "size": [*frames[0].shape[:0:-1]]}
+        points = {}
+        for name, detector in opened.items():
+            row, points[name] = faces(name, detector, frames)
+            rows.append({**facts, **row})
+            print(rows[-1], flush=True)
+            if row["mean_distance"] > BOUND:
+                off = f"off by {row['mean_distance']} eye distances, more than {BOUND}"
+                wrong.append(f"{facts['video']}, {name}: followed faces are {off}")
+            if "mediapipe" in opened:
+                rows.append({**facts, **whole_heads(name, video, args.frames, masks=True)})
+                print(rows[-1], flush=True)
+        if len(points) == 2:
+            rows.append({**facts, **between(*points.values())})
+            print(rows[-1], flush=True)
+    for video in args.people if "mediapipe" in opened else []:
+        frames = frames_of(video, args.people_frames, args.fps)
+        for row in people(open_detector(), frames):
+            rows.append({"video": Path(video).name, "size": [*frames[0].shape[:0:-1]], **row})
+            print(rows[-1], flush=True)
+    write_report(args.output, {"bound": BOUND, "rows": rows})
+    if wrong:
+        sys.exit("\n".join(wrong))
+
+
+if __name__ == "__main__":
+    main()

@@ -236,7 +236,7 @@ def beta_vae_score(code: Tensor, factors: Mapping[str, Tensor], seed: int = 0) -
         return loss
 
     with torch.enable_grad():
-        optimizer.step(closure)  # type: ignore[no-untyped-call]
+        optimizer.step(closure)
     with torch.no_grad():
         return (logits(new).argmax(1) == factor[VOTES:]).double().mean().item()
 

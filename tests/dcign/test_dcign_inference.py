@@ -9,8 +9,10 @@ import pytest
 import torch
 from PIL import Image
 
+import guise
 import infer
 from dcign_tiny import LATENTS, SIZE, network, write_run
+from nets import app_systems
 from nets.data.io.images import read_grey, read_image, write_image
 from nets.data.io.video import open_video
 from nets.dcign import FACES
@@ -175,6 +177,17 @@ def test_a_factor_that_turns_fully_is_swept_along_its_circle(faces, tmp_path, ca
     assert f"azimuth: {low[0]:.3g}, {low[1]:.3g} to {high[0]:.3g}, " in capsys.readouterr().out
 
 
+def test_the_page_has_a_slider_for_each_latent_of_a_factor(run, tmp_path):
+    turning = write_run(tmp_path / "run", groups=["azimuth=2", "shape=rest"])
+    first, second = (guise.load(str(path), precision="fp32") for path in (run, turning))
+    names = ["azimuth", "elevation", "light", "shape:1", "shape:2"]
+    assert app_systems.latent_names(first, 2) == names
+    names = app_systems.latent_names(second, 1)
+    assert names == ["azimuth:1", "azimuth:2", "shape:1"]
+    assert [app_systems.latent_index(second, name) for name in names] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("ending", [".gif", ".mp4"])
 def test_a_movie_goes_there_and_back(run, faces, tmp_path, ending):
     out = tmp_path / f"movie{ending}"
     command = ["--checkpoint", str(run), *EXACT, "-s", str(faces / "a.png"), str(faces / "b.png")]

@@ -10,7 +10,8 @@ from nets.errors import UserError
 from nets.pretrained import inception
 from nets.pretrained.inception import Inception, load_inception
 
-# Every 256th feature, the last one too, of `pattern()` with the weights of `drawn_state`, by torch-fidelity 0.4.0.
+# Every 256th feature of `pattern()`, the last one too, with the weights of `drawn_state`: by
+# torch-fidelity 0.4.0.
 KNOWN = (0.0, 21.303303, 9.395631, 0.726101, 0.465556, 0.091992, 16.501822, 2.908264)
 
 

@@ -22,7 +22,7 @@ from nets.dcign import (
     demo_metrics,
     visuals,
 )
-from nets.dcign.data import open_batches
+from nets.dcign.data import augment, open_batches
 from nets.dcign.evaluate import summary, validate
 from nets.dcign.latents import Latents
 from nets.dcign.objective import Objective, TypeMeans, make_optimizer
@@ -119,8 +119,10 @@ def train(run: Run, args: options.Namespace, precision: Precision) -> None:
         for part, batch in update.batches(batches, step):
             first = (part * run.world_size + run.rank) * args.batch_size
             mine = noise[first : first + args.batch_size]
+            number = step * batches_a_step + part * run.world_size + run.rank
+            image = augment(unit(batch["image"][0]), args.mirror, args.jitter, args.seed, number)
             with update.forward(model):
-                loss, terms = model(unit(batch["image"][0]), batch["kind"], mine)
+                loss, terms = model(image, batch["kind"], mine)
             update.backward(loss, terms)
             if update.finite:
                 types.add(batch["kind"], terms["lower_bound"])

@@ -295,9 +295,10 @@ class LoadedDCIGN(LoadedNetwork):
     def encode(self, image: Image) -> Tensor:
         """The code of a face, (D,) float32: the means of its latents.
 
-        The image is made grey and put in the middle of a white square, as in training.
+        The image is made grey and put in the middle of a white square; for a run on a table of
+        images it is squashed to a square, as in training.
         """
-        face = dcign.to_face(_pixels("encode", image), self.size)
+        face = dcign.to_face(_pixels("encode", image), self.size, self._latents.squashed)
         with self.precision.autocast():
             return dcign.encode(self.net, face[None])[0].float()
 

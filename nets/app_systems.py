@@ -280,23 +280,32 @@ def _face_driver(model: LoadedDCIGN, image: Tensor) -> SourceDriver:
 
 
 def latent_names(model: LoadedDCIGN, shapes: int) -> list[str]:
-    """The names of the latents that get a slider: the factors, and the first `shapes` others."""
-    group = model._latents.groups[-1].name
-    owned = model.owners[group]
-    count = min(shapes, owned.stop - owned.start)
-    return [*model._latents.factors, *(f"{group}:{k + 1}" for k in range(count))]
+    """The names of the latents that get a slider: those of factors, and the first `shapes` others.
+
+    A factor of several latents gets a slider for each: azimuth:1, azimuth:2.
+    """
+    latents = model._latents
+    group = latents.groups[-1].name
+    names = []
+    for name in (*latents.factors, group):
+        own = model.owners[name]
+        several = own.stop - own.start
+        count = min(shapes, several) if name == group else several
+        single = name != group and several == 1
+        names += [name] if single else [f"{name}:{k + 1}" for k in range(count)]
+    return names
 
 
 def latent_range(model: LoadedDCIGN, name: str, value: float) -> tuple[float, float]:
     """Low and high end of a latent's slider: its range on training data, widened to `value`."""
-    low, high = model._latents.bounds(model._latents.index(name))
+    low, high = model._latents.bounds(latent_index(model, name))
     room = 0.25 * (high - low) + 1e-3
     return min(low - room, value), max(high + room, value)
 
 
 def latent_index(model: LoadedDCIGN, name: str) -> int:
     """The place of a latent in a code."""
-    return model._latents.index(name)
+    return model._latents.indices(name)[0]
 
 
 def drive_clip(

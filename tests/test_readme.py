@@ -145,6 +145,37 @@ def test_figures_of_steps_are_those_of_the_benchmark(heading):
                 )
 
 
+REAL_DCIGN = {  # row of docs/real_data.md -> part and score of the report, {} the factor
+    "error of the changed latent over copying": ("rerender {}", "ratio_to_copy"),
+    "the same over the mean image": ("rerender {}", "ratio_to_mean"),
+    "MSE, changed latent": ("rerender {}", "made_mse"),
+    "MSE, copying": ("rerender {}", "copy_mse"),
+    "MSE, unchanged": ("rerender {}", "unchanged_mse"),
+    "MSE, mean": ("rerender {}", "mean_mse"),
+    "MSE, the target's own reconstruction": ("rerender {}", "own_mse"),
+    "multiple correlation of factor and own latents, within": ("correlation", "{}_within"),
+    "the same, over all images": ("correlation", "{}_pooled"),
+    "R^2 of the factor from its own latents": ("decoding", "{}_own"),
+    "R^2 of the factor from all other latents": ("decoding", "{}_others"),
+    "FactorVAE score (chance 0.5)": ("factor_vae", "accuracy"),
+    "BetaVAE score (chance 0.5)": ("beta_vae", "accuracy"),
+}
+
+
+def test_figures_of_dcign_on_real_data_are_those_of_the_benchmark():
+    page = (ROOT / "docs/real_data.md").read_text(encoding="utf-8")
+    section = page.partition("\n## DC-IGN\n")[2].partition("\n## ")[0]
+    reports = {
+        factor: json.loads((ROOT / f"benchmarks/results/real-dcign-{name}.json").read_text())
+        for name, factor in (("yale_light", "light"), ("coil_azimuth", "azimuth"))
+    }
+    for title, (part, score) in REAL_DCIGN.items():
+        (cells,) = re.findall(rf"^\| {re.escape(title)} \| (.*) \|$", section, re.MULTILINE)
+        for cell, (factor, report) in zip(cells.split(" | "), reports.items(), strict=True):
+            value = report["mean"][part.format(factor)][score.format(factor)]
+            assert equal_as_written(cell, value), f"{title}, {factor}: {value:.4g}"
+
+
 def test_figures_of_operators_are_those_of_the_benchmark():
     page = (ROOT / "docs/performance.md").read_text(encoding="utf-8")
     results = json.loads((ROOT / "benchmarks/results/ops-cpu.json").read_text(encoding="utf-8"))

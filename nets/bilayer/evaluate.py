@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -15,19 +15,22 @@ from nets import metrics
 from nets.bilayer import NETWORKS, fold
 from nets.bilayer.data import open_avatars, prepare
 from nets.bilayer.defaults import READING
+from nets.bilayer.evaluate_clips import Measures, avatars_of, score_clips
 from nets.bilayer.metrics import Metrics
-from nets.bilayer.network.model import Avatar, create_avatar, drive, enhance
+from nets.bilayer.network.model import drive
 from nets.bilayer.objective import point_finder, scored_pass, weights_folders
 from nets.bilayer.warm_start import Loaded, load_model
 from nets.contracts import Batch, Batches
+from nets.data.detectors import BACKENDS
 from nets.data.heads.faces import pose_points
+from nets.data.heads.videos import AvatarFolder
 from nets.data.subset import First
 from nets.errors import UserError
 from nets.layers import signed
 from nets.run import options
 from nets.run.images import to_uint8
 from nets.run.loader import in_order, to_device
-from nets.run.options import NonNegativeInt, add_flag
+from nets.run.options import NonNegativeInt, PositiveInt, add_flag
 from nets.run.precision import Precision
 from nets.run.ranks import Ranks
 from nets.worlds.heads.videos import HeadVideos
@@ -86,6 +89,11 @@ def add_options(p: options.ArgumentParser) -> None:
     g = p.add_argument_group("bilayer")
     add = g.add_argument
     add("--people", type=NonNegativeInt, default=0, help="count of test videos; 0: all")
+    add("--clips", type=PositiveInt | None, default=None, metavar="FRAMES",
+        help="score whole clips of data in a folder instead, each person driven by the own clip "
+        "and by another person's; driving frames of each clip")
+    add("--detector", type=Literal[BACKENDS], default="mediapipe",
+        help="detector of the 68 face points, for pose and point errors")
     add_flag(g, "--published_masking", False,
         "mask prediction and target as the published test does, the target several times")
 # fmt: on
@@ -129,6 +137,12 @@ def evaluate(
     if args.pretrained_weights_dir:
         model.options["pretrained_weights_dir"] = args.pretrained_weights_dir
     data = open_avatars(trained, "test")
+    if args.clips:
+        if not isinstance(data, AvatarFolder):
+            raise UserError("--clips: for data in a folder, PERSON/VIDEO; give --data")
+        detect = point_finder(print, args.detector)
+        measures = Measures(model, detect, args.download_weights)
+        return {"data": data.name, **score_clips(model, data, args.clips, measures)}
     count = min(args.people or len(data), len(data))
     first = First(data, count)
     print(f"{count} test videos of {data.name}, {trained['image_size']} px")
@@ -142,19 +156,7 @@ def evaluate(
         model.net.options["published_masking"] = True
     if isinstance(data, HeadVideos):
         return {**report, **on_heads(model, data, batches), "protocol": PROTOCOL}
-    return {**report, **on_data(model, batches, args.download_weights)}
-
-
-def avatars_of(model: Loaded, data: dict[str, Tensor]) -> Avatar:
-    """The avatars of a batch's sources, enhanced if the checkpoint has an enhancer."""
-    avatar = create_avatar(
-        model.net,
-        data["source_imgs"],
-        data["source_poses"],
-        data.get("source_stickmen"),
-        data.get("source_segs"),
-    )._replace(background=data.get("source_background"))
-    return enhance(model.net, avatar) if "texture_enhancer" in model.net.names else avatar
+    return {**report, **on_data(model, batches, args.detector, args.download_weights)}
 
 
 def on_heads(model: Loaded, world: HeadVideos, batches: Batches) -> dict[str, Any]:
@@ -262,16 +264,17 @@ class _Scores:
         return {name: metrics.summary(torch.cat(parts)) for name, parts in self.values.items()}
 
 
-def on_data(model: Loaded, batches: Batches, download: bool) -> dict[str, Any]:
+def on_data(model: Loaded, batches: Batches, detector: str, download: bool) -> dict[str, Any]:
     """The scores on a dataset's test phase; see DATA_PROTOCOL.
 
+    detector  of the 68 face points
     download  download missing weights that their publishers serve
     """
     scores = _Scores()
     published = Metrics(
         ("lpips", "csim", "dlib_distance", "pose_matching"),
         lambda part: weights_folders(model.options, part),
-        point_finder(print),
+        point_finder(print, detector),
         download=download,
         device=model.precision.device,
     )

@@ -106,16 +106,17 @@ class Scores:
         return scores
 
 
-def point_finder(say: Callable[[str], None]) -> Detect | None:
+def point_finder(say: Callable[[str], None], backend: str = "mediapipe") -> Detect | None:
     """A detector of 68 face points, for pose_matching.
 
     say      prints the reason if no detector is installed
+    backend  of `open_detector`
     returns  None without a detector
     """
     from nets.data.detectors import open_detector
 
     try:
-        detector = open_detector()
+        detector = open_detector(backend)
     except UserError as error:
         say(f"pose_matching: {error}")
         return None

@@ -11,7 +11,7 @@ from torch import Tensor
 from nets import metrics as image_metrics
 from nets.data.scenes.batches import unit
 from nets.data.scenes.factors import FACTORS
-from nets.dcign import metrics
+from nets.dcign import disentanglement, metrics
 from nets.dcign.latents import Latents, decode, encode, progress
 from nets.dcign.visuals import to_bytes
 from nets.random import uniform
@@ -111,7 +111,7 @@ def rerendering(
         set_code = code
         for name in names:
             value = latents.maps[name](expected[name])
-            set_code = metrics.set_latent(set_code, latents.owners[name].start, value)
+            set_code = metrics.set_latents(set_code, latents.owners[name], value)
         result["+".join(names)] = _against(latents, set_code, truth, {"copy": image})
     return result
 
@@ -216,9 +216,7 @@ def readings(latents: Latents, world: Renderer) -> dict[str, Any]:
     shape = latents.groups[-1].name
     numbers = {**{name: test[name] for name in named}, shape: test["identity"]}
     ids = {**{name: test[name] for name in named}, shape: test["person"]}
-    result["dci"] = metrics.dci(metrics.importance(new, numbers))
-    result["mig"] = metrics.gaps(metrics.information_table(new, ids), owners)
-    result["sap"] = metrics.gaps(metrics.explained_table(new, ids), owners)
+    result |= disentanglement.scores(new, numbers, ids, owners)
     result["invariance"] = {
         "within_over_between_shape": metrics.spread(new[:, latents.intrinsic], test["person"]),
         "within_over_between_all": metrics.spread(new, test["person"]),

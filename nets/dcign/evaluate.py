@@ -19,7 +19,7 @@ from nets.contracts import Batch
 from nets.data.io import torch7
 from nets.data.io.files import whole_file
 from nets.data.scenes.batches import MIXED_FOLDERS, Source, in_file_order, unit
-from nets.data.scenes.factors import FACTORS, MIXED
+from nets.data.scenes.factors import FACTORS, MIXED, FactorTable
 from nets.dcign import (
     DCIGN,
     LIKELIHOODS,
@@ -28,6 +28,7 @@ from nets.dcign import (
     factor_slice,
     kl_divergence,
     metrics,
+    table_metrics,
     visuals,
 )
 from nets.dcign.data import open_batches
@@ -111,7 +112,8 @@ def summary(
 
     within_FACTOR  |r| of the factor and its latent within a batch, mean over the type's batches
     pooled_FACTOR  |r| over all images of all types
-    The correlations need labels, and factors with one latent.
+    With several latents, and for angles of a full turn, it is `metrics.multiple_correlation`. The
+    correlations need labels.
     """
     sums = torch.stack([row["sums"] for row in rows])
     counts = torch.tensor([row["count"] for row in rows], dtype=torch.float64)
@@ -125,17 +127,21 @@ def summary(
         if here.any():
             bound = sums[here, 0].sum() / counts[here].sum()
             result[f"test_lower_bound_{name}"] = bound.item()
-    for i, group in enumerate(groups):
+    for i, group in enumerate(groups[:-1]):
         mine = [row for row in rows if row["kind"] == i and group.name in row["labels"]]
-        if group.latents != 1 or not mine:
+        if not mine:
             continue
-        latent = factor_slice(groups, group.name, rows[0]["mu"].shape[1]).start
-        codes = torch.stack([row["mu"][:, latent] for row in mine])
-        truth = torch.stack([row["labels"][group.name] for row in mine])
-        result[f"within_{group.name}"] = metrics.within_batch(codes, truth)["pearson"]
-        codes = torch.cat([row["mu"][:, latent] for row in rows])
+        own = factor_slice(groups, group.name, rows[0]["mu"].shape[1])
         truth = torch.cat([row["labels"][group.name] for row in rows])
-        result[f"pooled_{group.name}"] = metrics.pooled(codes, truth)["pearson"]
+        turns = metrics.is_full_turn(truth)
+        within = [
+            metrics.multiple_correlation(row["mu"][:, own], row["labels"][group.name], turns)
+            for row in mine
+        ]
+        everything = torch.cat([row["mu"][:, own] for row in rows])
+        pooled = metrics.multiple_correlation(everything, truth, turns)
+        result[f"within_{group.name}"] = torch.stack(within).mean().item()
+        result[f"pooled_{group.name}"] = pooled.item()
     return result
 
 
@@ -144,7 +150,9 @@ PROTOCOL = {
     "correlation": (
         "absolute Pearson's r (spearman: of ranks) of a factor and its own latent. within: in "
         "batches in which only that factor changes, mean over batches. pooled: over all test "
-        "images. azimuth halves: over half its range, multiplied by the sign of the pooled r"
+        "images. azimuth halves: over half its range, multiplied by the sign of the pooled r. With "
+        "several latents, or an angle of a full turn: multiple correlation of the factor, or of "
+        "its cosine and sine, with the own latents, the root of the mean R^2"
     ),
     "bound": (
         "lower bound of the log-likelihood in nats, the published test figure: per image, and "
@@ -160,7 +168,9 @@ PROTOCOL = {
         "the own latent is set to the value for another value of its factor, by a piecewise "
         "linear map through medians in 20 bins of training images. MSE of grey values in [0, 1] "
         "against the exact image. copy: the unchanged image; own: the reconstruction of the exact "
-        "image; azimuth+light: both set at once"
+        "image; azimuth+light: both set at once. In a table the truth is another image of the same "
+        "person, equal in the other factors; unchanged: the source's reconstruction; mean: "
+        "the mean training image in the same of 20 bins of the factor"
     ),
     "swap": "as rerender, for pose and light latents of one head with shape latents of another",
     "curves": (
@@ -174,7 +184,9 @@ PROTOCOL = {
     "scores": (
         "DCI by absolute weights of ridge regressions; MIG in 20 bins; SAP by linear R^2. Gaps "
         "between the best and the second latent; _own: between the best own latent and the best "
-        "of the others"
+        "of the others. beta_vae and factor_vae: accuracy of the classifiers of Higgins et al. "
+        "2017 (algorithm 1) and Kim and Mnih 2018 (section 4): which factor do 64 pairs, or 64 "
+        "images, share; classes as in MIG, 800 sets to train and 800 to test"
     ),
     "recognition": (
         "50 unseen persons, known from 5 near-frontal images; 10 images each in any pose and "
@@ -234,11 +246,17 @@ def measure(
     """The report on one network; `out` is the file of its scatter plots."""
     net, trained = load_network(content, path, precision)
     data = args.data or (named_data(content, path) if is_published(content) else None)
+    known = training_table(trained)
     if data:
         trained |= {"data": data, "num_train_batches_per_type": None,
                     "num_test_batches_per_type": None}  # fmt: skip
     unseen = open_test_batches(trained)
-    latents = Latents(net, trained)
+    if known is None:
+        try:
+            known = training_table(trained)
+        except UserError as error:
+            print(f"re-rendering is not measured: {error}")
+    latents = Latents(net, trained, known=known)
     each = args.test_batches or max(unseen.counts.values())
     with precision.autocast():
         codes, labels = encode_batches(net, unseen, each)
@@ -257,6 +275,10 @@ def measure(
             print("no labels: correlation and re-rendering are not measured")
             return report
         report["correlation"] = correlation(latents, codes, labels)
+        if isinstance(unseen, FactorTable) and isinstance(known, FactorTable):
+            for name, part in table_metrics.rerendering(latents, unseen, known).items():
+                report[f"rerender {name}"] = part
+            return report | table_metrics.readings(latents, unseen, known)
         if not isinstance(unseen, demo_metrics.Renderer):
             return report
         scene = demo_metrics.test_scene(unseen, each)
@@ -301,9 +323,9 @@ def named_data(content: dict[str, Any], path: Path) -> str:
 def open_test_batches(trained: dict[str, Any]) -> Source:
     """The test batches on the data of these options, of each type if the data has them.
 
-    A folder of batches may have batches of any size; so may a table without any batch of the run's
-    size. `trained` gets a batch_size of None then. The demo world gives batches of 20, for any
-    --batch_size of the training: in batches of few images |r| is large by chance.
+    A folder of batches may have batches of any size. A table gives all images that differ in one
+    factor only. `trained` gets a batch_size of None then. The demo world gives batches of 20, for
+    any --batch_size of the training: in batches of few images |r| is large by chance.
     """
     asked = {**trained, "regime": "disentangled"}
     if trained["data"] is None:
@@ -312,19 +334,20 @@ def open_test_batches(trained: dict[str, Any]) -> Source:
                   count and -(-count * trained["batch_size"] // BATCH)}  # fmt: skip
         return open_batches(asked, sets(trained), "test")
     root = Path(trained["data"])
-    if not (root / "factors.csv").is_file():
-        asked["batch_size"] = trained["batch_size"] = None
-        if not list(root.glob("th_*_VARIED")) and (root / MIXED_FOLDERS["test"]).is_dir():
-            asked["regime"] = "entangled"
-        return open_batches(asked, sets(trained), "test")
-    try:
-        return open_batches(asked, sets(trained), "test")
-    except UserError:
-        size, asked["batch_size"] = asked["batch_size"], None
-        source = open_batches(asked, sets(trained), "test")
-        trained["batch_size"] = None
-        print(f"no batches of {size} images: all images that differ in one factor are a batch")
-        return source
+    asked["batch_size"] = trained["batch_size"] = None
+    table = (root / "factors.csv").is_file() or list(root.glob("th_*_VARIED"))
+    if not table and (root / MIXED_FOLDERS["test"]).is_dir():
+        asked["regime"] = "entangled"
+    return open_batches(asked, sets(trained), "test")
+
+
+def training_table(options: Mapping[str, Any]) -> FactorTable | None:
+    """The table that a run was trained on, in batches of any size; None if it had none."""
+    if not options["data"] or not (Path(options["data"]) / "factors.csv").is_file():
+        return None
+    source = open_batches({**options, "regime": "disentangled", "batch_size": None,
+                           "num_train_batches_per_type": None}, sets(options), "train")  # fmt: skip
+    return source if isinstance(source, FactorTable) else None
 
 
 def bound(net: DCIGN, unseen: Source, each: int, seed: int) -> dict[str, float]:
@@ -406,10 +429,22 @@ def correlation(
     matrix: dict[str, dict[str, float]] = {}
     named = [n for n in latents.factors if all(n in known for known in labels.values())]
     for name in named:
-        index = latents.owners[name].start
-        latent = torch.cat([code[..., index].flatten() for code in codes.values()])
-        within = metrics.within_batch(codes[name][..., index], labels[name][name])
+        own = latents.owners[name]
         factor = torch.cat([known[name].flatten() for known in labels.values()])
+        code = torch.cat([codes[kind][..., own].flatten(0, 1) for kind in codes])
+        turns = metrics.is_full_turn(factor)
+        if turns or code.shape[1] > 1:
+            within_batches = metrics.multiple_correlation(
+                codes[name][..., own], labels[name][name], turns
+            )
+            everywhere = metrics.multiple_correlation(code, factor, turns)
+            result |= {
+                f"{name}_within": within_batches.mean().item(),
+                f"{name}_pooled": everywhere.item(),
+            }
+            continue
+        latent = code[:, 0]
+        within = metrics.within_batch(codes[name][..., own.start], labels[name][name])
         pooled = metrics.pooled(latent, factor)
         result |= {
             f"{name}_within": within["pearson"],

@@ -20,6 +20,7 @@ from nets.data.scenes.factors import FACTORS
 from nets.dcign import DCIGN, demo_metrics
 from nets.dcign.data import open_batches
 from nets.dcign.latents import Latents, decode, encode
+from nets.dcign.metrics import TURN
 from nets.dcign.options import sets
 from nets.dcign.published import is_published
 from nets.dcign.visuals import sweep, sweep_values, to_bytes
@@ -96,7 +97,7 @@ def infer(args: options.Namespace, content: dict[str, Any], path: Path, ranks: R
             files = list_images("--source", args.source)
             names = distinct([file.stem for file in files])
             faces = [
-                (name, to_face(read_image(file, None), net.image_size))
+                (name, to_face(read_image(file, None), net.image_size, latents.squashed))
                 for name, file in zip(names, files, strict=True)
             ]
         else:
@@ -150,11 +151,12 @@ def _check(args: options.Namespace) -> None:
         raise UserError(f"--out {args.out}: a sheet must end in .png or .jpg")
 
 
-def to_face(image: Tensor, size: int) -> Tensor:
+def to_face(image: Tensor, size: int, squash: bool = False) -> Tensor:
     """The network's input: (1, S, S) float32 grey in [0, 1], padded with white to a square.
 
-    image  (3, H, W) uint8 of any size
-    size   S, side in pixels
+    image   (3, H, W) uint8 of any size
+    size    S, side in pixels
+    squash  squash it to a square instead, as a table's images are
     The background of the published training data is white.
     """
     grey = (image.float() / 255 * torch.tensor(GREY)[:, None, None]).sum(0)
@@ -163,6 +165,9 @@ def to_face(image: Tensor, size: int) -> Tensor:
         grey = F.avg_pool2d(grey[None, None], shrink, ceil_mode=True)[0, 0]
     h, w = grey.shape
     side = max(h, w)
+    if squash:
+        fitted = F.interpolate(grey[None, None], (size, size), mode="bilinear", antialias=True)
+        return fitted[0].clamp(0, 1)
     left, top = (side - w) // 2, (side - h) // 2
     square = F.pad(grey, (left, side - w - left, top, side - h - top), value=1.0)
     fitted = F.interpolate(square[None, None], (size, size), mode="bilinear", antialias=True)
@@ -242,14 +247,14 @@ def transfer(args: options.Namespace, latents: Latents, faces: Sequence[Face]) -
 
         def driven() -> Iterator[Tensor]:
             for frame in frames:
-                code = encode(latents.net, to_face(frame.image, size)[None])
+                code = encode(latents.net, to_face(frame.image, size, latents.squashed)[None])
                 code[:, shape] = codes[:, shape]
                 yield to_bytes(decode(latents.net, code))[0].expand(3, -1, -1)
 
         write_movie(args.out, driven(), frames.fps or MOVIE_FPS)
         return
     files = list_images("--driving", args.driving)
-    poses = torch.stack([to_face(read_image(file, None), size) for file in files])
+    poses = torch.stack([to_face(read_image(file, None), size, latents.squashed) for file in files])
     generated = []
     for code in codes:
         other = encode(latents.net, poses)
@@ -277,8 +282,8 @@ def sweeps(args: options.Namespace, latents: Latents, faces: Sequence[Face]) -> 
 
     With --together all latents share a row or column.
     """
-    names = args.sweep or latents.factors
-    chosen = [(name, latents.index(name), ends(args, latents, name)) for name in names]
+    names = args.sweep or [n for n in latents.factors if latents.is_single(n) or n in latents.maps]
+    chosen = [(name, latents.indices(name), ends(args, latents, name)) for name in names]
     image = torch.stack([face for _, face in faces])
     code = encode(latents.net, image).to(next(latents.net.parameters()).device)
     moving = Path(args.out).suffix.lower() in MOVIES
@@ -291,12 +296,13 @@ def sweeps(args: options.Namespace, latents: Latents, faces: Sequence[Face]) -> 
     titles = [" + ".join(name for name, _, _ in several) for several in shown]
     swept = []
     for several in shown:
-        indices = [index for _, index, _ in several]
-        values = torch.stack([of(steps, moving) for _, _, of in several], 1).to(code)
+        indices = [index for _, own, _ in several for index in own]
+        values = torch.cat([of(steps, moving) for _, _, of in several], 1).to(code)
         generated = sweep(latents.net, code, indices, values)
         swept.append(to_bytes(generated.flatten(0, 1)).view(len(image), steps, *image.shape[1:]))
-    for (name, _, _), (low, high) in zip(chosen, (v(2, False) for _, _, v in chosen), strict=True):
-        print(f"{name}: {low:.3g} to {high:.3g}")
+    for name, _, of in chosen:
+        low, high = (", ".join(f"{value:.3g}" for value in row) for row in of(2, False).tolist())
+        print(f"{name}: {low} to {high}")
     if moving:
 
         def frames() -> Iterator[Tensor]:
@@ -317,22 +323,28 @@ def sweeps(args: options.Namespace, latents: Latents, faces: Sequence[Face]) -> 
 
 
 def ends(args: options.Namespace, latents: Latents, name: str) -> Callable[[int, bool], Tensor]:
-    """A function that gives the (steps,) values of a latent in its sweep.
+    """A function that gives the (steps, n) values of the n latents of a name in their sweep.
 
     Its arguments are the number of steps, and whether the sweep returns to its start (a movie).
-    Raises UserError for --degrees of a latent without a map.
+    Several latents of a factor move along its map, by default over its whole range.
+    Raises UserError for --degrees of a latent without a map, and for other ranges of several.
     """
-    index = latents.index(name)
+    own = latents.indices(name)
     low: float
     high: float
     knots = None
-    if args.degrees:
+    if args.degrees or len(own) > 1:
         if name not in latents.maps:
             raise UserError(
                 f"--degrees: {name} has no degrees; give one of {', '.join(latents.maps)}"
             )
         knots = latents.maps[name]
+    if args.degrees:
         low, high = (math.radians(end) for end in args.range)
+    elif knots:
+        if args.range:
+            raise UserError(f"--range: {name} has {len(own)} latents; give --degrees as well")
+        low, high = (0.0, TURN) if knots.turns else knots.factor[[0, -1]].tolist()
     elif args.custom_bounds:
         low, high = CUSTOM.get(name, (-20.0, 20.0))
     elif args.range:
@@ -340,14 +352,16 @@ def ends(args: options.Namespace, latents: Latents, name: str) -> Callable[[int,
     elif args.generalize:
         low, high = -20.0, 20.0
     else:
-        low, high = latents.bounds(index)
+        low, high = latents.bounds(own[0])
 
     def values(steps: int, back: bool) -> Tensor:
         result = sweep_values(low, high, steps)
-        if back:  # a period of a cosine, so that the movie loops without a jump
+        if back and knots and knots.turns and not args.range:  # a whole turn ends where it began
+            result = sweep_values(low, high, steps + 1)[:-1]
+        elif back:  # a period of a cosine, so that the movie loops without a jump
             turn = torch.arange(steps) * (2 * math.pi / steps)
             result = (low + high) / 2 - (high - low) / 2 * turn.cos()
-        return result if knots is None else knots(result)
+        return result[:, None] if knots is None else knots(result)
 
     return values
 

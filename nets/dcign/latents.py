@@ -13,7 +13,7 @@ from tqdm import tqdm
 from nets.data.scenes.batches import Source, unit
 from nets.data.scenes.factors import FACTORS
 from nets.dcign import DCIGN, factor_slice, metrics, parse_groups
-from nets.dcign.data import open_batches
+from nets.dcign.data import is_squashed, open_batches
 from nets.dcign.options import sets
 from nets.dcign.visuals import bounds
 from nets.errors import UserError
@@ -53,8 +53,9 @@ def decode(net: DCIGN, code: Tensor, at_once: int = 64) -> Tensor:
 class Latents:
     """The latents of a network by name, with their ranges and maps, which are read from its data.
 
-    In the entangled regime no latent belongs to a factor. Each factor then gets the latent with the
-    largest variance in batches in which only that factor changes.
+    Every group of latents but the last stands for a factor. In the entangled regime no latent
+    belongs to a factor. Each factor then gets the latent with the largest variance in batches in
+    which only that factor changes.
     """
 
     def __init__(
@@ -67,9 +68,10 @@ class Latents:
         self.net, self.trained, self.has_data = net, trained, has_data
         if known is not None:
             self.known = known
+        self.squashed = is_squashed(trained)
         self.groups = parse_groups(trained["groups"])
         self.entangled = trained["regime"] == "entangled"
-        self.factors = [g.name for g in self.groups if g.latents == 1]
+        self.factors = [g.name for g in self.groups[:-1]]
 
     @functools.cached_property
     def known(self) -> Source:
@@ -101,31 +103,34 @@ class Latents:
     @functools.cached_property
     def intrinsic(self) -> Tensor:
         """(n,) numbers of the latents that belong to no factor."""
-        taken = [self.owners[name].start for name in self.factors]
+        taken = {i for name in self.factors for i in range(self.net.latents)[self.owners[name]]}
         return torch.tensor([i for i in range(self.net.latents) if i not in taken])
 
-    def index(self, name: str) -> int:
-        """The number of a latent, from 0.
+    def is_single(self, name: str) -> bool:
+        """True if one latent belongs to a group."""
+        own = self.owners[name]
+        return own.stop - own.start == 1
 
-        name  a group of one latent, such as `azimuth`; `shape:K`, the K-th of its group; or `z:K`,
-              the K-th of all, K from 1
+    def indices(self, name: str) -> list[int]:
+        """The numbers of the latents of a name, from 0.
+
+        name  a factor, such as `azimuth`; `shape:K`, the K-th latent of its group; or `z:K`, the
+              K-th of all, K from 1
         Raises UserError for any other name.
         """
         group, _, place = name.partition(":")
-        names = [g.name for g in self.groups]
         many = {"z": slice(0, self.net.latents)}
-        if group in names:
+        if group in (g.name for g in self.groups):
             many[group] = self.owners[group]
         if group not in many:
-            expected = ", ".join([*self.factors, f"{names[-1]}:K", "z:K"])
+            expected = ", ".join([*self.factors, f"{self.groups[-1].name}:K", "z:K"])
             raise UserError(f"{name}: no such latent; the names are {expected}")
-        own = many[group]
-        count = own.stop - own.start
-        if not place and count == 1:
-            return own.start
-        if not place.isdigit() or not 1 <= int(place) <= count:
-            raise UserError(f"{name}: must be {group}:K, K from 1 to {count}")
-        return own.start + int(place) - 1
+        own = range(self.net.latents)[many[group]]
+        if not place and (len(own) == 1 or group in self.factors):
+            return list(own)
+        if not place.isdigit() or not 1 <= int(place) <= len(own):
+            raise UserError(f"{name}: must be {group}:K, K from 1 to {len(own)}")
+        return [own[int(place) - 1]]
 
     def bounds(self, index: int) -> tuple[float, float]:
         """The range of a sweep: the 1st and 99th percentile of a latent over training images."""
@@ -135,15 +140,14 @@ class Latents:
 
     @functools.cached_property
     def maps(self) -> dict[str, metrics.LatentMap]:
-        """Map of each labelled factor, in radians, to the value of its latent."""
+        """Map of each labelled factor, in radians, to the values of its latents."""
         codes, labels = self.seen
         maps = {}
         for name in self.factors:
             if name in FACTORS and all(name in known for known in labels.values()):
                 truth = torch.cat([known[name].flatten() for known in labels.values()])
-                latent = torch.cat(
-                    [c[..., self.owners[name].start].flatten() for c in codes.values()]
-                )
+                own = self.owners[name]
+                latent = torch.cat([c[..., own].flatten(0, 1) for c in codes.values()])
                 maps[name] = metrics.fit_map(truth, latent)
         return maps
 
@@ -153,13 +157,15 @@ def encode_batches(
 ) -> tuple[dict[str, Tensor], dict[str, dict[str, Tensor]]]:
     """Codes {type: (B, N, D)} and labels {type: {name: (B, N, ...)}} of a source's batches.
 
-    limit  batches of each type, at most
+    limit  batches of each type, at most, at equal distances
     If batches of a type differ in size, the first N images of each count, N that of the smallest.
     """
     codes, labels = {}, {}
     for kind, count in source.counts.items():
         encoded, known = [], []
-        for number in progress(range(min(count, limit)), f"codes of type {kind}"):
+        several = min(count, limit)
+        numbers = [i * count // several for i in range(several)]
+        for number in progress(numbers, f"codes of type {kind}"):
             batch = source.read(kind, number)
             encoded.append(encode(net, batch.pop("image")))
             known.append(batch)

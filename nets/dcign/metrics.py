@@ -1,4 +1,4 @@
-"""Measures of a code: correlation, leakage, disentanglement, decoding, and maps of latents.
+"""Measures of a code: correlation, leakage, decoding, recognition, and maps of latents.
 
 All are pure functions of tensors and compute in float64. Codes (..., D) are the means mu, without
 clamp. Batches of one type are (B, N, ...): one factor varies in each of the B batches of N images.
@@ -6,6 +6,7 @@ clamp. Batches of one type are (B, N, ...): one factor varies in each of the B b
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import NamedTuple, TypedDict
 
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 BINS = 20  # equal bins of a factor's or latent's range
+TURN = 2 * math.pi
 
 
 class BatchScores(TypedDict):
@@ -56,6 +58,32 @@ def within_batch(latent: Tensor, factor: Tensor) -> dict[str, float]:
         "pearson": pearson(latent, factor).abs().mean().item(),
         "spearman": spearman(latent, factor).abs().mean().item(),
     }
+
+
+def is_full_turn(factor: Tensor, bins: int = BINS) -> bool:
+    """True if angles in radians fill every one of `bins` equal parts of the circle."""
+    parts = (factor.double().flatten() / TURN * bins).floor().long() % bins
+    return len(parts.unique()) == bins
+
+
+def columns(factor: Tensor, turns: bool) -> Tensor:
+    """(..., 2) float64 cosine and sine of a factor (...) that turns fully; else (..., 1)."""
+    factor = factor.double()
+    return torch.stack([factor.cos(), factor.sin()] if turns else [factor], -1)
+
+
+def multiple_correlation(latents: Tensor, factor: Tensor, turns: bool) -> Tensor:
+    """Multiple correlation of a factor (..., N) with latents (..., N, n): (...) float64.
+
+    The root of the mean, over the `columns` of the factor, of R^2 of linear regressions from all
+    latents. With one latent and a factor that does not turn it is |r|. A constant counts as 0.
+    """
+    x, y = latents.double(), columns(factor, turns)
+    x, y = (t - t.mean(-2, keepdim=True) for t in (x, y))
+    explained = (x @ (torch.linalg.pinv(x, rtol=1e-9) @ y)).square().sum(-2)
+    total = y.square().sum(-2)
+    shares = torch.where(total > 0, explained / total.clamp_min(1e-300), 0.0)
+    return shares.mean(-1).clamp(0, 1).sqrt()
 
 
 def pooled(latent: Tensor, factor: Tensor) -> dict[str, float]:
@@ -106,50 +134,67 @@ def leakage(codes: Mapping[str, Tensor], owners: Mapping[str, slice]) -> Leakage
 
 
 class LatentMap(NamedTuple):
-    """Piecewise linear map from a factor to the value of its latent.
+    """Piecewise linear map from a factor to the values of its n latents.
 
-    factor, latent  (K,) float64, coordinates of the knots; `factor` increases
+    factor  (K,) float64, coordinates of the knots, which increase
+    latent  (K, n) float64
+    turns   the factor is an angle of a full turn: the map has a period of 2 pi
     """
 
     factor: Tensor
     latent: Tensor
+    turns: bool = False
 
     def __call__(self, factor: Tensor) -> Tensor:
-        """Float32 values of the latent for a factor of any shape; constant beyond the ends."""
-        if len(self.factor) == 1:
-            return self.latent.float().expand(factor.shape).to(factor.device)
+        """Float32 values (..., n) of the latents for a factor (...).
+
+        They are constant beyond the ends, unless the factor turns.
+        """
         x, y = self.factor, self.latent
-        expected = factor.detach().double().cpu().clamp(x[0].item(), x[-1].item())
+        expected = factor.detach().double().cpu()
+        if self.turns:
+            expected = expected.remainder(TURN)
+            x = torch.cat([x[-1:] - TURN, x, x[:1] + TURN])
+            y = torch.cat([y[-1:], y, y[:1]])
+        if len(x) == 1:
+            return y[0].float().expand(*factor.shape, -1).to(factor.device)
+        expected = expected.clamp(x[0].item(), x[-1].item())
         right = torch.searchsorted(x, expected.contiguous()).clamp(1, len(x) - 1)
-        share = (expected - x[right - 1]) / (x[right] - x[right - 1])
+        share = ((expected - x[right - 1]) / (x[right] - x[right - 1]))[..., None]
         value = y[right - 1] + share * (y[right] - y[right - 1])
         return value.float().to(factor.device)
 
 
 def fit_map(factor: Tensor, latent: Tensor, bins: int = BINS) -> LatentMap:
-    """The map whose knots are the factor's mean and the latent's median in each bin.
+    """The map whose knots are the factor's mean and the latents' medians in each bin.
 
-    factor, latent  of one shape, not empty
-    bins            number of equal bins of the factor's range; bins without images get no knot
+    factor  (...), not empty; an angle in radians if it fills all bins of a full turn
+    latent  (..., n)
+    bins    number of equal bins of the factor's range; bins without images get no knot
     Raises ValueError for different shapes, or no images.
     """
-    factor, latent = factor.flatten().double().cpu(), latent.flatten().double().cpu()
-    if factor.shape != latent.shape or not len(factor):
+    if factor.shape != latent.shape[:-1] or not factor.numel():
         raise ValueError(
-            f"fit_map: latent must have the shape of factor and hold images, got "
+            f"fit_map: latent must have the shape of factor and n, and hold images, got "
             f"{list(latent.shape)} and {list(factor.shape)}"
         )
-    low, high = factor.min(), factor.max()
+    factor = factor.flatten().double().cpu()
+    latent = latent.flatten(0, -2).double().cpu()
+    turns = is_full_turn(factor, bins)
+    if turns:
+        factor = factor.remainder(TURN)
+    low, high = (torch.zeros(()), torch.tensor(TURN)) if turns else (factor.min(), factor.max())
     place = ((factor - low) / (high - low).clamp_min(1e-12) * bins).long().clamp(0, bins - 1)
     inside = [place == i for i in range(bins)]
-    knots = [(factor[i].mean(), latent[i].median()) for i in inside if i.any()]
-    return LatentMap(*(torch.stack(column) for column in zip(*knots, strict=True)))
+    knots = [(factor[i].mean(), latent[i].median(0).values) for i in inside if i.any()]
+    at, value = (torch.stack(column) for column in zip(*knots, strict=True))
+    return LatentMap(at, value, turns)
 
 
-def set_latent(code: Tensor, index: int, value: Tensor) -> Tensor:
-    """A copy of the codes (N, D) whose latent `index` has the values (N,)."""
+def set_latents(code: Tensor, own: slice, values: Tensor) -> Tensor:
+    """A copy of the codes (N, D) whose latents `own` have the values (N, n)."""
     result = code.clone()
-    result[:, index] = value.to(code)
+    result[:, own] = values.to(code)
     return result
 
 
@@ -228,114 +273,6 @@ def decoding(
         for name, part in parts.items()
         if part.any()
     }
-
-
-def importance(code: Tensor, factors: Mapping[str, Tensor]) -> Tensor:
-    """(D, F) absolute weight of each latent in a ridge regression of each factor, standardised.
-
-    code     (N, D)
-    factors  name -> (N,), or (N, K), for which the weight is the root of the summed squares
-    """
-    x, columns = standardise(code), []
-    for factor in factors.values():
-        weights, _ = fit_ridge(x, standardise(factor.reshape(len(factor), -1)))
-        columns.append(weights.square().sum(1).sqrt())
-    return torch.stack(columns, 1)
-
-
-def _evenness(share: Tensor, dim: int) -> Tensor:
-    """Entropy of shares along a dimension, divided by the entropy of equal shares: in [0, 1]."""
-    count = share.shape[dim]
-    entropy = -(share * share.clamp_min(1e-300).log()).sum(dim)
-    return entropy / torch.tensor(float(count)).log().clamp_min(1e-300)
-
-
-def dci(weights: Tensor) -> dict[str, float]:
-    """ "disentanglement" and "completeness" of importances (D, F), both in [0, 1].
-
-    Disentanglement is 1 if each latent weighs for one factor only. Completeness is 1 if each factor
-    is in one latent only. A factor of many latents, such as shape, cannot be complete.
-    Eastwood and Williams 2018.
-    """
-    of_latent, of_factor = weights.sum(1, keepdim=True), weights.sum(0, keepdim=True)
-    across = 1 - _evenness(weights / of_latent.clamp_min(1e-300), 1)
-    along = (1 - _evenness(weights / of_factor.clamp_min(1e-300), 0)) * (of_factor[0] > 0)
-    total = weights.sum().clamp_min(1e-300)
-    return {
-        "disentanglement": (across * of_latent[:, 0] / total).sum().item(),
-        "completeness": along.mean().item(),
-    }
-
-
-def bins(values: Tensor, count: int = BINS) -> Tensor:
-    """(N,) int64 numbers, from 0, of the values' bins; the bins divide their range equally."""
-    low, high = values.min(), values.max()
-    return ((values - low) / (high - low).clamp_min(1e-300) * count).long().clamp(0, count - 1)
-
-
-def mutual_information(a: Tensor, b: Tensor) -> tuple[float, float]:
-    """(mutual information, entropy of b) in nats, of two columns (N,) of class numbers from 0."""
-    table = torch.zeros(int(a.max()) + 1, int(b.max()) + 1, dtype=torch.float64)
-    table.index_put_((a, b), torch.ones(len(a), dtype=torch.float64), accumulate=True)
-    joint = table / len(a)
-    pa, pb = joint.sum(1, keepdim=True), joint.sum(0, keepdim=True)
-    ratio = (joint / (pa * pb).clamp_min(1e-300)).clamp_min(1e-300)
-    return (joint * ratio.log()).sum().item(), -(pb * pb.clamp_min(1e-300).log()).sum().item()
-
-
-def gaps(table: Tensor, owners: Mapping[str, slice]) -> dict[str, float]:
-    """Gaps between the scores of latents, as FACTOR and FACTOR_own, for each factor.
-
-    FACTOR is the best score minus the second best. FACTOR_own is the best score of the factor's own
-    latents minus the best of the others; it is negative if another latent scores higher.
-    table   (D, F) scores, columns in the order of `owners`
-    owners  factor -> its own latents
-    """
-    result = {}
-    for column, (name, own) in zip(table.T, owners.items(), strict=True):
-        top = column.topk(2).values
-        result[name] = (top[0] - top[1]).item()
-        others = torch.cat([column[: own.start], column[own.stop :]])
-        result[f"{name}_own"] = (column[own].max() - others.max()).item()
-    return result
-
-
-def information_table(code: Tensor, factors: Mapping[str, Tensor]) -> Tensor:
-    """(D, F) mutual information of latents and factors, divided by the factor's entropy.
-
-    Latents and factors are sorted into 20 bins; int64 factors are class numbers and stay as they
-    are. The gaps of this table are MIG (Chen et al. 2018).
-    """
-    rows = []
-    for latent in code.double().T:
-        row = []
-        for factor in factors.values():
-            classes = factor.unique(return_inverse=True)[1] if factor.dtype == torch.int64 \
-                else bins(factor)  # fmt: skip
-            information, entropy = mutual_information(bins(latent), classes)
-            row.append(information / max(entropy, 1e-12))
-        rows.append(row)
-    return torch.tensor(rows, dtype=torch.float64)
-
-
-def explained_table(code: Tensor, factors: Mapping[str, Tensor]) -> Tensor:
-    """(D, F) share of a factor's variance that each latent explains linearly.
-
-    For int64 factors, which are class numbers, it is the share of the latent's variance between the
-    classes. The gaps of this table are SAP (Kumar et al. 2018).
-    """
-    x = standardise(code)
-    columns = []
-    for factor in factors.values():
-        if factor.dtype == torch.int64:
-            classes = factor.unique(return_inverse=True)[1]
-            counts = torch.bincount(classes).double()
-            means = torch.zeros(len(counts), x.shape[1], dtype=torch.float64)
-            means.index_add_(0, classes, x)
-            columns.append((means / counts[:, None]).square().T @ counts / len(x))
-        else:
-            columns.append((x * standardise(factor[:, None])).mean(0).square())
-    return torch.stack(columns, 1)
 
 
 def recognition(

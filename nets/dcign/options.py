@@ -61,6 +61,10 @@ def parser(description: str) -> options.Parser:
     add("--num_test_batches_per_type", type=PositiveInt | None, default=None,
         help="test batches of each type; default: all, or 8 of the demo world")
     add_flag(g, "--shape_bias", False, "more batches of the last type, shape")
+    add_flag(g, "--mirror", False, "half of the training batches mirrored")
+    add("--jitter", type=NonNegativeFloat, default=0.0,
+        help="largest random change of size, position and brightness of a training batch, as a "
+        "share, below 1; default: 0")
     g = p.add_argument_group("network")
     add = g.add_argument
     add("--dim_hidden", type=PositiveInt | None, default=None,
@@ -122,6 +126,8 @@ def parse(description: str, argv: list[str] | None = None) -> options.Namespace:
     for name in ("momentum_decay", "update_decay"):
         if not 0 < args[name] <= 1:
             raise UserError(f"--{name}: must be above 0 and at most 1, got {args[name]:g}")
+    if args.jitter >= 1:
+        raise UserError(f"--jitter: must be below 1, got {args.jitter:g}")
     if args.invariance_strength is None:
         args.invariance_strength = STRENGTH if args.force_invariance else 0.0
     if not args.force_invariance and args.invariance_strength:

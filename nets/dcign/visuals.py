@@ -15,7 +15,7 @@ from torch import Tensor
 from nets.data.io.files import whole_file
 from nets.data.scenes.batches import Source, unit
 from nets.dcign import DCIGN, factor_slice
-from nets.dcign.metrics import BatchScores, set_latent
+from nets.dcign.metrics import BatchScores, set_latents
 from nets.dcign.options import groups
 from nets.errors import UserError
 from nets.run.images import labelled_grid
@@ -53,7 +53,8 @@ def sweep(net: DCIGN, code: Tensor, indices: Sequence[int], values: Tensor) -> T
     for step in values:
         changed = code
         for index, value in zip(indices, step, strict=True):
-            changed = set_latent(changed, index, value.expand(len(code)))
+            own = slice(index, index + 1)
+            changed = set_latents(changed, own, value.expand(len(code), 1))
         rows.append(net.decode(changed))
     return torch.stack(rows, dim=1)
 

@@ -180,12 +180,20 @@ def aligned(image: Tensor, points: Tensor) -> Tensor:
 
 
 @torch.no_grad()
+def embeddings(net: IRSE50, images: Tensor, points: Tensor) -> Tensor:
+    """Embeddings (N, 512) of length 1 of the faces in images.
+
+    images  (N, 3, H, W) in [-1, 1]
+    points  (N, 68, 2) that align the faces; see `aligned`
+    """
+    with torch.autocast(images.device.type, enabled=False):
+        return net(aligned(images.float(), points.float()))
+
+
 def csim(net: IRSE50, prediction: Tensor, truth: Tensor, points: Tensor) -> Tensor:
     """Cosine similarity of the faces' embeddings, (N,) in [-1, 1]; larger is more similar.
 
     prediction, truth  (N, 3, H, W) in [-1, 1]
     points             (N, 68, 2) of the true image, which align both faces; see `aligned`
     """
-    with torch.autocast(prediction.device.type, enabled=False):
-        faces = [net(aligned(x.float(), points.float())) for x in (prediction, truth)]
-    return (faces[0] * faces[1]).sum(1)
+    return (embeddings(net, prediction, points) * embeddings(net, truth, points)).sum(1)

@@ -9,9 +9,11 @@ import pytest
 import torch
 from PIL import Image
 
+import guise
 import infer
 from dcign_tiny import LATENTS, SIZE, network, write_run
-from nets.data.io.images import read_image, write_image
+from nets import app_systems
+from nets.data.io.images import read_grey, read_image, write_image
 from nets.data.io.video import open_video
 from nets.dcign import FACES
 from nets.dcign.infer import to_face
@@ -68,6 +70,21 @@ def test_a_face_of_any_size_and_colour_becomes_the_networks_input():
     assert green.mean() == pytest.approx(0.72) and blue.mean() == pytest.approx(0.07)
     square = torch.full((3, 150, 150), 128, dtype=torch.uint8)
     assert to_face(square, 150).sub(128 / 255).abs().max() < 1e-6
+
+
+def test_images_are_squashed_for_a_run_on_a_table_as_in_its_training(tmp_path):
+    torch.manual_seed(0)
+    write_image(tmp_path / "a.png", (torch.rand(1, 30, 20) * 255).byte())
+    (tmp_path / "factors.csv").write_text("file,light,shape\na.png,0.5,anna\n")
+    (tmp_path / "th_LIGHT_AZ_VARIED").mkdir()
+    for root, squashed in ((tmp_path, False), (None, False), (tmp_path / "table", True)):
+        latents = Latents(network(), {"data": root, "groups": ["light=1", "shape=rest"],
+                                      "regime": "disentangled"})  # fmt: skip
+        assert latents.squashed == squashed
+    face = to_face(read_image(tmp_path / "a.png", None), SIZE, squash=True)
+    trained = read_grey(tmp_path / "a.png", SIZE).float() / 255
+    # Pillow and torch interpolate alike, up to the rounding of bytes.
+    torch.testing.assert_close(face, trained, rtol=0, atol=2 / 255)
 
 
 def test_a_sheet_shows_the_decoded_image_of_each_value(run, faces, tmp_path, capsys):
@@ -129,9 +146,45 @@ def test_degrees_go_through_the_map_from_factor_to_latent(run, faces, tmp_path, 
     latents = Latents(network(), content(run)["options"])
     codes, labels = latents.seen
     truth = torch.cat([of["light"].flatten() for of in labels.values()])
-    latent_map = fit_map(truth, torch.cat([c[..., 2].flatten() for c in codes.values()]))
-    low, high = latent_map(torch.tensor([math.radians(-30), math.radians(45)])).tolist()
+    latent_map = fit_map(truth, torch.cat([c[..., 2:3].flatten(0, 1) for c in codes.values()]))
+    low, high = latent_map(torch.tensor([math.radians(-30), math.radians(45)]))[:, 0].tolist()
     assert low != high and f"light: {low:.3g} to {high:.3g}" in capsys.readouterr().out
+
+
+def test_a_factor_that_turns_fully_is_swept_along_its_circle(faces, tmp_path, capsys):
+    rows = ["file,azimuth,shape,split"]
+    for person, split in (("a", "train"), ("b", "train"), ("c", "test"), ("d", "test")):
+        for k in range(20):
+            write_image(tmp_path / f"{person}{k}.png", torch.full((1, 8, 8), 12 * k).byte())
+            rows.append(f"{person}{k}.png,{k * math.pi / 10 + 0.1},{person},{split}")
+    (tmp_path / "factors.csv").write_text("\n".join(rows) + "\n")
+    run = write_run(tmp_path / "run", groups=["azimuth=2", "shape=rest"], data=str(tmp_path),
+                    batch_size=2, num_train_batches_per_type=None)  # fmt: skip
+    command = ["--checkpoint", str(run), *EXACT, "-s", str(faces / "a.png"), "--sweep", "azimuth"]
+    infer.main([*command, "--steps", "4", "-o", str(tmp_path / "o.gif")])
+    latents = Latents(network(), content(run)["options"])
+    turn = latents.maps["azimuth"]
+    assert turn.turns and turn.latent.shape == (20, 2)
+    first = ", ".join(f"{value:.3g}" for value in turn(torch.zeros(())).tolist())
+    assert f"azimuth: {first} to {first}" in capsys.readouterr().out
+    with Image.open(tmp_path / "o.gif") as movie:
+        assert movie.n_frames == 4
+    with pytest.raises(SystemExit):
+        infer.main([*command, "--range", "0", "1", "-o", str(tmp_path / "o.png")])
+    assert "--range: azimuth has 2 latents; give --degrees as well" in capsys.readouterr().err
+    infer.main([*command, "--range", "0", "90", "--degrees", "-o", str(tmp_path / "o.png")])
+    low, high = (turn(torch.tensor(angle)).tolist() for angle in (0.0, math.pi / 2))
+    assert f"azimuth: {low[0]:.3g}, {low[1]:.3g} to {high[0]:.3g}, " in capsys.readouterr().out
+
+
+def test_the_page_has_a_slider_for_each_latent_of_a_factor(run, tmp_path):
+    turning = write_run(tmp_path / "run", groups=["azimuth=2", "shape=rest"])
+    first, second = (guise.load(str(path), precision="fp32") for path in (run, turning))
+    names = ["azimuth", "elevation", "light", "shape:1", "shape:2"]
+    assert app_systems.latent_names(first, 2) == names
+    names = app_systems.latent_names(second, 1)
+    assert names == ["azimuth:1", "azimuth:2", "shape:1"]
+    assert [app_systems.latent_index(second, name) for name in names] == [0, 1, 2]
 
 
 @pytest.mark.parametrize("ending", [".gif", ".mp4"])
@@ -241,7 +294,7 @@ def test_an_entangled_network_has_latents_by_variance(tmp_path):
     run = write_run(tmp_path / "e", regime="entangled")
     latents = Latents(network(), content(run)["options"])
     moving = latents.seen[0]["light"].var(1, unbiased=False).mean(0)
-    assert latents.index("light") == moving.argmax()
+    assert latents.indices("light") == [moving.argmax()]
     assert [g.name for g in FACES][:3] == latents.factors
 
 
@@ -282,7 +335,7 @@ def test_bad_input_is_one_line(run, faces, options, message, capsys, monkeypatch
 
 def test_a_published_network_has_no_data_but_ranges(tmp_path):
     latents = Latents(network(), content(write_run(tmp_path / "r"))["options"], has_data=False)
-    assert latents.bounds(1) == (-20, 20) and latents.index("elevation") == 1
+    assert latents.bounds(1) == (-20, 20) and latents.indices("elevation") == [1]
     with pytest.raises(ValueError, match="has no data of its own"):
         _ = latents.maps
 

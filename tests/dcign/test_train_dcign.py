@@ -1,6 +1,7 @@
 """train_dcign.py from end to end, on runs of seconds."""
 
 import json
+import math
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from PIL import Image
 import train_dcign
 from helpers import last_line, script
 from nets.data.io import torch7
+from nets.data.io.images import write_image
 from nets.data.scenes.batches import Drawn, unit
 from nets.dcign import DCIGN, RMSprop, build, convert, options
 from nets.dcign import published as originals
@@ -117,6 +119,7 @@ def test_a_stopped_run_goes_on_to_the_same_weights(trained, tmp_path, monkeypatc
         ["--clamp", "mean", "--force_invariance", "--shape_bias", "--precision", "bf16"],
         ["--clamp", "off", "--gradient_filter", "false", "--optimizer", "adam", "--ema", "0.5"],
         ["--likelihood", "gaussian", "--sample", "--order", "passes", "--warm_down", "2"],
+        ["--mirror", "--jitter", "0.2"],
         ["--invariance_sign", "original", "--force_invariance", "--invariance_strength", "0.1"],
     ],
     ids=" ".join,
@@ -126,6 +129,25 @@ def test_every_way_to_train_ends_with_finite_weights(tmp_path, monkeypatch, argu
     assert all(v.isfinite().all() for v in weights(run).values())
     line = next(line for line in records(run / "log.txt") if "lower_bound" in line)
     assert ("invariance" in line) == ("--force_invariance" in arguments)
+
+
+def test_a_table_of_objects_that_turn_fully_trains_and_is_scored(tmp_path, monkeypatch):
+    rows = ["file,azimuth,shape,split"]
+    for n, (name, split) in enumerate(zip("abcdefg", ["train"] * 4 + ["test"] * 3, strict=True)):
+        for k in range(24):
+            image = torch.full((1, 10, 8), 30 * n, dtype=torch.uint8)
+            image[0, :, k % 8] = 10 * k
+            write_image(tmp_path / f"{name}{k}.png", image)
+            rows.append(f"{name}{k}.png,{k * math.pi / 12},{name},{split}")
+    (tmp_path / "factors.csv").write_text("\n".join(rows) + "\n")
+    given = ["--name", "a", "--data", tmp_path, "--groups", "azimuth=2 shape=rest"]
+    tiny = [*TINY, "--num_train_batches_per_type", "null", "--num_test_batches_per_type", "null"]
+    run = train(tmp_path, *given, "--mirror", "--jitter", 0.1, monkeypatch=monkeypatch, tiny=tiny)
+    last = records(run / "log.txt")[-1]
+    assert 0 < last["within_azimuth"] <= 1 and 0 < last["pooled_azimuth"] <= 1
+    images = open_batches(options.parse("", [*tiny, *map(str, given[2:])]),
+                          {"azimuth": "", "shape": ""}, "test")  # fmt: skip
+    assert images.counts == {"azimuth": 3, "shape": 24}  # all views of an object, all objects
 
 
 def test_the_first_step_by_hand(tmp_path, monkeypatch):
@@ -423,6 +445,7 @@ def other_latents(folder):
         lambda f: (["--groups", "shape=rest"], "for example --groups azimuth=1 light=1 shape=rest"),
         lambda f: (["--num_test_batches", 5], "must be 4 times"),
         lambda f: (["--invariance_strength", 0.1], "needs --force_invariance"),
+        lambda f: (["--jitter", 1], "--jitter: must be below 1, got 1"),
         lambda f: (["--color", 1], "--color: must be"),
         lambda f: (["--useCudnn"], "needs --useCuda"),
         lambda f: (["--plot"], "--plot: no plots are drawn"),

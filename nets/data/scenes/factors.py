@@ -7,8 +7,9 @@ The table factors.csv lies beside or above the images:
 
 `file` is relative to the table. Each type of batch has a column: numbers in radians for azimuth,
 elevation and light; for the last type, shape, any name of the person (the column may be called
-`identity`). The images of a batch agree in all other columns. The column `split`, train or test,
-is optional; without it a tenth of the persons are for testing, as `FactorTable.note` says.
+`identity`). The images of a batch agree in all other columns; where more images agree than a batch
+holds, they are divided at random. The column `split`, train or test, is optional; without it a
+tenth of the persons are for testing, as `FactorTable.note` says.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ from nets.random import uniform
 
 MIXED = "mixed"  # the type of batches in which everything changes
 FACTORS = ("azimuth", "elevation", "light")  # labels in radians, used by the measures
+ROUNDS = 16  # divisions into training batches, each in another random order
+CACHE = 256 << 20  # bytes of decoded images that a table keeps
 
 
 def kinds_of(sets: Mapping[str, str] | None) -> Sequence[str]:
@@ -78,10 +81,11 @@ class FactorTable:
         count: int | None,  # images in a batch; None: all that differ in one factor only
         size: int,  # their side in pixels
         limit: int | None = None,  # batches of each type; fewer are an error
-        seed: int = 0,  # of the split, if the table has none, and of mixed batches
+        seed: int = 0,  # of the split, if the table has none, and of the division into batches
     ):
         """Raises UserError if a column or a number is missing, or a type has too few batches."""
         self.table, self.name, self.size = Path(table), str(table), size
+        self.count, self.seed = count, seed
         rows = read_table(table)
         types = tuple(sets or (*(kind for kind in FACTORS if kind in rows[0]), "shape"))
         rename = {types[-1]: "identity"} if types[-1] not in rows[0] else {}
@@ -94,9 +98,12 @@ class FactorTable:
         self.numbers = {kind: self._numbers(kind) for kind in self.labels}
         if sets is None:
             order = uniform(seed, f"mixed {split}", torch.arange(len(self.rows)), 1)[:, 0].argsort()
-            self.batches = {MIXED: _pieces(order.tolist(), count)}
+            groups = {MIXED: [order.tolist()] if self.rows else []}
         else:
-            self.batches = {kind: self._batches(kind, count) for kind in types}
+            groups = {kind: self._groups(kind) for kind in types}
+        again = count and sets is not None and split == "train" and not limit
+        self.rounds = ROUNDS if again else 1
+        self.batches = {kind: _pieces(groups[kind], count) for kind in groups}
         needed = limit or 1
         for kind, batches in self.batches.items():
             if len(batches) < needed:
@@ -108,7 +115,8 @@ class FactorTable:
                     f"{needed} {'is' if needed == 1 else 'are'} needed{note}"
                 )
             self.batches[kind] = batches[:limit]
-        self.counts = {kind: len(batches) for kind, batches in self.batches.items()}
+        self.counts = {kind: len(of) * self.rounds for kind, of in self.batches.items()}
+        self._decoded: dict[int, Tensor] = {}
 
     def _numbers(self, kind: str) -> list[float]:
         values = []
@@ -123,31 +131,53 @@ class FactorTable:
                 )
         return values
 
-    def _batches(self, kind: str, count: int | None) -> list[list[int]]:
+    def _groups(self, kind: str) -> list[list[int]]:
+        """The rows that agree in all columns but that of a type, in which two of them differ."""
         groups: dict[tuple[str, ...], list[int]] = {}
         others = [column for k, column in self.columns.items() if k != kind]
         for i, row in enumerate(self.rows):
             groups.setdefault(tuple(row[column] for column in others), []).append(i)
-        changing = (
-            g for g in groups.values() if len({self.rows[i][self.columns[kind]] for i in g}) > 1
-        )
-        return [piece for group in changing for piece in _pieces(group, count)]
+        column = self.columns[kind]
+        return [g for g in groups.values() if len({self.rows[i][column] for i in g}) > 1]
+
+    def members(self, kind: str, number: int) -> list[int]:
+        """The rows of a batch; see `read`."""
+        place, again = divmod(number, self.rounds)
+        group, first = self.batches[kind][place]
+        if self.count is None or kind == MIXED:
+            return group[first : first + (self.count or len(group))]
+        draws = uniform(self.seed, f"divided {kind} {again}", torch.tensor(group), 1)[:, 0]
+        order = draws.argsort(stable=True)[first : first + self.count]
+        return [group[i] for i in order.tolist()]
 
     def read(self, kind: str, number: int) -> dict[str, Tensor]:
-        chosen = self.batches[kind][number]
-        folder = self.table.parent
-        image = torch.stack([read_grey(folder / self.rows[i]["file"], self.size) for i in chosen])
+        """A batch as in `Source.read`. Numbers that follow each other divide the same images."""
+        return self.take(self.members(kind, number))
+
+    def take(self, chosen: Sequence[int]) -> dict[str, Tensor]:
+        """Image and labels of rows, as a batch."""
         labels = {
             k: torch.tensor([values[i] for i in chosen]) for k, values in self.numbers.items()
         }
-        return {"image": image, **labels}
+        return {"image": torch.stack([self._image(i) for i in chosen]), **labels}
+
+    def _image(self, row: int) -> Tensor:
+        """(1, S, S) uint8. It is kept after its first use if there is room."""
+        if row not in self._decoded:
+            image = read_grey(self.table.parent / self.rows[row]["file"], self.size)
+            if len(self._decoded) * self.size**2 >= CACHE:
+                return image
+            self._decoded[row] = image
+        return self._decoded[row]
 
 
-def _pieces(items: Sequence[int], count: int | None) -> list[list[int]]:
-    """The items in pieces of `count`, without a last piece of fewer; None: in one piece."""
-    if count is None:
-        return [list(items)] if items else []
-    return [list(items[i : i + count]) for i in range(0, len(items) - count + 1, count)]
+def _pieces(groups: Sequence[list[int]], count: int | None) -> list[tuple[list[int], int]]:
+    """(group, first place) of each batch of `count`, without a last one of fewer; None: groups."""
+    return [
+        (group, first)
+        for group in groups
+        for first in range(0, len(group) - (count or 1) + 1, count or len(group))
+    ]
 
 
 def _of_split(

@@ -11,6 +11,7 @@ import torch
 
 from nets.data.io import torch7
 from nets.data.io.images import read_grey, write_image
+from nets.data.scenes import factors
 from nets.data.scenes.batches import (
     BatchFolder,
     Drawn,
@@ -19,7 +20,7 @@ from nets.data.scenes.batches import (
     unit,
     write_batch,
 )
-from nets.data.scenes.factors import FactorTable
+from nets.data.scenes.factors import ROUNDS, FactorTable
 from nets.dcign import convert
 from nets.dcign.data import open_batches
 from nets.errors import BadSample, UserError
@@ -258,8 +259,12 @@ def test_a_table_of_factors_gives_batches(images):
     folder, rows = images
     sets = {"azimuth": "A", "light": "L", "shape": "S"}
     source = FactorTable(folder / "factors.csv", "train", sets, 2, 8)
-    assert source.counts == {"azimuth": 4, "light": 6, "shape": 6}
-    batch = source.read("light", 1)
+    assert source.counts == {"azimuth": 4 * ROUNDS, "light": 6 * ROUNDS, "shape": 6 * ROUNDS}
+    limited = FactorTable(folder / "factors.csv", "train", sets, 2, 8, limit=4)
+    assert limited.counts == {"azimuth": 4, "light": 4, "shape": 4}
+    batch = limited.read("light", 1)
+    order = batch["light"].argsort()
+    batch = {name: value[order] for name, value in batch.items()}  # divided at random
     assert batch["azimuth"].tolist() == [0, 0] and batch["light"].tolist() == [0, 0.5]
     assert batch["image"].shape == (2, 1, 8, 8)
     assert batch["image"].flatten(1).float().mean(1).tolist() == [20, 30]
@@ -281,6 +286,50 @@ def test_a_table_of_factors_gives_batches(images):
     with pytest.raises(UserError, match=r"azimuth of 3\.png must be a number"):
         for split in ("train", "test"):
             FactorTable(folder / "factors.csv", split, None, 1, 8)
+
+
+def test_images_that_agree_are_divided_into_batches_again_and_again(tmp_path):
+    for k in range(10):
+        write_image(tmp_path / f"{k}.png", torch.full((1, 8, 8), 10 * k).byte())
+    rows = [
+        {"file": f"{k}.png", "light": k / 10, "shape": split + person, "split": split}
+        for split in ("train", "test")
+        for person in "abcd"
+        for k in range(10)
+    ]
+    write_table(tmp_path / "factors.csv", rows)
+    sets = {"light": "L", "shape": "S"}
+    source = FactorTable(tmp_path / "factors.csv", "train", sets, 4, 8)
+    assert source.counts == {"light": 8 * ROUNDS, "shape": 10 * ROUNDS}
+    batches = [source.read("light", n) for n in range(source.counts["light"])]
+    values = [tuple((b["light"] * 10).round().int().tolist()) for b in batches]
+    assert len({frozenset(v) for v in values}) > ROUNDS  # not the same pieces in every round
+    for number in range(ROUNDS):  # in a round the two pieces of a person share no image
+        assert not set(values[number]) & set(values[number + ROUNDS])
+    grey = [set(b["image"].flatten(1).float().mean(1).tolist()) for b in batches]
+    assert all(len(of) == 4 for of in grey)  # the images go with their labels
+    assert all({10 * v for v in one} == of for one, of in zip(values[:ROUNDS], grey, strict=False))
+    again = FactorTable(tmp_path / "factors.csv", "train", sets, 4, 8)
+    assert torch.equal(again.read("light", 5)["image"], batches[5]["image"])
+    whole = open_batches(settings(tmp_path, batch_size=4, image_size=8), sets, "test")
+    assert whole.counts == {"light": 4, "shape": 10}
+    assert whole.read("light", 1)["light"].tolist() == pytest.approx([k / 10 for k in range(10)])
+
+
+def test_a_table_reads_each_image_once(images, monkeypatch):
+    folder, _ = images
+    sets = {"azimuth": "A", "light": "L", "shape": "S"}
+    source = FactorTable(folder / "factors.csv", "train", sets, 2, 8)
+    read = []
+    monkeypatch.setattr(
+        factors, "read_grey", lambda *given: read.append(given) or read_grey(*given)
+    )
+    first = [source.read("light", n)["image"] for n in range(6 * ROUNDS)]
+    assert len(read) == 12
+    monkeypatch.setattr(factors, "CACHE", 0)
+    source = FactorTable(folder / "factors.csv", "train", sets, 2, 8)
+    assert all(map(torch.equal, first, (source.read("light", n)["image"] for n in range(96))))
+    assert len(read) > 100
 
 
 def test_a_table_with_paths_of_windows_is_refused(images):

@@ -121,9 +121,11 @@ def train(run: Run, args: options.Namespace, precision: Precision) -> None:
         noise = net.noise(images_per_step, run.device, run.generator(step))  # of all ranks
         update.begin(lr)
         for part, batch in update.batches(batches, step):
-            target = signed(inputs.target(batch)).contiguous(memory_format=precision.memory_format)
             first = (part * run.world_size + run.rank) * args.batch_size
             own = noise.rows(slice(first, first + args.batch_size))
+            number = step * images_per_step + first + torch.arange(args.batch_size)
+            batch = inputs.augmented(batch, number.to(run.device))
+            target = signed(inputs.target(batch)).contiguous(memory_format=precision.memory_format)
             with update.forward(model):
                 out = model(*inputs(batch), "train", own)
                 loss, terms = loss_of(args, vgg, out, target, batch.get("mask"), step, end)

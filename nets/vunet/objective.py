@@ -118,4 +118,5 @@ def loss_of(
         args.feature_layers,
         args.feature_weights,
         args.gram_weights,
+        args.texture_weight,
     )

@@ -57,6 +57,28 @@ def test_pixel_terms_by_hand():
     torch.testing.assert_close(losses.color_gradient(y, -y), torch.zeros(2))
 
 
+def test_texture_by_hand():
+    y = torch.zeros(2, 1, 8, 9)
+    y[0, :, :, 1:] = 1.0  # one edge, between the first two columns: along x 8 x 8 differences
+    # 3 x 3 cells begin at -4, 0 and 4. The edge is in the first two of a row, with 4, 8 and 4 of
+    # its pixels, of 64 each.
+    expected = torch.tensor([2 * (4 + 8 + 4) / 64 / 9, 0.0])
+    torch.testing.assert_close(losses.texture(y, torch.zeros_like(y)), expected)
+    torch.testing.assert_close(losses.texture(y.mT, torch.zeros_like(y.mT)), expected)
+    y, q, p = torch.rand(2, 3, 16, 16), latents(1), latents(2)
+    loss, terms = losses.parts_losses(y, y.flip(2), q, p, 0.0, None, (), (), (), 0.5)
+    torch.testing.assert_close(terms["texture"], 127.5 * losses.texture(y, y.flip(2)).mean())
+    torch.testing.assert_close(loss, 5 * 0.5 * terms["texture"])
+
+
+def test_texture_forgives_a_shift_and_not_a_blur():
+    t = torch.zeros(1, 3, 32, 32)
+    t[..., ::2] = 1.0
+    shifted, blurred = t.roll(1, 3), torch.full_like(t, 0.5)
+    assert losses.texture(shifted, t) < 0.1 * losses.texture(blurred, t)
+    assert losses.color_l1(shifted, t) > losses.color_l1(blurred, t)
+
+
 def test_kl_by_hand():
     q = [torch.zeros(2, 1, 2, 2), torch.zeros(2, 2, 1, 1)]
     p = [torch.ones(2, 1, 2, 2), torch.zeros(2, 2, 1, 1)]

@@ -115,8 +115,8 @@ def parts_losses(
     lacks. The published weights belong to the caffe family of VGG19 weights.
     posteriors, priors  means of the latents at the two coarsest scales
     returns             total (scalar), {"feature_<layer>", "gram_<layer>", "texture",
-                        "likelihood_loss" = 5 P, "kl_loss", "loss"}. These are the published names, except
-                        that the terms of P are named after layers, not numbered
+                        "likelihood_loss" = 5 P, "kl_loss", "loss"}. These are the published
+                        names, except that terms of P are named after layers, not numbered
     """
     for name, weights in (("feature_weights", feature_weights), ("gram_weights", gram_weights)):
         _check_weights("parts_losses", name, weights, len(layers))

@@ -67,14 +67,13 @@ def texture(prediction: Tensor, target: Tensor) -> Tensor:
     as much detail as the target has, wherever it is within a cell.
     """
     prediction, target = checked_pair("texture", prediction, target)
-    result = prediction.new_zeros(len(prediction))
-    for dim in (2, 3):
-        strengths = [
-            nn.functional.avg_pool2d(image.diff(dim=dim).abs(), CELL, CELL // 2, CELL // 2)
-            for image in (prediction, target)
-        ]
-        result = result + mean_distance(*strengths)
-    return result
+    along_x = mean_distance(_edge_strengths(prediction, 3), _edge_strengths(target, 3))
+    return along_x + mean_distance(_edge_strengths(prediction, 2), _edge_strengths(target, 2))
+
+
+def _edge_strengths(image: Tensor, dim: int) -> Tensor:
+    """Mean magnitude of the forward differences along `dim` in each cell of `texture`."""
+    return nn.functional.avg_pool2d(image.diff(dim=dim).abs(), CELL, CELL // 2, CELL // 2)
 
 
 def kl_unit_gaussians(posteriors: Sequence[Tensor], priors: Sequence[Tensor]) -> Tensor:

@@ -78,6 +78,12 @@ def main(argv: list[str] | None = None) -> None:
     p = parser()
     owners = systems.add_options(p, "evaluate")
     args = options.parse(p, argv, training=systems.training_options)
+    if args.reference and not args.checkpoint:
+        report = systems.call("vunet", "evaluate_pairs", "score_pairs", args, Ranks(args.device))
+        if args.out:
+            write_text(Path(args.out), json.dumps(report, indent=1) + "\n")
+        print_report(report)
+        return
     path = published.find(args.checkpoint, args.system)
     content = published.read_checkpoint(path, args.system)
     system = content["system"]

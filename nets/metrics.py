@@ -10,7 +10,7 @@ take the networks' outputs: RGB in [-1, 1], not rounded. LPIPS and identity simi
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +18,7 @@ from torch import Tensor
 
 SSIM_SETTINGS = {"window": 11, "sigma": 1.5, "data_range": 255.0, "k1": 0.01, "k2": 0.03}
 PSNR_SETTINGS = {"data_range": 255.0}
+NEAREST_ROWS = 32  # rows of the small images that `nearest_target` compares
 
 # What evaluate.py prints beside the numbers.
 PROTOCOL = {
@@ -40,6 +41,16 @@ PROTOCOL = {
         "nearest outfit: the candidate of smallest masked L1 to the prediction, all in the same "
         "pose; of equal candidates the first"
     ),
+    "nearest_target": (
+        f"nearest target: result and true targets are shrunk by area to {NEAREST_ROWS} rows; the share of "
+        "results that are nearer in L1 to their own target than to the target of every other person"
+    ),
+    "gradient": (
+        "gradient: mean absolute difference of horizontal plus that of vertical neighbours over "
+        "all channels, of the result divided by that of the truth; mean over the images; a blur "
+        "has little, noise more than 1"
+    ),
+    "l1": "L1: mean absolute difference of 8-bit RGB, in units of the full range (0 to 1)",
     "signed_psnr": (
         "PSNR in dB: 20 log10(2 / sqrt(MSE)) over all images together, RGB in [-1, 1], not clamped"
     ),
@@ -201,6 +212,62 @@ def nearest_outfit(prediction: Tensor, mask: Tensor, candidates: Tensor) -> Tens
         )
     distances = [masked_l1(prediction, candidates[:, m], mask) for m in range(candidates.shape[1])]
     return torch.stack(distances, dim=1).argmin(dim=1)
+
+
+def l1(prediction: Tensor, truth: Tensor) -> Tensor:
+    """Mean absolute difference of each image, (N,) in [0, 1]: `PROTOCOL["l1"]`.
+
+    prediction, truth  uint8 (N, 3, H, W)
+    """
+    _check("l1", prediction, truth)
+    return (prediction.short() - truth.short()).abs().double().mean((1, 2, 3)) / 255
+
+
+def gradient(prediction: Tensor, truth: Tensor) -> Tensor:
+    """Sharpness of each image as a multiple of its truth's, (N,): `PROTOCOL["gradient"]`.
+
+    prediction, truth  uint8 (N, 3, H, W), at least 2x2; a flat truth gives inf or NaN
+    """
+    _check("gradient", prediction, truth)
+
+    def differences(images: Tensor) -> Tensor:
+        images = images.double()
+        return sum((images.diff(dim=d).abs().mean((1, 2, 3)) for d in (2, 3)), torch.zeros(()))
+
+    return differences(prediction) / differences(truth)
+
+
+def small_images(images: Tensor) -> Tensor:
+    """Images shrunk by area to 32 rows for `nearest_target`: float (N, 3, 32, W).
+
+    images  uint8 (N, 3, H, W)
+    """
+    h, w = images.shape[-2:]
+    width = max(1, round(NEAREST_ROWS * w / h))
+    return F.interpolate(images.float(), (NEAREST_ROWS, width), mode="area")
+
+
+def nearest_target(results: Tensor, targets: Tensor, people: Sequence[str]) -> Tensor:
+    """Whether each result resembles its own target most, (N,) bool: `PROTOCOL["nearest_target"]`.
+
+    results, targets  of `small_images`, (N, 3, h, w)
+    people            N names of the targets' people, at least two different ones
+    """
+    if results.shape != targets.shape or len(people) != len(results):
+        raise ValueError(
+            f"nearest_target: targets must be {list(results.shape)} with {len(results)} people, "
+            f"got {list(targets.shape)} with {len(people)}"
+        )
+    if len(set(people)) < 2:
+        raise ValueError("nearest_target: people must be at least two different ones")
+    numbers = {person: number for number, person in enumerate(dict.fromkeys(people))}
+    who = torch.tensor([numbers[person] for person in people], device=results.device)
+    flat = targets.flatten(1)
+    rows = []
+    for result, own, person in zip(results.flatten(1), flat, who, strict=True):
+        distances = (result - flat).abs().mean(1)
+        rows.append((result - own).abs().mean() < distances[who != person].min())
+    return torch.stack(rows)
 
 
 def summary(values: Tensor) -> dict[str, float | int]:

@@ -19,7 +19,7 @@ from nets.run.loader import in_order, to_device
 from nets.run.options import NonNegativeInt
 from nets.run.precision import Precision
 from nets.run.ranks import Ranks
-from nets.vunet import VUNet
+from nets.vunet import VUNet, evaluate_pairs
 from nets.vunet.data import DemoWorld, PersonInputs, has_truth, open_people
 from nets.vunet.warm_start import load_network, require_data
 from nets.worlds.people.world import SPLITS
@@ -48,6 +48,7 @@ def add_options(p: options.ArgumentParser) -> None:
     add("--images", type=NonNegativeInt, default=256, help="test images to evaluate; 0: all")
     add("--world_seed", type=NonNegativeInt, default=0,
         help="seed of the demo world's test people; choose settings with another seed, report 0")
+    evaluate_pairs.add_options(p)
 # fmt: on
 
 
@@ -60,6 +61,11 @@ def evaluate(
     """
     precision = Precision(args.precision, ranks.device, args.channels_last)
     net, trained = load_network(content, path, precision)
+    if args.pairs:
+        return evaluate_pairs.score_pairs(args, ranks, net, trained, precision)
+    for name in ("joints", "reference", "pairs_out"):
+        if args[name]:
+            raise UserError(f"--{name}: only with --pairs")
     require_data(trained, args.data, path)
     if args.data:
         trained = {**trained, "data": args.data}

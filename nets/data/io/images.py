@@ -95,13 +95,17 @@ def read_crop(path: str | Path, box: Sequence[float] | None, size: int) -> Tenso
     return _tensor(part.resize((size, size), Image.Resampling.BILINEAR))
 
 
-def squash(image: Tensor, box: Sequence[float] | None, size: int) -> Tensor:
-    """A box of an image (3, H, W) uint8, squashed as by `read_crop`: (3, size, size) uint8."""
+def squash(image: Tensor, box: Sequence[float] | None, size: int | tuple[int, int]) -> Tensor:
+    """A box of an image (3, H, W) uint8, squashed as by `read_crop`: (3, size, size) uint8.
+
+    size  side, or (W, H), pixels
+    """
     pillow = Image.fromarray(image.cpu().permute(1, 2, 0).contiguous().numpy())
     if box is not None:
         x0, y0, x1, y1 = (round(edge) for edge in box)
         pillow = pillow.crop((x0, y0, x1, y1))
-    return _tensor(pillow.resize((size, size), Image.Resampling.BILINEAR))
+    shape = (size, size) if isinstance(size, int) else size
+    return _tensor(pillow.resize(shape, Image.Resampling.BILINEAR))
 
 
 def read_letterboxed(path: str | Path, size: int) -> Placed:

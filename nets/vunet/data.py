@@ -208,6 +208,13 @@ class PersonInputs:
             return batch["appearance"], batch["appearance_joints"]
         return batch["target"], batch["joints"]
 
+    def person(self, batch: Batch) -> Tensor:
+        """The pixels of the targets' people, (N, S, S) bool: the data's mask, or drawn joints."""
+        if "mask" in batch:
+            mask: Tensor = batch["mask"]
+            return mask
+        return skeletons.body_mask(batch["joints"], self.size, self.joint_order)
+
     def poses(self, batch: Batch) -> Tensor:
         """Poses (N, C, S, S) in [-1, 1]: the dataset's own images of them, or drawn joints."""
         if "stickman" not in batch:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from tqdm import tqdm
 
 from nets import metrics
 from nets.data.io.images import image_size, read_image, write_image
+from nets.data.people.index import folds_of, read_index
 from nets.data.people.transfers import Results, TransferPairs, result_name
 from nets.errors import UserError
 from nets.run import options
@@ -68,7 +70,34 @@ def open_pairs(args: options.Namespace, trained: dict[str, Any] | None) -> Trans
             )
         if len(data) < count:
             print(f"{args.reference}: images of {len(data)} of {count} pairs; only these count")
+    if trained.get("folds"):
+        leave_out_trained(data, trained)
     return data
+
+
+def leave_out_trained(data: TransferPairs, trained: dict[str, Any]) -> None:
+    """Keep the pairs of people that a run with --folds was not trained on, by its index.
+
+    trained  options of the run. Raises UserError if its index is missing or no pair is left.
+    """
+    index = read_index(Path(trained["data"]))
+    fold = folds_of(index["identities"], trained["folds"], trained["data"])
+    files = index["imgs"][fold != trained["fold"]]
+    stems = {Path(os.fsdecode(file)).stem for file in files}
+    stems |= {stem.rpartition("_")[0] for stem in stems}  # extract.py adds a person's number
+    count = len(data)
+    data.select(
+        [
+            i
+            for i, files in enumerate(zip(data.sources, data.targets, strict=True))
+            if not any(file.stem in stems for file in files)
+        ]
+    )
+    if not len(data):
+        raise UserError(f"{data.name}: the run was trained on people of all its pairs")
+    print(
+        f"{len(data)} of {count} pairs are of people outside the run's training; only these count"
+    )
 
 
 def score_pairs(

@@ -98,7 +98,7 @@ def parser(description: str) -> options.Parser:
     add("--texture_weight", type=NonNegativeFloat, default=0.0,
         help="parts: weight of the edge strength in cells of 8 pixels, against blur; 0: none")
     add("--background_weight", type=NonNegativeFloat, default=1.0,
-        help="weight of background pixels, for data with masks (the demo world)")
+        help="weight of background pixels, those off the mask (the demo world) or the joints")
     add("--kl_max", type=NonNegativeFloat, default=1.0, help="parts: final weight of the KL")
     add("--vgg_weights", type=str | None, default=None,
         help="file with the weights of VGG19; default: the one in torch's cache")

@@ -77,3 +77,13 @@ def test_poses_that_a_data_set_draws_are_not_mirrored():
     images = {**batch(), "stickman": torch.zeros(8, 3, 32, 32)}
     with pytest.raises(UserError, match="--flip_probability: must be 0 for data that draws"):
         inputs(flip_probability=0.5).augmented(images, torch.arange(8))
+
+
+def test_drawn_joints_cover_people_of_data_without_masks():
+    images = batch(32)
+    truth = images.pop("mask")
+    drawn = inputs().person(images)
+    shared = (drawn & truth).flatten(1).sum(1) / (drawn | truth).flatten(1).sum(1)
+    assert shared.mean() > 0.5
+    images["mask"] = truth
+    assert inputs().person(images) is truth

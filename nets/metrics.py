@@ -28,6 +28,32 @@ PROTOCOL = {
         "variances weighted by the window without bias correction, borders by reflection, mean "
         "over all pixels and the three channels"
     ).format(**SSIM_SETTINGS),
+    "ssim_inside": (
+        "SSIM, inside: as scikit-image with gaussian_weights, sigma 1.5 and without sample "
+        "covariance: window 11x11, data range 255, k1 0.01, k2 0.03, mean over the windows that "
+        "lie wholly in the image, and over the channels; in float64"
+    ),
+    "ssim_window51": (
+        "SSIM, window 51: as scikit-image with win_size 51 and data_range 1 on RGB in [0, 1]: a "
+        "uniform window, variances divided by 51 x 51 - 1, mean over the windows that lie wholly "
+        "in the image, and over the channels; in float64"
+    ),
+    "mask_ssim": (
+        "mask-SSIM: 'SSIM, inside' of the two images, black outside the mask of the target's "
+        "person: all points within 4 pixels of a limb between two known joints, closed with a "
+        "square of 5x5; the neck is the middle of the shoulders; images with less than one limb "
+        "are left out and counted"
+    ),
+    "frechet": (
+        "FID: Frechet distance between Gaussians fitted to the 2048 features of pytorch-fid's "
+        "InceptionV3, covariances divided by N - 1; images are resized to 299x299, bilinear "
+        "without antialiasing; few images give a large FID"
+    ),
+    "inception_score": (
+        "inception score: exp of the mean KL between an image's class probabilities and those of "
+        "its part, in 10 parts in the order of the list; mean and standard deviation of the parts; "
+        "class logits of pytorch-fid's InceptionV3 without bias"
+    ),
     "psnr": (
         "PSNR in dB: data range {data_range:g} on 8-bit RGB at the network's "
         "resolution, squared error averaged over pixels and channels of each image; equal "
@@ -42,8 +68,9 @@ PROTOCOL = {
         "pose; of equal candidates the first"
     ),
     "nearest_target": (
-        f"nearest target: result and true targets are shrunk by area to {NEAREST_ROWS} rows; the share of "
-        "results that are nearer in L1 to their own target than to the target of every other person"
+        f"nearest target: result and true targets are shrunk by area to {NEAREST_ROWS} rows; the "
+        "share of results that are nearer in L1 to their own target than to all targets of other "
+        "people"
     ),
     "gradient": (
         "gradient: mean absolute difference of horizontal plus that of vertical neighbours over "
@@ -106,6 +133,100 @@ def _ssim_of_one(x: Tensor, y: Tensor) -> Tensor:
     top = (2 * (mx * my) + c1) * (2 * covariance + c2)
     bottom = (mx**2 + my**2 + c1) * (variance_x + variance_y + c2)
     return (top / bottom).mean()
+
+
+def ssim_inside(prediction: Tensor, truth: Tensor) -> Tensor:
+    """Structural similarity of each image, (N,): `PROTOCOL["ssim_inside"]`.
+
+    prediction, truth  uint8 (N, 3, H, W); H and W at least 11
+    """
+    _check_window("ssim_inside", prediction, truth, 11)
+    taps = _gaussian_window(11, 1.5, torch.zeros(1, dtype=torch.float64)).sum(0)
+
+    def mean(x: Tensor) -> Tensor:
+        line = taps.to(x.device).expand(3, 1, 1, 11)
+        return F.conv2d(F.conv2d(x, line, groups=3), line.transpose(2, 3), groups=3)
+
+    return _ssim_of_windows(prediction.double(), truth.double(), mean, 255.0, 1.0)
+
+
+def ssim_window51(prediction: Tensor, truth: Tensor) -> Tensor:
+    """Structural similarity of each image, (N,): `PROTOCOL["ssim_window51"]`.
+
+    prediction, truth  uint8 (N, 3, H, W); H and W at least 51
+    """
+    _check_window("ssim_window51", prediction, truth, 51)
+
+    def mean(x: Tensor) -> Tensor:
+        sums = F.pad(x, (1, 0, 1, 0)).cumsum(-1).cumsum(-2)  # a window's sum from its corners
+        sums = sums[..., 51:, :] - sums[..., :-51, :]
+        return (sums[..., 51:] - sums[..., :-51]) / 51**2
+
+    x, y = prediction.double() / 255, truth.double() / 255
+    return _ssim_of_windows(x, y, mean, 1.0, 51**2 / (51**2 - 1))
+
+
+def _ssim_of_windows(
+    x: Tensor,
+    y: Tensor,
+    mean: Callable[[Tensor], Tensor],
+    data_range: float,
+    correction: float,
+) -> Tensor:
+    """Mean structural similarity of each image, (N,), over the windows that `mean` averages.
+
+    correction  factor of variances and covariances
+    """
+    mx, my = mean(x), mean(y)
+    vx, vy = mean(x * x) - mx**2, mean(y * y) - my**2
+    covariance = correction * (mean(x * y) - mx * my)
+    c1, c2 = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
+    top = (2 * mx * my + c1) * (2 * covariance + c2)
+    return (top / ((mx**2 + my**2 + c1) * (correction * (vx + vy) + c2))).mean((1, 2, 3))
+
+
+def frechet(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> float:
+    """The Frechet distance between two Gaussians: `PROTOCOL["frechet"]`.
+
+    one, other  mean (D,) and covariance (D, D) of `gaussian_of`
+    Heusel et al. 2017, eq. 6. The trace of (A B)^1/2 is that of (A^1/2 B A^1/2)^1/2.
+    """
+    (mean, a), (centre, b) = ((m.double(), c.double()) for m, c in (one, other))
+    values, vectors = torch.linalg.eigh(a)
+    root = vectors * values.clamp_min(0).sqrt() @ vectors.T
+    common = torch.linalg.eigvalsh(root @ b @ root).clamp_min(0).sqrt().sum()
+    return float((mean - centre).square().sum() + a.trace() + b.trace() - 2 * common)
+
+
+def gaussian_of(features: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean (D,) and covariance (D, D) of features (N, D), N at least 2; in float64."""
+    if features.ndim != 2 or len(features) < 2:
+        raise ValueError(
+            f"gaussian_of: features must be [N, D] with N >= 2, got {list(features.shape)}"
+        )
+    features = features.double()
+    centred = features - features.mean(0)
+    return features.mean(0), centred.T @ centred / (len(features) - 1)
+
+
+def inception_score(logits: Tensor, parts: int = 10) -> tuple[float, float]:
+    """Mean and standard deviation of the score: `PROTOCOL["inception_score"]`.
+
+    logits  (N, classes), N at least `parts`
+    Salimans et al. 2016.
+    """
+    if logits.ndim != 2 or len(logits) < parts:
+        raise ValueError(
+            f"inception_score: logits must be [N, classes] with N >= {parts}, "
+            f"got {list(logits.shape)}"
+        )
+    scores = []
+    for part in logits.double().tensor_split(parts):
+        log_p = part.log_softmax(1)
+        p = log_p.exp()
+        scores.append((p * (log_p - p.mean(0).log())).sum(1).mean().exp())
+    values = torch.stack(scores)
+    return float(values.mean()), float(values.std(correction=0))
 
 
 def _gaussian_window(size: int, sigma: float, like: Tensor) -> Tensor:
@@ -303,6 +424,15 @@ def _check(function: str, prediction: Tensor, truth: Tensor) -> None:
         raise ValueError(
             f"{function}: truth must have the prediction's shape {list(prediction.shape)}, "
             f"got {list(truth.shape)}"
+        )
+
+
+def _check_window(function: str, prediction: Tensor, truth: Tensor, window: int) -> None:
+    _check(function, prediction, truth)
+    if min(prediction.shape[-2:]) < window:
+        raise ValueError(
+            f"{function}: prediction must be at least {window}x{window} pixels, "
+            f"got {list(prediction.shape)}"
         )
 
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from nets.ops.skeleton import Skeleton, Stroke, draw_skeleton, skeleton
@@ -276,7 +277,7 @@ def _face_68() -> Skeleton:
     return skeleton(68, 3, strokes, lambda size: 2, background=1)
 
 
-def _body() -> Skeleton:
+def _silhouette() -> Skeleton:
     """A body: trunk, head and limbs as one thick shape in one channel."""
     at, white = {name: i for i, name in enumerate(JOINTS_15)}, (255,)
     trunk = tuple(at[name] for name in ("lhip", "lshoulder", "rshoulder", "rhip"))
@@ -291,7 +292,7 @@ def _body() -> Skeleton:
 
 PARTS_STYLE = _parts_style()  # of JOINTS_15
 IMAGE_STYLE = _image_style()  # of OPENPOSE_18
-BODY = _body()  # of JOINTS_15
+SILHOUETTE = _silhouette()  # of JOINTS_15
 FACE_68 = _face_68()  # of the 68 points in iBUG order
 STYLES = {"parts": (PARTS_STYLE, JOINTS_15), "image": (IMAGE_STYLE, OPENPOSE_18)}
 
@@ -317,9 +318,44 @@ def stickman(
     return draw_skeleton(joints, drawn, size)
 
 
-def body_mask(joints: Tensor, size: int, order: Sequence[str] = JOINTS_15) -> Tensor:
+def silhouette(joints: Tensor, size: int, order: Sequence[str] = JOINTS_15) -> Tensor:
     """About where people are, (N, S, S) bool: trunk, and head and limbs of 14 px at S = 128.
 
     joints, size, order  as for `stickman`; a person far larger than the image's height looks thin
     """
-    return draw_skeleton(convert_joints(joints, order, JOINTS_15), BODY, size)[:, 0] > 0
+    return draw_skeleton(convert_joints(joints, order, JOINTS_15), SILHOUETTE, size)[:, 0] > 0
+
+
+# Limbs and diagonals of OPENPOSE_18 that span a person, places of joints from 0; Ma et al. 2017.
+BODY = (
+    (1, 2), (1, 5), (2, 3), (3, 4), (5, 6), (6, 7), (1, 8), (8, 9), (9, 10), (1, 11), (11, 12),
+    (12, 13), (1, 0), (0, 14), (14, 16), (0, 15), (15, 17), (1, 16), (1, 17), (8, 11), (11, 5),
+    (8, 2), (16, 17),
+)  # fmt: skip
+
+
+def body_mask(joints: Tensor, size: tuple[int, int], order: Sequence[str]) -> Tensor:
+    """The person's mask as mask-SSIM uses it, (N, H, W) bool; all False without a known limb.
+
+    joints  (N, len(order), 2) pixels, pixel centres whole numbers; missing: negative or NaN
+    size    (H, W)
+    A pixel belongs to it within 4 pixels of a limb of BODY. Gaps are closed by a square of 5x5:
+    dilation, then erosion, without effect from beyond the border.
+    """
+    points = convert_joints(joints, order, OPENPOSE_18).double()
+    known = valid_joints(points)
+    h, w = size
+    y, x = torch.meshgrid(
+        torch.arange(h, device=points.device), torch.arange(w, device=points.device), indexing="ij"
+    )
+    pixels = torch.stack([x, y], -1).double().view(1, h * w, 2)
+    inside = torch.zeros(len(points), h * w, dtype=torch.bool, device=points.device)
+    for first, second in BODY:
+        start, along = points[:, first, None], points[:, second, None] - points[:, first, None]
+        length = along.square().sum(-1).clamp_min(1e-12)
+        place = (((pixels - start) * along).sum(-1) / length).clamp(0, 1)
+        near = (pixels - start - place[..., None] * along).square().sum(-1) <= 4**2
+        inside |= near & (known[:, first] & known[:, second])[:, None]
+    mask = inside.view(-1, 1, h, w).float()
+    dilated = F.max_pool2d(mask, 5, 1, 2)
+    return (-F.max_pool2d(-dilated, 5, 1, 2))[:, 0] > 0.5

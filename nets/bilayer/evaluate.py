@@ -85,8 +85,6 @@ def add_options(p: options.ArgumentParser) -> None:
     g = p.add_argument_group("bilayer")
     add = g.add_argument
     add("--people", type=NonNegativeInt, default=0, help="count of test videos; 0: all")
-    add("--pretrained_weights_dir", type=str | None, default=None,
-        help="folder that holds pretrained_weights/lpips/ and csim/; default: the run's")
     add_flag(g, "--published_masking", False,
         "mask prediction and target as the published test does, the target several times")
 # fmt: on
@@ -143,7 +141,7 @@ def evaluate(
         model.net.options["published_masking"] = True
     if isinstance(data, HeadVideos):
         return {**report, **on_heads(model, data, batches), "protocol": PROTOCOL}
-    return {**report, **on_data(model, batches)}
+    return {**report, **on_data(model, batches, args.download_weights)}
 
 
 def avatars_of(model: Loaded, data: dict[str, Tensor]) -> Avatar:
@@ -263,13 +261,17 @@ class _Scores:
         return {name: metrics.summary(torch.cat(parts)) for name, parts in self.values.items()}
 
 
-def on_data(model: Loaded, batches: Batches) -> dict[str, Any]:
-    """The scores on a dataset's test phase; see DATA_PROTOCOL."""
+def on_data(model: Loaded, batches: Batches, download: bool) -> dict[str, Any]:
+    """The scores on a dataset's test phase; see DATA_PROTOCOL.
+
+    download  download missing weights that their publishers serve
+    """
     scores = _Scores()
     published = Metrics(
         ("lpips", "csim", "pose_matching"),
         lambda part: weights_folders(model.options, part),
         point_finder(print),
+        download=download,
         device=model.precision.device,
     )
     for line in published.absent + published.descriptions:

@@ -213,7 +213,7 @@ class PersonInputs:
         if "mask" in batch:
             mask: Tensor = batch["mask"]
             return mask
-        return skeletons.body_mask(batch["joints"], self.size, self.joint_order)
+        return skeletons.silhouette(batch["joints"], self.size, self.joint_order)
 
     def poses(self, batch: Batch) -> Tensor:
         """Poses (N, C, S, S) in [-1, 1]: the dataset's own images of them, or drawn joints."""

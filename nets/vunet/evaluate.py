@@ -63,9 +63,9 @@ def evaluate(
     net, trained = load_network(content, path, precision)
     if args.pairs:
         return evaluate_pairs.score_pairs(args, ranks, net, trained, precision)
-    for name in ("joints", "reference", "pairs_out"):
+    for name in ("joints", "reference", "pairs_out", "unseen", "papers", "fid", "crop_width"):
         if args[name]:
-            raise UserError(f"--{name}: only with --pairs")
+            raise UserError(f"--{name}: only with --pairs, a list of them")
     require_data(trained, args.data, path)
     if args.data:
         trained = {**trained, "data": args.data}
@@ -90,6 +90,16 @@ def evaluate(
             batches = with_progress(batches, "transfer", pairs, size, ranks)
             report["transfer"] = transfer_scores(net, inputs, data, batches, mean)
     return report
+
+
+def evaluate_reference(args: options.Namespace, ranks: Ranks) -> dict[str, Any]:
+    """The report on another program's images, --reference, for the pairs of --pairs."""
+    if not args.pairs:
+        raise UserError("--reference: needs --pairs, the list that the images are of")
+    for name in ("pairs_out", "unseen"):
+        if args[name]:
+            raise UserError(f"--{name}: needs --checkpoint, a network")
+    return evaluate_pairs.score_pairs(args, ranks)
 
 
 def with_progress(

@@ -72,10 +72,10 @@ def test_lpips_by_its_definition():
 
     def features(v):
         v, out = (v - shift) / scale, []
-        for position, row in enumerate(net.vgg.rows):
+        for position, row in enumerate(net.net.rows):
             if position and row.place == 1:
                 v = F.max_pool2d(v, 2)
-            v = F.relu(net.vgg.convolutions[position](v))
+            v = F.relu(net.net.convolutions[position](v))
             if row.place == (2 if row.block < 3 else 3):
                 out.append(v / (v.square().sum(1, keepdim=True).sqrt() + 1e-10))
         return out
@@ -213,8 +213,8 @@ def test_weight_files_are_checked(empty_cache, tmp_path):
     torch.save({f"lin{k}.model.1.weight": torch.zeros(1, 8, 1, 1) for k in range(5)}, lin)
     vgg = tmp_path / "mine.pth"
     rand = load_lpips(source="random")
-    names = [f"features.{row.number}" for row in rand.vgg.rows]
-    torch.save({f"{n}.{p}": getattr(c, p) for n, c in zip(names, rand.vgg.convolutions, strict=True)
+    names = [f"features.{row.number}" for row in rand.net.rows]
+    torch.save({f"{n}.{p}": getattr(c, p) for n, c in zip(names, rand.net.convolutions, strict=True)
                 for p in ("weight", "bias")}, vgg)  # fmt: skip
     with pytest.raises(
         UserError, match=r"linear weights of LPIPS .*lin0.model.1.weight must be \[1, 64"

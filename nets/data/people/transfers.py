@@ -49,10 +49,12 @@ class TransferPairs:
     size       side of the network's square images, pixels
     letterbox  keep proportions with black borders, instead of squashing
     alpha      images have the opacity as a fourth channel
+    columns    middle columns of the images that are scored; None: all
 
     [(0, i)] gives appearance and target (3 or 4, S, S) uint8, their joints appearance_joints and
     joints (17, 2) in pixels of the squares, NaN if missing, and the index i.
-    `source(i)` and `truth(i)` are the images at their own size, which all have in common.
+    `source(i)` and `truth(i)` are the images at the scored size, `shape`; `full` is their size
+    before columns were cut off, which all have in common.
     Raises UserError for a list, image or annotation that is missing.
     """
 
@@ -66,16 +68,21 @@ class TransferPairs:
         size: int = 256,
         letterbox: bool = False,
         alpha: bool = False,
+        columns: int | None = None,
     ):
         path = Path(file)
         self.name, self.size, self.letterbox, self.alpha = str(path), size, letterbox, alpha
         self.pairs = read_pairs(path)
         self.folder = _images_beside(path) if images is None else Path(images)
         self._files = _files_by_name(self.folder)
-        self.sources, self.targets = (
-            [self._file(pair[side]) for pair in self.pairs] for side in (0, 1)
-        )
-        self.people = [person_of(f, self.folder) for f in self.targets]
+        self.files = [(self._file(first), self._file(second)) for first, second in self.pairs]
+        self.people = [person_of(target, self.folder) for _, target in self.files]
+        self.full = self._common_size()
+        if columns is not None and columns > self.full[1]:
+            raise UserError(
+                f"--crop_width: must be at most {self.full[1]}, the width of the images"
+            )
+        self.shape = (self.full[0], columns or self.full[1])
         self._annotations = joints or path.with_name(path.name.replace("pairs", "annotation"))
         self._joints: dict[Path, Tensor] | None = None  # read when a network needs them
 
@@ -89,30 +96,40 @@ class TransferPairs:
             raise UserError(f"{self.name}: {name} {what} {self.folder}")
         return found[0]
 
-    @property
-    def shape(self) -> tuple[int, int]:
+    def _common_size(self) -> tuple[int, int]:
         """Height and width that all images have in common. Raises UserError if they differ."""
-        first = image_size(self.targets[0])
-        for file in dict.fromkeys([*self.targets, *self.sources]):
-            if image_size(file) != first:
-                sizes = " and ".join("{}x{}".format(*s) for s in (first, image_size(file)))
+        first = image_size(self.files[0][0])
+        for file in dict.fromkeys(file for pair in self.files for file in pair):
+            if (size := image_size(file)) != first:
                 raise UserError(
-                    f"{file}: all images of {self.name} must have one size, have {sizes}"
+                    f"{file}: is {size[0]}x{size[1]}, all images of {self.name} must have one "
+                    f"size, the first has {first[0]}x{first[1]}"
                 )
         return first[1], first[0]
 
     def select(self, places: Sequence[int]) -> None:
         """Keep the pairs at these places only."""
-        for name in ("pairs", "sources", "targets", "people"):
-            setattr(self, name, [getattr(self, name)[i] for i in places])
+        self.pairs = [self.pairs[i] for i in places]
+        self.files = [self.files[i] for i in places]
+        self.people = [self.people[i] for i in places]
+
+    def cropped(self, image: Tensor) -> Tensor:
+        """The scored columns of an image (3, H, W) of the full size."""
+        left = (self.full[1] - self.shape[1]) // 2
+        return image[:, :, left : left + self.shape[1]]
 
     def source(self, index: int) -> Tensor:
-        """The image that gives the appearance, (3, H, W) uint8."""
-        return read_image(self.sources[index], None)
+        """The image that gives the appearance, (3, H, W) uint8 at the scored size."""
+        return self.cropped(read_image(self.files[index][0], None))
 
     def truth(self, index: int) -> Tensor:
-        """The true target, (3, H, W) uint8."""
-        return read_image(self.targets[index], None)
+        """The true target, (3, H, W) uint8 at the scored size."""
+        return self.cropped(read_image(self.files[index][1], None))
+
+    def target_joints(self, index: int) -> Tensor:
+        """The true target's joints (17, 2) in pixels of `truth`; NaN: missing."""
+        left = (self.full[1] - self.shape[1]) // 2
+        return self.read_joints()[self.files[index][1]] - torch.tensor([left, 0])
 
     def all_images(self) -> list[Path]:
         """Every image of the folder, in natural order."""
@@ -122,7 +139,7 @@ class TransferPairs:
         """The joints (17, 2) in pixels of every image in use; of several people the first ones."""
         if self._joints is None:
             known = read_annotations(self._annotations)
-            files = list(dict.fromkeys([*self.sources, *self.targets]))
+            files = list(dict.fromkeys(file for pair in self.files for file in pair))
             names = [file.relative_to(self.folder).as_posix() for file in files]
             people = known.match(files, names)
             for file, found in zip(files, people, strict=True):
@@ -133,8 +150,8 @@ class TransferPairs:
 
     def __getitem__(self, place: Place) -> Sample:
         index = place[1]
-        target, joints = self._square(self.targets[index])
-        appearance, appearance_joints = self._square(self.sources[index])
+        appearance, appearance_joints = self._square(self.files[index][0])
+        target, joints = self._square(self.files[index][1])
         return {
             "target": target,
             "joints": joints,
@@ -157,16 +174,16 @@ class TransferPairs:
             image = with_alpha(image, file, box)
         return image, fractions * torch.tensor(box[2:]) + torch.tensor(box[:2])
 
-    def unsquared(self, image: Tensor, shape: tuple[int, int]) -> Tensor:
-        """A network's square (3, S, S) uint8 at the images' own size (H, W): (3, H, W).
+    def unsquared(self, image: Tensor) -> Tensor:
+        """A network's square (3, S, S) uint8 at the scored size: (3, H, W).
 
         Undoes squashing, or cuts off the borders of the letterbox; resized by Pillow's BILINEAR.
         """
-        h, w = shape
+        h, w = self.full
         if self.letterbox:
             x, y, width, height = letterbox(torch.zeros(3, h, w, dtype=torch.uint8), self.size).box
             image = image[:, y : y + height, x : x + width]
-        return squash(image, None, (w, h))
+        return self.cropped(squash(image, None, (w, h)))
 
 
 def read_pairs(path: Path) -> list[tuple[str, str]]:
@@ -233,28 +250,35 @@ class Results:
 
     def file(self, pair: tuple[str, str]) -> Path | None:
         """The result of a pair, or None."""
-        bare, stems = (
-            [str(PurePosixPath(name).with_suffix("")).replace("/", "") for name in pair],
-            [name.replace("/", "") for name in pair],
-        )
-        names = (s.join(pair_of) for s in SEPARATORS for pair_of in (bare, stems))
+        whole = [name.replace("/", "") for name in pair]
+        bare = [str(PurePosixPath(name).with_suffix("")).replace("/", "") for name in pair]
+        names = (separator.join(n) for separator in SEPARATORS for n in (whole, bare))
         return next((self._files[name] for name in names if name in self._files), None)
 
-    def image(self, pair: tuple[str, str], shape: tuple[int, int]) -> Tensor:
-        """The result of a pair (3, H, W) uint8 of this shape; the last panel of 3 or 5.
+    def image(self, data: TransferPairs, index: int) -> Tensor:
+        """The result of a pair (3, H, W) uint8 at the scored size; the last panel of 3 or 5.
 
-        Images of another size are resized by Pillow's BILINEAR, and counted.
+        Images of the full size are cropped. Those of another one are resized by Pillow's BILINEAR,
+        and counted.
         """
-        file, (h, w) = self.file(pair), shape
+        file = self.file(data.pairs[index])
         if file is None:
-            raise UserError(f"--reference {self.folder}: has no image of {' to '.join(pair)}")
+            raise UserError(f"--reference {self.folder}: has no {' to '.join(data.pairs[index])}")
         image = read_image(file, None)
-        if image.shape[1] == h and image.shape[2] in [n * w for n in PANELS]:
-            image = image[:, :, -w:]
-        if image.shape[1:] == (h, w):
+        h, w = data.shape
+        for height, width in (data.shape, data.full):
+            if image.shape[1] == height and image.shape[2] in [n * width for n in PANELS]:
+                image = image[:, :, -width:]
+        if image.shape[1:] == data.full:
+            return data.cropped(image)
+        if image.shape[1:] == data.shape:
             return image
         self.resized += 1
         return squash(image, None, (w, h))
+
+    def example(self, data: TransferPairs) -> str:
+        """A name that a result may have."""
+        return result_name(*data.pairs[0])
 
 
 def _images_beside(path: Path) -> Path:

@@ -68,6 +68,8 @@ def print_report(report: dict[str, Any]) -> None:
                 value = f"{value:.4f}"
             elif isinstance(value, list | dict):
                 continue
+            elif value is None:
+                value = "no finite value"
             print(f"  {name:15} {key:31} {value}")
     if "protocol" in report:
         print("protocol:")
@@ -196,6 +198,8 @@ def evaluate(
 ) -> dict[str, Any]:
     """The report that the options ask for, printed and written to --out."""
     if args.compare:
+        if args.out:
+            raise UserError("--out: not with --compare; > FILE keeps the table, --json the reports")
         reports = [report_of(given) for given in args.compare]
         print(comparison(args.compare, reports))
         return dict(zip(args.compare, reports, strict=True))

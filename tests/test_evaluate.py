@@ -5,6 +5,7 @@ import json
 import pytest
 
 import evaluate
+from helpers import last_line, script
 from nets.run import checkpoints
 
 
@@ -70,3 +71,57 @@ def test_a_stage_keeps_the_scores_of_the_others(run):
     report.write_text("not JSON")
     evaluate.main(["--stage", "score"])
     assert "score" in json.loads(report.read_text())
+
+
+def test_json_alone_is_on_stdout(run, capfd):
+    folder, _ = run
+    evaluate.main(["--json", "-"])
+    out, err = capfd.readouterr()
+    assert json.loads(out) == json.loads((folder / "evaluation.json").read_text())
+    assert "score" in err and "written:" in err
+    evaluate.main(["--json", str(folder / "copy.json")])
+    out, err = capfd.readouterr()
+    assert "written:" in out
+    assert (folder / "copy.json").read_text() == (folder / "evaluation.json").read_text()
+
+
+def test_json_of_a_failure_is_empty(tmp_path):
+    done = script("evaluate.py", "--json", "-", "--checkpoint", "none", cwd=tmp_path)
+    assert done.returncode == 2 and done.stdout == ""
+    assert "none" in last_line(done)
+
+
+def reports(folder):
+    """Two runs with reports, and the second one's file."""
+    first = {"data": "people", "images": 4, "step": 3,
+             "transfer": {"masked_l1": {"mean": 0.25, "std": 0.1, "count": 4}, "candidates": 16},
+             "protocol": {"ssim": "one"}}  # fmt: skip
+    second = {"data": "people", "images": 5, "transfer": {"masked_l1": {"mean": 0.125, "std": 0.0}},
+              "network": {"nearest_target": 0.5, "table": [1, 2]},
+              "protocol": {"ssim": "another"}}  # fmt: skip
+    for name, report in (("a", first), ("b", second)):
+        (folder / name / "checkpoints").mkdir(parents=True)
+        (folder / name / "evaluation.json").write_text(json.dumps(report))
+    return str(folder / "a/checkpoints"), str(folder / "b/evaluation.json")
+
+
+def test_reports_stand_side_by_side(tmp_path, capsys):
+    one, two = reports(tmp_path)
+    evaluate.main(["--compare", one, two])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:5] == [
+        f"|  | {one} | {two} |",
+        "| --- | ---: | ---: |",
+        "| transfer masked_l1 | 0.2500 | 0.1250 |",
+        "| transfer candidates | 16 |  |",
+        "| network nearest_target |  | 0.5000 |",
+    ]
+    assert "images differs: 4, 5" in lines and "the protocol of ssim differs" in lines
+    assert not any(line.startswith("data differs") for line in lines)
+
+
+def test_a_run_without_a_report_is_named(tmp_path, capsys):
+    reports(tmp_path)
+    with pytest.raises(SystemExit, match="2"):
+        evaluate.main(["--compare", str(tmp_path / "a"), str(tmp_path)])
+    assert f"--compare {tmp_path}: no report" in capsys.readouterr().err

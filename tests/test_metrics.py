@@ -1,11 +1,13 @@
 """Scores of images: hand-computed cases, and SSIM against an independent formula."""
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
-from scipy.ndimage import correlate1d
+from scipy.linalg import sqrtm
+from scipy.ndimage import correlate1d, gaussian_filter, uniform_filter
 
 from nets import metrics
 
@@ -80,6 +82,103 @@ def test_each_image_has_its_own_score():
         assert score(truth[:0], truth[:0]).shape == (0,)
 
 
+def skimage_ssim(x, y, data_range, window=None):
+    """scikit-image's structural_similarity, written anew; x, y float64 (3, H, W).
+
+    window  side of a uniform window with sample covariance; None: Gaussian of sigma 1.5
+    """
+    scores = []
+    for a, b in zip(x, y, strict=True):
+        if window is None:
+            size, factor = 11, 1.0
+            mean = partial(gaussian_filter, sigma=1.5, truncate=3.5)
+        else:
+            size, factor = window, window**2 / (window**2 - 1)
+            mean = partial(uniform_filter, size=window)
+        ma, mb = mean(a), mean(b)
+        va, vb = factor * (mean(a * a) - ma * ma), factor * (mean(b * b) - mb * mb)
+        cov = factor * (mean(a * b) - ma * mb)
+        c1, c2 = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
+        ssim = (2 * ma * mb + c1) * (2 * cov + c2) / ((ma**2 + mb**2 + c1) * (va + vb + c2))
+        border = (size - 1) // 2
+        h, w = ssim.shape
+        scores.append(ssim[border : h - border, border : w - border].mean())
+    return np.mean(scores)
+
+
+def test_ssim_in_both_forms_of_pose_transfer():
+    truth = images(2, 3, 64, 53)
+    prediction = noisy(truth, 40)
+    inside, window51 = (
+        metrics.ssim_inside(prediction, truth), metrics.ssim_window51(prediction, truth),
+    )  # fmt: skip
+    for i in range(2):
+        x, y = prediction[i].double().numpy(), truth[i].double().numpy()
+        assert float(inside[i]) == pytest.approx(skimage_ssim(x, y, 255), abs=1e-9)
+        assert float(window51[i]) == pytest.approx(skimage_ssim(x / 255, y / 255, 1, 51), abs=1e-9)
+    for score in (metrics.ssim_inside, metrics.ssim_window51):
+        torch.testing.assert_close(score(truth, truth), torch.ones(2, dtype=torch.float64))
+
+
+def test_l1_and_gradient_by_hand():
+    truth = torch.zeros(1, 3, 2, 3, dtype=torch.uint8)
+    truth[..., 1] = 100  # columns 0 100 0: differences along x of 100, along y of 0
+    prediction = truth.clone()
+    prediction[..., 1] = 50
+    prediction[..., 0, :] += 20  # and along y of 20
+    assert float(metrics.l1(prediction, truth)) == pytest.approx((30 + 50 + 4 * 10) / 6 / 255)
+    assert float(metrics.gradient(prediction, truth)) == pytest.approx((50 + 20) / 100)
+    assert float(metrics.gradient(truth[..., :1].expand_as(truth).contiguous(), truth)) == 0
+
+
+def test_nearest_target_leaves_out_other_targets_of_the_same_person():
+    generator = torch.Generator().manual_seed(0)
+    targets = torch.rand(6, 3, 32, 16, generator=generator) * 255
+    people = ["anna", "anna", "ben", "ben", "cleo", "cleo"]
+    results = targets.clone()
+    results[0] = 0.55 * targets[1] + 0.45 * targets[0]  # nearest to another target of anna
+    results[2] = targets[4]  # cleo instead of ben
+    near = metrics.nearest_target(results, targets, people)
+    assert near.tolist() == [True, True, False, True, True, True]
+    flat = torch.full_like(targets, 127.0)
+    flat_targets = flat + 1  # all equally far: an image that knows nothing scores nothing
+    assert not metrics.nearest_target(flat, flat_targets, people).any()
+    with pytest.raises(ValueError, match="people must be at least two"):
+        metrics.nearest_target(results, targets, ["anna"] * 6)
+
+
+def test_small_images_are_means_of_areas():
+    image = images(1, 3, 128, 64)
+    expected = image.double().view(1, 3, 32, 4, 16, 4).mean((3, 5))
+    torch.testing.assert_close(metrics.small_images(image), expected.float())
+
+
+@pytest.mark.parametrize("count", [5, 60])  # fewer images than features, and more
+def test_frechet_is_the_published_formula(count):
+    generator = np.random.default_rng(0)
+    a = generator.normal(size=(count, 16)) @ generator.normal(size=(16, 16))
+    b = generator.normal(size=(40, 16)) + 0.5
+    ours = metrics.frechet(*(metrics.gaussian_of(torch.from_numpy(x)) for x in (a, b)))
+    s, t = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
+    distance = np.square(a.mean(0) - b.mean(0)).sum()
+    expected = distance + np.trace(s) + np.trace(t) - 2 * np.trace(sqrtm(s @ t).real)
+    # sqrtm loses half of the digits where the product is singular
+    assert ours == pytest.approx(expected, rel=1e-9 if count > 16 else 1e-5)
+    same = metrics.gaussian_of(torch.from_numpy(b))
+    assert metrics.frechet(same, same) == pytest.approx(0, abs=1e-9)
+
+
+def test_inception_score_is_the_published_formula():
+    logits = np.random.default_rng(0).normal(size=(40, 7)) * 3
+    p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    parts = [np.exp(np.mean([np.sum(q * np.log(q / part.mean(0))) for q in part]))
+             for part in np.split(p, 4)]  # fmt: skip
+    mean, std = metrics.inception_score(torch.from_numpy(logits), 4)
+    assert (mean, std) == (pytest.approx(np.mean(parts)), pytest.approx(np.std(parts)))
+    with pytest.raises(ValueError, match="N >= 10"):
+        metrics.inception_score(torch.zeros(9, 3))
+
+
 def test_psnr_by_hand():
     truth = torch.zeros(2, 3, 4, 4, dtype=torch.uint8)
     prediction = truth.clone()
@@ -139,6 +238,9 @@ def test_the_protocol_states_the_settings_in_use():
         (lambda a, m: metrics.psnr(a, a[:, :1]), "psnr: truth must be uint8"),
         (lambda a, m: metrics.psnr(a, a[..., 1:]), "psnr: truth must have the prediction's shape"),
         (lambda a, m: metrics.ssim(a[..., :5], a[..., :5]), "ssim: prediction must be at least 6"),
+        (lambda a, m: metrics.ssim_inside(a, a), "ssim_inside: prediction must be at least 11x11"),
+        (lambda a, m: metrics.ssim_window51(a, a), "must be at least 51x51"),
+        (lambda a, m: metrics.gaussian_of(torch.zeros(1, 3)), "with N >= 2"),
         (lambda a, m: metrics.masked_l1(a, a, m[:1]), "masked_l1: mask must be bool"),
         (lambda a, m: metrics.masked_l1(a, a, m.byte()), "masked_l1: mask must be bool"),
         (lambda a, m: metrics.masked_l1(a, a, ~m), r"mask must hold a pixel .*none in \[0, 1\]"),

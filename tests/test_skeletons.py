@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from scipy.ndimage import binary_closing
 
 from nets import skeletons as sk
 
@@ -142,3 +143,20 @@ def test_bad_arguments_are_named():
     with pytest.raises(ValueError, match="box_factor must leave crops"):
         sk.part_homographies(torch.zeros(1, 15, 2), 8, 4)
     assert sk.part_homographies(torch.zeros(0, 15, 2), SIZE, 2).shape == (0, 8, 3, 3)
+
+
+def test_body_mask_is_limbs_of_a_width_closed_by_a_square():
+    """Against scikit-image's way: filled capsules, binary dilation, erosion."""
+    joints = torch.full((2, 18, 2), torch.nan)
+    for (a, b), y in {(3, 4): 12.0, (6, 7): 23.0}.items():  # forearms, 2 rows apart
+        joints[0, a], joints[0, b] = torch.tensor([10.0, y]), torch.tensor([30.0, y])
+    joints[0, 9] = torch.tensor([5.0, 55.0])  # no known neighbour: no limb
+    mask = sk.body_mask(joints, (64, 48), sk.OPENPOSE_18)
+    y, x = np.mgrid[:64, :48]
+    limbs = [(np.abs(y - at) <= 4) & (x >= 10) & (x <= 30) for at in (12, 23)]
+    limbs += [(x - a) ** 2 + (y - b) ** 2 <= 16 for a in (10, 30) for b in (12, 23)]
+    open_mask = np.any(limbs, axis=0)
+    expected = binary_closing(np.pad(open_mask, 5), np.ones((5, 5)))[5:-5, 5:-5]
+    np.testing.assert_array_equal(mask[0].numpy(), expected)
+    assert not np.array_equal(expected, open_mask)
+    assert not mask[1].any()  # nobody is known

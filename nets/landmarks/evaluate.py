@@ -1,24 +1,27 @@
 """evaluate.py for landmarks: errors of joints regressed from them.
 
-The data are BBC Pose, an index.p or the demo world. In the demo world, masks and backgrounds are
-compared with the ground truth too.
+The data are BBC Pose, an index.p, a table of points or the demo world. In the demo world, masks and
+backgrounds are compared with the ground truth too.
 """
 
 from __future__ import annotations
 
 import pickle
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, TypedDict
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
 from nets import metrics
 from nets.contracts import Batch, Dataset
 from nets.data.clips import bbc_pose
+from nets.data.clips.augment import Warps
 from nets.data.io.files import read_arrays, whole_file
 from nets.data.io.pickles import read_pickle
 from nets.errors import UserError
@@ -35,6 +38,7 @@ from nets.run.precision import Precision
 from nets.run.ranks import Ranks
 
 SAFE, ORIGINAL = "gaussians.npz", "gaussians.pkl3"
+LABELLED, HELD_OUT = 500, 1000  # frames at most, where the options say nothing
 DUMP_KEYS = ("predictions_mean", "vid", "frame", "bboxes", "gt")
 
 
@@ -111,7 +115,8 @@ STAGES = ("all", "dump", "regress", "score", "val_truth")
 def add_options(p: options.ArgumentParser) -> None:
     """Add the options of this module."""
     g = p.add_argument_group("landmarks: three steps on BBC Pose (--data FOLDER, or the run's); "
-                             "one step on an index (--data index.p) or the demo world")
+                             "one step on an index (--data index.p), a table of points (--data "
+                             "points.csv) or the demo world")
     add = g.add_argument
     add("--stage", type=Literal[STAGES], default="all",
         help="BBC Pose: dump writes the landmarks of all frames, regress the joints predicted "
@@ -128,10 +133,17 @@ def add_options(p: options.ArgumentParser) -> None:
     add("--val_anno_path", type=str | None, default=None,
         help="ground truth of the validation frames (variable my_pred or results); default: from "
         "code/bbcpose.mat of the data")
-    add("--labelled", type=PositiveInt, default=500,
-        help="index.p and demo world: training frames with joints for the regression, at most")
-    add("--held_out", type=PositiveInt, default=1000,
-        help="index.p and demo world: test frames, at most")
+    add("--labelled", type=PositiveInt | None, default=None,
+        help="training frames with joints for the regression, at most; default: 500, of a table "
+        "of points all")
+    add("--held_out", type=PositiveInt | None, default=None,
+        help="test frames, at most; default: 1000, of a table of points all")
+    add("--eyes", type=list[str] | None, default=None,
+        help="table of points: names of both eyes, e.g. [p37,p46]; default: the first two points")
+    add("--labels", type=list[PositiveInt], default=[1, 5, 10, 20, 100, 500, 1000, 5000],
+        help="table of points: numbers of labelled images of the curve")
+    add("--label_draws", type=PositiveInt, default=10,
+        help="table of points: random draws of the labelled images for each number")
     add("--landmarks", type=PositiveInt | None, default=None,
         help="required number of landmarks of the checkpoint; default: any")
 # fmt: on
@@ -159,6 +171,8 @@ def evaluate(
     if args.stage != "all" and not root:
         raise UserError(f"--stage {args.stage}: a step of BBC Pose; needs --data, its folder")
     with torch.no_grad(), precision.autocast():
+        if index and Path(index).suffix == ".csv":
+            return of_points(args, index, net, trained, ranks)
         if index:
             return of_index(args, index, net, trained, ranks)
         if root:
@@ -292,20 +306,24 @@ def dump(
 
 def gather(
     args: options.Namespace, net: LandmarkModel, data: Dataset, ranks: Ranks
-) -> tuple[np.ndarray, np.ndarray]:
-    """Landmarks (N, K, 2) and joints (N, J, 2) of a dataset, joints from -0.5 to 0.5 of the image.
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Landmarks (N, K, 2), joints (N, J, 2) and sides (N, 2) of a dataset.
+
+    Joints are from -0.5 to 0.5 of the image. Sides are the dataset's "sides", width and height of
+    what the image shows in pixels of its file, else 1.
 
     data  its samples have the joints, and an image "frame" or "target"
     Raises UserError if no frame can be read.
     """
-    means, joints = [], []
+    means, joints, sides = [], [], []
     for batch in frames(args, data, ranks):
         frame = batch["frame"] if "frame" in batch else batch["target"]
         means.append(net.landmarks(signed(frame)).means.float().cpu())
         joints.append(batch["joints"].cpu().double() / frame.shape[-1] - 0.5)
+        sides.append(batch.get("sides", torch.ones(len(frame), 2)).cpu().double())
     if not means:
         raise UserError(f"{data.name}: no frame can be read")
-    return torch.cat(means).numpy(), torch.cat(joints).numpy()
+    return torch.cat(means).numpy(), torch.cat(joints).numpy(), torch.cat(sides).numpy()
 
 
 def of_index(
@@ -315,17 +333,116 @@ def of_index(
     from nets.data.people.index import IndexDataset
 
     size = trained["image_size"]
-    labelled = Every(IndexDataset(index, "train", size), args.labelled)
-    held_out = Every(IndexDataset(index, "test", size), args.held_out)
+    labelled = Every(IndexDataset(index, "train", size), args.labelled or LABELLED)
+    held_out = Every(IndexDataset(index, "test", size), args.held_out or HELD_OUT)
     return regressed(args, net, labelled, held_out, ranks)
+
+
+def of_points(
+    args: options.Namespace, table: str, net: LandmarkModel, trained: dict[str, Any], ranks: Ranks
+) -> dict[str, Any]:
+    """The report on a table of points: errors over the distance of the eyes, and consistency."""
+    from nets.data.clips.points import PointTable
+
+    size = trained["image_size"]
+    labelled, held_out = (
+        Every(PointTable(table, split, size), limit or sys.maxsize)
+        for split, limit in (("train", args.labelled), ("test", args.held_out))
+    )
+    names = labelled.joint_order
+    eyes = args.eyes or list(names[:2])
+    for name in eyes:
+        if name not in names:
+            raise UserError(f"--eyes: {name} is no point of {table}, which has {', '.join(names)}")
+    if len(eyes) != 2:
+        raise UserError(f"--eyes: must name two points, got {len(eyes)}")
+    places = names.index(eyes[0]), names.index(eyes[1])
+    x, y, _ = gather(args, net, labelled, ranks)
+    test_x, test_y, sides = gather(args, net, held_out, ranks)
+    print(f"{len(x)} labelled images, {len(test_x)} test images of {table}")
+
+    def error(chosen: np.ndarray, bias: bool) -> float:
+        predicted = regression.predicted_points(x[chosen], y[chosen], test_x, bias)
+        return regression.interocular_error(predicted, test_y, sides, places)
+
+    whole = np.arange(len(x))
+    mean_pose = np.broadcast_to(np.nanmean(y, 0), test_y.shape)
+    with_eyes = np.isfinite(test_y[:, places]).all((1, 2))
+    if not with_eyes.any():
+        raise UserError(f"{table}: no test image has both eyes, {eyes[0]} and {eyes[1]}")
+    report: dict[str, Any] = {
+        "data": table,
+        "labelled": len(x),
+        "held_out": len(test_x),
+        "points": {
+            "error": error(whole, False),
+            "error_with_bias": error(whole, True),
+            "error_mean_pose": regression.interocular_error(mean_pose, test_y, sides, places),
+            "images_without_eyes": int((~with_eyes).sum()),
+        },
+    }
+    for part, bias in (("labels", False), ("labels_with_bias", True)):
+        report[part] = {}
+        for count in sorted(n for n in args.labels if n < len(x)):
+            random = np.random.default_rng([args.seed, count])
+            draws = [random.choice(len(x), count, replace=False) for _ in range(args.label_draws)]
+            errors = torch.tensor([error(draw, bias) for draw in draws])
+            report[part][str(count)] = metrics.summary(errors)
+    report["consistency"] = consistency(args, net, held_out, ranks)
+    protocol = dict(regression.PROTOCOL)
+    protocol["interocular"] = protocol["interocular"].format(first=eyes[0], second=eyes[1])
+    protocol["labels"] = protocol["labels"].format(draws=args.label_draws)
+    kept = ("regression", "points", "mean_pose", "interocular", "labels", "consistency")
+    return report | {"protocol": {name: protocol[name] for name in kept}}
+
+
+def consistency(
+    args: options.Namespace, net: LandmarkModel, data: Dataset, ranks: Ranks
+) -> dict[str, Any]:
+    """How well landmarks follow a known warp of a frame: `regression.PROTOCOL["consistency"]`."""
+    distances: list[Tensor] = []
+    unmoved: list[Tensor] = []
+    for batch in frames(args, data, ranks):
+        frame = signed(batch["frame"])
+        side = frame.shape[-1]
+        warps = Warps(side, trans=(-0.05 * side, 0.05 * side), mode="clean")
+        draw = batch["index"]
+        line = torch.arange(side, dtype=torch.float32, device=frame.device)
+        y, x = torch.meshgrid(line, line, indexing="ij")
+        places = torch.stack([x, y]).expand(len(frame), -1, -1, -1)  # of each pixel, itself
+        origins = warps(places, args.seed, draw)  # place in the frame that a pixel reads from
+        first, second = (
+            (net.landmarks(image).means.float() + 1) * side / 2
+            for image in (frame, warps(frame, args.seed, draw))
+        )
+        back = _at(origins, second)
+        usable = ((back > 0) & (back < side - 1)).all(-1)
+        usable &= ((second >= 0) & (second <= side - 1)).all(-1)
+        distances.append(((back - first).norm(dim=-1) / side)[usable].cpu())
+        unmoved.append(((_at(origins, first) - first).norm(dim=-1) / side)[usable].cpu())
+    if not sum(map(len, distances)):
+        raise UserError("consistency: no landmark stays inside the frames when they are warped")
+    result: dict[str, Any] = {
+        "error": metrics.summary(torch.cat(distances)),
+        "error_unmoved": metrics.summary(torch.cat(unmoved)),
+    }
+    ratio = result["error"]["mean"] / result["error_unmoved"]["mean"]
+    return result | {"ratio_to_unmoved": ratio}
+
+
+def _at(maps: Tensor, points: Tensor) -> Tensor:
+    """Values (N, K, C) of maps (N, C, S, S) at points (N, K, 2) in pixels, bilinear."""
+    grid = 2 * points / (maps.shape[-1] - 1) - 1
+    values = F.grid_sample(maps, grid[:, :, None], padding_mode="border", align_corners=True)
+    return values[..., 0].transpose(1, 2)
 
 
 def regressed(
     args: options.Namespace, net: LandmarkModel, labelled: Every, held_out: Every, ranks: Ranks
 ) -> dict[str, Any]:
     """The report of a regression that is fitted on labelled frames and tested on held-out ones."""
-    x, y = gather(args, net, labelled, ranks)
-    test_x, test_y = gather(args, net, held_out, ranks)
+    x, y, _ = gather(args, net, labelled, ranks)
+    test_x, test_y, _ = gather(args, net, held_out, ranks)
     print(f"{len(x)} labelled frames, {len(test_x)} held-out frames of {labelled.name}")
     if len(x) < 2 * x.shape[1]:
         print(f"note: {len(x)} labelled frames are fewer than the {2 * x.shape[1]} coordinates")
@@ -351,8 +468,9 @@ def of_world(
     from nets.worlds.clips import ClipsWorld
 
     size = trained["image_size"]
-    labelled = Every(ClipsWorld("train", size), args.labelled)
-    held_out = Every(ClipsWorld("test", size, pairs=True, truth=True), args.held_out)
+    labelled = Every(ClipsWorld("train", size), args.labelled or LABELLED)
+    truth = ClipsWorld("test", size, pairs=True, truth=True)
+    held_out = Every(truth, args.held_out or HELD_OUT)
     report = regressed(args, net, labelled, held_out, ranks)
     mean = sum(batch["frame"].double().sum(0) for batch in frames(args, labelled, ranks))
     mean = (mean / len(labelled)).round().to(torch.uint8)

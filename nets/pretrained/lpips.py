@@ -166,7 +166,7 @@ def load_lpips(
         raise ValueError(f"load_lpips: network must be vgg or alex, got {network!r}")
     net: VGG19 | AlexNet
     if network == "vgg":
-        settings = (source, download, False, "maxpool", option, folders)
+        settings = (source, download, False, "maxpool", option, folders, "")
         net, official, of = load_vgg(net_path, "torchvision16", *settings), OFFICIAL, "VGG16"
     else:
         net = _load_alexnet(net_path, source, download, folders, option)

@@ -165,6 +165,7 @@ def load_vgg(
     pooling: str = "maxpool",
     option: str = "--vgg_weights",
     folders: Sequence[Path] = (),
+    instead: str = "train with --perceptual random",
 ) -> VGG19:
     """A frozen VGG19, or VGG16 for the families of such, on the CPU in float32.
 
@@ -178,6 +179,7 @@ def load_vgg(
     normalise  False: images in [-1, 1] enter the network without preprocessing
     pooling    between the blocks: "maxpool" or "avgpool"
     option     the option that takes `path`, for messages
+    instead    another remedy, for messages
     returns    the network; its `description` names the weights
     Raises UserError, one line with the remedy, if the file is missing or wrong. A file with an
     official name must have the official digest.
@@ -202,7 +204,7 @@ def load_vgg(
             download,
             "about 550 MB, ",
             folders,
-            "train with --perceptual random",
+            instead,
         )
     file = Path(path).expanduser()
     checked = _verify(file, family, kind.__name__)

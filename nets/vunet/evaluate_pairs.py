@@ -14,8 +14,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from nets import metrics
-from nets.data.io.files import read_arrays
-from nets.data.io.images import image_size, list_images, read_image, write_image
+from nets.data.io.files import list_folder, read_arrays
+from nets.data.io.images import image_size, is_image, read_image, write_image
 from nets.data.io.names import safe_name
 from nets.data.people.index import IndexDataset
 from nets.data.people.transfers import Results, TransferPairs, person_of, result_name
@@ -177,8 +177,10 @@ def pairs_protocol(data: TransferPairs, trained: dict[str, Any] | None) -> str:
         return text
     side = trained["image_size"]
     way = "cut out of its letterbox and resized" if data.letterbox else "resized"
-    full = f"{data.full[1]}x{data.full[0]}"
-    return f"{text}; the network's {side}x{side} result is {way} to {full}, bilinear with area"
+    return (
+        f"{text}; the network's {side}x{side} result is {way} to {data.full[1]}x{data.full[0]}, "
+        "bilinear, antialiased where it shrinks"
+    )
 
 
 class Scores:
@@ -269,13 +271,21 @@ class Scores:
             files = [index.file(i) for i in range(len(index))]
             what = f"{len(files)} training images of {path}"
         else:
-            files = list_images("--fid", [path])
+            try:
+                files = list_folder(path, is_image, recursive=True).files
+            except OSError as error:
+                raise UserError(f"--fid {given}: cannot be read: {error.strerror}") from error
             what = f"{len(files)} images of {path}"
         if len(files) < 2:
-            raise UserError(f"--fid {given}: holds one image, two at least are needed")
-        progress = tqdm(files, "real images", unit="image", disable=None, delay=5)
-        features = [self._features(read_image(file, None)[None])[0] for file in progress]
-        return metrics.gaussian_of(torch.cat(features)), what
+            raise UserError(f"--fid {given}: holds {len(files)} images, needs two at least")
+        features, cropped = [], 0
+        for file in tqdm(files, "real images", unit="image", disable=None, delay=5):
+            image = read_image(file, None)
+            if image.shape[1:] == self.data.full != self.data.shape:
+                image, cropped = self.data.cropped(image), cropped + 1
+            features.append(self._features(image[None])[0])
+        cut = f", {cropped} cut to {self.data.shape[1]} columns" if cropped else ""
+        return metrics.gaussian_of(torch.cat(features)), what + cut
 
     @torch.no_grad()
     def _features(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -308,7 +318,8 @@ class Scores:
         for key, parts in values.items():
             of_all = torch.cat(parts)
             usable = of_all[~of_all.isnan()]  # mask_ssim has NaN where no limb is known
-            row[key] = metrics.summary(usable) if len(usable) else None
+            # PSNR of equal images is infinite: of all of them nothing is left to average.
+            row[key] = metrics.summary(usable) if usable.isfinite().any() else None
         if features:
             means, logits = (torch.cat(part) for part in zip(*features, strict=True))
             if "inception_score" in self.protocol:
@@ -353,7 +364,8 @@ def _read_statistics(path: Path) -> tuple[Tensor, Tensor]:
         if not isinstance(arrays, dict) or name not in arrays or arrays[name].shape != shape:
             raise UserError(f"--fid {path}: must hold mu and sigma of {FEATURES} features")
     assert isinstance(arrays, dict)
-    return tuple(torch.from_numpy(np.asarray(arrays[n], np.float64)) for n in shapes)  # type: ignore[return-value]
+    mean, covariance = (torch.from_numpy(np.asarray(arrays[n], np.float64)) for n in shapes)
+    return mean, covariance
 
 
 def generated(

@@ -2,18 +2,24 @@
 
 import json
 import pickle
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from scipy.io import loadmat, savemat
 from tqdm import tqdm
 
 import evaluate as evaluate_script
 from landmark_files import bbc_folder, joints_of, untrained
 from nets.data.clips import bbc_pose
+from nets.data.clips.points import PointTable
+from nets.data.io.images import write_image
+from nets.data.people.index import read_index
 from nets.errors import UserError
 from nets.landmarks import evaluate, published, regression
 from nets.run import checkpoints
+from nets.skeletons import JOINTS_17
 from small_data import index_folder
 
 
@@ -72,6 +78,129 @@ def test_distances_against_the_mean_pose():
     expected = np.linalg.norm(joints[30:] - mean, axis=-1).mean()
     assert result["error_mean_pose"] == pytest.approx(expected)
     assert result["ratio_to_mean_pose"] == pytest.approx(0, abs=1e-6)
+
+
+def test_points_with_and_without_an_intercept():
+    random = np.random.default_rng(0)
+    x, test = random.normal(size=(30, 4, 2)), random.normal(size=(7, 4, 2))
+    weights = random.normal(size=(8, 3, 2))
+    points = np.einsum("nf,fjc->njc", x.reshape(30, 8), weights) + 0.3  # a shift
+    expected = np.einsum("nf,fjc->njc", test.reshape(7, 8), weights) + 0.3
+    points[:5, 1] = np.nan  # fitted on the others
+    points[:, 2] = np.nan  # on none
+    exact = regression.predicted_points(x, points, test, bias=True)
+    np.testing.assert_allclose(exact[:, :2], expected[:, :2])
+    assert np.isnan(exact[:, 2]).all()
+    through_centre = regression.predicted_points(x, points, test, bias=False)
+    np.testing.assert_allclose(
+        through_centre[:, 0], test.reshape(7, 8) @ regression.fit(x.reshape(30, 8), points[:, 0])
+    )
+    assert np.abs(through_centre[:, 0] - expected[:, 0]).max() > 0.1
+
+
+def test_errors_are_shares_of_the_distance_of_the_eyes():
+    truth = np.array([[[-0.1, 0.0], [0.1, 0.0], [0.0, 0.25]], [[np.nan] * 2, [0.1, 0], [0, 0]]])
+    predicted = truth + np.array([0.05, 0.0])
+    sides = np.array([[200.0, 80.0], [50.0, 50.0]])  # eyes 40 pixels apart; errors of 10 pixels
+    assert regression.interocular_error(predicted, truth, sides, (0, 1)) == pytest.approx(0.25)
+    predicted[0, 2] = truth[0, 2] + np.array([0.0, 0.25])  # 20 pixels down
+    error = regression.interocular_error(predicted, truth, sides, (0, 1))
+    assert error == pytest.approx((10 + 10 + 20) / 3 / 40)
+    with pytest.raises(ValueError, match="both eyes of one image"):
+        regression.interocular_error(predicted[1:], truth[1:], sides[1:], (0, 1))
+
+
+class Spots:
+    """Landmarks at the centres of the red and of the green of an image: they follow any warp."""
+
+    def __init__(self, follow=True):
+        self.follow = follow
+
+    def landmarks(self, image):
+        weight = (image[:, :2] + 1).clamp_min(0) if self.follow else torch.ones(3, 2, 64, 64)
+        weight = weight / weight.sum((2, 3), keepdim=True)
+        line = 2 * torch.arange(64) / 64 - 1
+        means = torch.stack([(weight.sum(2) * line).sum(2), (weight.sum(3) * line).sum(2)], -1)
+        return SimpleNamespace(means=means)
+
+
+def test_landmarks_that_follow_a_warp_are_consistent():
+    y, x = torch.meshgrid(torch.arange(64.0), torch.arange(64.0), indexing="ij")
+    rows = []
+    for k in range(3):
+        spots = [(20 + 6 * k, 24), (40, 44 - 5 * k)]
+        maps = [torch.exp(-((x - a) ** 2 + (y - b) ** 2) / 2) * 255 for a, b in spots]
+        rows.append({"frame": torch.stack([*maps, torch.zeros(64, 64)]).byte(), "index": k})
+
+    class Data(list):
+        name = "spots"
+
+        def __getitem__(self, place):
+            return list.__getitem__(self, place[1])
+
+    args = SimpleNamespace(seed=0, batch_size=3, workers=0, on_bad_sample="fail")
+    cpu = SimpleNamespace(rank=0, world_size=1, device=torch.device("cpu"))
+    follows = evaluate.consistency(args, Spots(), Data(rows), cpu)
+    stays = evaluate.consistency(args, Spots(follow=False), Data(rows), cpu)
+    # The warp deforms a spot of a few pixels, which moves its centre by less than a pixel.
+    assert follows["error"]["mean"] < 0.5 / 64 < 0.03 < follows["error_unmoved"]["mean"]
+    assert follows["ratio_to_unmoved"] < 0.25
+    assert stays["ratio_to_unmoved"] == pytest.approx(1, abs=1e-3)
+
+
+def table_of_points(folder, count=9):
+    """Images of the demo world with the points of their persons, as a CSV."""
+    index = index_folder(folder, count, size=32)
+    content = read_index(index)
+    names = ["reye", "leye", "cnose", "rwrist"]
+    places = [JOINTS_17.index(name) for name in names]
+    lines = [",".join(["file", "split", *(f"{n}_{axis}" for n in names for axis in "xy")])]
+    for k in range(count):
+        points = content["joints"][k, places] * 32
+        cells = ["" if np.isnan(v) else f"{v:.2f}" for v in points.ravel()]
+        split = "train" if content["train"][k] else "test"
+        lines.append(",".join([f"images/{k}.png", split, *cells]))
+    (folder / "points.csv").write_text("\n".join(lines) + "\n")
+    return folder / "points.csv"
+
+
+def test_a_table_of_points(tmp_path, monkeypatch, capsys):
+    run, table = untrained(tmp_path), table_of_points(tmp_path / "people")
+    monkeypatch.chdir(tmp_path)
+    shared = ["--checkpoint", str(run), "--workers", "0", "--data", str(table), "--out", "a.json"]
+    evaluate_script.main([*shared, "--labels", "[2,4,6]", "--label_draws", "3"])
+    report = json.loads((tmp_path / "a.json").read_text())
+    assert (report["labelled"], report["held_out"]) == (6, 3)
+    points = report["points"]
+    assert points["error"] > 0 and points["error_with_bias"] > 0 and points["error_mean_pose"] > 0
+    assert list(report["labels"]) == list(report["labels_with_bias"]) == ["2", "4"]  # not all 6
+    assert report["labels"]["2"]["count"] == 3
+    assert 0 <= report["consistency"]["error"]["mean"] < 1
+    assert "over the distance of the true eyes, reye and leye" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        evaluate_script.main([*shared, "--eyes", "[reye,nose]"])
+    assert "--eyes: nose is no point of" in capsys.readouterr().err
+
+
+def test_a_table_of_points_is_read_in_its_boxes(tmp_path):
+    image = torch.zeros(3, 40, 60, dtype=torch.uint8)
+    image[:, 10:30, 20:60] = 200
+    write_image(tmp_path / "a.png", image)
+    table = tmp_path / "points.csv"
+    head = "file,split,a_x,a_y,b_x,b_y,x_min,y_min,x_max,y_max\n"
+    table.write_text(head + "a.png,test,20,10,,5,20,10,60,30\n")
+    sample = PointTable(table, "test", 16)[0, 0]
+    assert (sample["frame"] == 200).all() and sample["sides"].tolist() == [40, 20]
+    assert sample["joints"][0].tolist() == [0, 0] and sample["joints"][1].isnan().all()
+    for text, message in {
+        head + "a.png,train,x,1,1,1,0,0,1,1\n": "line 2: a_x must be a number, is 'x'",
+        "file,a_x,a_y,b_x,b_y\na.png,1,1,1,1\n": "must have a column split",
+        "file,split,a_x,a_y\na.png,train,1,1\n": "columns NAME_x and NAME_y of two points",
+        head + "a.png,test,1,1,1,1,0,0,1,1\n": "has no row of the split train",
+    }.items():
+        table.write_text(text)
+        with pytest.raises(UserError, match=message):
+            PointTable(table, "train", 16)
 
 
 def gaussians(n=4, k=3, fixed=False):

@@ -123,12 +123,15 @@ def train(run: Run, args: options.Namespace, precision: Precision) -> None:
         noise = net.noise(images_per_step, run.device, run.generator(step))  # of all ranks
         update.begin(lr)
         for part, batch in update.batches(batches, step):
-            target = signed(inputs.target(batch)).contiguous(memory_format=precision.memory_format)
             first = (part * run.world_size + run.rank) * args.batch_size
             own = noise.rows(slice(first, first + args.batch_size))
+            number = step * images_per_step + first + torch.arange(args.batch_size)
+            batch = inputs.augmented(batch, number.to(run.device))
+            target = signed(inputs.target(batch)).contiguous(memory_format=precision.memory_format)
+            mask = None if args.background_weight == 1 else inputs.person(batch)
             with update.forward(model):
                 out = model(*inputs(batch), "train", own)
-                loss, terms = loss_of(args, vgg, out, target, batch.get("mask"), step, end)
+                loss, terms = loss_of(args, vgg, out, target, mask, step, end)
             update.backward(loss, terms)
         run.log(step, update.apply(), lr=lr, kl_weight=kl_weight)
 

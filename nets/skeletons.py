@@ -362,8 +362,22 @@ def _face_68() -> Skeleton:
     return skeleton(68, 3, strokes, lambda size: 2, background=1)
 
 
+def _silhouette() -> Skeleton:
+    """A body: trunk, head and limbs as one thick shape in one channel."""
+    at, white = {name: i for i, name in enumerate(JOINTS_15)}, (255,)
+    trunk = tuple(at[name] for name in ("lhip", "lshoulder", "rshoulder", "rhip"))
+    neck = (at["rshoulder"], at["lshoulder"])
+    strokes = [Stroke("fill", trunk, white), Stroke("line", neck, white)]
+    strokes.append(Stroke("line", (neck, at["cnose"]), white))
+    for side in "rl":
+        for a, b in pairwise(("ankle", "knee", "hip", "shoulder", "elbow", "wrist")):
+            strokes.append(Stroke("line", (at[side + a], at[side + b]), white))
+    return skeleton(15, 1, strokes, lambda size: 14 * size // 128)
+
+
 PARTS_STYLE = _parts_style()  # of JOINTS_15
 IMAGE_STYLE = _image_style()  # of OPENPOSE_18
+SILHOUETTE = _silhouette()  # of JOINTS_15
 FACE_68 = _face_68()  # of the 68 points in iBUG order
 STYLES = {"parts": (PARTS_STYLE, JOINTS_15), "image": (IMAGE_STYLE, OPENPOSE_18)}
 
@@ -387,6 +401,14 @@ def stickman(
     if tuple(order) != names:
         joints = convert_joints(joints, order, names)
     return draw_skeleton(joints, drawn, size)
+
+
+def silhouette(joints: Tensor, size: int, order: Sequence[str] = JOINTS_15) -> Tensor:
+    """About where people are, (N, S, S) bool: trunk, and head and limbs of 14 px at S = 128.
+
+    joints, size, order  as for `stickman`; a person far larger than the image's height looks thin
+    """
+    return draw_skeleton(convert_joints(joints, order, JOINTS_15), SILHOUETTE, size)[:, 0] > 0
 
 
 # Limbs and diagonals of OPENPOSE_18 that span a person, places of joints from 0; Ma et al. 2017.

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from nets import ops, skeletons
 from nets.contracts import Batch, PeopleDataset
+from nets.data.clips import augment
 from nets.data.people.own import OwnDataset, is_own
 from nets.data.subset import First
 from nets.errors import UserError
@@ -48,6 +49,9 @@ def open_people(
     size, seed, pairing = options["image_size"], options["seed"], options["pairing"]
     path, alpha = options["data"], options.get("img_channels", 3) == 4
     letterbox = options["fit"] == "letterbox"
+    folds, fold = options.get("folds", 0), options.get("fold", 0)
+    if folds and (not path or is_own(path) or Path(path).is_dir()):
+        raise UserError("--folds: works with an index; others have their own split")
     data: PeopleDataset
     if path and is_own(path):
         if letterbox:
@@ -59,7 +63,7 @@ def open_people(
     elif path and not Path(path).is_dir():
         from nets.data.people.index import IndexDataset
 
-        data = IndexDataset(path, split, size, pairing, seed, letterbox, alpha)
+        data = IndexDataset(path, split, size, pairing, seed, letterbox, alpha, folds, fold)
     elif path:
         from nets.data.people.meta import PrjotiDataset
 
@@ -130,8 +134,8 @@ def joint_heatmaps(joints: Tensor, size: int, order: Sequence[str]) -> Tensor:
 class PersonInputs:
     """The network's inputs, from batches of uint8 images (N, 3, S, S) and joints (N, J, 2).
 
-    options      of a run: image_size, box_factor, appearance, stickman, missing_part, img_channels
-                 and pose_channels are used
+    options      of a run: image_size, image_width, box_factor, appearance, stickman, missing_part,
+                 img_channels, pose_channels, and those of `augmented` are used
     joint_order  names along the second axis of the joints
     Joints are in pixels of the images; missing ones are NaN. Inputs are on the batch's device.
     Images may have their opacity as a fourth channel; networks with 4 channels see it.
@@ -139,6 +143,7 @@ class PersonInputs:
 
     def __init__(self, options: Mapping[str, Any], joint_order: Sequence[str]):
         self.size = options["image_size"]
+        self.width = options.get("image_width") or self.size
         self.box_factor = options["box_factor"]
         self.crops = options["appearance"] == "crops"
         self.style = options["stickman"]
@@ -146,6 +151,40 @@ class PersonInputs:
         self.image_channels = options.get("img_channels", 3)
         self.pose_channels = options.get("pose_channels", 3)
         self.joint_order = joint_order
+        self.seed = options.get("seed", 0)
+        self.flip = options.get("flip_probability", 0.0)
+        self.recolour = options.get("color_jitter", False)
+
+    @torch.no_grad()
+    def augmented(self, batch: Batch, draw: Tensor) -> Batch:
+        """A training batch in which each sample is mirrored and recoloured at random.
+
+        draw  (N,) int64, a number of its own for each sample of a run; with the seed it alone
+              decides about the sample
+        Target and appearance of a sample change alike, so they still show one person. Which samples
+        are mirrored: `flip_probability`; whether colours change: `color_jitter`. Raises UserError
+        if poses that a data set draws itself would be mirrored.
+        """
+        result, images = dict(batch), [name for name in ("target", "appearance") if name in batch]
+        if self.flip:
+            if "stickman" in batch:
+                raise UserError(
+                    "--flip_probability: must be 0 for data that draws its poses itself"
+                )
+            flipped = augment.flips(self.seed, draw, self.flip)
+            for name in images:
+                result[name] = augment.flip_images(result[name], flipped)
+                place = "joints" if name == "target" else "appearance_joints"
+                points = result[place]
+                result[place] = augment.flip_joints(points, flipped, self.size, self.joint_order)
+            if "mask" in batch:
+                result["mask"] = augment.flip_images(batch["mask"][:, None], flipped)[:, 0]
+        if self.recolour:
+            draws = augment.jitter_draws(self.seed, draw)
+            for name in images:
+                colours, opacity = result[name][:, :3], result[name][:, 3:]
+                result[name] = torch.cat([augment.colour_jitter(colours, *draws), opacity], 1)
+        return result
 
     def __call__(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Pose and appearance of a batch, as `poses` and `appearance` return them.
@@ -168,6 +207,13 @@ class PersonInputs:
         if "appearance" in batch:
             return batch["appearance"], batch["appearance_joints"]
         return batch["target"], batch["joints"]
+
+    def person(self, batch: Batch) -> Tensor:
+        """The pixels of the targets' people, (N, S, S) bool: the data's mask, or drawn joints."""
+        if "mask" in batch:
+            mask: Tensor = batch["mask"]
+            return mask
+        return skeletons.silhouette(batch["joints"], self.size, self.joint_order)
 
     def poses(self, batch: Batch) -> Tensor:
         """Poses (N, C, S, S) in [-1, 1]: the dataset's own images of them, or drawn joints."""
@@ -195,6 +241,8 @@ class PersonInputs:
     def appearance(self, image: Tensor, joints: Tensor) -> Tensor:
         """The appearance in [-1, 1]: 8 body-part crops (N, 8 C, s, s), or the image (N, C, S, S).
 
+        With an `image_width` W, crops have the width s W / S, and of the image its middle is taken.
+
         image   uint8 (N, 3 or 4, S, S); without a fourth channel it is opaque
         joints  (N, J, 2), the places of the parts; ignored if the appearance is the image
         C is 3, or 4 for networks that see the opacity. Crops have side s = S / 2^box_factor.
@@ -203,8 +251,10 @@ class PersonInputs:
             image = torch.cat([image, torch.full_like(image[:, :1], 255)], 1)
         image = signed(image[:, : self.image_channels])
         if not self.crops:
-            return image
+            border = (self.size - self.width) // 2
+            return image[..., border : self.size - border]
         joints = skeletons.convert_joints(joints, self.joint_order, skeletons.JOINTS_15)
         where = skeletons.part_homographies(joints, self.size, self.box_factor)
-        side = self.size >> self.box_factor
-        return ops.perspective_crops(image, where, (side, side), fill=self.fill).flatten(1, 2)
+        h, w = self.size >> self.box_factor, self.width >> self.box_factor
+        where = where * where.new_tensor([h / w, 1, 1])  # all of a part in fewer columns
+        return ops.perspective_crops(image, where, (h, w), fill=self.fill).flatten(1, 2)

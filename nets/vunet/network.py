@@ -278,11 +278,12 @@ class VUNet(nn.Module):
         decoder: Decoder,
         latent_shapes: list[tuple[int, int, int]],  # of the means, coarsest first
         tanh: bool,
+        border: int = 0,  # columns at the left and at the right that are black, not computed
     ):
         super().__init__()
         self.appearance, self.posterior = appearance, posterior
         self.pose, self.decoder = pose, decoder
-        self.latent_shapes, self.tanh = latent_shapes, tanh
+        self.latent_shapes, self.tanh, self.border = latent_shapes, tanh, border
 
     @classmethod
     def parts(
@@ -296,6 +297,7 @@ class VUNet(nn.Module):
         appearance_channels: int = 24,  # 8 crops of 3
         pose_channels: int = 3,
         out_channels: int = 3,
+        image_width: int | None = None,  # computed columns, in the middle; None: all
     ) -> VUNet:
         """The network of the parts form. Raises ValueError for sizes that do not divide."""
         coarsest = 2**bottleneck_factor
@@ -307,6 +309,14 @@ class VUNet(nn.Module):
             )
         if bottleneck_factor < 1:
             raise ValueError(f"VUNet: bottleneck_factor must be >= 1, got {bottleneck_factor}")
+        image_width = image_size if image_width is None else image_width
+        cell = 2 * image_size // coarsest  # the prior of the coarsest map takes 2x2 positions
+        if not 0 < image_width <= image_size or image_width % cell:
+            raise ValueError(
+                f"VUNet: image_width must be a multiple of {cell} up to image_size {image_size}, "
+                f"got {image_width}"
+            )
+        columns = coarsest * image_width // image_size
         norm, padding = "weight", "same"
         widths = [min(width * 2**k, max_width) for k in range(n)]
         seen = widths[box_factor:]
@@ -316,8 +326,9 @@ class VUNet(nn.Module):
             Posterior(seen, norm, dropout),
             Encoder(pose_channels, widths, norm, padding, dropout),
             Decoder(widths, priors, norm, dropout, True, out_channels, 3),
-            [(w, coarsest << k, coarsest << k) for k, w in enumerate(widths[::-1][:LATENTS])],
+            [(w, coarsest << k, columns << k) for k, w in enumerate(widths[::-1][:LATENTS])],
             tanh=False,
+            border=(image_size - image_width) // 2,
         )
 
     @classmethod
@@ -372,7 +383,7 @@ class VUNet(nn.Module):
     def encode(self, appearance: Tensor, noise: Pair | None = None) -> tuple[Pair, Pair]:
         """Posterior means and latents of an appearance in [-1, 1]: two pairs (coarse, fine).
 
-        appearance  (N, 24, s, s) stacked crops or (N, 3, S, S) images
+        appearance  (N, 24, s, s) stacked crops or (N, 3, S, S) images, as narrow as the image
         noise       added to the means; None: the latents are the means at both scales
         """
         coarse, fine, z = self.posterior(self.appearance(appearance), noise)
@@ -389,8 +400,12 @@ class VUNet(nn.Module):
         if latents is None and noise is None:
             noise = self.noise(len(pose), pose.device).prior
         values = noise if latents is None else latents
+        pose = pose[..., self.border : pose.shape[-1] - self.border]
         image, prior = self.decoder(self.pose(pose), values, sample=latents is None)
-        return (torch.tanh(image) if self.tanh else image), prior
+        image = torch.tanh(image) if self.tanh else image
+        if self.border:
+            image = nn.functional.pad(image, (self.border, self.border), value=-1.0)
+        return image, prior
 
     def forward(
         self,
@@ -439,8 +454,12 @@ def build(options: Mapping[str, Any]) -> VUNet:
         "appearance_channels": options["img_channels"] * (8 if crops else 1),
         "box_factor": options["box_factor"] if crops else 0,
     }
+    narrow = options.get("image_width")
     if options["variant"] == "parts":
-        return VUNet.parts(bottleneck_factor=options["bottleneck_factor"], **common)
+        bottleneck = options["bottleneck_factor"]
+        return VUNet.parts(bottleneck_factor=bottleneck, image_width=narrow, **common)
+    if narrow not in (None, options["image_size"]):
+        raise ValueError("VUNet: image_width must be image_size for the variant image")
     if options["variant"] == "image":
         return VUNet.image(
             norm=options["conv"], tanh=options["tanh"], wiring=options["wiring"], **common

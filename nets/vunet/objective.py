@@ -99,7 +99,7 @@ def loss_of(
     """
     posterior, prior = out.posterior, out.prior
     assert posterior is not None  # only mode "sample" has none
-    if mask is not None and args.background_weight != 1:  # |w y - w t| = w |y - t|
+    if mask is not None:  # |w y - w t| = w |y - t|
         weight = torch.where(mask[:, None], 1.0, args.background_weight)
         out, target = out._replace(image=out.image * weight), target * weight
     if args.variant == "image":
@@ -118,4 +118,5 @@ def loss_of(
         args.feature_layers,
         args.feature_weights,
         args.gram_weights,
+        args.texture_weight,
     )

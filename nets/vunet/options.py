@@ -65,6 +65,13 @@ def parser(description: str) -> options.Parser:
         "identity, or any; default: same for parts, identity for image")
     add("--fit", type=Literal["squash", "letterbox"], default="squash",
         help="method to make images square")
+    add("--folds", type=NonNegativeInt, default=0,
+        help="folds of whole people, one of them the test split; 0: the split of the index")
+    add("--fold", type=NonNegativeInt, default=0, help="number of the test fold, from 0")
+    add("--flip_probability", type=options.Fraction, default=0.0,
+        help="probability of mirroring a training sample, target and appearance alike")
+    add_flag(g, "--color_jitter", False,
+        "change the colours of training samples, target and appearance alike")
     add("--batch_size", type=PositiveInt, default=16, help="images per step and rank")
     add("--test_images", type=NonNegativeInt, default=256,
         help="test images in a validation; 0: all")
@@ -73,6 +80,9 @@ def parser(description: str) -> options.Parser:
     add("--variant", type=Literal["parts", "image"], default="parts",
         help="appearance from body-part crops, or from the whole image")
     add("--image_size", type=PositiveInt, default=256, help="side of the images, pixels")
+    add("--image_width", type=PositiveInt | None, default=None,
+        help="parts: middle columns that are computed, the others are black; for tall images with "
+        "--fit letterbox; default: image_size")
     add("--nf_start", type=PositiveInt | None, default=None,
         help="channels of the finest scale; default: 32 for parts, 64 for image")
     add("--nf_max", type=PositiveInt, default=128, help="maximum number of channels of a scale")
@@ -85,8 +95,10 @@ def parser(description: str) -> options.Parser:
         help="parts: weights of the features, one a layer")
     add("--gram_weights", type=list[NonNegativeFloat], default=[0.0] * 6,
         help="parts: weights of the Gram matrices, one a layer")
+    add("--texture_weight", type=NonNegativeFloat, default=0.0,
+        help="parts: weight of the edge strength in cells of 8 pixels, against blur; 0: none")
     add("--background_weight", type=NonNegativeFloat, default=1.0,
-        help="weight of background pixels, for data with masks (the demo world)")
+        help="weight of background pixels, those off the mask (the demo world) or the joints")
     add("--kl_max", type=NonNegativeFloat, default=1.0, help="parts: final weight of the KL")
     add("--vgg_weights", type=str | None, default=None,
         help="file with the weights of VGG19; default: the one in torch's cache")
@@ -125,6 +137,8 @@ def parse(argv: Sequence[str] | None = None, description: str = "") -> options.N
         folder = Path(args.run_dir) / args.name
         if checkpoints.stored(folder / "checkpoints"):
             raise UserError(f"--mode {args.mode}: {folder} is a training run; give another --name")
+    if args.folds and args.fold >= args.folds:
+        raise UserError(f"--fold: must be 0 to {args.folds - 1} with --folds {args.folds}")
     if args.retrain and not args.checkpoint:
         raise UserError("--retrain: needs --checkpoint, a run of the first round")
     if args.pose_channels not in (3, 18) and not is_own(args.data or ""):

@@ -57,6 +57,33 @@ def test_pixel_terms_by_hand():
     torch.testing.assert_close(losses.color_gradient(y, -y), torch.zeros(2))
 
 
+def test_texture_by_hand():
+    y = torch.zeros(2, 1, 8, 12)
+    y[0, :, :, 8:] = 1.0  # one edge, on all rows
+    # Pixels: 8 x 11 differences, 1 at column 7. 3 x 3 cells of 8 begin at -4, 0, 4 along both; the
+    # edge is in the last two of a row. Pooled by 2, 4 x 5 with cells of 4 from -2, 0, 2: column 3
+    # is in the last two. Pooled by 4, 2 x 2 with cells of 2 from -1, 0, 1: column 1, the last two.
+    octave = [2 * (4 + 8 + 4) / 64 / 9, 2 * (2 + 4 + 2) / 16 / 9, 2 * (1 + 2 + 1) / 4 / 9]
+    expected = torch.tensor([sum(octave) / 3, 0.0])
+    torch.testing.assert_close(losses.texture(y, torch.zeros_like(y)), expected)
+    torch.testing.assert_close(losses.texture(y.mT, torch.zeros_like(y.mT)), expected)
+    y, q, p = torch.rand(2, 3, 16, 16), latents(1), latents(2)
+    loss, terms = losses.parts_losses(y, y.flip(2), q, p, 0.0, None, (), (), (), 0.5)
+    torch.testing.assert_close(terms["texture"], 127.5 * losses.texture(y, y.flip(2)).mean())
+    torch.testing.assert_close(loss, 5 * 0.5 * terms["texture"])
+
+
+def test_texture_forgives_a_shift_and_not_a_blur():
+    t = torch.zeros(1, 3, 32, 32)
+    t[..., 2::8], t[..., 3::8] = 1.0, 1.0
+    shifted, blurred = t.roll(3, 3), torch.full_like(t, 0.25)
+    assert losses.texture(shifted, t) < 0.3 * losses.texture(blurred, t)
+    grid = torch.zeros_like(t)
+    grid[..., ::2] = t.diff(dim=3).abs().mean()  # as strong edges of single pixels alone
+    assert losses.texture(shifted, t) < 0.5 * losses.texture(grid, t)
+    assert losses.color_l1(shifted, t) > losses.color_l1(blurred, t)
+
+
 def test_kl_by_hand():
     q = [torch.zeros(2, 1, 2, 2), torch.zeros(2, 2, 1, 1)]
     p = [torch.ones(2, 1, 2, 2), torch.zeros(2, 2, 1, 1)]

@@ -13,12 +13,15 @@ import evaluate
 import infer
 import train_vunet
 from helpers import script
-from nets.data.people.index import read_index
+from nets.data.io.images import write_image
+from nets.data.people.index import read_index, write_index
 from nets.data.people.meta import PrjotiDataset, write_meta
 from nets.errors import UserError
 from nets.run import checkpoints
+from nets.skeletons import JOINTS_15
 from nets.vunet import objective
 from nets.vunet import options as settings
+from nets.worlds.people.world import PeopleWorld
 from small_data import index_folder
 
 IMAGE = ["--variant", "image", "--losses.color_L1.weight", "1"]
@@ -223,3 +226,45 @@ def test_steps_left_out_do_not_spoil_the_means():
     for losses in ({"total": torch.tensor(2.0)}, {}, {"total": torch.tensor(4.0)}):
         window.add(losses)
     assert window.means()["total"] == 3
+
+
+def test_pairs_of_tall_images_are_trained_in_folds_and_scored_on_new_people(
+    tmp_path, monkeypatch, capsys
+):
+    """As market_pairs.yaml, on tall images of the demo world: 4 people of 3 images, 2 folds."""
+    monkeypatch.chdir(tmp_path)
+    world = PeopleWorld("train", 48, length=12)
+    names, joints, annotations = [], [], {}
+    for i in range(12):
+        sample = world[(0, i)]
+        names.append(f"images/{i % 4}/{i}.png")
+        write_image(tmp_path / names[i], sample["target"][:, :, 12:36])
+        points = sample["joints"] - torch.tensor([12, 0])
+        points = torch.where((points < 0) | (points > torch.tensor([23, 47])), torch.nan, points)
+        places = {n: p.nan_to_num(5).tolist() for n, p in zip(JOINTS_15, points, strict=True)}
+        annotations[f"{i % 4}/{i}.png"] = places
+        joints.append((points.nan_to_num(5) / torch.tensor([24, 48])).numpy())
+    people = [f"p{i % 4}" for i in range(12)]
+    write_index("index.p", list(JOINTS_15), names, np.array(joints), [True] * 12, people)
+    (tmp_path / "annotation.json").write_text(json.dumps(annotations))
+    pairs = [f"{i % 4}/{i}.png,{i % 4}/{(i + 4) % 12}.png" for i in range(12)]
+    (tmp_path / "pairs.csv").write_text("\n".join(["from,to", *pairs]))
+    tall = ["--data", "index.p", "--fit", "letterbox", "--image_width", "16", "--folds", "2"]
+    tall += ["--bottleneck_factor", "2", "--flip_probability", "0.5", "--color_jitter"]
+    tall += ["--texture_weight", "0.5", "--background_weight", "0.3"]
+    scored = 0
+    for fold in range(2):
+        train(*tall, "--fold", fold, "--name", f"fold{fold}")
+        assert "on index.p: 6 images" in capsys.readouterr().out
+        given = ["--checkpoint", f"runs/vunet/fold{fold}", "--pairs", "pairs.csv", "--unseen"]
+        given += ["--joints", "annotation.json", "--pairs_out", "out", "--out", "report.json"]
+        evaluate.main(given)
+        scored += json.loads((tmp_path / "report.json").read_text())["pairs"]
+    assert scored == 12 and len(list((tmp_path / "out").iterdir())) == 12
+    with Image.open(next((tmp_path / "out").iterdir())) as image:
+        assert image.size == (24, 48)
+    capsys.readouterr()
+    line = refused(capsys, train_vunet.main, "--config", "smoke.yaml", "--folds", "2", "--fold", 2)
+    assert line.endswith("--fold: must be 0 to 1 with --folds 2")
+    line = refused(capsys, train_vunet.main, "--config", "smoke.yaml", "--folds", "2")
+    assert line.endswith("--folds: works with an index; others have their own split")

@@ -230,3 +230,25 @@ def test_a_training_step_compiles_as_one_graph(form):
     compiled = gradients(torch.compile(net, backend="aot_eager", fullgraph=True))
     for gradient, expected in zip(compiled, eager, strict=True):
         torch.testing.assert_close(gradient, expected, rtol=1e-9, atol=1e-10)
+
+
+def test_a_narrow_network_computes_the_middle_with_the_weights_of_a_square_one():
+    torch.manual_seed(0)
+    square = VUNet.parts(32, 1, 2, 8, 16)
+    narrow = VUNet.parts(32, 1, 2, 8, 16, image_width=16)
+    narrow.load_state_dict(square.state_dict())
+    assert narrow.latent_shapes == [(16, 4, 2), (16, 8, 4)]
+    pose, crops = torch.randn(2, 3, 32, 32), torch.randn(2, 24, 16, 8)
+    image = narrow(pose, crops, "transfer").image
+    assert image.shape == (2, 3, 32, 32)
+    assert (image[..., :8] == -1).all() and (image[..., 24:] == -1).all()
+    middle = square.decoder(square.pose(pose[..., 8:24]), square.encode(crops)[0], sample=False)[0]
+    torch.testing.assert_close(image[..., 8:24], middle)
+    assert narrow(pose, mode="sample").image.shape == (2, 3, 32, 32)
+    assert narrow(pose, crops, "train").image.shape == (2, 3, 32, 32)
+
+
+@pytest.mark.parametrize("width", [0, 8, 24, 48])
+def test_a_narrow_network_needs_whole_cells_of_its_prior(width):
+    with pytest.raises(ValueError, match="image_width must be a multiple of 16 up to image_size"):
+        VUNet.parts(32, 1, 2, 8, 16, image_width=width)

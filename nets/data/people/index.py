@@ -53,6 +53,8 @@ class IndexDataset(Paired):
                other of the split, drawn from (seed, epoch, index)
     letterbox  keep the aspect ratio with black borders instead of squashing; joints move along
     alpha      images have the opacity as a fourth channel
+    folds      number of folds of whole people, of which `fold` is the test split; 0: the split is
+               that of the index
 
     [(epoch, index)] gives target (3 or 4, S, S) uint8; joints (17, 2) float32 in pixels, NaN if
     missing; index; and unless the pairing is "same", appearance and appearance_joints of the same
@@ -71,6 +73,8 @@ class IndexDataset(Paired):
         seed: int = 0,
         letterbox: bool = False,
         alpha: bool = False,
+        folds: int = 0,
+        fold: int = 0,
     ):
         if split not in SPLITS:
             raise ValueError(f"IndexDataset: split must be train or test, got {split!r}")
@@ -78,7 +82,10 @@ class IndexDataset(Paired):
         index = read_index(path)
         self.name, self.folder = str(path), path.parent
         self.size, self.letterbox, self.alpha = size, letterbox, alpha
-        of_split = index["train"] == SPLITS[split]
+        train = index["train"]
+        if folds:
+            train = folds_of(index["identities"], folds, str(path)) != fold
+        of_split = train == SPLITS[split]
         trunk = index["joints"][:, [JOINTS_15.index(name) for name in TRUNK]]
         usable = of_split & (trunk >= 0).all((1, 2))
         if not usable.any():
@@ -109,6 +116,22 @@ class IndexDataset(Paired):
         if self.alpha:
             image = with_alpha(image, self.file(index))
         return image, joints * self.size
+
+
+def folds_of(identities: np.ndarray | None, folds: int, name: str) -> np.ndarray:
+    """The fold of each entry, (N,) from 0: people are dealt to `folds` folds in a fixed order.
+
+    identities  (N,) int64; None: unknown
+    name        of the index, for the UserError if people are unknown or fewer than the folds
+    """
+    if identities is None:
+        raise UserError(f"{name}: --folds needs the key identities")
+    count = int(identities.max()) + 1
+    if not 2 <= folds <= count:
+        raise UserError(f"--folds: must be 2 to {count}, the people of {name}, got {folds}")
+    fold_of_person = np.random.default_rng(0).permutation(count) % folds
+    fold: np.ndarray = fold_of_person[identities]
+    return fold
 
 
 def read_index(path: Path) -> Index:

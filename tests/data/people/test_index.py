@@ -263,6 +263,29 @@ def test_pairing_by_identity_needs_identities(tmp_path, index):
         IndexDataset(saved(tmp_path, index), pairing="identity")
 
 
+def test_folds_hold_out_every_person_once(tmp_path, index):
+    index["identities"] = [f"person {i % 5}" for i in range(N)]
+    path = saved(tmp_path, index)
+    tested = []
+    for fold in range(3):
+        parts = [IndexDataset(path, split, 8, folds=3, fold=fold) for split in ("train", "test")]
+        files = [{data.file(i).stem for i in range(len(data))} for data in parts]
+        people = [{int(stem) % 5 for stem in stems} for stems in files]
+        assert files[0] | files[1] == {str(i) for i in range(N)} and not people[0] & people[1]
+        assert 1 <= len(people[1]) <= 2
+        tested += [*people[1]]
+    assert sorted(tested) == [0, 1, 2, 3, 4]
+
+
+def test_folds_need_people(tmp_path, index):
+    path = saved(tmp_path, index)
+    with pytest.raises(UserError, match=r"--folds: must be 2 to 2, the people of .*, got 3"):
+        IndexDataset(path, folds=3)
+    del index["identities"]
+    with pytest.raises(UserError, match="--folds needs the key identities"):
+        IndexDataset(saved(tmp_path, index), folds=2)
+
+
 def test_bad_images_are_named_when_they_are_read(tmp_path, index):
     data = IndexDataset(saved(tmp_path, index), "train", 8)
     (tmp_path / "images/1.png").unlink()

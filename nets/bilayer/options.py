@@ -212,6 +212,8 @@ def _check(args: options.Namespace) -> None:
                 raise UserError(f"output_stickmen false: needs --{flag}")
     if args.output_stickmen and args.num_keypoints != 68:
         raise UserError("output_stickmen: stick figures need 68 keypoints")
+    if "face_features" in args.losses_train and args.num_keypoints != 68:
+        raise UserError("losses_train: face_features needs 68 keypoints")
     if not args.output_segmentation:
         if args.emb_apply_masks and "identity_embedder" in args.networks_train:
             raise UserError("output_segmentation false: needs --emb_apply_masks false")

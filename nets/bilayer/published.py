@@ -520,15 +520,15 @@ _NAMES = """
 accumulate adam_beta1 adam_beta2 adv_loss_weight adv_pred_type amp_loss_scale amp_opt_level
 augment_with_general augment_with_general_ratio batch_size calc_stats channels_last checkpoint_freq
 ckpt_freq compile csm_model dataloader_name dataset_name debug device ema experiment_dir
-experiment_name export_published fem_loss_type fem_loss_weight general_data_root images_log_rate
-init_experiment_dir init_networks init_which_epoch keep_every keep_last kpc_loss_weight local_rank
-log_freq losses_test losses_train lps_model lps_net lr lr_decay_begin lrs max_megapixels metrics
-metrics_freq metrics_log_rate metrics_root name nan nme_num_threads no_disk_write_ops num_epochs
-num_gpus num_metrics_images num_steps num_visuals on_bad_sample optims per_full_net_names
-per_layer_weights per_loss_apply_to per_loss_names per_loss_type per_loss_weights per_net_layers
-per_pooling perceptual pix_loss_apply_to pix_loss_names pix_loss_type pix_loss_weights precision
-pretrained_weights_dir project_dir pse_input_tensor psnr_loss_apply_to rank redirect_print_to_file
-resume run_dir runner_name sample_general_dataset save_dataset_filenames
+experiment_name export_published fem_loss_type fem_loss_weight ffe_loss_weight general_data_root
+images_log_rate init_experiment_dir init_networks init_which_epoch keep_every keep_last
+kpc_loss_weight local_rank log_freq losses_test losses_train lps_model lps_net lr lr_decay_begin lrs
+max_megapixels metrics metrics_freq metrics_log_rate metrics_root name nan nme_num_threads
+no_disk_write_ops num_epochs num_gpus num_metrics_images num_steps num_visuals on_bad_sample optims
+per_full_net_names per_layer_weights per_loss_apply_to per_loss_names per_loss_type per_loss_weights
+per_net_layers per_pooling perceptual pix_loss_apply_to pix_loss_names pix_loss_type
+pix_loss_weights precision pretrained_weights_dir project_dir pse_input_tensor psnr_loss_apply_to
+rank redirect_print_to_file resume run_dir runner_name sample_general_dataset save_dataset_filenames
 save_initial_test_before_training seg_loss_apply_to seg_loss_names seg_loss_type seg_loss_weights
 skip_metrics skip_test start_log_freq stats_calc_iters test_freq tex_pred_segmentation time_limit
 torch_home train_size unet_input_channels unet_inputs unet_output_channels use_apex use_closure
@@ -754,6 +754,7 @@ def _losses(p: Parser) -> None:
     add("wpr_loss_decay_schedule", int, "steps between decays; -1: none")
     add("wpr_loss_apply_to", str, "offsets")
     add("kpc_loss_weight", NonNegativeFloat, "weight of keypoint_correspondence")
+    add("ffe_loss_weight", NonNegativeFloat, "weight of face_features")
     for name, kind, value, text in (
         ("psnr_loss_apply_to", str, "pred_target_imgs, target_imgs", one),
         ("csm_model", Literal["insight_face"], "insight_face", "network of csim"),

@@ -36,7 +36,7 @@ STEPS, BATCH, RATE = 600, 64, 2e-3  # the rate falls to 0; azimuths take a third
 SEED = 1  # of the world: none that evaluate.py scores by default
 
 
-class Examples(NamedTuple):
+class HeadExamples(NamedTuple):
     """Ground truth: images (N, 3, S, S) in [-1, 1] on black, poses (N, 136) and what they show."""
 
     image: Tensor
@@ -55,7 +55,7 @@ def openings_of(mouth: Tensor, lids: Tensor) -> Tensor:
     return torch.stack([mouth, lids.mean(-1)], -1).float()
 
 
-def examples(count: int = EXAMPLES, size: int = DRAWN, seed: int = SEED) -> Examples:
+def examples(count: int = EXAMPLES, size: int = DRAWN, seed: int = SEED) -> HeadExamples:
     """Ground truth of `count` training persons."""
     world = HeadVideos("train", size, sources=0, seed=seed, length=count)
     parts: list[tuple[Tensor, ...]] = []
@@ -66,7 +66,7 @@ def examples(count: int = EXAMPLES, size: int = DRAWN, seed: int = SEED) -> Exam
             openings = openings_of(s["target_mouth"], s["target_lids"])
             azimuth = s["target_scene"]["azimuth"].float()
             parts.append((image.half(), s["target_poses"], azimuth, openings))
-    return Examples(*(torch.cat(part) for part in zip(*parts, strict=True)))
+    return HeadExamples(*(torch.cat(part) for part in zip(*parts, strict=True)))
 
 
 def _layers(outputs: int) -> nn.Sequential:
@@ -169,7 +169,7 @@ def _fit(
 
 
 def train_readers(
-    known: Examples, steps: int = STEPS, seed: int = 0
+    known: HeadExamples, steps: int = STEPS, seed: int = 0
 ) -> tuple[AzimuthReader, OpeningReader]:
     """Both regressors, trained on examples, in evaluation mode.
 

@@ -51,7 +51,7 @@ def render(
     identity    (N, D), see `identities`
     azimuth, elevation, light  (N,) radians
     size        side S of the images in pixels, 16 or more
-    colour      else grey
+    colour      else grey, the head alone, without shoulders and clothes
     supersample  samples per pixel and direction
     expression  (N, 52) coefficients of face units in [0, 1], in the order of `face().units`;
                 None: a face at rest
@@ -117,12 +117,15 @@ def _render(
     behind = torch.full((n, 3, 1, 1), 255.0)
     if background is None:
         draws = torch.full_like(draws, 0.5)
-        draws[:, 2], draws[:, 4] = 1.0, 0.0  # a studio: more of the key light, less of the sky
+        draws[:, 2], draws[:, 4] = 1.0, 0.0
     else:
         coarse = scenery.backgrounds(ids)
         behind = scenery.enlarged(coarse, size)
+    scene = scenery.Scene(light, draws)
+    if background is None:
+        scene.studio()
     people = render_people(
-        identity, azimuth, elevation, expression, scenery.Scene(light, draws), size, supersample
+        identity, azimuth, elevation, expression, scene, size, supersample, alone=not colour
     )
     drawn = people.pop("image")
     cover = drawn[:, 3:].float() / 255

@@ -207,11 +207,10 @@ def on_heads(model: Loaded, world: HeadVideos, batches: Batches) -> dict[str, An
                 masked_l1_copy_source=metrics.masked_l1(source, truth["image"], truth["mask"]),
             )
             result = other.mask[:, 0] if other.mask is not None else truth["mask"][:, None].float()
-            driver = (pose, azimuth, opening)
-            of_driver = [value.roll(-1, 0) for value in driver]
-            images["driven"] = (other.image[:, 0].float(), result.float(), *of_driver)
+            driver, angle, gap = (value.roll(-1, 0) for value in (pose, azimuth, opening))
+            images["driven"] = (other.image[:, 0].float(), result.float(), driver, angle, gap)
             source_mask = data["source_segs"][:, 0]
-            images["copy_source"] = (signed(source), source_mask, before, *of_driver[1:])
+            images["copy_source"] = (signed(source), source_mask, before, angle, gap)
         for name, (image, cut, at, angle, gap) in images.items():
             seen = cut_out(image, cut)
             turned.add(**{name: (azimuth_reader(seen) - angle).abs().rad2deg()})

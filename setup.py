@@ -109,7 +109,14 @@ setup(
     license="MIT",
     python_requires=">=3.10",
     packages=find_packages(include=["nets", "nets.*", "guise", "guise.*"]),
-    package_data={"nets": ["trained/*", "worlds/heads/face/*.npz", "worlds/heads/face/*.md"]},
+    package_data={
+        "nets": [
+            "trained/*",
+            "bilayer/*.safetensors",
+            "worlds/heads/face/*.npz",
+            "worlds/heads/face/*.md",
+        ]
+    },
     py_modules=list(SCRIPTS),
     entry_points={
         "console_scripts": [f"guise-{name.replace('_', '-')} = {name}:main" for name in SCRIPTS]

@@ -37,7 +37,7 @@ COMMANDS = {
     "dcign_sweep.gif": inferred("dcign"),
     "dcign_scatter.png": SCATTER,
     "people.png": ("-m", "nets.worlds.people.world", "--out", OUT),
-    "faces.png": ("-m", "nets.worlds.heads.face.export", "--out", OUT),
+    "faces.png": ("-m", "nets.worlds.heads.export", "--out", OUT),
 }
 
 

@@ -33,7 +33,12 @@ TRAIN = {
     "bilayer": ("train_bilayer.py", "demo_bilayer.yaml", ()),
 }
 # Configurations of the weights that come with guise.
-TRAINED_WITH = {"vunet": "people_128.yaml", "landmarks": "clips_128.yaml"}
+TRAINED_WITH = {
+    "vunet": "people_128.yaml",
+    "landmarks": "clips_128.yaml",
+    "bilayer": "faces_128.yaml",
+    "dcign": "demo_dcign.yaml",
+}
 
 
 def vunet(report: dict) -> list[tuple[str, float, str, float]]:
@@ -74,9 +79,17 @@ def bilayer(report: dict) -> list[tuple[str, float, str, float]]:
     """The same, on held-out persons and poses."""
     heads, turned = report["heads"], report["azimuth"]
     return [
-        ("masked L1 over copying the source", heads["ratio_to_copy_source"], "<=", 0.6),
+        ("masked L1 over copying the source", heads["ratio_to_copy_source"], "<=", 0.7),
         ("IoU of the mask", heads["mask_iou"]["mean"], ">=", 0.8),
         ("error of the azimuth over copying's", turned["ratio_to_copy_source"], "<=", 0.5),
+    ]
+
+
+def openings(report: dict) -> list[tuple[str, float, str, float]]:
+    """The same, of eyes and mouth driven by another person."""
+    return [
+        (f"r of how far {part} open", report["openings"][name]["driven"], ">=", 0.8)
+        for name, part in (("mouth", "the mouth is"), ("lids", "the lids are"))
     ]
 
 
@@ -88,6 +101,7 @@ TRAINED_BARS = {
     "re-rendering to another azimuth over copying": 0.15,
     "re-rendering to another light over copying": 0.3,
 }
+TRAINED_ONLY = {"bilayer": openings}  # what a short demo does not learn
 BARS = {"vunet": vunet, "dcign": dcign, "landmarks": landmarks, "bilayer": bilayer}
 
 
@@ -117,7 +131,10 @@ def main() -> None:
         subprocess.run([*evaluate, *TRAIN[args.system][2]], check=True)
         report = json.loads(out.read_text())
     missed = 0
-    for what, value, relation, bar in BARS[args.system](report):
+    bars = BARS[args.system](report)
+    if args.trained and args.system in TRAINED_ONLY:
+        bars += TRAINED_ONLY[args.system](report)
+    for what, value, relation, bar in bars:
         bar = TRAINED_BARS.get(what, bar) if args.trained else bar
         met = (value - bar if relation == "<=" else bar - value) <= args.slack
         missed += not met

@@ -5,9 +5,9 @@ from benchmarks.op_rows.row import Row
 
 def all_rows() -> list[Row]:
     """The rows of all families. Raises ImportError if a library to compare with is missing."""
-    from benchmarks.op_rows import heatmaps, layers, moments, skeletons, warps
+    from benchmarks.op_rows import heatmaps, layers, moments, raster, skeletons, warps
 
-    return [*heatmaps.ROWS, *moments.ROWS, *skeletons.ROWS, *warps.ROWS, *layers.ROWS]
+    return [*heatmaps.ROWS, *moments.ROWS, *skeletons.ROWS, *warps.ROWS, *raster.ROWS, *layers.ROWS]
 
 
 __all__ = ["Row", "all_rows"]

@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from nets import metrics
@@ -16,13 +15,14 @@ from nets.bilayer import NETWORKS, fold
 from nets.bilayer.data import open_avatars, prepare
 from nets.bilayer.defaults import READING
 from nets.bilayer.evaluate_clips import Measures, avatars_of, score_clips
+from nets.bilayer.losses import feature_boxes
 from nets.bilayer.metrics import Metrics
 from nets.bilayer.network.model import drive
 from nets.bilayer.objective import point_finder, scored_pass, weights_folders
+from nets.bilayer.readers import cut_out, load_readers, openings_of
 from nets.bilayer.warm_start import Loaded, load_model
 from nets.contracts import Batch, Batches
 from nets.data.detectors import BACKENDS
-from nets.data.heads.faces import pose_points
 from nets.data.heads.videos import AvatarFolder
 from nets.data.subset import First
 from nets.errors import UserError
@@ -56,10 +56,17 @@ PROTOCOL = {
     "azimuth": (
         "mean absolute error, degrees, of the driver's azimuth that a small regressor predicts. It "
         "is trained on ground truth of training persons and reads frames driven by another person "
-        "(driven), the source images (copy_source) and ground truth of held-out persons (true: the "
-        "regressor's own error)"
+        "(driven) or by the own target (own), the source images (copy_source) and ground truth of "
+        "held-out persons (true: the regressor's own error)"
+    ),
+    "openings": (
+        "Pearson's r, over the images, of how far mouth and lids are open in the driver and the "
+        "opening that a small regressor reads from the image. It is trained on ground truth of "
+        "training persons and sees squares of fixed size around mouth and eyes, whose places do "
+        "not depend on the openings. Columns as for azimuth"
     ),
 }
+PEOPLE = 256  # test persons of the demo world; a correlation over fewer says little
 DATA_PROTOCOL = {
     "test": (
         "each PERSON/VIDEO of phase test once, with frames drawn as the options say. By the "
@@ -106,6 +113,7 @@ def data_options(args: options.Namespace, content: Mapping[str, Any], path: Path
     name. Raises UserError for an original's checkpoint whose options name no data that are here.
     """
     trained = {**READING, **content["options"], "num_target_frames": 1}
+    trained["demo_test"] = trained["demo_test"] or PEOPLE
     if args.data:
         demo = args.data == HeadVideos.name and not Path(args.data).exists()
         return trained | {"data": None if demo else args.data, "dataset_load_from_txt": False}
@@ -163,8 +171,8 @@ def on_heads(model: Loaded, world: HeadVideos, batches: Batches) -> dict[str, An
     """The scores on the demo world; see PROTOCOL."""
     own = _Scores()
     cross, turned = _Scores(), _Scores()
-    with torch.enable_grad():
-        reader = train_reader(world.size, model.device)
+    azimuth_reader, opening_reader = (r.to(model.device) for r in load_readers())
+    opened: dict[str, list[Tensor]] = {}
     for batch in batches:
         data = prepare(batch, model.options)
         with model.precision.autocast():
@@ -175,14 +183,22 @@ def on_heads(model: Loaded, world: HeadVideos, batches: Batches) -> dict[str, An
         mask = batch["target_segs"][:, 0, 0] > 127
         shown = {"": to_uint8(same.image[:, 0]), "_copy_source": source,
                  "_low_frequency": to_uint8(same.low_frequency[:, 0])}  # fmt: skip
-        features = mask & feature_boxes(data["target_poses"][:, 0], world.size)
+        features = mask & feature_boxes(data["target_poses"][:, 0], world.size).any(1)
         for name, image in shown.items():
             own.add(**{f"masked_l1{name}": metrics.masked_l1(image, target, mask)})
             own.add(**{f"features_l1{name}": metrics.masked_l1(image, target, features)})
         if same.mask is not None:
             own.add(mask_iou=iou(same.mask[:, 0, 0] > 0.5, mask))
         azimuth = batch["target_scene"]["azimuth"][:, 0].float()
-        images = {"true": (signed(target), mask[:, None].float(), azimuth)}
+        opening = openings_of(batch["target_mouth"][:, 0], batch["target_lids"][:, 0])
+        cut_mask = mask[:, None].float()
+        predicted = same.mask[:, 0].float() if same.mask is not None else cut_mask
+        pose, before = data["target_poses"][:, 0], data["source_poses"][:, 0]
+        # Images in [-1, 1] and their masks; poses; azimuths and openings that they should show.
+        images = {
+            "true": (signed(target), cut_mask, pose, azimuth, opening),
+            "own": (same.image[:, 0].float(), predicted, pose, azimuth, opening),
+        }
         if len(source) > 1:
             truth = rendered_as(world, batch, model.device)
             cross.add(
@@ -192,12 +208,14 @@ def on_heads(model: Loaded, world: HeadVideos, batches: Batches) -> dict[str, An
                 masked_l1_copy_source=metrics.masked_l1(source, truth["image"], truth["mask"]),
             )
             result = other.mask[:, 0] if other.mask is not None else truth["mask"][:, None].float()
-            driver = azimuth.roll(-1)
-            images["driven"] = (other.image[:, 0].float(), result.float(), driver)
-            images["copy_source"] = (signed(source), data["source_segs"][:, 0], driver)
-        for name, (image, cut, angle) in images.items():
-            error = (reader(cut_out(image, cut)) - angle).abs().rad2deg()
-            turned.add(**{name: error})
+            driver, angle, gap = (value.roll(-1, 0) for value in (pose, azimuth, opening))
+            images["driven"] = (other.image[:, 0].float(), result.float(), driver, angle, gap)
+            source_mask = data["source_segs"][:, 0]
+            images["copy_source"] = (signed(source), source_mask, before, angle, gap)
+        for name, (image, cut, at, angle, gap) in images.items():
+            seen = cut_out(image, cut)
+            turned.add(**{name: (azimuth_reader(seen) - angle).abs().rad2deg()})
+            opened.setdefault(name, []).append(torch.stack([opening_reader(seen, at), gap]).cpu())
     report = {"heads": own.report(), "cross": cross.report(), "azimuth": turned.report()}
     for part in ("heads", "cross"):
         if report[part]:
@@ -210,7 +228,18 @@ def on_heads(model: Loaded, world: HeadVideos, batches: Batches) -> dict[str, An
     turn = report["azimuth"]
     if "driven" in turn:
         turn["ratio_to_copy_source"] = turn["driven"]["mean"] / turn["copy_source"]["mean"]
+    pairs = {name: torch.cat(parts, 1) for name, parts in opened.items()}
+    report["openings"] = {
+        part: {name: _correlation(*pair[..., place]) for name, pair in pairs.items()}
+        for place, part in enumerate(("mouth", "lids"))
+    }
     return report
+
+
+def _correlation(one: Tensor, other: Tensor) -> float:
+    """Pearson's r of two rows of numbers; 0 if one of them is constant."""
+    one, other = one.double() - one.double().mean(), other.double() - other.double().mean()
+    return ((one * other).sum() / (one.norm() * other.norm()).clamp(min=1e-12)).item()
 
 
 def rendered_as(world: HeadVideos, batch: Batch, device: torch.device) -> dict[str, Tensor]:
@@ -224,22 +253,6 @@ def rendered_as(world: HeadVideos, batch: Batch, device: torch.device) -> dict[s
     }
     truth = world.truth(batch["person"][:, 0].cpu(), batch["background"][:, 0].cpu(), driven)
     return to_device(truth, device)
-
-
-def feature_boxes(poses: Tensor, size: int) -> Tensor:
-    """The boxes around each eye and the mouth, (N, size, size) bool.
-
-    poses  (N, 136) in [-1, 1]
-    A box is around the points of its part, enlarged by a pixel on each side.
-    """
-    at = torch.arange(size, device=poses.device)
-    inside = torch.zeros(len(poses), size, size, dtype=torch.bool, device=poses.device)
-    for part in (slice(36, 42), slice(42, 48), slice(48, 68)):
-        points = pose_points(poses, size)[:, part]
-        low, high = points.amin(1)[..., None] - 1, points.amax(1)[..., None] + 1
-        column, line = ((at >= low) & (at <= high)).unbind(1)
-        inside |= line[:, :, None] & column[:, None]
-    return inside
 
 
 def iou(one: Tensor, other: Tensor) -> Tensor:
@@ -337,54 +350,3 @@ def published_scores(
     pair = [to_uint8(shown[name][:, 0]) for name in ("pred_target_imgs", "target_imgs")]
     each = {"psnr": metrics.psnr(*pair), **_each(published, shown)}
     return {f"{name}_published_masking": value for name, value in each.items()}
-
-
-SIDE = 32  # side of the regressor's input, pixels
-DRAWN = 64  # maximal side of its training images, pixels; larger ones only take longer to render
-STEPS, BATCH, RATE = 400, 64, 2e-3
-
-
-class AzimuthReader(nn.Module):
-    """A regressor of azimuths (N,), radians, from images (N, 3, S, S) in [-1, 1] on black."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        layers: list[nn.Module] = []
-        for a, b in ((3, 16), (16, 32), (32, 64)):
-            layers += [nn.Conv2d(a, b, 3, 2, 1), nn.BatchNorm2d(b), nn.ReLU()]
-        self.net = nn.Sequential(*layers, nn.Flatten(), nn.Linear(64 * (SIDE // 8) ** 2, 1))
-
-    def forward(self, images: Tensor) -> Tensor:
-        small = F.interpolate(images.float(), (SIDE, SIDE), mode="area")
-        return self.net(small)[:, 0]
-
-
-def cut_out(image: Tensor, mask: Tensor) -> Tensor:
-    """Images (N, 3, S, S) in [-1, 1] on black, by masks (N, 1, S, S) in [0, 1]."""
-    return image.clamp(-1, 1) * mask - (1 - mask)
-
-
-def train_reader(size: int, device: torch.device, seed: int = 0) -> AzimuthReader:
-    """A regressor trained on `STEPS` batches of ground truth, in evaluation mode.
-
-    size  side of the test images, pixels
-    The persons are training persons. Every call returns the same weights.
-    """
-    world = HeadVideos("train", min(size, DRAWN), sources=0, seed=seed + 1)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        reader = AzimuthReader()
-    reader.to(device).train()
-    optimizer = torch.optim.Adam(reader.parameters(), RATE)
-    for step in tqdm(range(STEPS), "regressor of azimuths", unit="step", disable=None):
-        optimizer.param_groups[0]["lr"] = RATE * (1 - step / STEPS)
-        places = [divmod(step * BATCH + i, len(world)) for i in range(BATCH)]
-        samples = world.__getitems__(places)
-        image = torch.cat([s["target_imgs"] for s in samples]).to(device).float() / 127.5 - 1
-        mask = torch.cat([s["target_segs"] for s in samples]).to(device).float() / 255
-        azimuth = torch.cat([s["target_scene"]["azimuth"] for s in samples]).float().to(device)
-        loss = (reader(cut_out(image, mask)) - azimuth).square().mean()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    return reader.eval()

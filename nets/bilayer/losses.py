@@ -82,10 +82,27 @@ class KeypointPlaces:
         return F.l1_loss(result[:, :, 0].mT, places.expand_as(points))
 
     def state_dict(self) -> dict[str, Any]:
-        return {} if self.places is None else {"kpc_places": self.places, "kpc_calls": self.calls}
+        return {"kpc_places": self.places, "kpc_calls": self.calls}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.places, self.calls = state.get("kpc_places"), int(state.get("kpc_calls", 0))
+
+
+def feature_boxes(poses: Tensor, size: int) -> Tensor:
+    """The boxes around the right eye, the left eye and the mouth, (N, 3, size, size) bool.
+
+    poses  (N, 136) in [-1, 1], 68 points in the order of iBUG 300-W
+    A box is around the points of its part, enlarged by a pixel on each side. Eyes and mouth are a
+    few percent of a face, so that a mean over all pixels leaves them blurred.
+    """
+    at = torch.arange(size, device=poses.device)
+    points = (poses.unflatten(1, (-1, 2)) + 1) / 2 * size
+    boxes = []
+    for part in (slice(36, 42), slice(42, 48), slice(48, 68)):
+        low, high = points[:, part].amin(1)[..., None] - 1, points[:, part].amax(1)[..., None] + 1
+        column, line = ((at >= low) & (at <= high)).unbind(1)
+        boxes.append(line[:, :, None] & column[:, None])
+    return torch.stack(boxes, 1)
 
 
 PUBLISHED = (
@@ -96,7 +113,8 @@ PUBLISHED = (
     "segmentation",
     "warping_regularizer",
 )
-LOSSES = (*PUBLISHED, "keypoint_correspondence")  # the last one is new here: `KeypointPlaces`
+# The last two are new here: `KeypointPlaces`, and `feature_boxes`.
+LOSSES = (*PUBLISHED, "keypoint_correspondence", "face_features")
 EXTRACTORS = {  # published name -> family of `nets.pretrained.vgg`
     "vgg19_imagenet_pytorch": "torchvision",
     "vgg16_face_caffe": "face",
@@ -131,6 +149,7 @@ DEFAULTS: dict[str, Any] = {
     "wpr_loss_decay_schedule": 50,
     "wpr_loss_apply_to": "pred_target_delta_uvs",
     "kpc_loss_weight": 10.0,
+    "ffe_loss_weight": 10.0,
     "eps": 1e-7,
 }
 
@@ -292,7 +311,8 @@ class Losses(nn.Module):
 
     # The module's own state only: torch's overloads also fill a dict, which nobody passes here.
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
-        return {**self.warping.state_dict(), **self.places.state_dict()}
+        placed = "keypoint_correspondence" in self.names
+        return self.warping.state_dict() | (self.places.state_dict() if placed else {})
 
     def load_state_dict(
         self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
@@ -355,6 +375,15 @@ class Losses(nn.Module):
             self.places.add(poses)
         value = self.places.distance(_need(data, "pred_target_uvs"), poses)
         out["G_KPC"] = self.options["kpc_loss_weight"] * value
+
+    def _face_features(self, data: Pass, out: dict[str, Tensor]) -> None:
+        weight = self.options["ffe_loss_weight"]
+        for prediction, target, _, name in self.pix:
+            one, other = (_need(data, n).flatten(0, 1) for n in (prediction, target))
+            boxes = feature_boxes(_need(data, "target_poses").flatten(0, 1), one.shape[-1]).float()
+            error = (one.float() - other.detach().float()).abs().mean(1, keepdim=True)
+            means = (error * boxes).sum((0, 2, 3)) / boxes.sum((0, 2, 3)).clamp(min=1)
+            out[f"G_FFE_{name}"] = weight * means.mean()
 
 
 def needed_extractors(options: Mapping[str, Any]) -> list[str]:

@@ -204,6 +204,8 @@ def _check(args: options.Namespace) -> None:
                               ("dis_no_stickman", "discriminator")):  # fmt: skip
             if not args[flag] and network in args.networks_train:
                 raise UserError(f"output_stickmen false: needs --{flag}")
+    if "face_features" in args.losses_train and args.num_keypoints != 68:
+        raise UserError("losses_train: face_features needs 68 keypoints")
     if not args.output_segmentation:
         if args.emb_apply_masks and "identity_embedder" in args.networks_train:
             raise UserError("output_segmentation false: needs --emb_apply_masks false")

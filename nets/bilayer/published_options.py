@@ -61,8 +61,8 @@ use_half vgg_download visual_freq wgv_mode wgv_momentum which_epoch workers worl
 """
 NO_NUMBER = frozenset(_NAMES.split())
 # Prefixes of the options of losses and metrics, which nothing but training and its log reads.
-LOSS_OPTIONS = ("adv_", "fem_", "per_", "pix_", "seg_loss_", "wpr_", "kpc_", "psnr_", "csm_",
-                "lps_", "ssm_", "nme_")  # fmt: skip
+LOSS_OPTIONS = ("adv_", "fem_", "per_", "pix_", "seg_loss_", "wpr_", "kpc_", "ffe_", "psnr_",
+                "csm_", "lps_", "ssm_", "nme_")  # fmt: skip
 
 
 def classified(name: str) -> bool:
@@ -284,6 +284,7 @@ def _losses(p: Parser) -> None:
     add("wpr_loss_decay_schedule", int, "steps between decays; -1: none")
     add("wpr_loss_apply_to", str, "offsets")
     add("kpc_loss_weight", NonNegativeFloat, "weight of keypoint_correspondence")
+    add("ffe_loss_weight", NonNegativeFloat, "weight of face_features")
     for name, kind, value, text in (
         ("psnr_loss_apply_to", str, "pred_target_imgs, target_imgs", one),
         ("csm_model", Literal["insight_face"], "insight_face", "network of csim"),

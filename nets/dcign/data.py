@@ -34,7 +34,7 @@ def open_batches(options: Mapping[str, Any], sets: Mapping[str, str], split: str
         from nets.worlds.heads.batches import HeadBatches
 
         # mypy infers a tuple of five for its labels, and Source declares one of any length.
-        return cast(Source, HeadBatches(split, kinds, count, size, limit, seed=0))
+        return cast(Source, HeadBatches(split, kinds, count, size, limit, options.get("seed", 0)))
     if Path(root, "factors.csv").is_file():
         whole = split == "test" and kinds is not None
         table = FactorTable(

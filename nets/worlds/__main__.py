@@ -26,9 +26,8 @@ from nets.data.scenes.factors import FACTORS
 from nets.errors import UserError
 from nets.skeletons import JOINTS_15
 from nets.worlds import clips
+from nets.worlds.heads.batches import HeadBatches
 from nets.worlds.heads.export import write_data_root
-from nets.worlds.heads.face.export import motion
-from nets.worlds.heads.face.world import FACES, FaceBatches
 from nets.worlds.people.world import SPLITS, render
 
 _AT_ONCE = 32  # images rendered together
@@ -97,7 +96,7 @@ def write_scenes(out: Path, batches: dict[str, int], count: int, size: int, seed
     rows: list[list[object]] = []
     kinds = dict.fromkeys((*FACTORS, "shape"), "")
     for split, number in batches.items():
-        world = FaceBatches(split, kinds, count, size, number, seed)
+        world = HeadBatches(split, kinds, count, size, number, seed)
         for kind in kinds:
             for batch in range(number):
                 drawn = world.read(kind, batch)
@@ -160,9 +159,7 @@ def write(args: argparse.Namespace) -> int:
     persons = {"train": args.persons, "test": args.test_persons}
     if args.world == "people":
         return write_people(out, persons, args.poses, size, seed)
-    return write_data_root(
-        out, persons, args.videos, args.frames, size, seed, drawing=FACES, moving=motion
-    )
+    return write_data_root(out, persons, args.videos, args.frames, size, seed)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

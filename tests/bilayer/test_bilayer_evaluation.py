@@ -9,12 +9,10 @@ import torch
 import evaluate
 import train_bilayer
 from avatar_folder import write_folder
-from nets.bilayer import evaluate as azimuth
 from nets.bilayer import evaluate as evaluation
-from nets.bilayer.evaluate import feature_boxes, iou, rendered_as
+from nets.bilayer.evaluate import iou, rendered_as
 from nets.bilayer.experiment import write_args
 from nets.bilayer.published import read_args
-from nets.data.heads.faces import normalised_pose
 from nets.run.loader import in_order
 from nets.run.ranks import Ranks
 from nets.worlds.heads.videos import HeadVideos
@@ -42,16 +40,6 @@ def test_iou_by_hand():
     assert iou(one, other).tolist() == [4 / 12, 0]
 
 
-def test_boxes_of_eyes_and_mouth_by_hand():
-    points = torch.full((1, 68, 2), 8.0)  # points of other parts have no box
-    points[:, 36:42], points[:, 42:48] = torch.tensor([2.0, 3.0]), torch.tensor([12.0, 3.0])
-    points[:, 48:58], points[:, 58:] = torch.tensor([5.0, 12.0]), torch.tensor([9.0, 12.5])
-    (boxes,) = feature_boxes(normalised_pose(points, 16), 16)
-    expected = torch.zeros(16, 16, dtype=torch.bool)
-    expected[2:5, 1:4] = expected[2:5, 11:14] = expected[11:14, 4:11] = True
-    assert torch.equal(boxes, expected)
-
-
 def test_truth_of_a_driven_person_is_rendered_in_the_own_light():
     world = HeadVideos("test", 32, length=3)
     (batch,) = in_order(world, 3, Ranks("cpu"))
@@ -63,32 +51,21 @@ def test_truth_of_a_driven_person_is_rendered_in_the_own_light():
     assert not torch.equal(truth["image"], batch["target_imgs"][:, 0])
 
 
-def test_the_regressor_reads_how_heads_are_turned(monkeypatch):
-    monkeypatch.setattr(azimuth, "STEPS", 60)
-    monkeypatch.setattr(azimuth, "BATCH", 32)
-    reader = azimuth.train_reader(32, CPU)
-    world = HeadVideos("test", 32, sources=0, length=48)
-    samples = world.__getitems__([(0, i) for i in range(48)])
-    image = torch.cat([s["target_imgs"] for s in samples]) / 127.5 - 1
-    mask = torch.cat([s["target_segs"] for s in samples]) / 255
-    angle = torch.cat([s["target_scene"]["azimuth"] for s in samples]).float()
-    error = (reader(azimuth.cut_out(image, mask)) - angle).abs().mean().rad2deg()
-    assert error < 11 < angle.abs().mean().rad2deg() / 2
-
-
-def test_report_of_the_demo_world(run, monkeypatch):
-    monkeypatch.setattr(azimuth, "STEPS", 4)
+def test_report_of_the_demo_world(run):
     report = scores(run)
     assert report["data"] == "heads" and report["videos"] == 4
     heads = report["heads"]
     ratio = heads["masked_l1"]["mean"] / heads["masked_l1_copy_source"]["mean"]
     assert heads["ratio_to_copy_source"] == pytest.approx(ratio)
     assert heads["masked_l1"]["count"] == 4 and 0 <= heads["mask_iou"]["mean"] <= 1
-    assert {"true", "driven", "copy_source", "ratio_to_copy_source"} == report["azimuth"].keys()
+    columns = {"true", "own", "driven", "copy_source"}
+    assert columns | {"ratio_to_copy_source"} == report["azimuth"].keys()
+    assert columns == report["openings"]["mouth"].keys() == report["openings"]["lids"].keys()
+    assert report["openings"]["mouth"]["true"] > 0.8  # of four images
     assert report["cross"]["masked_l1"]["count"] == 4
     low = heads["masked_l1_low_frequency"]["mean"]
     assert 0 < low != heads["masked_l1"]["mean"] and heads["features_ratio_to_copy_source"] > 0
-    assert {"masked_l1", "mask_iou", "azimuth", "cross"} <= report["protocol"].keys()
+    assert {"masked_l1", "mask_iou", "azimuth", "cross", "openings"} <= report["protocol"].keys()
 
 
 def test_report_of_a_dataset(run, tmp_path):
@@ -138,7 +115,6 @@ def published_copy(run, folder, **values):
 
 
 def test_an_originals_checkpoint_is_scored_on_its_own_data(run, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(azimuth, "STEPS", 1)
     write_folder(tmp_path / "d", people=2)
     report = scores(published_copy(run, tmp_path / "a", data_root=str(tmp_path / "d")))
     assert report["data"] == str(tmp_path / "d") and report["videos"] == 2
@@ -168,10 +144,9 @@ def test_long_stages_have_a_progress_bar(run, tmp_path, monkeypatch):
         seen.append(name)
         return items
 
-    monkeypatch.setattr(azimuth, "tqdm", bar)
-    monkeypatch.setattr(azimuth, "STEPS", 1)
+    monkeypatch.setattr(evaluation, "tqdm", bar)
     scores(run)
-    assert seen == ["scores", "regressor of azimuths"]
+    assert seen == ["scores"]
 
 
 @pytest.mark.slow

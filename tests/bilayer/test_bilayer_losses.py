@@ -13,11 +13,14 @@ from nets.bilayer.losses import (
     WarpingWeight,
     adversarial_losses,
     dice,
+    feature_boxes,
     feature_matching,
     needed_extractors,
     perceptual,
 )
+from nets.data.heads.faces import normalised_pose
 from nets.pretrained.vgg import load_vgg
+from nets.run import checkpoints
 
 NO_VGG = "adversarial, feature_matching, pixelwise, segmentation, warping_regularizer"
 
@@ -193,6 +196,17 @@ def test_correspondence_trains_the_offsets_whatever_the_texture():
     assert losses.places.calls == before == 1
 
 
+def test_places_of_keypoints_survive_a_restart(tmp_path):
+    options = {"losses_train": "keypoint_correspondence"}
+    losses, fresh = Losses(options), Losses(options)
+    losses(model()(batch(b=4)))
+    checkpoints.write(tmp_path / "c.pt", {"parts": {"losses": losses.state_dict()}})
+    content = torch.load(tmp_path / "c.pt", weights_only=True)
+    checkpoints.load_parts(content, {"losses": fresh}, tmp_path / "c.pt")
+    assert torch.equal(fresh.places.places, losses.places.places) and fresh.places.calls == 1
+    assert "kpc_places" not in Losses({"losses_train": "pixelwise"}).state_dict()
+
+
 def test_pairs_and_names_follow_the_options(extractors):
     o = {
         "losses_train": ["perceptual", "pixelwise"],
@@ -238,3 +252,28 @@ def test_bad_options_are_named(options, message):
 def test_a_missing_tensor_is_named():
     with pytest.raises(ValueError, match=r"reads pred_target_delta_lf_rgbs, .* it has target_imgs"):
         Losses({"losses_train": "pixelwise"})({"target_imgs": torch.zeros(1)})
+
+
+def test_boxes_of_eyes_and_mouth_by_hand():
+    points = torch.full((1, 68, 2), 8.0)  # points of other parts have no box
+    points[:, 36:42], points[:, 42:48] = torch.tensor([2.0, 3.0]), torch.tensor([12.0, 3.0])
+    points[:, 48:58], points[:, 58:] = torch.tensor([5.0, 12.0]), torch.tensor([9.0, 12.5])
+    (boxes,) = feature_boxes(normalised_pose(points, 16), 16)
+    expected = torch.zeros(3, 16, 16, dtype=torch.bool)
+    expected[0, 2:5, 1:4] = expected[1, 2:5, 11:14] = expected[2, 11:14, 4:11] = True
+    assert torch.equal(boxes, expected)
+
+
+def test_eyes_and_mouth_count_alike_whatever_their_size():
+    losses = Losses({"losses_train": "face_features", "ffe_loss_weight": 2.0})
+    points = torch.full((1, 68, 2), 8.0)
+    points[:, 36:42], points[:, 42:48] = torch.tensor([2.0, 3.0]), torch.tensor([12.0, 3.0])
+    points[:, 48:58], points[:, 58:] = torch.tensor([5.0, 12.0]), torch.tensor([9.0, 12.5])
+    zero = torch.zeros(1, 1, 3, 16, 16)
+    data = {"target_poses": normalised_pose(points, 16)[None], "target_imgs": zero}
+    for place, share in (((2, 1), 1 / 9), ((3, 12), 1 / 9), ((12, 5), 1 / 21), ((0, 0), 0)):
+        image = zero.clone()
+        image[..., place[0], place[1]] = 0.6
+        terms = losses(data | {"pred_target_delta_lf_rgbs": image})
+        assert terms.keys() == {"G_FFE_L1"}
+        assert terms["G_FFE_L1"].item() == pytest.approx(2.0 * 0.6 * share / 3)

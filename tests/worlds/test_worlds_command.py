@@ -6,10 +6,14 @@ import pytest
 import torch
 
 from nets.data.clips.clips import Folders
-from nets.data.io.images import read_image
+from nets.data.heads.videos import AvatarFolder
+from nets.data.io.images import read_grey, read_image
 from nets.data.people.index import IndexDataset
+from nets.data.scenes.factors import FACTORS
 from nets.worlds import __main__ as command
 from nets.worlds import clips
+from nets.worlds.heads.batches import HeadBatches
+from nets.worlds.heads.export import motion
 from nets.worlds.people.world import SPLITS, render
 
 
@@ -61,6 +65,41 @@ def test_clips_are_read_as_they_were_drawn(tmp_path):
     assert row["file"] == "frames/clip_00001/007.png"
     points = torch.tensor([float(value) for name, value in row.items() if name != "file"])
     torch.testing.assert_close(points, drawn["joints"][0].flatten(), rtol=0, atol=0.006)
+
+
+def test_faces_are_read_as_they_were_drawn(tmp_path):
+    command.main(["faces", str(tmp_path), "--persons", "1", "--test_persons", "1", "--videos", "1",
+                  "--frames", "2", "--size", "32"])  # fmt: skip
+    data = AvatarFolder(tmp_path, "test", 32, sources=1, targets=1)
+    assert len(data) == 1
+    rows = table(tmp_path / "truth.csv")
+    names = [f"{phase}/person_00000/video_00/00/0000{i}" for phase in SPLITS for i in range(2)]
+    assert [row["frame"] for row in rows] == names
+    for phase, clip in (("train", 0), ("test", 1)):
+        scene = motion(clip, 2)
+        for i, row in enumerate(row for row in rows if row["frame"].startswith(phase)):
+            assert (tmp_path / "imgs" / f"{row['frame']}.jpg").is_file()
+            for factor in FACTORS:
+                assert float(row[factor]) == pytest.approx(float(scene[factor][i]), abs=1e-6)
+            assert 0 <= float(row["mouth"]) < 1 and 0 <= float(row["left_lids"]) < 1
+
+
+def test_scenes_are_batches_in_which_one_factor_changes(tmp_path):
+    command.main(["scenes", str(tmp_path), "--batches", "1", "--test_batches", "1",
+                  "--batch_size", "4", "--size", "32"])  # fmt: skip
+    rows = table(tmp_path / "factors.csv")
+    assert len(rows) == 2 * 4 * 4
+    for start in range(0, len(rows), 4):
+        batch = rows[start : start + 4]
+        kind = batch[0]["file"].split("/")[1].split("_")[0]
+        for column in (*FACTORS, "shape"):
+            assert len({row[column] for row in batch}) == (4 if column == kind else 1)
+    sets = dict.fromkeys((*FACTORS, "shape"), "")
+    drawn = HeadBatches("test", sets, 4, 32, 1).read("light", 0)["image"]
+    for i in range(4):
+        image = read_grey(tmp_path / f"test/light_0000/00{i}.png", 32)
+        assert torch.equal(image, drawn[i])
+    assert len({row["shape"] for row in rows if row["split"] == "test"}) > 1
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from torch import Tensor
 from nets.data.scenes.factors import FACTORS, MIXED, kinds_of
 from nets.errors import UserError
 from nets.random import uniform
-from nets.worlds.heads.world import HEADS, RANGES, SPLITS
+from nets.worlds.heads.world import RANGES, SPLITS, identities, render
 
 COUNTS = {"train": 200, "test": 8}  # batches of each type
 KINDS = (*FACTORS, "shape", MIXED)
@@ -23,12 +23,11 @@ class HeadBatches:
 
     In a batch of type azimuth, elevation or light, only that factor varies, uniform in its range.
     In type shape, each image shows another person. In type mixed, everything varies. Two splits
-    share no person, nor do two batches.
-    Labels: azimuth, elevation, light (radians), identity (20 numbers), person (its id).
+    share no person, nor do two batches. All faces are at rest.
+    Labels: azimuth, elevation, light (radians), identity (its numbers), person (its id).
     """
 
     name = "heads"
-    drawing = HEADS
     labels = (*FACTORS, "identity", "person")
 
     def __init__(
@@ -78,11 +77,9 @@ class HeadBatches:
         """The labels of a batch, from which `draw` renders its images."""
         n, place = self.count, KINDS.index(kind)
         key = torch.tensor([number], dtype=torch.int64)
-        fixed = uniform(self.seed, f"{self.name} {self.split} {kind}", key, len(FACTORS)).expand(
-            n, -1
-        )
+        fixed = uniform(self.seed, f"faces {self.split} {kind}", key, len(FACTORS)).expand(n, -1)
         each = torch.arange(n) + number * n
-        moving = uniform(self.seed, f"{self.name} {self.split} {kind} each", each, len(FACTORS))
+        moving = uniform(self.seed, f"faces {self.split} {kind} each", each, len(FACTORS))
         scene = {
             factor: ((moving if kind in (factor, MIXED) else fixed)[:, i] * 2 - 1).float()
             * RANGES[factor]
@@ -91,13 +88,13 @@ class HeadBatches:
         person = SPLITS[self.split] + each * len(KINDS) + place
         if kind in FACTORS:
             person = person[:1].expand(n).contiguous()
-        return {**scene, "identity": self.drawing.identities(person), "person": person}
+        return {**scene, "identity": identities(person, self.seed), "person": person}
 
     def draw(self, scene: Mapping[str, Tensor]) -> Tensor:
         """The exact images (N, 1, S, S) uint8 of labels as returned by `scene`."""
         identity, (azimuth, elevation, light) = scene["identity"], (scene[f] for f in FACTORS)
         with torch.autocast("cpu", enabled=False):  # exact, also if the caller computes in bf16
-            return self.drawing.render(identity, azimuth, elevation, light, self.size)["image"]
+            return render(identity, azimuth, elevation, light, self.size)["image"]
 
     def read(self, kind: str, number: int) -> dict[str, Tensor]:
         """A batch: image (N, 1, S, S) uint8 and the labels."""

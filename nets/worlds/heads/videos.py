@@ -21,14 +21,13 @@ class HeadVideos:
     """A dataset of videos of talking heads: item `index` is a video of person `index`.
 
     A video has one light and one background. In phase train its frames are drawn anew in every
-    epoch. Samples also hold person and background, (1,) int64, and target_scene: azimuth, elevation
-    and light in radians and expression of the targets, (t, ...) each. `truth` renders any person in
-    such a scene. The phases share no person.
+    epoch. Samples also hold person and background, (1,) int64; target_scene: azimuth, elevation and
+    light in radians and expression of the targets, (t, ...) each; and target_mouth (t,) and
+    target_lids (t, 2): how far they are open, decimetres. `truth` renders any person in such a
+    scene. The phases share no person.
     """
 
     name = "heads"
-    world_type: type[HeadsWorld] = HeadsWorld
-    openings: tuple[str, ...] = ()  # further truth of the targets
     shuffle = True
 
     def __init__(
@@ -44,7 +43,7 @@ class HeadVideos:
         self.phase, self.size, self.masks = phase, size, masks
         self.sources, self.targets = sources, targets
         persons = length or PERSONS[phase]
-        self.world = self.world_type(
+        self.world = HeadsWorld(
             phase, size, seed, persons, persons, frames=sources + targets, ranges=RANGES
         )
 
@@ -74,7 +73,7 @@ class HeadVideos:
             if self.masks:
                 sample[f"{role}_segs"] = masks[part]
         sample["target_scene"] = {name: clip[name][parts["target"]] for name in SCENE}
-        for name in self.openings:
+        for name in ("mouth", "lids"):
             sample[f"target_{name}"] = clip[name][parts["target"]]
         return sample
 

@@ -28,6 +28,8 @@ from nets.worlds.heads.face.person import Traits, shape_coefficients
 from nets.worlds.heads.face.scenery import Scene
 
 HALF, DOWN, FAR = 1.72, 0.2, 14.0  # dm: half the image's side, its centre, the camera's distance
+BUST = (1.6, -0.05)  # half the side and centre of images of heads alone
+NECK = -1.25  # dm: heads alone end here
 BODY = 0.5  # share of the head's azimuth that the shoulders follow
 _SPARK = 6  # corners of the light's reflection in an eye
 
@@ -102,11 +104,13 @@ def render_people(
     scene: Scene,
     size: int,
     samples: int,
+    alone: bool = False,
 ) -> dict[str, Tensor]:
     """People over black: image (N, 4, S, S) uint8 with coverage, and truth in pixels.
 
     identity    (N, D), see `person.identities`
     expression  (N, 52) coefficients of face units
+    alone       the head alone, closer, without shoulders and clothes
     returns     image; points (N, 68, 2); jaw (N,) dm between the inner lips; lids (N, 2) dm between
                 the lids of the right and the left eye
     """
@@ -136,13 +140,19 @@ def render_people(
     hair_shades = _hair_shades(grid, locks, h, nh, scene)
     spark, spark_shades = _sparks(model, p, scene)
     shirt, shirt_shades = _shirt(t, model, const["shirt"], p, np_, shades)
+    if alone:
+        below = (NECK - const["height"]) * const["skin"].float()
+        shades[..., 6] -= below.clamp(min=0) * 8
+        hair_shades[..., 6] -= (NECK - h[1]).clamp(min=0) * 8
+        shirt_shades[..., 6] = -1
 
     corner = model.corner_of
     columns = [torch.cat([c.index_select(1, corner), d, f, s], 1)
                for c, d, f, s in zip(p, h, spark, shirt, strict=True)]  # fmt: skip
-    scale = FAR * size / (2 * HALF) / (FAR - columns[2])
+    half, down = BUST if alone else (HALF, DOWN)
+    scale = FAR * size / (2 * half) / (FAR - columns[2])
     x = columns[0] * scale + (size / 2 - 0.5)
-    y = (columns[1] + DOWN) * -scale + (size / 2 - 0.5)
+    y = (columns[1] + down) * -scale + (size / 2 - 0.5)
     points = torch.stack([x, y, columns[2]], 2)
     all_shades = torch.cat(
         [shades.index_select(1, corner), hair_shades, spark_shades, shirt_shades], 1

@@ -92,3 +92,8 @@ class Scene:
         self.sky = (0.22 + 0.14 * draws[:, 4:5]) * (1 + cold)
         self.ground = (0.1 + 0.07 * draws[:, 5:6]) * torch.tensor([1.06, 1.0, 0.94])
         self.fill = 0.1 + 0.08 * draws[:, 6]
+
+    def studio(self) -> None:
+        """One strong lamp, and little light from elsewhere."""
+        self.key_colour, self.sky = 1.35 * self.key_colour, 0.35 * self.sky
+        self.ground, self.fill = 0.5 * self.ground, 0.25 * self.fill

@@ -88,7 +88,7 @@ def frame_graph(net: Bilayer, avatar: Avatar, poses: Tensor) -> exports.ExportGr
 
 def folded_graph(driver: Driver, poses: Tensor) -> exports.ExportGraph:
     """A frame of one avatar, whose constants are folded into the weights."""
-    frame = exports.Function(driver, lambda net, pose: net(pose))
+    frame = exports.Wrapped(driver, lambda net, pose: net(pose))
     outputs = ("image", "mask")
     return exports.ExportGraph("folded_frame", frame, {"pose": poses}, outputs, ("pose",), "")
 

@@ -46,7 +46,7 @@ class ExportGraph(NamedTuple):
     about: str
 
 
-class Function(nn.Module):
+class Wrapped(nn.Module):
     """A function of a network as a module."""
 
     def __init__(self, net: nn.Module, function: Callable[..., Any]):
@@ -72,7 +72,7 @@ def _vunet(model: api.LoadedVUNet) -> Iterator[ExportGraph]:
     appearance = model._inputs.appearance(torch.zeros(2, 3, side, side, dtype=torch.uint8), joints)
     yield ExportGraph(
         "vunet",
-        Function(model.net, lambda net, pose, appearance: net(pose, appearance, "transfer").image),
+        Wrapped(model.net, lambda net, pose, appearance: net(pose, appearance, "transfer").image),
         {"pose": pose.float().contiguous(), "appearance": appearance.float().contiguous()},
         ("image",),
         ("pose", "appearance"),
@@ -87,7 +87,7 @@ def _landmarks(model: api.LoadedLandmarks) -> Iterator[ExportGraph]:
     image = torch.rand(2, 3, model.size, model.size) * 2 - 1
     yield ExportGraph(
         "landmarks",
-        Function(model.net, lambda net, image: net.landmarks(image).means),
+        Wrapped(model.net, lambda net, image: net.landmarks(image).means),
         {"image": image},
         ("points",),
         ("image",),
@@ -95,7 +95,7 @@ def _landmarks(model: api.LoadedLandmarks) -> Iterator[ExportGraph]:
     )
     yield ExportGraph(
         "landmarks_transfer",
-        Function(model.net, lambda net, pose, look: net(pose, look).reconstruction),
+        Wrapped(model.net, lambda net, pose, look: net(pose, look).reconstruction),
         {"pose": image, "appearance": image.flip(0)},
         ("image",),
         ("pose", "appearance"),
@@ -128,7 +128,7 @@ def _bilayer(model: api.LoadedBilayer) -> Iterator[ExportGraph]:
     kept = ("texture", *(f"adaptive_{i}" for i in range(len(outputs) - 1)))
     yield ExportGraph(
         "avatar_identity",
-        Function(model.net, identity),
+        Wrapped(model.net, identity),
         sources,
         kept,
         (),
@@ -154,7 +154,7 @@ def frame_of(net: Bilayer) -> nn.Module:
         frames = net.drive(_avatar(person), pose)
         return (frames.image,) if frames.mask is None else (frames.image, frames.mask)
 
-    return Function(net, frame)
+    return Wrapped(net, frame)
 
 
 def _avatar(outputs: tuple[Tensor, ...]) -> Avatar:
@@ -169,7 +169,7 @@ def _dcign(model: api.LoadedDCIGN) -> Iterator[ExportGraph]:
         code = model.net.encode(image)[0]
     yield ExportGraph(
         "dcign_encoder",
-        Function(model.net, lambda net, image: net.encode(image)),
+        Wrapped(model.net, lambda net, image: net.encode(image)),
         {"image": image},
         ("mean", "log_variance"),
         ("image",),
@@ -177,7 +177,7 @@ def _dcign(model: api.LoadedDCIGN) -> Iterator[ExportGraph]:
     )
     yield ExportGraph(
         "dcign_decoder",
-        Function(model.net, lambda net, code: net.decode(code)),
+        Wrapped(model.net, lambda net, code: net.decode(code)),
         {"code": code.clone()},
         ("image",),
         ("code",),

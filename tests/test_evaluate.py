@@ -1,6 +1,7 @@
 """evaluate.py from the outside: which options of a configuration it takes, and its report."""
 
 import json
+import os
 
 import pytest
 
@@ -73,10 +74,18 @@ def test_a_stage_keeps_the_scores_of_the_others(run):
     assert "score" in json.loads(report.read_text())
 
 
-def test_json_alone_is_on_stdout(run, capfd):
+def test_json_alone_is_on_stdout(run, capfd, monkeypatch):
     folder, _ = run
+    score = evaluate.systems.call
+
+    def noisy(*given):
+        os.system("echo compiled")  # as a compiler that is started here writes to stdout
+        return score(*given)
+
+    monkeypatch.setattr(evaluate.systems, "call", noisy)
     evaluate.main(["--json", "-"])
     out, err = capfd.readouterr()
+    assert "compiled" in err
     assert json.loads(out) == json.loads((folder / "evaluation.json").read_text())
     assert "score" in err and "written:" in err
     evaluate.main(["--json", str(folder / "copy.json")])

@@ -10,6 +10,10 @@ from nets.errors import UserError
 from nets.pretrained import inception
 from nets.pretrained.inception import Inception, load_inception
 
+# Every 256th feature of `pattern()`, the last one too, with the weights of `drawn_state`: by
+# torch-fidelity 0.4.0.
+KNOWN = (0.0, 21.303303, 9.395631, 0.726101, 0.465556, 0.091992, 16.501822, 2.908264)
+
 
 @pytest.fixture(scope="module")
 def net():
@@ -67,14 +71,45 @@ def test_official_files_have_an_address_and_a_digest():
         assert kind == "sha256" and digest in name and url.endswith(name)
 
 
-def test_features_are_those_of_torch_fidelity(net, tmp_path):
+def drawn_state(net):
+    """Weights that are the same on every machine: uniform draws in the order of their names."""
+    generator, state = torch.Generator().manual_seed(7), {}
+    for name, value in sorted(net.state_dict().items()):
+        draw = torch.rand(value.shape, generator=generator)
+        if value.ndim > 1:
+            bound = (6 / value[0].numel()) ** 0.5
+            state[name] = (2 * draw - 1) * bound
+        elif name.endswith(("weight", "running_var")):
+            state[name] = 0.5 + draw
+        else:
+            state[name] = (0.2 * draw - 0.1).to(value.dtype)
+    return state
+
+
+def test_features_are_those_of_torch_fidelity():
+    """Against numbers that were computed by it; the next test compares where it is installed."""
+    net = Inception()
+    net.load_state_dict(drawn_state(net))
+    features = net.features((pattern().float() - 128) / 128)[0]
+    expected = torch.tensor(KNOWN)
+    # float32 differs from float64 by 1.5e-5 here; another order of sums by as much
+    torch.testing.assert_close(features[255::256], expected, rtol=0, atol=1e-4)
+
+
+def pattern():
+    y, x = torch.meshgrid(torch.arange(299), torch.arange(299), indexing="ij")
+    return torch.stack([x * y % 256, (x + 2 * y) % 256, x * 3 % 256])[None].byte()
+
+
+def test_torch_fidelity_agrees_where_it_is_installed(tmp_path):
     fidelity = pytest.importorskip(
         "torch_fidelity.feature_extractor_inceptionv3", exc_type=(ImportError, RuntimeError)
     )
+    net = Inception()
+    net.load_state_dict(drawn_state(net))
     torch.save(net.state_dict(), tmp_path / "w.pth")
     theirs = fidelity.FeatureExtractorInceptionV3(
         "x", ["2048"], feature_extractor_weights_path=str(tmp_path / "w.pth")
     )
-    x = images(2, 299)  # no resizing: torch-fidelity's is TensorFlow's
-    expected = theirs(x)[0]
-    torch.testing.assert_close(net.features((x.float() - 128) / 128), expected)
+    expected = theirs(pattern())[0]  # at 299 pixels: its resizing is TensorFlow's
+    torch.testing.assert_close(net.features((pattern().float() - 128) / 128), expected)

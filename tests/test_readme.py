@@ -295,7 +295,7 @@ FOREIGN = {
     "--check", "--dist", "--dry-run", "--max-restarts", "--no-build-isolation", "--no-deps",
     "--nproc_per_node", "--tags", "--dataset_dir", "--set_name", "--output_dir", "--heads",
     "--folder", "--trained", "--torch7", "--only", "--local-rank", "--bsize", "--imwidth",
-    "--Werror",
+    "--Werror", "--nnodes", "--rdzv_backend", "--rdzv_endpoint", "--download",
 }  # fmt: skip
 
 

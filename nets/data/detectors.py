@@ -341,8 +341,8 @@ class MediaPipeTasks:
     def _network(self, part: str) -> Any:
         if part not in self._networks:
             vision = self._vision
+            file = file_of(part)  # a missing one is named before anything else can fail
             core = importlib.import_module("mediapipe.tasks.python.core.base_options")
-            file = file_of(part)
             base = core.BaseOptions(model_asset_buffer=file.read_bytes())
             kind, options = {
                 "pose": (vision.PoseLandmarker, vision.PoseLandmarkerOptions),

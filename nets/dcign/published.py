@@ -93,8 +93,8 @@ RULES = {
 _NAMES = """
 accumulate batch_size bsize channels_last checkpoint ckpt_freq clamp coefL1 coefL2 color compile
 config data datasetdir datasrc device deviceId dumpTest ema epochs export_torch7 fbmat
-force_invariance gradient_filter help import invariance_sign invariance_strength keep_every
-keep_last learningRate learning_rate log_freq lr maxIter max_megapixels model momentum
+force_invariance gradient_filter help import invariance_sign invariance_strength jitter keep_every
+keep_last learningRate learning_rate log_freq lr maxIter max_megapixels mirror model momentum
 momentum_decay name nan network networks_dir no_load num_epochs num_steps num_test_batches
 num_test_batches_per_type num_train_batches num_train_batches_per_type on_bad_sample optimization
 optimizer order plot precision published_folder reset_optimizer resume reuse run_dir sample save

@@ -368,7 +368,7 @@ def test_a_data_root_holds_images_points_and_masks(tmp_path):
     done = subprocess.run([*command, *numbers, "--size", "64"], check=True, capture_output=True)
     assert b"9 frames" in done.stdout
     files = sorted(str(f.relative_to(tmp_path / "d")) for f in (tmp_path / "d").rglob("*.*"))
-    assert len(files) == 27
+    assert files.pop() == "truth.csv" and len(files) == 27
     frame = "train/person_00001/video_00/00/00002"
     assert {f"imgs/{frame}.jpg", f"keypoints/{frame}.npy", f"segs/{frame}.png"} <= set(files)
     points = np.load(tmp_path / f"d/keypoints/{frame}.npy")

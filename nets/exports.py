@@ -242,6 +242,12 @@ def write_onnx(graph: ExportGraph, path: Path, facts: dict[str, str]) -> float:
         )
     assert program is not None  # of dynamo=True
     model = program.model_proto
+    axes = [value.type.tensor_type.shape.dim[0] for value in model.graph.input]
+    batch = {axis.dim_param for axis in axes if axis.dim_param}  # torch calls it s0, s21, ...
+    for value in (*model.graph.input, *model.graph.output, *model.graph.value_info):
+        for axis in value.type.tensor_type.shape.dim:
+            if axis.dim_param in batch:
+                axis.dim_param = BATCH
     for key, text in facts.items():
         model.metadata_props.add(key=key, value=text)
     onnx.checker.check_model(model)

@@ -50,6 +50,7 @@ def drawn(checkpoint, out, *argv):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's compiler uses torch.jit
 @pytest.mark.parametrize("system", ["vunet", "landmarks", "bilayer", "dcign"])
 def test_compiled_networks_give_the_same_image(system, faces, tmp_path, monkeypatch):
     compiled = []

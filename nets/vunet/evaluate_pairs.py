@@ -90,7 +90,7 @@ def score_pairs(
     data = open_pairs(args, trained)
     h, w = data.shape
     print(f"{len(data)} pairs of {data.name}, scored at {w}x{h} px")
-    scores = Scores(args, data, ranks.device)
+    scores = PairScores(args, data, ranks.device)
     report: dict[str, Any] = {"data": data.name, "pairs": len(data)}
     protocol = {"pairs": pairs_protocol(data, trained)}
     if net is not None and trained is not None and precision is not None:
@@ -183,7 +183,7 @@ def pairs_protocol(data: TransferPairs, trained: dict[str, Any] | None) -> str:
     )
 
 
-class Scores:
+class PairScores:
     """Scores of images for the targets of a list of pairs.
 
     `protocol` holds the line of each score, `left_out` a line for each score that cannot be had.

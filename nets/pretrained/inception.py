@@ -36,7 +36,7 @@ OFFICIAL = {  # both files hold the same weights
 }
 
 
-class ConvShape(NamedTuple):
+class Layer(NamedTuple):
     """A convolution of a branch; with stride 1 it keeps the size, with 2 it has no padding."""
 
     name: str
@@ -46,64 +46,70 @@ class ConvShape(NamedTuple):
 
 
 Branch = Sequence[
-    ConvShape | list[ConvShape] | str
+    Layer | list[Layer] | str
 ]  # a list is a fork; "average", "maximum", "halve" are poolings
 
 
-def _three(stem: str, widths: Sequence[int], stride: int = 1) -> list[ConvShape]:
+def _three(stem: str, widths: Sequence[int], stride: int = 1) -> list[Layer]:
     """A 1x1 and two 3x3 convolutions, the last one with the stride."""
     first, second, third = widths
     return [
-        ConvShape(f"{stem}_1", first, (1, 1)),
-        ConvShape(f"{stem}_2", second, (3, 3)),
-        ConvShape(f"{stem}_3", third, (3, 3), stride),
+        Layer(f"{stem}_1", first, (1, 1)),
+        Layer(f"{stem}_2", second, (3, 3)),
+        Layer(f"{stem}_3", third, (3, 3), stride),
     ]
 
 
 def _block_35(pool: int) -> list[Branch]:
     """The branches of a block on 35x35 positions."""
     return [
-        [ConvShape("branch1x1", 64, (1, 1))],
-        [ConvShape("branch5x5_1", 48, (1, 1)), ConvShape("branch5x5_2", 64, (5, 5))],
+        [Layer("branch1x1", 64, (1, 1))],
+        [Layer("branch5x5_1", 48, (1, 1)), Layer("branch5x5_2", 64, (5, 5))],
         _three("branch3x3dbl", (64, 96, 96)),
-        ["average", ConvShape("branch_pool", pool, (1, 1))],
+        ["average", Layer("branch_pool", pool, (1, 1))],
     ]
 
 
 def _block_17(width: int) -> list[Branch]:
     """The branches of a block on 17x17 positions."""
     return [
-        [ConvShape("branch1x1", 192, (1, 1))],
+        [Layer("branch1x1", 192, (1, 1))],
         [
-            ConvShape("branch7x7_1", width, (1, 1)),
-            ConvShape("branch7x7_2", width, (1, 7)),
-            ConvShape("branch7x7_3", 192, (7, 1)),
+            Layer("branch7x7_1", width, (1, 1)),
+            Layer("branch7x7_2", width, (1, 7)),
+            Layer("branch7x7_3", 192, (7, 1)),
         ],
         [
-            ConvShape("branch7x7dbl_1", width, (1, 1)),
-            ConvShape("branch7x7dbl_2", width, (7, 1)),
-            ConvShape("branch7x7dbl_3", width, (1, 7)),
-            ConvShape("branch7x7dbl_4", width, (7, 1)),
-            ConvShape("branch7x7dbl_5", 192, (1, 7)),
+            Layer("branch7x7dbl_1", width, (1, 1)),
+            Layer("branch7x7dbl_2", width, (7, 1)),
+            Layer("branch7x7dbl_3", width, (1, 7)),
+            Layer("branch7x7dbl_4", width, (7, 1)),
+            Layer("branch7x7dbl_5", 192, (1, 7)),
         ],
-        ["average", ConvShape("branch_pool", 192, (1, 1))],
+        ["average", Layer("branch_pool", 192, (1, 1))],
     ]
 
 
 def _block_8(pooling: str) -> list[Branch]:
     """The branches of a block on 8x8 positions."""
     return [
-        [ConvShape("branch1x1", 320, (1, 1))],
+        [Layer("branch1x1", 320, (1, 1))],
         [
-            ConvShape("branch3x3_1", 384, (1, 1)),
-            [ConvShape("branch3x3_2a", 384, (1, 3)), ConvShape("branch3x3_2b", 384, (3, 1))],
+            Layer("branch3x3_1", 384, (1, 1)),
+            [
+                Layer("branch3x3_2a", 384, (1, 3)),
+                Layer("branch3x3_2b", 384, (3, 1)),
+            ],
         ],
         [
-            ConvShape("branch3x3dbl_1", 448, (1, 1)),
-            ConvShape("branch3x3dbl_2", 384, (3, 3)),
-            [ConvShape("branch3x3dbl_3a", 384, (1, 3)), ConvShape("branch3x3dbl_3b", 384, (3, 1))],
+            Layer("branch3x3dbl_1", 448, (1, 1)),
+            Layer("branch3x3dbl_2", 384, (3, 3)),
+            [
+                Layer("branch3x3dbl_3a", 384, (1, 3)),
+                Layer("branch3x3dbl_3b", 384, (3, 1)),
+            ],
         ],
-        [pooling, ConvShape("branch_pool", 192, (1, 1))],
+        [pooling, Layer("branch_pool", 192, (1, 1))],
     ]
 
 
@@ -112,7 +118,7 @@ BLOCKS: dict[str, list[Branch]] = {
     "Mixed_5c": _block_35(64),
     "Mixed_5d": _block_35(64),
     "Mixed_6a": [
-        [ConvShape("branch3x3", 384, (3, 3), 2)],
+        [Layer("branch3x3", 384, (3, 3), 2)],
         _three("branch3x3dbl", (64, 96, 96), 2),
         ["halve"],
     ],
@@ -121,12 +127,12 @@ BLOCKS: dict[str, list[Branch]] = {
     "Mixed_6d": _block_17(160),
     "Mixed_6e": _block_17(192),
     "Mixed_7a": [
-        [ConvShape("branch3x3_1", 192, (1, 1)), ConvShape("branch3x3_2", 320, (3, 3), 2)],
+        [Layer("branch3x3_1", 192, (1, 1)), Layer("branch3x3_2", 320, (3, 3), 2)],
         [
-            ConvShape("branch7x7x3_1", 192, (1, 1)),
-            ConvShape("branch7x7x3_2", 192, (1, 7)),
-            ConvShape("branch7x7x3_3", 192, (7, 1)),
-            ConvShape("branch7x7x3_4", 192, (3, 3), 2),
+            Layer("branch7x7x3_1", 192, (1, 1)),
+            Layer("branch7x7x3_2", 192, (1, 7)),
+            Layer("branch7x7x3_3", 192, (7, 1)),
+            Layer("branch7x7x3_4", 192, (3, 3), 2),
         ],
         ["halve"],
     ],
@@ -138,7 +144,7 @@ BLOCKS: dict[str, list[Branch]] = {
 class _Unit(nn.Module):
     """Convolution, batch normalisation and ReLU."""
 
-    def __init__(self, inputs: int, conv: ConvShape, padding: tuple[int, int] | None = None):
+    def __init__(self, inputs: int, conv: Layer, padding: tuple[int, int] | None = None):
         super().__init__()
         same = (conv.kernel[0] // 2, conv.kernel[1] // 2)
         padding = padding or (same if conv.stride == 1 else (0, 0))
@@ -164,9 +170,7 @@ class _Mixed(nn.Module):
         for branch in branches:
             width = inputs
             for step in branch:
-                convs = (
-                    [step] if isinstance(step, ConvShape) else [] if isinstance(step, str) else step
-                )
+                convs = [step] if isinstance(step, Layer) else [] if isinstance(step, str) else step
                 for conv in convs:
                     self.add_module(conv.name, _Unit(width, conv))
                 width = sum(conv.width for conv in convs) if convs else width
@@ -179,7 +183,7 @@ class _Mixed(nn.Module):
             for step in branch:
                 if isinstance(step, str):
                     y = _pooled(y, step)
-                elif isinstance(step, ConvShape):
+                elif isinstance(step, Layer):
                     y = getattr(self, step.name)(y)
                 else:
                     y = torch.cat([getattr(self, conv.name)(y) for conv in step], 1)
@@ -193,11 +197,11 @@ class Inception(nn.Module):
     def __init__(self, description: str = ""):
         super().__init__()
         none = (0, 0)
-        self.Conv2d_1a_3x3 = _Unit(3, ConvShape("", 32, (3, 3), 2))
-        self.Conv2d_2a_3x3 = _Unit(32, ConvShape("", 32, (3, 3)), none)
-        self.Conv2d_2b_3x3 = _Unit(32, ConvShape("", 64, (3, 3)))
-        self.Conv2d_3b_1x1 = _Unit(64, ConvShape("", 80, (1, 1)))
-        self.Conv2d_4a_3x3 = _Unit(80, ConvShape("", 192, (3, 3)), none)
+        self.Conv2d_1a_3x3 = _Unit(3, Layer("", 32, (3, 3), 2))
+        self.Conv2d_2a_3x3 = _Unit(32, Layer("", 32, (3, 3)), none)
+        self.Conv2d_2b_3x3 = _Unit(32, Layer("", 64, (3, 3)))
+        self.Conv2d_3b_1x1 = _Unit(64, Layer("", 80, (1, 1)))
+        self.Conv2d_4a_3x3 = _Unit(80, Layer("", 192, (3, 3)), none)
         width = 192
         for name, branches in BLOCKS.items():
             block = _Mixed(width, branches)

@@ -116,7 +116,7 @@ def test_unknown_options_of_a_file_are_refused_by_name(tmp_path):
         ("mask_source_and_target", "perhaps", "true or false"),
         ("num_target_frames", "two", "a whole number > 0"),
         ("inf_activation_type", "relus", "one of leakyrelu, relu"),
-        ("tex_upsampling_type", "neares", "one of nearest, bilinear, pixelshuffle"),
+        ("tex_upsampling_type", "cubic", "one of nearest, bilinear, pixelshuffle"),
         ("bn_momentum", "-1", "a number > 0"),
         ("random_seed", "-1", "a whole number >= 0"),
     ],

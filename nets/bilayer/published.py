@@ -305,6 +305,8 @@ def _plain_layers(state: Mapping[str, Tensor]) -> list[str]:
 LISTS = ("networks_", "frozen_networks", "init_networks", "spn_", "losses_", "metrics")
 TEXT = ("_name", "_names", "_dir", "_root", "_weights", "_which_epoch", "_apply_to", "_home")
 
+OFF = ("false", "none", "", "0", "0.0")  # values with which an unknown option does nothing
+
 
 def read_args(path: Path) -> dict[str, Any]:
     """The options of an args.txt, under the names that stand there.
@@ -327,7 +329,11 @@ def read_args(path: Path) -> dict[str, Any]:
         if name.strip() in values:
             raise UserError(f"{path}, line {number}: {name.strip()} stands twice")
         values[name.strip()] = _value(name.strip(), text.strip(), f"{path}, line {number}")
-    unknown = [name for name in values if not classified(name)]
+    new = [name for name in values if not classified(name)]
+    unknown = [name for name in new if str(values[name]).lower() not in OFF]
+    if len(unknown) < len(new):
+        off = ", ".join(name for name in new if name not in unknown)
+        print(f"note: {path}: unknown options, which are off and have no effect here: {off}")
     if unknown:
         raise UserError(
             f"{path}: unknown options: {', '.join(unknown)}; if the networks do not depend on "

@@ -110,6 +110,13 @@ def test_unknown_options_of_a_file_are_refused_by_name(tmp_path):
     assert read(folder)["options"]["lps_more"] == 3  # an option of a metric
 
 
+def test_unknown_options_that_are_off_are_named_and_read(tmp_path, capsys):
+    folder = write(tmp_path, model(), BASE, args={"use_magic": "False", "magic_dir": "None"})
+    assert read(folder)["options"]
+    line = "args.txt: unknown options, which are off and have no effect here: magic_dir, use_magic"
+    assert line in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("name", "value", "rule"),
     [

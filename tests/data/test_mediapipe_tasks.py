@@ -39,6 +39,7 @@ GOOD = {
 def cache(tmp_path, monkeypatch):
     """torch's empty cache."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr(torch.hub, "_hub_dir", None)  # an earlier test of this process may set it
     return tmp_path / "hub/checkpoints"
 
 

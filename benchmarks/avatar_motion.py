@@ -35,6 +35,7 @@ from nets.data.heads.faces import face_crop_box, normalised_pose, points_in_crop
 from nets.data.io.video import open_video  # noqa: E402
 from nets.run.images import to_uint8  # noqa: E402
 from nets.run.precision import Precision  # noqa: E402
+from nets.worlds.heads.face.drawing import landmarks  # noqa: E402
 from nets.worlds.heads.videos import RANGES, HeadVideos  # noqa: E402
 from nets.worlds.heads.world import identities, scenes  # noqa: E402
 
@@ -106,14 +107,9 @@ def clip_scenes(person: int, start: dict[str, Tensor] | None) -> dict[str, Tenso
 
 def world_points(world: HeadVideos, person: Tensor, scene: dict[str, Tensor]) -> Tensor:
     """The points of persons (N,) in N scenes, (N, 68, 2) in [-1, 1], not rounded."""
-    from nets.worlds.heads import world as drawing
-    from nets.worlds.heads.shape import head, points, rotation
-
-    parts = head(identities(person, world.world.seed), scene["expression"], True)
-    at = points(parts, scene["expression"][:, 2])
-    at = (at @ rotation(scene["azimuth"], scene["elevation"]).transpose(1, 2))[..., :2]
-    at = (at + at.new_tensor([0.0, drawing._DOWN])) * at.new_tensor([1.0, -1.0])
-    return at / drawing._VIEW - 1 / world.size
+    place = scene["azimuth"], scene["elevation"], scene["expression"]
+    at = landmarks(identities(person, world.world.seed), *place, world.size)
+    return normalised_pose(at, world.size).view(-1, 68, 2)
 
 
 def fitted_distance(
@@ -125,25 +121,28 @@ def fitted_distance(
 
     Levenberg's method, from the pose and expression of `scene`, with differences as derivatives.
     """
+    count = len(given)
     free = torch.cat(
         [scene["azimuth"][:, None], scene["elevation"][:, None], scene["expression"],
-         torch.zeros(len(given), 3)], 1)  # fmt: skip
-    low = free.new_tensor([-1.5, -0.6, 0, -1, 0, -0.5, -1, -1])
-    high = free.new_tensor([1.5, 0.6, 1, 1, 1, 1, 1, 1])
+         torch.zeros(count, 3)], 1)  # fmt: skip
+    size = free.shape[1]
+    low, high = torch.zeros(size).double(), torch.ones(size).double()
+    low[:2], high[:2] = torch.tensor([-1.5, -0.6]), torch.tensor([1.5, 0.6])
+    low[-3:] = torch.tensor([-0.5, -1.0, -1.0])
 
     def placed(free: Tensor) -> Tensor:
-        now = {"azimuth": free[:, 0], "elevation": free[:, 1], "expression": free[:, 2:5]}
-        at = world_points(world, person[:1].expand(len(free)), now)
-        return (at * (1 + free[:, 5, None, None]) + free[:, None, 6:]).flatten(1)
+        now = {"azimuth": free[:, 0], "elevation": free[:, 1], "expression": free[:, 2:-3]}
+        at = world_points(world, person[:1].expand(len(free)), now).double()
+        return (at * (1 + free[:, -3, None, None]) + free[:, None, -2:]).flatten(1)
 
-    aim, step = given.flatten(1), 1e-4
-    damping = torch.full((len(given), 1, 1), 1e-2, dtype=torch.float64)
+    aim, step = given.flatten(1), 1e-2  # the points are float32
+    damping = torch.full((count, 1, 1), 1e-2, dtype=torch.float64)
     left = aim - placed(free)
-    eye = torch.eye(8, dtype=torch.float64)
+    eye = torch.eye(size, dtype=torch.float64)
     for _ in range(8):
         many = torch.cat([free + step * row for row in (*eye, *-eye)])
-        ahead, back = placed(many).view(2, 8, len(free), -1)
-        slope = (ahead - back).permute(1, 2, 0) / (2 * step)  # (N, 136, 8)
+        ahead, back = placed(many).view(2, size, count, -1)
+        slope = (ahead - back).permute(1, 2, 0) / (2 * step)  # (N, 136, free)
         square = slope.mT @ slope + damping * eye
         new = (free + torch.linalg.solve(square, slope.mT @ left[..., None])[..., 0]).clamp(
             low, high

@@ -1,5 +1,7 @@
 """The benchmarks start, check their rows, and refuse bad arguments in one line."""
 
+import ast
+import importlib
 import os
 import subprocess
 import sys
@@ -10,6 +12,7 @@ import torch
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
+OWN = {"benchmarks", "guise", "nets"}
 
 
 def test_every_benchmark_imports():
@@ -20,6 +23,23 @@ def test_every_benchmark_imports():
         cwd=ROOT, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
+
+
+def test_what_benchmarks_import_when_called_is_there():
+    """`test_every_benchmark_imports` sees the top of the files only."""
+    found = 0
+    for file in (ROOT / "benchmarks").rglob("*.py"):
+        for function in ast.walk(ast.parse(file.read_text())):
+            if not isinstance(function, ast.FunctionDef):
+                continue
+            for line in ast.walk(function):
+                if isinstance(line, ast.ImportFrom) and line.module.split(".")[0] in OWN:
+                    module = importlib.import_module(line.module)
+                    for alias in line.names:
+                        if not hasattr(module, alias.name):
+                            importlib.import_module(f"{line.module}.{alias.name}")
+                        found += 1
+    assert found
 
 
 def run(*command, **environment):

@@ -110,6 +110,13 @@ def test_points_lie_on_the_person():
     assert share.min() > 0.25 and share.max() < 0.75
 
 
+def test_the_points_alone_are_those_of_the_image():
+    identity, scene = some(6)
+    truth = render(identity, size=SIZE, colour=True, **scene)
+    place = scene["azimuth"], scene["elevation"], scene["expression"]
+    assert torch.equal(drawing.landmarks(identity, *place, SIZE), truth["points"])
+
+
 def test_the_68_points_are_in_the_order_of_ibug():
     identity, scene = posing(30)
     p = render(identity, size=SIZE, **scene)["points"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -111,30 +112,19 @@ def render_people(
     identity    (N, D), see `person.identities`
     expression  (N, 52) coefficients of face units
     alone       the head alone, closer, without shoulders and clothes
-    returns     image; points (N, 68, 2); jaw (N,) dm between the inner lips; lids (N, 2) dm between
-                the lids of the right and the left eye
+    returns     image; points (N, 68, 2); mouth (N,) dm between the inner lips; lids (N, 2) dm
+                between the lids of the right and the left eye
     """
     model, grid, const = face(), hairs.grid(), _constants()
     t = Traits(identity)
     whole = model.positions(shape_coefficients(t), expression)
-    p: Columns = whole.unbind(2)
-    # Heads of different sizes and heights come to the same place.
-    pupils = torch.tensor(model.pupils)
-    middle = [c.index_select(1, pupils).mean(1, keepdim=True) for c in p]
-    p = (p[0] - middle[0], p[1] - middle[1] + 0.08, p[2] - middle[2] + 1.09)
-
+    p = _centred(model, whole)
     locks = hairs.locks(t)
     h = _hair_points(p, model, grid, locks)
-    h_follow = _hair_follow(grid, locks)
-    pivot = [c.index_select(1, model.pivot).mean(1, keepdim=True) for c in p]
     a, e = azimuth.float(), elevation.float()
-
-    def posed(columns: Columns, follow: Tensor) -> Columns:
-        moved: Columns = tuple(c - q for c, q in zip(columns, pivot, strict=True))
-        head, body = _rotate(moved, a, e), _rotate(moved, a * BODY, 0 * e)
-        return tuple(b + (f - b) * follow + q for f, b, q in zip(head, body, pivot, strict=True))
-
-    p, h = posed(p, model.follow), posed(h, h_follow)
+    pivot = _pivot(model, p)
+    h = _posed(h, _hair_follow(grid, locks), pivot, a, e)
+    p = _posed(p, model.follow, pivot, a, e)
     np_, nh = normals(p, model.around), normals(h, grid.around)
     shades = _shades(t, model, const, p, np_, a, e, scene, expression)
     hair_shades = _hair_shades(grid, locks, h, nh, scene)
@@ -149,11 +139,7 @@ def render_people(
     corner = model.corner_of
     columns = [torch.cat([c.index_select(1, corner), d, f, s], 1)
                for c, d, f, s in zip(p, h, spark, shirt, strict=True)]  # fmt: skip
-    half, down = BUST if alone else (HALF, DOWN)
-    scale = FAR * size / (2 * half) / (FAR - columns[2])
-    x = columns[0] * scale + (size / 2 - 0.5)
-    y = (columns[1] + down) * -scale + (size / 2 - 0.5)
-    points = torch.stack([x, y, columns[2]], 2)
+    points = _projected(columns, size, alone)
     all_shades = torch.cat(
         [shades.index_select(1, corner), hair_shades, spark_shades, shirt_shades], 1
     )
@@ -163,9 +149,10 @@ def render_people(
         [shared.face_uv, shared.hair_uv, plain.expand(2 * (_SPARK + 1), 2), const["shirt_uv"]]
     )
     image = draw_mesh(points, const["triangles"], all_shades, uv, texture, size, samples)
-    first = torch.empty(len(model.points), dtype=torch.int64)
+    first = torch.zeros(len(model.points), dtype=torch.int64)
     first[corner] = torch.arange(len(corner))
-    return {"image": image} | _truth(model, points, first, whole)
+    at = _landmarks(model, points[..., :2].index_select(1, first))
+    return {"image": image, "points": at} | _openings(model, whole)
 
 
 def _hair_points(p: Columns, model: Face, grid: hairs.Grid, locks: dict[str, Tensor]) -> Columns:
@@ -361,11 +348,57 @@ def _sparks(model: Face, p: Columns, scene: Scene) -> tuple[Columns, Tensor]:
     return points, shades
 
 
-def _truth(model: Face, points: Tensor, first: Tensor, whole: Tensor) -> dict[str, Tensor]:
-    """The 68 points in pixels and how far mouth and lids are open."""
-    at = points[..., :2].index_select(1, first[model.landmarks])
+def landmarks(
+    identity: Tensor, azimuth: Tensor, elevation: Tensor, expression: Tensor, size: int
+) -> Tensor:
+    """The 68 points (N, 68, 2) in pixels of people with shoulders, as in `render_people`.
+
+    Nothing is drawn, which is many times as fast. The arguments are those of `render_people`.
+    """
+    model = face()
+    p = _centred(model, model.positions(shape_coefficients(Traits(identity)), expression))
+    p = _posed(p, model.follow, _pivot(model, p), azimuth.float(), elevation.float())
+    return _landmarks(model, _projected(p, size)[..., :2])
+
+
+def _centred(model: Face, whole: Tensor) -> Columns:
+    """Vertices (N, V, 3) with the pupils' middle at one place, whatever the head's size."""
+    p: Columns = whole.unbind(2)
+    pupils = torch.tensor(model.pupils)
+    middle = [c.index_select(1, pupils).mean(1, keepdim=True) for c in p]
+    return (p[0] - middle[0], p[1] - middle[1] + 0.08, p[2] - middle[2] + 1.09)
+
+
+def _pivot(model: Face, p: Columns) -> Columns:
+    """The point that heads turn about, (N, 1) each."""
+    pivot: Columns = tuple(c.index_select(1, model.pivot).mean(1, keepdim=True) for c in p)
+    return pivot
+
+
+def _posed(
+    columns: Columns, follow: Tensor, pivot: Columns, azimuth: Tensor, elevation: Tensor
+) -> Columns:
+    """Points (N, V) that are turned as far as they `follow` the head, from 0 to 1."""
+    moved: Columns = tuple(c - q for c, q in zip(columns, pivot, strict=True))
+    head = _rotate(moved, azimuth, elevation)
+    body = _rotate(moved, azimuth * BODY, 0 * elevation)
+    return tuple(b + (f - b) * follow + q for f, b, q in zip(head, body, pivot, strict=True))
+
+
+def _projected(columns: Sequence[Tensor], size: int, alone: bool = False) -> Tensor:
+    """Points (N, V, 3) in the image: x and y in pixels and the depth."""
+    half, down = BUST if alone else (HALF, DOWN)
+    scale = FAR * size / (2 * half) / (FAR - columns[2])
+    x = columns[0] * scale + (size / 2 - 0.5)
+    y = (columns[1] + down) * -scale + (size / 2 - 0.5)
+    return torch.stack([x, y, columns[2]], 2)
+
+
+def _landmarks(model: Face, points: Tensor) -> Tensor:
+    """The 68 points (N, 68, 2) of vertices in pixels, (N, V, 2)."""
+    at = points.index_select(1, model.landmarks)
     # The jaw: of each line's points, the one that lies outermost in the image.
-    lines = points[..., :2].index_select(1, first[model.contour.reshape(-1)])
+    lines = points.index_select(1, model.contour.reshape(-1))
     lines = lines.view(len(points), *model.contour.shape, 2)
     angle = torch.tensor([158, 171, 184, 197, 210, 225, 240, 255, 270, 285, 300, 315, 330, 343, 356,
                           369, 382], dtype=torch.float32) * (math.pi / 180)  # fmt: skip
@@ -373,10 +406,15 @@ def _truth(model: Face, points: Tensor, first: Tensor, whole: Tensor) -> dict[st
     score = (lines * outwards[:, None]).sum(-1)
     chosen = score.argmax(2)
     at[:, :17] = lines.gather(2, chosen[..., None, None].expand(-1, -1, 1, 2))[:, :, 0]
+    return at
+
+
+def _openings(model: Face, whole: Tensor) -> dict[str, Tensor]:
+    """How far mouth and lids of vertices (N, V, 3) are open, decimetres."""
     marks = whole.index_select(1, model.landmarks)
 
     def gap(upper: list[int], lower: list[int]) -> Tensor:
         return (marks[:, upper, 1] - marks[:, lower, 1]).mean(1)
 
     lids = torch.stack([gap([37, 38], [41, 40]), gap([43, 44], [47, 46])], 1)
-    return {"points": at, "mouth": gap([61, 62, 63], [67, 66, 65]), "lids": lids}
+    return {"mouth": gap([61, 62, 63], [67, 66, 65]), "lids": lids}

@@ -247,6 +247,8 @@ def check_values(args: Mapping[str, Any], where: str = "") -> None:
             f"pse_in_channels{where}: must be 2 x num_keypoints = {2 * args['num_keypoints']}, got "
             f"{args['pse_in_channels']}"
         )
+    if args["pse_init"] == "whitened" and args["pse_use_harmonic_enc"]:
+        raise UserError(f"pse_init{where}: whitened is not for pse_use_harmonic_enc")
     if args["output_stickmen"] and args["num_keypoints"] != 68:
         raise UserError(f"output_stickmen{where}: stick figures need 68 keypoints")
     if args["mask_source_and_target"] and not args["output_segmentation"]:

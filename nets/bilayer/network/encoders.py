@@ -131,6 +131,10 @@ def frequencies(count: int) -> Tensor:
     return (torch.pi * 2.0 ** torch.arange(count)).view(1, 1, -1)
 
 
+COMPONENTS = 48  # of poses, for `KeypointsEmbedder.whiten`
+NOISE = 0.002  # deviation that components are taken to have beyond their own, in [-1, 1]
+
+
 class KeypointsEmbedder(nn.Module):
     """The pose embedding of keypoints, which is the inference generator's input.
 
@@ -186,6 +190,31 @@ class KeypointsEmbedder(nn.Module):
             angles = (x[..., None] * self.frequencies).flatten(2)
             x = torch.cat([angles.sin(), angles.cos()], dim=2)
         return self.net.mlp(x.flatten(0, 1)).view(*poses.shape[:2], *self.output_shape)
+
+    @torch.no_grad()
+    def whiten(self, poses: Tensor) -> None:
+        """Start the first layer from the principal components of poses (N, 2 K), N > 1.
+
+        The position and the turn of a head move all keypoints far. Mouth and lids move few of them,
+        by a hundredth of that. With the usual start, the layer hardly sees them, and the network
+        does not learn them for thousands of steps. Here all of the first `COMPONENTS` principal
+        components reach the outputs with the same variance. Their directions are random.
+        """
+        if self.harmonics:
+            raise ValueError("bilayer: pse_init whitened is not for pse_use_harmonic_enc")
+        layer = self.net.mlp[0]
+        assert isinstance(layer, Linear) and layer.bias is not None
+        poses = poses.detach().cpu().double()
+        mean = poses.mean(0)
+        _, size, axes = torch.linalg.svd(poses - mean, full_matrices=False)
+        deviation = size / len(poses) ** 0.5
+        basis = axes[:COMPONENTS] / (deviation[:COMPONENTS, None].square() + NOISE**2).sqrt()
+        directions = torch.randn(layer.out_features, len(basis), dtype=torch.float64)
+        weight = 2 * len(basis) ** -0.5 * directions @ basis
+        (layer.weight_orig if layer.spectral else layer.weight).copy_(weight)
+        layer.bias.copy_(-weight @ mean)
+        if layer.spectral:
+            layer.iterate(10)
 
 
 class Discriminator(nn.Module):

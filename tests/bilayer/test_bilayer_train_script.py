@@ -160,6 +160,7 @@ def test_every_flag_of_the_published_tables_is_there():
             ],
             "augment_with_general_ratio: not implemented",
         ),
+        (["--pse_init", "whitened", "--pse_use_harmonic_enc"], "pse_init: whitened is not for"),
         (["--precision", "fp16", "--amp_loss_scale", "128"], "amp_loss_scale: must be dynamic"),
     ],
 )

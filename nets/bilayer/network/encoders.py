@@ -132,7 +132,7 @@ def frequencies(count: int) -> Tensor:
 
 
 COMPONENTS = 48  # of poses, for `KeypointsEmbedder.whiten`
-NOISE = 0.002  # deviation that components are taken to have beyond their own, in [-1, 1]
+NOISE = 0.002  # deviation of poses, in [-1, 1], below which components count as noise
 
 
 class KeypointsEmbedder(nn.Module):
@@ -207,14 +207,16 @@ class KeypointsEmbedder(nn.Module):
         poses = poses.detach().cpu().double()
         mean = poses.mean(0)
         _, size, axes = torch.linalg.svd(poses - mean, full_matrices=False)
-        deviation = size / len(poses) ** 0.5
-        basis = axes[:COMPONENTS] / (deviation[:COMPONENTS, None].square() + NOISE**2).sqrt()
+        deviation = (size / len(poses) ** 0.5)[:COMPONENTS, None]
+        basis = axes[:COMPONENTS] * deviation / (deviation.square() + NOISE**2)
         directions = torch.randn(layer.out_features, len(basis), dtype=torch.float64)
         weight = 2 * len(basis) ** -0.5 * directions @ basis
         (layer.weight_orig if layer.spectral else layer.weight).copy_(weight)
-        layer.bias.copy_(-weight @ mean)
         if layer.spectral:
             layer.iterate(10)
+        training, layer.training = layer.training, False
+        layer.bias.copy_(-layer.effective_weight().cpu().double() @ mean)
+        layer.training = training
 
 
 class Discriminator(nn.Module):

@@ -132,6 +132,7 @@ def frequencies(count: int) -> Tensor:
 
 
 COMPONENTS = 48  # of poses, for `KeypointsEmbedder.whiten`
+GAIN = 0.3  # deviation of the outputs: larger ones drown the generator's residual branches
 NOISE = 0.002  # deviation of poses, in [-1, 1], below which components count as noise
 
 
@@ -210,7 +211,7 @@ class KeypointsEmbedder(nn.Module):
         deviation = (size / len(poses) ** 0.5)[:COMPONENTS, None]
         basis = axes[:COMPONENTS] * deviation / (deviation.square() + NOISE**2)
         directions = torch.randn(layer.out_features, len(basis), dtype=torch.float64)
-        weight = 2 * len(basis) ** -0.5 * directions @ basis
+        weight = GAIN * len(basis) ** -0.5 * directions @ basis
         (layer.weight_orig if layer.spectral else layer.weight).copy_(weight)
         if layer.spectral:
             layer.iterate(10)

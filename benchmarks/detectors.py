@@ -33,8 +33,17 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.machine import write_report
-from nets.data import detectors
-from nets.data.detectors import Detector, FollowFace, FollowPeople, Person, open_detector, overlap
+from nets.data.detectors import (
+    EVERY,
+    Detector,
+    FollowFace,
+    FollowPeople,
+    Person,
+    interface,
+    open_detector,
+    overlap,
+    solutions,
+)
 from nets.data.extraction import heads, jobs
 from nets.data.io.video import open_video
 from nets.errors import UserError
@@ -97,7 +106,7 @@ def whole_heads(name: str, video: str, count: int, masks: bool) -> dict[str, Any
     speeds = []
     if masks:
         jobs.detector(name).mask(torch.zeros(3, 64, 64, dtype=torch.uint8))  # opens the network
-    for every in (1, detectors.EVERY):
+    for every in (1, EVERY):
         end = count / open_video(video).fps
         options = heads.HeadOptions(masks=masks, end=end, detector=name, detect_every=every)
         with tempfile.TemporaryDirectory() as folder:
@@ -118,7 +127,7 @@ def between(one: Points, other: Points) -> dict[str, Any]:
 
 def people(detector: Detector, frames: list[Tensor]) -> list[dict[str, Any]]:
     detector.people(frames[0])
-    with mock.patch.object(detectors, "_alike", lambda one, other: False):
+    with mock.patch.object(solutions, "alike", lambda one, other: False):
         reference, before = timed(detector.people, frames)
     rows = []
     for every in (1, 5):
@@ -143,7 +152,7 @@ def nearest(person: Person, others: list[Person]) -> float | None:
     away = [
         ((person.joints - o.joints).norm(dim=-1) / person.extent).nanmean().item() for o in here
     ]
-    return min((d for d in away if d < detectors.SAME), default=None)
+    return min((d for d in away if d < interface.SAME), default=None)
 
 
 def main() -> None:

@@ -1,0 +1,38 @@
+"""The backends by name."""
+
+from __future__ import annotations
+
+from nets.data.detectors.ibug import Dlib, FaceAlignment
+from nets.data.detectors.interface import Detector
+from nets.data.detectors.mediapipe import open_mediapipe
+from nets.errors import UserError
+
+BACKENDS = ("mediapipe", "face-alignment", "dlib")
+# For the help of options; docs/data.md has more.
+ABOUT = (
+    "detector of people and faces; dlib and face-alignment give iBUG's 68 points, on which "
+    "published head avatars were trained; dlib's model of them is not for commerce (300-W)"
+)
+
+
+def open_detector(backend: str = "mediapipe") -> Detector:
+    """The detector of a backend. Raises UserError with the remedy if it is not installed.
+
+    "mediapipe"       joints, face points, masks; the package contains its networks
+    "face-alignment"  face points as annotated in iBUG; prints a line and downloads its weights on
+                      first use. Joints and masks are by mediapipe
+    "dlib"            the same 68 points by dlib, for any Python; the package of its models holds
+                      them. Joints and masks are by mediapipe, if it is installed
+    """
+    if backend == "mediapipe":
+        return open_mediapipe()
+    if backend == "face-alignment":
+        return FaceAlignment()
+    if backend == "dlib":
+        return Dlib()
+    raise UserError(f"detector: must be one of {', '.join(BACKENDS)}, got {backend!r}")
+
+
+def finds_people(detector: Detector) -> bool:
+    """False for a detector of faces alone."""
+    return not isinstance(detector, Dlib) or detector.has_mediapipe

@@ -1,0 +1,30 @@
+"""Backends by name, and errors of missing packages."""
+
+import subprocess
+import sys
+
+import pytest
+
+from nets.data.detectors.backends import open_detector
+from nets.errors import UserError
+
+
+def test_missing_packages_are_one_line_with_the_remedy(monkeypatch):
+    for name in ("mediapipe", "face_alignment", "dlib"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(UserError, match=r"mediapipe==0\.10\.21 is needed .*'\.\[extract\]'"):
+        open_detector()
+    with pytest.raises(UserError, match=r"face-alignment==1\.5\.0 is needed .*\.\[face-al"):
+        open_detector("face-alignment")
+    with pytest.raises(UserError, match=r"dlib-bin is needed .*\.\[dlib\]"):
+        open_detector("dlib")
+    with pytest.raises(UserError, match="must be one of mediapipe, face-alignment, dlib"):
+        open_detector("magic")
+
+
+def test_packages_are_imported_on_use_only():
+    code = (
+        "import sys, nets.data.detectors; print({'mediapipe', 'face_alignment'} & {*sys.modules})"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip() == "set()", done.stderr

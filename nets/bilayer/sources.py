@@ -63,14 +63,18 @@ class Faces:
             self._detector = detectors.open_detector(self._backend)
         return self._detector
 
-    def find(self, person: int = 1) -> Callable[[Tensor], Tensor | None]:
-        """A detector of the points (68, 2) of an image's face number `person`; 1: the largest."""
+    def find(
+        self, person: int = 1, every: int = 1, fps: float | None = None
+    ) -> Callable[[Tensor], Tensor | None]:
+        """A detector of the points (68, 2) of a face, for the images of one video in their order.
 
-        def points(image: Tensor) -> Tensor | None:
-            result = self.detector.faces(image)
-            return result[person - 1] if len(result) >= person else None
-
-        return points
+        person  number of the face; 1: the largest
+        every   frames from one search in the whole frame to the next, see `FollowFace`
+        fps     frames a second; None: images that do not follow each other, each searched whole
+        """
+        if fps is None:
+            return detectors.FollowFace(self.detector, 1, number=person)
+        return detectors.FollowFace(self.detector, every, 1 / fps, person)
 
     def look(
         self, image: Tensor, name: str, points: Tensor, box: FaceBox | None = None

@@ -37,18 +37,21 @@ class Follow:
 
 
 class FollowFace:
-    """Follows the largest face through frames: maps an image to its points (68, 2) or None.
+    """Follows a face through frames: maps an image to its points (68, 2) or None.
 
     every    number of frames from one search in the whole frame to the next; between them the face
              is looked for near its last place, and in the whole frame if it is not there. 1: always
              in the whole frame
     seconds  time from one frame to the next; frames that are too far apart are searched whole
+    number   the face to take where a whole frame is searched; 1: the largest
 
     The points depend on the frames since the last multiple of `every` alone.
     """
 
-    def __init__(self, detector: Detector, every: int = EVERY, seconds: float = 0.0):
-        self.detector = detector
+    def __init__(
+        self, detector: Detector, every: int = EVERY, seconds: float = 0.0, number: int = 1
+    ):
+        self.detector, self.number = detector, number
         self.every = every if seconds <= CLOSE else 1
         self._count = 0
         self._skipped: list[Tensor] = []
@@ -73,7 +76,8 @@ class FollowFace:
             for points in self.detector.faces(image, near=last):
                 if _stays(points, last):
                     return points
-        return next(iter(self.detector.faces(image)), None)
+        faces = self.detector.faces(image)
+        return faces[self.number - 1] if len(faces) >= self.number else None
 
 
 class FollowPeople:

@@ -75,6 +75,21 @@ def test_a_followed_face_is_searched_whole_now_and_then_and_when_lost():
     assert detector.whole == [0, 1, 2] and not detector.near  # frames too far apart
 
 
+def test_the_second_face_is_followed_where_it_was():
+    class Two:
+        def faces(self, image, near=None):
+            if near is not None:
+                return [near + 1]
+            face = torch.rand(68, 2, generator=torch.Generator().manual_seed(0))
+            return [60 * face] if image[0, 0, 0] == 9 else [60 * face, 40 * face]
+
+    follow = FollowFace(Two(), 3, number=2)
+    found = [follow(image) for image in levels(0, 1, 2, 9, 4)]
+    assert found[3] is None  # one face alone
+    first = found[0]
+    assert first.amax() < 41 and torch.equal(found[2], first + 2) and torch.equal(found[4], first)
+
+
 @pytest.mark.parametrize("known", [{1, 2}, {0, 1, 2, 3, 4}, {2, 3, 5, 6}, {0, 1, 2, 3, 4, 5, 6}])
 def test_skipped_frames_do_not_change_the_points_of_the_others(known):
     """A run that continues gets the points of one that was never interrupted."""

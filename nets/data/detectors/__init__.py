@@ -3,7 +3,14 @@
 Packages and weights are loaded only when a detector is opened.
 """
 
-from nets.data.detectors.backends import ABOUT, BACKENDS, finds_people, open_detector
+from nets.data.detectors.backends import (
+    ABOUT,
+    AUTO,
+    BACKENDS,
+    finds_people,
+    for_heads,
+    open_detector,
+)
 from nets.data.detectors.following import CLOSE, EVERY, Follow, FollowFace, FollowPeople
 from nets.data.detectors.ibug import FACE_WEIGHTS, dlib_model
 from nets.data.detectors.interface import (
@@ -18,7 +25,7 @@ from nets.data.detectors.solutions import MediaPipe
 from nets.data.detectors.tasks import MediaPipeTasks
 
 __all__ = [
-    "ABOUT", "BACKENDS", "CLOSE", "EVERY", "FACE_WEIGHTS", "MARGIN", "Detector", "Follow",
+    "ABOUT", "AUTO", "BACKENDS", "CLOSE", "EVERY", "FACE_WEIGHTS", "MARGIN", "Detector", "Follow",
     "FollowFace", "FollowPeople", "MediaPipe", "MediaPipeTasks", "Person", "dlib_model",
-    "finds_people", "open_detector", "overlap", "person_box", "person_square",
+    "finds_people", "for_heads", "open_detector", "overlap", "person_box", "person_square",
 ]  # fmt: skip

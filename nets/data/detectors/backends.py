@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from nets.data.detectors.ibug import Dlib, FaceAlignment
+import sys
+
+from nets.data.detectors.ibug import Dlib, FaceAlignment, has_dlib
 from nets.data.detectors.interface import Detector
 from nets.data.detectors.mediapipe import open_mediapipe
+from nets.data.detectors.packages import INSTALL
 from nets.errors import UserError
 
 BACKENDS = ("mediapipe", "face-alignment", "dlib")
+AUTO = "auto"  # an option's value: the backend that suits what is looked for, see `for_heads`
 # For the help of options; docs/data.md has more.
 ABOUT = (
     "detector of people and faces; dlib and face-alignment give iBUG's 68 points, on which "
@@ -31,6 +35,25 @@ def open_detector(backend: str = "mediapipe") -> Detector:
     if backend == "dlib":
         return Dlib()
     raise UserError(f"detector: must be one of {', '.join(BACKENDS)}, got {backend!r}")
+
+
+def for_heads(backend: str) -> str:
+    """The backend for head avatars: "auto" is dlib if it is installed, else mediapipe.
+
+    Published weights were trained on iBUG's points, which dlib gives and mediapipe approximates. A
+    line on stderr says if it is mediapipe.
+    """
+    if backend != AUTO:
+        return backend
+    if has_dlib():
+        return "dlib"
+    print(
+        "detector: mediapipe, since dlib is not installed; published head avatars were trained on "
+        f"iBUG's points, whose jaw differs: {INSTALL.format('dlib')}",
+        file=sys.stderr,
+        flush=True,
+    )
+    return "mediapipe"
 
 
 def finds_people(detector: Detector) -> bool:

@@ -23,6 +23,7 @@ from nets.data.detectors.tasks import MediaPipeTasks
 from nets.errors import UserError
 
 FACE_WEIGHTS = ("s3fd-619a316812.pth", "2DFAN4-11f355bf06.pth.tar")  # of face-alignment
+POINTS_68 = "shape_predictor_68_face_landmarks.dat"  # of face_recognition_models
 
 
 class FaceAlignment:
@@ -80,7 +81,7 @@ class Dlib:
 
     def __init__(self) -> None:
         package = import_package("dlib", "dlib-bin", "dlib")
-        file = dlib_model("shape_predictor_68_face_landmarks.dat")
+        file = dlib_model(POINTS_68)
         self._box = package.rectangle
         self._find = package.get_frontal_face_detector()
         self._place = package.shape_predictor(str(file))
@@ -151,12 +152,22 @@ class Dlib:
         return self._others
 
 
-def dlib_model(name: str) -> Path:
-    """A file of the package face_recognition_models. Raises UserError if it is not installed."""
+def has_dlib() -> bool:
+    """True if dlib is installed, with the model of the 68 points."""
+    return importlib.util.find_spec("dlib") is not None and _model(POINTS_68).is_file()
+
+
+def _model(name: str) -> Path:
+    """Where the package face_recognition_models has a file, if it is installed."""
     # The package itself imports pkg_resources, which new versions of setuptools lack.
     spec = importlib.util.find_spec("face_recognition_models")
     folders = list(spec.submodule_search_locations or []) if spec else []
-    file = Path(folders[0]) / "models" / name if folders else Path(name)
+    return Path(folders[0]) / "models" / name if folders else Path(name)
+
+
+def dlib_model(name: str) -> Path:
+    """A file of the package face_recognition_models. Raises UserError if it is not installed."""
+    file = _model(name)
     if not file.is_file():
         raise UserError(
             f"face_recognition_models is needed, but {file.name} is not there: "

@@ -277,13 +277,13 @@ def _pixels(frame: av.VideoFrame, shape: tuple[int, int], converters: Converters
 
     converters  of the frames before, or empty; a new kind of frame adds its own
     """
-    from av.video.reformatter import VideoReformatter
+    from av.video.reformatter import Colorspace, VideoReformatter
 
     width, height = shape
     clear = frame.format.name == "pal8" or any(c.is_alpha for c in frame.format.components)
     space = None
     if not frame.format.is_rgb and frame.colorspace == UNKNOWN:
-        space = "itu709" if frame.height >= 720 else "itu601"  # as players assume
+        space = Colorspace.ITU709 if frame.height >= 720 else Colorspace.ITU601  # as players do
     kind = "rgba" if clear else "rgb24"
     of = (frame.format.name, frame.width, frame.height, frame.colorspace, frame.color_range)
     converter = converters.setdefault(of, VideoReformatter())

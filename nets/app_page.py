@@ -340,13 +340,14 @@ class _Tab:
                     label="Background of the avatar",
                     visible=system == "bilayer",
                 )
-                self.proportions = gr.Checkbox(
+                proportions = gr.Checkbox(
                     False,
                     label="keep the source's proportions",
                     info="trunk, arms and legs as long as the source person's",
                     visible=system == "vunet",
                     elem_id=f"proportions-{system}",
                 )
+                self.vunet_only = [proportions] if system == "vunet" else []
             with gr.Column(scale=2), gr.Tabs():
                 with gr.Tab("Photo", elem_id=f"photo-{system}"):
                     self.photo()
@@ -394,7 +395,7 @@ class _Tab:
         def transfer(*args: Any) -> Any:
             return run(system, *args)
 
-        inputs = [self.checkpoint, self.source, driving, self.background, self.proportions]
+        inputs = [self.checkpoint, self.source, driving, self.background, *self.vunet_only]
         go.click(transfer, inputs, [result, grid], concurrency_id="network", concurrency_limit=1,
                  api_name=f"transfer_{system}")  # fmt: skip
 
@@ -429,7 +430,7 @@ class _Tab:
             yield from run(system, *args, progress=progress)
 
         inputs = [self.checkpoint, self.source, driving, beside, self.background]
-        inputs += [self.proportions]
+        inputs += self.vunet_only
         event = go.click(clip, inputs, [result, line], concurrency_id="network",
                          concurrency_limit=1, api_name=f"clip_{system}",
                          show_progress_on=result)  # fmt: skip

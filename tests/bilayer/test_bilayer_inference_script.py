@@ -183,8 +183,9 @@ def test_a_face_is_followed_through_a_driving_video(home, drive, monkeypatch):
 
     def faces(image, near=None):
         searches.append("whole" if near is None else "near")
-        small, large = face_points(96) * 0.5, face_points(96)
-        return [large, small] if near is None else [near]
+        face = face_points(96)
+        face[[36, 45], 0] = torch.stack([face[:, 0].amin(), face[:, 0].amax()])  # not in profile
+        return [face, face * 0.5] if near is None else [near]
 
     monkeypatch.setattr(detectors, "open_detector", lambda name: SimpleNamespace(faces=faces))
     for name, more, expected in (

@@ -9,6 +9,7 @@ from nets.data.detectors.places import extent, middle
 
 EVERY = 10  # frames from one search for faces in a whole frame to the next
 CLOSE = 0.2  # seconds between frames in which a face stays about where it was
+TURNED = 0.5  # of its extent, between the outer corners of the eyes: a face in profile has less
 STAYS = 0.25  # of its extent: a face that moves or grows by more is searched anew
 
 
@@ -40,8 +41,8 @@ class FollowFace:
     """Follows a face through frames: maps an image to its points (68, 2) or None.
 
     every    number of frames from one search in the whole frame to the next; between them the face
-             is looked for near its last place, and in the whole frame if it is not there. 1: always
-             in the whole frame
+             is looked for near its last place, and in the whole frame if it is not there or is seen
+             from the side. 1: always in the whole frame
     seconds  time from one frame to the next; frames that are too far apart are searched whole
     number   the face to take where a whole frame is searched; 1: the largest
 
@@ -72,7 +73,7 @@ class FollowFace:
         return self._last
 
     def _find(self, image: Tensor, last: Tensor | None) -> Tensor | None:
-        if last is not None:
+        if last is not None and not _is_turned(last):
             for points in self.detector.faces(image, near=last):
                 if _stays(points, last):
                     return points
@@ -117,6 +118,11 @@ def _match(people: list[Person], last: Person) -> Person | None:
         if overlap(person.box, last.box) and person.extent >= PART * last.extent:
             return person
     return None
+
+
+def _is_turned(points: Tensor) -> bool:
+    """True if a face is seen from the side, where the points of a followed one are unsure."""
+    return (points[36] - points[45]).norm().item() < TURNED * extent(points)
 
 
 def _stays(points: Tensor, last: Tensor) -> bool:

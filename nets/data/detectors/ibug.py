@@ -17,7 +17,7 @@ from torch import Tensor
 from nets.data.detectors.interface import Person
 from nets.data.detectors.mediapipe import is_mediapipe_ready, open_mediapipe
 from nets.data.detectors.packages import INSTALL, import_package
-from nets.data.detectors.places import AROUND, cut_square, extent, largest_first, middle
+from nets.data.detectors.places import AROUND, anchored, cut_square, extent, largest_first, middle
 from nets.data.detectors.solutions import MediaPipe
 from nets.data.detectors.tasks import MediaPipeTasks
 from nets.errors import UserError
@@ -126,9 +126,8 @@ class Dlib:
         if start is None or not self._find(_scaled(part, scale)):
             return []
         points, box = start
-        u, v = _anchor(points).tolist()
-        x, y = _anchor(near).tolist()
-        growth = _reach(near) / _reach(points)
+        (u, v, before), (x, y, now) = anchored(points), anchored(near)
+        growth = now / before
         moved = [
             x + growth * (box[0] - u), y + growth * (box[1] - v),
             x + growth * (box[2] - u), y + growth * (box[3] - v),
@@ -180,12 +179,3 @@ def _scaled(pixels: np.ndarray, scale: float) -> np.ndarray:
     """An image (H, W, 3) uint8 of another size."""
     h, w = (max(1, round(side * scale)) for side in pixels.shape[:2])
     return np.asarray(Image.fromarray(pixels).resize((w, h), Image.Resampling.BILINEAR))
-
-
-def _anchor(points: Tensor) -> Tensor:
-    """The middle of eyes and nose, which stay where they are when the mouth opens."""
-    return points[27:48].mean(0)
-
-
-def _reach(points: Tensor) -> float:
-    return (points[27:48] - _anchor(points)).norm(dim=-1).mean().item()

@@ -58,5 +58,15 @@ def extent(points: Tensor) -> float:
     return (points.amax(0) - points.amin(0)).max().item()
 
 
+def anchored(points: Tensor) -> tuple[float, float, float]:
+    """Middle x, y and mean radius of eyes and nose, which stay where they are when a mouth opens.
+
+    points  (68, 2)
+    """
+    part = points[27:48]
+    centre = part.mean(0)
+    return (*centre.tolist(), (part - centre).norm(dim=-1).mean().item())
+
+
 def largest_first(faces: list[Tensor]) -> list[Tensor]:
     return sorted(faces, key=lambda points: -extent(points))

@@ -13,8 +13,10 @@ from torch import Tensor
 
 from nets.data.detectors.interface import Person
 from nets.data.detectors.marks import SMALLEST, distinct_people, person_of, points_of, quiet
-from nets.data.detectors.places import alike, cut_square, largest_first, middle, tiles
+from nets.data.detectors.places import alike, anchored, cut_square, largest_first, middle, tiles
 from nets.skeletons import mesh_to_68
+
+Square = tuple[float, float, float, float]  # middle x, y, side in pixels; angle in radians
 
 
 class MediaPipe:
@@ -27,6 +29,8 @@ class MediaPipe:
     def __init__(self, package: Any) -> None:
         self._solutions = package.solutions
         self._networks: dict[str, Any] = {}  # by name, created on first use
+        self._meshes: list[tuple[Tensor, Square]] = []  # faces of the last search and their squares
+        self._origin: tuple[Tensor, Square] | None = None  # of the face that is followed
 
     def people(self, image: Tensor, near: Person | None = None) -> list[Person]:
         places = self._candidates(image) if near is None else [near.around]
@@ -51,6 +55,7 @@ class MediaPipe:
             return self._face_near(image, near)
         h, w = image.shape[1:]
         faces: list[Tensor] = []
+        self._meshes = []
         boxes = []
         for reach in ("near faces", "far faces"):
             for detection in self._run(reach, image).detections or []:
@@ -64,17 +69,31 @@ class MediaPipe:
                 continue
             x, y = centre.tolist()
             crop, corner = cut_square(image, x, y, 2.2 * side)
-            for face in self._run("face_mesh", crop).multi_face_landmarks or []:
+            found = self._run("face_mesh", crop)
+            rects = found.face_rects_from_detections or []
+            squares = [_pixels_of(rect, crop, corner) for rect in rects]
+            for face in found.multi_face_landmarks or []:
                 points = mesh_to_68(points_of(face.landmark, crop)) + torch.tensor(corner)
                 if (middle(points) - centre).norm() < side / 3:
                     faces.append(points)
+                    x, y = middle(points).tolist()
+                    nearest = min(squares, key=lambda s: math.hypot(s[0] - x, s[1] - y))
+                    self._meshes.append((points, nearest))
         return largest_first(faces)
 
     def _face_near(self, image: Tensor, near: Tensor) -> list[Tensor]:
-        """The face whose mesh fits the place of earlier points, or none; without a search."""
+        """The face near earlier points of the last search or of this method, or none.
+
+        The mesh lies in the square of the face's last search, moved along: another square would
+        change the points.
+        """
         from mediapipe.framework.formats.rect_pb2 import NormalizedRect
 
-        x, y, side, angle = mesh_square(near)
+        start = next((one for one in self._meshes if one[0] is near), None) or self._origin
+        if start is None:
+            return []
+        self._origin = start
+        x, y, side, angle = moved_square(*start, near)
         h, w = image.shape[1:]
         place = NormalizedRect(
             x_center=x / w, y_center=y / h, width=side / w, height=side / h, rotation=angle
@@ -114,7 +133,7 @@ class MediaPipe:
         with quiet():  # MediaPipe's threads print their device at a network's first run
             if name not in self._networks:
                 self._networks[name] = self._create(name)
-            if name == "detect":
+            if name in ("detect", "face_mesh"):
                 return self._networks[name].process({"image": pixels})
             if name == "mesh at":
                 return self._networks[name].process({"image": pixels, "place": place})
@@ -124,8 +143,6 @@ class MediaPipe:
         solutions = self._solutions
         if name == "pose":  # 1: the only pose network in the package
             return solutions.pose.Pose(static_image_mode=True, model_complexity=1)
-        if name == "face_mesh":  # more than one: the crop may contain a neighbour
-            return solutions.face_mesh.FaceMesh(static_image_mode=True, max_num_faces=3)
         if name in ("near faces", "far faces"):
             return solutions.face_detection.FaceDetection(model_selection=int(name == "far faces"))
         if name == "selfie":
@@ -134,6 +151,14 @@ class MediaPipe:
         from mediapipe.framework import calculator_pb2
         from mediapipe.python.solution_base import PacketDataType, SolutionBase
 
+        if name == "face_mesh":  # as solutions.face_mesh, with the squares of its meshes too
+            return SolutionBase(
+                binary_graph_path="mediapipe/modules/face_landmark/face_landmark_front_cpu.binarypb",
+                side_inputs={  # more than one face: the crop may contain a neighbour
+                    "num_faces": 3, "with_attention": False, "use_prev_landmarks": False,
+                },
+                outputs=["multi_face_landmarks", "face_rects_from_detections"],
+            )  # fmt: skip
         config = calculator_pb2.CalculatorGraphConfig()
         if name == "detect":
             text_format.Parse(DETECT, config)
@@ -176,16 +201,28 @@ node {
 """
 
 
-def mesh_square(points: Tensor) -> tuple[float, float, float, float]:
-    """The square that MediaPipe's mesh network takes around a face: x, y, side, angle in radians.
+def _pixels_of(rect: Any, crop: Tensor, corner: tuple[int, int]) -> Square:
+    """A square of MediaPipe's in a crop whose first pixel is at `corner` of the image."""
+    h, w = crop.shape[1:]
+    x, y = corner[0] + rect.x_center * w, corner[1] + rect.y_center * h
+    return x, y, max(rect.width * w, rect.height * h), rect.rotation
 
-    points  (68, 2) pixels. The proportions are the means of the squares that MediaPipe's own search
-    gives; x and y are the middle.
-    """
-    right, left, mouth = (points[a:b].mean(0) for a, b in ((36, 42), (42, 48), (48, 60)))
-    eyes, across = (left + right) / 2, left - right
-    down = (mouth - eyes).norm().item()
-    angle = math.atan2(across[1].item(), across[0].item())
-    x, y = eyes.tolist()
-    x, y = x - 0.553 * down * math.sin(angle), y + 0.553 * down * math.cos(angle)
-    return x, y, 3.25 * max(across.norm().item(), down), angle
+
+def moved_square(start: Tensor, square: Square, now: Tensor) -> Square:
+    """The square around a face, moved, scaled and turned as its points (68, 2) since `start`."""
+    (u, v, before), (x, y, after) = anchored(start), anchored(now)
+    growth = after / before
+    turn = _tilt(now) - _tilt(start)
+    right, down = growth * (square[0] - u), growth * (square[1] - v)
+    return (
+        x + right * math.cos(turn) - down * math.sin(turn),
+        y + right * math.sin(turn) + down * math.cos(turn),
+        growth * square[2],
+        square[3] + turn,
+    )
+
+
+def _tilt(points: Tensor) -> float:
+    """The angle of the line through the eyes, radians."""
+    x, y = (points[42:48].mean(0) - points[36:42].mean(0)).tolist()
+    return math.atan2(y, x)

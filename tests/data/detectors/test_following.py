@@ -34,6 +34,13 @@ def test_a_followed_person_is_not_replaced_by_a_part_of_it():
     assert follow(image) is None
 
 
+def front_face():
+    """Points of a face whose eyes are far apart, up to 1."""
+    face = torch.rand(68, 2, generator=torch.Generator().manual_seed(0))
+    face[36], face[45] = torch.tensor([0.1, 0.4]), torch.tensor([0.9, 0.4])
+    return face
+
+
 class Moving:
     """A detector of one face that moves with the first pixel's level; it counts its searches."""
 
@@ -45,7 +52,7 @@ class Moving:
         (self.whole if near is None else self.near).append(level)
         if level == 255:
             return []  # nobody
-        face = torch.rand(68, 2, generator=torch.Generator().manual_seed(0)) * 40
+        face = front_face() * 40
         if near is None:
             return [face + level]
         shift = 0.01 * (near[0, 0].item() - level)  # remembers where it was: so tests see the past
@@ -75,12 +82,27 @@ def test_a_followed_face_is_searched_whole_now_and_then_and_when_lost():
     assert detector.whole == [0, 1, 2] and not detector.near  # frames too far apart
 
 
+def test_a_face_in_profile_is_searched_whole():
+    asked = []
+
+    class Turning:
+        def faces(self, image, near=None):
+            asked.append("whole" if near is None else "near")
+            side = front_face() * torch.tensor([20.0, 60.0]) + torch.tensor([20.0, 0.0])
+            return [side if image[0, 0, 0] == 9 else front_face() * 60]
+
+    follow = FollowFace(Turning(), 10)
+    for image in levels(0, 1, 9, 9, 1, 1):
+        follow(image)
+    assert asked == ["whole", "near", "near", "whole", "whole", "near"]
+
+
 def test_the_second_face_is_followed_where_it_was():
     class Two:
         def faces(self, image, near=None):
             if near is not None:
                 return [near + 1]
-            face = torch.rand(68, 2, generator=torch.Generator().manual_seed(0))
+            face = front_face()
             return [60 * face] if image[0, 0, 0] == 9 else [60 * face, 40 * face]
 
     follow = FollowFace(Two(), 3, number=2)
@@ -136,6 +158,6 @@ def test_a_followed_face_has_the_points_of_a_searched_one(backend, request):
         moved = image[:, 3 * shift :, 5 * shift :]
         (points, searched) = follow(moved), detector.faces(moved)[0]
         away = (points - searched).norm(dim=-1).mean() / (points[36] - points[45]).norm()
-        assert away < 0.03  # of the distance of the eyes; benchmarks/detectors.py has the means
+        assert away < 0.02  # of the distance of the eyes; benchmarks/detectors.py has the means
     assert detector.faces(moved, near=searched)
     assert not detector.faces(torch.zeros_like(moved), near=searched)

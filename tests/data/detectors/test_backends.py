@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from nets.data.detectors.backends import open_detector
+from nets.data.detectors.backends import for_heads, open_detector
 from nets.errors import UserError
 
 
@@ -20,6 +20,17 @@ def test_missing_packages_are_one_line_with_the_remedy(monkeypatch):
         open_detector("dlib")
     with pytest.raises(UserError, match="must be one of mediapipe, face-alignment, dlib"):
         open_detector("magic")
+
+
+def test_head_avatars_take_ibugs_points_where_they_are_installed(monkeypatch, capsys):
+    for there, expected in ((True, "dlib"), (False, "mediapipe")):
+        monkeypatch.setattr("nets.data.detectors.backends.has_dlib", lambda there=there: there)
+        assert for_heads("auto") == expected
+        line = capsys.readouterr().err
+        assert line == "" if there else "pip install -e '.[dlib]'" in line and "jaw" in line
+        for backend in ("mediapipe", "face-alignment"):
+            assert for_heads(backend) == backend
+        assert capsys.readouterr().err == ""
 
 
 def test_packages_are_imported_on_use_only():

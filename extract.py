@@ -66,6 +66,7 @@ def common(add: Callable[..., Any], given: str) -> None:
 
 
 def detector(add: Callable[..., Any]) -> None:
+    """Add --detector, for people or for people and faces."""
     add("--detector", type=Literal[BACKENDS], default="mediapipe", help=ABOUT)
 
 

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
-from nets.data.detectors import ABOUT, BACKENDS, CLOSE, EVERY, MARGIN
+from nets.data.detectors import ABOUT, AUTO, BACKENDS, CLOSE, EVERY, MARGIN, for_heads
 from nets.data.extraction.check import check
 from nets.data.extraction.clips import CLIP_CROPS, ClipOptions, extract_clips
 from nets.data.extraction.heads import HEAD_CROPS, HeadOptions, extract_heads
@@ -59,10 +59,14 @@ def parser(command: str, what: str | None) -> tuple[options.ArgumentParser, Call
 
 
 def common(add: Callable[..., Any], given: str) -> None:
-    """Add the arguments that the extracting commands share."""
+    """Add the arguments that the extracting commands share, but for --detector."""
     add("given", type=str, nargs="*", default=[], metavar=given, help="files and folders")
     add("--workers", type=NonNegativeInt, default=WORKERS,
         help="processes of each rank; 0: no extra process")
+
+
+def detector(add: Callable[..., Any]) -> None:
+    """Add --detector, for people or for people and faces."""
     add("--detector", type=Literal[BACKENDS], default="mediapipe", help=ABOUT)
 
 
@@ -70,6 +74,7 @@ def people(argv: list[str]) -> None:
     """Cuts people with their joints out of photos and videos."""
     p, add = parser("people", people.__doc__)
     common(add, "PHOTO_OR_VIDEO")
+    detector(add)
     add("-o", "--out", type=str, default="data/people", help="folder of the dataset")
     add("--size", type=PositiveInt, default=256, help="longer side of the images, pixels")
     add("--crop", type=Literal[CROPS] | None, default=None,
@@ -102,6 +107,8 @@ def heads(argv: list[str]) -> None:
     """Cuts heads with 68 points and masks out of videos PERSON/VIDEO/SEQUENCE.mp4 or others."""
     p, add = parser("heads", heads.__doc__)
     common(add, "VIDEO_ROOT")
+    add("--detector", type=Literal[(AUTO, *BACKENDS)], default=AUTO,
+        help=f"{ABOUT}; auto: dlib if it is installed, else mediapipe")
     add("--video_root", type=str | None, default=None, help="VIDEO_ROOT by its published name")
     add("-o", "--data_root", type=str, default="data/heads", help="folder of the dataset")
     add("--phase", type=Literal[PHASES], default="test", help="split to write")
@@ -123,8 +130,8 @@ def heads(argv: list[str]) -> None:
     a = options.parse(p, argv)
     given = a.given + ([a.video_root] if a.video_root else [])
     settings = HeadOptions(
-        a.sampling_rate, a.image_size, a.output_segmentation, a.start, a.end, a.detector,
-        a.detect_every, a.crop)
+        a.sampling_rate, a.image_size, a.output_segmentation, a.start, a.end,
+        for_heads(a.detector), a.detect_every, a.crop)
     needed(given, "VIDEO_ROOT")
     with PatientRanks() as ranks:
         said = extract_heads(given, a.data_root, a.phase, settings, a.workers, ranks)
@@ -135,6 +142,7 @@ def clips(argv: list[str]) -> None:
     """Cuts clips of one person or object out of videos, as folders of frames."""
     p, add = parser("clips", clips.__doc__)
     common(add, "VIDEO")
+    detector(add)
     add("-o", "--out", type=str, default="data/clips", help="folder of the clips")
     add("--size", type=PositiveInt, default=256, help="side of the frames, pixels")
     add("--fps", type=PositiveFloat, default=10.0, help="frames a second")
@@ -174,7 +182,7 @@ def look_at(argv: list[str]) -> None:
     p, add = parser("look", look_at.__doc__)
     add("given", type=str, nargs="*", default=[], metavar="IMAGE", help="images, folders")
     add("-o", "--out", type=str, default="look.png", help="image file to write")
-    add("--detector", type=Literal[BACKENDS], default="mediapipe", help=ABOUT)
+    detector(add)
     a = options.parse(p, argv)
     print(look(needed(a.given, "IMAGE"), Path(a.out), a.detector))
 # fmt: on

@@ -16,7 +16,7 @@ import os
 from typing import Literal
 
 from nets import onnx_files, published, systems
-from nets.data.detectors import BACKENDS
+from nets.data.detectors import AUTO, BACKENDS
 from nets.data.io.frames import ON_MISSING
 from nets.errors import UserError
 from nets.run import checkpoints, options
@@ -57,9 +57,9 @@ def parser() -> options.Parser:
     add_flag(g, "--concat", False,
         "also write SOURCE--DRIVING_concat.mp4: source, driving and result side by side")
     add_flag(g, "--paste", False, "paste the result into the driving image or frame")
-    add("--detector", type=Literal[BACKENDS], default="mediapipe",
-        help="detector of joints and faces, for images without; pip install -e '.[extract]', or "
-        "'.[dlib]' for dlib, which finds faces alone")
+    add("--detector", type=Literal[(AUTO, *BACKENDS)], default=AUTO,
+        help="detector of joints and faces, for images without; auto: mediapipe for people, for "
+        "faces dlib if it is installed; pip install -e '.[extract]' or '.[dlib]'")
     add("--person", type=PositiveInt, default=1,
         help="person in the driving image, or in the video's first frame; 1: the largest")
     add("--on_missing", type=Literal[ON_MISSING], default="fail",

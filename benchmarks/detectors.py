@@ -1,11 +1,13 @@
 """Detectors of faces and people: speed, agreement with each other, and what following costs.
 
-    python benchmarks/detectors.py VIDEOS... [--people VIDEOS...] [--frames 60] [--output FILE]
+    python benchmarks/detectors.py VIDEOS... [--people VIDEOS...] [--before NAME=FOLDER ...]
 
 Rows about faces, for each video and detector:
     searched  faces are searched in every frame as a whole
     followed  every tenth frame is searched, the others near the last place (`FollowFace`)
-    heads     the same two ways for all that `extract.py heads` does: read, find, mask, cut, write
+Rows "command": all that `extract.py heads` does, from its start to its end, by this version and by
+those of --before NAME=FOLDER, checkouts of earlier ones. Each repeat runs them one after the other;
+ratios are those of a repeat, so that other load on the machine falls on both.
 Rows about people, by MediaPipe: every frame searched, as before squares that look alike were left
 out, and as now; and every fifth frame searched (`FollowPeople`).
 
@@ -18,6 +20,9 @@ followed faces are off by more than BOUND on average ends the program with statu
 from __future__ import annotations
 
 import argparse
+import resource
+import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -33,9 +38,17 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.machine import write_report
-from nets.data import detectors
-from nets.data.detectors import Detector, FollowFace, FollowPeople, Person, open_detector, overlap
-from nets.data.extraction import heads, jobs
+from nets.data.detectors import (
+    Detector,
+    FollowFace,
+    FollowPeople,
+    Person,
+    interface,
+    open_detector,
+    overlap,
+    solutions,
+)
+from nets.data.extraction import jobs
 from nets.data.io.video import open_video
 from nets.errors import UserError
 
@@ -92,21 +105,33 @@ def faces(name: str, detector: Detector, frames: list[Tensor]) -> tuple[dict[str
     return row, searched
 
 
-def whole_heads(name: str, video: str, count: int, masks: bool) -> dict[str, Any]:
-    """Frames a second of all that `extract.py heads` does, with one process."""
-    speeds = []
-    if masks:
-        jobs.detector(name).mask(torch.zeros(3, 64, 64, dtype=torch.uint8))  # opens the network
-    for every in (1, detectors.EVERY):
-        end = count / open_video(video).fps
-        options = heads.HeadOptions(masks=masks, end=end, detector=name, detect_every=every)
-        with tempfile.TemporaryDirectory() as folder:
-            start = time.process_time()
-            record = heads._heads_of(Path(video), "a/b/c", Path(folder), "train", options)
-            speeds.append(len(record["names"]) / (time.process_time() - start))
-    before, after = speeds
-    return {"row": "heads", "detector": name, "masks": masks, "searched_per_s": round(before, 1),
-            "followed_per_s": round(after, 1), "ratio": round(after / before, 2)}  # fmt: skip
+def command(
+    detector: str, videos: Sequence[str], end: float, before: dict[str, Path], repeats: int
+) -> list[dict[str, Any]]:
+    """Frames a second of `extract.py heads` by each version, and how much faster this one is."""
+    versions = {**before, "now": Path(__file__).resolve().parents[1]}
+    seconds: dict[str, list[float]] = {name: [] for name in versions}
+    frames: dict[str, int] = {}
+    for _ in range(repeats):
+        for name, root in versions.items():
+            with tempfile.TemporaryDirectory() as out:
+                argv = [sys.executable, str(root / "extract.py"), "heads", *videos, "-o", out]
+                argv += ["--end", str(end), "--workers", "0", "--detector", detector]
+                begun = sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2])
+                subprocess.run(argv, check=True, capture_output=True, cwd=out)
+                ended = sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2])
+                seconds[name].append(ended - begun)
+                frames[name] = len([*Path(out).glob("imgs/**/*.jpg")])
+    rows = []
+    for name, times in seconds.items():
+        ratios = [t / now for t, now in zip(times, seconds["now"], strict=True)]
+        rows.append({
+            "row": "command", "detector": detector, "version": name, "videos": len(videos),
+            "frames": frames[name], "per_s": round(frames[name] / statistics.median(times), 1),
+            "now_faster_by": round(statistics.median(ratios), 2),
+            "ratios": [round(ratio, 2) for ratio in ratios],
+        })  # fmt: skip
+    return rows
 
 
 def between(one: Points, other: Points) -> dict[str, Any]:
@@ -118,7 +143,7 @@ def between(one: Points, other: Points) -> dict[str, Any]:
 
 def people(detector: Detector, frames: list[Tensor]) -> list[dict[str, Any]]:
     detector.people(frames[0])
-    with mock.patch.object(detectors, "_alike", lambda one, other: False):
+    with mock.patch.object(solutions, "alike", lambda one, other: False):
         reference, before = timed(detector.people, frames)
     rows = []
     for every in (1, 5):
@@ -143,7 +168,7 @@ def nearest(person: Person, others: list[Person]) -> float | None:
     away = [
         ((person.joints - o.joints).norm(dim=-1) / person.extent).nanmean().item() for o in here
     ]
-    return min((d for d in away if d < detectors.SAME), default=None)
+    return min((d for d in away if d < interface.SAME), default=None)
 
 
 def main() -> None:
@@ -153,6 +178,15 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=60, help="frames of each video of a head")
     parser.add_argument("--people_frames", type=int, default=8, help="images of each other video")
     parser.add_argument("--fps", type=float, default=2.0, help="images a second of people")
+    parser.add_argument(
+        "--before",
+        nargs="*",
+        default=[],
+        metavar="NAME=FOLDER",
+        help="checkouts of earlier versions, timed too",
+    )
+    parser.add_argument("--end", type=float, default=4.0, help="seconds of each video for these")
+    parser.add_argument("--repeats", type=int, default=3, help="runs of each version")
     parser.add_argument("--output", type=Path, default=OUTPUT, help="JSON file to write")
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -175,12 +209,14 @@ def main() -> None:
             if row["mean_distance"] > BOUND:
                 off = f"off by {row['mean_distance']} eye distances, more than {BOUND}"
                 wrong.append(f"{facts['video']}, {name}: followed faces are {off}")
-            if "mediapipe" in opened:
-                rows.append({**facts, **whole_heads(name, video, args.frames, masks=True)})
-                print(rows[-1], flush=True)
         if len(points) == 2:
             rows.append({**facts, **between(*points.values())})
             print(rows[-1], flush=True)
+    before = {name: Path(folder) for name, folder in (pair.split("=", 1) for pair in args.before)}
+    for name in opened if args.videos and args.repeats and "mediapipe" in opened else []:
+        for row in command(name, args.videos, args.end, before, args.repeats):
+            rows.append(row)
+            print(row, flush=True)
     for video in args.people if "mediapipe" in opened else []:
         frames = frames_of(video, args.people_frames, args.fps)
         for row in people(open_detector(), frames):

@@ -42,7 +42,8 @@ from nets.run import checkpoints
 from nets.run.images import to_uint8
 from nets.run.options import Namespace
 from nets.run.precision import Precision
-from nets.skeletons import JOINTS_17, convert_joints
+from nets.skeletons import JOINTS_17, convert_joints, limb_lengths, valid_joints
+from nets.skeletons import keep_proportions as fitted_limbs
 from nets.vunet.data import PersonInputs
 from nets.vunet.visuals import transfers
 
@@ -91,18 +92,27 @@ class LoadedVUNet(LoadedNetwork):
         pose: Image,
         source_joints: Tensor | None = None,
         joint_order: Sequence[str] = JOINTS_17,
+        keep_proportions: bool = False,
     ) -> Tensor:
         """The source's appearance in a pose: uint8 (3, S, S), or (N, 3, S, S) for N poses.
 
-        source         the person whose appearance is taken
-        pose           an image of a person, whose joints are detected; or joints (J, 2) or
-                       (N, J, 2), floating point, in pixels of the S x S result
-        source_joints  (J, 2) pixels of the source; None: detected, and the person is cut out
-        joint_order    names of the joints given; missing joints are negative or NaN
-        Detection needs the extra `extract`; UserError where nobody is found.
+        source            the person whose appearance is taken
+        pose              an image of a person, whose joints are detected; or joints (J, 2) or
+                          (N, J, 2), floating point, in pixels of the S x S result
+        source_joints     (J, 2) pixels of the source; None: detected, and the person is cut out
+        joint_order       names of the joints given; missing joints are negative or NaN
+        keep_proportions  limb lengths of the source, see `nets.skeletons.keep_proportions`; a limb
+                          that the source does not show keeps the length of the pose
+        Detection needs the extra `extract`; UserError where nobody is found, or no limb whose
+        proportions could be kept.
         """
-        image, joints = self._source(source, source_joints, joint_order)
-        poses, single = self._poses("transfer", pose, joint_order)
+        image, joints, own = self._source(source, source_joints, joint_order, keep_proportions)
+        at, single = self._joints("transfer", pose, joint_order)
+        if keep_proportions:
+            if limb_lengths(own).isnan().all():
+                raise UserError(f"{_label(source)}: keep_proportions needs a limb, it shows none")
+            at = fitted_limbs(own, at, (self.size, self.size))
+        poses = self._inputs.pose(at.to(self.device))
         with self.precision.autocast():
             appearance = self._inputs.appearance(
                 image[None].to(self.device), joints[None].to(self.device)
@@ -124,47 +134,64 @@ class LoadedVUNet(LoadedNetwork):
         count              appearances, each drawn from the prior and the same in all poses
         seed               the same seed draws the same appearances
         """
-        poses, single = self._poses("sample", pose, joint_order)
+        at, single = self._joints("sample", pose, joint_order)
+        poses = self._inputs.pose(at.to(self.device))
         generator = torch.Generator(self.device).manual_seed(seed)
         with self.precision.autocast():
             result = to_uint8(vunet.sample(self.net, poses, count, generator)).cpu()
         return result[:, 0] if single else result
 
     def _source(
-        self, source: Image, joints: Tensor | None, order: Sequence[str]
-    ) -> tuple[Tensor, Tensor]:
-        """The image as the network takes it, (3, S, S) uint8, and its joints (17, 2)."""
+        self, source: Image, joints: Tensor | None, order: Sequence[str], limbs: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The image as the network takes it, (3, S, S) uint8, its joints, those in true proportion.
+
+        limbs   the proportions are needed: they are detected where no joints are given
+        Joints are (17, 2), the first ones in pixels of the square, which a network that squashes
+        stretches; NaN where the network looks at the image as a whole.
+        """
         pixels = _pixels("transfer", source)
         if joints is None and self._inputs.crops:
-            return self._person(pixels, _label(source))
+            square, at = self._person(pixels, _label(source))
+            return square, at, at
+        own = torch.full((len(JOINTS_17), 2), torch.nan)
+        if joints is not None:
+            _check_points("transfer", "source_joints", joints, len(order))
+            own = convert_joints(joints, order, JOINTS_17)
+            own = own.where(valid_joints(own)[:, None], torch.nan)  # before the square moves it
+        elif limbs:
+            own = self._largest(pixels, _label(source))
         if self.options["fit"] == "squash":
             square, (x, y, w, h) = squash(pixels, None, self.size), (0, 0, self.size, self.size)
         else:
             square, (x, y, w, h) = letterbox(pixels, self.size)
         if joints is None:  # this network looks at the image as a whole
-            return square, torch.full((len(JOINTS_17), 2), torch.nan)
-        _check_points("transfer", "source_joints", joints, len(order))
-        scale = joints.new_tensor([w / pixels.shape[2], h / pixels.shape[1]])
-        return square, convert_joints(joints * scale + scale.new_tensor([x, y]), order, JOINTS_17)
+            return square, torch.full_like(own, torch.nan), own
+        scale = own.new_tensor([w / pixels.shape[2], h / pixels.shape[1]])
+        return square, own * scale + own.new_tensor([x, y]), own
 
-    def _poses(self, function: str, pose: Image, order: Sequence[str]) -> tuple[Tensor, bool]:
-        """Stick figures (N, 3, S, S) on the device, and whether `pose` was a single one."""
+    def _joints(self, function: str, pose: Image, order: Sequence[str]) -> tuple[Tensor, bool]:
+        """Joints (N, 17, 2) in pixels of the square, and whether `pose` was a single one."""
         if isinstance(pose, Tensor) and pose.is_floating_point():
             _check_points(function, "pose", pose, len(order), several=True)
             joints = convert_joints(pose, order, JOINTS_17)
         else:
             joints = self._person(_pixels(function, pose), _label(pose))[1]
         single = joints.ndim == 2
-        return self._inputs.pose((joints[None] if single else joints).to(self.device)), single
+        return joints[None] if single else joints, single
 
     def _person(self, pixels: Tensor, label: str) -> tuple[Tensor, Tensor]:
         """The largest person of an image, detected and cut out: (3, S, S) uint8, joints (17, 2)."""
+        joints = self._largest(pixels, label)
+        box = person_square(joints)
+        return crop_square(pixels, box, self.size), points_in_crop(joints, box, self.size)
+
+    def _largest(self, pixels: Tensor, label: str) -> Tensor:
+        """The joints (17, 2) of the largest person of an image, in its pixels."""
         people = open_detector().people(pixels)
         if not people:
             raise UserError(f"{label}: nobody was detected; joints can be given instead")
-        joints = people[0].joints
-        box = person_square(joints)
-        return crop_square(pixels, box, self.size), points_in_crop(joints, box, self.size)
+        return people[0].joints
 
 
 class LoadedLandmarks(LoadedNetwork):

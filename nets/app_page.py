@@ -89,31 +89,42 @@ class Page:
             return self._models[system][1]
 
     def driver(
-        self, system: str, name: str | None, source: str | None, background: str
+        self,
+        system: str,
+        name: str | None,
+        source: str | None,
+        background: str,
+        proportions: bool = False,
     ) -> SourceDriver:
         """The driver of a source image; those of a camera are kept for its next frame."""
         if not source:
             raise UserError("a source image is needed")
         model = self.model(system, name)
         behind = None if background == "as it is" else background
-        key = source, behind
+        key = source, behind, proportions
         with self._lock:
             if system in self._drivers and self._drivers[system][0] == key:
                 return self._drivers[system][1]
         image, label = read_image(source, None), Path(source).name
-        driver = app_systems.make_driver(model, image, label, self.detector, behind)
+        driver = app_systems.make_driver(model, image, label, self.detector, behind, proportions)
         if system in CAMERA:
             with self._lock:
                 self._drivers[system] = key, driver
         return driver
 
     def transfer(
-        self, system: str, name: str | None, source: str, driving: str, background: str = "as it is"
+        self,
+        system: str,
+        name: str | None,
+        source: str,
+        driving: str,
+        background: str = "as it is",
+        proportions: bool = False,
     ) -> tuple[Any, Any]:
         """The result and the grid of all images, uint8 (H, W, 3)."""
         if not driving:
             raise UserError("a driving image is needed")
-        driver = self.driver(system, name, source, background)
+        driver = self.driver(system, name, source, background, proportions)
         cells = driver.still(read_image(driving, None), Path(driving).name)
         return app_systems.rows([cells["result"]], 1, 2 * app_systems.SIDE), app_systems.grid(cells)
 
@@ -125,12 +136,13 @@ class Page:
         clip: str,
         beside: bool,
         background: str = "as it is",
+        proportions: bool = False,
         progress: Any = None,
     ) -> Iterator[tuple[Any, Any]]:
         """Yields (video file or skip, line on the progress) while a clip is driven."""
         if not clip:
             raise UserError("a driving clip is needed")
-        driver = self.driver(system, name, source, background)
+        driver = self.driver(system, name, source, background, proportions)
         out = self.folder / "videos" / f"{Path(clip).stem}_{next(self._numbers)}.mp4"
         steps = app_systems.drive_clip(driver, Path(clip), out, beside, self.max_seconds)
         speed, rate = Speed(), None
@@ -328,6 +340,14 @@ class _Tab:
                     label="Background of the avatar",
                     visible=system == "bilayer",
                 )
+                proportions = gr.Checkbox(
+                    False,
+                    label="keep the source's proportions",
+                    info="trunk, arms and legs as long as the source person's",
+                    visible=system == "vunet",
+                    elem_id=f"proportions-{system}",
+                )
+                self.vunet_only = [proportions] if system == "vunet" else []
             with gr.Column(scale=2), gr.Tabs():
                 with gr.Tab("Photo", elem_id=f"photo-{system}"):
                     self.photo()
@@ -375,7 +395,7 @@ class _Tab:
         def transfer(*args: Any) -> Any:
             return run(system, *args)
 
-        inputs = [self.checkpoint, self.source, driving, self.background]
+        inputs = [self.checkpoint, self.source, driving, self.background, *self.vunet_only]
         go.click(transfer, inputs, [result, grid], concurrency_id="network", concurrency_limit=1,
                  api_name=f"transfer_{system}")  # fmt: skip
 
@@ -410,6 +430,7 @@ class _Tab:
             yield from run(system, *args, progress=progress)
 
         inputs = [self.checkpoint, self.source, driving, beside, self.background]
+        inputs += self.vunet_only
         event = go.click(clip, inputs, [result, line], concurrency_id="network",
                          concurrency_limit=1, api_name=f"clip_{system}",
                          show_progress_on=result)  # fmt: skip

@@ -124,15 +124,17 @@ def make_driver(
     name: str,
     detector: KnownDetector,
     background: str | None = None,
+    proportions: bool = False,
 ) -> SourceDriver:
     """The driver of a source image.
 
-    image       (3, H, W) uint8
-    name        of the image, for messages
-    background  of a head avatar: "white", "black"; None: as it is
+    image        (3, H, W) uint8
+    name         of the image, for messages
+    background   of a head avatar: "white", "black"; None: as it is
+    proportions  of a person in other poses: keep the source's limb lengths
     """
     if isinstance(model, LoadedVUNet):
-        return _person_driver(model, image, name, detector)
+        return _person_driver(model, image, name, detector, proportions)
     if isinstance(model, LoadedLandmarks):
         return _landmarks_driver(model, image, name)
     if isinstance(model, LoadedBilayer):
@@ -141,7 +143,7 @@ def make_driver(
 
 
 def _person_driver(
-    model: LoadedVUNet, image: Tensor, name: str, detector: KnownDetector
+    model: LoadedVUNet, image: Tensor, name: str, detector: KnownDetector, proportions: bool
 ) -> SourceDriver:
     source: Cells = {}
     joints = None
@@ -156,7 +158,14 @@ def _person_driver(
         fitted = squash(image, None, SIDE), letterbox(image, SIDE).image
         square = fitted[model.options["fit"] != "squash"]
         source = {"source": square}
-    small = squash(square, None, model.size)
+    given = squash(square, None, model.size)
+    if proportions and joints is None:  # in the image itself: the square may have been stretched
+        given, joints = image, detector.known(image).joints
+        if joints is None:
+            people = detector.people(image)
+            if not people:
+                raise UserError(f"{name}: no person was detected, whose proportions could be kept")
+            joints = people[0].joints
     follow = Follow(detector)
 
     def drive(driving: Tensor, name: str) -> Cells | None:
@@ -164,10 +173,11 @@ def _person_driver(
         if person is None:
             return None
         seen, at = person
+        pose = at * (model.size / SIDE)
         if joints is None:
-            result = model.transfer(small, at * (model.size / SIDE))
+            result = model.transfer(given, pose)
         else:
-            result = model.transfer(small, at * (model.size / SIDE), joints)
+            result = model.transfer(given, pose, joints, keep_proportions=proportions)
         return {"driving": seen, "pose": _with_joints(seen, at), "result": result}
 
     return SourceDriver(source, drive, "person")

@@ -1,8 +1,10 @@
 """Starting the scripts as a user does."""
 
+import io
 import os
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -27,3 +29,12 @@ def script(name, *arguments, cwd, ranks=0, timeout=300, **environment):
 
 def last_line(process):
     return process.stderr.strip().splitlines()[-1]
+
+
+def bundle(**networks):
+    """The content of a file of MediaPipe with these networks."""
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w", zipfile.ZIP_STORED) as file:
+        for name, network in networks.items():
+            file.writestr(f"{name}.tflite", network)
+    return content.getvalue()

@@ -17,7 +17,7 @@ from nets.data.detectors import Person, person_box
 from nets.data.io.images import read_image, write_image
 from nets.published import main as convert
 from nets.run import checkpoints
-from nets.skeletons import JOINTS_15, JOINTS_17, convert_joints
+from nets.skeletons import JOINTS_15, JOINTS_17, convert_joints, limb_lengths
 from nets.worlds.people.world import PeopleWorld
 
 SIDE = 96  # of the people's images; the network's is 32
@@ -98,6 +98,55 @@ def test_vunet_transfers_as_infer_does(vunet_run, fit, tmp_path, monkeypatch):
     assert not torch.equal(both[0], both[1])
 
 
+@pytest.mark.parametrize("fit", ["squash", "letterbox"])
+def test_vunet_keeps_proportions_as_infer_does(vunet_run, fit, tmp_path, monkeypatch):
+    monkeypatch.chdir(vunet_run)
+    content = checkpoints.read(checkpoints.find("runs/a"))
+    content["options"]["fit"] = fit
+    checkpoints.write(tmp_path / "run.pt", content)
+    image, joints = person(0)
+    image, joints = image[:, :, 16:80], joints - torch.tensor([16.0, 0.0])  # 96 x 64
+    pose = person(1)[1] / SIDE * 32
+    write_image(tmp_path / "me.png", image)
+    write_image(tmp_path / "dancer.png", torch.zeros(3, 32, 32, dtype=torch.uint8))
+    for name, points in (("me", joints), ("dancer", pose)):
+        text = dict(zip(JOINTS_15, points.tolist(), strict=True)) | {"normalised": False}
+        (tmp_path / f"{name}.json").write_text(json.dumps(text))
+    infer.main([
+        "--precision", "fp32", "--checkpoint", str(tmp_path / "run.pt"), "--keep_proportions",
+        "-o", str(tmp_path / "out.png"),
+        "-s", str(tmp_path / "me.png"), "--source_joints", str(tmp_path / "me.json"),
+        "-d", str(tmp_path / "dancer.png"), "--driving_joints", str(tmp_path / "dancer.json"),
+    ])  # fmt: skip
+    loaded = guise.load(tmp_path / "run.pt")
+    drawn = []
+    draw = loaded._inputs.pose
+    monkeypatch.setattr(loaded._inputs, "pose", lambda at: drawn.append(at.cpu()) or draw(at))
+    result = loaded.transfer(image, pose, joints, JOINTS_15, keep_proportions=True)
+    assert close(result, tmp_path / "out.png")
+    ratios = limb_lengths(drawn[0][0]) / limb_lengths(joints, JOINTS_15)
+    assert ratios.max() / ratios.min() < 1.001
+    assert not torch.equal(result, loaded.transfer(image, pose, joints, JOINTS_15))
+    nose = torch.full((15, 2), -1.0)
+    nose[JOINTS_15.index("cnose")] = 20.0
+    with pytest.raises(guise.UserError, match="the image: keep_proportions needs a limb"):
+        loaded.transfer(image, pose, nose, JOINTS_15, keep_proportions=True)
+
+
+def test_missing_joints_stay_missing_where_the_image_is_letterboxed(vunet_run, tmp_path):
+    content = checkpoints.read(checkpoints.find(vunet_run / "runs/a"))
+    content["options"]["fit"] = "letterbox"
+    checkpoints.write(tmp_path / "run.pt", content)
+    loaded = guise.load(tmp_path / "run.pt")
+    image, joints = person(0)
+    joints[JOINTS_15.index("lwrist")] = -1.0
+    at = loaded._source(image[:, :, 24:72], joints, JOINTS_15, False)[1]  # with bars on the left
+    assert (
+        at[JOINTS_17.index("lwrist")].isnan().all()
+        and not at[JOINTS_17.index("rhip")].isnan().any()
+    )
+
+
 def test_vunet_detects_people_where_no_joints_are_given(vunet_run, monkeypatch):
     image, joints = person(0)
     _, pose = person(1)
@@ -116,6 +165,10 @@ def test_vunet_detects_people_where_no_joints_are_given(vunet_run, monkeypatch):
     assert seen.shape == (3, 32, 32)
     cut = loaded.transfer(seen, loaded._person(person(1)[0], "dancer")[1], at)
     assert torch.equal(loaded.transfer(image, person(1)[0]), cut)
+    kept = loaded.transfer(image, person(1)[0], keep_proportions=True)
+    assert torch.equal(kept, loaded.transfer(seen, loaded._person(person(1)[0], "dancer")[1], at,
+                                             keep_proportions=True))  # fmt: skip
+    assert not torch.equal(kept, cut)
     with pytest.raises(guise.UserError, match="the image: nobody was detected"):
         loaded.transfer(torch.zeros(3, 64, 64, dtype=torch.uint8), pose)
 

@@ -116,6 +116,21 @@ def test_a_transfer_of_two_examples(page, system):
     assert grid.shape[1] > grid.shape[0] and result.shape[0] >= 512
 
 
+def test_a_vunet_keeps_the_proportions_of_the_source(page, monkeypatch):
+    asked = []
+    loaded = page.model("vunet", "runs/vunet/a")
+    transfer = loaded.transfer
+    monkeypatch.setattr(loaded, "transfer",
+                        lambda *a, **k: asked.append(k) or transfer(*a, **k))  # fmt: skip
+    pair = ("vunet", "runs/vunet/a", photo(page, "vunet"), photo(page, "vunet", 1))
+    plain, _ = page.transfer(*pair)
+    kept, _ = page.transfer(*pair, "as it is", True)
+    assert not (plain == kept).all() and asked[-1] == {"keep_proportions": True}
+    clip = str(page.examples["vunet"].clip)
+    finished(page.clip(*pair[:3], clip, False, "as it is", True))
+    assert all(one == {"keep_proportions": True} for one in asked[2:]) and len(asked) > 3
+
+
 def test_a_transfer_is_that_of_the_library(page):
     loaded = guise.load("runs/landmarks/a", "cpu")
     files = [photo(page, "landmarks", i) for i in (0, 1)]

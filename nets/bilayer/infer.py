@@ -23,6 +23,7 @@ from nets.bilayer.network.model import Avatar, enhance
 from nets.bilayer.sources import Faces, SeenFace, keypoints_of_frames
 from nets.bilayer.visuals import enhancing, full_pass, write_layers
 from nets.bilayer.warm_start import Loaded, load_model
+from nets.data.detectors import CLOSE, EVERY
 from nets.data.heads.faces import FaceBox, hull_mask, pose_points, read_mask, stable_boxes
 from nets.data.heads.videos import HeadFrame, sample_of
 from nets.data.io.frames import Finder, Frame, Frames
@@ -74,6 +75,10 @@ def add_options(p: options.Parser) -> None:
     add_flag(g, "--find_best_frame", False,
         "with --relative: from the driving frame most like the source, not the first; reads the "
         "video twice")
+    add("--detect_every", type=PositiveInt, default=EVERY,
+        help="frames of a driving video from one search for faces in the whole frame to the next; "
+        f"in between they are looked for near the last place, if frames are at most {CLOSE:g} s "
+        "apart; 1: always whole")
     add("--frames_at_once", type=PositiveInt, default=8, help="driving frames per batch")
     add_flag(g, "--cuda_graph", False,
         "replay the launches of a batch of frames as one CUDA graph; needs a GPU")
@@ -266,7 +271,8 @@ def driving_points(
     Raises UserError if a frame has no points.
     """
     if points is None:
-        finder = Finder(faces.find(args.person), "face", args.on_missing)
+        find = faces.find(args.person, args.detect_every, frames.fps)
+        finder = Finder(find, "face", args.on_missing)
         yield from finder(frames)
         finder.report()
         return

@@ -46,10 +46,12 @@ class Faces:
 
     options   of the network: image_size, num_keypoints, emb_apply_masks and others that need masks
     crop      cut out the square around the points; else images must be square and are used whole
-    detector  name of the backend, which is opened when it is first needed
+    detector  name of the backend, see `for_heads`; it is opened when it is first needed
     """
 
-    def __init__(self, options: Mapping[str, Any], crop: bool = True, detector: str = "mediapipe"):
+    def __init__(
+        self, options: Mapping[str, Any], crop: bool = True, detector: str = detectors.AUTO
+    ):
         self.size, self.count = options["image_size"], options["num_keypoints"]
         masking = ("emb_apply_masks", "mask_source_and_target", "use_source_background")
         self.masks, self.crop = any(options.get(name) for name in masking), crop
@@ -60,17 +62,21 @@ class Faces:
     def detector(self) -> detectors.Detector:
         """The detector. Raises UserError with the remedy if it is not installed."""
         if self._detector is None:
-            self._detector = detectors.open_detector(self._backend)
+            self._detector = detectors.open_detector(detectors.for_heads(self._backend))
         return self._detector
 
-    def find(self, person: int = 1) -> Callable[[Tensor], Tensor | None]:
-        """A detector of the points (68, 2) of an image's face number `person`; 1: the largest."""
+    def find(
+        self, person: int = 1, every: int = 1, fps: float | None = None
+    ) -> Callable[[Tensor], Tensor | None]:
+        """A detector of the points (68, 2) of a face, for the images of one video in their order.
 
-        def points(image: Tensor) -> Tensor | None:
-            result = self.detector.faces(image)
-            return result[person - 1] if len(result) >= person else None
-
-        return points
+        person  number of the face; 1: the largest
+        every   frames from one search in the whole frame to the next, see `FollowFace`
+        fps     frames a second; None: images that do not follow each other, each searched whole
+        """
+        if fps is None:
+            return detectors.FollowFace(self.detector, 1, number=person)
+        return detectors.FollowFace(self.detector, every, 1 / fps, person)
 
     def look(
         self, image: Tensor, name: str, points: Tensor, box: FaceBox | None = None

@@ -15,7 +15,7 @@ from torch.utils.data import default_collate
 from tqdm import tqdm
 
 from nets.contracts import PeopleDataset
-from nets.data.detectors import Detector, Follow, open_detector, person_square
+from nets.data.detectors import AUTO, Detector, Follow, open_detector, person_square
 from nets.data.heads.faces import FaceBox, crop_square, points_in_crop
 from nets.data.io.frames import Finder, Frame, Frames
 from nets.data.io.images import (
@@ -428,7 +428,7 @@ def cut_out(frame: Frame, joints: Tensor, name: str, size: int) -> CutPerson:
 def detector(args: options.Namespace, option: str, file: Path) -> Detector:
     """The detector. Raises UserError that names the other ways to give the joints of a file."""
     try:
-        return open_detector(args.detector)
+        return open_detector("mediapipe" if args.detector == AUTO else args.detector)
     except UserError as error:
         raise UserError(
             f"{file}: joints are needed; give --{option}_joints FILE, JSON {{name: [x, y]}} or "

@@ -168,13 +168,38 @@ def test_batches_of_frames_change_nothing(home, drive):
 
 def test_faces_are_found_where_no_points_are_given(home, drive, monkeypatch):
     detector = SimpleNamespace(
-        faces=lambda image: [face_points(96)],
+        faces=lambda image, near=None: [face_points(96)],
         mask=lambda image: torch.ones(image.shape[1:]),
     )
     monkeypatch.setattr(detectors, "open_detector", lambda name: detector)
     source = frame_path(home / "data", "imgs", "train", "id0/video/00/0")
     drive("-s", source, "-d", home / "video.mp4", "-o", "f.mp4", own=False)
     assert len(list(open_video("f.mp4"))) == 5
+
+
+def test_a_face_is_followed_through_a_driving_video(home, drive, monkeypatch):
+    """As extract.py heads does: near its last place, and now and then in the whole frame."""
+    searches = []
+
+    def faces(image, near=None):
+        searches.append("whole" if near is None else "near")
+        face = face_points(96)
+        face[[36, 45], 0] = torch.stack([face[:, 0].amin(), face[:, 0].amax()])  # not in profile
+        return [face, face * 0.5] if near is None else [near]
+
+    monkeypatch.setattr(detectors, "open_detector", lambda name: SimpleNamespace(faces=faces))
+    for name, more, expected in (
+        ("a", [], ["whole", *["near"] * 4]),  # 5 frames, 0.1 s apart
+        ("b", ["--detect_every", 2], ["whole", "near", "whole", "near", "whole"]),
+        ("c", ["--detect_every", 1], ["whole"] * 5),
+        ("d", ["--fps", 2], ["whole"]),
+    ):
+        searches.clear()
+        drive("-d", home / "video.mp4", "-o", f"{name}.mp4", *more)
+        assert searches == expected
+    drive("-d", home / "video.mp4", "-o", "second.mp4", "--person", 2)
+    one, second = (next(iter(open_video(f"{name}.mp4")))[1].int() for name in ("a", "second"))
+    assert (one - second).abs().max() > 2  # the points of the smaller face
 
 
 def test_stored_pairs_are_read_by_relative_path(home, drive, tmp_path):

@@ -1,6 +1,8 @@
 import pytest
+import torch
 
 from boxes import Boxes
+from nets.data.detectors import open_detector
 from nets.data.extraction import jobs
 
 
@@ -11,3 +13,23 @@ def boxes(monkeypatch, tmp_path):
     monkeypatch.setattr(jobs, "detector", lambda backend: detector)
     monkeypatch.chdir(tmp_path)
     return detector
+
+
+@pytest.fixture(scope="session")
+def mediapipe():
+    pytest.importorskip("mediapipe", reason="is installed by the extra `extract`")
+    return open_detector()
+
+
+@pytest.fixture(scope="session")
+def dlib():
+    pytest.importorskip("dlib", reason="is installed by the extra `dlib`")
+    return open_detector("dlib")
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """torch's empty cache."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr(torch.hub, "_hub_dir", None)  # an earlier test of this process may set it
+    return tmp_path / "hub/checkpoints"

@@ -100,12 +100,17 @@ def crop_square(image: Tensor, box: FaceBox | tuple[int, int, int], size: int) -
     box    (cx, cy, half side) in pixels, as returned by `face_crop_box`
     """
     cx, cy, half = box
-    pillow = to_pillow(image)
     shrink = 2 * half // max(MOST_SIDE, 2 * size)
     if shrink > 1:  # a square much larger than the result would fill the memory
-        pillow = pillow.reduce(shrink)
+        pillow = to_pillow(image).reduce(shrink)
         cx, cy, half = (round(value / shrink) for value in (cx, cy, half))
-    pillow = pillow.crop((cx - half, cy - half, cx + half, cy + half))
+        pillow = pillow.crop((cx - half, cy - half, cx + half, cy + half))
+    else:  # only the square's pixels are copied
+        h, w = image.shape[1:]
+        left, top = (min(max(0, at - half), end - 1) for at, end in ((cx, w), (cy, h)))
+        part = image[:, top : max(top + 1, cy + half), left : max(left + 1, cx + half)]
+        corner = cx - half - left, cy - half - top
+        pillow = to_pillow(part).crop((*corner, corner[0] + 2 * half, corner[1] + 2 * half))
     return from_pillow(pillow.resize((size, size), Image.Resampling.BICUBIC))
 
 

@@ -23,6 +23,7 @@ from nets.errors import UserError
 
 if TYPE_CHECKING:  # at run time imported when a video is opened: training does not need it
     import av
+    from av.video.reformatter import VideoReformatter
 
 VIDEOS = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".ts", ".mts", ".wmv",
           ".flv", ".3gp", ".ogv", ".gif")  # fmt: skip
@@ -106,18 +107,19 @@ class VideoReader:
             length = "" if self._length is None else f"; it lasts {self._length:.2f} s"
             span = f" from second {start:g} on{length}" if start else ""
             raise UserError(f"{path}: has no frame that can be decoded{span}")
-        height, width = _pixels(first[1], self._shape(first[1])).shape[1:]
+        height, width = _pixels(first[1], self._shape(first[1]), {}).shape[1:]
         self.size = height, width
         rest = min(end, self._length or math.inf) - start
         self.frames = max(1, math.ceil(rest * self.fps - 0.01)) if rest < math.inf else None
 
     def __iter__(self) -> Iterator[tuple[float, Tensor]]:
         self.damage, shape = None, None
+        converters: Converters = {}
         last: tuple[av.VideoFrame, Tensor] | None = None
         for seconds, frame in self._shown():
             shape = shape or self._shape(frame)
             if last is None or frame is not last[0]:  # a higher rate repeats frames
-                last = frame, _pixels(frame, shape)
+                last = frame, _pixels(frame, shape, converters)
             yield seconds, last[1]
         if self.damage:
             print(f"{self.path}: {self.damage}", file=sys.stderr, flush=True)
@@ -266,16 +268,27 @@ def _length(container: av.container.InputContainer, stream: av.VideoStream) -> f
     return None
 
 
-def _pixels(frame: av.VideoFrame, shape: tuple[int, int]) -> Tensor:
-    """A frame as a player shows it, (3, H, W) uint8 RGB; `shape` is (width, height) unrotated."""
+# Kind of frame -> its converter, which holds tables that take longer to prepare than to use.
+Converters = dict[tuple[object, ...], "VideoReformatter"]
+
+
+def _pixels(frame: av.VideoFrame, shape: tuple[int, int], converters: Converters) -> Tensor:
+    """A frame as a player shows it, (3, H, W) uint8 RGB; `shape` is (width, height) unrotated.
+
+    converters  of the frames before, or empty; a new kind of frame adds its own
+    """
+    from av.video.reformatter import Colorspace, VideoReformatter
+
     width, height = shape
     clear = frame.format.name == "pal8" or any(c.is_alpha for c in frame.format.components)
     space = None
     if not frame.format.is_rgb and frame.colorspace == UNKNOWN:
-        space = "itu709" if frame.height >= 720 else "itu601"  # as players assume
+        space = Colorspace.ITU709 if frame.height >= 720 else Colorspace.ITU601  # as players do
     kind = "rgba" if clear else "rgb24"
-    pixels = frame.reformat(
-        width, height, kind, src_colorspace=space, interpolation=EXACT
+    of = (frame.format.name, frame.width, frame.height, frame.colorspace, frame.color_range)
+    converter = converters.setdefault(of, VideoReformatter())
+    pixels = converter.reformat(
+        frame, width, height, kind, src_colorspace=space, interpolation=EXACT
     ).to_ndarray()
     if clear:
         alpha = pixels[..., 3:].astype(np.uint16)

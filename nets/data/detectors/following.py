@@ -1,0 +1,131 @@
+"""People and faces followed through the frames of a video."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from nets.data.detectors.interface import PART, Detector, Person, overlap, same_person
+from nets.data.detectors.places import extent, middle
+
+EVERY = 10  # frames from one search for faces in a whole frame to the next
+CLOSE = 0.2  # seconds between frames in which a face stays about where it was
+TURNED = 0.5  # of its extent, between the outer corners of the eyes: a face in profile has less
+STAYS = 0.25  # of its extent: a face that moves or grows by more is searched anew
+
+
+class Follow:
+    """Follows one person through frames: maps an image to a Person or None.
+
+    number  person to follow: 1 is the largest in the first frame with at least `number` people
+    videos  False: search each image independently of the others
+    """
+
+    def __init__(self, detector: Detector, number: int = 1, videos: bool = True):
+        self.detector, self.number, self.videos = detector, number, videos
+        self._last: Person | None = None
+
+    def __call__(self, image: Tensor) -> Person | None:
+        last = self._last
+        if last is None:
+            people = self.detector.people(image)
+            person = people[self.number - 1] if len(people) >= self.number else None
+        else:  # search near the last place, then the whole image
+            person = _match(self.detector.people(image, near=last), last)
+            person = person or _match(self.detector.people(image), last)
+        if self.videos and person is not None:
+            self._last = person
+        return person
+
+
+class FollowFace:
+    """Follows a face through frames: maps an image to its points (68, 2) or None.
+
+    every    number of frames from one search in the whole frame to the next; between them the face
+             is looked for near its last place, and in the whole frame if it is not there or is seen
+             from the side. 1: always in the whole frame
+    seconds  time from one frame to the next; frames that are too far apart are searched whole
+    number   the face to take where a whole frame is searched; 1: the largest
+
+    The points depend on the frames since the last multiple of `every` alone.
+    """
+
+    def __init__(
+        self, detector: Detector, every: int = EVERY, seconds: float = 0.0, number: int = 1
+    ):
+        self.detector, self.number = detector, number
+        self.every = every if seconds <= CLOSE else 1
+        self._count = 0
+        self._skipped: list[Tensor] = []
+        self._last: Tensor | None = None
+
+    def skip(self, image: Tensor) -> None:
+        """Pass over a frame. Later frames get the points that they get if it is not skipped."""
+        if self._count % self.every == 0:
+            self._skipped, self._last = [], None
+        self._skipped.append(image)
+        self._count += 1
+
+    def __call__(self, image: Tensor) -> Tensor | None:
+        self.skip(image)
+        for one in self._skipped:
+            self._last = self._find(one, self._last)
+        self._skipped = []
+        return self._last
+
+    def _find(self, image: Tensor, last: Tensor | None) -> Tensor | None:
+        if last is not None and not _is_turned(last):
+            for points in self.detector.faces(image, near=last):
+                if _stays(points, last):
+                    return points
+        faces = self.detector.faces(image)
+        return faces[self.number - 1] if len(faces) >= self.number else None
+
+
+class FollowPeople:
+    """Follows all people through frames: maps an image to a list of Person, the largest first.
+
+    every  number of frames from one search in the whole frame to the next; between them people are
+           looked for near their last places, and in the whole frame if one is not there. Who comes
+           in between is found at the next search. 1: always in the whole frame
+    """
+
+    def __init__(self, detector: Detector, every: int = 1):
+        self.detector, self.every = detector, every
+        self._count = 0
+        self._last: list[Person] = []
+
+    def __call__(self, image: Tensor) -> list[Person]:
+        again = self._count % self.every == 0
+        self._count += 1
+        followed = [] if again else self._near(image)
+        self._last = followed or self.detector.people(image)
+        return self._last
+
+    def _near(self, image: Tensor) -> list[Person]:
+        """The people near their last places; none if anybody is lost."""
+        people: list[Person] = []
+        for last in self._last:
+            person = _match(self.detector.people(image, near=last), last)
+            if person is None or any(same_person(person, other) for other in people):
+                return []
+            people.append(person)
+        return sorted(people, key=lambda person: -person.extent)
+
+
+def _match(people: list[Person], last: Person) -> Person | None:
+    """The first person that overlaps `last` and is not just a part of it, or None."""
+    for person in people:
+        if overlap(person.box, last.box) and person.extent >= PART * last.extent:
+            return person
+    return None
+
+
+def _is_turned(points: Tensor) -> bool:
+    """True if a face is seen from the side, where the points of a followed one are unsure."""
+    return (points[36] - points[45]).norm().item() < TURNED * extent(points)
+
+
+def _stays(points: Tensor, last: Tensor) -> bool:
+    room = STAYS * extent(last)
+    moved = (middle(points) - middle(last)).norm().item()
+    return moved < room and abs(extent(points) - extent(last)) < room

@@ -1,0 +1,44 @@
+"""MediaPipe's networks up to 0.10.21 compared with the demo world's ground truth."""
+
+import torch
+
+from nets.worlds.people.world import PeopleWorld
+
+
+def test_joints_of_demo_people_are_near_the_truth(mediapipe):
+    world, errors = PeopleWorld("test", 384), []
+    for i in range(8):
+        sample = world[(0, i)]
+        (person, *_) = mediapipe.people(sample["target"])
+        assert person.joints.shape == (17, 2) and person.joints.dtype == torch.float32
+        errors.append((person.joints[:15] - sample["joints"]).norm(dim=-1))
+        for ear in person.joints[15:]:  # near the nose, if the ear is visible
+            assert ear.isnan().all() or (ear - sample["joints"][14]).norm() < 60
+    errors = torch.stack(errors)
+    assert errors.isnan().float().mean() < 0.15
+    assert errors[~errors.isnan()].median() < 12  # of 384 pixels
+
+
+def test_several_people_are_sorted_by_size_and_one_can_be_followed(mediapipe):
+    world = PeopleWorld("test", 320)
+    small, large = PeopleWorld("test", 224)[(0, 3)], world[(0, 8)]
+    image = torch.full((3, 340, 760), 120, dtype=torch.uint8)
+    image[:, 60:284, 60:284] = small["target"]
+    image[:, :320, 400:720] = large["target"]
+    truth = [large["joints"] + torch.tensor([400, 0]), small["joints"] + torch.tensor([60, 60])]
+    people = mediapipe.people(image)
+    assert len(people) == 2 and people[0].extent > people[1].extent
+    for person, joints in zip(people, truth, strict=True):
+        assert (person.joints[:15] - joints).norm(dim=-1).nanmean() < 20
+    (followed,) = mediapipe.people(image, near=people[1])
+    assert (followed.joints[:15] - truth[1]).norm(dim=-1).nanmean() < 20
+
+
+def test_masks_and_images_without_people(mediapipe):
+    sample = PeopleWorld("test", 256)[(0, 1)]
+    mask = mediapipe.mask(sample["target"])
+    assert mask.shape == (256, 256) and mask.min() >= 0 and mask.max() <= 1
+    inside, outside = mask[sample["mask"]].mean(), mask[~sample["mask"]].mean()
+    assert inside > outside + 0.3
+    empty = torch.full((3, 96, 128), 90, dtype=torch.uint8)
+    assert mediapipe.people(empty) == [] and mediapipe.faces(empty) == []

@@ -1,0 +1,85 @@
+"""MediaPipe from 1.0: meshes as points, and the same results as the older interface."""
+
+import types
+
+import pytest
+import torch
+
+from helpers import bundle
+from nets.data.detectors.solutions import MediaPipe
+from nets.data.detectors.tasks import MediaPipeTasks
+from nets.skeletons import MESH_68
+from nets.worlds.people.world import PeopleWorld
+
+
+class Mark:
+    def __init__(self, x, y):
+        self.x, self.y = x, y
+
+
+class Scripted(MediaPipeTasks):
+    """A face whose mesh has the corners of the image, as MediaPipe gives it."""
+
+    def __init__(self):
+        self.searched = []
+
+    def _run(self, part, image):
+        self.searched.append(tuple(image.shape[1:]))
+        mesh = [Mark(i / 477, 1 - i / 477) for i in range(478)]
+        return types.SimpleNamespace(face_landmarks=[mesh])
+
+
+def test_the_mesh_of_a_face_becomes_68_points_in_pixels():
+    detector = Scripted()
+    (face,) = detector.faces(torch.zeros(3, 100, 200, dtype=torch.uint8))
+    assert face.shape == (68, 2) and detector.searched == [(100, 200)]  # no tiles
+    at = MESH_68[30] / 477
+    assert face[30].tolist() == pytest.approx([200 * at, 100 * (1 - at)], abs=1e-3)
+    near = torch.tensor([[60.0, 40.0], [80.0, 60.0]]).repeat(34, 1)
+    (face,) = detector.faces(torch.zeros(3, 100, 200, dtype=torch.uint8), near=near)
+    assert detector.searched[-1] == (44, 44)  # a square around the face
+    assert face.amin(0).tolist() >= [48, 28] and face.amax(0).tolist() <= [92, 72]
+
+
+@pytest.fixture
+def both(tmp_path, cache):
+    """MediaPipe's two detectors with the same networks, those in the package up to 0.10.21."""
+    mediapipe = pytest.importorskip("mediapipe", reason="is installed by the extra `extract`")
+    if not hasattr(mediapipe, "solutions"):
+        pytest.skip("this mediapipe holds no networks")
+    from importlib.resources import files
+
+    from mediapipe.tasks.python.metadata.metadata_writers.metadata_writer import MetadataWriter
+
+    def network(name, mean, deviation):
+        content = (files("mediapipe") / "modules" / f"{name}.tflite").read_bytes()
+        writer = MetadataWriter.create(bytearray(content))
+        writer.add_image_input([mean], [deviation])
+        return bytes(writer.populate()[0])
+
+    cache.mkdir(parents=True)
+    pose = bundle(
+        pose_detector=network("pose_detection/pose_detection", 127.5, 127.5),
+        pose_landmarks_detector=network("pose_landmark/pose_landmark_full", 0.0, 255.0),
+    )
+    (cache / "pose_landmarker_full.task").write_bytes(pose)
+    masks = network("selfie_segmentation/selfie_segmentation", 0.0, 255.0)
+    (cache / "selfie_segmenter.tflite").write_bytes(masks)
+    return MediaPipe(mediapipe), MediaPipeTasks(mediapipe)
+
+
+# MediaPipe's writer of metadata leaves files open.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_tasks_find_the_people_and_masks_of_the_older_interface(both):
+    new = both[1]
+    world, errors = PeopleWorld("test", 384), []
+    for i in range(3):
+        sample = world[(0, i)]
+        (person, *_), (again, *_) = (detector.people(sample["target"]) for detector in both)
+        errors.append((again.joints - person.joints).norm(dim=-1))
+        (near,) = new.people(sample["target"], near=again)
+        assert abs(near.extent - again.extent) < 0.15 * again.extent
+    assert torch.cat(errors).nanmean() < 8  # of 384 pixels: other crops around the people
+    masks = [detector.mask(sample["target"]) for detector in both]
+    assert masks[1].shape == (384, 384) and (masks[0] - masks[1]).abs().mean() < 0.03
+    assert new.people(torch.full((3, 96, 128), 90, dtype=torch.uint8)) == []

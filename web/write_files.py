@@ -27,7 +27,7 @@ from nets.worlds.heads.export import motion
 from nets.worlds.heads.videos import RANGES, HeadVideos
 
 SIZE = 192  # side of the drawn head, pixels
-PERSON, DRIVER, CLIP = 3, 63, 1  # of the demo world's test persons and clips
+PERSON, DRIVER, CLIP = 6, 63, 1  # of the demo world's test persons and clips
 FRAMES = 100
 
 
@@ -71,11 +71,11 @@ def rounded(points: Tensor) -> str:
     return json.dumps(tenths.tolist(), separators=(",", ":"))
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--folder", type=Path, default=Path(__file__).parent,
                         help="folder to write; default: that of this file")  # fmt: skip
-    folder = parser.parse_args().folder
+    folder = parser.parse_args(argv).folder
     (folder / "demo").mkdir(parents=True, exist_ok=True)
     (folder / "tables.json").write_text(json.dumps(tables()) + "\n")
     with torch.no_grad():

@@ -1,10 +1,10 @@
 """Writes the files of the page that come from Python: numbers, and the demo person.
 
-    python web/write_files.py
+python web/write_files.py
 
-    tables.json             places of the 68 points in MediaPipe's mesh; lines of a stick figure
-    demo/source*            a drawn head: image, mask and 68 points
-    demo/driving.json       68 points of another one who talks, 25 frames a second, (T, 68, 2)
+tables.json             places of the 68 points in MediaPipe's mesh; lines of a stick figure
+demo/source*            a drawn head: image, mask and 68 points
+demo/driving.json       68 points of another one who talks, 25 frames a second, (T, 68, 2)
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -184,8 +185,10 @@ def test_files_that_are_no_avatar_are_refused_in_one_line():
         [onnx_bytes(**{**identity, "guise_weights": "b"}), whole],
         [onnx_bytes(**identity), onnx_bytes(**broken)],
     ]
-    got = node(pairs, """Promise.all(given.map((pair) => caught(() => avatar.Avatar.open(null,
-        pair.map((bytes, i) => ({ name: "ab"[i], bytes: Uint8Array.from(bytes) }))))))""")  # fmt: skip
+    got = node(pairs, """Promise.all(given.map((pair) => caught(() => {
+        const file = (bytes, i) => ({ name: "ab"[i], bytes: Uint8Array.from(bytes) });
+        return avatar.Avatar.open(null, pair.map(file));
+    })))""")  # fmt: skip
     assert got == [
         "a: is not an ONNX file",
         "a: is not an ONNX file",
@@ -195,6 +198,12 @@ def test_files_that_are_no_avatar_are_refused_in_one_line():
         "b: of other weights than a; export both again",
         "b: this page has no use_source_background",
     ]
+
+
+def test_no_file_of_the_page_names_another_server():
+    files = [WEB / "index.html", WEB / "style.css", *(WEB / "js").iterdir()]
+    assert len(files) >= 6
+    assert not [file.name for file in files if re.search(r"https?:|[\"'(]//", file.read_text())]
 
 
 @pytest.fixture(scope="module")

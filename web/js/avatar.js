@@ -12,7 +12,7 @@ const UNKNOWN = ["mask_source_and_target", "use_source_background"];
 //   provider  "webgpu", "wasm", or null for WebGPU where there is one
 //   threads   of wasm; null: up to 4. More than one needs a page that is cross-origin isolated
 export async function openRuntime({ provider = null, threads = null } = {}) {
-  provider ??= (await navigator.gpu?.requestAdapter()) ? "webgpu" : "wasm";
+  provider ??= (await hasGpu()) ? "webgpu" : "wasm";
   const ort = await import(`${RUNTIME}${provider}.bundle.min.mjs`).catch(() => {
     throw new Error("onnxruntime-web is not there: run `npm ci` in web/");
   });
@@ -22,6 +22,12 @@ export async function openRuntime({ provider = null, threads = null } = {}) {
   ort.env.logLevel = "error";
   const wasm = `wasm, ${threads} thread${threads > 1 ? "s" : ""}`;
   return { ort, provider, threads, about: provider === "webgpu" ? "WebGPU" : wasm };
+}
+
+// True if WebGPU has a graphics processor, not an emulation, which is slower than wasm.
+async function hasGpu() {
+  const adapter = await navigator.gpu?.requestAdapter();
+  return Boolean(adapter && !adapter.info.isFallbackAdapter);
 }
 
 export class Avatar {

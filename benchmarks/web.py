@@ -24,8 +24,7 @@ from typing import Any
 
 import torch
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.machine import write_report
 from nets import api, exports
 from nets.bilayer import build
@@ -33,6 +32,7 @@ from nets.bilayer.options import parse
 from nets.onnx_files import Session
 from nets.run import checkpoints
 
+ROOT = Path(__file__).resolve().parents[1]
 CONFIG = "faces_128.yaml"
 THREADS = (1, 2)
 FRAMES = 40  # of a round; the first ten are not counted

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from nets.bilayer import Bilayer, build, standing_statistics
-from nets.bilayer.data import Avatars, further_tests, open_avatars, prepare
+from nets.bilayer.data import Avatars, further_tests, open_avatars, poses_of, prepare
 from nets.bilayer.experiment import Experiment, printing_to
 from nets.bilayer.losses import Losses
 from nets.bilayer.objective import Scores, mean_scores, naming_options, open_losses
@@ -160,6 +160,8 @@ def train(
     states = {f"optimizer_{name}": opt for name, opt in optimizers.items()}
     fresh = not run.resume(model=net, ema=ema, losses=losses, precision=precision, **states)
     if fresh:
+        if args.pse_init == "whitened" and "keypoints_embedder" in optimizers:
+            net.keypoints_embedder.whiten(poses_of(data))
         start(run, args, net, optimizers, step_epoch)
         if ema:
             ema.load_state_dict(EMA(net, decay).state_dict())

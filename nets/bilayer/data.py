@@ -67,6 +67,25 @@ class Mixed:
 Avatars = AvatarFolder | AvatarList | HeadVideos | Mixed  # the datasets that this system takes
 
 
+def poses_of(data: Dataset, count: int = 512) -> Tensor:
+    """The poses (N, 2 K) of up to `count` samples, evenly spaced in the first epoch.
+
+    Samples that cannot be read are left out. Raises UserError if fewer than two poses are left.
+    """
+    count = min(count, len(data))
+    poses = []
+    for i in range(count):
+        try:
+            sample = data[0, i * len(data) // count]
+        except BadSample:
+            continue
+        poses += [sample[f"{role}_poses"] for role in ("source", "target")]
+    found = torch.cat(poses) if poses else torch.empty(0, 1)
+    if len(found) < 2:
+        raise UserError(f"{data.name}: pse_init whitened needs two poses at least")
+    return found
+
+
 def prepare(batch: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Tensor]:
     """The networks' inputs from a batch, float32, on the batch's device.
 

@@ -50,6 +50,7 @@ DEFAULTS: dict[str, Any] = {
     "pse_activation_type": "leakyrelu",
     "pse_use_harmonic_enc": False,
     "pse_num_harmonics": 4,
+    "pse_init": "published",
     "tex_num_channels": 64,
     "tex_max_channels": 512,
     "tex_norm_layer_type": "ada_spade_bn",

@@ -39,7 +39,7 @@ from nets.bilayer.published_options import RENAMED
 from nets.contracts import Dataset
 from nets.data.heads.videos import AvatarFolder, AvatarList
 from nets.errors import UserError
-from nets.run import options
+from nets.run import checkpoints, options
 from nets.run.files import Appending, write_atomic, write_text
 from nets.run.images import tile
 from nets.run.log import Board, forget_later
@@ -266,11 +266,16 @@ def to_cpu(state: Any) -> Any:
 
 
 def network_file(experiment: str | Path, epoch: str | int, name: str) -> Path:
-    """The path EXPERIMENT/checkpoints/EPOCH_NAME.pth.
+    """The path EXPERIMENT/checkpoints/EPOCH_NAME.pth; without an epoch a checkpoint of guise.
 
+    experiment  a folder; with epoch "none" also a run folder or a checkpoint of guise
     Raises UserError that lists the available epochs if it is missing.
     """
     folder = Path(experiment) / "checkpoints"
+    if str(epoch) == "none":
+        if epochs(experiment, name) and not any(folder.glob("step_*.pt")):
+            raise UserError(f"init_which_epoch: must be given with {experiment}")
+        return checkpoints.find(experiment)
     path = folder / f"{epoch}_{name}.pth"
     if path.is_file():
         return path

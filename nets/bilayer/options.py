@@ -39,7 +39,8 @@ def parser(description: str) -> options.Parser:
     g = p.add_argument_group("start")
     add = g.add_argument
     add("--init_experiment_dir", type=str, default="",
-        help="experiment to load networks from, a folder with checkpoints/")
+        help="experiment to load networks from, a folder with checkpoints/; or, without "
+        "init_which_epoch, a run or a checkpoint of guise")
     add("--init_networks", type=Names, default="",
         help="networks to load from init_experiment_dir")
     add("--init_which_epoch", type=Epoch, default="none",
@@ -213,8 +214,6 @@ def _check(args: options.Namespace) -> None:
             raise UserError("output_segmentation false: losses_train must not have segmentation")
     if bool(args.init_experiment_dir) != bool(args.init_networks):
         raise UserError("init_experiment_dir and init_networks: give both or neither")
-    if args.init_networks and str(args.init_which_epoch) == "none":
-        raise UserError("init_which_epoch: must be given with init_networks")
     if args.frozen_networks and not set(args.networks_to_train) - set(args.frozen_networks):
         raise UserError("frozen_networks: no network is left to train")
     if args.augment_with_general:
@@ -247,6 +246,8 @@ def check_values(args: Mapping[str, Any], where: str = "") -> None:
             f"pse_in_channels{where}: must be 2 x num_keypoints = {2 * args['num_keypoints']}, got "
             f"{args['pse_in_channels']}"
         )
+    if args["pse_init"] == "whitened" and args["pse_use_harmonic_enc"]:
+        raise UserError(f"pse_init{where}: whitened is not for pse_use_harmonic_enc")
     if args["output_stickmen"] and args["num_keypoints"] != 68:
         raise UserError(f"output_stickmen{where}: stick figures need 68 keypoints")
     if args["mask_source_and_target"] and not args["output_segmentation"]:

@@ -36,6 +36,7 @@ from nets.bilayer.published_options import (
     refuse,
 )
 from nets.errors import UserError
+from nets.run import checkpoints
 from nets.run import options as run_options
 from nets.spectral import settle
 from nets.tensor_files import read_plain, require
@@ -277,8 +278,20 @@ def _plain(path: Path) -> dict[str, Tensor]:
 
 
 def _state(path: Path, name: str) -> dict[str, Tensor]:
-    """The state dict of a file. Raises UserError if it is not that of the network `name`."""
-    state = _plain(path)
+    """The state dict of a file, or of the network `name` in a checkpoint of guise.
+
+    Raises UserError if it is not that of this network.
+    """
+    if path.suffix in (".pt", ".safetensors"):
+        parts = checkpoints.read(path, "bilayer")["parts"]
+        model = parts["model"] | parts.get("ema", {}).get("average", {})
+        state = {
+            key.removeprefix(f"{name}."): value
+            for key, value in model.items()
+            if key.startswith(f"{name}.")
+        }
+    else:
+        state = _plain(path)
     if not any(key.startswith(BEGINNINGS[name]) for key in state):
         first = ", ".join(list(state)[:3]) or "nothing"
         raise UserError(f"{path}: not a bilayer {name.replace('_', ' ')}: it holds {first}")

@@ -237,6 +237,9 @@ def _networks(p: Parser) -> None:
     switch("emb_apply_masks", "cut out the images of the identity embedder by their masks")
     switch("pse_emb_source_pose", "embed the source's pose as well")
     switch("pse_use_harmonic_enc", "harmonic encoding of the points")
+    add("pse_init", Literal["published", "whitened"],
+        "start of the keypoints embedder; whitened: the principal components of the training "
+        "poses, of equal variance")
     switch("inf_pred_segmentation", "predict masks")
     switch("inf_pred_source_data", "render the source as well")
     switch("inf_calc_grad", "gradients through an inference generator that is not trained")

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from avatar_folder import face_points, write_folder
-from nets.bilayer.data import open_avatars, prepare, stickmen
+from nets.bilayer.data import open_avatars, poses_of, prepare, stickmen
 from nets.data.heads.faces import pose_points, write_keypoints
 from nets.data.heads.videos import AvatarFolder, AvatarList, frame_path, paper_frames, read_frame
 from nets.data.io.images import write_image
@@ -41,6 +41,22 @@ def test_papers_frames_lie_at_the_fractions_of_the_spec():
     assert paper_frames(10001, 5, 0.0) == [0, 2361, 4721, 7082, 9443]
     assert paper_frames(2, 2, 0.5) == [0, 1]  # round(0.5) is 0: half to even; frac(.5 + sqrt 5)
     assert paper_frames(1, 3, 0.9) == [0, 0, 0]
+
+
+def test_poses_of_a_dataset_leave_out_what_cannot_be_read(folder):
+    data = open_avatars({**OPTIONS, "data": folder}, "train")
+    whole = poses_of(data)
+    assert whole.shape == (2 * len(data), 136)
+    assert torch.equal(poses_of(data, 1), whole[:2])
+
+    class Torn(AvatarFolder):
+        def __getitem__(self, place):
+            if place[1]:
+                raise BadSample("x", "is torn")
+            return super().__getitem__(place)
+
+    data.__class__ = Torn
+    assert torch.equal(poses_of(data), whole[:2])
 
 
 def test_a_sample_is_one_persons_frames_in_the_documented_form(folder):

@@ -239,6 +239,26 @@ def test_harmonic_encoding_is_keypoint_major():
     )
 
 
+@pytest.mark.parametrize("spectral", [True, False])
+def test_a_whitened_start_shows_small_motions_as_much_as_large_ones(spectral):
+    options = {} if spectral else {"spn_networks": []}
+    net = model(pse_num_blocks=1, **options).keypoints_embedder.eval()
+    draws = torch.randn(500, 2, generator=torch.Generator().manual_seed(0))
+    motion = torch.zeros(2, 136)
+    motion[0] = 0.3  # the whole face
+    motion[1, 124] = 0.02  # a point of the mouth
+    poses = draws @ motion + 0.1
+    net.whiten(poses)
+
+    def change(row):
+        moved = net((poses.mean(0) + row)[None, None]) - net(poses.mean(0)[None, None])
+        return float(moved.detach().norm())
+
+    assert 0.7 < change(motion[1]) / change(motion[0]) < 1.4
+    still = net(poses.mean(0)[None, None]).detach()
+    assert float(still.abs().max()) < 0.05 * change(motion[0])
+
+
 def test_source_masks_and_frames():
     net = model().identity_embedder.eval()
     data = batch(b=2, n=3)

@@ -8,11 +8,13 @@ import torch
 
 import train_bilayer
 from avatar_folder import write_folder
+from nets import published
 from nets.bilayer.experiment import network_file
 from nets.bilayer.options import parse
 from nets.errors import UserError
 from nets.run import checkpoints
 
+ROOT = Path(__file__).parents[2]
 SMOKE = ["--config", "smoke_bilayer.yaml"]
 BASE = ["identity_embedder", "texture_generator", "keypoints_embedder", "inference_generator"]
 
@@ -160,6 +162,7 @@ def test_every_flag_of_the_published_tables_is_there():
             ],
             "augment_with_general_ratio: not implemented",
         ),
+        (["--pse_init", "whitened", "--pse_use_harmonic_enc"], "pse_init: whitened is not for"),
         (["--precision", "fp16", "--amp_loss_scale", "128"], "amp_loss_scale: must be dynamic"),
     ],
 )
@@ -223,6 +226,27 @@ def test_fine_tuning_freezes_and_goes_on_from_an_epoch(tmp_path, capsys):
         before = torch.load(base / f"checkpoints/2_{name}.pth")
         weights = [k for k in before if k.endswith("weight_orig")]
         assert all(torch.equal(content[f"{name}.{k}"], before[k]) for k in weights) == same
+
+
+def test_a_run_starts_from_a_run_or_from_weights_alone(tmp_path, capsys):
+    base = train(tmp_path, "--num_epochs", 2, "--skip_test", name="base")
+    for file in (base / "checkpoints").glob("*.pth"):
+        file.unlink()
+    step = checkpoints.find(base)
+    before = checkpoints.read(step)
+    weights = tmp_path / "base.safetensors"
+    published.write_weights(weights, before)
+    more = ["--init_networks", ", ".join(BASE), "--frozen_networks", "inference_generator",
+            "--num_epochs", 1, "--skip_test"]  # fmt: skip
+    for place, source in (("newest", base), ("file", step), ("weights", weights)):
+        folder = train(tmp_path, "--init_experiment_dir", source, *more, name=place)
+        after = checkpoints.read(checkpoints.find(folder))["parts"]["model"]
+        key = "inference_generator.gen_inf.blocks.0.block.1.weight_orig"
+        assert torch.equal(after[key], before["parts"]["model"][key])
+        assert "inference_generator from" in capsys.readouterr().out
+    landmarks = ROOT / "nets/trained/landmarks.safetensors"
+    said = refused(capsys, tmp_path, "--init_experiment_dir", landmarks, *more)
+    assert "a checkpoint of landmarks, not of bilayer" in said
 
 
 def test_which_epoch_goes_on_where_that_epoch_ended(tmp_path, capsys):

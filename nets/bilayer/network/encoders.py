@@ -131,6 +131,11 @@ def frequencies(count: int) -> Tensor:
     return (torch.pi * 2.0 ** torch.arange(count)).view(1, 1, -1)
 
 
+COMPONENTS = 48  # of poses, for `KeypointsEmbedder.whiten`
+GAIN = 0.3  # deviation of the outputs: larger ones drown the generator's residual branches
+NOISE = 0.002  # deviation of poses, in [-1, 1], below which components count as noise
+
+
 class KeypointsEmbedder(nn.Module):
     """The pose embedding of keypoints, which is the inference generator's input.
 
@@ -186,6 +191,33 @@ class KeypointsEmbedder(nn.Module):
             angles = (x[..., None] * self.frequencies).flatten(2)
             x = torch.cat([angles.sin(), angles.cos()], dim=2)
         return self.net.mlp(x.flatten(0, 1)).view(*poses.shape[:2], *self.output_shape)
+
+    @torch.no_grad()
+    def whiten(self, poses: Tensor) -> None:
+        """Start the first layer from the principal components of poses (N, 2 K), N > 1.
+
+        The position and the turn of a head move all keypoints far. Mouth and lids move few of them,
+        by a hundredth of that. With the usual start, the layer hardly sees them, and the network
+        does not learn them for thousands of steps. Here all of the first `COMPONENTS` principal
+        components reach the outputs with the same variance. Their directions are random.
+        """
+        if self.harmonics:
+            raise ValueError("bilayer: pse_init whitened is not for pse_use_harmonic_enc")
+        layer = self.net.mlp[0]
+        assert isinstance(layer, Linear) and layer.bias is not None
+        poses = poses.detach().cpu().double()
+        mean = poses.mean(0)
+        _, size, axes = torch.linalg.svd(poses - mean, full_matrices=False)
+        deviation = (size / len(poses) ** 0.5)[:COMPONENTS, None]
+        basis = axes[:COMPONENTS] * deviation / (deviation.square() + NOISE**2)
+        directions = torch.randn(layer.out_features, len(basis), dtype=torch.float64)
+        weight = GAIN * len(basis) ** -0.5 * directions @ basis
+        (layer.weight_orig if layer.spectral else layer.weight).copy_(weight)
+        if layer.spectral:
+            layer.iterate(10)
+        training, layer.training = layer.training, False
+        layer.bias.copy_(-layer.effective_weight().cpu().double() @ mean)
+        layer.training = training
 
 
 class Discriminator(nn.Module):

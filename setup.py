@@ -42,6 +42,7 @@ DLIB = ["dlib-bin", "face_recognition_models"]
 APP = ["gradio==6.31.0"]  # pinned: its page is tested in a browser
 EXPORT = ["onnx", "onnxscript", "onnxruntime"]
 HUB = ["huggingface_hub>=2"]
+BROWSER = ["selenium==4.51.0"]  # drives Chromium in tests
 
 
 def extension():
@@ -147,12 +148,13 @@ setup(
         "hub": HUB,  # checkpoints as hf://OWNER/NAME
         "app": APP,
         # Kept apart from `test`: Gradio asks for older versions of what the other tests run on.
-        "test-app": [*APP, "selenium==4.51.0"],
+        "test-app": [*APP, *BROWSER],
         "plot": ["matplotlib"],  # scatter plots of evaluate.py
         "test": [
             *DLIB,
             *EXPORT,
             *HUB,
+            *BROWSER,
             "scipy",
             "matplotlib",
             "pytest==9.2.0",

@@ -1,32 +1,24 @@
 """The page of app.py as a user sees it, in headless Chromium."""
 
 import json
-import shutil
 import time
 from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
 
 from app_runs import serving, write_runs
+from browser import CHROMIUM, DRIVER, MISSING, find, opened, until, write_camera
 from nets.app_examples import KnownDetector, draw_examples
+from nets.data.heads.faces import to_pillow
 from nets.data.io.images import read_image
 from nets.data.io.video import open_video
 
-CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.filterwarnings("ignore"),  # Selenium's and Gradio's are not this project's
-    pytest.mark.skipif(
-        not (CHROMIUM and DRIVER), reason="Debian's chromium and chromium-driver are not installed"
-    ),
+    pytest.mark.skipif(not (CHROMIUM and DRIVER), reason=MISSING),
 ]
-FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-         "--disable-background-networking", "--disable-component-update", "--disable-sync",
-         "--window-size=1440,1250", "--use-fake-device-for-media-stream",
-         "--use-fake-ui-for-media-stream")  # fmt: skip
-WAIT = 90  # seconds; two busy cores
 # In the server: a detector that finds one face everywhere, as the extra `extract` would.
 DETECTOR = """
 import torch
@@ -44,11 +36,8 @@ def files(tmp_path_factory):
     pytest.importorskip("selenium", reason="Selenium is not installed")
     folder, detector = tmp_path_factory.mktemp("files"), KnownDetector()
     examples = draw_examples(folder, detector)
-    camera = folder / "camera.mjpeg"
-    with open(camera, "wb") as file:
-        for _, image in open_video(examples["bilayer"].clip):
-            frame = Image.fromarray(image.permute(1, 2, 0).numpy()).resize((320, 240))
-            frame.save(file, format="JPEG", quality=90)
+    frames = (to_pillow(image) for _, image in open_video(examples["bilayer"].clip))
+    camera = write_camera(folder / "camera.mjpeg", (f.resize((320, 240)) for f in frames))
     points = detector.faces(read_image(examples["bilayer"].photos[0], None))[0]
     bad = folder / "bad.png"
     bad.write_bytes(b"not an image")
@@ -64,41 +53,13 @@ def address(files, tmp_path_factory):
 
 @pytest.fixture
 def browser(address, files, tmp_path):
-    from selenium import webdriver
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for flag in (*FLAGS, f"--user-data-dir={tmp_path / 'profile'}",
-                 f"--use-file-for-fake-video-capture={files['camera']}"):  # fmt: skip
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
+    driver = opened(tmp_path / "profile", files["camera"], "--disable-gpu")
     try:
         driver.get(address)
         until(lambda: find(driver, "#transfer-vunet").is_displayed())
         yield driver
     finally:
         driver.quit()
-
-
-def find(browser, selector):
-    return browser.find_element("css selector", selector)
-
-
-def until(condition):
-    """Wait until a condition holds; returns its value. Elements may not be there yet."""
-    from selenium.common.exceptions import WebDriverException
-
-    end = time.monotonic() + WAIT
-    while True:
-        try:
-            value = condition()
-        except WebDriverException:
-            value = None
-        if value:
-            return value
-        assert time.monotonic() < end, "nothing happened"
-        time.sleep(0.2)
 
 
 def tab(browser, name):

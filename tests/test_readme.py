@@ -213,6 +213,18 @@ def test_figures_of_int8_are_those_of_the_benchmark():
             assert value is None or equal_as_written(cell.strip(), value), f"{kind}: {column}"
 
 
+def test_figures_of_the_browser_are_those_of_the_benchmark():
+    page = (ROOT / "docs/web.md").read_text(encoding="utf-8").partition("## Speed\n")[2]
+    ways = json.loads((ROOT / "benchmarks/results/web-cpu.json").read_text("utf-8"))["ways"]
+    rows = re.findall(r"^\| (\d) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \|$", page, re.MULTILINE)
+    assert [threads for threads, *_ in rows] == ["1", "2"]
+    for threads, ms, rate, python in rows:
+        wasm = ways[f"wasm, threads: {threads}"]
+        assert equal_as_written(ms, wasm["ms"])
+        assert equal_as_written(rate, wasm["frames_per_second"])
+        assert equal_as_written(python, ways[f"Python, threads: {threads}"]["ms"])
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_row_of_a_table_has_as_many_cells_as_its_heading(page):
     text = without_code(page.read_text(encoding="utf-8"))
@@ -296,7 +308,7 @@ FOREIGN = {
     "--nproc_per_node", "--tags", "--dataset_dir", "--set_name", "--output_dir", "--heads",
     "--folder", "--trained", "--torch7", "--only", "--local-rank", "--bsize", "--imwidth",
     "--Werror", "--nnodes", "--rdzv_backend", "--rdzv_endpoint", "--download",
-    "--persons", "--poses", "--clips", "--videos", "--batches",
+    "--persons", "--poses", "--clips", "--videos", "--batches", "--prefix",
 }  # fmt: skip
 
 

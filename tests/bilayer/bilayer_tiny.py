@@ -39,13 +39,21 @@ def model(seed=0, networks=None, **options):
     return build({**OPTIONS, **options}, networks)
 
 
-def avatar_run(folder):
-    """A run folder with a checkpoint of the networks that infer.py needs."""
+def avatar_run(folder, lively=False):
+    """A run folder with a checkpoint of the networks that infer.py needs.
+
+    lively  the pose changes the image clearly, which it hardly does before a training
+    """
+    options = {**OPTIONS, "spn_networks": []} if lively else OPTIONS
     net = model(networks=["identity_embedder", "texture_generator", "keypoints_embedder",
-                          "inference_generator"])  # fmt: skip
+                          "inference_generator"], **options)  # fmt: skip
+    if lively:
+        with torch.no_grad():
+            for name, parameter in net.keypoints_embedder.named_parameters():
+                parameter.mul_(6 if name.endswith("weight") else 1)
     path = folder / "bilayer/checkpoints/step_00000003.pt"
     path.parent.mkdir(parents=True)
-    content = {"system": "bilayer", "step": 3, "options": OPTIONS}
+    content = {"system": "bilayer", "step": 3, "options": options}
     checkpoints.write(path, content | {"parts": {"model": net.state_dict()}})
     return folder / "bilayer"
 

@@ -1,0 +1,116 @@
+"""Head avatars on real clips, of persons seen in training and of others, from two starts.
+
+python extract.py heads VIDEOS -o HEADS --phase train --sampling_rate 3 --image_size 128
+python benchmarks/real_avatars.py HEADS --start RUN
+
+HEADS holds PERSON/VIDEO/SEQUENCE. Every third person is never trained on. Of the others, the first
+two thirds of each sequence train a network of faces_128.yaml with real_heads.yaml, and the rest is
+scored. RUN, of faces_128.yaml, is the start of one network; the other starts untrained, with the
+same steps. Writes benchmarks/results/real-avatars.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+from benchmarks.machine import write_report  # noqa: E402
+
+KINDS = ("imgs", "keypoints", "segs")
+FRAMES = 16  # of a clip that are scored
+PROTOCOL = {
+    "seen": "the last third of each sequence of persons whose first two thirds were trained on",
+    "unseen": "the whole clips of every third person, of whom no frame was trained on",
+    "starts": "demo world: both starts have the same real steps; untrained: no other steps",
+}
+
+
+def link(data: Path, root: Path, phase: str, frames: list[Path]) -> None:
+    """Links of frames, paths PERSON/VIDEO/SEQUENCE/FRAME of `data`, in another phase of `root`."""
+    for kind in KINDS:
+        for frame in frames:
+            found = sorted((data / kind / "train" / frame.parent).glob(f"{frame.name}.*"))
+            for file in found:
+                target = root / kind / phase / frame.parent / file.name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                os.symlink(file.resolve(), target)
+
+
+def split(data: Path, seen: Path, unseen: Path) -> dict[str, int]:
+    """Write both datasets as links; the persons and frames of each part."""
+    persons = sorted(f.name for f in (data / "imgs/train").iterdir() if f.is_dir())
+    counts = {"persons_seen": 0, "persons_unseen": 0, "train": 0, "seen": 0, "unseen": 0}
+    for number, person in enumerate(persons):
+        out = number % 3 == 2
+        counts["persons_unseen" if out else "persons_seen"] += 1
+        base = data / "imgs/train"
+        for sequence in sorted(f for f in (base / person).glob("*/*") if f.is_dir()):
+            frames = [f.relative_to(base).with_suffix("") for f in sorted(sequence.iterdir())]
+            cut = 0 if out else len(frames) * 2 // 3
+            link(data, seen, "train", frames[:cut])
+            link(data, unseen if out else seen, "test", frames[cut:])
+            counts["train"] += cut
+            counts["unseen" if out else "seen"] += len(frames) - cut
+    return counts
+
+
+def run(*command: str | Path) -> None:
+    subprocess.run([sys.executable, *map(str, command)], cwd=ROOT, check=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("heads", type=Path, help="folder that extract.py heads wrote")
+    parser.add_argument(
+        "--start", type=Path, required=True, help="run or weights of faces_128.yaml"
+    )
+    parser.add_argument("--steps", type=int, default=1000, help="of each training; default: 1000")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="default: 0")
+    parser.add_argument("--detector", default="dlib", help="of the scores akd and pose")
+    parser.add_argument("--output", type=Path,
+                        default=ROOT / "benchmarks/results/real-avatars.json",
+                        help="JSON; default: in benchmarks/results/")  # fmt: skip
+    args = parser.parse_args()
+    if not (args.heads / "imgs/train").is_dir():
+        parser.error(f"{args.heads}: has no imgs/train; extract.py heads --phase train writes it")
+    rows: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        seen, unseen = folder / "seen", folder / "unseen"
+        counts = split(args.heads, seen, unseen)
+        config = ["--config", "faces_128.yaml", "real_heads.yaml", "--data", seen]
+        config += ["--num_steps", str(args.steps), "--lr_decay_begin", str(args.steps // 2)]
+        config += ["--run_dir", folder]
+        for seed in args.seeds:
+            starts = {
+                "demo world": ["--init_experiment_dir", args.start],
+                "untrained": ["--init_networks", ""],
+            }
+            for start, more in starts.items():
+                name, begun = f"{start.replace(' ', '_')}_{seed}", time.perf_counter()
+                run("train_bilayer.py", *config, *more, "--seed", str(seed), "--name", name)
+                row: dict[str, Any] = {"training_seconds": time.perf_counter() - begun}
+                for part, data in (("seen", seen), ("unseen", unseen)):
+                    out = folder / "report.json"
+                    run("evaluate.py", "--checkpoint", folder / name, "--data", data, "--clips",
+                        str(FRAMES), "--detector", args.detector, "--out", out)  # fmt: skip
+                    report = json.loads(out.read_text())
+                    row[part] = {key: report[key] for key in ("self", "cross", "clips")}
+                    own = report["self"]
+                    row[part]["l1_over_copying"] = own["l1"]["mean"] / own["l1_copy_source"]["mean"]
+                    print(f"{name} {part}: L1 over copying {row[part]['l1_over_copying']:.3f}")
+                rows[f"{start}, seed {seed}"] = row
+    write_report(args.output, {**counts, "steps": args.steps, **rows, "protocol": PROTOCOL})
+
+
+if __name__ == "__main__":
+    main()

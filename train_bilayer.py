@@ -160,7 +160,8 @@ def train(
     states = {f"optimizer_{name}": opt for name, opt in optimizers.items()}
     fresh = not run.resume(model=net, ema=ema, losses=losses, precision=precision, **states)
     if fresh:
-        if args.pse_init == "whitened" and "keypoints_embedder" in optimizers:
+        new = "keypoints_embedder" in optimizers.keys() - set(args.init_networks)
+        if args.pse_init == "whitened" and new:
             net.keypoints_embedder.whiten(poses_of(data))
         start(run, args, net, optimizers, step_epoch)
         if ema:

@@ -275,7 +275,12 @@ def network_file(experiment: str | Path, epoch: str | int, name: str) -> Path:
     if str(epoch) == "none":
         if epochs(experiment, name) and not any(folder.glob("step_*.pt")):
             raise UserError(f"init_which_epoch: must be given with {experiment}")
-        return checkpoints.find(experiment)
+        try:
+            return checkpoints.find(experiment)
+        except UserError as error:
+            raise UserError(
+                f"init_experiment_dir {experiment}: neither a checkpoint nor a folder with one"
+            ) from error
     path = folder / f"{epoch}_{name}.pth"
     if path.is_file():
         return path

@@ -247,6 +247,8 @@ def test_a_run_starts_from_a_run_or_from_weights_alone(tmp_path, capsys):
     landmarks = ROOT / "nets/trained/landmarks.safetensors"
     said = refused(capsys, tmp_path, "--init_experiment_dir", landmarks, *more)
     assert "a checkpoint of landmarks, not of bilayer" in said
+    said = refused(capsys, tmp_path, "--init_experiment_dir", "nowhere", *more)
+    assert "init_experiment_dir nowhere: neither a checkpoint nor a folder with one" in said
 
 
 def test_which_epoch_goes_on_where_that_epoch_ended(tmp_path, capsys):

@@ -132,7 +132,7 @@ def frequencies(count: int) -> Tensor:
 
 
 COMPONENTS = 48  # of poses, for `KeypointsEmbedder.whiten`
-GAIN = 0.3  # deviation of the outputs: larger ones drown the generator's residual branches
+GAIN = 0.3  # deviation of the outputs; with 2, images of 128 px stayed in blocks
 NOISE = 0.002  # deviation of poses, in [-1, 1], below which components count as noise
 
 
@@ -197,9 +197,9 @@ class KeypointsEmbedder(nn.Module):
         """Start the first layer from the principal components of poses (N, 2 K), N > 1.
 
         The position and the turn of a head move all keypoints far. Mouth and lids move few of them,
-        by a hundredth of that. With the usual start, the layer hardly sees them, and the network
-        does not learn them for thousands of steps. Here all of the first `COMPONENTS` principal
-        components reach the outputs with the same variance. Their directions are random.
+        by a hundredth of that, and with the usual start hardly reach the outputs. Here all of the
+        first `COMPONENTS` principal components reach them with the same variance, in random
+        directions. docs/bilayer.md has a trial.
         """
         if self.harmonics:
             raise ValueError("bilayer: pse_init whitened is not for pse_use_harmonic_enc")

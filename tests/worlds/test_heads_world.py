@@ -250,6 +250,23 @@ def test_people_are_adults_of_all_kinds_with_many_styles_of_hair():
     assert train.abs().max() <= 2.5 and abs(float(train.mean())) < 0.02
 
 
+def test_grey_heads_have_no_hair():
+    """As in renderings of face models. Only brows and lashes are left."""
+    identity, scene = some(6)
+    other = identity.clone()
+    for name in parameters():
+        if name.startswith(("hair_", "beard", "stubble")):
+            other[:, parameters().index(name)] *= -1
+    pose = (scene["azimuth"], scene["elevation"], scene["light"], SIZE)
+    grey, shaved = render(identity, *pose), render(other, *pose)
+    assert torch.equal(grey["mask"], shaved["mask"])
+    brows = (grey["image"] != shaved["image"]).float().mean()  # they take the hair's shade
+    coloured = (
+        render(identity, *pose, colour=True)["mask"] != render(other, *pose, colour=True)["mask"]
+    )
+    assert brows < 0.02 < coloured.float().mean()
+
+
 def test_persons_look_different_and_keep_their_looks():
     identity, scene = posing(30)
     image = render(identity, size=64, **scene)["image"].float()

@@ -51,7 +51,7 @@ def render(
     identity    (N, D), see `identities`
     azimuth, elevation, light  (N,) radians
     size        side S of the images in pixels, 16 or more
-    colour      else grey, the head alone, without shoulders and clothes
+    colour      else grey, the head alone, without hair, shoulders and clothes
     supersample  samples per pixel and direction
     expression  (N, 52) coefficients of face units in [0, 1], in the order of `face().units`;
                 None: a face at rest

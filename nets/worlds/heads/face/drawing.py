@@ -46,7 +46,6 @@ def _constants() -> dict[str, Tensor]:
     for eye in range(2):
         first = v + g + eye * (_SPARK + 1)
         fans += [[first, first + 1 + (k + 1) % _SPARK, first + 1 + k] for k in range(_SPARK)]
-    triangles = torch.cat([model.triangles, grid.triangles + v, torch.tensor(fans)]).int()
     skin = model.group == SKIN
     at = model.points
     # The shirt lies over the body's skin.
@@ -56,8 +55,9 @@ def _constants() -> dict[str, Tensor]:
     number[shirt] = torch.arange(len(shirt))
     corners = model.corner_of[model.triangles]
     cloth = number[corners[lies[corners].all(1)]] + v + g + 2 * (_SPARK + 1)
-    triangles = torch.cat([triangles, cloth.int()])
-    return {"triangles": triangles, "skin": skin, "height": at[:, 1], "shirt": shirt,
+    parts = [model.triangles, grid.triangles + v, torch.tensor(fans), cloth]
+    whole, bare = torch.cat(parts).int(), torch.cat([parts[0], parts[2]]).int()
+    return {"triangles": whole, "bare": bare, "skin": skin, "height": at[:, 1], "shirt": shirt,
             "shirt_uv": cell_uv("cloth", cloth_share(at[shirt])),
             "inner": skin.float() * model.masks[:, MASKS.index("inside-mouth")]}  # fmt: skip
 
@@ -111,7 +111,8 @@ def render_people(
 
     identity    (N, D), see `person.identities`
     expression  (N, 52) coefficients of face units
-    alone       the head alone, closer, without shoulders and clothes
+    alone       the head alone, closer, without hair, shoulders and clothes, as renderings of face
+                models are
     returns     image; points (N, 68, 2); mouth (N,) dm between the inner lips; lids (N, 2) dm
                 between the lids of the right and the left eye
     """
@@ -133,8 +134,6 @@ def render_people(
     if alone:
         below = (NECK - const["height"]) * const["skin"].float()
         shades[..., 6] -= below.clamp(min=0) * 8
-        hair_shades[..., 6] -= (NECK - h[1]).clamp(min=0) * 8
-        shirt_shades[..., 6] = -1
 
     corner = model.corner_of
     columns = [torch.cat([c.index_select(1, corner), d, f, s], 1)
@@ -143,12 +142,14 @@ def render_people(
     all_shades = torch.cat(
         [shades.index_select(1, corner), hair_shades, spark_shades, shirt_shades], 1
     )
-    texture, shared = textures(t, size > 96)
+    texture, shared = textures(t, size > 96, shaven=alone)
     plain = shared.face_uv[(model.group == UPPER_TEETH).nonzero()[0]][:1]
     uv = torch.cat(
         [shared.face_uv, shared.hair_uv, plain.expand(2 * (_SPARK + 1), 2), const["shirt_uv"]]
     )
-    image = draw_mesh(points, const["triangles"], all_shades, uv, texture, size, samples)
+    image = draw_mesh(
+        points, const["bare" if alone else "triangles"], all_shades, uv, texture, size, samples
+    )
     first = torch.zeros(len(model.points), dtype=torch.int64)
     first[corner] = torch.arange(len(corner))
     at = _landmarks(model, points[..., :2].index_select(1, first))

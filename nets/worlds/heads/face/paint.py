@@ -59,8 +59,11 @@ def colours(t: Traits) -> dict[str, Tensor]:
     return {"skin": skin, "hair": hair, "brow": brow, "iris": iris, "cloth": cloth}
 
 
-def textures(t: Traits, fine: bool) -> tuple[Tensor, TextureLayers]:
-    """Textures (N, h, w, 4) uint8, and the layers that they are sums of."""
+def textures(t: Traits, fine: bool, shaven: bool = False) -> tuple[Tensor, TextureLayers]:
+    """Textures (N, h, w, 4) uint8, and the layers that they are sums of.
+
+    shaven  without beard and without hair painted on the scalp
+    """
     shared = layers(fine)
     n, own = len(t["tone"]), colours(t)
     weight = torch.zeros(n, len(shared.names), 4, dtype=torch.float64)
@@ -109,9 +112,11 @@ def textures(t: Traits, fine: bool) -> tuple[Tensor, TextureLayers]:
     stubble = (0.1 + 0.22 * t.share("stubble")) * (male > 0.6) * (1 - 0.5 * old)
     hairs = torch.lerp(brow, hair, 0.3) - skin
     full = grown * (kind < 0.5)
-    add("beard", 0.75 * full + stubble * (1 - full), hairs)
-    add("moustache", (0.7 * grown * (kind < 0.82) + 0.8 * stubble).clamp(max=0.8), hairs)
-    add("goatee", 0.75 * grown * ((kind >= 0.5) & (kind < 0.75)), hairs)
+    if not shaven:
+        add("beard", 0.75 * full + stubble * (1 - full), hairs)
+        moustache = (0.7 * grown * (kind < 0.82) + 0.8 * stubble).clamp(max=0.8)
+        add("moustache", moustache, hairs)
+        add("goatee", 0.75 * grown * ((kind >= 0.5) & (kind < 0.75)), hairs)
 
     style = (t.share("brow_style") * 4).long().clamp(max=3)
     style = torch.where((male > 0.5) & (style == 0), 3, style)
@@ -138,7 +143,8 @@ def textures(t: Traits, fine: bool) -> tuple[Tensor, TextureLayers]:
     bald, buzz, receding = (cut == STYLES.index(s) for s in ("bald", "buzz", "receding"))
     scalp = torch.where(bald, 0.14 + 0.25 * t.share("hair_length"), 0.85)
     scalp = torch.where(buzz, 0.7, torch.where(receding, 0.35, scalp))
-    add("scalp", scalp, hair * 0.9 - skin)
+    if not shaven:
+        add("scalp", scalp, hair * 0.9 - skin)
 
     iris = own["iris"]
     add("sclera", 1.0, skin.new_tensor([224.0, 218, 214]).expand(n, 3) * (1 - 0.04 * dark)[:, None])

@@ -19,6 +19,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Literal
 
+from nets.data.detectors import AUTO, BACKENDS
 from nets.errors import UserError
 from nets.run import options
 from nets.run.options import PositiveFloat, PositiveInt, add_flag
@@ -47,8 +48,9 @@ def parser() -> options.Parser:
         help="seconds of a clip that are used; the rest is left out")
     g = p.add_argument_group("networks")
     add = g.add_argument
-    add("--detector", type=Literal["mediapipe", "face-alignment"], default="mediapipe",
-        help="detector of joints and faces; pip install -e '.[extract]'")
+    add("--detector", type=Literal[AUTO, BACKENDS], default=AUTO,
+        help="detector of joints and faces; pip install -e '.[extract]'; auto: dlib for faces if "
+        "it is installed, else mediapipe")
     add("--device", type=Literal["auto", "cpu", "cuda"], default="auto",
         help="device; auto: cuda if there is one")
     add("--precision", type=Literal["auto", "fp32", "bf16", "fp16"], default="auto",

@@ -13,7 +13,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from nets.data.detectors import Detector, Person, open_detector, person_box
+from nets.data.detectors import (
+    AUTO,
+    Detector,
+    Person,
+    for_heads,
+    open_detector,
+    person_box,
+)
 from nets.data.io.images import write_image
 from nets.data.io.video import open_video
 from nets.data.io.video_writer import VideoWriter
@@ -42,7 +49,7 @@ class KnownImage:
 class KnownDetector:
     """A detector that knows the example images; others go to the backend, opened when needed."""
 
-    def __init__(self, backend: str = "mediapipe"):
+    def __init__(self, backend: str = AUTO):
         self._backend = backend
         self._images: dict[str, KnownImage] = {}
         self._detector: Detector | None = None
@@ -71,7 +78,7 @@ class KnownDetector:
 
     def _opened(self) -> Detector:
         if self._detector is None:
-            self._detector = open_detector(self._backend)
+            self._detector = open_detector(for_heads(self._backend))
         return self._detector
 
 

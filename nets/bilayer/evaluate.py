@@ -22,7 +22,7 @@ from nets.bilayer.objective import point_finder, scored_pass, weights_folders
 from nets.bilayer.readers import cut_out, load_readers, openings_of
 from nets.bilayer.warm_start import Loaded, load_model
 from nets.contracts import Batch, Batches
-from nets.data.detectors import BACKENDS
+from nets.data.detectors import AUTO, BACKENDS
 from nets.data.heads.videos import AvatarFolder
 from nets.data.subset import First
 from nets.errors import UserError
@@ -99,8 +99,9 @@ def add_options(p: options.ArgumentParser) -> None:
     add("--clips", type=PositiveInt | None, default=None, metavar="FRAMES",
         help="score whole clips of data in a folder instead, each person driven by the own clip "
         "and by another person's; driving frames of each clip")
-    add("--detector", type=Literal[BACKENDS], default="mediapipe",
-        help="detector of the 68 face points, for pose and point errors")
+    add("--detector", type=Literal[AUTO, BACKENDS], default=AUTO,
+        help="detector of the 68 face points, for pose and point errors; auto: dlib if it is "
+        "installed, else mediapipe")
     add_flag(g, "--published_masking", False,
         "mask prediction and target as the published test does, the target several times")
 # fmt: on

@@ -106,17 +106,17 @@ class Scores:
         return scores
 
 
-def point_finder(say: Callable[[str], None], backend: str = "mediapipe") -> Detect | None:
+def point_finder(say: Callable[[str], None], backend: str = "auto") -> Detect | None:
     """A detector of 68 face points, for pose_matching.
 
     say      prints the reason if no detector is installed
-    backend  of `open_detector`
+    backend  name of the backend, see `for_heads`
     returns  None without a detector
     """
-    from nets.data.detectors import open_detector
+    from nets.data.detectors import for_heads, open_detector
 
     try:
-        detector = open_detector(backend)
+        detector = open_detector(for_heads(backend))
     except UserError as error:
         say(f"pose_matching: {error}")
         return None

@@ -6,7 +6,7 @@ import sys
 
 from nets.data.detectors.ibug import Dlib, FaceAlignment, has_dlib
 from nets.data.detectors.interface import Detector
-from nets.data.detectors.mediapipe import open_mediapipe
+from nets.data.detectors.mediapipe import is_mediapipe_ready, open_mediapipe
 from nets.data.detectors.packages import INSTALL
 from nets.errors import UserError
 
@@ -41,18 +41,19 @@ def for_heads(backend: str) -> str:
     """The backend for head avatars: "auto" is dlib if it is installed, else mediapipe.
 
     Published weights were trained on iBUG's points, which dlib gives and mediapipe approximates. A
-    line on stderr says if it is mediapipe.
+    line on stderr says if it is mediapipe; if that is not installed either, opening it says so.
     """
     if backend != AUTO:
         return backend
     if has_dlib():
         return "dlib"
-    print(
-        "detector: mediapipe, since dlib is not installed; published head avatars were trained on "
-        f"iBUG's points, whose jaw differs: {INSTALL.format('dlib')}",
-        file=sys.stderr,
-        flush=True,
-    )
+    if is_mediapipe_ready():
+        print(
+            "detector: mediapipe, since dlib is not installed; published head avatars were trained "
+            f"on iBUG's points, whose jaw differs: {INSTALL.format('dlib')}",
+            file=sys.stderr,
+            flush=True,
+        )
     return "mediapipe"
 
 

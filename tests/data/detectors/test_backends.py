@@ -23,6 +23,7 @@ def test_missing_packages_are_one_line_with_the_remedy(monkeypatch):
 
 
 def test_head_avatars_take_ibugs_points_where_they_are_installed(monkeypatch, capsys):
+    monkeypatch.setattr("nets.data.detectors.backends.is_mediapipe_ready", lambda: True)
     for there, expected in ((True, "dlib"), (False, "mediapipe")):
         monkeypatch.setattr("nets.data.detectors.backends.has_dlib", lambda there=there: there)
         assert for_heads("auto") == expected

@@ -213,6 +213,28 @@ def test_figures_of_int8_are_those_of_the_benchmark():
             assert value is None or equal_as_written(cell.strip(), value), f"{kind}: {column}"
 
 
+def test_speeds_of_exported_files_are_those_of_the_benchmark():
+    page = (ROOT / "docs/export.md").read_text(encoding="utf-8").partition("## Speed\n")[2]
+    report = json.loads((ROOT / "benchmarks/results/export-cpu.json").read_text(encoding="utf-8"))
+    names = {"PyTorch, as `infer.py` calls it": "torch", "`.onnx` by onnxruntime": "onnxruntime",
+             "`.pt2` by AOTInductor": "aoti", "`.onnx`, int8, static": "static int8",
+             "`.onnx`, int8, dynamic": "dynamic int8"}  # fmt: skip
+    lines = re.findall(r"^\| ([^|]+?) \| (\d[^|]*)\|([^|]*)\|([^|]*)\|$", page, re.MULTILINE)
+    assert [name for name, *_ in lines] == [*names]
+    for name, *cells in lines:
+        for cell, row in zip(cells, report["rows"], strict=True):
+            way = row["ways"].get(names[name])
+            shown = re.fullmatch(r" *(\d+)(?: \(([\d.]+)x\))? *", cell)
+            assert bool(shown) == (way is not None), f"{name}: {cell}"
+            if shown and way:
+                assert equal_as_written(shown[1], way["ms"])
+                assert (shown[2] is None) == (names[name] == "torch")
+                assert shown[2] is None or equal_as_written(shown[2], way["times_torch"])
+    folded = report["rows"][0]["ways"]
+    for ms, way in re.findall(r"(\d+) ms by (\w+)", page):
+        assert equal_as_written(ms, folded[f"folded {way.replace('AOTInductor', 'aoti')}"]["ms"])
+
+
 def test_figures_of_the_browser_are_those_of_the_benchmark():
     page = (ROOT / "docs/web.md").read_text(encoding="utf-8").partition("## Speed\n")[2]
     ways = json.loads((ROOT / "benchmarks/results/web-cpu.json").read_text("utf-8"))["ways"]

@@ -206,14 +206,18 @@ def read_mask(path: str | Path) -> Tensor:
     """A mask file as (1, H, W) uint8, 255 on the person; the first channel of three.
 
     A file of labels (0: background, 1, 2, ...: parts of a person, 255: unknown) gives 255 on all
-    parts. These are files with a palette of colours, and those without other values than 0, 1, ...
-    LABELS and 255, JPEG excepted. One line on stderr says so. Raises BadSample.
+    parts. These are files with a palette of colours, those without other values than 0, 1, ...
+    LABELS and 255, and those with 0 and one other value; JPEG excepted. One line on stderr says so.
+    Raises BadSample.
     """
     global _labels_said
     from nets.data.io.images import read_levels
 
     levels, kind = read_levels(path)
     parts = (levels > 0) & (levels <= (UNKNOWN - 1 if kind == "indices" else LABELS))
+    values = levels.unique()
+    if len(values) == 2 and values[0] == 0 and values[1] < UNKNOWN:
+        parts = levels > 0
     unknown = (levels == UNKNOWN) & bool((levels == UNKNOWN).sum() < parts.sum())
     if kind == "lossy" or not parts.any() or not (parts | unknown | (levels == 0)).all():
         return levels.to(torch.uint8)[None]

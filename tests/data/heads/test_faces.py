@@ -96,6 +96,7 @@ def test_masks_of_labels_are_read_as_labels(tmp_path, capsys, monkeypatch):
     palette.putpalette([(i * 37) % 256 for i in range(768)])
     files = {
         "binary.png": Image.fromarray(part),
+        "half.png": Image.fromarray(part * 127),
         "parts.png": Image.fromarray(part * np.arange(1, 9, dtype=np.uint8)),
         "rgb.png": Image.fromarray(np.stack([part] * 3, -1)),
         "deep.png": Image.fromarray(part.astype(np.uint16)),

@@ -145,6 +145,28 @@ def test_figures_of_steps_are_those_of_the_benchmark(heading):
                 )
 
 
+def test_figures_of_frames_are_those_of_the_benchmark():
+    page = (ROOT / "docs/performance.md").read_text(encoding="utf-8")
+    page = page.partition("## Head avatars: frames and videos\n")[2].partition("\n## ")[0]
+    tables = page.split("one frame at a time")[1:]
+    for name, table in zip(("inference-cpu", "inference-cpu-amx"), tables, strict=True):
+        report = json.loads((ROOT / f"benchmarks/results/{name}.json").read_text("utf-8"))
+        (ways,) = (row["ways"] for row in report["rows"] if row["row"] == "frame, batch 1")
+        rows = re.findall(
+            r"^\| (?:`(drive|Driver)`|published)(.*?) \| (.*) \|$", table, re.MULTILINE
+        )
+        assert len(rows) == 5
+        for way, how, cells in rows:
+            kind = f"{way.lower() or 'published'}{' compiled' if 'compiled' in how else ''}"
+            for precision, cell in zip(("fp32", "bf16"), cells.split(" | "), strict=False):
+                if numbers := re.findall(r"[\d.]+", cell):
+                    value = ways[f"{kind} {precision}"]
+                    assert equal_as_written(numbers[0], value["ms"]), f"{name}, {kind}"
+                    assert len(numbers) == 1 or equal_as_written(
+                        numbers[1], value["times_published"]
+                    ), f"{name}, {kind}"
+
+
 REAL_DCIGN = {  # row of docs/real_data.md -> part and score of the report, {} the factor
     "error of the changed latent over copying": ("rerender {}", "ratio_to_copy"),
     "the same over the mean image": ("rerender {}", "ratio_to_mean"),

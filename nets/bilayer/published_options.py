@@ -239,7 +239,7 @@ def _networks(p: Parser) -> None:
     switch("pse_use_harmonic_enc", "harmonic encoding of the points")
     add("pse_init", Literal["published", "whitened"],
         "start of the keypoints embedder; whitened: the principal components of the training "
-        "poses, of equal variance")
+        "poses, with small ones enlarged")
     switch("inf_pred_segmentation", "predict masks")
     switch("inf_pred_source_data", "render the source as well")
     switch("inf_calc_grad", "gradients through an inference generator that is not trained")

@@ -132,6 +132,7 @@ def frequencies(count: int) -> Tensor:
 
 
 COMPONENTS = 48  # of poses, for `KeypointsEmbedder.whiten`
+POWER = 0.7  # 0: components keep their deviations; 1: all get the same
 GAIN = 0.3  # deviation of the outputs; with 2, images of 128 px stayed in blocks
 NOISE = 0.002  # deviation of poses, in [-1, 1], below which components count as noise
 
@@ -197,9 +198,9 @@ class KeypointsEmbedder(nn.Module):
         """Start the first layer from the principal components of poses (N, 2 K), N > 1.
 
         The position and the turn of a head move all keypoints far. Mouth and lids move few of them,
-        by a hundredth of that, and with the usual start hardly reach the outputs. Here all of the
-        first `COMPONENTS` principal components reach them with the same variance, in random
-        directions. docs/bilayer.md has a trial.
+        by a hundredth of that, and with the usual start hardly reach the outputs. Here the first
+        `COMPONENTS` principal components reach them in random directions, with their deviations to
+        the power of 1 - `POWER`. docs/bilayer.md has a trial.
         """
         if self.harmonics:
             raise ValueError("bilayer: pse_init whitened is not for pse_use_harmonic_enc")
@@ -209,7 +210,8 @@ class KeypointsEmbedder(nn.Module):
         mean = poses.mean(0)
         _, size, axes = torch.linalg.svd(poses - mean, full_matrices=False)
         deviation = (size / len(poses) ** 0.5)[:COMPONENTS, None]
-        basis = axes[:COMPONENTS] * deviation / (deviation.square() + NOISE**2)
+        basis = axes[:COMPONENTS] / (deviation.square() + NOISE**2) ** (POWER / 2)
+        basis /= (basis @ (poses - mean).T).var(1).mean().sqrt()  # variance 1 on average
         directions = torch.randn(layer.out_features, len(basis), dtype=torch.float64)
         weight = GAIN * len(basis) ** -0.5 * directions @ basis
         (layer.weight_orig if layer.spectral else layer.weight).copy_(weight)

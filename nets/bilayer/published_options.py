@@ -50,11 +50,11 @@ accumulate adam_beta1 adam_beta2 amp_loss_scale amp_opt_level augment_with_gener
 augment_with_general_ratio batch_size calc_stats channels_last checkpoint_freq ckpt_freq compile
 dataloader_name dataset_name debug device ema experiment_dir experiment_name export_published
 general_data_root images_log_rate init_experiment_dir init_networks init_which_epoch keep_every
-keep_last local_rank log_freq losses_test losses_train lr lr_decay_begin lrs max_megapixels metrics
-metrics_freq metrics_log_rate metrics_root name nan no_disk_write_ops num_epochs num_gpus
-num_metrics_images num_steps num_visuals on_bad_sample optims perceptual precision
-pretrained_weights_dir project_dir pse_input_tensor rank redirect_print_to_file resume run_dir
-runner_name sample_general_dataset save_dataset_filenames save_initial_test_before_training
+keep_last local_rank log_freq losses_test losses_train lr lr_decay_begin lrs max_grad_norm
+max_megapixels metrics metrics_freq metrics_log_rate metrics_root name nan no_disk_write_ops
+num_epochs num_gpus num_metrics_images num_steps num_visuals on_bad_sample optims perceptual
+precision pretrained_weights_dir project_dir pse_input_tensor rank redirect_print_to_file resume
+run_dir runner_name sample_general_dataset save_dataset_filenames save_initial_test_before_training
 skip_metrics skip_test start_log_freq stats_calc_iters test_freq tex_pred_segmentation time_limit
 torch_home train_size unet_input_channels unet_inputs unet_output_channels use_apex use_closure
 use_half vgg_download visual_freq wgv_mode wgv_momentum which_epoch workers world_size
@@ -176,6 +176,8 @@ def add_options(p: Parser) -> None:
     add("--adam_beta2", type=Fraction, default=0.999, help="beta2 of Adam")
     add("--lr_decay_begin", type=NonNegativeInt | None, default=None,
         help="first step of a linear decay of all learning rates to 0; default: never")
+    add("--max_grad_norm", type=NonNegativeFloat, default=0.0,
+        help="largest norm of each network's gradients, larger ones are scaled down; 0: no limit")
     add("--eps", type=PositiveFloat, default=1e-7, help="eps of norms, spectral norms and Adam")
     add("--bn_momentum", type=PositiveFloat, default=1.0, help="momentum of BatchNorm")
     add("--wgv_mode", type=Literal["none", "running_average", "average"], default="none",

@@ -9,6 +9,7 @@ import torch
 import train_bilayer
 from avatar_folder import write_folder
 from nets import published
+from nets.bilayer.defaults import NETWORKS
 from nets.bilayer.experiment import network_file
 from nets.bilayer.options import parse
 from nets.errors import UserError
@@ -196,6 +197,24 @@ def test_all_networks_learn_and_only_they(tmp_path):
         one, two = (torch.load(folder / "checkpoints" / f"{epoch}_{name}.pth") for epoch in (1, 2))
         changed = [k for k in one if "weight_orig" in k and not torch.equal(one[k], two[k])]
         assert len(changed) > 3, name
+
+
+def test_max_grad_norm_limits_the_gradients_of_each_network(tmp_path):
+    def weights(rate, limit):
+        each = ", ".join(f"{name}: {{}}" for name in NETWORKS)
+        argv = ["--optims", each.replace("{}", "sgd"), "--lrs", each.replace("{}", str(rate))]
+        argv += ["--num_steps", 1, "--max_grad_norm", limit, "--skip_test"]
+        folder = train(tmp_path, *argv, name=f"{rate}_{limit}")
+        return checkpoints.read(checkpoints.find(folder))["parts"]["model"]
+
+    start, free, limited = weights(1e-30, 0), weights(1.0, 0), weights(1.0, 1e-3)
+
+    def moved(model, name):
+        own = [k for k in model if k.startswith(f"{name}.") and k.endswith(("weight_orig", "bias"))]
+        return sum(float((model[k] - start[k]).square().sum()) for k in own) ** 0.5
+
+    for name in BASE:
+        assert moved(free, name) > 2e-3 and 0.5e-3 < moved(limited, name) < 1.01e-3
 
 
 def test_enhancer_stage_on_a_trained_base(tmp_path, capsys):

@@ -108,7 +108,7 @@ STEP_ROWS = {
     "head avatars, 64 px": "bilayer-64",
     "head avatars, 128 px": "bilayer-128",
     "DC-IGN, 150 px, 96 maps": "dcign-150-96",
-    "DC-IGN, the demo's network": "dcign-150-demo",
+    "DC-IGN, 150 px, 16 maps": "dcign-150-16",
 }
 STEP_TABLES = {  # heading in docs/performance.md -> key in the JSON
     "A training step": "step_s",

@@ -36,7 +36,7 @@ class Row(NamedTuple):
         return Contender(self, name, device, compiled)
 
 
-ROWS = [Row("dcign-150-96", 200, 96), Row("dcign-150-demo", 24, 16)]
+ROWS = [Row("dcign-150-96", 200, 96), Row("dcign-150-16", 24, 16)]
 
 
 def published_convolution(self: UpConv, x: Tensor) -> Tensor:

@@ -37,7 +37,7 @@ TRAINED_WITH = {
     "vunet": "people_128.yaml",
     "landmarks": "clips_128.yaml",
     "bilayer": "faces_128.yaml",
-    "dcign": "demo_dcign.yaml",
+    "dcign": "faces_96.yaml",
 }
 
 

@@ -59,6 +59,14 @@ def test_half_halves_floats_alone(trained):
     assert torch.equal(tensors["w"], torch.tensor([1.0, 0.1]).half())
 
 
+def test_half_keeps_the_statistics_of_norms(tmp_path):
+    norm = {"a.running_var": torch.tensor([1e6, 1e-9]), "a.running_mean": torch.tensor([0.1, 1e5])}
+    checkpoints.write(tmp_path / "a.pt", content(w=torch.ones(1), **norm))
+    published.main([f"{tmp_path}/a.pt", f"{tmp_path}/a.safetensors", "--half"])
+    tensors, _ = read_safetensors(tmp_path / "a.safetensors")
+    assert all(torch.equal(tensors[name], value) for name, value in norm.items())
+
+
 def test_half_refuses_what_it_cannot_hold(tmp_path, capsys):
     checkpoints.write(tmp_path / "a.pt", content(w=torch.tensor([1e6])))
     for out, message in (("a.safetensors", "--half: w has values"), ("b.pt", "--half: only for")):

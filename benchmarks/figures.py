@@ -4,8 +4,9 @@ python benchmarks/figures.py                 all of them
 python benchmarks/figures.py demo.png        one of them, or several
 
 Each figure is the output of one command, with the default seeds. A PNG of more than 300 kB gets a
-palette of 256 colours, and is made smaller until it fits. docs/app.png and docs/astronaut.png need
-a browser and the detectors; CONTRIBUTING.md has their commands.
+palette of 256 colours, and is made smaller until it fits. A GIF of more than 500 kB gets 64
+colours. docs/app.png and docs/astronaut.png need a browser and the detectors; CONTRIBUTING.md has
+their commands.
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-from PIL import Image
+from PIL import Image, ImageSequence
 
 ROOT = Path(__file__).resolve().parents[1]
-LIMIT = 300_000  # bytes of an image in docs/; tests/test_readme.py checks it
+LIMITS = {".png": 300_000, ".gif": 500_000}  # bytes in docs/; tests/test_readme.py checks them
 OUT = "OUT"  # stands for the file to write
 
 
@@ -42,8 +43,9 @@ COMMANDS = {
 
 
 def shrink(source: Path, target: Path) -> None:
-    """Writes `source` to `target` in at most LIMIT bytes. A GIF that is larger is an error."""
-    if source.suffix == ".png" and source.stat().st_size > LIMIT:
+    """Writes `source` to `target` in at most LIMITS bytes; an error if a GIF stays larger."""
+    limit = LIMITS[source.suffix]
+    if source.suffix == ".png" and source.stat().st_size > limit:
         image = Image.open(source).convert("RGB")
         size = image.size
         for percent in range(100, 20, -10):
@@ -51,11 +53,27 @@ def shrink(source: Path, target: Path) -> None:
             small.quantize(256, kmeans=4, dither=Image.Dither.FLOYDSTEINBERG).save(
                 source, optimize=True
             )
-            if source.stat().st_size <= LIMIT:
+            if source.stat().st_size <= limit:
                 break
-    if source.stat().st_size > LIMIT:
-        sys.exit(f"figures.py: {target.name} takes more than {LIMIT // 1000} kB; not written")
+    if source.suffix == ".gif" and source.stat().st_size > limit:
+        few_colours(source)
+    if source.stat().st_size > limit:
+        sys.exit(f"figures.py: {target.name} takes more than {limit // 1000} kB; not written")
     target.write_bytes(source.read_bytes())
+
+
+def few_colours(path: Path, colours: int = 64) -> None:
+    """Gives all frames of a GIF one palette, which four of them determine."""
+    with Image.open(path) as image:
+        duration = image.info["duration"]
+        frames = [frame.convert("RGB") for frame in ImageSequence.Iterator(image)]
+    some = frames[:: -(-len(frames) // 4)]
+    together = Image.new("RGB", (frames[0].width * len(some), frames[0].height))
+    for place, frame in enumerate(some):
+        together.paste(frame, (place * frame.width, 0))
+    palette = together.quantize(colours, kmeans=2)
+    first, *rest = (f.quantize(palette=palette, dither=Image.Dither.NONE) for f in frames)
+    first.save(path, save_all=True, append_images=rest, duration=duration, loop=0, optimize=True)
 
 
 def draw(name: str, folder: Path) -> None:

@@ -105,6 +105,12 @@ def test_a_figure_is_made_small_enough_and_an_unknown_name_is_refused(tmp_path):
     Image.fromarray(noise.numpy()).save(tmp_path / "large.png")
     figures.shrink(tmp_path / "large.png", tmp_path / "small.png")
     assert (tmp_path / "small.png").stat().st_size <= 300_000
+    turned = [Image.fromarray(noise[:500, :500].roll(k, 0).numpy()) for k in range(3)]
+    turned[0].save(tmp_path / "a.gif", save_all=True, append_images=turned[1:], duration=90)
+    figures.few_colours(tmp_path / "a.gif", 8)
+    with Image.open(tmp_path / "a.gif") as image:
+        assert (image.n_frames, image.info["duration"], image.size) == (3, 90, (500, 500))
+        assert len(image.convert("RGB").getcolors()) <= 8
     done = run("benchmarks/figures.py", "demo.jpg")
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1].startswith("figures.py: error: no figure is named demo.jpg")

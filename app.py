@@ -48,7 +48,7 @@ def parser() -> options.Parser:
         help="seconds of a clip that are used; the rest is left out")
     g = p.add_argument_group("networks")
     add = g.add_argument
-    add("--detector", type=Literal[AUTO, BACKENDS], default=AUTO,
+    add("--detector", type=Literal[(AUTO, *BACKENDS)], default=AUTO,
         help="detector of joints and faces; pip install -e '.[extract]'; auto: dlib for faces if "
         "it is installed, else mediapipe")
     add("--device", type=Literal["auto", "cpu", "cuda"], default="auto",

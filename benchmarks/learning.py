@@ -59,9 +59,9 @@ def dcign(report: dict) -> list[tuple[str, float, str, float]]:
     ]
     for name in ("azimuth", "light"):
         bars.append((f"|r| of {name}'s latent over all", known[f"{name}_pooled"], ">=", 0.7))
-    for name in ("azimuth", "light", "azimuth+light"):
+    for name, bar in (("azimuth", 0.6), ("light", 0.7), ("azimuth+light", 0.6)):
         ratio = report[f"rerender {name}"]["ratio_to_copy"]
-        bars.append((f"re-rendering to another {name} over copying", ratio, "<=", 0.6))
+        bars.append((f"re-rendering to another {name} over copying", ratio, "<=", bar))
     return bars
 
 

@@ -188,7 +188,11 @@ def test_load_without_arguments_takes_the_newest_run(vunet_run, monkeypatch, tmp
     loaded = guise.load()
     assert loaded.checkpoint.name == "step_00000001.pt" and "vunet, step 1" in repr(loaded)
     monkeypatch.chdir(tmp_path)
-    assert "come with guise" in repr(guise.load())
+    assert "vunet" in repr(guise.load())
+    for system in ("vunet", "landmarks", "bilayer", "dcign"):
+        text = repr(guise.load(system=system))
+        assert "come with guise" in text and system in text
+    monkeypatch.setattr("nets.published.TRAINED", tmp_path)
     with pytest.raises(guise.UserError, match="no checkpoint under runs/bilayer"):
         guise.load(system="bilayer")
     content = {"system": "other", "step": 0, "options": {}, "parts": {"model": {}}}

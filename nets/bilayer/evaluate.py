@@ -99,7 +99,7 @@ def add_options(p: options.ArgumentParser) -> None:
     add("--clips", type=PositiveInt | None, default=None, metavar="FRAMES",
         help="score whole clips of data in a folder instead, each person driven by the own clip "
         "and by another person's; driving frames of each clip")
-    add("--detector", type=Literal[AUTO, BACKENDS], default=AUTO,
+    add("--detector", type=Literal[(AUTO, *BACKENDS)], default=AUTO,
         help="detector of the 68 face points, for pose and point errors; auto: dlib if it is "
         "installed, else mediapipe")
     add_flag(g, "--published_masking", False,

@@ -147,7 +147,7 @@ def test_missing_networks_are_named_with_address_and_digest(run, tmp_path, capsy
     write_folder(tmp_path / "data", ("test",), frames=3)
     out = tmp_path / "o.json"
     evaluate.main(["--checkpoint", str(run), "--data", str(tmp_path / "data"), "--clips", "2",
-                   "--out", str(out)])  # fmt: skip
+                   "--detector", "mediapipe", "--out", str(out)])  # fmt: skip
     report, printed = json.loads(out.read_text()), capsys.readouterr().out
     assert {"l1", "psnr", "ssim", "l1_copy_source"} <= set(report["self"])
     for name in ("lpips", "csim", "fid", "no detector"):

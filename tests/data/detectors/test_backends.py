@@ -1,11 +1,12 @@
 """Backends by name, and errors of missing packages."""
 
+import importlib
 import subprocess
 import sys
 
 import pytest
 
-from nets.data.detectors.backends import for_heads, open_detector
+from nets.data.detectors.backends import BACKENDS, for_heads, open_detector
 from nets.errors import UserError
 
 
@@ -32,6 +33,18 @@ def test_head_avatars_take_ibugs_points_where_they_are_installed(monkeypatch, ca
         for backend in ("mediapipe", "face-alignment"):
             assert for_heads(backend) == backend
         assert capsys.readouterr().err == ""
+
+
+def test_every_script_takes_every_backend():
+    import app
+    import infer
+    from nets import systems
+
+    evaluate = importlib.import_module("evaluate").parser()
+    systems.add_options(evaluate, "evaluate")
+    for parser in (app.parser(), infer.parser(), evaluate):
+        (action,) = (a for a in parser._actions if "--detector" in a.option_strings)
+        assert action.metavar == "{" + ",".join(("auto", *BACKENDS)) + "}"
 
 
 def test_packages_are_imported_on_use_only():

@@ -185,7 +185,7 @@ def train(
     }
     update = Update(run, precision, list(optimizers.values()), ema, args.accumulate, closures)
     batches = open_loader(run, args, data, args.seed)
-    limited = list(optimizers) if args.max_grad_norm else []
+    limited = [getattr(net, name) for name in optimizers] if args.max_grad_norm else []
     every = args.visual_freq if args.visual_freq > 0 else step_epoch
     begun = time.perf_counter()
 
@@ -210,8 +210,7 @@ def train(
                 result = model(prepare(batch, args), args.networks_train)
                 terms = losses(result)
             update.backward(sum(terms.values()), terms)
-        clipped = update.apply([getattr(net, n) for n in limited], args.max_grad_norm)
-        means = run.log(step, clipped, every=every)
+        means = run.log(step, update.apply(limited, args.max_grad_norm), every=every)
         with torch.no_grad(), precision.autocast():
             experiment.step_metrics(step, result, terms, optimizers, scores)
 

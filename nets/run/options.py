@@ -395,7 +395,27 @@ def user_errors(prog: str | None = None) -> Iterator[None]:
         return
     # Raised outside of the handlers. A live exception would keep its frames, they the loader, and
     # the loader its workers, for which the interpreter would wait.
+    _leave_ranks(code)
     raise SystemExit(code)
+
+
+def _leave_ranks(code: Any) -> None:
+    """End a process whose process group was not closed, without tearing it down.
+
+    Closing it could wait for ranks that are gone. The interpreter would take the libraries apart
+    while torch's threads still run, which now and then aborts the process.
+    """
+    dist = sys.modules.get("torch.distributed")
+    if not code or dist is None or not dist.is_available() or not dist.is_initialized():
+        return
+    if not isinstance(code, int):
+        _complain(str(code))
+        code = 1
+    atexit._run_exitfuncs()  # stops the workers
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            stream.flush()
+    os._exit(code)
 
 
 def summary(doc: str | None) -> str:

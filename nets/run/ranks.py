@@ -192,19 +192,22 @@ class PatientRanks(Ranks):
         self._patience = float(os.environ.get("GUISE_RANK_TIMEOUT", PATIENCE))
         self._meetings = 0
         self._left = threading.Event()
+        self._beats = threading.Thread(target=self._beat, daemon=True)
 
     def __enter__(self) -> PatientRanks:
         if self.world_size > 1:
             self._store.add(f"beats/{self.rank}", 1)
-            threading.Thread(target=self._beat, daemon=True).start()
+            self._beats.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, *trace: object
     ) -> None:
-        self._left.set()
         if self.world_size == 1:
             return
+        self._left.set()
+        # A thread still in a call of the store when Python ends would abort the process.
+        self._beats.join(timeout=5 * BEAT)
         if kind is None:
             self.close()
             return

@@ -173,7 +173,8 @@ def test_a_slow_rank_is_waited_for(tmp_path):
 
 def test_wrong_input_ends_every_rank_with_one_line(tmp_path):
     for code, _, said in machines(tmp_path, "heads", "nowhere", "-o", "data"):
-        assert code == 2 and said.splitlines()[-1].endswith("nowhere: no such file or folder")
+        assert code == 2, said
+        assert said.splitlines()[-1].endswith("nowhere: no such file or folder")
     for code, _, said in machines(tmp_path, "look", "nowhere.png"):
         assert code == 2 and "extract.py look is one process" in said.splitlines()[-1]
 

@@ -148,6 +148,34 @@ def test_a_tilde_without_a_home_is_one_line(capsys):
     assert "set the environment variable HOME" in capsys.readouterr().err
 
 
+FAILING_RANK = """
+import atexit, os, sys
+import torch.distributed as dist
+from nets.errors import UserError
+from nets.run.options import user_errors
+
+class Threads:  # stands for torch's, which abort the process when it is taken down under them
+    def __del__(self):
+        os.abort()
+
+with user_errors("x"):
+    dist.init_process_group("gloo", init_method="file://" + sys.argv[1], rank=0, world_size=1)
+    threads = Threads()
+    atexit.register(print, "workers are stopped")
+    raise UserError("no such file") if sys.argv[2] == "2" else SystemExit("no such rank")
+"""
+
+
+@pytest.mark.parametrize("code, line", [(2, "x: error: no such file"), (1, "no such rank")])
+def test_a_rank_that_fails_ends_with_its_code_though_others_are_there(tmp_path, code, line):
+    done = subprocess.run(
+        [sys.executable, "-c", FAILING_RANK, str(tmp_path / "store"), str(code)],
+        cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr.strip()) == (code, line)
+    assert done.stdout.strip() == "workers are stopped"
+
+
 @pytest.mark.parametrize("limit", [22, 30])  # fails in the parent, or in its workers
 def test_too_few_open_files_are_one_line_with_the_remedy(tmp_path, limit):
     done = subprocess.run(

@@ -1,12 +1,12 @@
 """Head avatars on real clips, of persons seen in training and of others, from two starts.
 
 python extract.py heads VIDEOS -o HEADS --phase train --sampling_rate 3 --image_size 128
-python benchmarks/real_avatars.py HEADS --start RUN
+python benchmarks/real_avatars.py HEADS
 
 HEADS holds PERSON/VIDEO/SEQUENCE. Every third person is never trained on. Of the others, the first
 two thirds of each sequence train a network of faces_128.yaml with real_heads.yaml, and the rest is
-scored. RUN, of faces_128.yaml, is the start of one network; the other starts untrained, with the
-same steps. Writes benchmarks/results/real-avatars.json.
+scored. One network starts from the weights of guise, which know the demo world, or from --start
+RUN; the other starts untrained, with the same steps. Writes benchmarks/results/real-avatars.json.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("heads", type=Path, help="folder that extract.py heads wrote")
     parser.add_argument(
-        "--start", type=Path, required=True, help="run or weights of faces_128.yaml"
+        "--start", default="trained", help="run of faces_128.yaml; default: the weights of guise"
     )
     parser.add_argument("--steps", type=int, default=1000, help="of each training; default: 1000")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="default: 0")
@@ -93,7 +93,7 @@ def main() -> None:
         for seed in args.seeds:
             starts = {
                 "demo world": ["--init_experiment_dir", args.start],
-                "untrained": ["--init_networks", ""],
+                "untrained": ["--init_experiment_dir", "", "--init_networks", ""],
             }
             for start, more in starts.items():
                 name, begun = f"{start.replace(' ', '_')}_{seed}", time.perf_counter()

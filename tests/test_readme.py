@@ -425,3 +425,31 @@ def test_every_option_that_a_page_names_exists(page, options_of_scripts):
     text = page.read_text(encoding="utf-8")
     named = set(re.findall(r"(?<![\w-])--[a-zA-Z][\w-]+", text))
     assert not named - options_of_scripts - FOREIGN
+
+
+def test_figures_of_head_avatars_on_real_clips_are_those_of_the_benchmark():
+    page = (ROOT / "docs/real_data.md").read_text(encoding="utf-8")
+    report = json.loads((ROOT / "benchmarks/results/real-avatars.json").read_text())
+    starts = [report["demo world, seed 0"], report["untrained, seed 0"]]
+
+    def row(name, values):
+        assert f"| {name} | {' | '.join(values)} |" in page, (name, values)
+
+    for part in ("seen", "unseen"):
+        scores = [start[part]["self"] for start in starts]
+        row(
+            f"{part}: L1 over copying",
+            [f"{s[part]['l1_over_copying']:.2f}" for s in starts] + ["1"],
+        )
+        for name, key, digits in (("SSIM", "ssim", 3), ("keypoint error, pixels", "akd", 2)):
+            means = [s[key]["mean"] for s in scores] + [scores[0][f"{key}_copy_source"]["mean"]]
+            row(f"{part}: {name}", [f"{mean:.{digits}f}" for mean in means])
+    cross = [start["unseen"]["cross"] for start in starts]
+    poses = [c["pose"]["mean"] for c in cross] + [cross[0]["pose_copy_source"]["mean"]]
+    row("unseen, driven by another person: error of the pose, degrees", [f"{p:.1f}" for p in poses])
+    counts = [report[key] for key in ("persons_seen", "train", "seen", "persons_unseen", "unseen")]
+    found = re.search(
+        r"(\d+) persons are\s+trained on.*?\((\d+) frames\).*?(\d+) frames\).*? (\d+)\s+persons "
+        r"\(\*unseen\*, (\d+) frames\)", page, re.DOTALL,
+    )  # fmt: skip
+    assert found and [int(number) for number in found.groups()] == counts

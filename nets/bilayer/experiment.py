@@ -39,6 +39,7 @@ from nets.bilayer.published_options import RENAMED
 from nets.contracts import Dataset
 from nets.data.heads.videos import AvatarFolder, AvatarList
 from nets.errors import UserError
+from nets.published import TRAINED
 from nets.run import checkpoints, options
 from nets.run.files import Appending, write_atomic, write_text
 from nets.run.images import tile
@@ -268,9 +269,12 @@ def to_cpu(state: Any) -> Any:
 def network_file(experiment: str | Path, epoch: str | int, name: str) -> Path:
     """The path EXPERIMENT/checkpoints/EPOCH_NAME.pth; without an epoch a checkpoint of guise.
 
-    experiment  a folder; with epoch "none" also a run folder or a checkpoint of guise
+    experiment  a folder; with epoch "none" also a run folder or a checkpoint of guise, or
+                "trained": the weights that come with guise
     Raises UserError that lists the available epochs if it is missing.
     """
+    if experiment == "trained":
+        experiment = TRAINED / "bilayer.safetensors"
     folder = Path(experiment) / "checkpoints"
     if str(epoch) == "none":
         if epochs(experiment, name) and not any(folder.glob("step_*.pt")):

@@ -40,7 +40,7 @@ def parser(description: str) -> options.Parser:
     add = g.add_argument
     add("--init_experiment_dir", type=str, default="",
         help="experiment to load networks from, a folder with checkpoints/; or, without "
-        "init_which_epoch, a run or a checkpoint of guise")
+        "init_which_epoch, a run or a checkpoint of guise; trained: the weights of guise")
     add("--init_networks", type=Names, default="",
         help="networks to load from init_experiment_dir")
     add("--init_which_epoch", type=Epoch, default="none",

@@ -263,6 +263,9 @@ def test_a_run_starts_from_a_run_or_from_weights_alone(tmp_path, capsys):
         key = "inference_generator.gen_inf.blocks.0.block.1.weight_orig"
         assert torch.equal(after[key], before["parts"]["model"][key])
         assert "inference_generator from" in capsys.readouterr().out
+    args = options("--config", "faces_128.yaml", "real_heads.yaml", "--data", "d")
+    weights = network_file(args.init_experiment_dir, args.init_which_epoch, "identity_embedder")
+    assert weights == ROOT / "nets/trained/bilayer.safetensors" and weights.is_file()
     landmarks = ROOT / "nets/trained/landmarks.safetensors"
     said = refused(capsys, tmp_path, "--init_experiment_dir", landmarks, *more)
     assert "a checkpoint of landmarks, not of bilayer" in said

@@ -244,7 +244,7 @@ def _open(path: str | Path, size: int | None) -> Image.Image:
 
 
 def _rgb(image: Image.Image, path: str | Path) -> Image.Image:
-    if image.mode == "RGB":
+    if image.mode == "RGB" and not image.has_transparency_data:
         return image
     if image.mode.startswith("I"):  # 16 bits, or 32 bits with values of 16
         levels = np.asarray(image).astype(np.int64).clip(0, 65535)
@@ -289,7 +289,7 @@ class _images_only:
             why = "is missing"
         elif isinstance(error, UnidentifiedImageError):
             why = "is not an image"
-            if Path(self.path).suffix.lower() in HEIF_ENDINGS:
+            if Path(self.path).suffix.lower() in {*HEIF_ENDINGS} - {*image_endings()}:
                 why = f"cannot be read as HEIC; {HEIF}, or save it as JPEG"
         elif isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
             limit = Image.MAX_IMAGE_PIXELS or 0

@@ -142,6 +142,10 @@ def test_heic_needs_its_package(tmp_path, monkeypatch, capsys, endings):
     endings.cache_clear()
     files = list_images("-s", [tmp_path / "photos"])
     assert [file.name for file in files] == ["1.HEIC", "2.png"] and (tmp_path / "opened").exists()
+    with pytest.raises(
+        BadSample, match=r"1\.HEIC: is not an image$"
+    ):  # damaged: nothing to install
+        read_image(tmp_path / "photos/1.HEIC", None)
 
 
 def test_text_files_may_begin_with_a_byte_order_mark(tmp_path):

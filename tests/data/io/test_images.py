@@ -77,6 +77,9 @@ def test_transparent_pixels_become_white(tmp_path):
     clear.putpalette([10, 20, 30] * 256)
     clear.save(tmp_path / "b.png", transparency=0)
     assert (read_image(tmp_path / "b.png", 8) == 255).all()
+    for mode, colour in (("RGB", (10, 20, 30)), ("L", 10)):  # one colour is transparent
+        Image.new(mode, (8, 8), colour).save(tmp_path / "c.png", transparency=colour)
+        assert (read_image(tmp_path / "c.png", 8) == 255).all(), mode
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

@@ -259,9 +259,9 @@ def people(
     if not args.source and not args.samples:
         raise UserError("-s: an image that gives the appearance is needed, or --samples")
     for file in args.source:
-        if is_video(file) and not Path(file).is_dir():
+        if is_video(file):
             raise UserError(f"-s {file}: the appearance comes from an image, not from a video")
-    videos = [file for file in map(Path, args.driving) if is_video(file) and not file.is_dir()]
+    videos = [file for file in map(Path, args.driving) if is_video(file)]
     if videos and (args.samples or args.driving_joints):
         option = "samples" if args.samples else "driving_joints"
         raise UserError(f"--{option}: only with driving images, {videos[0]} is a video")

@@ -49,7 +49,7 @@ class Frames:
     ):
         self.path = Path(path)
         self.name = self.path.stem
-        self.is_video = not self.path.is_dir() and is_video(path)
+        self.is_video = is_video(path)
         if self.is_video:
             self._video = open_video(path, start, end, fps)
             self.fps, self.count, self.start = self._video.fps, self._video.frames, start or 0.0

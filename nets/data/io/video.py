@@ -45,8 +45,11 @@ MOST_DAMAGE = 50  # packets in a row that cannot be decoded before reading ends
 
 
 def is_video(path: str | Path) -> bool:
-    """True if a file's ending is that of a video, so that a damaged video is named as one."""
-    return Path(path).suffix.lower() in VIDEOS
+    """True if a file's ending is that of a video, so that a damaged video is named as one.
+
+    A folder of that name is no video.
+    """
+    return Path(path).suffix.lower() in VIDEOS and not Path(path).is_dir()
 
 
 def open_video(

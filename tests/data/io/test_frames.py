@@ -5,6 +5,7 @@ import torch
 
 from nets.data.io.frames import Finder, Frames, pair_name
 from nets.data.io.images import write_image
+from nets.data.io.video import is_video
 from nets.data.io.video_writer import VideoWriter
 from nets.errors import UserError
 
@@ -39,6 +40,8 @@ def test_images_folders_and_videos_give_frames(tmp_path, video):
     assert [f.name for f in part] == [f"{video}, second 0.{i}0" for i in (2, 3, 4)]
     with pytest.raises(UserError, match="--start: only for videos"):
         Frames(tmp_path / "poses", start=1)
+    (tmp_path / "poses").rename(tmp_path / "poses.mp4")  # a folder for all that
+    assert not is_video(tmp_path / "poses.mp4") and len(Frames(tmp_path / "poses.mp4")) == 2
 
 
 def test_frames_without_a_detection(video, capsys):

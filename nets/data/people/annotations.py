@@ -134,8 +134,11 @@ def read_annotations(path: str | Path) -> Annotations:
         content = plain_json.load(path)
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {(error.strerror or '').lower()}") from error
-    except ValueError as error:
-        raise UserError(f"{path}: is not JSON ({error})") from error
+    except UserError:
+        raise
+    except (ValueError, csv.Error) as error:
+        kind = "a CSV file in UTF-8" if path.suffix.lower() == ".csv" else "JSON"
+        raise UserError(f"{path}: is not {kind} ({error})") from error
     if isinstance(content, dict) and "annotations" in content and "images" in content:
         return Annotations(path, _coco(path, content))
     if isinstance(content, dict) and "people" in content:
@@ -164,6 +167,8 @@ def _pose_transfer(path: Path) -> dict[str, list[Tensor]]:
             if not row:
                 continue
             where = f"{path}, line {rows.line_num}"
+            if len(row) == 4:  # the colon of a drive?
+                _named(path, ":".join(row[:2]))
             if len(row) != 3:
                 raise UserError(f"{where}: must be name: [18 y]: [18 x]")
             try:
@@ -197,6 +202,8 @@ def _coco(path: Path, content: dict[str, Any]) -> dict[str, list[Tensor]]:
             points[points[:, 2] <= 0] = math.nan
             people.setdefault(names[person["image_id"]], []).append(_joints(points[:, :2], COCO_17))
         return people
+    except UserError:
+        raise
     except (KeyError, TypeError, RuntimeError, ValueError) as error:
         raise UserError(f"{path}: is not COCO's person_keypoints ({error})") from error
 

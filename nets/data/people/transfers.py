@@ -194,7 +194,10 @@ def read_pairs(path: Path) -> list[tuple[str, str]]:
             rows = csv.reader(file)
             head = [cell.strip().lower() for cell in next(rows, [])]
             if not {"from", "to"} <= set(head):
-                raise UserError(f"{path}, line 1: must name the columns from,to")
+                raise UserError(
+                    f"{path}, line 1: must name the columns from,to, separated by commas, has "
+                    f"{','.join(head)!r}"
+                )
             columns = head.index("from"), head.index("to")
             for row in rows:
                 if not any(cell.strip() for cell in row):

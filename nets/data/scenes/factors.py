@@ -54,7 +54,10 @@ def read_table(path: str | Path) -> list[dict[str, str]]:
     if not rows:
         raise UserError(f"{path}: holds no rows")
     if "file" not in rows[0]:
-        raise UserError(f"{path}: must have a column `file`, has {', '.join(map(str, rows[0]))}")
+        raise UserError(
+            f"{path}: must have a column `file`, separated by commas, has "
+            f"{', '.join(map(repr, columns))}"
+        )
     for number, row in enumerate(rows, 2):
         if None in row or None in row.values() or not row["file"]:
             raise UserError(f"{path}, line {number}: must have {len(rows[0])} values")

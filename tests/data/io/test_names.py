@@ -198,8 +198,27 @@ def test_a_name_that_fits_two_files_is_refused(tmp_path, capsys):
     ],
 )
 def test_annotations_that_cannot_be_told_apart_are_refused(tmp_path, content, text):
-    with pytest.raises(UserError, match=rf"k\.json: .*{text}"):
+    with pytest.raises(UserError, match=rf"k\.json: .*{text}") as caught:
         read_annotations(write(tmp_path / "k.json", content))
+    assert str(caught.value).count("k.json") == 1
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("C:/a.jpg: [1]: [2]", r"a\.csv: C:/a\.jpg: is a path of Windows"),
+        (f"a\\1.jpg: {[1] * 18}: {[1] * 18}", r"a\.csv: a\\1\.jpg: is a path of Windows"),
+        ("a.jpg; [1]; [2]", r"a\.csv, line 2: must be name: \[18 y\]: \[18 x\]"),
+        ("caf\xe9.jpg: [1]: [2]", r"a\.csv: is not a CSV file in UTF-8 \('utf-8' codec"),
+    ],
+    ids=["drive", "backslash", "semicolons", "latin1"],
+)
+def test_a_csv_file_is_refused_for_its_own_reason(tmp_path, text, message):
+    file = tmp_path / "a.csv"
+    file.write_bytes(f"name:keypoints_y:keypoints_x\r\n{text}\r\n".encode("latin1"))
+    with pytest.raises(UserError, match=message) as caught:
+        read_annotations(file)
+    assert "JSON" not in str(caught.value)
 
 
 def test_joints_of_another_folder_are_said_and_entries_that_stand_twice_refused(tmp_path, capsys):

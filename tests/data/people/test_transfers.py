@@ -116,6 +116,7 @@ def test_a_list_that_cannot_be_used_is_named(folder):
     for text, message in {
         "": "line 1: must name the columns from,to",
         "a,b\n": "line 1: must name the columns from,to",
+        "from;to\n": "must name the columns from,to, separated by commas, has 'from;to'",
         "from,to\n": "lists no pairs",
         "from,to\nx.png\n": "line 2: lacks a name",
         "from,to\nC:\\x.png,y.png\n": "line 2: holds",

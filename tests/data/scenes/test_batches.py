@@ -270,6 +270,9 @@ def test_a_table_of_factors_gives_batches(images):
     assert batch["image"].flatten(1).float().mean(1).tolist() == [20, 30]
     with pytest.raises(UserError, match="holds 0 train batches of 3 images in which only light"):
         FactorTable(folder / "factors.csv", "train", sets, 3, 8)
+    (folder / "semicolons.csv").write_text("file;light\na.png;1\n")
+    with pytest.raises(UserError, match="`file`, separated by commas, has 'file;light'"):
+        FactorTable(folder / "semicolons.csv", "train", sets, 3, 8)
     with pytest.raises(UserError, match="must have a column `elevation`"):
         FactorTable(folder / "factors.csv", "train", SETS, 2, 8)
     mixed = open_batches(settings(folder, batch_size=2, image_size=8), sets, "train")

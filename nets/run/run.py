@@ -162,6 +162,7 @@ class Run:
         self._save_once()
         self._close_bar()
         self.stop_listening()
+        self._stop.number = 0  # one that came in the last step must not cut the final scores short
 
     def _leave(self) -> bool:
         """True if the time limit is reached. Saves and raises SystemExit on a signal."""

@@ -2,6 +2,7 @@
 
 import json
 import math
+import signal
 
 import pytest
 import torch
@@ -110,6 +111,18 @@ def test_a_stopped_run_goes_on_to_the_same_weights(trained, tmp_path, monkeypatc
     assert state[0]["step"] == 4 and all(
         torch.equal(state[i]["m"], expected[i]["m"]) for i in state
     )
+
+
+def test_a_signal_in_the_last_step_leaves_the_final_scores(tmp_path, monkeypatch, capsys):
+    save = train_dcign.Run.save
+
+    def saved(run, *arguments):
+        save(run, *arguments)
+        run._stop.request(signal.SIGTERM)
+
+    monkeypatch.setattr(train_dcign.Run, "save", saved)
+    run = train(tmp_path, "--name", "a", "--num_steps", 1, monkeypatch=monkeypatch)
+    assert "test_mse" in capsys.readouterr().out and (run / "images/final_0000001.png").exists()
 
 
 @pytest.mark.parametrize(

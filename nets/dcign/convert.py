@@ -12,7 +12,6 @@ become grey (0.21 R + 0.72 G + 0.07 B) and are squashed to a square.
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 import torch
@@ -21,9 +20,10 @@ from torch import Tensor
 from nets.data.io.images import read_grey
 from nets.data.scenes.batches import MIXED_FOLDERS, MODES, write_batch
 from nets.data.scenes.factors import read_table
-from nets.errors import BadSample, UserError
+from nets.errors import UserError
 from nets.listing import list_folder, list_folders, report_left_out
 from nets.random import uniform
+from nets.run.options import user_errors
 from nets.worlds.heads.batches import HeadBatches
 
 HEADS = {
@@ -121,6 +121,7 @@ def from_heads(args: argparse.Namespace) -> None:
                 print(f"{folder}: {count} batches of {args.bsize}", flush=True)
 
 
+@user_errors("convert")
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m nets.dcign.convert",
@@ -153,11 +154,7 @@ def main(argv: list[str] | None = None) -> None:
         parser.error("give either --dataset_dir or --heads")
     if min(args.bsize, args.imwidth, args.num_train_batches or 1) < 1:
         parser.error("--bsize, --imwidth and --num_train_batches must be above 0")
-    try:
-        (from_heads if args.heads else from_folders)(args)
-    except (UserError, BadSample, OSError) as error:
-        print(f"convert: error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
+    (from_heads if args.heads else from_folders)(args)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ can be tested on it too. Files that exist are overwritten.
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -24,12 +23,14 @@ from nets.data.io.images import write_image
 from nets.data.people.index import write_index
 from nets.data.scenes.factors import FACTORS
 from nets.errors import UserError
+from nets.run.options import user_errors
 from nets.skeletons import JOINTS_15
 from nets.worlds import clips
 from nets.worlds.heads.batches import HeadBatches
 from nets.worlds.heads.export import write_data_root
 from nets.worlds.people.world import SPLITS, render
 
+PROG = "python -m nets.worlds"
 _AT_ONCE = 32  # images rendered together
 
 
@@ -113,7 +114,7 @@ def write_scenes(out: Path, batches: dict[str, int], count: int, size: int, seed
 
 # fmt: off
 def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(prog="python -m nets.worlds", description=__doc__,
+    p = argparse.ArgumentParser(prog=PROG, description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter)
     worlds = p.add_subparsers(dest="world", required=True, metavar="WORLD")
     for name, what in (("people", "people in poses"), ("clips", "clips of moving people"),
@@ -162,12 +163,10 @@ def write(args: argparse.Namespace) -> int:
     return write_data_root(out, persons, args.videos, args.frames, size, seed)
 
 
+@user_errors(PROG)
 def main(argv: Sequence[str] | None = None) -> None:
     args = parser().parse_args(argv)
-    try:
-        count = write(args)
-    except (UserError, OSError) as error:
-        sys.exit(f"python -m nets.worlds {args.world}: {error}")
+    count = write(args)
     print(f"written: {count} images in {args.out}")
 
 

@@ -97,6 +97,28 @@ def test_help_into_a_closed_pipe_is_quiet(script):
     assert done.returncode in (0, 141) and done.stderr == b""  # 0: the parser ignores the error
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        "nets.worlds clips OUT --clips 1 --size 16",
+        "nets.worlds.heads.export --data_root OUT --persons 1 --test_persons 1 --videos 1 "
+        "--frames 1",
+        "nets.dcign.convert --heads --output_dir OUT --bsize 2 --imwidth 48 --num_train_batches 1 "
+        "--num_test_batches 1",
+    ],
+    ids=lambda command: command.split()[0],
+)
+def test_a_command_of_the_package_into_a_closed_pipe_is_quiet(tmp_path, command):
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(
+        [sys.executable, "-m", *command.replace("OUT", str(tmp_path / "out")).split()], cwd=ROOT,
+        stdout=write, stderr=subprocess.PIPE, env=environment(), timeout=300,
+    )  # fmt: skip
+    os.close(write)
+    assert (done.returncode, done.stderr) == (141, b"") and list((tmp_path / "out").iterdir())
+
+
 @pytest.mark.parametrize("script", ["extract.py people", "evaluate.py", "train_vunet.py"])
 def test_without_docstrings_the_scripts_work(script):
     name, *rest = script.split()

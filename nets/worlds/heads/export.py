@@ -14,6 +14,7 @@ from nets.data.heads.videos import write_frame
 from nets.data.io.files import write_table
 from nets.errors import UserError
 from nets.random import uniform
+from nets.run.options import user_errors
 from nets.worlds.heads.face.expression import speech
 from nets.worlds.heads.face.mesh import face
 from nets.worlds.heads.world import RANGES, SPLITS, HeadsWorld, contact_sheet, identities, render
@@ -120,6 +121,7 @@ def write_data_root(
     return len(rows)
 
 
+@user_errors("python -m nets.worlds.heads.export")
 def main() -> None:
     parser = argparse.ArgumentParser(description="Write a sheet or a folder of heads.")
     add = parser.add_argument

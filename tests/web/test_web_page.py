@@ -91,7 +91,8 @@ def browser(talk, exported, tmp_path_factory):
     folder = tmp_path_factory.mktemp("browser")
     frames = (to_pillow(image).resize((320, 320)).crop((0, 40, 320, 280)) for image in talk)
     camera = write_camera(folder / "camera.mjpeg", frames)
-    driver = opened(folder / "profile", camera, "--enable-unsafe-swiftshader")
+    flags = ("--enable-unsafe-swiftshader", "--enable-unsafe-webgpu")
+    driver = opened(folder / "profile", camera, *flags)
     yield driver
     driver.quit()
 
@@ -156,10 +157,17 @@ def largest_error(browser, image):
     return (pixels(browser, "#result").int() - image.int()).abs().max().item()
 
 
-def test_images_are_those_of_infer(browser, address, expected):
-    browser.get(f"{address}?provider=wasm")
+@pytest.mark.parametrize("provider, about", [("wasm", "wasm, "), ("webgpu", "WebGPU")])
+def test_images_are_those_of_infer(browser, address, expected, provider, about):
+    """WebGPU too, on Chromium's emulated graphics processor if there is no other."""
+    browser.get(f"{address}tables.json")  # a page that computes nothing
+    if provider == "webgpu" and not browser.execute_script(
+        "return Promise.resolve(navigator.gpu?.requestAdapter()).then(Boolean)"
+    ):
+        pytest.skip("this browser has no adapter of WebGPU")
+    browser.get(f"{address}?provider={provider}")
     assert driven(browser)
-    assert "wasm, " in text(browser, "#about")
+    assert about in text(browser, "#about")
     shown = [image for _, image in expected]
     assert min((a.int() - b.int()).abs().max() for a, b in pairwise(shown)) > 20
     for file, image in expected:

@@ -200,6 +200,23 @@ def test_files_that_are_no_avatar_are_refused_in_one_line():
     ]
 
 
+@needs_node
+def test_the_identity_is_computed_by_wasm_whatever_computes_the_frames():
+    """onnxruntime-web 1.30 convolves six channels to wrong values with WebGPU."""
+    options = '{"image_size": 32, "num_keypoints": 68, "stickmen_thickness": 2}'
+    files = [onnx_bytes(**FACTS | {"guise_graph": graph, "guise_options": options})
+             for graph in ("avatar_frame", "avatar_identity")]  # fmt: skip
+    got = node(files, """(async () => {
+        const asked = [];
+        const create = async (bytes, settings) => asked.push(settings.executionProviders);
+        const runtime = { provider: "webgpu", ort: { InferenceSession: { create } } };
+        const file = (bytes, i) => ({ name: "ab"[i], bytes: Uint8Array.from(bytes) });
+        await avatar.Avatar.open(runtime, given.map(file));
+        return asked;
+    })()""")  # fmt: skip
+    assert got == [["wasm"], ["webgpu"]]
+
+
 def test_no_file_of_the_page_names_another_server():
     files = [WEB / "index.html", WEB / "style.css", *(WEB / "js").iterdir()]
     assert len(files) >= 6

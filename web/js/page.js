@@ -8,6 +8,8 @@ import { channelOf, cropSquare, pixelsOf, readImage } from "./images.js";
 
 const FPS = 25; // of recorded points
 const COUNTED = 20; // frames of which the speed is the mean
+const NOTHING = "\u00a0"; // keeps the height of a line
+const SEARCHING = "looking for a face"; // the first search opens the detector, which takes seconds
 const FILES = ["avatar_identity.onnx", "avatar_frame.onnx"];
 const at = (id) => document.getElementById(id);
 const video = at("video");
@@ -96,7 +98,9 @@ async function demoPerson() {
 
 const photo = task(async ([file]) => {
   const image = await readImage(file, file.name);
+  at("speed").textContent = SEARCHING;
   const points = await pointsOfPhoto(await createImageBitmap(pixelsOf(image)));
+  at("speed").textContent = NOTHING;
   if (!points) throw new Error(`${file.name}: no face found`);
   await setSource({ image, points, mask: null });
 });
@@ -124,6 +128,7 @@ async function embed(to, { image, points, mask }) {
 
 function stop() {
   run += 1;
+  at("speed").textContent = NOTHING;
   video.pause();
   video.srcObject?.getTracks().forEach((track) => track.stop());
   video.srcObject = null;
@@ -142,11 +147,12 @@ function drive(next) {
     if (number !== run) return;
     const points = await next();
     requestAnimationFrame(() => queued(frame));
-    if (points === undefined) return;
+    if (points === undefined || number !== run) return;
     if (points) {
       const start = performance.now();
       const box = faceCropBox(points);
       const image = await avatar.draw(normalisedPose(points, box), at("white").checked);
+      if (number !== run) return;
       show(image);
       ends.push(performance.now());
       spent.push(performance.now() - start);
@@ -192,6 +198,7 @@ async function driveByVideo(name) {
   await video.play().catch(() => {
     throw new Error(`${name}: is not a video that this browser plays`);
   });
+  at("speed").textContent = SEARCHING;
   let shown = -1;
   drive(async () => {
     if (video.currentTime === shown) return undefined;

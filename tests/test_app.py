@@ -215,11 +215,14 @@ def test_speed_forgets_a_pause(monkeypatch):
     assert rates == [None, pytest.approx(10), pytest.approx(10), None, pytest.approx(2)]
 
 
-def test_errors_are_one_line_without_paths_of_the_server(page, capsys):
+def test_errors_are_one_line_without_paths_of_the_server(page, capsys, monkeypatch):
     import gradio
 
     from nets.app_page import shown
 
+    for package in ("mediapipe", "dlib"):  # the extra `extract` counts as missing
+        monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.setattr(page.detector, "_detector", None)
     bad = page.folder / "0123abcd/bad.png"
     bad.parent.mkdir()
     bad.write_bytes(b"not an image")

@@ -198,8 +198,8 @@ class Page:
         sliders = []
         for latent in names:
             value = float(code[app_systems.latent_index(model, latent)])
-            low, high = app_systems.latent_range(model, latent, value)
-            step = max((high - low) / 200, 1e-6)
+            ends = app_systems.latent_range(model, latent, value)
+            low, high, value, step = app_systems.short_scale(*ends, value)
             sliders.append(gr.update(label=latent, minimum=low, maximum=high, value=value,
                                      step=step, visible=True))  # fmt: skip
         sliders += [gr.update(visible=False)] * (3 + SHAPES - len(names))

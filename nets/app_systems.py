@@ -7,6 +7,7 @@ beside its result. Nothing here knows the page.
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -311,6 +312,15 @@ def latent_range(model: LoadedDCIGN, name: str, value: float) -> tuple[float, fl
     low, high = model._latents.bounds(latent_index(model, name))
     room = 0.25 * (high - low) + 1e-3
     return min(low - room, value), max(high + room, value)
+
+
+def short_scale(low: float, high: float, value: float) -> tuple[float, float, float, float]:
+    """Ends, value and step of a slider with few digits: 100 to 1000 steps of a power of ten."""
+    digits = 2 - math.floor(math.log10(high - low))
+    unit = 10.0**-digits
+    ends = math.floor(low / unit) * unit, math.ceil(high / unit) * unit
+    first, last, at, step = (round(number, digits) for number in (*ends, value, unit))
+    return first, last, at, step
 
 
 def latent_index(model: LoadedDCIGN, name: str) -> int:

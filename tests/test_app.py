@@ -15,7 +15,7 @@ import app
 import guise
 from app_runs import FakeDetector, open_page, serving, write_runs, write_tone
 from nets.app_examples import KnownDetector, draw_examples
-from nets.app_systems import Checkpoints, Speed
+from nets.app_systems import Checkpoints, Speed, short_scale
 from nets.data.io.images import read_image, write_image
 from nets.data.io.video import open_video
 from nets.data.io.video_writer import VideoWriter
@@ -185,12 +185,24 @@ def test_the_sliders_of_a_code(page):
     assert [s["label"] for s in sliders][:4] == ["azimuth", "elevation", "light", "shape:1"]
     for slider in sliders:
         assert slider["minimum"] <= slider["value"] <= slider["maximum"]
+        numbers = [slider[name] for name in ("minimum", "maximum", "value", "step")]
+        assert max(len(str(number)) for number in numbers) <= 8, numbers  # or the slider scrolls
     values = [slider["value"] for slider in sliders]
     same = page.decode("runs/dcign/a", code, *values)
     moved = page.decode("runs/dcign/a", code, sliders[0]["maximum"], *values[1:])
     assert same.shape == moved.shape and not (same == moved).all()
     with pytest.raises(UserError, match="encode the source first"):
         page.decode("runs/dcign/a", None, *values)
+
+
+@pytest.mark.parametrize("low, high, value, scale", [
+    (-12.0521, 11.8806, 7.33338, (-12.1, 11.9, 7.3, 0.1)),
+    (-0.2599, 0.2100, -0.03528, (-0.26, 0.21, -0.035, 0.001)),
+    (-0.001, 0.001, 0.0, (-0.001, 0.001, 0.0, 0.00001)),
+    (-250.0, 750.0, 3.0, (-250.0, 750.0, 0.0, 10.0)),
+])  # fmt: skip
+def test_a_slider_has_few_digits_and_holds_its_range(low, high, value, scale):
+    assert short_scale(low, high, value) == scale
 
 
 def test_a_camera_drives_an_avatar(page, monkeypatch):

@@ -5,8 +5,8 @@ python benchmarks/figures.py demo.png        one of them, or several
 
 Each figure is the output of one command, with the default seeds. A PNG of more than 300 kB gets a
 palette of 256 colours, and is made smaller until it fits. A GIF of more than 500 kB gets 64
-colours. docs/app.png and docs/astronaut.png need a browser and the detectors; CONTRIBUTING.md has
-their commands.
+colours. docs/app.png, docs/web.png and docs/astronaut.png need a browser or the detectors;
+CONTRIBUTING.md has their commands.
 """
 
 from __future__ import annotations

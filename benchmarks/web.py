@@ -1,16 +1,19 @@
 """Frames of an exported avatar in Chromium, by onnxruntime-web on the CPU, against Python.
 
-python benchmarks/web.py               writes benchmarks/results/web-cpu.json
+python benchmarks/web.py                         writes benchmarks/results/web-cpu.json
+python benchmarks/web.py --figure docs/web.png   takes the screenshot of docs/web.md instead
 
 Needs `npm ci` in web/, chromium, chromedriver and the extra `test`. The avatar has the sizes of
 faces_128.yaml and seeded weights; speed does not depend on them. A time is that of Avatar.draw on
 the page: pose in, image out. Rounds of all ways are interleaved. A figure is the median frame of
-the fastest round, which other programs on the machine disturbed least.
+the fastest round, which other programs on the machine disturbed least. The screenshot shows the
+avatar that comes with guise.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import shutil
 import statistics
@@ -18,13 +21,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import export
 from benchmarks.machine import write_report
 from nets import api, exports
 from nets.bilayer import build
@@ -35,6 +40,8 @@ from nets.run import checkpoints
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = "faces_128.yaml"
 THREADS = (1, 2)
+TRAINED = ROOT / "nets/trained/bilayer.safetensors"
+POSE = 81  # frame of web/demo/driving.json on the screenshot: the mouth is open
 FRAMES = 40  # of a round; the first ten are not counted
 MEASURE = """
 const [count, done] = arguments;
@@ -81,14 +88,19 @@ def write_avatar(folder: Path) -> int:
     return int(options["image_size"])
 
 
-def in_browser(browser: Any, address: str, threads: int) -> list[float]:
-    """Milliseconds of each frame in a newly opened page, whose own loop is stopped."""
-    browser.get(f"{address}?provider=wasm&threads={threads}")
+def until_driven(browser: Any) -> None:
+    """Waits until the page shows frames."""
     end = time.monotonic() + 120
     while "frames/s" not in browser.find_element("id", "speed").text:
         if time.monotonic() > end:
             raise RuntimeError(f"the page shows: {browser.find_element('id', 'error').text}")
         time.sleep(0.2)
+
+
+def in_browser(browser: Any, address: str, threads: int) -> list[float]:
+    """Milliseconds of each frame in a newly opened page, whose own loop is stopped."""
+    browser.get(f"{address}?provider=wasm&threads={threads}")
+    until_driven(browser)
     browser.find_element("id", "stop").click()
     answer = browser.execute_async_script(MEASURE, FRAMES)
     if answer.get("threads") != threads:
@@ -122,8 +134,9 @@ def in_python(folder: Path) -> Callable[[int], list[float]]:
     return frames
 
 
-def measure(folder: Path, rounds: int) -> dict[str, Any]:
-    """The figures of all ways, from a folder with the page and the avatar."""
+@contextlib.contextmanager
+def opened(folder: Path) -> Iterator[tuple[Any, str]]:
+    """Chromium, and the address of the page in `folder`; both are closed at the end."""
     from selenium import webdriver
 
     server = subprocess.Popen(
@@ -139,9 +152,35 @@ def measure(folder: Path, rounds: int) -> dict[str, Any]:
     service = webdriver.ChromeService(shutil.which("chromedriver"))
     browser = webdriver.Chrome(options=options, service=service)
     browser.set_script_timeout(300)
+    try:
+        yield browser, address
+    finally:
+        browser.quit()
+        server.kill()
+        server.wait()
+
+
+def screenshot(folder: Path, out: Path) -> None:
+    """Writes a screenshot of the page, whose driving face keeps still in one of its poses."""
+    points = json.loads((ROOT / "web/demo/driving.json").read_text())[POSE]
+    (folder / "pose.json").write_text(json.dumps([points]))
+    with opened(folder) as (browser, address):
+        browser.set_window_size(1200, 900)
+        browser.get(f"{address}?provider=wasm")
+        until_driven(browser)
+        browser.find_element("id", "clip").send_keys(str(folder / "pose.json"))
+        time.sleep(30)  # more than the 20 frames of which the page shows the speed
+        browser.find_element("tag name", "html").screenshot(str(out))
+    with Image.open(out) as image:
+        few = image.convert("RGB").quantize(256, dither=Image.Dither.NONE)
+    few.save(out, optimize=True)
+
+
+def measure(folder: Path, rounds: int) -> dict[str, Any]:
+    """The figures of all ways, from a folder with the page and the avatar."""
     python = in_python(folder / "avatar")
     medians: dict[str, list[float]] = {}
-    try:
+    with opened(folder) as (browser, address):
         for _ in range(rounds):
             for threads in THREADS:
                 for name, times in (
@@ -150,10 +189,6 @@ def measure(folder: Path, rounds: int) -> dict[str, Any]:
                 ):
                     medians.setdefault(name, []).append(statistics.median(times[10:]))
         version = browser.capabilities["browserVersion"]
-    finally:
-        browser.quit()
-        server.kill()
-        server.wait()
     ways = {}
     for name, values in medians.items():
         best = min(values)
@@ -167,6 +202,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--rounds", type=int, default=7, help="rounds; default: 7")
     parser.add_argument("--output", type=Path, help="JSON")
+    parser.add_argument("--figure", type=Path, help="PNG of a screenshot, in place of figures")
     args = parser.parse_args()
     if not (ROOT / "web/node_modules").is_dir():
         parser.error("needs the packages of the page: npm ci in web/")
@@ -176,6 +212,10 @@ def main() -> None:
             if path.name != "avatar":
                 (folder / path.name).symlink_to(path)
         (folder / "avatar").mkdir()
+        if args.figure:
+            export.main(["--checkpoint", str(TRAINED), "-o", str(folder / "avatar")])
+            screenshot(folder, args.figure)
+            return
         size = write_avatar(folder / "avatar")
         result = {"size": size, **measure(folder, args.rounds)}
     write_report(args.output or Path(__file__).parent / "results/web-cpu.json", result)

@@ -134,7 +134,9 @@ class VideoWriter:
         self._shape = shape
         rate = Fraction(self.fps).limit_denominator(1001)
         with self._errors():
-            video = self._container.add_stream("libx264", rate=rate, options={"crf": "18"})
+            # Without B-frames, since with them MP4 says too short a duration for a varying rate.
+            settings = {"crf": "18", "bf": "0"}
+            video = self._container.add_stream("libx264", rate=rate, options=settings)
             video.width, video.height = (side + side % 2 for side in shape[:0:-1])
             video.pix_fmt = "yuv420p"
             video.codec_context.time_base = Fraction(1, TICKS)

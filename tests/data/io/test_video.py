@@ -129,6 +129,16 @@ def test_a_varying_rate_is_kept_or_made_constant(tmp_path):
     assert [s for s, _ in again] == pytest.approx(times, abs=2e-3)
 
 
+@pytest.mark.parametrize("ending", [".mp4", ".mov", ".mkv"])
+def test_a_varying_rate_does_not_shorten_the_duration(tmp_path, ending):
+    path = tmp_path / f"slow{ending}"
+    with VideoWriter(path, 10) as out:
+        for i in range(20):
+            out.write(image(level=10 * i), 0.04 * i if i < 12 else 0.5 * (i - 11))
+    with av.open(str(path)) as file:
+        assert file.duration / 1e6 == pytest.approx(4.0 + 1 / 10, abs=0.01)
+
+
 @pytest.mark.parametrize("turn", [(90,), (180,), (-90,), (0, True), (90, True), (0, False, True)])
 def test_rotation_and_mirroring_of_the_file_are_applied(tmp_path, turn):
     degrees, mirror, upside = (*turn, False, False)[:3]

@@ -393,9 +393,9 @@ def user_errors(prog: str | None = None) -> Iterator[None]:
         code = code or UNREAD
     if code is None:
         return
+    _leave_ranks(code)
     # Raised outside of the handlers. A live exception would keep its frames, they the loader, and
     # the loader its workers, for which the interpreter would wait.
-    _leave_ranks(code)
     raise SystemExit(code)
 
 

@@ -1,6 +1,6 @@
 """Perceptual distances: VGG preprocessing, names of layers, and distances between features.
 
-Images are in [-1, 1] and never clamped. The networks are in `nets.pretrained.vgg`.
+Images are in [-1, 1] and never clamped. The networks are in `nets.pretrained`.
 """
 
 from collections.abc import Sequence
@@ -105,6 +105,12 @@ def layer_position(name: str, blocks: Sequence[int] = BLOCKS) -> int:
     )
 
 
+def layer_block(name: str) -> int:
+    """The block of a layer of VGG19, 1 to 5, or 0 for `input_1`. Raises ValueError."""
+    position = layer_position(name)
+    return CONVOLUTIONS[position - 1].block if position else 0
+
+
 def layer_name(index: int, blocks: Sequence[int] = BLOCKS) -> str:
     """The name of the ReLU that is `features[index]` in torchvision's network."""
     for row in convolutions(blocks):
@@ -139,7 +145,7 @@ def feature_distances(
     layers       for mean |F(y) - F(t)|: names as in `layer_position`, or `image` for the image
                  itself
     gram_layers  for mean |G(y) - G(t)|, G the `gram_matrix` of the activations
-    vgg          a `nets.pretrained.vgg.VGG19`; may be None if the layers are `image` and `input_1`,
+    vgg          a `nets.pretrained.vgg.VGG19` or a network with its interface; may be None if the layers are `image` and `input_1`,
                  the latter then preprocessed as for the caffe family
     squared      mean (F(y) - F(t))^2 instead of the L1 of activations
     returns      {"feature_<layer>": (N,), ..., "gram_<layer>": (N,), ...}

@@ -1,12 +1,16 @@
-"""The objective of a training step: the loss, its weights, and the VGG19 that it needs."""
+"""The objective of a training step: the loss, its weights, and the network of features it needs."""
 
 from __future__ import annotations
+
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from nets.errors import UserError
-from nets.pretrained import vgg
+from nets.pretrained.features import load_features
+from nets.pretrained.mobilenet import MobileNetV2
+from nets.pretrained.vgg import VGG19
 from nets.run import options
 from nets.run.precision import Precision
 from nets.run.run import Run
@@ -55,8 +59,10 @@ def kl_factor(args: options.Namespace, step: int, end: int) -> float:
     return losses.linear_ramp(step, start, args.kl_min, max(start, stop), args.kl_max)
 
 
-def open_vgg(args: options.Namespace, run: Run, precision: Precision) -> vgg.VGG19 | None:
-    """The VGG19 on the device; None if no term of the loss needs it.
+def open_vgg(
+    args: options.Namespace, run: Run, precision: Precision
+) -> VGG19 | MobileNetV2 | None:
+    """The network of the features on the device; None if no term of the loss needs it.
 
     Raises UserError if its weights are missing.
     """
@@ -69,19 +75,17 @@ def open_vgg(args: options.Namespace, run: Run, precision: Precision) -> vgg.VGG
     if not needed:
         return None
     family = "torchvision" if args.variant == "image" else "caffe"
-    source = "random" if args.perceptual == "random" else "auto"
+    load = partial(load_features, args.perceptual, args.vgg_weights, family)
     if args.vgg_download:  # on rank 0, before the other ranks look for the file
-        run.ranks.on_main(
-            lambda: vgg.load_vgg(args.vgg_weights, family, source, download=True) and None
-        )
-    net = vgg.load_vgg(args.vgg_weights, family, source)
+        run.ranks.on_main(lambda: load(download=True) and None)
+    net = load()
     run.print(f"perceptual loss: {net.description}")
     return precision.place(net)
 
 
 def loss_of(
     args: options.Namespace,
-    net: vgg.VGG19 | None,
+    net: VGG19 | MobileNetV2 | None,
     out: VUNetOutput,
     target: Tensor,
     mask: Tensor | None,

@@ -12,6 +12,7 @@ import torch
 from nets.data.people.own import is_own
 from nets.errors import UserError
 from nets.perceptual import layer_position
+from nets.pretrained import features
 from nets.run import checkpoints, options
 from nets.run.options import (
     NonNegativeFloat,
@@ -101,10 +102,9 @@ def parser(description: str) -> options.Parser:
         help="weight of background pixels, those off the mask (the demo world) or the joints")
     add("--kl_max", type=NonNegativeFloat, default=1.0, help="parts: final weight of the KL")
     add("--vgg_weights", type=str | None, default=None,
-        help="file with the weights of VGG19; default: the one in torch's cache")
-    add("--perceptual", type=Literal["pretrained", "random"], default="pretrained",
-        help="weights of VGG19; random: seeded random ones, which need no file")
-    add_flag(g, "--vgg_download", False, "download the weights of VGG19 if they are missing")
+        help="file with the weights of the perceptual loss; default: the one in torch's cache")
+    add("--perceptual", type=features.Perceptual, default="pretrained", help=features.HELP)
+    add_flag(g, "--vgg_download", False, "download these weights if they are missing")
     g = p.add_argument_group("schedule")
     add = g.add_argument
     add("--lr", type=PositiveFloat | None, default=None,

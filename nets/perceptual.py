@@ -145,8 +145,9 @@ def feature_distances(
     layers       for mean |F(y) - F(t)|: names as in `layer_position`, or `image` for the image
                  itself
     gram_layers  for mean |G(y) - G(t)|, G the `gram_matrix` of the activations
-    vgg          a `nets.pretrained.vgg.VGG19` or a network with its interface; may be None if the layers are `image` and `input_1`,
-                 the latter then preprocessed as for the caffe family
+    vgg          a `nets.pretrained.vgg.VGG19`, or a network with its interface; may be None if the
+                 layers are `image` and `input_1`, the latter then preprocessed as for the caffe
+                 family
     squared      mean (F(y) - F(t))^2 instead of the L1 of activations
     returns      {"feature_<layer>": (N,), ..., "gram_<layer>": (N,), ...}
     """

@@ -1,8 +1,7 @@
 """MobileNetV2 as a fixed feature extractor: a perceptual network of 14 MB, against VGG19's 550.
 
-Sandler, Howard, Zhu, Zhmoginov, Chen, "MobileNetV2: Inverted Residuals and Linear Bottlenecks", CVPR
-2018; the weights are torchvision's, trained on ImageNet. No published system here used it for its
-loss.
+Sandler, Howard, Zhu, Zhmoginov, Chen, "MobileNetV2: Inverted Residuals and Linear Bottlenecks",
+CVPR 2018. The weights are torchvision's, trained on ImageNet. No published system here used it.
 
 Layers have VGG's names (`nets.pretrained.vgg`), so that it takes VGG's place: a layer of block B is
 the last map at stride 2**B here, 2**(B-1) there. A name says the block alone: `relu3_1` and
@@ -36,7 +35,7 @@ OFFICIAL = {
 LEVELS = 64.0  # a standard deviation of photographs, in levels of 0 to 255
 
 
-class Block(NamedTuple):
+class InvertedResidual(NamedTuple):
     """An inverted residual: expansion by a factor, 3x3 each channel by itself, projection."""
 
     number: int  # `features.<number>` on disk
@@ -50,9 +49,10 @@ class Block(NamedTuple):
         return self.stride == 1 and self.inputs == self.outputs
 
 
-def _blocks() -> list[Block]:
+def _blocks() -> list[InvertedResidual]:
     """Table 2 of the paper, without the last convolution."""
-    found, inputs = [], 32
+    found: list[InvertedResidual] = []
+    inputs = 32
     for factor, outputs, count, stride in (
         (1, 16, 1, 1),
         (6, 24, 2, 2),
@@ -63,7 +63,7 @@ def _blocks() -> list[Block]:
         (6, 320, 1, 1),
     ):
         for i in range(count):
-            row = Block(len(found) + 1, inputs, outputs, factor, stride if i == 0 else 1)
+            row = InvertedResidual(len(found) + 1, inputs, outputs, factor, stride if i == 0 else 1)
             found.append(row)
             inputs = outputs
     return found
@@ -73,7 +73,7 @@ BLOCKS = _blocks()
 ENDS = (1, 3, 6, 13, 17)  # number of the last block at strides 2, 4, 8, 16, 32
 
 
-class Convolution(NamedTuple):
+class NormedConvolution(NamedTuple):
     """A convolution with its batch norm, as the file names them."""
 
     convolution: str
@@ -81,20 +81,20 @@ class Convolution(NamedTuple):
     shape: tuple[int, int, int, int]
 
 
-def _convolutions(block: Block) -> list[Convolution]:
+def _convolutions(block: InvertedResidual) -> list[NormedConvolution]:
     inner, stem = block.inputs * block.factor, f"features.{block.number}.conv"
     found = []
     if block.factor > 1:
-        found.append(Convolution(f"{stem}.0.0", f"{stem}.0.1", (inner, block.inputs, 1, 1)))
+        found.append(NormedConvolution(f"{stem}.0.0", f"{stem}.0.1", (inner, block.inputs, 1, 1)))
     middle = f"{stem}.{len(found)}"
-    found.append(Convolution(f"{middle}.0", f"{middle}.1", (inner, 1, 3, 3)))
+    found.append(NormedConvolution(f"{middle}.0", f"{middle}.1", (inner, 1, 3, 3)))
     last = len(found)
     shape = (block.outputs, inner, 1, 1)
-    found.append(Convolution(f"{stem}.{last}", f"{stem}.{last + 1}", shape))
+    found.append(NormedConvolution(f"{stem}.{last}", f"{stem}.{last + 1}", shape))
     return found
 
 
-STEM = Convolution("features.0.0", "features.0.1", (32, 3, 3, 3))
+STEM = NormedConvolution("features.0.0", "features.0.1", (32, 3, 3, 3))
 ROWS = [STEM, *(row for block in BLOCKS for row in _convolutions(block))]
 
 
@@ -144,7 +144,7 @@ class MobileNetV2(nn.Module):
         """Returns `features`; so `torch.compile` and hooks work."""
         return self.features(image, layers)
 
-    def _block(self, x: Tensor, block: Block, position: int) -> tuple[Tensor, int]:
+    def _block(self, x: Tensor, block: InvertedResidual, position: int) -> tuple[Tensor, int]:
         y = x
         if block.factor > 1:
             y = F.relu6(F.conv2d(y, self.weights[position], self.biases[position]))
@@ -195,7 +195,7 @@ def load_mobilenet(
     return MobileNetV2(state, family, f"MobileNetV2, torchvision weights of {file}{checked}")
 
 
-def _folded(state: dict[str, Tensor], row: Convolution) -> tuple[Tensor, Tensor]:
+def _folded(state: dict[str, Tensor], row: NormedConvolution) -> tuple[Tensor, Tensor]:
     """Weight and bias of a convolution with its batch norm (epsilon 1e-5) in it."""
     weight, bias, mean, variance = (
         state[f"{row.norm}.{part}"] for part in ("weight", "bias", "running_mean", "running_var")
@@ -207,8 +207,8 @@ def _folded(state: dict[str, Tensor], row: Convolution) -> tuple[Tensor, Tensor]
 def _deviation(state: dict[str, Tensor], end: int) -> float:
     """Root mean square over the channels of the standard deviations of block `end`'s output.
 
-    A batch norm gives its output the standard deviation |weight| on the images of its training. Sums
-    of residual blocks are taken as uncorrelated.
+    On the images of its training, a batch norm's output has the standard deviation |weight|. Terms
+    of a residual sum are taken as uncorrelated.
     """
     variance, number = torch.zeros(()), end
     while True:

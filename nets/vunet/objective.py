@@ -59,9 +59,7 @@ def kl_factor(args: options.Namespace, step: int, end: int) -> float:
     return losses.linear_ramp(step, start, args.kl_min, max(start, stop), args.kl_max)
 
 
-def open_vgg(
-    args: options.Namespace, run: Run, precision: Precision
-) -> VGG19 | MobileNetV2 | None:
+def open_vgg(args: options.Namespace, run: Run, precision: Precision) -> VGG19 | MobileNetV2 | None:
     """The network of the features on the device; None if no term of the loss needs it.
 
     Raises UserError if its weights are missing.

@@ -1,0 +1,167 @@
+"""MobileNetV2 features against the network written with torch.nn, and ways to miss its weights."""
+
+import hashlib
+
+import pytest
+import torch
+from torch import nn
+
+from nets.errors import UserError
+from nets.perceptual import feature_distances, preprocess_caffe, preprocess_torchvision
+from nets.pretrained import mobilenet
+from nets.pretrained.features import load_features
+from nets.pretrained.mobilenet import load_mobilenet
+
+STAGES = [f"relu{block}_1" for block in range(1, 6)]
+
+
+class Residual(nn.Module):
+    """An inverted residual with torchvision's names."""
+
+    def __init__(self, inputs, outputs, factor, stride):
+        super().__init__()
+        inner = inputs * factor
+
+        def convolution(c_in, kernel, stride=1, groups=1):
+            return nn.Sequential(
+                nn.Conv2d(c_in, inner, kernel, stride, kernel // 2, groups=groups, bias=False),
+                nn.BatchNorm2d(inner),
+                nn.ReLU6(),
+            )
+
+        expansion = [convolution(inputs, 1)] if factor > 1 else []
+        self.conv = nn.Sequential(
+            *expansion,
+            convolution(inner, 3, stride, inner),
+            nn.Conv2d(inner, outputs, 1, bias=False),
+            nn.BatchNorm2d(outputs),
+        )
+        self.adds = stride == 1 and inputs == outputs
+
+    def forward(self, x):
+        return x + self.conv(x) if self.adds else self.conv(x)
+
+
+class Whole(nn.Module):
+    def __init__(self):
+        super().__init__()
+        stem = nn.Conv2d(3, 32, 3, 2, 1, bias=False)
+        layers, inputs = [nn.Sequential(stem, nn.BatchNorm2d(32), nn.ReLU6())], 32
+        widths = [16] + [24] * 2 + [32] * 3 + [64] * 4 + [96] * 3 + [160] * 3 + [320]
+        for number, outputs in enumerate(widths, start=1):
+            stride = 2 if number in (2, 4, 7, 14) else 1
+            layers.append(Residual(inputs, outputs, 1 if number == 1 else 6, stride))
+            inputs = outputs
+        head = nn.Conv2d(320, 1280, 1, bias=False)
+        layers.append(nn.Sequential(head, nn.BatchNorm2d(1280), nn.ReLU6()))
+        self.features = nn.Sequential(*layers)
+        self.classifier = nn.Sequential(nn.Dropout(0.2), nn.Linear(1280, 10))
+
+
+@pytest.fixture(scope="module")
+def whole():
+    """The published network with random weights and batch norms that are no identities."""
+    torch.manual_seed(0)
+    net = Whole().eval()
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            for value in (module.weight, module.running_var):
+                nn.init.uniform_(value, 0.5, 1.5)
+            for value in (module.bias, module.running_mean):
+                nn.init.normal_(value, std=0.3)
+    return net
+
+
+@pytest.fixture(scope="module")
+def file(whole, tmp_path_factory):
+    path = tmp_path_factory.mktemp("mobilenet") / "mine.pth"
+    torch.save(whole.state_dict(), path)
+    return path
+
+
+@pytest.fixture
+def hub(tmp_path):
+    before = torch.hub.get_dir()
+    torch.hub.set_dir(tmp_path / "hub")
+    folder = tmp_path / "hub" / "checkpoints"
+    folder.mkdir(parents=True)
+    yield folder
+    torch.hub.set_dir(before)
+
+
+def image(*shape):
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(1)) * 2 - 1
+
+
+@pytest.mark.parametrize(("family", "unit"), [("torchvision", 1.0), ("caffe", 64.0)])
+def test_maps_are_the_published_ones_over_their_deviation(whole, file, family, unit):
+    x = image(2, 3, 70, 50)
+    maps = load_mobilenet(file, family)(x, ["input_1", *STAGES])
+    assert list(maps) == ["input_1", *STAGES]
+    preprocess = preprocess_caffe if family == "caffe" else preprocess_torchvision
+    assert torch.equal(maps["input_1"], preprocess(x))
+    y = preprocess_torchvision(x)
+    for number, layer in enumerate(whole.features):
+        with torch.no_grad():
+            y = layer(y)
+        for name, end in zip(STAGES, (1, 3, 6, 13, 17), strict=True):
+            if number != end:
+                continue
+            adds = {1: [1], 3: [2, 3], 6: [4, 5, 6], 13: [11, 12, 13], 17: [17]}[end]
+            variance = sum(whole.features[k].conv[-1].weight.detach() ** 2 for k in adds)
+            expected = y * unit / variance.mean().sqrt()
+            torch.testing.assert_close(maps[name], expected, rtol=1e-4, atol=1e-4 * unit)
+
+
+def test_layers_have_vggs_names_and_no_more_is_computed(file):
+    net = load_mobilenet(file)
+    a = net(image(1, 3, 16, 16), ["block2_conv1", "relu2_2"])
+    assert torch.equal(a["block2_conv1"], a["relu2_2"]) and a["relu2_2"].shape == (1, 24, 4, 4)
+    for name in ("relu6_1", "features.3"):
+        with pytest.raises(ValueError, match=f"layer must be .*got '{name}'"):
+            net(image(1, 3, 16, 16), [name])
+    for parameter in list(net.weights)[7:]:  # those behind block 3
+        parameter.fill_(torch.nan)
+    assert net(image(1, 3, 16, 16), ["relu1_1"])["relu1_1"].isfinite().all()
+
+
+def test_gradients_reach_the_image_and_not_the_parameters(file):
+    net = load_features("mobilenet", file, "caffe")
+    x = image(1, 3, 32, 32).requires_grad_()
+    distances = feature_distances(x, -x.detach(), STAGES[:3], STAGES[:1], net)
+    assert set(distances) == {*(f"feature_{name}" for name in STAGES[:3]), f"gram_{STAGES[0]}"}
+    sum(distances.values()).sum().backward()
+    assert (x.grad != 0).float().mean() > 0.9
+    assert not any(p.requires_grad or p.grad is not None for p in net.parameters())
+
+
+def test_the_official_file_is_found_verified_and_downloaded(hub, file, monkeypatch, capsys):
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()[:8]
+    name = f"mobilenet_v2-{digest}.pth"
+    monkeypatch.setattr(mobilenet, "OFFICIAL", {name: ("sha256", digest, file.as_uri())})
+    with pytest.raises(UserError) as caught:
+        load_mobilenet()
+    for part in (name, str(hub), "--vgg_weights", "14 MB", "--perceptual random"):
+        assert part in str(caught.value)
+    assert not list(hub.iterdir())
+    assert "(sha256 verified)" in load_features("mobilenet", download=True).description
+    assert "downloading file://" in capsys.readouterr().out
+    assert load_mobilenet().description.startswith("MobileNetV2, torchvision weights of")
+    (hub / name).write_bytes(b"half a file")
+    with pytest.raises(UserError, match=f"damaged.*must start with {digest}"):
+        load_mobilenet()
+
+
+def test_wrong_files_are_named(whole, tmp_path):
+    path = tmp_path / "other.pth"
+    state = whole.state_dict()
+    torch.save({k: v for k, v in state.items() if not k.startswith("features.3.")}, path)
+    with pytest.raises(UserError, match=r"not a MobileNetV2 state dict: features\.3\..* missing"):
+        load_mobilenet(path)
+    torch.save({"features.0.weight": torch.zeros(64, 3, 3, 3)}, path)
+    with pytest.raises(UserError, match="not a MobileNetV2 state dict"):
+        load_mobilenet(path)
+    with pytest.raises(UserError, match="no such MobileNetV2 weight file"):
+        load_mobilenet(tmp_path / "absent.pth")
+    with pytest.raises(ValueError, match="family must be torchvision or caffe, got 'face'"):
+        load_mobilenet(path, "face")

@@ -16,7 +16,8 @@ from nets.bilayer.defaults import network_names
 from nets.bilayer.losses import EXTRACTORS, Losses, needed_extractors
 from nets.bilayer.metrics import Detect, Metrics, look_for_weights
 from nets.errors import UserError
-from nets.pretrained import vgg
+from nets.pretrained import mobilenet, vgg
+from nets.pretrained.features import load_features
 from nets.run import options
 from nets.run.precision import Precision
 from nets.run.ranks import Ranks
@@ -35,32 +36,39 @@ def open_losses(args: options.Namespace, run: Run, precision: Precision) -> Loss
     Raises UserError with the remedy if weights are missing, before it reads any.
     """
     plain = options.plain(args)
-    source = "random" if args.perceptual == "random" else "auto"
+    folders = weights_folders(plain, "perceptual")
     result = {}
     with naming_options():
         names = needed_extractors(plain)
-        for name in names if source == "auto" else []:
+        if args.perceptual == "mobilenet" and "vgg16_face_caffe" in names:
+            raise UserError(
+                "--perceptual mobilenet: MobileNetV2 is trained on ImageNet and replaces "
+                "vgg19_imagenet_pytorch alone; leave vgg16_face_caffe out of --per_full_net_names"
+            )
+        for name in names if args.perceptual != "random" else []:
             download, ways = EXTRACTORS[name] == "torchvision", ", or --perceptual random"
             if download and args.vgg_download:
                 continue
             ways = f", or --vgg_download{ways}" if download else ways
-            official, folders = vgg.OFFICIAL[EXTRACTORS[name]], weights_folders(plain, "perceptual")
+            mobile = args.perceptual == "mobilenet"
+            official = mobilenet.OFFICIAL if mobile else vgg.OFFICIAL[EXTRACTORS[name]]
             look_for_weights("perceptual", official, folders, ways)
         for name in names:
-            settings: dict[str, Any] = {"family": EXTRACTORS[name], "source": source}
-            settings |= {"pooling": args.per_pooling, "option": "--pretrained_weights_dir"}
-            settings["folders"] = weights_folders(plain, "perceptual")
+            load = partial(
+                load_features, args.perceptual, family=EXTRACTORS[name], pooling=args.per_pooling,
+                option="--pretrained_weights_dir", folders=folders,
+            )  # fmt: skip
             download = args.vgg_download and EXTRACTORS[name] == "torchvision"
             if download:  # by one rank, before the others look for the file
-                run.ranks.on_main(partial(_download_vgg, settings))
-            result[name] = precision.place(vgg.load_vgg(**settings))
+                run.ranks.on_main(partial(_download, load))
+            result[name] = precision.place(load())
             run.print(f"perceptual loss: {result[name].description}")
         return Losses(plain, result)
 
 
-def _download_vgg(settings: dict[str, Any]) -> None:
+def _download(load: Callable[..., object]) -> None:
     """Download the weights of a feature network."""
-    vgg.load_vgg(download=True, **settings)
+    load(download=True)
 
 
 @contextlib.contextmanager

@@ -6,7 +6,7 @@ import difflib
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
@@ -16,6 +16,7 @@ from nets.bilayer.losses import LOSSES, PUBLISHED
 from nets.bilayer.metrics import ALIASES, METRICS
 from nets.bilayer.published_options import RENAMED, add_options, refuse
 from nets.errors import UserError
+from nets.pretrained import features
 from nets.run import options
 from nets.run.options import NonNegativeInt, PositiveFloat, PositiveInt, add_flag
 
@@ -72,8 +73,7 @@ def parser(description: str) -> options.Parser:
         help=f"metrics of tests: {', '.join(METRICS)}")
     add("--metrics", type=Names, default="PSNR, lpips, pose_matching",
         help="metrics of training and tests")
-    add("--perceptual", type=Literal["pretrained", "random"], default="pretrained",
-        help="weights of the feature networks; random: seeded random weights")
+    add("--perceptual", type=features.Perceptual, default="pretrained", help=features.HELP)
     add_flag(g, "--vgg_download", False, "download ImageNet weights if they are missing")
     add_options(p)
     return p

@@ -10,6 +10,7 @@ import torch
 from nets.errors import UserError
 from nets.landmarks import build
 from nets.landmarks import published_options as originals
+from nets.pretrained import features
 from nets.run import options
 from nets.run.options import (
     NonNegativeFloat,
@@ -61,10 +62,9 @@ def parser(description: str) -> options.Parser:
     add("--motion_mask_weight", type=NonNegativeFloat, default=0.0,
         help="weight of a loss for masks that cover the pixels that change")
     add("--vgg_weights", type=str | None, default=None,
-        help="file of VGG19's weights; default: from torch's cache")
-    add("--perceptual", type=Literal["pretrained", "random"], default="pretrained",
-        help="weights of VGG19; random: seeded random ones, no file needed")
-    add_flag(g, "--vgg_download", False, "download the weights of VGG19 if they are missing")
+        help="file with the weights of the perceptual loss; default: from torch's cache")
+    add("--perceptual", type=features.Perceptual, default="pretrained", help=features.HELP)
+    add_flag(g, "--vgg_download", False, "download these weights if they are missing")
     g = p.add_argument_group("schedule")
     add = g.add_argument
     add("--num_epochs", type=PositiveInt, default=400, help="epochs to train")

@@ -1,9 +1,10 @@
-"""Weights to start a training from, networks for inference, and VGG19 for the loss."""
+"""Weights to start a training from, networks for inference, and features for the loss."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +14,9 @@ from torch import nn
 from nets.errors import UserError
 from nets.landmarks import LandmarkModel, build, build_discriminator, fold
 from nets.landmarks import published as originals
-from nets.pretrained import vgg
+from nets.pretrained.features import load_features
+from nets.pretrained.mobilenet import MobileNetV2
+from nets.pretrained.vgg import VGG19
 from nets.run import checkpoints, options
 from nets.run.precision import Precision
 from nets.run.ranks import Ranks
@@ -197,20 +200,19 @@ def load_network(
 
 def perceptual_net(
     args: options.Namespace, ranks: Ranks, precision: Precision, report: Report
-) -> vgg.VGG19 | None:
-    """The VGG19 of the perceptual loss; None without use_vgg, where only pixels count.
+) -> VGG19 | MobileNetV2 | None:
+    """The network of the perceptual loss; None without use_vgg, where only pixels count.
 
     report  is called with a line that names the weights
     All ranks must call it together. Raises UserError if the weights are missing.
     """
     if not args.use_vgg:
         return None
-    source = "random" if args.perceptual == "random" else "auto"
-    weights = (args.vgg_weights, "torchvision", source)
     if args.torch_home:
         os.environ["TORCH_HOME"] = args.torch_home
+    load = partial(load_features, args.perceptual, args.vgg_weights)
     if args.vgg_download:  # on one rank, before the others read the file
-        ranks.on_main(lambda: vgg.load_vgg(*weights, download=True) and None)
-    net = vgg.load_vgg(*weights, normalise=args.vgg_normalise)
+        ranks.on_main(lambda: load(download=True) and None)
+    net = load(normalise=args.vgg_normalise)
     report(f"perceptual loss: {net.description}")
     return precision.place(net)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,16 +21,18 @@ def load_features(
     path: str | Path | None = None,
     family: str = "torchvision",
     download: bool = False,
+    option: str = "--vgg_weights",
+    folders: Sequence[Path] = (),
     **vgg_options: Any,
 ) -> VGG19 | MobileNetV2:
     """A frozen network with the interface of VGG19, on the CPU in float32.
 
     kind         "mobilenet", or VGG19 with "pretrained" or "random" weights
-    path, family, download  as for `load_vgg` and `load_mobilenet`
-    vgg_options  of `load_vgg`; MobileNetV2 has none of them
+    vgg_options  of `load_vgg` alone; MobileNetV2 ignores them
+    The others   as for `load_vgg` and `load_mobilenet`
     Raises UserError, one line with the remedy, if weights are missing or wrong.
     """
     if kind == "mobilenet":
-        return load_mobilenet(path, family, download)
+        return load_mobilenet(path, family, download, option, folders)
     source = "random" if kind == "random" else "auto"
-    return load_vgg(path, family, source, download, **vgg_options)
+    return load_vgg(path, family, source, download, option=option, folders=folders, **vgg_options)

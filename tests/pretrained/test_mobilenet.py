@@ -1,6 +1,7 @@
 """MobileNetV2 features against the network written with torch.nn, and ways to miss its weights."""
 
 import hashlib
+import importlib
 
 import pytest
 import torch
@@ -150,6 +151,26 @@ def test_the_official_file_is_found_verified_and_downloaded(hub, file, monkeypat
     (hub / name).write_bytes(b"half a file")
     with pytest.raises(UserError, match=f"damaged.*must start with {digest}"):
         load_mobilenet()
+
+
+@pytest.mark.parametrize(
+    ("system", "argv"),
+    [
+        ("vunet", ["--config", "smoke.yaml", "--feature_layers", "[input_1,relu1_1,relu2_1]",
+                   "--feature_weights", "[1,1,1]", "--gram_weights", "[0,0,0.01]"]),
+        ("landmarks", ["--config", "smoke_landmarks.yaml", "--use_vgg"]),
+        ("bilayer", ["--config", "smoke_bilayer.yaml", "--losses_train", "pixelwise, perceptual"]),
+    ],
+)  # fmt: skip
+def test_it_serves_the_systems(system, argv, hub, file, tmp_path, monkeypatch, capsys):
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()[:8]
+    monkeypatch.setattr(mobilenet, "OFFICIAL", {file.name: ("sha256", digest, file.as_uri())})
+    monkeypatch.chdir(tmp_path)
+    argv += ["--perceptual", "mobilenet", "--vgg_download", "--num_steps", "1"]
+    importlib.import_module(f"train_{system}").main(argv)
+    printed = capsys.readouterr().out
+    assert "perceptual loss: MobileNetV2, torchvision weights of" in printed
+    assert (hub / file.name).is_file()
 
 
 def test_wrong_files_are_named(whole, tmp_path):

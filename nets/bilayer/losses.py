@@ -334,7 +334,7 @@ class Losses(nn.Module):
         )
 
     def _perceptual(self, data: Pass, out: dict[str, Tensor]) -> None:
-        layer_weights = _numbers(self.options["per_layer_weights"], float)
+        layer_weights = numbers(self.options["per_layer_weights"], float)
         for prediction, target, extractor, layers, weight, name in self.per:
             out[f"G_{name}"] = weight * perceptual(
                 self.extractors[extractor],
@@ -398,9 +398,9 @@ def _perceptual_pairs(o: Mapping[str, Any]) -> list[PerceptualPair]:
     """The terms of the perceptual loss with a weight above zero."""
     extractors = words(o["per_full_net_names"])
     _known("per_full_net_names", extractors, tuple(EXTRACTORS))
-    layers = [_numbers(part, int) for part in str(o["per_net_layers"]).split(";")]
-    weights = _numbers(o["per_loss_weights"], float)
-    count = len(_numbers(o["per_layer_weights"], float))
+    layers = [numbers(part, int) for part in str(o["per_net_layers"]).split(";")]
+    weights = numbers(o["per_loss_weights"], float)
+    count = len(numbers(o["per_layer_weights"], float))
     if len(layers) != len(extractors) or len(weights) != len(extractors):
         raise ValueError(
             "bilayer: per_net_layers and per_loss_weights must have one entry for each of "
@@ -426,7 +426,7 @@ def _perceptual_pairs(o: Mapping[str, Any]) -> list[PerceptualPair]:
 def _pairs(o: Mapping[str, Any], key: str) -> list[LossPair]:
     """The terms of the loss `key`, pix or seg."""
     pairs = _two(o[f"{key}_loss_apply_to"], f"{key}_loss_apply_to")
-    weights, names = _numbers(o[f"{key}_loss_weights"], float), words(o[f"{key}_loss_names"])
+    weights, names = numbers(o[f"{key}_loss_weights"], float), words(o[f"{key}_loss_names"])
     if not len(pairs) == len(weights) == len(names):
         raise ValueError(
             f"bilayer: {key}_loss_apply_to, {key}_loss_weights and {key}_loss_names must have "
@@ -448,7 +448,7 @@ def _two(value: str, key: str) -> list[tuple[str, str]]:
     return pairs
 
 
-def _numbers(value: Any, kind: Callable[[Any], Number]) -> list[Number]:
+def numbers(value: Any, kind: Callable[[Any], Number]) -> list[Number]:
     """The numbers of an option: a number, a list, or numbers separated by commas."""
     if isinstance(value, int | float):
         return [kind(value)]

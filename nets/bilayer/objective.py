@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from nets.bilayer import Bilayer
-from nets.bilayer.defaults import network_names
-from nets.bilayer.losses import EXTRACTORS, Losses, needed_extractors
+from nets.bilayer.defaults import network_names, words
+from nets.bilayer.losses import EXTRACTORS, Losses, needed_extractors, numbers
 from nets.bilayer.metrics import Detect, Metrics, look_for_weights
 from nets.errors import UserError
 from nets.pretrained import mobilenet, vgg
@@ -22,6 +22,8 @@ from nets.run import options
 from nets.run.precision import Precision
 from nets.run.ranks import Ranks
 from nets.run.run import Run
+
+FACE = "vgg16_face_caffe"  # the feature network that is trained on faces
 
 
 def weights_folders(args: Mapping[str, Any], part: str) -> list[Path]:
@@ -40,11 +42,14 @@ def open_losses(args: options.Namespace, run: Run, precision: Precision) -> Loss
     result = {}
     with naming_options():
         names = needed_extractors(plain)
-        if args.perceptual == "mobilenet" and "vgg16_face_caffe" in names:
-            raise UserError(
-                "--perceptual mobilenet: MobileNetV2 is trained on ImageNet and replaces "
-                "vgg19_imagenet_pytorch alone; leave vgg16_face_caffe out of --per_full_net_names"
-            )
+        if args.perceptual == "mobilenet" and FACE in names:
+            networks, weights = words(plain["per_full_net_names"]), plain["per_loss_weights"]
+            kept = zip(networks, numbers(weights, float), strict=True)
+            plain["per_loss_weights"] = [0.0 if name == FACE else weight for name, weight in kept]
+            names.remove(FACE)
+            if not names:
+                raise UserError(f"--perceptual mobilenet: has no features of faces, as {FACE} has")
+            run.print(f"perceptual loss: without {FACE}, MobileNetV2 has no features of faces")
         for name in names if args.perceptual != "random" else []:
             download, ways = EXTRACTORS[name] == "torchvision", ", or --perceptual random"
             if download and args.vgg_download:

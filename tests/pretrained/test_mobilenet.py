@@ -81,13 +81,12 @@ def file(whole, tmp_path_factory):
 
 
 @pytest.fixture
-def hub(tmp_path):
-    before = torch.hub.get_dir()
-    torch.hub.set_dir(tmp_path / "hub")
+def hub(tmp_path, monkeypatch):
+    """An empty cache of torch's hub: the folder where weight files lie."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     folder = tmp_path / "hub" / "checkpoints"
     folder.mkdir(parents=True)
-    yield folder
-    torch.hub.set_dir(before)
+    return folder
 
 
 def image(*shape):
@@ -171,6 +170,7 @@ def test_it_serves_the_systems(system, argv, hub, file, tmp_path, monkeypatch, c
     printed = capsys.readouterr().out
     assert "perceptual loss: MobileNetV2, torchvision weights of" in printed
     assert (hub / file.name).is_file()
+    assert ("without vgg16_face_caffe" in printed) == (system == "bilayer")
 
 
 def test_wrong_files_are_named(whole, tmp_path):

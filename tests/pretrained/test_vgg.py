@@ -42,14 +42,12 @@ def file(state, tmp_path_factory):
 
 
 @pytest.fixture
-def hub(tmp_path):
+def hub(tmp_path, monkeypatch):
     """An empty cache of torch's hub: the folder where weight files lie."""
-    before = torch.hub.get_dir()
-    torch.hub.set_dir(tmp_path / "hub")
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     folder = tmp_path / "hub" / "checkpoints"
     folder.mkdir(parents=True)
-    yield folder
-    torch.hub.set_dir(before)
+    return folder
 
 
 @pytest.fixture

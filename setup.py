@@ -114,6 +114,8 @@ setup(
         "nets": [
             "trained/*",
             "bilayer/*.safetensors",
+            "pretrained/*.safetensors",
+            "pretrained/*.txt",
             "worlds/heads/face/*.npz",
             "worlds/heads/face/*.md",
         ]

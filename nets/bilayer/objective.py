@@ -16,7 +16,7 @@ from nets.bilayer.defaults import network_names, words
 from nets.bilayer.losses import EXTRACTORS, Losses, needed_extractors, numbers
 from nets.bilayer.metrics import Detect, Metrics, look_for_weights
 from nets.errors import UserError
-from nets.pretrained import mobilenet, vgg
+from nets.pretrained import vgg
 from nets.pretrained.features import load_features
 from nets.run import options
 from nets.run.precision import Precision
@@ -50,14 +50,12 @@ def open_losses(args: options.Namespace, run: Run, precision: Precision) -> Loss
             if not names:
                 raise UserError(f"--perceptual mobilenet: has no features of faces, as {FACE} has")
             run.print(f"perceptual loss: without {FACE}, MobileNetV2 has no features of faces")
-        for name in names if args.perceptual != "random" else []:
+        for name in names if args.perceptual == "pretrained" else []:
             download, ways = EXTRACTORS[name] == "torchvision", ", or --perceptual random"
             if download and args.vgg_download:
                 continue
             ways = f", or --vgg_download{ways}" if download else ways
-            mobile = args.perceptual == "mobilenet"
-            official = mobilenet.OFFICIAL if mobile else vgg.OFFICIAL[EXTRACTORS[name]]
-            look_for_weights("perceptual", official, folders, ways)
+            look_for_weights("perceptual", vgg.OFFICIAL[EXTRACTORS[name]], folders, ways)
         for name in names:
             load = partial(
                 load_features, args.perceptual, family=EXTRACTORS[name], pooling=args.per_pooling,

@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from nets.errors import UserError
 from nets.pretrained.mobilenet import MobileNetV2, load_mobilenet
 from nets.pretrained.vgg import VGG19, load_vgg
 
 Perceptual = Literal["pretrained", "random", "mobilenet"]
 HELP = (
-    "weights of the perceptual loss; random: seeded random ones, which need no file; mobilenet: "
-    "MobileNetV2 instead of VGG19"
+    "network of the perceptual loss: VGG19 with its weights, or seeded random ones, which need no "
+    "file; mobilenet: MobileNetV2, whose weights come with guise"
 )
 
 
@@ -27,12 +28,13 @@ def load_features(
 ) -> VGG19 | MobileNetV2:
     """A frozen network with the interface of VGG19, on the CPU in float32.
 
-    kind         "mobilenet", or VGG19 with "pretrained" or "random" weights
-    vgg_options  of `load_vgg` alone; MobileNetV2 ignores them
-    The others   as for `load_vgg` and `load_mobilenet`
+    kind        "mobilenet", or VGG19 with "pretrained" or "random" weights
+    The others  as for `load_vgg`; "mobilenet" only has the `family` of these
     Raises UserError, one line with the remedy, if weights are missing or wrong.
     """
     if kind == "mobilenet":
-        return load_mobilenet(path, family, download, option, folders)
+        if path is not None:
+            raise UserError(f"{option} {path}: mobilenet has its weights with it")
+        return load_mobilenet(family)
     source = "random" if kind == "random" else "auto"
     return load_vgg(path, family, source, download, option=option, folders=folders, **vgg_options)

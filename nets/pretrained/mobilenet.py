@@ -1,17 +1,22 @@
-"""MobileNetV2 as a fixed feature extractor: a perceptual network of 14 MB, against VGG19's 550.
+"""MobileNetV2 as a fixed feature extractor: a perceptual network that comes with guise.
 
 Sandler, Howard, Zhu, Zhmoginov, Chen, "MobileNetV2: Inverted Residuals and Linear Bottlenecks",
-CVPR 2018. The weights are torchvision's, trained on ImageNet. No published system here used it.
+CVPR 2018. No published system here used it. The weights are torchvision's, trained on ImageNet, and
+come with guise (BSD-3, LICENSE-torchvision.txt): in float16, with batch norms folded into the
+convolutions, 4 MB. They were made with
+
+    python -m nets.pretrained.mobilenet mobilenet_v2-b0353104.pth
 
 Layers have VGG's names (`nets.pretrained.vgg`), so that it takes VGG's place: a layer of block B is
 the last map at stride 2**B here, 2**(B-1) there. A name says the block alone: `relu3_1` and
 `block3_conv2` are the same map.
 
-Maps are divided by their standard deviation, which the weights hold (see `_deviation`).
+Maps are divided by their standard deviation, which the batch norms hold (see `_deviation`).
 """
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -22,16 +27,12 @@ from torch import Tensor, nn
 
 from nets.errors import UserError
 from nets.perceptual import layer_block, preprocess_caffe, preprocess_torchvision
-from nets.pretrained.weights import find, read_state, verify
-from nets.tensor_files import require
+from nets.pretrained.weights import read_state, verify
+from nets.tensor_files import read_plain, require, write_safetensors
 
-OFFICIAL = {
-    "mobilenet_v2-b0353104.pth": (
-        "sha256",
-        "b0353104",
-        "https://download.pytorch.org/models/mobilenet_v2-b0353104.pth",
-    ),
-}
+NAME = "mobilenet_v2-b0353104.pth"
+OFFICIAL = {NAME: ("sha256", "b0353104", f"https://download.pytorch.org/models/{NAME}")}
+PACKED = Path(__file__).with_name("mobilenet_v2.safetensors")
 LEVELS = 64.0  # a standard deviation of photographs, in levels of 0 to 255
 
 
@@ -99,22 +100,25 @@ ROWS = [STEM, *(row for block in BLOCKS for row in _convolutions(block))]
 
 
 class MobileNetV2(nn.Module):
-    """MobileNetV2 without its classifier, frozen: gradients reach the image, not the parameters.
+    """MobileNetV2 without its classifier, frozen: gradients reach the image, not the parameters."""
 
-    Batch norms are folded into the convolutions.
-    """
+    def __init__(self, packed: dict[str, Tensor], family: str = "torchvision"):
+        """Takes what `pack` returns.
 
-    def __init__(self, state: dict[str, Tensor], family: str, description: str):
+        family  of the VGG whose place it takes. It gives the unit of the maps and of `input_1`:
+                "torchvision" standard deviations, "caffe" levels of 0 to 255
+        """
         super().__init__()
+        if family not in ("torchvision", "caffe"):
+            raise ValueError(f"mobilenet: family must be torchvision or caffe, got {family!r}")
         self.family = family
-        self.description = description  # for the log: which weights, from where
+        self.description = "MobileNetV2, torchvision weights"  # for the log
         self.preprocess = preprocess_caffe if family == "caffe" else preprocess_torchvision
-        self.unit = LEVELS if family == "caffe" else 1.0
-        folded = [_folded(state, row) for row in ROWS]
-        self.weights = nn.ParameterList(weight for weight, _ in folded)
-        self.biases = nn.ParameterList(bias for _, bias in folded)
+        unit = LEVELS if family == "caffe" else 1.0
+        self.scales = [unit / value for value in packed["deviations"].tolist()]
+        self.weight = nn.ParameterList(packed[f"{r.convolution}.weight"].float() for r in ROWS)
+        self.bias = nn.ParameterList(packed[f"{r.convolution}.bias"].float() for r in ROWS)
         self.requires_grad_(False)
-        self.deviations = [_deviation(state, end) for end in ENDS]
 
     def features(self, image: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
         """Maps of the named layers; computes no further than the last one.
@@ -129,15 +133,14 @@ class MobileNetV2(nn.Module):
         maps = {0: self.preprocess(image)}
         last = max([0, *wanted.values()])
         if last:
-            x = preprocess_torchvision(image).to(self.weights[0].dtype)
-            x = F.conv2d(x, self.weights[0], self.biases[0], stride=2, padding=1)
-            x = F.relu6(x)
+            x = preprocess_torchvision(image).to(self.weight[0].dtype)
+            x = F.relu6(F.conv2d(x, self.weight[0], self.bias[0], stride=2, padding=1))
             position = 1
             for block in BLOCKS[: ENDS[last - 1]]:
                 x, position = self._block(x, block, position)
                 if block.number in ENDS:
                     stage = ENDS.index(block.number)
-                    maps[stage + 1] = x * (self.unit / self.deviations[stage])
+                    maps[stage + 1] = x * self.scales[stage]
         return {name: maps[stage] for name, stage in wanted.items()}
 
     def forward(self, image: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
@@ -145,63 +148,48 @@ class MobileNetV2(nn.Module):
         return self.features(image, layers)
 
     def _block(self, x: Tensor, block: InvertedResidual, position: int) -> tuple[Tensor, int]:
+        """The output of a block whose first convolution is at `position`, and the next position."""
         y = x
         if block.factor > 1:
-            y = F.relu6(F.conv2d(y, self.weights[position], self.biases[position]))
+            y = F.relu6(F.conv2d(y, self.weight[position], self.bias[position]))
             position += 1
-        weight = self.weights[position]
-        y = F.conv2d(y, weight, self.biases[position], block.stride, padding=1, groups=len(weight))
-        y = F.conv2d(F.relu6(y), self.weights[position + 1], self.biases[position + 1])
+        weight, bias = self.weight[position], self.bias[position]
+        y = F.relu6(F.conv2d(y, weight, bias, block.stride, padding=1, groups=len(weight)))
+        y = F.conv2d(y, self.weight[position + 1], self.bias[position + 1])
         return (x + y if block.residual else y), position + 2
 
 
-def load_mobilenet(
-    path: str | Path | None = None,
-    family: str = "torchvision",
-    download: bool = False,
-    option: str = "--vgg_weights",
-    folders: Sequence[Path] = (),
-) -> MobileNetV2:
-    """A frozen MobileNetV2 on the CPU in float32.
+def load_mobilenet(family: str = "torchvision") -> MobileNetV2:
+    """The MobileNetV2 that comes with guise, on the CPU in float32; `family` as for the class."""
+    return MobileNetV2(read_plain(PACKED), family)
 
-    path      a state dict with torchvision's names; None: the official file, in `folders` or
-              torch's hub cache
-    family    of the VGG whose place it takes. It gives the unit of maps and of `input_1`:
-              "torchvision" standard deviations, "caffe" levels of 0 to 255
-    download  download the official file into the hub cache if it is missing
-    option    the option that takes `path`, for messages
-    Raises UserError, one line with the remedy, if the file is missing or wrong.
+
+def pack(state: dict[str, Tensor], file: Path) -> dict[str, Tensor]:
+    """Weights and biases with the batch norms in them, and the `deviations` of the five maps.
+
+    state  torchvision's state dict
+    file   its file, for messages
+    Raises UserError if it is another network's.
     """
-    if family not in ("torchvision", "caffe"):
-        raise ValueError(f"load_mobilenet: family must be torchvision or caffe, got {family!r}")
-    if path is None:
-        what, instead = "MobileNetV2 weights", "train with --perceptual random"
-        path = find(OFFICIAL, what, option, download, "14 MB, ", folders, instead)
-    file = Path(path).expanduser()
-    if not file.is_file():
-        raise UserError(f"{file}: no such MobileNetV2 weight file")
-    checked = verify(file, OFFICIAL)
-    state = read_state(file, "features.")
+    kept = {k: v for k, v in state.items() if not k.startswith(("features.18.", "classifier."))}
+    kept = {k: v.float() for k, v in kept.items() if not k.endswith("num_batches_tracked")}
     expected: dict[str, tuple[int, ...]] = {}
     for row in ROWS:
         expected[f"{row.convolution}.weight"] = row.shape
         for part in ("weight", "bias", "running_mean", "running_var"):
             expected[f"{row.norm}.{part}"] = row.shape[:1]
-    last = ("features.18.", "num_batches_tracked")  # the head of the classifier; counters
-    state = {
-        k: v.float() for k, v in state.items() if not (k.startswith(last[0]) or k.endswith(last[1]))
-    }
-    require(state, expected, file, "a MobileNetV2 state dict")
-    return MobileNetV2(state, family, f"MobileNetV2, torchvision weights of {file}{checked}")
-
-
-def _folded(state: dict[str, Tensor], row: NormedConvolution) -> tuple[Tensor, Tensor]:
-    """Weight and bias of a convolution with its batch norm (epsilon 1e-5) in it."""
-    weight, bias, mean, variance = (
-        state[f"{row.norm}.{part}"] for part in ("weight", "bias", "running_mean", "running_var")
-    )
-    scale = weight / (variance + 1e-5).sqrt()
-    return state[f"{row.convolution}.weight"] * scale[:, None, None, None], bias - mean * scale
+    require(kept, expected, file, "a MobileNetV2 state dict")
+    packed = {"deviations": torch.tensor([_deviation(kept, end) for end in ENDS])}
+    for row in ROWS:
+        weight, bias, mean, variance = (
+            kept[f"{row.norm}.{part}"] for part in ("weight", "bias", "running_mean", "running_var")
+        )
+        scale = weight / (variance + 1e-5).sqrt()
+        packed[f"{row.convolution}.weight"] = (
+            kept[f"{row.convolution}.weight"] * scale[:, None, None, None]
+        )
+        packed[f"{row.convolution}.bias"] = bias - mean * scale
+    return packed
 
 
 def _deviation(state: dict[str, Tensor], end: int) -> float:
@@ -218,3 +206,22 @@ def _deviation(state: dict[str, Tensor], end: int) -> float:
         if not block.residual:
             return float(variance.mean().sqrt())
         number -= 1
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Pack torchvision's MobileNetV2 for guise.")
+    parser.add_argument("file", type=Path, help=f"the file of {OFFICIAL[NAME][2]}")
+    file = parser.parse_args().file
+    try:
+        verify(file, OFFICIAL)
+        packed = pack(read_state(file, "features."), file)
+    except (OSError, UserError) as error:
+        parser.error(str(error))
+    halves = {k: v if k == "deviations" else v.half() for k, v in packed.items()}
+    with PACKED.open("wb") as out:
+        write_safetensors(out, halves, {"source": NAME})
+    print(f"{PACKED}: {PACKED.stat().st_size / 1e6:.2f} MB")
+
+
+if __name__ == "__main__":
+    main()

@@ -348,8 +348,6 @@ def test_bad_input_ends_in_one_line(tmp_path, capsys, monkeypatch, argv, why):
         (["--losses_train", "perceptual", "--perceptual", "pretrained", "--per_full_net_names",
           "vgg16_face_caffe", "--per_loss_weights", "1", "--per_net_layers", "1,6,11,18,25",
           "--per_loss_names", "F"], "vgg16_face_caffe.pth"),
-        (["--losses_train", "perceptual", "--perceptual", "mobilenet"],
-         "mobilenet_v2-b0353104.pth"),
         (["--losses_train", "perceptual", "--perceptual", "mobilenet", "--per_full_net_names",
           "vgg16_face_caffe", "--per_loss_weights", "1", "--per_net_layers", "1,6,11,18,25",
           "--per_loss_names", "F"], "no features of faces"),

@@ -1,7 +1,8 @@
-"""MobileNetV2 features against the network written with torch.nn, and ways to miss its weights."""
+"""MobileNetV2's features against the network written with torch.nn, and the weights in guise."""
 
 import hashlib
 import importlib
+import sys
 
 import pytest
 import torch
@@ -11,7 +12,8 @@ from nets.errors import UserError
 from nets.perceptual import feature_distances, preprocess_caffe, preprocess_torchvision
 from nets.pretrained import mobilenet
 from nets.pretrained.features import load_features
-from nets.pretrained.mobilenet import load_mobilenet
+from nets.pretrained.mobilenet import MobileNetV2
+from nets.worlds.people.world import render
 
 STAGES = [f"relu{block}_1" for block in range(1, 6)]
 
@@ -74,19 +76,8 @@ def whole():
 
 
 @pytest.fixture(scope="module")
-def file(whole, tmp_path_factory):
-    path = tmp_path_factory.mktemp("mobilenet") / "mine.pth"
-    torch.save(whole.state_dict(), path)
-    return path
-
-
-@pytest.fixture
-def hub(tmp_path, monkeypatch):
-    """An empty cache of torch's hub: the folder where weight files lie."""
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    folder = tmp_path / "hub" / "checkpoints"
-    folder.mkdir(parents=True)
-    return folder
+def packed(whole):
+    return mobilenet.pack(whole.state_dict(), "mine.pth")
 
 
 def image(*shape):
@@ -94,9 +85,9 @@ def image(*shape):
 
 
 @pytest.mark.parametrize(("family", "unit"), [("torchvision", 1.0), ("caffe", 64.0)])
-def test_maps_are_the_published_ones_over_their_deviation(whole, file, family, unit):
+def test_maps_are_the_published_ones_over_their_deviation(whole, packed, family, unit):
     x = image(2, 3, 70, 50)
-    maps = load_mobilenet(file, family)(x, ["input_1", *STAGES])
+    maps = MobileNetV2(packed, family)(x, ["input_1", *STAGES])
     assert list(maps) == ["input_1", *STAGES]
     preprocess = preprocess_caffe if family == "caffe" else preprocess_torchvision
     assert torch.equal(maps["input_1"], preprocess(x))
@@ -113,20 +104,20 @@ def test_maps_are_the_published_ones_over_their_deviation(whole, file, family, u
             torch.testing.assert_close(maps[name], expected, rtol=1e-4, atol=1e-4 * unit)
 
 
-def test_layers_have_vggs_names_and_no_more_is_computed(file):
-    net = load_mobilenet(file)
+def test_layers_have_vggs_names_and_no_more_is_computed(packed):
+    net = MobileNetV2(packed)
     a = net(image(1, 3, 16, 16), ["block2_conv1", "relu2_2"])
     assert torch.equal(a["block2_conv1"], a["relu2_2"]) and a["relu2_2"].shape == (1, 24, 4, 4)
     for name in ("relu6_1", "features.3"):
         with pytest.raises(ValueError, match=f"layer must be .*got '{name}'"):
             net(image(1, 3, 16, 16), [name])
-    for parameter in list(net.weights)[7:]:  # those behind block 3
+    for parameter in list(net.weight)[7:]:  # those behind block 3
         parameter.fill_(torch.nan)
     assert net(image(1, 3, 16, 16), ["relu1_1"])["relu1_1"].isfinite().all()
 
 
-def test_gradients_reach_the_image_and_not_the_parameters(file):
-    net = load_features("mobilenet", file, "caffe")
+def test_gradients_reach_the_image_and_not_the_parameters():
+    net = load_features("mobilenet", family="caffe")
     x = image(1, 3, 32, 32).requires_grad_()
     distances = feature_distances(x, -x.detach(), STAGES[:3], STAGES[:1], net)
     assert set(distances) == {*(f"feature_{name}" for name in STAGES[:3]), f"gram_{STAGES[0]}"}
@@ -135,21 +126,36 @@ def test_gradients_reach_the_image_and_not_the_parameters(file):
     assert not any(p.requires_grad or p.grad is not None for p in net.parameters())
 
 
-def test_the_official_file_is_found_verified_and_downloaded(hub, file, monkeypatch, capsys):
-    digest = hashlib.sha256(file.read_bytes()).hexdigest()[:8]
-    name = f"mobilenet_v2-{digest}.pth"
-    monkeypatch.setattr(mobilenet, "OFFICIAL", {name: ("sha256", digest, file.as_uri())})
-    with pytest.raises(UserError) as caught:
-        load_mobilenet()
-    for part in (name, str(hub), "--vgg_weights", "14 MB", "--perceptual random"):
-        assert part in str(caught.value)
-    assert not list(hub.iterdir())
-    assert "(sha256 verified)" in load_features("mobilenet", download=True).description
-    assert "downloading file://" in capsys.readouterr().out
-    assert load_mobilenet().description.startswith("MobileNetV2, torchvision weights of")
-    (hub / name).write_bytes(b"half a file")
-    with pytest.raises(UserError, match=f"damaged.*must start with {digest}"):
-        load_mobilenet()
+def test_the_weights_in_guise_see_drawn_people_at_their_deviation():
+    """A file of other numbers, or a wrong order of channels, would miss the unit."""
+    ids = torch.arange(16)
+    images = render(ids, ids, ids, 64)["image"] / 127.5 - 1
+    net = load_features("mobilenet")
+    assert "MobileNetV2" in net.description
+    for name, value in net(images, STAGES[:4]).items():
+        assert 0.3 < value.std() < 3, name
+    halves = list(net.weight)
+    assert all(torch.equal(value, value.half().float()) for value in halves)
+
+
+def test_packing_is_a_command(whole, tmp_path, monkeypatch, capsys):
+    path = tmp_path / "mine.pth"
+    torch.save(whole.state_dict(), path)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()[:8]
+    monkeypatch.setattr(mobilenet, "OFFICIAL", {path.name: ("sha256", digest, "https://x")})
+    monkeypatch.setattr(mobilenet, "NAME", path.name)
+    monkeypatch.setattr(mobilenet, "PACKED", tmp_path / "packed.safetensors")
+    monkeypatch.setattr(sys, "argv", ["mobilenet", str(path)])
+    mobilenet.main()
+    assert "packed.safetensors: 3.60 MB" in capsys.readouterr().out
+    x = image(1, 3, 32, 32)
+    expected = MobileNetV2(mobilenet.pack(whole.state_dict(), path))(x, STAGES[:2])
+    for name, value in mobilenet.load_mobilenet()(x, STAGES[:2]).items():
+        torch.testing.assert_close(value, expected[name], rtol=0.02, atol=0.02)  # float16
+    path.write_bytes(b"half a file")
+    with pytest.raises(SystemExit):
+        mobilenet.main()
+    assert "damaged or not the official file" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -161,28 +167,23 @@ def test_the_official_file_is_found_verified_and_downloaded(hub, file, monkeypat
         ("bilayer", ["--config", "smoke_bilayer.yaml", "--losses_train", "pixelwise, perceptual"]),
     ],
 )  # fmt: skip
-def test_it_serves_the_systems(system, argv, hub, file, tmp_path, monkeypatch, capsys):
-    digest = hashlib.sha256(file.read_bytes()).hexdigest()[:8]
-    monkeypatch.setattr(mobilenet, "OFFICIAL", {file.name: ("sha256", digest, file.as_uri())})
+def test_it_serves_the_systems(system, argv, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    argv += ["--perceptual", "mobilenet", "--vgg_download", "--num_steps", "1"]
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "empty"))
+    argv = [*argv, "--perceptual", "mobilenet", "--num_steps", "1"]
     importlib.import_module(f"train_{system}").main(argv)
     printed = capsys.readouterr().out
-    assert "perceptual loss: MobileNetV2, torchvision weights of" in printed
-    assert (hub / file.name).is_file()
+    assert "perceptual loss: MobileNetV2, torchvision weights" in printed
     assert ("without vgg16_face_caffe" in printed) == (system == "bilayer")
 
 
-def test_wrong_files_are_named(whole, tmp_path):
-    path = tmp_path / "other.pth"
+def test_wrong_files_and_arguments_are_named(whole, packed):
     state = whole.state_dict()
-    torch.save({k: v for k, v in state.items() if not k.startswith("features.3.")}, path)
-    with pytest.raises(UserError, match=r"not a MobileNetV2 state dict: features\.3\..* missing"):
-        load_mobilenet(path)
-    torch.save({"features.0.weight": torch.zeros(64, 3, 3, 3)}, path)
-    with pytest.raises(UserError, match="not a MobileNetV2 state dict"):
-        load_mobilenet(path)
-    with pytest.raises(UserError, match="no such MobileNetV2 weight file"):
-        load_mobilenet(tmp_path / "absent.pth")
+    few = {k: v for k, v in state.items() if not k.startswith("features.3.")}
+    message = r"mine.pth: not a MobileNetV2 state dict: features\.3\..* missing"
+    with pytest.raises(UserError, match=message):
+        mobilenet.pack(few, "mine.pth")
     with pytest.raises(ValueError, match="family must be torchvision or caffe, got 'face'"):
-        load_mobilenet(path, "face")
+        MobileNetV2(packed, "face")
+    with pytest.raises(UserError, match=r"--vgg_weights x\.pth: mobilenet has its weights with it"):
+        load_features("mobilenet", "x.pth")

@@ -444,6 +444,11 @@ def test_figures_of_head_avatars_on_real_clips_are_those_of_the_benchmark():
         for name, key, digits in (("SSIM", "ssim", 3), ("keypoint error, pixels", "akd", 2)):
             means = [s[key]["mean"] for s in scores] + [scores[0][f"{key}_copy_source"]["mean"]]
             row(f"{part}: {name}", [f"{mean:.{digits}f}" for mean in means])
+    more = json.loads((ROOT / "benchmarks/results/real-avatars-mobilenet.json").read_text())
+    parts = [more["demo world, seed 0"][part] for part in ("seen", "unseen")]
+    row("L1 over copying", [f"{part['l1_over_copying']:.2f}" for part in parts])
+    for name, key, digits in (("SSIM", "ssim", 3), ("keypoint error, pixels", "akd", 2)):
+        row(name, [f"{part['self'][key]['mean']:.{digits}f}" for part in parts])
     cross = [start["unseen"]["cross"] for start in starts]
     poses = [c["pose"]["mean"] for c in cross] + [cross[0]["pose_copy_source"]["mean"]]
     row("unseen, driven by another person: error of the pose, degrees", [f"{p:.1f}" for p in poses])

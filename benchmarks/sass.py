@@ -3,8 +3,10 @@
 python benchmarks/sass.py                    all kernels: registers, spills, occupancy, instructions
 python benchmarks/sass.py tps_warp           those of csrc/*/tps_warp.cu
 python benchmarks/sass.py --model            the forward warps at the sizes below, against memory
+python benchmarks/sass.py --model --write    and into benchmarks/results/sass.json
 
-Needs nvcc and cuobjdump, but no GPU (pip: nvidia-cuda-cuobjdump). Spills are in bytes.
+Needs nvcc, cuobjdump and nvdisasm, but no GPU (pip: nvidia-cuda-cuobjdump, nvidia-cuda-nvdisasm).
+Spills are in bytes.
 Instructions, and the bytes of accesses to global memory, are counted as they stand in the code. The
 model runs the loops over nodes and channels as often as the size says, and everything else once for
 each pack of pixels. It counts each instruction as one issue slot: a lower bound, as is the time of
@@ -12,6 +14,7 @@ the memory.
 """
 
 import argparse
+import json
 import re
 import shutil
 import subprocess
@@ -25,6 +28,9 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from nets.ops import _build
 
+RESULTS = Path(__file__).parent / "results/sass.json"
+TOOLS = ("nvcc", "cuobjdump", "nvdisasm", "c++filt")
+TYPES = {"float": ("float32", 4), "Half": ("float16", 2), "BFloat16": ("bfloat16", 2)}
 THREADS, REGISTERS, WARPS = 256, 65536, 64  # of a block (skeletons: 128); of an SM
 
 
@@ -156,37 +162,63 @@ def table(file: Path, folder: Path) -> None:
             )
 
 
-def model(folder: Path) -> None:
+def limits(name: str, label: str, folder: Path) -> list[dict]:
+    """A row for each type of a forward warp: its wide kernel, for images with dense rows."""
+    size, gpu, rows = SIZES[name], GPUS[label], []
+    (file,) = _build.CSRC.glob(f"*/{name}.cu")
+    for k in kernels(file, gpu.arch, folder):
+        match = re.match(rf"{NAMES[name]}<(\d+), (float|Half|BFloat16)\b(?!.*false)", k.name)
+        if not match or match[1] == "1":
+            continue
+        pack, (dtype, size_of) = int(match[1]), TYPES[match[2]]
+        each = issued(k, size, pack) / pack
+        slots = gpu.sms * 4 * gpu.clock * 1e3  # instructions of a warp in a microsecond
+        rows.append({
+            "name": name, "size": size.text, "gpu": label, "dtype": dtype, "pixels": pack,
+            "registers": k.registers, "spills": k.spills, "warps": occupancy(k),
+            "instructions": round(each, 1),
+            "issue_us": round(size.pixels / 32 * each / slots, 2),
+            "memory_us": round(size.pixels * size.numbers * size_of / gpu.bandwidth / 1e3, 2),
+        })  # fmt: skip
+    return sorted(rows, key=lambda row: row["dtype"], reverse=True)
+
+
+def model(folder: Path) -> list[dict]:
     print("instructions for each pixel, the time to issue them, and the time of the memory")
+    rows = []
     for name, size in SIZES.items():
-        print(f"\n{name}, {size.text}\n{'':8}registers  warps/SM  per pixel  issue us  memory us")
-        (file,) = _build.CSRC.glob(f"*/{name}.cu")
-        for label, gpu in GPUS.items():
-            for k in kernels(file, gpu.arch, folder):
-                match = re.match(rf"{NAMES[name]}<(\d+), (float|Half)", k.name)
-                if not match or match[1] == "1":
-                    continue
-                pack, bits = int(match[1]), {"float": 4, "Half": 2}[match[2]]
-                each = issued(k, size, pack) / pack
-                slots = gpu.sms * 4 * gpu.clock * 1e3  # instructions of a warp in a microsecond
-                memory = size.pixels * size.numbers * bits / gpu.bandwidth / 1e3
+        print(f"\n{name}, {size.text}")
+        print(f"{'':17}pixels  registers  warps/SM  per pixel  issue us  memory us")
+        for label in GPUS:
+            for row in limits(name, label, folder):
+                rows.append(row)
                 print(
-                    f"{label} {bits * 8}-bit x{pack}: {k.registers:4}  {occupancy(k):8}  "
-                    f"{each:9.0f}  {size.pixels / 32 * each / slots:8.1f}  {memory:9.1f}"
+                    f"{label}  {row['dtype']:9}  {row['pixels']:6}  {row['registers']:9}  "
+                    f"{row['warps']:8}  {row['instructions']:9.0f}  {row['issue_us']:8.1f}  "
+                    f"{row['memory_us']:9.1f}"
                 )
+    return rows
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", help="files under csrc without .cu; default: all")
     parser.add_argument("--model", action="store_true", help="the warps against the memory's limit")
+    parser.add_argument("--write", action="store_true", help="write the model's figures as JSON")
     args = parser.parse_args()
-    for tool in ("nvcc", "cuobjdump", "c++filt"):
+    if args.write and not args.model:
+        parser.error("--write needs --model")
+    for tool in TOOLS:
         if shutil.which(tool) is None:
             parser.error(f"{tool} is not on the PATH")
     with tempfile.TemporaryDirectory() as folder:
         if args.model:
-            model(Path(folder))
+            rows = model(Path(folder))
+            if args.write:
+                said = subprocess.check_output(["nvcc", "--version"], text=True)
+                version = re.search(r"release ([\d.]+), V([\d.]+)", said)[2]
+                report = {"nvcc": version, "torch": torch.__version__, "rows": rows}
+                RESULTS.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
             return
         for file in sorted(_build.CSRC.glob("*/*.cu")):
             if not args.names or file.stem in args.names:

@@ -269,6 +269,25 @@ def test_figures_of_operators_are_those_of_the_benchmark():
             assert equal_as_written(other[1], times[other[2]]), f"{name} {kind}: {times[other[2]]}"
 
 
+def test_limits_of_cuda_kernels_are_those_of_the_model():
+    page = (ROOT / "docs/performance.md").read_text(encoding="utf-8")
+    section = page.partition("## CUDA kernels: limits from their code\n")[2].partition("\n## ")[0]
+    report = json.loads((ROOT / "benchmarks/results/sass.json").read_text(encoding="utf-8"))
+    models = {
+        (f"`{row['name']}`, {row['size']}", row["gpu"], row["dtype"]): row for row in report["rows"]
+    }
+    rows = re.findall(r"^\| (`.+?) \| (\w+) \| (\w+) \| (.*) \|$", section, re.MULTILINE)
+    assert len(rows) == 12
+    columns = ("pixels", "registers", "instructions", "issue_us", "memory_us")
+    for size, gpu, dtype, cells in rows:
+        for column, cell in zip(columns, cells.split(" | "), strict=True):
+            value = models[size, gpu, dtype][column]
+            assert equal_as_written(cell, value), f"{size}, {gpu}, {dtype}: {column} {value}"
+        half, other = (models[size, gpu, t]["instructions"] for t in ("float16", "bfloat16"))
+        assert abs(other - half) < 0.01 * half
+    assert not any(row["spills"] for row in report["rows"])
+
+
 def test_figures_of_int8_are_those_of_the_benchmark():
     page = (ROOT / "docs/export.md").read_text(encoding="utf-8").partition("## Int8\n")[2]
     report = json.loads((ROOT / "benchmarks/results/export-cpu.json").read_text(encoding="utf-8"))

@@ -1,7 +1,10 @@
 // Launches of CUDA kernels, and accesses of 16 bytes at once.
 #pragma once
 #include <algorithm>
+#include <cstring>
+#include <type_traits>
 
+#include "core/hd.h"
 #include "core/stable.h"
 
 namespace guise {
@@ -27,24 +30,135 @@ template <int V, class S>
 __device__ __forceinline__ void store(S* p, const Pack<S, V>& pack) {
   *reinterpret_cast<Pack<S, V>*>(p) = pack;
 }
-
-// The position of pixel `i` in its plane. Planes have fewer than 2^30 pixels (check_plane). 32-bit
-// division is several times faster than 64-bit.
-template <class T>
-__device__ __forceinline__ void position_of(uint32_t i, int64_t w, T& x, T& y) {
-  const uint32_t row = i / uint32_t(w);
-  x = T(i - row * uint32_t(w));
-  y = T(row);
+// p + i. Plain C++ keeps each i in 64 bits in a loop that moves p, and takes up to five
+// instructions for an address; this takes two.
+template <class S>
+__device__ __forceinline__ const S* advance(const S* p, int32_t i) {
+#ifdef __NVCC__
+  const S* result;
+  asm("mad.wide.s32 %0, %1, %2, %3;" : "=l"(result) : "r"(i), "n"(sizeof(S)), "l"(p));
+  __builtin_assume(__isGlobal(result));
+  return result;
+#else
+  return p + i;
+#endif
 }
 
-// Those of V pixels in a row, with one division.
-template <int V, class T>
-__device__ __forceinline__ void positions_of(uint32_t first, int64_t w, T (&x)[V], T (&y)[V]) {
-  uint32_t row = first / uint32_t(w), column = first - row * uint32_t(w);
+// Keeps a number in its register. A loop may else compute it again each time, to save the register.
+__device__ __forceinline__ void keep(float& x) {
+#ifdef __NVCC__
+  asm("" : "+f"(x));
+#endif
+}
+__device__ __forceinline__ void keep(double&) {}
+template <class S>
+__device__ __forceinline__ void keep(const S*& p) {
+#ifdef __NVCC__
+  asm("" : "+l"(p));
+#endif
+}
+
+template <class S, int V>
+__device__ __forceinline__ void keep(Pack<S, V>& pack) {
+#ifdef __NVCC__
+  if constexpr (sizeof(pack) % sizeof(uint32_t) == 0) {
+    uint32_t word[sizeof(pack) / sizeof(uint32_t)];
+    memcpy(word, &pack, sizeof(pack));
 #pragma unroll
-  for (int k = 0; k < V; ++k) {
-    x[k] = T(column), y[k] = T(row);
-    if (++column == uint32_t(w)) column = 0, ++row;
+    for (auto& w : word) asm("" : "+r"(w));
+    memcpy(&pack, word, sizeof(pack));
+  }
+#endif
+}
+
+// The numbers of a pack in the type of the computation. Two of 16 bits are converted from their
+// word by one instruction each; from numbers of their own it would take two.
+template <class T, class S, int V>
+__device__ __forceinline__ void widen(const Pack<S, V>& pack, T (&value)[V]) {
+#ifdef __NVCC__
+  if constexpr (sizeof(S) == 2 && V % 2 == 0) {
+    uint32_t word[V / 2];
+    memcpy(word, &pack, sizeof pack);
+#pragma unroll
+    for (int k = 0; k < V; k += 2) {
+      if constexpr (std::is_same_v<S, torch::headeronly::Half>) {
+        __half2 pair;
+        memcpy(&pair, &word[k / 2], sizeof pair);
+        const float2 both = __half22float2(pair);
+        value[k] = both.x, value[k + 1] = both.y;
+      } else {
+        value[k] = __uint_as_float(word[k / 2] << 16);
+        value[k + 1] = __uint_as_float(word[k / 2] & 0xffff0000u);
+      }
+    }
+    return;
+  }
+#endif
+#pragma unroll
+  for (int k = 0; k < V; ++k) value[k] = T(pack.v[k]);
+}
+
+template <class S, int V, class T>
+__device__ __forceinline__ Pack<S, V> narrow(const T (&value)[V]) {
+  Pack<S, V> pack;
+#pragma unroll
+  for (int k = 0; k < V; ++k) pack.v[k] = S(value[k]);
+  return pack;
+}
+
+// Division by a number that is known at the launch: a product and a shift (Granlund and Montgomery
+// 1994, "Division by invariant integers using multiplication"). Both numbers are below 2^31.
+class Divider {
+ public:
+  Divider() = default;
+  explicit Divider(int64_t number) {
+    while (int64_t(1) << shift_ < number) ++shift_;
+    factor_ = uint32_t((((int64_t(1) << shift_) - number) << 32) / number + 1);
+  }
+  GUISE_HD uint32_t divide(uint32_t n) const {
+    return (uint32_t(uint64_t(n) * factor_ >> 32) + n) >> shift_;
+  }
+
+ private:
+  uint32_t factor_ = 1, shift_ = 0;
+};
+
+// Where a thread works: the first of its pixels, neighbours in a row of a plane.
+struct Pixels {
+  uint32_t plane, offset, x, y;  // offset = y w + x
+};
+
+// Planes of h x w pixels in packs of V, which stay within a row. A launch counts them in 32 bits;
+// `for_each_part` splits more.
+template <int V>
+struct Packs {
+  static constexpr int width = V;
+  uint32_t first, total;  // first plane; packs
+  uint32_t each, across;  // packs of a plane and of a row
+  Divider by_plane, by_row;
+
+  __device__ Pixels at(uint32_t i) const {
+    const uint32_t plane = by_plane.divide(i), rest = i - plane * each;
+    const uint32_t row = by_row.divide(rest);
+    return {first + plane, rest * V, (rest - row * across) * V, row};
+  }
+};
+
+constexpr int64_t kPart = int64_t(1) << 31;  // more than the packs of a launch; a plane has fewer
+
+// Calls body(packs) for all planes, in parts of fewer than kPart packs: packs of V pixels if they
+// may be `wide`, else of 1.
+template <int V, class F>
+void for_each_part(int64_t planes, int64_t h, int64_t w, bool wide, const F& body) {
+  if (V > 1 && !wide) return for_each_part<1>(planes, h, w, true, body);
+  STD_TORCH_CHECK(planes < int64_t(1) << 31, "too many images: ", planes);
+  const int64_t across = w / V, each = h * across;
+  if (each == 0) return;
+  const int64_t most = std::max<int64_t>(1, (kPart - 1) / each);
+  for (int64_t first = 0; first < planes; first += most) {
+    const int64_t total = std::min(most, planes - first) * each;
+    body(Packs<V>{uint32_t(first), uint32_t(total), uint32_t(each), uint32_t(across), Divider(each),
+                  Divider(across)});
   }
 }
 

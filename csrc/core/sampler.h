@@ -38,10 +38,16 @@ struct Tap {
 
 template <class T>
 GUISE_HD Tap<T> tap_at(T x, Span<T> span) {
+#ifdef __CUDA_ARCH__
+  // Each is one instruction, and the limit if x is NaN.
+  x = std::fmin(std::fmax(x, span.lo), span.hi);
+  const auto i = int32_t(std::floor(x));
+#else
   x = x > span.lo ? x : span.lo;  // "not above", so that NaN is clamped before the cast
   x = x < span.hi ? x : span.hi;
   int32_t i = int32_t(x);
   i -= T(i) > x;  // the cast truncates; this makes it a floor
+#endif
   return {i, x - T(i)};
 }
 

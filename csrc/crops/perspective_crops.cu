@@ -8,84 +8,89 @@
 namespace guise {
 namespace {
 
-// 4 blocks: at most 64 registers a thread, which it needs without a spill.
 template <int V, class S, class T>
-__global__ void __launch_bounds__(kThreads, 4)
-    crops_kernel(CropsArgs<S, T> a, Image<S> image, S* crops, T fill) {
-  const int64_t plane = a.h * a.w, packs = plane / V, total = a.n * a.p * packs;
-  const int64_t step = int64_t(gridDim.x) * blockDim.x;
-  for (int64_t i = int64_t(blockIdx.x) * blockDim.x + threadIdx.x; i < total; i += step) {
-    const int64_t crop = i / packs, first = (i - crop * packs) * V;
-    const Homography<T> view = a.views[crop];
-    const bool missing = view.missing();
-    T x[V], y[V];
-    positions_of<V>(uint32_t(first), a.w, x, y);
-    Taps<T> taps[V];
+__global__ void __launch_bounds__(kThreads, V > 4 ? 3 : 4)
+    crops_kernel(CropsArgs<S, T> a, Source<S, T> image, Packs<V> packs, Divider per_image, S* crops,
+                 T fill) {
+  const uint32_t area = a.h * a.w, step = gridDim.x * kThreads;
+  for (uint32_t i = blockIdx.x * kThreads + threadIdx.x; i < packs.total; i += step) {
+    const Pixels pixels = packs.at(i);
+    const Homography<T> view = a.views[pixels.plane];
+    const S* from = image.plane(per_image.divide(pixels.plane));
+    S* out = crops + pixels.plane * (a.c * area) + pixels.offset;
+    T value[V];
+    if (view.missing()) {
+#pragma unroll
+      for (int k = 0; k < V; ++k) value[k] = fill;
+      const auto all = narrow<S>(value);
+#pragma unroll 1
+      for (int c = 0; c < int(a.c); ++c, out += area) store(out, all);
+      continue;
+    }
+    Taps<V, T, (V > 1)> taps;
 #pragma unroll
     for (int k = 0; k < V; ++k) {
       T u, v;
-      view.at(x[k], y[k], u, v);
-      taps[k] = Taps<T>(u, v, a.height, a.width, kBorder);
+      view.at(T(pixels.x + k), T(pixels.y), u, v);
+      taps.set(k, u, v, image);
     }
 #pragma unroll 1
-    for (int64_t c = 0; c < a.c; ++c) {
-      const S* from = image.data + crop / a.p * image.sn + c * image.sc;
-      Pack<S, V> out;
-#pragma unroll
-      for (int k = 0; k < V; ++k)
-        out.v[k] = S(missing ? fill : taps[k].read(from, image.sy, image.sx));
-      *reinterpret_cast<Pack<S, V>*>(crops + (crop * a.c + c) * plane + first) = out;
+    for (int c = 0; c < int(a.c); ++c, from += image.channel, out += area) {
+      taps.read(from, image, value);
+      store(out, narrow<S>(value));
     }
   }
 }
 
 template <class S, class T>
 __global__ void __launch_bounds__(kThreads)
-    crops_backward_kernel(CropsArgs<S, T> a, const S* grad, T* grad_image) {
-  const int64_t plane = a.h * a.w, total = a.n * a.p * plane;
-  const int64_t step = int64_t(gridDim.x) * blockDim.x;
-  for (int64_t i = int64_t(blockIdx.x) * blockDim.x + threadIdx.x; i < total; i += step) {
-    const int64_t crop = i / plane, pixel = i - crop * plane;
-    const Homography<T> view = a.views[crop];
+    crops_backward_kernel(CropsArgs<S, T> a, Source<T, T> image, Packs<1> packs, Divider per_image,
+                          const S* grad, T* grad_image) {
+  const uint32_t area = a.h * a.w, size = image.h * image.w, step = gridDim.x * kThreads;
+  for (uint32_t i = blockIdx.x * kThreads + threadIdx.x; i < packs.total; i += step) {
+    const Pixels pixel = packs.at(i);
+    const Homography<T> view = a.views[pixel.plane];
     if (view.missing()) continue;
-    T x, y, u, v;
-    position_of(uint32_t(pixel), a.w, x, y);
-    view.at(x, y, u, v);
-    const Taps<T> taps(u, v, a.height, a.width, kBorder);
-    for (int64_t c = 0; c < a.c; ++c)
-      taps.add(grad_image + (crop / a.p * a.c + c) * a.height * a.width, a.width,
-               T(grad[(crop * a.c + c) * plane + pixel]));
+    T u, v;
+    view.at(T(pixel.x), T(pixel.y), u, v);
+    const GradientTaps<T> taps(u, v, image);
+    const S* by = grad + pixel.plane * (a.c * area) + pixel.offset;
+    T* to = grad_image + per_image.divide(pixel.plane) * (a.c * size);
+#pragma unroll 1
+    for (int c = 0; c < int(a.c); ++c, by += area, to += size) taps.add(to, image.w, T(*by));
   }
 }
 
 template <class S, class T = compute_t<S>>
 void crop(const Tensor& image, const Tensor& views, double fill, Tensor& crops) {
-  constexpr int V = kPixels<S>;
   const auto a = crops_args<S>(views, image.size(1), image.size(2), image.size(3), crops.size(3),
                                crops.size(4));
   S* out = crops.mutable_data_ptr<S>();
-  const Image<S> from = image_of<S>(image);
-  const int64_t plane = a.h * a.w;
-  if (aligned(plane, V, out)) {
-    launch(crops_kernel<V, S, T>, a.n * a.p * (plane / V), image, a, from, out, T(fill));
-  } else {
-    launch(crops_kernel<1, S, T>, a.n * a.p * plane, image, a, from, out, T(fill));
-  }
+  const auto from = source_of<S>(image, kBorder);
+  const bool wide = aligned(a.w, kWide<S>, out) && from.has_dense_rows();
+  for_each_part<kWide<S>>(a.n * a.p, a.h, a.w, wide, [&](auto packs) {
+    launch(crops_kernel<packs.width, S, T>, packs.total, image, a, from, packs, Divider(a.p), out,
+           T(fill));
+  });
 }
 
 template <class S, class T = compute_t<S>>
 void crop_backward(const Tensor& grad, const Tensor& views, Tensor& sum) {
   const auto a =
       crops_args<S>(views, grad.size(2), sum.size(2), sum.size(3), grad.size(3), grad.size(4));
-  launch(crops_backward_kernel<S, T>, a.n * a.p * a.h * a.w, grad, a, grad.const_data_ptr<S>(),
-         sum.mutable_data_ptr<T>());
+  const auto like = source_of<T, T>(sum, kBorder);
+  for_each_part<1>(a.n * a.p, a.h, a.w, true, [&](auto packs) {
+    launch(crops_backward_kernel<S, T>, packs.total, grad, a, like, packs, Divider(a.p),
+           grad.const_data_ptr<S>(), sum.mutable_data_ptr<T>());
+  });
 }
 
-Tensor perspective_crops_cuda(const Tensor& image, const Tensor& views_, int64_t h, int64_t w,
+Tensor perspective_crops_cuda(const Tensor& image_, const Tensor& views_, int64_t h, int64_t w,
                               double fill) {
-  check_crops(image, views_, h, w);
-  const torch::stable::accelerator::DeviceGuard guard(image.get_device_index());
+  check_crops(image_, views_, h, w);
+  const torch::stable::accelerator::DeviceGuard guard(image_.get_device_index());
   const Tensor views = torch::stable::contiguous(views_);
+  const Tensor image = with_near_pixels(image_);
   Tensor crops =
       torch::stable::new_empty(image, {image.size(0), views.size(1), image.size(1), h, w});
   if (crops.numel() == 0) return crops;

@@ -87,8 +87,9 @@ void backward(const GaussianArgs<S>& a, const S* grad, S* by_mean, S* by_covaria
               const Tensor& like) {
   const int64_t threads = a.maps * kThreads;
   if (threads == 0) return;
-  if (aligned(a.w, kWide<S>, grad)) {
-    launch(backward_kernel<kind, S, kWide<S>>, threads, like, a, grad, by_mean, by_covariance);
+  constexpr int V = sizeof(S) == 8 ? 1 : kWide<S>;  // two doubles would not fit the registers
+  if (aligned(a.w, V, grad)) {
+    launch(backward_kernel<kind, S, V>, threads, like, a, grad, by_mean, by_covariance);
   } else {
     launch(backward_kernel<kind, S, 1>, threads, like, a, grad, by_mean, by_covariance);
   }

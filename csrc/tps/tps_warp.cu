@@ -1,6 +1,6 @@
 // Forward reads the image, mostly through L2, and writes it in 16-byte stores. 16 x 3 x 128 x 128
 // float32 is 3.1 MB each way, at least 2 us at 3 TB/s. The logarithms of the spline take longer: 25
-// points and 3 channels are about 1060 instructions a pixel, 9 us of an H100 (benchmarks/sass.py).
+// points are about 900 instructions a pixel, 8 us of an H100 (benchmarks/results/sass.json).
 // Backward reads two images, writes one, and needs twelve atomic adds a pixel and 2 (K + 3) sums a
 // block. Not yet measured on a GPU.
 #include "core/sampler.cuh"
@@ -9,51 +9,57 @@
 namespace guise {
 namespace {
 
-// Moves V pixels of image n to the positions that they read. One loop over the nodes serves all V.
+// Moves V pixels of a row of image n to the positions that they read: one loop over the nodes for
+// all. Nodes m and the coefficients are at even addresses.
 template <int V, class T>
-__device__ __forceinline__ void place(const SplineArgs<T>& a, int64_t n, T (&x)[V], T (&y)[V]) {
-  const int64_t m = n / a.share;
+__device__ __forceinline__ void place(const SplineArgs<T>& a, uint32_t n, uint32_t m, T (&x)[V],
+                                      T y, T (&to)[V]) {
   const int k = int(a.k);
-  const T* c = a.coefficients + n * (a.k + 3) * 2;
-  const T* node = a.nodes + m * a.k * 2;
-  T u[V], v[V], dx[V] = {}, dy[V] = {};
+  const T* c = a.coefficients + int64_t(n) * (k + 3) * 2;
+  const T* node = a.nodes + int64_t(m) * k * 2;
+  const T v = a.down(m, y);
+  T u[V], dx[V] = {}, dy[V] = {};
 #pragma unroll
-  for (int i = 0; i < V; ++i) u[i] = a.across(m, x[i]), v[i] = a.down(m, y[i]);
+  for (int i = 0; i < V; ++i) u[i] = a.across(m, x[i]);
 #pragma unroll 1
   for (int j = 0; j < k; ++j, node += 2, c += 2) {
-    const T nx = node[0], ny = node[1], cx = c[0], cy = c[1];
+    const auto at = load<2>(node), by = load<2>(c);
+    const T below = (v - at.v[1]) * (v - at.v[1]);
 #pragma unroll
     for (int i = 0; i < V; ++i) {
-      const T b = radial((u[i] - nx) * (u[i] - nx) + (v[i] - ny) * (v[i] - ny));
-      dx[i] += b * cx, dy[i] += b * cy;
+      const T b = radial((u[i] - at.v[0]) * (u[i] - at.v[0]) + below);
+      dx[i] += b * by.v[0], dy[i] += b * by.v[1];
     }
   }
 #pragma unroll
   for (int i = 0; i < V; ++i) {
-    x[i] += dx[i] + (c[0] + u[i] * c[2] + v[i] * c[4]);
-    y[i] += dy[i] + (c[1] + u[i] * c[3] + v[i] * c[5]);
+    x[i] += dx[i] + (c[0] + u[i] * c[2] + v * c[4]);
+    to[i] = y + (dy[i] + (c[1] + u[i] * c[3] + v * c[5]));
   }
 }
 
-template <int V, class S, class T>
-__global__ void __launch_bounds__(kThreads) warp_kernel(SplineArgs<T> a, Image<S> image, S* out) {
-  const int64_t area = a.h * a.w, packs = area / V, total = a.n * packs;
-  const int64_t step = int64_t(gridDim.x) * blockDim.x;
-  for (int64_t j = int64_t(blockIdx.x) * blockDim.x + threadIdx.x; j < total; j += step) {
-    const int64_t n = j / packs, first = (j - n * packs) * V;
+// 16-bit packs need more than the 85 registers of 3 blocks.
+// Packs of 16 bits need more than the 85 registers that 3 blocks leave.
+template <int V, class S, class T, bool dense>
+__global__ void __launch_bounds__(kThreads, V > 4 ? 2 : 3)
+    warp_kernel(SplineArgs<T> a, Source<S, T> image, Packs<V> packs, Divider share, S* out) {
+  const uint32_t area = a.h * a.w, step = gridDim.x * kThreads;
+  for (uint32_t j = blockIdx.x * kThreads + threadIdx.x; j < packs.total; j += step) {
+    const Pixels pixels = packs.at(j);
     T x[V], y[V];
-    positions_of<V>(uint32_t(first), a.w, x, y);
-    place<V>(a, n, x, y);
-    Taps<T> taps[V];
 #pragma unroll
-    for (int i = 0; i < V; ++i) taps[i] = Taps<T>(x[i], y[i], a.h, a.w, a.padding);
+    for (int i = 0; i < V; ++i) x[i] = T(pixels.x + i);
+    place(a, pixels.plane, share.divide(pixels.plane), x, T(pixels.y), y);
+    Taps<V, T, dense> taps;
+#pragma unroll
+    for (int i = 0; i < V; ++i) taps.set(i, x[i], y[i], image);
+    const S* from = image.plane(pixels.plane);
+    S* to = out + pixels.plane * (a.c * area) + pixels.offset;
 #pragma unroll 1
-    for (int64_t c = 0; c < a.c; ++c) {
-      const S* from = image.data + n * image.sn + c * image.sc;
-      Pack<S, V> result;
-#pragma unroll
-      for (int i = 0; i < V; ++i) result.v[i] = S(taps[i].read(from, image.sy, image.sx));
-      *reinterpret_cast<Pack<S, V>*>(out + (n * a.c + c) * area + first) = result;
+    for (int c = 0; c < int(a.c); ++c, from += image.channel, to += area) {
+      T value[V];
+      taps.read(from, image, value);
+      store(to, narrow<S>(value));
     }
   }
 }
@@ -61,32 +67,35 @@ __global__ void __launch_bounds__(kThreads) warp_kernel(SplineArgs<T> a, Image<S
 // A block works on one image and sums its gradients of the coefficients in shared memory.
 template <class S, class T>
 __global__ void __launch_bounds__(kThreads)
-    warp_backward_kernel(SplineArgs<T> a, Image<S> image, const S* grad, T* grad_image,
-                         T* grad_coefficients, int64_t blocks) {
+    warp_backward_kernel(SplineArgs<T> a, Source<S, T> image, const S* grad, T* grad_image,
+                         T* grad_coefficients, int32_t blocks) {
   extern __shared__ __align__(16) unsigned char memory[];
   T* sums = reinterpret_cast<T*>(memory);
-  const int64_t area = a.h * a.w, n = blockIdx.x / blocks, m = n / a.share, terms = a.k + 3;
-  for (int64_t j = threadIdx.x; j < 2 * terms; j += blockDim.x) sums[j] = 0;
+  const int32_t area = int32_t(a.h * a.w), width = int32_t(a.w), terms = int32_t(a.k + 3);
+  const uint32_t n = blockIdx.x / blocks, m = n / uint32_t(a.share);
+  for (int32_t j = threadIdx.x; j < 2 * terms; j += kThreads) sums[j] = 0;
   __syncthreads();
-  for (int64_t base = blockIdx.x % blocks * blockDim.x; base < area; base += blocks * blockDim.x) {
-    const int64_t pixel = base + threadIdx.x;
-    T px, py;
-    position_of(uint32_t(pixel), a.w, px, py);
+  for (int32_t base = blockIdx.x % blocks * kThreads; base < area; base += blocks * kThreads) {
+    const int32_t pixel = base + threadIdx.x, row = pixel / width;
+    const T px = T(pixel - row * width), py = T(row);
     T dx = 0, dy = 0;
     if (pixel < area) {
-      T x[1] = {px}, y[1] = {py};
-      place<1>(a, n, x, y);
-      const Taps<T> taps(x[0], y[0], a.h, a.w, a.padding);
-      for (int64_t c = 0; c < a.c; ++c) {
+      T x[1] = {px}, y[1];
+      place(a, n, m, x, py, y);
+      const GradientTaps<T> taps(x[0], y[0], image);
+      const S *from = image.plane(n), *by = grad + n * (a.c * area) + pixel;
+      T* to = grad_image + n * (a.c * area);
+#pragma unroll 1
+      for (int c = 0; c < int(a.c); ++c, from += image.channel, by += area, to += area) {
         T q[4], qx, qy;
-        taps.values(image.data + n * image.sn + c * image.sc, image.sy, image.sx, q);
+        taps.values(0, Corners<S>(from, image), q);
         taps.slopes(q, qx, qy);
-        const T g = T(grad[(n * a.c + c) * area + pixel]);
+        const T g = T(*by);
         dx += g * qx, dy += g * qy;
-        taps.add(grad_image + (n * a.c + c) * area, a.w, g);
+        taps.add(to, width, g);
       }
     }
-    for (int64_t j = 0; j < terms; ++j) {  // whole warps, with 0 beyond the last pixel
+    for (int32_t j = 0; j < terms; ++j) {  // whole warps, with 0 beyond the last pixel
       const T b = a.basis(m, j, a.across(m, px), a.down(m, py));
       T bx = b * dx, by = b * dy;
       for (int lanes = 16; lanes > 0; lanes /= 2) {
@@ -100,20 +109,27 @@ __global__ void __launch_bounds__(kThreads)
     }
   }
   __syncthreads();
-  for (int64_t j = threadIdx.x; j < 2 * terms; j += blockDim.x)
-    atomicAdd(grad_coefficients + n * 2 * terms + j, sums[j]);
+  for (int32_t j = threadIdx.x; j < 2 * terms; j += kThreads)
+    atomicAdd(grad_coefficients + int64_t(n) * 2 * terms + j, sums[j]);
+}
+
+// A contiguous tensor whose pairs of numbers are aligned: a view may begin between two.
+Tensor in_pairs(const Tensor& t) {
+  const Tensor dense = torch::stable::contiguous(t);
+  const auto address = reinterpret_cast<uintptr_t>(dense.data_ptr());
+  return address % (2 * dense.element_size()) == 0 ? dense : torch::stable::clone(dense);
 }
 
 template <class S, class T = compute_t<S>>
 void warp(const Tensor& image, const SplineArgs<T>& a, Tensor& warped) {
-  constexpr int V = kPixels<S>;
   S* out = warped.mutable_data_ptr<S>();
-  const int64_t area = a.h * a.w;
-  if (aligned(area, V, out)) {
-    launch(warp_kernel<V, S, T>, a.n * (area / V), image, a, image_of<S>(image), out);
-  } else {
-    launch(warp_kernel<1, S, T>, a.n * area, image, a, image_of<S>(image), out);
-  }
+  const auto from = source_of<S>(image, a.padding);
+  for_each_part<kWide<S>>(a.n, a.h, a.w, aligned(a.w, kWide<S>, out), [&](auto packs) {
+    constexpr int V = packs.width;
+    launch(V > 1 && from.has_dense_rows() ? warp_kernel<V, S, T, (V > 1)>
+                                          : warp_kernel<V, S, T, false>,
+           packs.total, image, a, from, packs, Divider(a.share), out);
+  });
 }
 
 template <class S, class T = compute_t<S>>
@@ -124,18 +140,18 @@ void backward(const Tensor& image, const SplineArgs<T>& a, const Tensor& grad, T
   STD_TORCH_CHECK(a.n * blocks < (int64_t(1) << 31), "too many images: ", a.n);
   const size_t bytes = 2 * (a.k + 3) * sizeof(T);
   warp_backward_kernel<S, T><<<unsigned(a.n * blocks), kThreads, bytes, stream_of(image)>>>(
-      a, image_of<S>(image), grad.const_data_ptr<S>(), grad_image.mutable_data_ptr<T>(),
-      grad_coefficients.mutable_data_ptr<T>(), blocks);
+      a, source_of<S>(image, a.padding), grad.const_data_ptr<S>(), grad_image.mutable_data_ptr<T>(),
+      grad_coefficients.mutable_data_ptr<T>(), int32_t(blocks));
   STD_CUDA_KERNEL_LAUNCH_CHECK();
 }
 
-Tensor tps_warp_cuda(const Tensor& image, const Tensor& nodes_, const Tensor& frame_,
+Tensor tps_warp_cuda(const Tensor& image_, const Tensor& nodes_, const Tensor& frame_,
                      const Tensor& coefficients_, int64_t padding) {
-  check_spline(image, nodes_, frame_, coefficients_);
-  const torch::stable::accelerator::DeviceGuard guard(image.get_device_index());
-  const Tensor nodes = torch::stable::contiguous(nodes_);
+  check_spline(image_, nodes_, frame_, coefficients_);
+  const torch::stable::accelerator::DeviceGuard guard(image_.get_device_index());
+  const Tensor image = with_near_pixels(image_), nodes = in_pairs(nodes_);
   const Tensor frame = torch::stable::contiguous(frame_);
-  const Tensor coefficients = torch::stable::contiguous(coefficients_);
+  const Tensor coefficients = in_pairs(coefficients_);
   Tensor out =
       torch::stable::new_empty(image, {image.size(0), image.size(1), image.size(2), image.size(3)});
   if (out.numel() == 0) return out;
@@ -146,14 +162,15 @@ Tensor tps_warp_cuda(const Tensor& image, const Tensor& nodes_, const Tensor& fr
   return out;
 }
 
-std::tuple<Tensor, Tensor> tps_warp_backward_cuda(const Tensor& grad_, const Tensor& image,
+std::tuple<Tensor, Tensor> tps_warp_backward_cuda(const Tensor& grad_, const Tensor& image_,
                                                   const Tensor& nodes_, const Tensor& frame_,
                                                   const Tensor& coefficients_, int64_t padding) {
-  check_spline_grad(grad_, image, nodes_, frame_, coefficients_);
-  const torch::stable::accelerator::DeviceGuard guard(image.get_device_index());
-  const Tensor grad = torch::stable::contiguous(grad_), nodes = torch::stable::contiguous(nodes_);
+  check_spline_grad(grad_, image_, nodes_, frame_, coefficients_);
+  const torch::stable::accelerator::DeviceGuard guard(image_.get_device_index());
+  const Tensor grad = torch::stable::contiguous(grad_), image = with_near_pixels(image_);
+  const Tensor nodes = in_pairs(nodes_);
   const Tensor frame = torch::stable::contiguous(frame_);
-  const Tensor coefficients = torch::stable::contiguous(coefficients_);
+  const Tensor coefficients = in_pairs(coefficients_);
   const auto type = image.scalar_type();
   Tensor for_image = torch::stable::new_zeros(
       image, {image.size(0), image.size(1), image.size(2), image.size(3)}, compute_type(type));

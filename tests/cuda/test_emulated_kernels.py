@@ -69,6 +69,13 @@ def test_the_kernels_pass_under_sanitizers(tmp_path):
     assert code == 0, output
 
 
+def test_many_images_take_several_launches(tmp_path):
+    mutant = ("core/launch.cuh", "kPart = int64_t(1) << 31", "kPart = 300")
+    library = emulate.build(tmp_path, only="uv_sample.cu", mutant=mutant)
+    code, output = run_tests(library, ["uv_sample"])
+    assert code == 0, output
+
+
 def test_a_missing_barrier_is_caught(tmp_path):
     barrier = "__syncthreads();  // all threads have read the result of the last call"
     mutant = ("core/reduce.cuh", barrier, "")
@@ -79,7 +86,7 @@ def test_a_missing_barrier_is_caught(tmp_path):
 
 
 def test_a_read_outside_the_image_is_caught(tmp_path):
-    mutant = ("core/sampler.cuh", "x + 1 < w", "x + 1 <= w")
+    mutant = ("core/sampler.cuh", "i + 1 < s.w", "i + 1 <= s.w")
     library = emulate.build(tmp_path, *SANITIZERS, only="perspective_crops.cu", mutant=mutant)
     code, output = run_tests(library, ["perspective_crops"], sanitized=True)
     assert code != 0, output

@@ -168,6 +168,45 @@ def test_figures_of_frames_are_those_of_the_benchmark():
                     ), f"{name}, {kind}"
 
 
+PAIRS = {  # JSON -> section of docs/real_data.md, {row: report in the JSON and its part}
+    "market": ("## VUNet: another pose of a person, Market-1501", {
+        "VUNet of guise": ("guise", "reference"),
+        "published VUNet's own images": ("published", "reference"),
+        "copy of the source": ("guise", "copy_source"),
+        "mean image": ("guise", "mean_image"),
+    }),
+    "losses": ("## VUNet: another pose of a person, Market-1501", {
+        "nothing": ("l1", "network"),
+        "edge term, 0.5": ("edges", "network"),
+        "features of MobileNetV2": ("mobilenet", "network"),
+        "these, Gram matrices, edge term 0.15": ("all", "network"),
+    }),
+    "deepfashion": ("## VUNet: DeepFashion", {
+        "VUNet of guise, 128 px": ("guise", "network"),
+        "published VUNet's own images": ("guise", "reference"),
+        "copy of the source": ("guise", "copy_source"),
+        "mean image": ("guise", "mean_image"),
+    }),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_figures_of_pairs_are_those_of_the_reports(name):
+    page = (ROOT / "docs/real_data.md").read_text(encoding="utf-8")
+    report = json.loads((ROOT / f"benchmarks/results/real-vunet-{name}.json").read_text())
+    heading, rows = PAIRS[name]
+    section = page.partition(f"\n{heading}\n")[2].partition("\n## ")[0]
+    for title, (variant, part) in rows.items():
+        (line,) = re.findall(rf"^\| {re.escape(title)} \| (.*) \|$", section, re.MULTILINE)
+        scores = report[variant][part]
+        values = [
+            scores["nearest_target"],
+            *(scores[k]["mean"] for k in ("gradient", "l1", "ssim")),
+        ]
+        for cell, value in zip(line.split(" | "), values, strict=True):
+            assert equal_as_written(cell, value), f"{title} {value:.4g}"
+
+
 REAL_DCIGN = {  # row of docs/real_data.md -> part and score of the report, {} the factor
     "error of the changed latent over copying": ("rerender {}", "ratio_to_copy"),
     "the same over the mean image": ("rerender {}", "ratio_to_mean"),

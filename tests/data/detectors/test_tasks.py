@@ -1,13 +1,16 @@
 """MediaPipe from 1.0: meshes as points, and the same results as the older interface."""
 
+import hashlib
 import types
 
 import pytest
 import torch
 
 from helpers import bundle
+from nets.data import mediapipe_tasks
 from nets.data.detectors.solutions import MediaPipe
 from nets.data.detectors.tasks import MediaPipeTasks
+from nets.data.mediapipe_tasks import FILES
 from nets.skeletons import MESH_68
 from nets.worlds.people.world import PeopleWorld
 
@@ -42,7 +45,7 @@ def test_the_mesh_of_a_face_becomes_68_points_in_pixels():
 
 
 @pytest.fixture
-def both(tmp_path, cache):
+def both(cache, monkeypatch):
     """MediaPipe's two detectors with the same networks, those in the package up to 0.10.21."""
     mediapipe = pytest.importorskip("mediapipe", reason="is installed by the extra `extract`")
     if not hasattr(mediapipe, "solutions"):
@@ -65,6 +68,9 @@ def both(tmp_path, cache):
     (cache / "pose_landmarker_full.task").write_bytes(pose)
     masks = network("selfie_segmentation/selfie_segmentation", 0.0, 255.0)
     (cache / "selfie_segmenter.tflite").write_bytes(masks)
+    for part, content in (("pose", pose), ("masks", masks)):
+        digest = hashlib.sha256(content).hexdigest()
+        monkeypatch.setitem(mediapipe_tasks.FILES, part, (*FILES[part][:2], digest))
     return MediaPipe(mediapipe), MediaPipeTasks(mediapipe)
 
 

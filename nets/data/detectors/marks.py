@@ -6,14 +6,14 @@ import contextlib
 import math
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from nets.data.detectors.interface import Person, is_part_of, overlap, person_box, same_person
-from nets.data.detectors.places import alike, cut_square
+from nets.data.detectors.places import alike
 from nets.skeletons import JOINTS_17, MEDIAPIPE_33, convert_joints
 
 Square = tuple[float, float, float]
@@ -40,21 +40,16 @@ def person_of(marks: Any, image: Tensor, corner: tuple[int, int]) -> Person | No
     return person if person.extent >= SMALLEST else None
 
 
-def people_at(
-    image: Tensor,
-    places: Sequence[Square],
-    pose: Callable[[Tensor, tuple[int, int]], Person | None],
-) -> Iterator[Person]:
+def people_at(places: Iterable[tuple[Square, Callable[[], Person | None]]]) -> Iterator[Person]:
     """The person in each square; squares like one that showed somebody are left out.
 
-    places  squares: middle x, y and side, pixels
-    pose    finds the person in a crop, given also the place of the crop's first pixel
+    places  squares (middle x, y and side, pixels), each with a function that finds its person
     """
     searched: list[Square] = []  # squares that showed somebody
-    for place in places:
+    for place, find in places:
         if any(alike(place, other) for other in searched):
             continue
-        person = pose(*cut_square(image, *place))
+        person = find()
         if person is not None:
             searched.append(place)
             yield person

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import math
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -40,7 +41,8 @@ class MediaPipe:
 
     def people(self, image: Tensor, near: Person | None = None) -> list[Person]:
         places = self._candidates(image) if near is None else [near.around]
-        return distinct_people(people_at(image, places, self._pose), near)
+        found = ((place, partial(self._pose, *cut_square(image, *place))) for place in places)
+        return distinct_people(people_at(found), near)
 
     def faces(self, image: Tensor, near: Tensor | None = None) -> list[Tensor]:
         if near is not None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,7 @@ from torch import Tensor
 from nets.data.detectors.interface import Person
 from nets.data.detectors.marks import (
     SMALLEST,
+    Square,
     distinct_people,
     people_at,
     person_of,
@@ -35,9 +38,9 @@ from nets.skeletons import mesh_to_68
 class MediaPipeTasks:
     """Detector with MediaPipe from 1.0, whose networks are files, see nets/data/mediapipe_tasks.py.
 
-    People are searched in the image and in tiles of it, at most five in each, and then once more
-    in a square around each, since a tile may cut a body off. Faces are searched in the image, and
-    in its tiles if there is none.
+    People are searched in the image and in tiles of it, at most five in each; one that a tile cuts
+    off once more, in a square around the whole body. Faces are searched in the image, and in its
+    tiles if there is none.
     """
 
     MOST = 5  # in a tile
@@ -50,10 +53,9 @@ class MediaPipeTasks:
 
     def people(self, image: Tensor, near: Person | None = None) -> list[Person]:
         if near is None:
-            seen = people_at(image, self._candidates(image), self._pose)
-        else:
-            crop, corner = cut_square(image, *near.around)
-            seen = (person_of(marks, crop, corner) for marks in self._poses(crop))
+            return distinct_people(people_at(self._candidates(image)), near)
+        crop, corner = cut_square(image, *near.around)
+        seen = (person_of(marks, crop, corner) for marks in self._poses(crop))
         return distinct_people((person for person in seen if person is not None), near)
 
     def _poses(self, image: Tensor) -> Any:
@@ -65,17 +67,26 @@ class MediaPipeTasks:
         poses = self._poses(crop)
         return person_of(poses[0], crop, corner) if poses else None
 
-    def _candidates(self, image: Tensor) -> list[tuple[float, float, float]]:
-        """Squares that may contain people: middle x, y and side in pixels, likeliest first."""
-        candidates = []
+    def _candidates(self, image: Tensor) -> list[tuple[Square, Callable[[], Person | None]]]:
+        """Squares that may contain people, likeliest first, and what finds the person in each."""
+        candidates: list[tuple[float, Square, Callable[[], Person | None]]] = []
+        h, w = image.shape[1:]
         for tile, corner in tiles(image):
+            at = torch.tensor(corner)
+            end = at + torch.tensor(tile.shape[:0:-1])
             for marks in self._poses(tile):
-                points = points_of(marks, tile) + torch.tensor(corner)  # outside of the tile too
-                if extent(points) >= SMALLEST:
-                    sure = sum(mark.visibility for mark in marks)
-                    square = (*middle(points).tolist(), AROUND_BODY * extent(points))
-                    candidates.append((sure, square))
-        return [square for _, square in sorted(candidates, key=lambda pair: -pair[0])]
+                points = points_of(marks, tile) + at
+                if extent(points) < SMALLEST:
+                    continue
+                square = (*middle(points).tolist(), AROUND_BODY * extent(points))
+                within = points.clamp(torch.zeros(2), torch.tensor([w, h]).float())
+                if ((within >= at) & (within <= end)).all():
+                    find = partial(person_of, marks, tile, corner)
+                else:  # the tile cuts the body off
+                    find = partial(self._pose, *cut_square(image, *square))
+                candidates.append((sum(mark.visibility for mark in marks), square, find))
+        candidates.sort(key=lambda candidate: -candidate[0])
+        return [(square, find) for _, square, find in candidates]
 
     def faces(self, image: Tensor, near: Tensor | None = None) -> list[Tensor]:
         if near is not None:

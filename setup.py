@@ -30,6 +30,7 @@ SCRIPTS = (
     "export",
     "app",
 )
+TRIED = (11, 13)  # minor versions of Python
 # MediaPipe in the release whose networks lie in its package, which there is up to Python 3.12. It
 # wants NumPy before 2, on which everything else runs as well. From Python 3.13 the newer interface,
 # whose networks are files: python -m nets.data.mediapipe_tasks --download
@@ -109,6 +110,7 @@ setup(
     long_description_content_type="text/markdown",
     license="MIT",
     python_requires=">=3.10",
+    classifiers=[f"Programming Language :: Python :: 3.{minor}" for minor in TRIED],
     packages=find_packages(include=["nets", "nets.*", "guise", "guise.*"]),
     package_data={
         "nets": [

@@ -5,9 +5,10 @@
 Rows about faces, for each video and detector:
     searched  faces are searched in every frame as a whole
     followed  every tenth frame is searched, the others near the last place (`FollowFace`)
-Rows "command": all that `extract.py heads` does, from its start to its end, by this version and by
-those of --before NAME=FOLDER, checkouts of earlier ones. Each repeat runs them one after the other;
-ratios are those of a repeat, so that other load on the machine falls on both.
+Rows "command": all that `extract.py heads` and `people` do, from start to end: by earlier versions,
+checkouts given by --before NAME=FOLDER, and by this one, with every frame searched as a whole and
+with people followed. Each repeat runs them one after the other; ratios are those of a repeat, so
+that other load on the machine falls on both.
 Rows about people, by MediaPipe: every frame searched, as before squares that look alike were left
 out, and as now; and every fifth frame searched (`FollowPeople`).
 
@@ -20,6 +21,7 @@ followed faces are off by more than BOUND on average ends the program with statu
 from __future__ import annotations
 
 import argparse
+import math
 import resource
 import statistics
 import subprocess
@@ -44,9 +46,9 @@ from nets.data.detectors import (
     FollowPeople,
     Person,
     interface,
+    marks,
     open_detector,
     overlap,
-    solutions,
 )
 from nets.data.extraction import jobs
 from nets.data.io.video import open_video
@@ -106,29 +108,45 @@ def faces(name: str, detector: Detector, frames: list[Tensor]) -> tuple[dict[str
 
 
 def command(
-    detector: str, videos: Sequence[str], end: float, before: dict[str, Path], repeats: int
+    kind: str,
+    detector: str,
+    videos: Sequence[str],
+    end: float,
+    before: dict[str, Path],
+    repeats: int,
 ) -> list[dict[str, Any]]:
-    """Frames a second of `extract.py heads` by each version, and how much faster this one is."""
-    versions = {**before, "now": Path(__file__).resolve().parents[1]}
+    """Frames a second of `extract.py heads` or `people` by each version, and their ratios.
+
+    "searched" is this version with every frame searched as a whole.
+    """
+    here = Path(__file__).resolve().parents[1]
+    plain = ["--detect_every", "1"] if kind == "heads" else []
+    follow = [] if kind == "heads" else ["--detect_every", "5"]
+    versions = {name: (root, []) for name, root in before.items()}
+    versions |= {"searched": (here, plain), "followed": (here, follow)}
+    fps = None if kind == "heads" else 2.0  # the default of `people`
+    frames = sum(1 for video in videos for _ in open_video(video, end=end, fps=fps))
     seconds: dict[str, list[float]] = {name: [] for name in versions}
-    frames: dict[str, int] = {}
     for _ in range(repeats):
-        for name, root in versions.items():
+        for name, (root, more) in versions.items():
             with tempfile.TemporaryDirectory() as out:
-                argv = [sys.executable, str(root / "extract.py"), "heads", *videos, "-o", out]
-                argv += ["--end", str(end), "--workers", "0", "--detector", detector]
+                argv = [sys.executable, str(root / "extract.py"), kind, *videos, "-o", out]
+                argv += ["--workers", "0", "--detector", detector, *more]
+                argv += ["--end", str(end)] if kind == "heads" else []
                 begun = sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2])
                 subprocess.run(argv, check=True, capture_output=True, cwd=out)
                 ended = sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2])
                 seconds[name].append(ended - begun)
-                frames[name] = len([*Path(out).glob("imgs/**/*.jpg")])
     rows = []
     for name, times in seconds.items():
-        ratios = [t / now for t, now in zip(times, seconds["now"], strict=True)]
+        first = seconds[next(iter(versions))]
+        ratios = [t / now for t, now in zip(first, times, strict=True)]
         rows.append({
-            "row": "command", "detector": detector, "version": name, "videos": len(videos),
-            "frames": frames[name], "per_s": round(frames[name] / statistics.median(times), 1),
-            "now_faster_by": round(statistics.median(ratios), 2),
+            "row": "command", "command": kind, "detector": detector, "version": name,
+            "videos": len(videos), "frames": frames,
+            "seconds": round(statistics.median(times), 2),
+            "per_s": round(frames / statistics.median(times), 1),
+            "faster_than_first": round(statistics.median(ratios), 2),
             "ratios": [round(ratio, 2) for ratio in ratios],
         })  # fmt: skip
     return rows
@@ -143,7 +161,7 @@ def between(one: Points, other: Points) -> dict[str, Any]:
 
 def people(detector: Detector, frames: list[Tensor]) -> list[dict[str, Any]]:
     detector.people(frames[0])
-    with mock.patch.object(solutions, "alike", lambda one, other: False):
+    with mock.patch.object(marks, "alike", lambda one, other: False):
         reference, before = timed(detector.people, frames)
     rows = []
     for every in (1, 5):
@@ -212,11 +230,14 @@ def main() -> None:
         if len(points) == 2:
             rows.append({**facts, **between(*points.values())})
             print(rows[-1], flush=True)
+    faces_rows = len(rows)
     before = {name: Path(folder) for name, folder in (pair.split("=", 1) for pair in args.before)}
     for name in opened if args.videos and args.repeats and "mediapipe" in opened else []:
-        for row in command(name, args.videos, args.end, before, args.repeats):
-            rows.append(row)
-            print(row, flush=True)
+        rows += command("heads", name, args.videos, args.end, before, args.repeats)
+    if args.people and args.repeats and "mediapipe" in opened:
+        rows += command("people", "mediapipe", args.people, math.inf, before, args.repeats)
+    for row in rows[faces_rows:]:
+        print(row, flush=True)
     for video in args.people if "mediapipe" in opened else []:
         frames = frames_of(video, args.people_frames, args.fps)
         for row in people(open_detector(), frames):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -75,7 +76,7 @@ class Faces:
         fps     frames a second; None: images that do not follow each other, each searched whole
         """
         if fps is None:
-            return detectors.FollowFace(self.detector, 1, number=person)
+            return detectors.FollowFace(self.detector, 1, math.inf, person)
         return detectors.FollowFace(self.detector, every, 1 / fps, person)
 
     def look(

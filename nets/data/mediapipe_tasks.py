@@ -3,8 +3,7 @@
     python -m nets.data.mediapipe_tasks                  says which files are there
     python -m nets.data.mediapipe_tasks --download       downloads the missing ones, about 14 MB
 
-They lie in torch's hub cache, in `checkpoints`. Their publisher gives no digests, so a downloaded
-file is checked by its format and its SHA-256 is printed.
+They lie in torch's hub cache, in `checkpoints`, and are checked by their SHA-256.
 """
 
 from __future__ import annotations
@@ -12,7 +11,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import sys
-import zipfile
 from pathlib import Path
 
 import torch
@@ -20,22 +18,22 @@ import torch
 from nets.errors import UserError
 
 HOST = "https://storage.googleapis.com/mediapipe-models"
-# Part -> (file, address, networks inside). The address names a version, so the file is fixed.
+# Part -> (file, address, SHA-256). The address names a version, so the file is fixed.
 FILES = {
     "pose": (
         "pose_landmarker_full.task",
         f"{HOST}/pose_landmarker/pose_landmarker_full/float16/1/pose_landmarker_full.task",
-        ("pose_detector.tflite", "pose_landmarks_detector.tflite"),
+        "4eaa5eb7a98365221087693fcc286334cf0858e2eb6e15b506aa4a7ecdcec4ad",
     ),
     "faces": (
         "face_landmarker.task",
         f"{HOST}/face_landmarker/face_landmarker/float16/1/face_landmarker.task",
-        ("face_detector.tflite", "face_landmarks_detector.tflite"),
+        "64184e229b263107bc2b804c6625db1341ff2bb731874b0bcc2fe6544e0bc9ff",
     ),
     "masks": (
         "selfie_segmenter.tflite",
         f"{HOST}/image_segmenter/selfie_segmenter/float16/1/selfie_segmenter.tflite",
-        (),
+        "191ac9529ae506ee0beefa6b2c945a172dab9d07d1e802a290a4e4038226658b",
     ),
 }
 COMMAND = "python -m nets.data.mediapipe_tasks --download"
@@ -47,7 +45,7 @@ def file_of(part: str, download: bool = False) -> Path:
     download  download it if it is missing
     Raises UserError with the remedy if it is missing or damaged.
     """
-    name, address, _ = FILES[part]
+    name, address, digest = FILES[part]
     path = folder() / name
     if not path.is_file():
         if not download:
@@ -58,7 +56,7 @@ def file_of(part: str, download: bool = False) -> Path:
         print(f"downloading {address} to {folder()}", flush=True)
         try:
             folder().mkdir(parents=True, exist_ok=True)
-            torch.hub.download_url_to_file(address, str(path))
+            torch.hub.download_url_to_file(address, str(path), hash_prefix=digest)
         except (OSError, RuntimeError) as error:
             raise UserError(
                 f"download of {address} failed ({error}); fetch it by hand and put it into "
@@ -78,21 +76,13 @@ def are_there() -> bool:
 
 
 def check(part: str, path: Path) -> None:
-    """Raises UserError if a file is not a whole file of these networks."""
-    inside = FILES[part][2]
-    try:
-        if not inside:
-            with path.open("rb") as file:
-                good = file.read(8)[4:] == b"TFL3"
-        else:
-            with zipfile.ZipFile(path) as bundle:
-                good = set(inside) <= set(bundle.namelist()) and bundle.testzip() is None
-    except zipfile.BadZipFile:
-        good = False
-    if not good:
+    """Raises UserError if a file is not the one at the address of its networks."""
+    _, address, digest = FILES[part]
+    found = hashlib.sha256(path.read_bytes()).hexdigest()
+    if found != digest:
         raise UserError(
-            f"{path}: is damaged or no file of mediapipe's networks for {part}; delete it, then "
-            f"`{COMMAND}`"
+            f"{path}: is damaged, or not the file at {address} (sha256 {found}, must be {digest}); "
+            f"delete it, then `{COMMAND}`"
         )
 
 
@@ -104,8 +94,7 @@ def main(argv: list[str] | None = None) -> None:
     for part in FILES:
         try:
             path = file_of(part, args.download)
-            digest = hashlib.sha256(path.read_bytes()).hexdigest()
-            print(f"{part}: {path}, {path.stat().st_size} bytes, sha256 {digest}")
+            print(f"{part}: {path}, {path.stat().st_size} bytes, sha256 {FILES[part][2]}")
         except UserError as error:
             missing += 1
             print(f"{part}: {error}", file=sys.stderr)

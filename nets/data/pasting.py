@@ -10,6 +10,7 @@ from torch import Tensor
 from nets.data.heads.faces import FaceBox, from_pillow, to_pillow
 
 BORDER = 0.06  # width of the soft edge, as a fraction of the square's side
+GREY = 2.0  # levels; an image whose channels differ by less on average has no colours
 MOST_GAIN = 1.5  # of a channel's contrast, when colours are matched; the least is 1 / MOST_GAIN
 
 
@@ -78,8 +79,10 @@ def matched(crop: Tensor, image: Tensor, where: Tensor, where_image: Tensor) -> 
     Contrast changes by a factor of MOST_GAIN at most. Levels are compared as they are: changes of
     offset, contrast, exposure and white balance are nearly gains and offsets of levels. Reinhard et
     al. 2001 compare so in a space like Lab, where offsets of single channels are mixed.
-    Without weights the crop is returned as it is.
+    Without weights the crop is returned as it is. For an image without colours it becomes grey.
     """
+    if (image.amax(0) - image.amin(0)).float().mean() < GREY:
+        crop = from_pillow(to_pillow(crop).convert("L")).expand(3, -1, -1)
     if not where.any() or not where_image.any():
         return crop
 

@@ -9,16 +9,15 @@ import types
 
 import pytest
 
-from helpers import bundle
 from nets.data import mediapipe_tasks
 from nets.data.detectors import open_detector
 from nets.data.mediapipe_tasks import FILES, file_of, main
 from nets.errors import UserError
 
 GOOD = {
-    "pose_landmarker_full.task": bundle(pose_detector=b"1", pose_landmarks_detector=b"2"),
-    "face_landmarker.task": bundle(face_detector=b"1", face_landmarks_detector=b"2"),
-    "selfie_segmenter.tflite": b"\x1c\0\0\0TFL3....",
+    "pose_landmarker_full.task": b"networks of a pose",
+    "face_landmarker.task": b"networks of a face",
+    "selfie_segmenter.tflite": b"a network of masks",
 }
 
 
@@ -38,7 +37,8 @@ def server(tmp_path, monkeypatch, cache):
     threading.Thread(target=serving.serve_forever, daemon=True).start()
     address = f"http://127.0.0.1:{serving.server_port}"
     served = {
-        part: (name, f"{address}/{name}", inside) for part, (name, _, inside) in FILES.items()
+        part: (name, f"{address}/{name}", hashlib.sha256(GOOD[name]).hexdigest())
+        for part, (name, _, _) in FILES.items()
     }
     monkeypatch.setattr(mediapipe_tasks, "FILES", served)
     yield folder
@@ -67,16 +67,19 @@ def test_files_are_downloaded_only_when_asked(server, cache, capsys):
 
 
 def test_damaged_files_and_a_silent_server_are_one_line(server, cache, capsys):
-    (server / "pose_landmarker_full.task").write_bytes(GOOD["pose_landmarker_full.task"][:-9])
-    (server / "face_landmarker.task").write_bytes(bundle(face_detector=b"1"))
+    cache.mkdir(parents=True)
+    (cache / "pose_landmarker_full.task").write_bytes(GOOD["pose_landmarker_full.task"][:-1])
+    (server / "face_landmarker.task").write_bytes(GOOD["face_landmarker.task"][:-1])
     with pytest.raises(SystemExit, match="2"):
         main(["--download"])
     lines = capsys.readouterr().err.splitlines()  # others show the progress
-    pose, face, masks = (line for line in lines if line.startswith(("pose:", "faces:", "masks:")))
-    for line in (pose, face):
-        assert "is damaged or no file of mediapipe's networks" in line and "delete it" in line
+    pose, faces, masks = (line for line in lines if line.startswith(("pose:", "faces:", "masks:")))
+    good = hashlib.sha256(GOOD["pose_landmarker_full.task"]).hexdigest()
+    assert "is damaged, or not the file at http" in pose and f"must be {good}); delete it" in pose
+    assert "face_landmarker.task failed (invalid hash value" in faces
     assert "download of http" in masks and "selfie_segmenter.tflite failed" in masks
-    assert not (cache / "selfie_segmenter.tflite").exists()
+    for name in ("face_landmarker.task", "selfie_segmenter.tflite"):  # not kept
+        assert not (cache / name).exists()
 
 
 def test_a_package_without_networks_names_the_command(cache, monkeypatch):

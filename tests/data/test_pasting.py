@@ -106,6 +106,16 @@ def test_colours_are_compared_inside_the_masks_alone_and_gains_are_bounded():
     assert spread.max() <= 1.01 * MOST_GAIN * 2 + 0.5
 
 
+def test_a_face_in_an_image_without_colours_becomes_grey():
+    crop = crop_square(picture(), BOXES[0], SIZE)
+    grey = crop_square(picture(1), BOXES[0], SIZE).float().mean(0, keepdim=True)
+    grey = grey.to(torch.uint8).repeat(3, 1, 1)
+    face = disc() > 0.5
+    pasted = matched(crop, grey, face, face)
+    assert (pasted.amax(0).int() - pasted.amin(0).int()).max() == 0  # outside of the face too
+    assert (pasted[0][face[0]].float().mean() - grey[0][face[0]].float().mean()).abs() < 1
+
+
 def test_a_square_much_larger_than_the_image_needs_no_memory():
     image = torch.full((3, 4000, 20), 90, dtype=torch.uint8)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

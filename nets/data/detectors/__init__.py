@@ -10,6 +10,7 @@ from nets.data.detectors.backends import (
     finds_people,
     for_heads,
     open_detector,
+    require_masks,
 )
 from nets.data.detectors.following import CLOSE, EVERY, Follow, FollowFace, FollowPeople
 from nets.data.detectors.ibug import FACE_WEIGHTS, dlib_model
@@ -28,4 +29,5 @@ __all__ = [
     "ABOUT", "AUTO", "BACKENDS", "CLOSE", "EVERY", "FACE_WEIGHTS", "MARGIN", "Detector", "Follow",
     "FollowFace", "FollowPeople", "MediaPipe", "MediaPipeTasks", "Person", "dlib_model",
     "finds_people", "for_heads", "open_detector", "overlap", "person_box", "person_square",
+    "require_masks",
 ]  # fmt: skip

@@ -60,3 +60,16 @@ def for_heads(backend: str) -> str:
 def finds_people(detector: Detector) -> bool:
     """False for a detector of faces alone."""
     return not isinstance(detector, Dlib) or detector.has_mediapipe
+
+
+def require_masks(detector: Detector) -> None:
+    """Raises UserError with the remedy if a detector finds no masks: dlib without MediaPipe."""
+    if finds_people(detector):
+        return
+    try:
+        open_mediapipe()
+    except UserError as error:
+        raise UserError(
+            f"--detector dlib finds no masks, which mediapipe does: {error}. Or "
+            "--output_segmentation false writes none"
+        ) from error

@@ -43,26 +43,34 @@ class FollowFace:
     every    number of frames from one search in the whole frame to the next; between them the face
              is looked for near its last place, and in the whole frame if it is not there or is seen
              from the side. 1: always in the whole frame
-    seconds  time from one frame to the next; frames that are too far apart are searched whole
-    number   the face to take where a whole frame is searched; 1: the largest
+    seconds  time from one frame to the next; frames that are too far apart are searched whole, each
+             independently of the others
+    number   the face to take at first; 1: the largest
 
-    The points depend on the frames since the last multiple of `every` alone.
+    Of several faces in a whole frame the nearest to the last place is the same one, within its own
+    size; if there is none, the face is `number` again. Skipped frames that are multiples of `every`
+    are searched too, for this place; other points depend on the frames since then alone.
     """
 
     def __init__(
         self, detector: Detector, every: int = EVERY, seconds: float = 0.0, number: int = 1
     ):
         self.detector, self.number = detector, number
-        self.every = every if seconds <= CLOSE else 1
+        self._follows = seconds <= CLOSE
+        self.every = every if self._follows else 1
         self._count = 0
         self._skipped: list[Tensor] = []
-        self._last: Tensor | None = None
+        self._last: Tensor | None = None  # in the frame before the skipped ones
+        self._place: Tensor | None = None  # in the last multiple of `every` with the face
 
     def skip(self, image: Tensor) -> None:
         """Pass over a frame. Later frames get the points that they get if it is not skipped."""
-        if self._count % self.every == 0:
-            self._skipped, self._last = [], None
-        self._skipped.append(image)
+        if self._count % self.every:
+            self._skipped.append(image)
+        else:
+            self._skipped, self._last = [], self._searched(image, self._place)
+            if self._last is not None and self._follows:
+                self._place = self._last
         self._count += 1
 
     def __call__(self, image: Tensor) -> Tensor | None:
@@ -77,7 +85,15 @@ class FollowFace:
             for points in self.detector.faces(image, near=last):
                 if _stays(points, last):
                     return points
+        return self._searched(image, self._place if last is None else last)
+
+    def _searched(self, image: Tensor, known: Tensor | None) -> Tensor | None:
+        """The face at the place of a known one in a whole frame, or the `number`-th."""
         faces = self.detector.faces(image)
+        if known is not None:
+            away = [(middle(face) - middle(known)).norm().item() for face in faces]
+            if away and min(away) < extent(known):
+                return faces[away.index(min(away))]
         return faces[self.number - 1] if len(faces) >= self.number else None
 
 

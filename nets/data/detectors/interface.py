@@ -10,6 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from nets.data.detectors.places import AROUND_BODY
 from nets.data.heads.faces import FaceBox
 from nets.skeletons import JOINTS_17
 
@@ -40,7 +41,7 @@ class Person:
     def around(self) -> tuple[float, float, float]:
         """The square in which the person is looked for in the next frame: middle x, y and side."""
         x0, y0, x1, y1 = self.box
-        return (x0 + x1) / 2, (y0 + y1) / 2, 1.4 * self.extent
+        return (x0 + x1) / 2, (y0 + y1) / 2, AROUND_BODY * self.extent
 
 
 class Detector(Protocol):

@@ -6,15 +6,17 @@ import contextlib
 import math
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from nets.data.detectors.interface import Person, is_part_of, overlap, person_box, same_person
+from nets.data.detectors.places import alike
 from nets.skeletons import JOINTS_17, MEDIAPIPE_33, convert_joints
 
+Square = tuple[float, float, float]
 SURE = 0.5  # joints with a lower probability of being visible are missing
 SMALLEST = 32  # pixels; smaller detections are mostly hands or shadows
 
@@ -36,6 +38,21 @@ def person_of(marks: Any, image: Tensor, corner: tuple[int, int]) -> Person | No
         return None
     person = Person(joints, person_box(joints))
     return person if person.extent >= SMALLEST else None
+
+
+def people_at(places: Iterable[tuple[Square, Callable[[], Person | None]]]) -> Iterator[Person]:
+    """The person in each square; squares like one that showed somebody are left out.
+
+    places  squares (middle x, y and side, pixels), each with a function that finds its person
+    """
+    searched: list[Square] = []  # squares that showed somebody
+    for place, find in places:
+        if any(alike(place, other) for other in searched):
+            continue
+        person = find()
+        if person is not None:
+            searched.append(place)
+            yield person
 
 
 def distinct_people(seen: Iterable[Person], near: Person | None) -> list[Person]:

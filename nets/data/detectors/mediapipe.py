@@ -16,7 +16,7 @@ def open_mediapipe() -> MediaPipe | MediaPipeTasks:
     # MediaPipe prints many notes on stderr; its errors are exceptions.
     os.environ.setdefault("GLOG_minloglevel", "3")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    mediapipe = import_package("mediapipe", "mediapipe==0.10.21", "extract")
+    mediapipe = import_package("mediapipe", "mediapipe", "extract")
     return MediaPipe(mediapipe) if hasattr(mediapipe, "solutions") else MediaPipeTasks(mediapipe)
 
 

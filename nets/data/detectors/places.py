@@ -11,6 +11,7 @@ from torch import Tensor
 MOST_TILES = 48  # along the longer side; narrow strips get larger tiles
 ALIKE = 0.15  # of the side: squares that are nearer to each other are searched once
 AROUND = 2.2  # side of the square in which a face is looked for again, in extents of its points
+AROUND_BODY = 1.4  # the same of a person, in extents
 
 
 def tiles(image: Tensor) -> Iterator[tuple[Tensor, tuple[int, int]]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import math
-from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,8 +12,15 @@ import torch
 from torch import Tensor
 
 from nets.data.detectors.interface import Person
-from nets.data.detectors.marks import SMALLEST, distinct_people, person_of, points_of, quiet
-from nets.data.detectors.places import alike, anchored, cut_square, largest_first, middle, tiles
+from nets.data.detectors.marks import (
+    SMALLEST,
+    distinct_people,
+    people_at,
+    person_of,
+    points_of,
+    quiet,
+)
+from nets.data.detectors.places import anchored, cut_square, largest_first, middle, tiles
 from nets.skeletons import mesh_to_68
 
 Square = tuple[float, float, float, float]  # middle x, y, side in pixels; angle in radians
@@ -34,21 +41,8 @@ class MediaPipe:
 
     def people(self, image: Tensor, near: Person | None = None) -> list[Person]:
         places = self._candidates(image) if near is None else [near.around]
-        return distinct_people(self._people_at(image, places), near)
-
-    def _people_at(
-        self, image: Tensor, places: Sequence[tuple[float, float, float]]
-    ) -> Iterator[Person]:
-        """The person in each square; squares like one that showed somebody are left out."""
-        searched: list[tuple[float, float, float]] = []  # squares that showed somebody
-        for place in places:
-            if any(alike(place, other) for other in searched):
-                continue
-            crop, corner = cut_square(image, *place)
-            person = self._pose(crop, corner)
-            if person is not None:
-                searched.append(place)
-                yield person
+        found = ((place, partial(self._pose, *cut_square(image, *place))) for place in places)
+        return distinct_people(people_at(found), near)
 
     def faces(self, image: Tensor, near: Tensor | None = None) -> list[Tensor]:
         if near is not None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,8 +12,24 @@ import torch
 from torch import Tensor
 
 from nets.data.detectors.interface import Person
-from nets.data.detectors.marks import distinct_people, person_of, points_of, quiet
-from nets.data.detectors.places import AROUND, cut_square, extent, largest_first, middle, tiles
+from nets.data.detectors.marks import (
+    SMALLEST,
+    Square,
+    distinct_people,
+    people_at,
+    person_of,
+    points_of,
+    quiet,
+)
+from nets.data.detectors.places import (
+    AROUND,
+    AROUND_BODY,
+    cut_square,
+    extent,
+    largest_first,
+    middle,
+    tiles,
+)
 from nets.data.mediapipe_tasks import file_of
 from nets.errors import UserError
 from nets.skeletons import mesh_to_68
@@ -20,8 +38,9 @@ from nets.skeletons import mesh_to_68
 class MediaPipeTasks:
     """Detector with MediaPipe from 1.0, whose networks are files, see nets/data/mediapipe_tasks.py.
 
-    People are searched in the image and in tiles of it, at most five in each; faces in the image,
-    and in its tiles if there is none.
+    People are searched in the image and in tiles of it, at most five in each; one that a tile cuts
+    off once more, in a square around the whole body. Faces are searched in the image, and in its
+    tiles if there is none.
     """
 
     MOST = 5  # in a tile
@@ -33,13 +52,41 @@ class MediaPipeTasks:
         self._network("pose")  # reports missing files before the work begins
 
     def people(self, image: Tensor, near: Person | None = None) -> list[Person]:
-        parts = tiles(image) if near is None else [cut_square(image, *near.around)]
-        seen = (
-            person_of(marks, tile, corner)
-            for tile, corner in parts
-            for marks in self._run("pose", tile).pose_landmarks
-        )
+        if near is None:
+            return distinct_people(people_at(self._candidates(image)), near)
+        crop, corner = cut_square(image, *near.around)
+        seen = (person_of(marks, crop, corner) for marks in self._poses(crop))
         return distinct_people((person for person in seen if person is not None), near)
+
+    def _poses(self, image: Tensor) -> Any:
+        """The marks of the people in an image, the surest person first."""
+        return self._run("pose", image).pose_landmarks
+
+    def _pose(self, crop: Tensor, corner: tuple[int, int]) -> Person | None:
+        """The surest person in a crop whose first pixel is at `corner` = (x, y) of the image."""
+        poses = self._poses(crop)
+        return person_of(poses[0], crop, corner) if poses else None
+
+    def _candidates(self, image: Tensor) -> list[tuple[Square, Callable[[], Person | None]]]:
+        """Squares that may contain people, likeliest first, and what finds the person in each."""
+        candidates: list[tuple[float, Square, Callable[[], Person | None]]] = []
+        h, w = image.shape[1:]
+        for tile, corner in tiles(image):
+            at = torch.tensor(corner)
+            end = at + torch.tensor(tile.shape[:0:-1])
+            for marks in self._poses(tile):
+                points = points_of(marks, tile) + at
+                if extent(points) < SMALLEST:
+                    continue
+                square = (*middle(points).tolist(), AROUND_BODY * extent(points))
+                within = points.clamp(torch.zeros(2), torch.tensor([w, h]).float())
+                if ((within >= at) & (within <= end)).all():
+                    find = partial(person_of, marks, tile, corner)
+                else:  # the tile cuts the body off
+                    find = partial(self._pose, *cut_square(image, *square))
+                candidates.append((sum(mark.visibility for mark in marks), square, find))
+        candidates.sort(key=lambda candidate: -candidate[0])
+        return [(square, find) for _, square, find in candidates]
 
     def faces(self, image: Tensor, near: Tensor | None = None) -> list[Tensor]:
         if near is not None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from nets.contracts import Team
-from nets.data.detectors import EVERY, FollowFace
+from nets.data.detectors import EVERY, FollowFace, require_masks
 from nets.data.extraction import jobs
 from nets.data.extraction.sheet import Drawing, contact_sheet
 from nets.data.heads.faces import (
@@ -65,7 +65,9 @@ def extract_heads(
     if phase not in PHASES:
         raise UserError(f"phase: must be one of {', '.join(PHASES)}, got {phase!r}")
     out = Path(out)
-    jobs.detector(options.detector)
+    detector = jobs.detector(options.detector)  # reports what is missing before the work begins
+    if options.masks:
+        require_masks(detector)
     team = team or jobs.Alone()
     videos = team.on_main(lambda: list_videos(given, out / jobs.RECORDS / phase))
     todo = [(video, name, out, phase, options) for video, name in videos]

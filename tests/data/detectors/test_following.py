@@ -103,13 +103,43 @@ def test_the_second_face_is_followed_where_it_was():
             if near is not None:
                 return [near + 1]
             face = front_face()
-            return [60 * face] if image[0, 0, 0] == 9 else [60 * face, 40 * face]
+            return [60 * face] if image[0, 0, 0] == 9 else [60 * face, 40 * face + 100]
 
     follow = FollowFace(Two(), 3, number=2)
     found = [follow(image) for image in levels(0, 1, 2, 9, 4)]
     assert found[3] is None  # one face alone
     first = found[0]
-    assert first.amax() < 41 and torch.equal(found[2], first + 2) and torch.equal(found[4], first)
+    assert first.amin() >= 100 and torch.equal(found[2], first + 2) and torch.equal(found[4], first)
+
+
+class Pair:
+    """Two faces side by side, of which the one or the other is the larger by the frame's level."""
+
+    def faces(self, image, near=None):
+        if near is not None:
+            return [near]
+        left, right = 40 * front_face(), 40 * front_face() + torch.tensor([100.0, 0.0])
+        if image[0, 0, 0] == 200:
+            return [right + 200]  # a cut to somebody else
+        return [left, right] if image[0, 0, 0] < 9 else [right, left]
+
+
+@pytest.mark.parametrize("every", [1, 3])
+@pytest.mark.parametrize("known", [set(), {0, 1, 2}, {0, 1, 2, 3, 4}])
+def test_the_same_of_two_faces_is_found_whichever_is_larger(every, known):
+    follow, found = FollowFace(Pair(), every), []
+    for number, image in enumerate(levels(0, 9, 0, 9, 9, 9, 200, 200, 200, 9)):
+        if number in known:
+            follow.skip(image)
+        else:
+            found.append(follow(image)[:, 0].mean().item() // 100)
+    assert found == ([0] * 6 + [3, 3, 3, 1])[len(known) :]  # the last one: the larger after a cut
+
+
+def test_of_frames_that_do_not_follow_each_other_the_largest_face_is_taken():
+    follow = FollowFace(Pair(), 1, seconds=0.5)
+    found = [follow(image)[:, 0].mean().item() // 100 for image in levels(0, 9, 0)]
+    assert found == [0, 1, 0]
 
 
 @pytest.mark.parametrize("known", [{1, 2}, {0, 1, 2, 3, 4}, {2, 3, 5, 6}, {0, 1, 2, 3, 4, 5, 6}])

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from nets.data.detectors.backends import open_detector
+from nets.data.detectors.backends import open_detector, require_masks
 from nets.data.detectors.ibug import FACE_WEIGHTS
 from nets.data.io.images import read_image
 from nets.errors import UserError
@@ -18,8 +18,11 @@ def test_dlib_without_a_face_and_without_mediapipe(dlib, monkeypatch):
         assert dlib.faces(torch.full((3, *size), 90, dtype=torch.uint8)) == []
     monkeypatch.setitem(sys.modules, "mediapipe", None)
     for what, call in (("people", dlib.people), ("masks", dlib.mask)):
-        with pytest.raises(UserError, match=f"dlib finds no {what}, .*mediapipe==0"):
+        with pytest.raises(UserError, match=f"dlib finds no {what}, .*mediapipe is needed"):
             call(torch.zeros(3, 64, 64, dtype=torch.uint8))
+    monkeypatch.setattr(dlib, "has_mediapipe", False)
+    with pytest.raises(UserError, match=r"no masks, .*mediapipe is needed .*--output_seg"):
+        require_masks(dlib)
 
 
 def test_dlib_without_its_models_is_one_line(monkeypatch):

@@ -1,18 +1,23 @@
 """MediaPipe from 1.0: meshes as points, and the same results as the older interface."""
 
+import hashlib
 import types
 
 import pytest
 import torch
 
 from helpers import bundle
+from nets.data import mediapipe_tasks
 from nets.data.detectors.solutions import MediaPipe
 from nets.data.detectors.tasks import MediaPipeTasks
+from nets.data.mediapipe_tasks import FILES
 from nets.skeletons import MESH_68
 from nets.worlds.people.world import PeopleWorld
 
 
 class Mark:
+    visibility = 1.0
+
     def __init__(self, x, y):
         self.x, self.y = x, y
 
@@ -41,8 +46,40 @@ def test_the_mesh_of_a_face_becomes_68_points_in_pixels():
     assert face.amin(0).tolist() >= [48, 28] and face.amax(0).tolist() <= [92, 72]
 
 
+class Body(MediaPipeTasks):
+    """A body of 40 x 160 pixels, whose marks are off by 90 in a tile that cuts it off.
+
+    Images say where their pixels are: x / 2 and y in the first two channels.
+    """
+
+    def __init__(self):
+        self.searched = []
+
+    def _run(self, part, image):
+        h, w = image.shape[1:]
+        self.searched.append((w, h))
+        left, top = 2 * int(image[0, 0, 0]), int(image[1, 0, 0])
+        if left > 140 or left + w < 100 or top > 180 or top + h < 20:
+            return types.SimpleNamespace(pose_landmarks=[])
+        cut = left > 100 or left + w < 140 or top > 20 or top + h < 180
+        marks = [Mark((100 + 40 * (i % 2) + 90 * cut - left) / w, (20 + 5 * i - top) / h)
+                 for i in range(33)]  # fmt: skip
+        return types.SimpleNamespace(pose_landmarks=[marks])
+
+
+def test_a_body_that_a_tile_cuts_off_is_searched_in_a_square_of_its_own():
+    image = torch.zeros(3, 200, 400, dtype=torch.uint8)
+    image[0] = torch.arange(400) // 2
+    image[1] = torch.arange(200)[:, None]
+    (person,) = Body().people(image)
+    assert person.joints[:, 0].amax() <= 140.01
+    body = Body()
+    (near,) = body.people(image, near=person)
+    assert torch.equal(near.joints, person.joints) and len(body.searched) == 1
+
+
 @pytest.fixture
-def both(tmp_path, cache):
+def both(cache, monkeypatch):
     """MediaPipe's two detectors with the same networks, those in the package up to 0.10.21."""
     mediapipe = pytest.importorskip("mediapipe", reason="is installed by the extra `extract`")
     if not hasattr(mediapipe, "solutions"):
@@ -65,6 +102,9 @@ def both(tmp_path, cache):
     (cache / "pose_landmarker_full.task").write_bytes(pose)
     masks = network("selfie_segmentation/selfie_segmentation", 0.0, 255.0)
     (cache / "selfie_segmenter.tflite").write_bytes(masks)
+    for part, content in (("pose", pose), ("masks", masks)):
+        digest = hashlib.sha256(content).hexdigest()
+        monkeypatch.setitem(mediapipe_tasks.FILES, part, (*FILES[part][:2], digest))
     return MediaPipe(mediapipe), MediaPipeTasks(mediapipe)
 
 

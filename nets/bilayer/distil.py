@@ -40,7 +40,7 @@ SIDE = 256  # pixels in which the demo world's points are computed
 # Standard deviations of the jitter: shift in half images, turn in radians, size as a share.
 SHIFT, TURN, SCALE = 0.03, 0.06, 0.04
 KEPT = ("image_size", "num_keypoints", "output_segmentation", "eps", "bn_momentum")
-WEIGHTS = {"image": 1.0, "features": 2.0, "low_frequency": 0.5, "offsets": 1.0, "mask": 0.5}
+WEIGHTS = {"image": 1.0, "features": 1.0, "low_frequency": 0.5, "offsets": 1.0, "mask": 0.5}
 
 
 # fmt: off

@@ -87,7 +87,7 @@ def train(run: Run, args: options.Namespace, precision: Precision, model: Loaded
             with update.forward(wrapped):
                 image, layers = wrapped(batch["pose"])
                 terms = terms_of(image, layers, teacher, batch["pose"])
-            update.backward(sum(terms.values()), terms)
+            update.backward(sum(terms.values(), torch.zeros((), device=run.device)), terms)
         run.log(step, update.apply([student]), lr=lr)
         if run.due(step, args.ckpt_freq):
             poses = torch.stack([data[0, i]["pose"] for i in range(min(SHOWN, len(data)))])

@@ -29,6 +29,7 @@ SCRIPTS = (
     "evaluate",
     "export",
     "app",
+    "distil",
 )
 # MediaPipe in the release whose networks lie in its package, which there is up to Python 3.12. It
 # wants NumPy before 2, on which everything else runs as well. From Python 3.13 the newer interface,

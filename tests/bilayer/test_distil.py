@@ -11,6 +11,7 @@ import infer
 from avatar_folder import face_points
 from bilayer_tiny import OPTIONS, avatar_run, batch, model
 from nets import published
+from nets.app_systems import Checkpoints
 from nets.bilayer import DEFAULTS, Driver, Student, fold
 from nets.bilayer.distil import DrivingPoses, complete, jittered, make_person, parser, terms_of
 from nets.bilayer.network.generators import Layers
@@ -207,6 +208,9 @@ def test_other_commands_refuse_a_student(home, run, tmp_path, monkeypatch, capsy
     ):
         assert "a distilled avatar of one person" in refused(capsys, call, argv)
     assert not (home / "avatars/of_a_student").exists()
+    listed = [name for name, _ in Checkpoints([home]).choices("bilayer")]
+    assert any(name.endswith("bilayer") for name in listed)
+    assert not any("avatars" in name for name in listed)
 
 
 @pytest.mark.parametrize(

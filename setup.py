@@ -29,6 +29,7 @@ SCRIPTS = (
     "evaluate",
     "export",
     "app",
+    "distil",
 )
 TRIED = (11, 13)  # minor versions of Python
 # MediaPipe in the release whose networks lie in its package, which there is up to Python 3.12. It

@@ -3,6 +3,8 @@
 python benchmarks/inference.py                 writes benchmarks/results/inference-cpu.json
 python benchmarks/inference.py --device cuda   with a CUDA graph
 python benchmarks/inference.py --quick         short runs
+python benchmarks/inference.py --students      distilled avatars beside these, on one thread and in
+                                               processor time; writes inference-students-cpu.json
 
 Networks of the published sizes with seeded weights, spectral norms divided out by all. In the clock
 of a frame: poses on the device to images and masks on the device, in float32; the avatar is made.
@@ -15,6 +17,8 @@ Detection, decoding, encoding and the folding of a driver are not in it; `fold` 
     compiled    either, by torch.compile; `compile_s` is what the first frame then takes. Not with
                 --quick: about half a minute a contender
     graph       Driver in a CUDA graph
+    student     Driver of a student (distil.py) with 1/2, 3/8 or 1/4 of the channels. Its reference
+                is its own network in float32, before anything is folded
 
 Before anything is timed, all are asserted to give the published result: in float32 within 1e-4
 everywhere, in bfloat16 within 0.01 of the range on average. Medians, contenders interleaved.
@@ -28,6 +32,7 @@ asserted to come out as the network painted it, but for what H.264 changes.
 from __future__ import annotations
 
 import argparse
+import statistics
 import sys
 import time
 from collections.abc import Callable
@@ -48,12 +53,13 @@ from benchmarks.step_rows.bilayer import (
     trained_like,
 )
 from benchmarks.steps import medians, timed
-from nets.bilayer import Avatar, Bilayer, Driver, Graph, fold
+from nets.bilayer import DEFAULTS, Avatar, Bilayer, Driver, Graph, Student, fold
 from nets.bilayer.network import build
 
 SIZE = 256
 HALF = torch.bfloat16
 TOLERANCE = {"fp32": 1e-4, "bf16": 0.01}
+STUDENTS = {"1/2": (16, 128), "3/8": (12, 96), "1/4": (8, 64)}  # channels; the others': 32, 256
 
 
 def network(device: torch.device, last: bool = False) -> Bilayer:
@@ -107,13 +113,57 @@ def frames(
     return ways
 
 
+def students(device: torch.device, avatar: Avatar, n: int, seconds: float) -> dict[str, Any]:
+    """A row of one identity's frames in batches of n: published, driven, and by students."""
+    poses = batch_of(SIZE, n, device, seed=n)["target_poses"][:, 0]
+    ways = frames(device, avatar, poses, compiled=False)
+    errors = agree(f"students, batch {n}", ways, list, ways["published fp32"])[0]
+    for name, (channels, most) in STUDENTS.items():
+        torch.manual_seed(0)
+        with torch.no_grad():
+            student = trained_like(Student(DEFAULTS, channels, most)).eval().to(device)
+        student.texture.copy_(avatar.texture)
+
+        @torch.no_grad()
+        def own(student: Student = student) -> tuple[Tensor, Tensor]:
+            image, layers = student(poses)
+            return image, layers.logits.sigmoid()
+
+        drivers = {
+            f"student {name} {kind}": Driver(student, student.avatar(), dtype)
+            for kind, dtype in (("fp32", torch.float32), ("bf16", HALF))
+        }
+        mine = {key: lambda driver=driver: driver(poses) for key, driver in drivers.items()}
+        errors |= agree(f"students, batch {n}", mine, list, own)[0]
+        ways |= mine
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    end = time.perf_counter() + seconds * len(ways)
+    while time.perf_counter() < end or len(times["published fp32"]) < 5:
+        for name, way in ways.items():
+            start = time.process_time()
+            way()
+            times[name].append(time.process_time() - start)
+    medians_of = {name: statistics.median(values) for name, values in times.items()}
+    result: dict[str, Any] = {"row": f"students, batch {n}", "batch": n, "ways": {}}
+    for name, took in medians_of.items():
+        kind = name.rpartition(" ")[2]
+        result["ways"][name] = {
+            "processor_ms": 1e3 * took / n,
+            "times_published": medians_of["published fp32"] / took,
+            "of_driver": took / medians_of[f"driver {kind}"],
+            "largest_difference": errors[name],
+        }
+        print(f"  {name:24}" + "".join(f"{v:12.3g}" for v in result["ways"][name].values()))
+    return result
+
+
 def agree(
-    row: str, ways: dict[str, Callable], outputs: Callable
+    row: str, ways: dict[str, Callable], outputs: Callable, reference: Callable
 ) -> tuple[dict[str, float], dict[str, float]]:
-    """Largest difference from the published result; raises where it is beyond the tolerance. And
+    """Largest difference from the reference's result; raises where it is beyond the tolerance. And
     the seconds of each way's first call.
     """
-    expected = outputs(ways["published fp32"]())
+    expected = outputs(reference())
     errors, first = {}, {}
     for name, way in ways.items():
         start = time.perf_counter()
@@ -137,7 +187,7 @@ def measure(
     seconds: float,
     device: torch.device,
 ) -> dict[str, Any]:
-    errors, first = agree(row, ways, outputs)
+    errors, first = agree(row, ways, outputs, ways["published fp32"])
     times = medians({k: lambda way=way: timed(way, device) for k, way in ways.items()}, seconds)
     result: dict[str, Any] = {"row": row, "batch": n, "ways": {}}
     for name, took in times.items():
@@ -163,10 +213,22 @@ def main() -> None:
         "--quick", action="store_true", help="1 s a number instead of 8 s, and nothing is compiled"
     )
     parser.add_argument("--no-compile", action="store_true", help="without torch.compile")
+    parser.add_argument(
+        "--students", action="store_true", help="only frames, and those of students"
+    )
     parser.add_argument("--output", type=Path, help="JSON")
     args = parser.parse_args()
     device, seconds = torch.device(args.device), 1.0 if args.quick else 8.0
     data = batch_of(SIZE, 1, device)
+    if args.students:
+        if device.type != "cpu":
+            parser.error("--students: on the CPU only")
+        torch.set_num_threads(1)
+        _, avatar = avatars(device, data)
+        rows = [students(device, avatar, n, seconds) for n in (1, 8)]
+        output = args.output or Path(__file__).parent / "results/inference-students-cpu.json"
+        write_report(output, {"rows": rows})
+        return
     ways, avatar = avatars(device, data)
     # The texture, and the pairs of the inference generator.
     made = lambda a: [a.texture, *(part for pair in a.pairs for part in pair)]  # noqa: E731

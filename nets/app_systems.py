@@ -36,6 +36,7 @@ from nets.run.images import labelled_grid
 from nets.skeletons import FACE_68, JOINTS_17, stickman
 
 SIDE = 256  # pixels of an image that shows points
+STUDENTS = "avatars"  # runs/avatars/: networks of one person, which only infer.py drives
 INCLUDED = "guise"  # the name of the weights that come with guise
 NAMES = {"vunet": "VUNet", "landmarks": "landmarks", "bilayer": "head avatar", "dcign": "DC-IGN"}
 Cells = dict[str, Tensor]  # caption -> image (3, H, W) uint8; the last one is the result
@@ -53,7 +54,8 @@ class Checkpoints:
         for folder in self.folders:
             for file in checkpoints.below(folder):
                 inside = file.relative_to(folder.parent).parts
-                if system in inside or not set(SYSTEMS) & set(inside):
+                mine = system in inside or not set(SYSTEMS) & set(inside)
+                if mine and STUDENTS not in inside:
                     run = file.parent.parent
                     runs[run] = max(runs.get(run, 0), file.stat().st_mtime_ns)
         names = [_shown(run) for run in sorted(runs, key=lambda run: -runs[run])]

@@ -91,7 +91,12 @@ def test_agreement_is_held_against_this_machines_own_rounding():
 def test_every_image_of_the_docs_has_a_command():
     from benchmarks import figures
 
-    by_hand = {"app.png", "astronaut.png", "web.png"}  # a browser, the detectors
+    by_hand = {
+        "app.png",
+        "astronaut.png",
+        "distil.png",
+        "web.png",
+    }  # a browser, detectors, students
     images = {f.name for f in (ROOT / "docs").iterdir() if f.suffix in (".png", ".gif", ".jpg")}
     assert images == set(figures.COMMANDS) | by_hand
     page = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")

@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 COMMANDS = ("guise-train-vunet", "guise-train-landmarks", "guise-train-bilayer",
             "guise-train-dcign", "guise-infer", "guise-extract", "guise-evaluate",
-            "guise-export", "guise-app")  # fmt: skip
+            "guise-export", "guise-app", "guise-distil")  # fmt: skip
 IGNORED = shutil.ignore_patterns(".*", "build", "dist", "runs", "tests", "docs", "benchmarks",
                                  "*.egg-info", "__pycache__", "*.so")  # fmt: skip
 

@@ -148,7 +148,7 @@ def test_figures_of_steps_are_those_of_the_benchmark(heading):
 
 def test_figures_of_frames_are_those_of_the_benchmark():
     page = (ROOT / "docs/performance.md").read_text(encoding="utf-8")
-    page = page.partition("## Head avatars: frames and videos\n")[2].partition("\n## ")[0]
+    page = page.partition("## Head avatars: frames and videos\n")[2].partition("\n### ")[0]
     tables = page.split("one frame at a time")[1:]
     for name, table in zip(("inference-cpu", "inference-cpu-amx"), tables, strict=True):
         report = json.loads((ROOT / f"benchmarks/results/{name}.json").read_text("utf-8"))
@@ -205,6 +205,45 @@ def test_figures_of_pairs_are_those_of_the_reports(name):
         ]
         for cell, value in zip(line.split(" | "), values, strict=True):
             assert equal_as_written(cell, value), f"{title} {value:.4g}"
+
+
+def test_figures_of_students_are_those_of_the_benchmarks():
+    page = (ROOT / "docs/performance.md").read_text(encoding="utf-8")
+    section = page.partition("### Students of one person\n")[2].partition("\n## ")[0]
+    report = json.loads((ROOT / "benchmarks/results/inference-students-cpu.json").read_text())
+    (ways,) = (row["ways"] for row in report["rows"] if row["batch"] == 1)
+    assert report["machine"]["threads"] == 1
+    rows = re.findall(r"^\| (published|`Driver`|student.*?) \| (.*) \|$", section, re.MULTILINE)
+    assert len(rows) == 5
+    for title, cells in rows:
+        part = re.search(r"\d/\d", title)
+        name = f"student {part[0]}" if part else title.strip("`").lower()
+        for precision, cell in zip(("fp32", "bf16"), cells.split(" | "), strict=False):
+            if numbers := re.findall(r"[\d.]+", cell):
+                way = ways[f"{name} {precision}"]
+                assert equal_as_written(numbers[0], way["processor_ms"]), title
+                assert len(numbers) == 1 or equal_as_written(numbers[1], way["of_driver"]), title
+    said = re.search(r"takes ([\d.]+) ms \(fp32\) and ([\d.]+) ms\s+\(bf16\)", section)
+    for number, precision, driver in zip(said.groups(), ("fp32", "bf16"), (38, 22), strict=True):
+        estimate = driver * ways[f"student 1/2 {precision}"]["of_driver"]
+        assert equal_as_written(number, estimate)
+
+    page = (ROOT / "docs/bilayer.md").read_text(encoding="utf-8")
+    section = page.partition("## A faster network of one person\n")[2].partition("\n## ")[0]
+    report = json.loads((ROOT / "benchmarks/results/distil.json").read_text(encoding="utf-8"))
+    rows = re.findall(r"^\| (.+?) \| ([-\d.]*)\s*\| ([-\d.]+) \| ([-\d.]+) \|$", section, re.M)
+    keys = ("masked_l1", "l1_to_teacher", "psnr_to_teacher", "r_mouth", "r_lids")
+    for (title, *cells), key in zip(rows, keys, strict=True):
+        for cell, way in zip(cells, ("teacher", "half", "still"), strict=True):
+            value = report["ways"][way].get(key)
+            assert (value is None) == (not cell), title
+            assert value is None or equal_as_written(cell, value), f"{title}, {way}: {value:.4g}"
+    count, steps, seconds = (
+        re.search(text, section)[1]
+        for text in (r"of (\d+) persons", r"(\d+) steps took", r"about (\d+) s of one")
+    )
+    assert (int(count), int(steps)) == (report["persons"], report["steps"])
+    assert equal_as_written(seconds, report["ways"]["half"]["processor_s"])
 
 
 REAL_DCIGN = {  # row of docs/real_data.md -> part and score of the report, {} the factor
@@ -458,7 +497,7 @@ FOREIGN = {
     "--nproc_per_node", "--tags", "--dataset_dir", "--set_name", "--output_dir", "--heads",
     "--folder", "--trained", "--torch7", "--only", "--local-rank", "--bsize", "--imwidth",
     "--Werror", "--nnodes", "--rdzv_backend", "--rdzv_endpoint", "--download",
-    "--persons", "--poses", "--clips", "--videos", "--batches", "--prefix",
+    "--persons", "--poses", "--clips", "--videos", "--batches", "--prefix", "--students",
 }  # fmt: skip
 
 
@@ -472,6 +511,7 @@ def options_of_scripts():
         systems.add_options(parser, part)
         parsers.append(parser)
     parsers += [importlib.import_module(script).parser() for script in ("export", "app")]
+    parsers.append(importlib.import_module("nets.bilayer.distil").parser(""))
     for parser in parsers:
         known |= {name for action in parser._actions for name in action.option_strings}
         known |= {f"--{name}" for name in parser.renamed}

@@ -3,7 +3,16 @@
 from nets.spectral import fold
 
 from .defaults import DEFAULTS, NETWORKS
-from .network import Avatar, AvatarFrames, Bilayer, Driver, Graph, build, standing_statistics
+from .network import (
+    Avatar,
+    AvatarFrames,
+    Bilayer,
+    Driver,
+    Graph,
+    Student,
+    build,
+    standing_statistics,
+)
 
 __all__ = [
     "DEFAULTS",
@@ -13,6 +22,7 @@ __all__ = [
     "Bilayer",
     "Driver",
     "Graph",
+    "Student",
     "build",
     "fold",
     "standing_statistics",

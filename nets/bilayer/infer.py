@@ -22,7 +22,7 @@ from nets.bilayer.network.driver import Driver, Graph
 from nets.bilayer.network.model import Avatar, enhance
 from nets.bilayer.sources import Faces, SeenFace, keypoints_of_frames
 from nets.bilayer.visuals import enhancing, full_pass, write_layers
-from nets.bilayer.warm_start import Loaded, load_model
+from nets.bilayer.warm_start import Loaded, LoadedStudent, is_student, load_model, load_student
 from nets.data.detectors import CLOSE, EVERY
 from nets.data.heads.faces import FaceBox, hull_mask, pose_points, read_mask, stable_boxes
 from nets.data.heads.videos import HeadFrame, sample_of
@@ -97,6 +97,9 @@ def infer(args: options.Namespace, content: dict[str, Any], path: Path, ranks: R
     content, path  of the checkpoint
     """
     precision = Precision(args.precision, ranks.device, args.channels_last)
+    if is_student(content):
+        drive_student(args, load_student(content, path, precision), path)
+        return
     if graphs := graphs_of(content):
         refuse(args, ("grid", "enhancer"))
         if published_modes.asked_for(args) or not args.source:
@@ -114,6 +117,31 @@ def infer(args: options.Namespace, content: dict[str, Any], path: Path, ranks: R
         return
     if not args.source or not args.driving:
         raise UserError("-s and -d: a bilayer avatar needs both")
+    faces = open_faces(args, model)
+    sources = source_frames(args, faces)
+    drive_avatar(args, model, faces, sources, make_avatar(args, model, sample_of(sources, [], 0)))
+
+
+def drive_student(args: options.Namespace, model: LoadedStudent, path: Path) -> None:
+    """Write what -d drives of the person whom a student renders.
+
+    Raises UserError on options that need the person's images or the layers of a frame.
+    """
+    if args.source or args.source_keypoints or args.source_masks:
+        raise UserError(f"-s: {path} renders one person only, whom distil.py took; give -d alone")
+    if args.grid or args.enhancer is not None or published_modes.asked_for(args):
+        raise UserError(f"--grid, --enhancer and published modes: not with a student, {path}")
+    if not args.driving:
+        raise UserError(f"-d: must be given: {path} renders one person and has no test data")
+    person = model.net
+    source = HeadFrame(person.source_image.cpu(), person.source_pose.cpu(), None)
+    inside = path.parent.name == "checkpoints"  # of a run, which names the results
+    args.source = [path.parent.parent.name if inside else path.name]
+    drive_avatar(args, model, open_faces(args, model), [source], person.avatar())
+
+
+def open_faces(args: options.Namespace, model: Loaded | LoadedStudent) -> Faces:
+    """The faces of images. Raises UserError on options of --relative that do not fit."""
     if not args.relative:
         for name, default in (
             ("region", "all"),
@@ -125,8 +153,17 @@ def infer(args: options.Namespace, content: dict[str, Any], path: Path, ranks: R
     faces = Faces(model.options, bool(args.crop), args.detector)
     if args.relative and faces.count != 68:
         raise UserError(f"--relative: needs 68 points, this checkpoint has {faces.count}")
-    sources = source_frames(args, faces)
-    avatar = make_avatar(args, model, sample_of(sources, [], 0))
+    return faces
+
+
+def drive_avatar(
+    args: options.Namespace,
+    model: Loaded | LoadedStudent,
+    faces: Faces,
+    sources: list[HeadFrame],
+    avatar: Avatar,
+) -> None:
+    """Write the images or the video of an avatar that -d drives."""
     paint = painter(args, model, avatar, opacity=args.paste)
     videos = [Path(file) for file in args.driving if is_video(file)]
     if videos and len(args.driving) > 1:
@@ -224,7 +261,10 @@ def renderer(args: options.Namespace, model: Loaded, avatar: Avatar) -> Callable
 
 
 def painter(
-    args: options.Namespace, model: Loaded, avatar: Avatar, opacity: bool = False
+    args: options.Namespace,
+    model: Loaded | LoadedStudent,
+    avatar: Avatar,
+    opacity: bool = False,
 ) -> Callable[[Tensor], Tensor]:
     """As `renderer`, but the images stay on the model's device.
 
@@ -396,7 +436,7 @@ def pasted(
 
 def drive_images(
     args: options.Namespace,
-    model: Loaded,
+    model: Loaded | LoadedStudent,
     sources: list[HeadFrame],
     faces: Faces,
     points: Tensor | None,
@@ -426,6 +466,7 @@ def drive_images(
         print(f"written: {out}, {len(generated)} frames")
         return
     if args.grid:
+        assert isinstance(model, Loaded)  # of a student there are no layers
         targets = [HeadFrame(faces.cut(one.whole, one.box), one.pose, None) for one in seen]
         data = full_pass(args, model, sample_of(sources, targets, 0))
         write_layers(out.with_name(f"{out.stem}_layers.png"), data, model)

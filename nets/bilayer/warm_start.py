@@ -1,4 +1,4 @@
-"""Starting a training from trained networks, and loading them for inference."""
+"""Starting a training from trained networks, and loading them and students for inference."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from nets.bilayer import DEFAULTS, NETWORKS, Bilayer
 from nets.bilayer.defaults import READING
 from nets.bilayer.experiment import epochs, network_file
-from nets.bilayer.network import build
+from nets.bilayer.network import Student, build
 from nets.bilayer.objective import naming_options
 from nets.bilayer.options import schedule
 from nets.bilayer.published import matched, take
@@ -191,9 +191,48 @@ def load_model(content: dict[str, Any], path: Path, precision: Precision) -> Loa
 
     content  of the checkpoint, as `nets.run.checkpoints.read` returns it
     path     of the checkpoint, for messages
+    Raises UserError on a student, which is no network of many persons.
     """
+    if is_student(content):
+        raise UserError(
+            f"{path}: a distilled avatar of one person; only infer.py takes it, with -d"
+        )
     trained = {**DEFAULTS, **READING, **content["options"]}
     names = {key.partition(".")[0] for key in content["parts"]["model"]}
     net = build(trained, sorted(names))
     checkpoints.load_weights(content, net, path)
     return Loaded(precision.place(net.eval()), trained, precision)
+
+
+class LoadedStudent(NamedTuple):
+    """A student for inference, in evaluation mode, and its teacher's options."""
+
+    net: Student
+    options: dict[str, Any]
+    precision: Precision
+
+    @property
+    def device(self) -> torch.device:
+        return self.precision.device
+
+
+def is_student(content: Mapping[str, Any]) -> bool:
+    """True if a checkpoint is of distil.py."""
+    return content["options"].get("teacher") is not None
+
+
+def student_of(trained: Mapping[str, Any]) -> Student:
+    """A new student of the options of distil.py."""
+    try:
+        return Student(trained["teacher"], trained["inf_num_channels"], trained["inf_max_channels"])
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
+def load_student(content: dict[str, Any], path: Path, precision: Precision) -> LoadedStudent:
+    """The student of a checkpoint, with averaged weights if it has them; see `load_model`."""
+    student = student_of(content["options"])
+    checkpoints.load_weights(content, student, path)
+    # A student needs no images of its person, and so no masks.
+    trained = {**DEFAULTS, **READING, **content["options"]["teacher"], "emb_apply_masks": False}
+    return LoadedStudent(precision.place(student.eval()), trained, precision)

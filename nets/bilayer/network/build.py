@@ -65,6 +65,13 @@ def _kind(layer: nn.Module) -> str:
     return "conv2d" if isinstance(layer, Conv) else "linear"
 
 
+def keypoints_embedder(options: Mapping[str, Any]) -> KeypointsEmbedder:
+    """A new keypoints embedder of a run's options."""
+    made = _make("keypoints_embedder", {**DEFAULTS, **options})
+    assert isinstance(made, KeypointsEmbedder)
+    return made
+
+
 def _texture_widths(o: Mapping[str, Any]) -> list[int]:
     """Channels of the embeddings, one per block of the texture generator."""
     names = "image_size / tex_input_tensor_size"

@@ -7,7 +7,7 @@ The results are those of `drive` up to rounding (test_driver_equals_the_full_pas
   predicted scale and shift, and with the weights of a convolution before them.
 - Nearest upsampling and the 3x3 convolution after it are one 2x2 convolution with four outputs per
   pixel. It needs 4/9 of the products.
-- The heads are one convolution, which computes two pixels at a time.
+- The heads are one convolution, which computes two pixels at a time, or four of a `Student`.
 - Texture lookup, sum and mask are one operator.
 """
 
@@ -31,6 +31,7 @@ from nets.bilayer.network.layers import (
     Upsample,
 )
 from nets.bilayer.network.model import Avatar, Bilayer
+from nets.bilayer.network.student import Student, pixels_of_cells
 from nets.ops import uv_sample
 from nets.spectral import Conv, Linear
 
@@ -100,7 +101,7 @@ class Block(nn.Module):
 class Driver(nn.Module):
     """A network that renders one avatar: `image, mask = driver(poses)`.
 
-    model   in evaluation mode; it is not changed
+    model   in evaluation mode; it is not changed. A `Student` goes with its own `avatar()`
     avatar  of one identity
     dtype   of the convolutions; offsets, lookup and sum are always float32
     masked  put the image on a background of -1 by its mask
@@ -115,7 +116,7 @@ class Driver(nn.Module):
 
     def __init__(
         self,
-        model: Bilayer,
+        model: Bilayer | Student,
         avatar: Avatar,
         dtype: torch.dtype = torch.float32,
         masked: bool = False,
@@ -123,32 +124,41 @@ class Driver(nn.Module):
         super().__init__()
         if len(avatar.texture) != 1:
             raise ValueError(f"Driver: avatar must be one identity, got {len(avatar.texture)}")
-        net = model.inference_generator
+        self.cells = isinstance(model, Student)  # the heads give cells of 2x2 pixels
+        net = model.generator if isinstance(model, Student) else model.inference_generator.gen_inf
         self.masked, self.dtype = masked, dtype
         self.register_buffer("texture", avatar.texture.detach().float().contiguous())
         with torch.no_grad():
             self.embedder = _folded_mlp(model.keypoints_embedder)
-            self.blocks, heads, bias = _folded(net.gen_inf, avatar.pairs)
-        self.register_buffer("heads", heads.to(dtype))
+            self.blocks, heads, bias = _folded(net, avatar.pairs)
+            if not self.cells:
+                heads, bias = _two_pixels(heads), bias.repeat(2)
+        self.register_buffer("heads", _last(heads.to(dtype)))
         self.register_buffer("heads_bias", bias.to(dtype))
         frequencies = getattr(model.keypoints_embedder, "frequencies", None)
         self.register_buffer("frequencies", frequencies)
         self.shape = model.keypoints_embedder.output_shape
-        self.slope = _slope(net.gen_inf.blocks[-1])
-        self.has_mask = len(net.gen_inf.heads) > 2
+        self.slope = _slope(net.blocks[-1])
+        self.channels = len(bias) // (4 if self.cells else 2)  # of a pixel
+        self.has_mask = self.channels > 5
         if masked and not self.has_mask:
             raise ValueError("Driver: this network predicts no mask")
         for part in (self.embedder, self.blocks):
             part.to(dtype)
         self.eval().requires_grad_(False)
 
-    @torch.no_grad()
     def forward(self, poses: Tensor) -> tuple[Tensor, Tensor | None]:
         """The images and masks of N poses.
 
         poses    (N, 2 K) in [-1, 1]
         returns  image (N, 3, S, S), may leave [-1, 1]; mask (N, 1, S, S) in [0, 1], or None
         """
+        delta, low, mask = self.layers(poses)
+        return uv_sample(self.texture, delta, low, mask if self.masked else None), mask
+
+    @torch.no_grad()
+    def layers(self, poses: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """The layers of N poses, float32: delta and low_frequency as in `Layers`, and the mask."""
         x = poses[None]
         if self.frequencies is not None:
             angles = (x[..., None] * self.frequencies).flatten(2)
@@ -158,15 +168,15 @@ class Driver(nn.Module):
         for block in self.blocks:
             x = block(x)
         F.leaky_relu_(x, self.slope)
-        y = F.conv2d(x, self.heads, self.heads_bias, stride=(1, 2), padding=1)
-        # The channels hold two neighbouring pixels, in memory already at their places.
-        n, c, h, w = y.shape
-        y = y.permute(0, 2, 3, 1).reshape(n, h, 2 * w, c // 2).permute(0, 3, 1, 2)
+        y = F.conv2d(x, self.heads, self.heads_bias, stride=(1, 1 if self.cells else 2), padding=1)
+        n, _, h, w = y.shape
+        if self.cells:
+            y = pixels_of_cells(y)
+        else:  # the channels hold two neighbouring pixels, in memory already at their places
+            y = y.permute(0, 2, 3, 1).reshape(n, h, 2 * w, self.channels).permute(0, 3, 1, 2)
         y = y.to(torch.float32, memory_format=torch.contiguous_format)
         layers = y[:, :5].tanh()
-        mask = y[:, 5:].sigmoid() if self.has_mask else None
-        cut = mask if self.masked else None
-        return uv_sample(self.texture, layers[:, :2], layers[:, 2:], cut), mask
+        return layers[:, :2], layers[:, 2:], y[:, 5:].sigmoid() if self.has_mask else None
 
 
 class Graph:
@@ -220,7 +230,7 @@ def four_pixels(weight: Tensor) -> Tensor:
 
 
 def _folded(gen: Generator, pairs: list[Pair]) -> tuple[nn.ModuleList, Tensor, Tensor]:
-    """The blocks of a generator, and the weight and bias of its heads for two pixels."""
+    """The blocks of a generator, and the weight and bias of its heads."""
     rest, blocks = iter(pairs), nn.ModuleList()
     *stages, final, _ = gen.blocks
     parts = [_block(stage, rest) for stage in stages]
@@ -234,8 +244,12 @@ def _folded(gen: Generator, pairs: list[Pair]) -> tuple[nn.ModuleList, Tensor, T
     blocks.extend(Block(*part) for part in parts)
     heads = [_weights(head.get_submodule("0")) for head in gen.heads]
     weight, bias = (torch.cat(part) for part in zip(*heads, strict=True))
-    pixels = torch.cat([F.pad(weight, (0, 1)), F.pad(weight, (1, 0))])
-    return blocks, _last(pixels), bias.repeat(2)
+    return blocks, weight, bias
+
+
+def _two_pixels(weight: Tensor) -> Tensor:
+    """The kernel that gives two neighbouring pixels of a 3x3 convolution, with a stride of two."""
+    return torch.cat([F.pad(weight, (0, 1)), F.pad(weight, (1, 0))])
 
 
 def _block(block: nn.Module, rest: Iterator[Pair]) -> Folded:

@@ -87,8 +87,8 @@ def undisturbed(tmp_path_factory):
 def test_killed_at_any_moment_it_ends_as_if_never_killed(tmp_path, undisturbed, system, way):
     workers, precision = WAYS[way]
     often = (system, way) == ("vunet", "no workers")
-    given = ["--precision", precision, "--num_steps", 120 if often else STEPS]
-    kill_at_random(tmp_path, system, "a", 10 if often else 2, *given, "--workers", workers)
+    given = ["--precision", precision, "--num_steps", 80 if often else STEPS]
+    kill_at_random(tmp_path, system, "a", 6 if often else 2, *given, "--workers", workers)
     run, _ = finish(tmp_path, system, "a", *given, "--workers", workers)
     assert_same_run(run, undisturbed(system, *given), TAGS[system])
 
@@ -170,8 +170,8 @@ def test_a_signal_while_a_vunet_is_initialised_from_data(tmp_path):
 def test_memory_does_not_grow_with_steps(tmp_path, system):
     """Short; with a demo's own configuration and 2,000 steps: benchmarks/memory.py."""
     script, *rest = SYSTEMS[system]
-    given = [*rest, "--num_steps", 400, "--log_freq", 50, "--ckpt_freq", 100, "--workers", 0,
-             "--test_freq", 100, "--name", "a"]  # fmt: skip
+    given = [*rest, "--num_steps", 240, "--log_freq", 30, "--ckpt_freq", 60, "--workers", 0,
+             "--test_freq", 60, "--name", "a"]  # fmt: skip
     done = subprocess.run(
         [sys.executable, str(ROOT / "benchmarks/memory.py"), script, *map(str, given)],
         cwd=tmp_path, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True,

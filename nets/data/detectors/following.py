@@ -65,20 +65,27 @@ class FollowFace:
 
     def skip(self, image: Tensor) -> None:
         """Pass over a frame. Later frames get the points that they get if it is not skipped."""
-        if self._count % self.every:
-            self._skipped.append(image)
-        else:
-            self._skipped, self._last = [], self._searched(image, self._place)
-            if self._last is not None and self._follows:
-                self._place = self._last
-        self._count += 1
+        if self._follows:
+            self._pass(image)
 
     def __call__(self, image: Tensor) -> Tensor | None:
-        self.skip(image)
+        if not self._follows:
+            return self._searched(image, None)
+        self._pass(image)
         for one in self._skipped:
             self._last = self._find(one, self._last)
         self._skipped = []
         return self._last
+
+    def _pass(self, image: Tensor) -> None:
+        """Search a multiple of `every`, and keep another frame until its points are needed."""
+        if self._count % self.every:
+            self._skipped.append(image)
+        else:
+            self._skipped, self._last = [], self._searched(image, self._place)
+            if self._last is not None:
+                self._place = self._last
+        self._count += 1
 
     def _find(self, image: Tensor, last: Tensor | None) -> Tensor | None:
         if last is not None and not _is_turned(last):

@@ -138,6 +138,7 @@ def test_the_same_of_two_faces_is_found_whichever_is_larger(every, known):
 
 def test_of_frames_that_do_not_follow_each_other_the_largest_face_is_taken():
     follow = FollowFace(Pair(), 1, seconds=0.5)
+    follow.skip(torch.zeros(0))  # costs nothing
     found = [follow(image)[:, 0].mean().item() // 100 for image in levels(0, 9, 0)]
     assert found == [0, 1, 0]
 

@@ -49,8 +49,10 @@ def test_dlib_places_points_at_any_size(dlib):
 @pytest.fixture
 def face_alignment(tmp_path, monkeypatch):
     """The package face_alignment without internet, with an empty folder for its weights."""
-    pytest.importorskip("mediapipe", reason="is installed by the extra `extract`")
+    mediapipe = pytest.importorskip("mediapipe", reason="is installed by the extra `extract`")
     package = pytest.importorskip("face_alignment", reason="is installed by `face-alignment`")
+    if not hasattr(mediapipe, "solutions"):
+        pytest.skip("the networks of this mediapipe are files, which the empty folder lacks")
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setenv("https_proxy", "http://localhost:1")  # no server is there
     return package

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from nets import systems
+from nets.bilayer.distil import parser
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -238,6 +239,17 @@ def test_figures_of_students_are_those_of_the_benchmarks():
             value = report["ways"][way].get(key)
             assert (value is None) == (not cell), title
             assert value is None or equal_as_written(cell, value), f"{title}, {way}: {value:.4g}"
+    long = json.loads((ROOT / "benchmarks/results/distil-3000.json").read_text(encoding="utf-8"))
+    rows = re.findall(r"^\| ([^|]+) \| ([-\d.]*)\s*\| ([-\d.]+) \|$", section, re.M)
+    for (title, *cells), key in zip(rows, keys, strict=True):
+        for cell, way in zip(cells, ("teacher", "half"), strict=True):
+            value = long["ways"][way].get(key)
+            assert (value is None) == (not cell), title
+            assert value is None or equal_as_written(cell, value), f"{title}, {way}: {value:.4g}"
+    assert long["steps"] == parser("").get_default("num_steps") == 3000
+    assert equal_as_written(
+        re.search(r"in (\d+) s of one", section)[1], long["ways"]["half"]["processor_s"]
+    )
     count, steps, seconds = (
         re.search(text, section)[1]
         for text in (r"of (\d+) persons", r"(\d+) steps took", r"about (\d+) s of one")

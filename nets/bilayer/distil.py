@@ -80,7 +80,7 @@ def parser(description: str) -> options.Parser:
         help="channels of the student's generator at full size; default: half of the teacher's")
     add("--inf_max_channels", type=PositiveInt | None, default=None,
         help="greatest number of channels; default: half of the teacher's")
-    add("--num_steps", type=PositiveInt, default=1000, help="count of steps")
+    add("--num_steps", type=PositiveInt, default=3000, help="count of steps")
     add("--batch_size", type=PositiveInt, default=8, help="poses per step, of all ranks together")
     add("--lr", type=PositiveFloat, default=2e-3,
         help="learning rate at the start; falls to 0 by a cosine")

@@ -91,11 +91,12 @@ __device__ __forceinline__ void widen(const Pack<S, V>& pack, T (&value)[V]) {
         value[k + 1] = __uint_as_float(word[k / 2] & 0xffff0000u);
       }
     }
-    return;
-  }
+  } else
 #endif
+  {
 #pragma unroll
-  for (int k = 0; k < V; ++k) value[k] = T(pack.v[k]);
+    for (int k = 0; k < V; ++k) value[k] = T(pack.v[k]);
+  }
 }
 
 template <class S, int V, class T>

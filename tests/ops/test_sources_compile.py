@@ -1,6 +1,7 @@
 """Every C++ and CUDA file compiles without a warning, on a machine that may have no GPU."""
 
 import os
+import re
 import shutil
 import subprocess
 import sysconfig
@@ -24,6 +25,7 @@ def compile_(command, file, tmp_path):
     output = done.stdout + done.stderr
     assert done.returncode == 0, output
     assert "warning" not in output, output
+    return output
 
 
 def sources(suffix):
@@ -61,9 +63,12 @@ def test_cpp_compiles_for_arm(file, tmp_path):
 
 @pytest.mark.slow
 @sources(".cu")
-def test_cuda_compiles_without_warnings_for_sm_80_and_sm_90(file, tmp_path):
+def test_cuda_compiles_without_warnings_and_spills_for_sm_80_and_sm_90(file, tmp_path):
     if shutil.which("nvcc") is None:
         pytest.skip("no nvcc")
     archs = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in (80, 90)]
     flags = [*_build.flags(native=False, cuda=True)["nvcc"], "-Xcompiler", "-Wall,-Wextra,-fPIC"]
-    compile_(["nvcc", *flags, *archs], file, tmp_path)
+    said = compile_(["nvcc", *flags, *archs, "-Xptxas", "-v"], file, tmp_path)
+    spills = re.findall(r"(\d+) bytes spill stores, (\d+) bytes spill loads", said)
+    kernels = said.count("Compiling entry function")
+    assert kernels and len(spills) == kernels and set(spills) == {("0", "0")}, said

@@ -175,6 +175,7 @@ PAIRS = {  # JSON -> section of docs/real_data.md, {row: report in the JSON and 
         "published VUNet's own images": ("published", "reference"),
         "copy of the source": ("guise", "copy_source"),
         "mean image": ("guise", "mean_image"),
+        "VUNet of guise, all 110 pairs": ("all pairs", "reference"),
     }),
     "losses": ("## VUNet: another pose of a person, Market-1501", {
         "nothing": ("l1", "network"),

@@ -510,7 +510,7 @@ FOREIGN = {
     "--nproc_per_node", "--tags", "--dataset_dir", "--set_name", "--output_dir", "--heads",
     "--folder", "--trained", "--torch7", "--only", "--local-rank", "--bsize", "--imwidth",
     "--Werror", "--nnodes", "--rdzv_backend", "--rdzv_endpoint", "--download",
-    "--persons", "--poses", "--clips", "--videos", "--batches", "--prefix", "--students",
+    "--persons", "--poses", "--clips", "--videos", "--batches", "--prefix", "--students", "--write",
 }  # fmt: skip
 
 

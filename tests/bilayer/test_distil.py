@@ -13,8 +13,17 @@ from bilayer_tiny import OPTIONS, avatar_run, batch, model
 from nets import published
 from nets.app_systems import Checkpoints
 from nets.bilayer import DEFAULTS, Driver, Student, fold
-from nets.bilayer.distil import DrivingPoses, complete, jittered, make_person, parser, terms_of
+from nets.bilayer.distil import (
+    DrivingPoses,
+    begin,
+    complete,
+    jittered,
+    make_person,
+    parser,
+    terms_of,
+)
 from nets.bilayer.network.generators import Layers
+from nets.bilayer.network.student import pixels_of_cells
 from nets.bilayer.sources import Faces
 from nets.bilayer.warm_start import load_model, load_student, student_of
 from nets.data.heads.faces import face_crop_box, normalised_pose, points_in_crop
@@ -288,3 +297,26 @@ def test_jitter_moves_turns_and_resizes_alone():
         assert (ratio[0] > 1) == grows
     moved = points[1].mean(0) - points[0].mean(0)
     assert moved[0] > 0.02 and moved[1] < -0.02
+
+
+def test_a_student_begins_with_the_person_and_the_teachers_embedder(home):
+    path = published.find(home / "bilayer", "bilayer")
+    loaded = load_model(published.read_checkpoint(path), path, FP32)
+    fold(loaded.net)
+    args = options.parse(parser(""), command(home, "unused"))
+    complete(args, loaded, path)
+    source, avatar = make_person(args, loaded, Faces(loaded.options))
+    student = student_of(args)
+    begin(student, loaded, source, avatar)
+    expected = loaded.net.keypoints_embedder.state_dict()
+    assert_equal(student.keypoints_embedder.state_dict(), expected)
+    assert torch.equal(student.texture, avatar.texture)
+    assert torch.equal(student.source_image, source.image)
+    assert torch.equal(student.source_pose, source.pose)
+
+
+def test_pixels_of_cells_by_hand():
+    """A cell holds all channels of its upper left pixel, then upper right, lower left and right."""
+    cells = torch.arange(8.0).view(1, 8, 1, 1)
+    first = torch.tensor([[0.0, 2.0], [4.0, 6.0]])
+    assert torch.equal(pixels_of_cells(cells), torch.stack([first, first + 1])[None])

@@ -130,7 +130,7 @@ def train(run: Run, args: options.Namespace, precision: Precision) -> None:
             target = signed(inputs.target(batch)).contiguous(memory_format=precision.memory_format)
             mask = None if args.background_weight == 1 else inputs.person(batch)
             with update.forward(model):
-                out = model(*inputs(batch), "train", own)
+                out = model(*inputs(batch), "train", own, args.kl_images or None)
                 loss, terms = loss_of(args, vgg, out, target, mask, step, end)
             update.backward(loss, terms)
         run.log(step, update.apply(), lr=lr, kl_weight=kl_weight)

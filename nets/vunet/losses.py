@@ -102,6 +102,17 @@ def kl_unit_gaussians(posteriors: Sequence[Tensor], priors: Sequence[Tensor]) ->
     return sum(rest, first)
 
 
+def kl_of_first(posteriors: Sequence[Tensor], priors: Sequence[Tensor]) -> Tensor:
+    """`kl_unit_gaussians`, (N,), also if there are priors of the first images of a batch only.
+
+    Then each value is the mean over these images: an estimate of the batch's mean.
+    """
+    n, some = len(posteriors[0]), len(priors[0])
+    if some == n:
+        return kl_unit_gaussians(posteriors, priors)
+    return kl_unit_gaussians([mean[:some] for mean in posteriors], priors).mean().expand(n)
+
+
 def parts_losses(
     prediction: Tensor,
     target: Tensor,
@@ -119,7 +130,8 @@ def parts_losses(
     P = sum_i feature_weights_i mean|F_i(y) - F_i(t)| + sum_i gram_weights_i mean|G_i(y) - G_i(t)|
     over `layers`, + texture_weight texture(y, t) for levels of 0 to 255, which the published loss
     lacks. The published weights belong to the caffe family of VGG19 weights.
-    posteriors, priors  means of the latents at the two coarsest scales
+    posteriors, priors  means of the latents at the two coarsest scales; with priors of the first
+                        images only, KL is the mean over these
     returns             total (scalar), {"feature_<layer>", "gram_<layer>", "texture",
                         "likelihood_loss" = 5 P, "kl_loss", "loss"}. These are the published
                         names, except that terms of P are named after layers, not numbered
@@ -139,7 +151,7 @@ def parts_losses(
         terms["texture"] = 127.5 * texture(prediction, target)  # in the unit of input_1, 0 to 255
         weight_of["texture"] = texture_weight
     terms["likelihood_loss"] = 5.0 * _weighted_sum(terms, weight_of, prediction)
-    terms["kl_loss"] = kl_unit_gaussians(posteriors, priors)
+    terms["kl_loss"] = kl_of_first(posteriors, priors)
     terms["loss"] = terms["likelihood_loss"] + kl_weight * terms["kl_loss"]
     return _batch_means(terms, "loss")
 
@@ -180,7 +192,7 @@ def image_losses(
         "color_L1": lambda: color_l1(prediction, target),
         "color_L2": lambda: color_l2(prediction, target),
         "color_gradient": lambda: color_gradient(prediction, target),
-        "KL": lambda: kl_unit_gaussians(posteriors, priors),
+        "KL": lambda: kl_of_first(posteriors, priors),
         "perceptual": perceptual,
     }
     terms = {

@@ -134,7 +134,7 @@ class VUNetOutput(NamedTuple):
 
     image: Tensor  # (N, 3, S, S), about [-1, 1]; with tanh inside (-1, 1)
     posterior: Pair | None  # None in mode "sample"
-    prior: Pair
+    prior: Pair  # of the first images only, if asked for
 
 
 class Encoder(nn.Module):
@@ -236,10 +236,13 @@ class Decoder(nn.Module):
         self.merges = nn.ModuleList(NormConv2d(2 * w, w, 1, norm=norm) for w in down[:LATENTS])
         self.leave = NormConv2d(down[-1], out_channels, out_kernel, norm=norm)
 
-    def forward(self, kept: list[Tensor], values: Pair, sample: bool) -> tuple[Tensor, Pair]:
+    def forward(
+        self, kept: list[Tensor], values: Pair, sample: bool, priors_of: int | None = None
+    ) -> tuple[Tensor, Pair]:
         """Image and prior means, from the outputs of an `Encoder`.
 
-        values  the latents; with `sample`, the noise that is added to the priors' means instead
+        values     the latents; with `sample`, the noise that is added to the priors' means instead
+        priors_of  the priors' means of the first images only; None: of all
         """
         kept, means = kept[::-1], []
         h = self.enter(kept[0])
@@ -249,7 +252,11 @@ class Decoder(nn.Module):
                 h = self.ups[scale - 1](h)
             h = first(h, kept[2 * scale])
             if scale < LATENTS:
-                mean, z = self.priors[scale](h, values[scale], sample)
+                z = values[scale]
+                if priors_of is None:
+                    mean, z = self.priors[scale](h, z, sample)
+                else:
+                    mean, _ = self.priors[scale](h[:priors_of], z[:priors_of], sample=False)
                 means.append(mean)
                 if z.shape[1] != h.shape[1]:  # a fine latent in space-to-depth form
                     z = depth_to_space(z)
@@ -390,18 +397,24 @@ class VUNet(nn.Module):
         return (coarse, fine), (z, fine if noise is None else fine + noise[1])
 
     def decode(
-        self, pose: Tensor, latents: Pair | None = None, noise: Pair | None = None
+        self,
+        pose: Tensor,
+        latents: Pair | None = None,
+        noise: Pair | None = None,
+        priors_of: int | None = None,
     ) -> tuple[Tensor, Pair]:
         """Image (N, 3, S, S) and prior means for a stick figure (N, 3, S, S) in [-1, 1].
 
-        latents  from `encode`; None: samples of the prior, its means plus `noise`
-        noise    None: fresh noise
+        latents    from `encode`; None: samples of the prior, its means plus `noise`
+        noise      None: fresh noise
+        priors_of  with latents: the means of the first images only, which saves work; None: of all
         """
         if latents is None and noise is None:
             noise = self.noise(len(pose), pose.device).prior
         values = noise if latents is None else latents
         pose = pose[..., self.border : pose.shape[-1] - self.border]
-        image, prior = self.decoder(self.pose(pose), values, sample=latents is None)
+        sample = latents is None
+        image, prior = self.decoder(self.pose(pose), values, sample, None if sample else priors_of)
         image = torch.tanh(image) if self.tanh else image
         if self.border:
             image = nn.functional.pad(image, (self.border, self.border), value=-1.0)
@@ -413,6 +426,7 @@ class VUNet(nn.Module):
         appearance: Tensor | None = None,
         mode: str = "train",
         noise: Noise | None = None,
+        priors_of: int | None = None,
     ) -> VUNetOutput:
         """One pass: the image, the posterior's means and the prior's, each coarse and fine.
 
@@ -423,6 +437,8 @@ class VUNet(nn.Module):
                          fine mean follows a sampled coarse latent, as in the published code
         mode "sample"    latents are prior samples; the appearance is ignored
         With noise of zeros, train and transfer are the same function.
+
+        priors_of  as in `decode`; no matter in mode "sample"
         """
         if mode not in MODES:
             raise ValueError(f"VUNet: mode must be one of {', '.join(MODES)}, got {mode!r}")
@@ -434,7 +450,8 @@ class VUNet(nn.Module):
         if mode == "train" and noise is None:
             noise = self.noise(len(pose), pose.device)
         means, latents = self.encode(appearance, None if noise is None else noise.posterior)
-        image, prior = self.decode(pose, means if mode == "transfer" else latents)
+        latents = means if mode == "transfer" else latents
+        image, prior = self.decode(pose, latents, priors_of=priors_of)
         return VUNetOutput(image, means, prior)
 
 

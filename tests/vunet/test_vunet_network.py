@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from nets.vunet import Noise, VUNet
-from nets.vunet.layers import fold, initialise_from_data
-from nets.vunet.losses import kl_unit_gaussians
+from nets.vunet.layers import NormConv2d, fold, initialise_from_data
+from nets.vunet.losses import kl_of_first, kl_unit_gaussians
 
 UNTRAINED = 1_230_848  # parameters of the published parts form that never receive a gradient
 
@@ -157,6 +157,23 @@ def test_every_parameter_learns(form):
 
 
 @pytest.mark.parametrize("form", ["parts", "image"])
+def test_priors_of_the_first_images_only(form):
+    net, pose, appearance = small(form)
+    noise = net.noise(2)
+    whole = net(pose, appearance, "train", noise)
+    some = net(pose, appearance, "train", noise, priors_of=1)
+    torch.testing.assert_close(some.image, whole.image)
+    for mean, of_all in zip(some.prior, whole.prior, strict=True):
+        torch.testing.assert_close(mean, of_all[:1])
+    kl = kl_of_first(some.posterior, some.prior)
+    first = kl_unit_gaussians(whole.posterior, whole.prior)[0]
+    torch.testing.assert_close(kl, first.expand(2))
+    (some.image.square().mean() + kl.mean()).backward()
+    idle = [n for n, p in net.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    assert idle == []
+
+
+@pytest.mark.parametrize("form", ["parts", "image"])
 def test_overfits_one_batch(form):
     net, pose, appearance = small(form)
     if form == "parts":
@@ -183,6 +200,22 @@ def test_channels_last_and_folding_keep_the_image(form):
     after = net(*last, "transfer").image
     # Sums are in another order, and some layouts use other kernels: measured 2e-5.
     torch.testing.assert_close(after, before, atol=5e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("channels", [(3, 16), (32, 48)], ids=str)
+def test_1x1_convolutions_that_train_equal_plain_ones(channels):
+    layer = NormConv2d(*channels, 1, norm="weight").to(memory_format=torch.channels_last)
+    x = torch.randn(2, channels[0], 8, 6).to(memory_format=torch.channels_last).requires_grad_()
+    y = layer(x)
+    assert y.is_contiguous(memory_format=torch.channels_last)
+    weight, bias = layer.effective()
+    plain = torch.nn.functional.conv2d(x, weight, bias)
+    torch.testing.assert_close(y, plain)
+    variables = [x, *layer.parameters()]
+    grad = torch.randn_like(y)
+    ours, theirs = (torch.autograd.grad(out, variables, grad) for out in (y, plain))
+    for one, other in zip(ours, theirs, strict=True):  # sums of 96 products in another order
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
 
 
 def test_output_is_bounded_with_tanh():

@@ -141,6 +141,18 @@ def test_initialisation_from_data_gives_every_layer_mean_zero_variance_one():
     assert all(torch.equal(a, b) for a, b in zip(directions, after, strict=True))
 
 
+def test_initialisation_from_data_gives_a_layer_another_deviation():
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(NormConv2d(3, 8, norm="weight"), NormConv2d(8, 4, norm="weight"))
+    net[0].initial_std = 3.0
+    x = torch.randn(8, 3, 16, 16)
+    initialise_from_data(net, lambda: net(x))
+    first = net[0](x)
+    for y, std in ((first, 3.0), (net[1](first), 1.0)):  # the next layer is set on its output
+        measured = y.std((0, 2, 3), correction=0)
+        torch.testing.assert_close(measured, torch.full_like(measured, std), rtol=1e-3, atol=0)
+
+
 def test_initialisation_from_data_averages_over_ranks():
     x = torch.randn(8, 3, 8, 8)
     halves, moments = x.chunk(2), []

@@ -174,7 +174,11 @@ class ExportedVUNet(VUNet):
         return (appearance, appearance), (appearance, appearance)
 
     def decode(
-        self, pose: Tensor, latents: Pair | None = None, noise: Pair | None = None
+        self,
+        pose: Tensor,
+        latents: Pair | None = None,
+        noise: Pair | None = None,
+        priors_of: int | None = None,
     ) -> tuple[Tensor, Pair]:
         assert latents is not None  # samples are refused
         (image,) = self._graph({"pose": pose, "appearance": latents[0]})

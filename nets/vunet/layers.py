@@ -57,6 +57,7 @@ class NormConv2d(nn.Module):
             raise ValueError(f"NormConv2d: norm must be one of {', '.join(NORMS)}, got {norm!r}")
         self.stride, self.norm = stride, norm
         self.measure: Callable[[Tensor], Tensor] | None = None  # see `initialise_from_data`
+        self.initial_std = 1.0  # of the output, after `initialise_from_data`
         self.pad_behind = kernel // 2 if padding == "same" and stride == 2 else 0
         self.padding = 0 if self.pad_behind else kernel // 2
         self.weight = nn.Parameter(torch.empty(channels_out, channels_in, kernel, kernel))
@@ -129,7 +130,7 @@ class NormConv2d(nn.Module):
         y = F.conv2d(x, self.direction(), None, self.stride, self.padding)
         moments = torch.stack([y.double().mean((0, 2, 3)), y.double().square().mean((0, 2, 3))])
         mean, square = measure(moments)
-        scale = (square - mean.square()).clamp_min(0).add(1e-10).rsqrt()
+        scale = (square - mean.square()).clamp_min(0).add(1e-10).rsqrt() * self.initial_std
         self.gain.copy_(scale)
         self.bias.copy_(-mean * scale)
         return y * self.gain.view(1, -1, 1, 1) + self.bias.view(1, -1, 1, 1)
@@ -154,7 +155,7 @@ def initialise_from_data(
     forward: Callable[[], object],  # pushes one batch through `net`
     average: Callable[[Tensor], Tensor] = lambda moments: moments,  # mean over ranks, (2, C)
 ) -> None:
-    """Set gain and bias of every weight-normalised layer: outputs of mean 0 and variance 1.
+    """Set gain and bias of every weight-normalised layer: outputs of mean 0 and `initial_std`.
 
     Layers are set in the order in which they run, each on the normalised output of the ones before.
     Directions do not change. All ranks must hold batches of one size. Salimans and Kingma 2016,

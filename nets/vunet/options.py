@@ -101,9 +101,6 @@ def parser(description: str) -> options.Parser:
     add("--background_weight", type=NonNegativeFloat, default=1.0,
         help="weight of background pixels, those off the mask (the demo world) or the joints")
     add("--kl_max", type=NonNegativeFloat, default=1.0, help="parts: final weight of the KL")
-    add("--kl_images", type=NonNegativeInt, default=0,
-        help="images of a batch and rank whose KL is computed, an estimate of the batch's that "
-        "makes training faster; 0: all")
     add("--vgg_weights", type=str | None, default=None,
         help="file with the weights of the perceptual loss; default: the one in torch's cache")
     add("--perceptual", type=features.Perceptual, default="pretrained", help=features.HELP)

@@ -21,6 +21,7 @@ from nets.run.options import (
     NonNegativeFloat,
     NonNegativeInt,
     Parser,
+    PositiveFloat,
     PositiveInt,
     add_flag,
 )
@@ -515,6 +516,11 @@ def add_options(parser: Parser) -> None:
     add("--missing_part", type=float, default=0.0, help="value of a missing crop, in [-1, 1]")
     add("--init_batches", type=NonNegativeInt, default=4,
         help="batches for data-dependent initialisation of weight normalisation; 0: none")
+    add("--init_latent_std", type=PositiveFloat, default=1.0,
+        help="parts: standard deviation of the latents' means after this initialisation; their "
+        "noise has 1")
+    add("--kl_images", type=NonNegativeInt, default=0,
+        help="images of a batch and rank whose KL is computed; few make training faster; 0: all")
     add("--kl_start", type=NonNegativeInt | None, default=None,
         help="last step with KL weight kl_min; default: lr_decay_end / 2")
     add("--kl_end", type=NonNegativeInt | None, default=None,

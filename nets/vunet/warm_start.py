@@ -17,7 +17,7 @@ from nets.run.precision import Precision
 from nets.run.run import Run
 from nets.vunet import VUNet, build
 from nets.vunet.data import PersonInputs
-from nets.vunet.layers import fold, initialise_from_data
+from nets.vunet.layers import NormConv2d, fold, initialise_from_data
 
 
 def load_network(
@@ -91,7 +91,10 @@ def _start(args: options.Namespace) -> tuple[Path, dict[str, Any], bool]:
 def start_from_data(
     run: Run, args: options.Namespace, net: VUNet, inputs: PersonInputs, data: PeopleDataset
 ) -> None:
-    """Set gains and biases of weight normalisation from `init_batches` batches of every rank."""
+    """Set gains and biases of weight normalisation from `init_batches` batches of every rank.
+
+    All outputs have mean 0 and variance 1, but the posterior's means have `init_latent_std`.
+    """
     count = args.init_batches * args.batch_size
     batches = loader(
         data,
@@ -105,6 +108,11 @@ def start_from_data(
     pose, appearance = inputs(batches.batch(0))
     noise = net.noise(count * run.world_size, run.device, run.generator(0, "init"))  # of all ranks
     own = noise.rows(slice(run.rank * count, (run.rank + 1) * count))
+
+    for name, layer in net.posterior.named_children():
+        if name in ("mean", "mean_fine"):
+            assert isinstance(layer, NormConv2d)
+            layer.initial_std = args.init_latent_std
 
     def average(moments: Tensor) -> Tensor:
         return torch.stack(run.ranks.gather(moments.cpu())).mean(0).to(run.device)

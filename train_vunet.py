@@ -31,7 +31,7 @@ from nets.run.update import Update
 from nets.vunet import VUNet, build, losses
 from nets.vunet.data import PersonInputs, open_people
 from nets.vunet.infer import without_training
-from nets.vunet.objective import kl_factor, loss_of, open_vgg
+from nets.vunet.objective import kl_factor, loss_of, open_vgg, optimizer_of
 from nets.vunet.options import learning_rate, parse
 from nets.vunet.published import RENAMED
 from nets.vunet.visuals import final_image, show, show_samples, show_transfer
@@ -72,7 +72,7 @@ def train(run: Run, args: options.Namespace, precision: Precision) -> None:
     vgg = open_vgg(args, run, precision)
     torch.manual_seed(args.seed)  # all ranks, and every start of this run, draw the same weights
     net = precision.place(build(args))
-    optimizer = torch.optim.Adam(net.parameters(), args.lr, tuple(args.betas), fused=True)
+    optimizer = optimizer_of(args, net)
     ema = EMA(net, args.ema) if args.ema else None
     images_per_step = args.batch_size * args.accumulate * run.world_size
     steps_of_epochs = math.ceil((args.num_epochs or 0) * len(data) / images_per_step)
@@ -93,6 +93,8 @@ def train(run: Run, args: options.Namespace, precision: Precision) -> None:
             start_from_data(run, args, net, inputs, data)
         if ema:  # averages start at these weights
             ema.load_state_dict(EMA(net, args.ema).state_dict())
+    for group in optimizer.param_groups[1:]:
+        group["factor"] = args.gain_rate  # not that of the checkpoint
     if args.compile:
         net.compile()
     # With the wiring of the port, the last block of a prior is unused.

@@ -59,11 +59,14 @@ class Update:
         self._batch: Any = None
 
     def begin(self, rates: float | Sequence[float]) -> None:
-        """Start a step: set the learning rate, or one for each optimiser, and clear gradients."""
+        """Start a step: set the learning rate, or one for each optimiser, and clear gradients.
+
+        A group of parameters with a "factor" gets the rate times that.
+        """
         each = [rates] * len(self.optimizers) if isinstance(rates, int | float) else rates
         for optimizer, rate in zip(self.optimizers, each, strict=True):
             for group in optimizer.param_groups:
-                group["lr"] = rate
+                group["lr"] = rate * group.get("factor", 1.0)
             optimizer.zero_grad(set_to_none=True)
         self.finite, self._window = True, Window()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ from nets.pretrained.vgg import VGG19
 from nets.run import options
 from nets.run.precision import Precision
 from nets.run.run import Run
-from nets.vunet import VUNetOutput, losses
+from nets.vunet import VUNet, VUNetOutput, losses
 
 LAST = 1 << 60  # a step after the end of every ramp
 
@@ -57,6 +58,16 @@ def kl_factor(args: options.Namespace, step: int, end: int) -> float:
     start = end // 2 if args.kl_start is None else args.kl_start
     stop = 3 * end // 4 if args.kl_end is None else args.kl_end
     return losses.linear_ramp(step, start, args.kl_min, max(start, stop), args.kl_max)
+
+
+def optimizer_of(args: options.Namespace, net: VUNet) -> torch.optim.Adam:
+    """Adam; with a `gain_rate` other than 1, gains and biases are a group with that factor."""
+    groups: list[dict[str, Any]] = [{"params": list(net.parameters())}]
+    if args.gain_rate != 1:
+        filters = [p for p in net.parameters() if p.ndim > 1]
+        others = [p for p in net.parameters() if p.ndim == 1]
+        groups = [{"params": filters}, {"params": others, "factor": args.gain_rate}]
+    return torch.optim.Adam(groups, args.lr, tuple(args.betas), fused=True)
 
 
 def open_vgg(args: options.Namespace, run: Run, precision: Precision) -> VGG19 | MobileNetV2 | None:

@@ -528,6 +528,8 @@ def add_options(parser: Parser) -> None:
     add("--kl_min", type=NonNegativeFloat, default=1e-6, help="first weight of the KL")
     add("--betas", type=tuple[Fraction, Fraction] | None, default=None,
         help="betas of Adam; default: 0.5, 0.9 for parts, 0.9, 0.999 for image")
+    add("--gain_rate", type=PositiveFloat, default=1.0,
+        help="learning rate of gains and biases, as a factor of --lr")
     for term in TERMS:
         add(f"--losses.{term}.weight", type=NonNegativeFloat | None, default=None,
             help=f"image form: weight of {term}")

@@ -18,6 +18,7 @@ from nets.run.run import Run
 from nets.vunet import VUNet, build
 from nets.vunet.data import PersonInputs
 from nets.vunet.layers import NormConv2d, fold, initialise_from_data
+from nets.vunet.objective import optimizer_of
 
 
 def load_network(
@@ -54,7 +55,13 @@ def check_start(args: options.Namespace) -> None:
         net = build(args)
     parts: dict[str, Any] = {"model": net}
     if not fresh:
-        parts["optimizer"] = torch.optim.Adam(net.parameters())
+        parts["optimizer"] = optimizer = optimizer_of(args, net)
+        stored = content["parts"].get("optimizer", {}).get("param_groups", [])
+        if len(stored) not in (0, len(optimizer.param_groups)):
+            raise UserError(
+                f"{path}: its moments are of another --gain_rate; --reset_optimizer starts "
+                "without them"
+            )
     checkpoints.check_parts(content, parts, path)
 
 

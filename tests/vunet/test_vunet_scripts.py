@@ -86,6 +86,35 @@ def test_a_stopped_run_goes_on_to_the_same_weights(trained, monkeypatch, tmp_pat
     assert_same(ours, theirs)
 
 
+def test_the_kl_of_one_image_and_wider_latents_at_the_start(trained, monkeypatch, tmp_path):
+    wide = ["--kl_images", 1, "--init_latent_std", 3]
+    train(tmp_path, "--name", "wide", "--num_steps", 1, *wide, monkeypatch=monkeypatch)
+    kl = []
+    for run in (trained[0] / "runs/vunet/a", tmp_path / "runs/vunet/wide"):
+        lines = (run / "log.txt").read_text().splitlines()
+        kl.append(next(json.loads(t)["kl_loss"] for t in lines if t[0] == "{"))
+    # Priors have variance 1, posteriors 1 or 9: 5 times, were all independent.
+    assert 3 < kl[1] / kl[0] < 7
+
+
+def test_gains_and_biases_learn_at_a_rate_of_their_own(trained, monkeypatch, tmp_path, capsys):
+    start = trained[0] / "runs/vunet/a"
+    options = ["--name", "a", "--checkpoint", start, "--retrain", "--reset_optimizer"]
+    options += ["--lr", 1e-3, "--lr_decay_begin", 9, "--lr_decay_end", 10, "--gain_rate", 5]
+    train(tmp_path, *options, "--num_steps", 1, monkeypatch=monkeypatch)
+    before, after = weights(start, 4), weights(tmp_path / "runs/vunet/a", 1)
+    moved = {True: 0.0, False: 0.0}  # Adam's first step moves weights by the rate
+    for name, value in after.items():
+        single = value.ndim == 1
+        moved[single] = max(moved[single], float((value - before[name]).abs().max()))
+    assert moved == pytest.approx({True: 5e-3, False: 1e-3}, rel=1e-3)
+    train(tmp_path, *options, "--num_steps", 2, monkeypatch=monkeypatch)  # the same command resumes
+    assert weights(tmp_path / "runs/vunet/a", 2).keys() == before.keys()
+    with pytest.raises(SystemExit):
+        train(tmp_path, *options[2:5], "--gain_rate", 5, "--name", "b", monkeypatch=monkeypatch)
+    assert "its moments are of another --gain_rate; --reset_optimizer" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("signal_name", [pytest.param("SIGTERM", marks=pytest.mark.slow), "SIGINT"])
 def test_a_signal_saves_and_the_same_command_goes_on(tmp_path, signal_name):
     command = [sys.executable, str(ROOT / "train_vunet.py"), "--config", "smoke.yaml"]

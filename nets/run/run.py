@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from nets.errors import BadSample, UserError
 from nets.run import checkpoints, images, options, seeds
+from nets.run.allocator import keep_freed_memory
 from nets.run.files import Lock
 from nets.run.folder import describe, discard, open_folder
 from nets.run.guard import Guard, floats
@@ -65,6 +66,8 @@ class Run:
         self.ranks = ranks
         self.device, self.rank, self.world_size = ranks.device, ranks.rank, ranks.world_size
         self.is_main = ranks.is_main
+        if self.device.type == "cpu":
+            keep_freed_memory()
         self.step = 0
         self.total = 0
         self._started = time.monotonic()

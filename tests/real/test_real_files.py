@@ -119,6 +119,9 @@ def test_a_person_in_poses_of_the_held_out_rest_of_a_clip(people, tmp_path):
         "--config", "demo.yaml", "--data", str(people / "tail.p"), "--batch_size", "8",
         "--num_steps", "500", "--lr_decay_begin", "160", "--lr_decay_end", "500", "--test_freq",
         "100000", "--ckpt_freq", "100000", "--name", "a", "--run_dir", str(tmp_path / "runs"),
+        # The network and the rates of docs/vunet.md.
+        "--nf_max", "48", "--box_factor", "1", "--kl_images", "0", "--init_latent_std", "1",
+        "--gain_rate", "1",
     ])  # fmt: skip
     path = checkpoints.find(tmp_path / "runs/a")
     cpu = Precision("fp32", torch.device("cpu"), False)

@@ -15,15 +15,14 @@ from nets.data.detectors.interface import Person
 from nets.data.detectors.marks import (
     SMALLEST,
     distinct_people,
+    face_of,
     people_at,
     person_of,
-    points_of,
     quiet,
 )
-from nets.data.detectors.places import anchored, cut_square, largest_first, middle, tiles
-from nets.skeletons import mesh_to_68
+from nets.data.detectors.places import Square, anchored, cut_square, largest_first, middle, tiles
 
-Square = tuple[float, float, float, float]  # middle x, y, side in pixels; angle in radians
+Turned = tuple[float, float, float, float]  # a square: middle x, y, side in pixels; angle, radians
 
 
 class MediaPipe:
@@ -36,13 +35,16 @@ class MediaPipe:
     def __init__(self, package: Any) -> None:
         self._solutions = package.solutions
         self._networks: dict[str, Any] = {}  # by name, created on first use
-        self._meshes: list[tuple[Tensor, Square]] = []  # faces of the last search and their squares
-        self._origin: tuple[Tensor, Square] | None = None  # of the face that is followed
+        self._meshes: list[tuple[Tensor, Turned]] = []  # faces of the last search and their squares
+        self._origin: tuple[Tensor, Turned] | None = None  # of the face that is followed
 
     def people(self, image: Tensor, near: Person | None = None) -> list[Person]:
         places = self._candidates(image) if near is None else [near.around]
         found = ((place, partial(self._pose, *cut_square(image, *place))) for place in places)
         return distinct_people(people_at(found), near)
+
+    def places(self, image: Tensor) -> list[Square]:
+        return [square for _, square in self._detected(image, (0, 0))]
 
     def faces(self, image: Tensor, near: Tensor | None = None) -> list[Tensor]:
         if near is not None:
@@ -67,7 +69,7 @@ class MediaPipe:
             rects = found.face_rects_from_detections or []
             squares = [_pixels_of(rect, crop, corner) for rect in rects]
             for face in found.multi_face_landmarks or []:
-                points = mesh_to_68(points_of(face.landmark, crop)) + torch.tensor(corner)
+                points = face_of(face.landmark, crop) + torch.tensor(corner)
                 if (middle(points) - centre).norm() < side / 3:
                     faces.append(points)
                     x, y = middle(points).tolist()
@@ -93,7 +95,7 @@ class MediaPipe:
             x_center=x / w, y_center=y / h, width=side / w, height=side / h, rotation=angle
         )
         mesh = self._run("mesh at", image, place).landmarks
-        return [] if mesh is None else [mesh_to_68(points_of(mesh.landmark, image))]
+        return [] if mesh is None else [face_of(mesh.landmark, image)]
 
     def mask(self, image: Tensor) -> Tensor:
         mask = self._run("selfie", image).segmentation_mask
@@ -106,20 +108,23 @@ class MediaPipe:
             return None
         return person_of(marks.landmark, image, corner)
 
-    def _candidates(self, image: Tensor) -> list[tuple[float, float, float]]:
+    def _candidates(self, image: Tensor) -> list[Square]:
         """Squares that may contain people: middle x, y and side in pixels, likeliest first."""
-        candidates = []
-        for tile, (left, top) in tiles(image):
-            th, tw = tile.shape[1:]
-            for detection in self._run("detect", tile).detections or []:
-                (hx, hy), (ex, ey) = [
-                    (left + p.x * tw, top + p.y * th)
-                    for p in detection.location_data.relative_keypoints[:2]
-                ]  # the middle of the hips, and a point of the circle around the body
-                side_of_body = 2.5 * math.hypot(ex - hx, ey - hy)
-                if side_of_body >= SMALLEST:
-                    candidates.append((detection.score[0], (hx, hy, side_of_body)))
+        candidates = [one for tile, corner in tiles(image) for one in self._detected(tile, corner)]
         return [square for _, square in sorted(candidates, key=lambda pair: -pair[0])]
+
+    def _detected(self, tile: Tensor, corner: tuple[int, int]) -> list[tuple[float, Square]]:
+        """Scores and squares of the people in a tile whose first pixel is at `corner` = (x, y)."""
+        (left, top), (th, tw), detected = corner, tile.shape[1:], []
+        for detection in self._run("detect", tile).detections or []:
+            (hx, hy), (ex, ey) = [
+                (left + p.x * tw, top + p.y * th)
+                for p in detection.location_data.relative_keypoints[:2]
+            ]  # the middle of the hips, and a point of the circle around the body
+            side_of_body = 2.5 * math.hypot(ex - hx, ey - hy)
+            if side_of_body >= SMALLEST:
+                detected.append((detection.score[0], (hx, hy, side_of_body)))
+        return detected
 
     def _run(self, name: str, image: Tensor, place: Any = None) -> Any:
         """MediaPipe's own result of a network on an image, or at a place of it."""
@@ -195,14 +200,14 @@ node {
 """
 
 
-def _pixels_of(rect: Any, crop: Tensor, corner: tuple[int, int]) -> Square:
+def _pixels_of(rect: Any, crop: Tensor, corner: tuple[int, int]) -> Turned:
     """A square of MediaPipe's in a crop whose first pixel is at `corner` of the image."""
     h, w = crop.shape[1:]
     x, y = corner[0] + rect.x_center * w, corner[1] + rect.y_center * h
     return x, y, max(rect.width * w, rect.height * h), rect.rotation
 
 
-def moved_square(start: Tensor, square: Square, now: Tensor) -> Square:
+def moved_square(start: Tensor, square: Turned, now: Tensor) -> Turned:
     """The square around a face, moved, scaled and turned as its points (68, 2) since `start`."""
     (u, v, before), (x, y, after) = anchored(start), anchored(now)
     growth = after / before

@@ -111,7 +111,9 @@ def crop_square(image: Tensor, box: FaceBox | tuple[int, int, int], size: int) -
         part = image[:, top : max(top + 1, cy + half), left : max(left + 1, cx + half)]
         corner = cx - half - left, cy - half - top
         pillow = to_pillow(part).crop((*corner, corner[0] + 2 * half, corner[1] + 2 * half))
-    return from_pillow(pillow.resize((size, size), Image.Resampling.BICUBIC))
+    pixels = np.array(pillow.resize((size, size), Image.Resampling.BICUBIC))
+    # A view: detectors and files want the pixels in this order and get it without a copy.
+    return torch.from_numpy(pixels.reshape(size, size, -1)).permute(2, 0, 1)
 
 
 def resize_square(image: Tensor, size: int) -> Tensor:
@@ -215,7 +217,7 @@ def read_mask(path: str | Path) -> Tensor:
 
     levels, kind = read_levels(path)
     parts = (levels > 0) & (levels <= (UNKNOWN - 1 if kind == "indices" else LABELS))
-    values = levels.unique()
+    values = torch.bincount(levels.flatten(), minlength=256).nonzero()[:, 0]
     if len(values) == 2 and values[0] == 0 and values[1] < UNKNOWN:
         parts = levels > 0
     unknown = (levels == UNKNOWN) & bool((levels == UNKNOWN).sum() < parts.sum())

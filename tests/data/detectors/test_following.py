@@ -158,12 +158,39 @@ def test_skipped_frames_do_not_change_the_points_of_the_others(known):
             assert torch.equal(follow(image), expected[number])
 
 
+class Placed:
+    """A detector that sees people in the frame as a whole at (20, 50), and newcomers at level 7."""
+
+    def places(self, image):
+        return [(20.0, 50.0, 100.0), (310.0, 50.0, 40.0)][: 1 + (image[0, 0, 0] == 7)]
+
+
+@pytest.mark.parametrize("every, seconds, whole", [
+    (3, 0.5, [0, 7, 3]), (1, 0.5, [0, 1, 7, 3, 4, 5]), (3, 0.6, [0, 1, 7, 3, 4, 5])
+])  # fmt: skip
+def test_a_newcomer_in_the_whole_frame_ends_the_following(every, seconds, whole):
+    here, there = (Person(torch.zeros(17, 2), (x, 0.0, x + 40, 100.0)) for x in (0.0, 300.0))
+    searched = []
+
+    class Newcomer(Placed):
+        def people(self, image, near=None):
+            level = int(image[0, 0, 0])
+            if near is not None:
+                return [near]
+            searched.append(level)
+            return [here, there] if level in (7, 5) else [here]
+
+    follow = FollowPeople(Newcomer(), every, seconds)
+    found = [len(follow(image)) for image in levels(0, 1, 7, 3, 4, 5)]
+    assert searched == whole and found[2] == 2 and found[:2] == [1, 1]
+
+
 def test_followed_people_are_searched_whole_when_one_is_lost():
     joints = torch.zeros(17, 2)
     here, there = (Person(joints + x, (x, 0.0, x + 40, 100.0)) for x in (0.0, 300.0))
     asked = []
 
-    class TwoPeople:
+    class TwoPeople(Placed):
         def people(self, image, near=None):
             asked.append(None if near is None else near.box[0])
             if near is None:

@@ -68,7 +68,9 @@ class KnownDetector:
             return [Person(joints, person_box(joints))]
         return self._opened().people(image, near)
 
-    def faces(self, image: Tensor, near: Tensor | None = None) -> list[Tensor]:
+    def faces(
+        self, image: Tensor, near: Tensor | None = None, known: Tensor | None = None
+    ) -> list[Tensor]:
         points = self.known(image).points
         return self._opened().faces(image, near) if points is None else [points]
 

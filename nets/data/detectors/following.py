@@ -98,7 +98,7 @@ class FollowFace:
 
     def _searched(self, image: Tensor, known: Tensor | None) -> Tensor | None:
         """The face at the place of a known one in a whole frame, or the `number`-th."""
-        faces = self.detector.faces(image)
+        faces = self.detector.faces(image, known=known)
         if known is not None:
             away = [(middle(face) - middle(known)).norm().item() for face in faces]
             if away and min(away) < extent(known):

@@ -69,7 +69,9 @@ class FaceAlignment:
     def places(self, image: Tensor) -> list[Square]:
         return self._rest.places(image)
 
-    def faces(self, image: Tensor, near: Tensor | None = None) -> list[Tensor]:
+    def faces(
+        self, image: Tensor, near: Tensor | None = None, known: Tensor | None = None
+    ) -> list[Tensor]:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "No faces were detected")
             faces = self._net.get_landmarks_from_image(image.permute(1, 2, 0).numpy()) or []
@@ -107,7 +109,9 @@ class Dlib:
     def places(self, image: Tensor) -> list[Square]:
         return self._rest("people").places(image)
 
-    def faces(self, image: Tensor, near: Tensor | None = None) -> list[Tensor]:
+    def faces(
+        self, image: Tensor, near: Tensor | None = None, known: Tensor | None = None
+    ) -> list[Tensor]:
         if near is not None:
             return self._face_near(image, near)
         pixels = np.ascontiguousarray(image.permute(1, 2, 0).numpy())

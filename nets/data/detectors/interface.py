@@ -56,10 +56,13 @@ class Detector(Protocol):
     def places(self, image: Tensor) -> list[Square]:
         """Squares in which people may be, found in the image as a whole; faster than `people`."""
 
-    def faces(self, image: Tensor, near: Tensor | None = None) -> list[Tensor]:
+    def faces(
+        self, image: Tensor, near: Tensor | None = None, known: Tensor | None = None
+    ) -> list[Tensor]:
         """The 68 points of all faces, (68, 2) float32 pixels in iBUG order; the largest first.
 
-        near  points of an earlier frame; only a face near them is looked for, if that is faster
+        near   points of an earlier frame; only a face near them is looked for, if that is faster
+        known  points of an earlier frame; the search may end when a face is found in their place
         """
 
     def mask(self, image: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import math
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -20,7 +21,15 @@ from nets.data.detectors.marks import (
     person_of,
     quiet,
 )
-from nets.data.detectors.places import Square, anchored, cut_square, largest_first, middle, tiles
+from nets.data.detectors.places import (
+    Square,
+    anchored,
+    cut_square,
+    extent,
+    largest_first,
+    middle,
+    tiles,
+)
 
 Turned = tuple[float, float, float, float]  # a square: middle x, y, side in pixels; angle, radians
 
@@ -46,36 +55,47 @@ class MediaPipe:
     def places(self, image: Tensor) -> list[Square]:
         return [square for _, square in self._detected(image, (0, 0))]
 
-    def faces(self, image: Tensor, near: Tensor | None = None) -> list[Tensor]:
+    def faces(
+        self, image: Tensor, near: Tensor | None = None, known: Tensor | None = None
+    ) -> list[Tensor]:
         if near is not None:
             return self._face_near(image, near)
-        h, w = image.shape[1:]
         faces: list[Tensor] = []
         self._meshes = []
-        boxes = []
         for reach in ("near faces", "far faces"):
-            for detection in self._run(reach, image).detections or []:
-                box = detection.location_data.relative_bounding_box
-                x0, y0 = box.xmin * w, box.ymin * h
-                boxes.append((x0, y0, x0 + box.width * w, y0 + box.height * h))
-        for x0, y0, x1, y1 in boxes:  # keep meshes that lie at the face's box
-            centre = torch.tensor([(x0 + x1) / 2, (y0 + y1) / 2])
-            side = max(x1 - x0, y1 - y0, 1)
-            if any((middle(face) - centre).norm() < side / 3 for face in faces):
-                continue
-            x, y = centre.tolist()
-            crop, corner = cut_square(image, x, y, 2.2 * side)
-            found = self._run("face_mesh", crop)
-            rects = found.face_rects_from_detections or []
-            squares = [_pixels_of(rect, crop, corner) for rect in rects]
-            for face in found.multi_face_landmarks or []:
-                points = face_of(face.landmark, crop) + torch.tensor(corner)
-                if (middle(points) - centre).norm() < side / 3:
-                    faces.append(points)
-                    x, y = middle(points).tolist()
-                    nearest = min(squares, key=lambda s: math.hypot(s[0] - x, s[1] - y))
-                    self._meshes.append((points, nearest))
+            for box in self._face_boxes(reach, image):
+                self._add_meshes(image, box, faces)
+            if known is not None and any(_is_same_place(face, known) for face in faces):
+                break
         return largest_first(faces)
+
+    def _face_boxes(self, reach: str, image: Tensor) -> Iterator[tuple[float, float, float]]:
+        """Yields middle x, y and longer side of the faces that a network detects, pixels."""
+        h, w = image.shape[1:]
+        for detection in self._run(reach, image).detections or []:
+            box = detection.location_data.relative_bounding_box
+            x, y = (box.xmin + box.width / 2) * w, (box.ymin + box.height / 2) * h
+            yield x, y, max(box.width * w, box.height * h, 1)
+
+    def _add_meshes(
+        self, image: Tensor, box: tuple[float, float, float], faces: list[Tensor]
+    ) -> None:
+        """Add the points of the meshes that lie at a face's box, unless it is known."""
+        x, y, side = box
+        centre = torch.tensor([x, y])
+        if any((middle(face) - centre).norm() < side / 3 for face in faces):
+            return
+        crop, corner = cut_square(image, x, y, 2.2 * side)
+        found = self._run("face_mesh", crop)
+        rects = found.face_rects_from_detections or []
+        squares = [_pixels_of(rect, crop, corner) for rect in rects]
+        for face in found.multi_face_landmarks or []:
+            points = face_of(face.landmark, crop) + torch.tensor(corner)
+            if (middle(points) - centre).norm() < side / 3:
+                faces.append(points)
+                x, y = middle(points).tolist()
+                nearest = min(squares, key=lambda s: math.hypot(s[0] - x, s[1] - y))
+                self._meshes.append((points, nearest))
 
     def _face_near(self, image: Tensor, near: Tensor) -> list[Tensor]:
         """The face near earlier points of the last search or of this method, or none.
@@ -198,6 +218,11 @@ node {
   output_stream: "LANDMARKS:landmarks"
 }
 """
+
+
+def _is_same_place(face: Tensor, known: Tensor) -> bool:
+    """True if no other face can be nearer to a known one."""
+    return (middle(face) - middle(known)).norm().item() < extent(known) / 4
 
 
 def _pixels_of(rect: Any, crop: Tensor, corner: tuple[int, int]) -> Turned:

@@ -93,7 +93,9 @@ class MediaPipeTasks:
         candidates.sort(key=lambda candidate: -candidate[0])
         return [(square, find) for _, square, find in candidates]
 
-    def faces(self, image: Tensor, near: Tensor | None = None) -> list[Tensor]:
+    def faces(
+        self, image: Tensor, near: Tensor | None = None, known: Tensor | None = None
+    ) -> list[Tensor]:
         if near is not None:
             x, y = middle(near).tolist()
             return self._faces(*cut_square(image, x, y, AROUND * extent(near)))

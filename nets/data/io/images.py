@@ -238,9 +238,9 @@ def _encoding(kind: str, mode: str, fast: bool) -> dict[str, int]:
     """Pillow's options. One channel: half the time of the defaults, masks are smaller."""
     if kind == "JPEG":
         return {"quality": 95}
-    if mode == "L":
+    if mode == "L" or fast:
         return {"compress_level": 1, "compress_type": zlib.Z_RLE}
-    return {"compress_level": 3 if fast else 6}
+    return {"compress_level": 6}
 
 
 def _open(path: str | Path, size: int | None) -> Image.Image:

@@ -47,7 +47,7 @@ class Moving:
     def __init__(self):
         self.whole, self.near = [], []
 
-    def faces(self, image, near=None):
+    def faces(self, image, near=None, known=None):
         level = float(image[0, 0, 0])
         (self.whole if near is None else self.near).append(level)
         if level == 255:
@@ -86,7 +86,7 @@ def test_a_face_in_profile_is_searched_whole():
     asked = []
 
     class Turning:
-        def faces(self, image, near=None):
+        def faces(self, image, near=None, known=None):
             asked.append("whole" if near is None else "near")
             side = front_face() * torch.tensor([20.0, 60.0]) + torch.tensor([20.0, 0.0])
             return [side if image[0, 0, 0] == 9 else front_face() * 60]
@@ -99,7 +99,7 @@ def test_a_face_in_profile_is_searched_whole():
 
 def test_the_second_face_is_followed_where_it_was():
     class Two:
-        def faces(self, image, near=None):
+        def faces(self, image, near=None, known=None):
             if near is not None:
                 return [near + 1]
             face = front_face()
@@ -115,7 +115,7 @@ def test_the_second_face_is_followed_where_it_was():
 class Pair:
     """Two faces side by side, of which the one or the other is the larger by the frame's level."""
 
-    def faces(self, image, near=None):
+    def faces(self, image, near=None, known=None):
         if near is not None:
             return [near]
         left, right = 40 * front_face(), 40 * front_face() + torch.tensor([100.0, 0.0])

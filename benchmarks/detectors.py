@@ -7,8 +7,8 @@ Rows about faces, for each video and detector:
     followed  every tenth frame is searched, the others near the last place (`FollowFace`)
 Rows "command": all that `extract.py heads` and `people` do, from start to end: by earlier versions,
 checkouts given by --before NAME=FOLDER, and by this one, with every frame searched as a whole and
-by default, which follows. Each repeat runs them one after the other; ratios are those of a repeat, so
-that other load on the machine falls on both.
+by default, which follows. Each repeat runs them one after the other; ratios are those of a repeat,
+so that other load on the machine falls on both.
 Rows about people, by MediaPipe: every frame searched, as before squares that look alike were left
 out, and as now; and every third and fifth frame searched (`FollowPeople`).
 

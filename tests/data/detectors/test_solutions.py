@@ -1,5 +1,7 @@
 """MediaPipe's networks up to 0.10.21 compared with the demo world's ground truth."""
 
+from types import SimpleNamespace
+
 import torch
 
 from nets.data.detectors.solutions import MediaPipe
@@ -51,7 +53,7 @@ def test_masks_and_images_without_people(mediapipe):
 
 def test_a_search_ends_when_a_face_is_in_the_known_place(monkeypatch):
     ran = []
-    detector = MediaPipe(None)
+    detector = MediaPipe(SimpleNamespace(solutions=None))
     monkeypatch.setattr(detector, "_face_boxes", lambda reach, image: ran.append(reach) or [reach])
     face = torch.rand(68, 2, generator=torch.Generator().manual_seed(0)) * 100
     monkeypatch.setattr(

@@ -14,13 +14,29 @@ machines share the files of people, heads and clips:
 
 from __future__ import annotations
 
+import atexit
+import gc
 import os
 import sys
+
+if __name__ == "__main__":
+    gc.disable()  # importing leaves no garbage, and looking for it takes a tenth of the time
+
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
-from nets.data.detectors import ABOUT, AUTO, BACKENDS, CLOSE, EVERY, MARGIN, for_heads
+from nets.data.detectors import (
+    ABOUT,
+    AUTO,
+    BACKENDS,
+    CLOSE,
+    CLOSE_PEOPLE,
+    EVERY,
+    EVERY_PEOPLE,
+    MARGIN,
+    for_heads,
+)
 from nets.data.extraction.check import check
 from nets.data.extraction.clips import CLIP_CROPS, ClipOptions, extract_clips
 from nets.data.extraction.heads import HEAD_CROPS, HeadOptions, extract_heads
@@ -85,9 +101,10 @@ def people(argv: list[str]) -> None:
     add("--min_size", type=PositiveInt, default=64,
         help="smallest size of a person in the photo, pixels")
     add("--fps", type=PositiveFloat, default=2.0, help="images a second of videos")
-    add("--detect_every", type=PositiveInt, default=1,
-        help="frames of a video from one search for people in the whole frame to the next; in "
-        "between they are looked for near their last places, and newcomers are not seen")
+    add("--detect_every", type=PositiveInt, default=EVERY_PEOPLE,
+        help="frames of a video from one search for people in the frame and tiles of it to the "
+        "next; in between they are looked for near their last places, if frames are at most "
+        f"{CLOSE_PEOPLE:g} s apart, and newcomers in the whole frame; 1: always with tiles")
     add("--joints", type=str | None, default=None,
         help="file of annotated joints, used instead of the detector: CSV of Market-1501 or "
         "DeepFashion, JSON of COCO or OpenPose, or JSON {file: {joint: [x, y]}}")
@@ -214,8 +231,10 @@ def main(argv: list[str] | None = None) -> None:
         raise UserError(f"{argv[0]}: must be one of {', '.join(COMMANDS)}; see --help")
     if argv[0] in ("check", "look") and os.environ.get("WORLD_SIZE", "1") != "1":
         raise UserError(f"extract.py {argv[0]} is one process: start it without torchrun")
+    atexit.register(gc.freeze)  # at exit Python need not look through half a million objects
     COMMANDS[argv[0]](argv[1:])
 
 
 if __name__ == "__main__":
+    gc.enable()
     main()

@@ -7,10 +7,10 @@ Rows about faces, for each video and detector:
     followed  every tenth frame is searched, the others near the last place (`FollowFace`)
 Rows "command": all that `extract.py heads` and `people` do, from start to end: by earlier versions,
 checkouts given by --before NAME=FOLDER, and by this one, with every frame searched as a whole and
-with people followed. Each repeat runs them one after the other; ratios are those of a repeat, so
-that other load on the machine falls on both.
+by default, which follows. Each repeat runs them one after the other; ratios are those of a repeat,
+so that other load on the machine falls on both.
 Rows about people, by MediaPipe: every frame searched, as before squares that look alike were left
-out, and as now; and every fifth frame searched (`FollowPeople`).
+out, and as now; and every third and fifth frame searched (`FollowPeople`).
 
 Speed is in frames a second of processor time, of all threads together, so that other programs on
 the machine do not change it. Distances are means over points, in distances between the outer
@@ -41,6 +41,7 @@ if __name__ == "__main__":
 
 from benchmarks.machine import write_report
 from nets.data.detectors import (
+    EVERY_PEOPLE,
     Detector,
     FollowFace,
     FollowPeople,
@@ -117,13 +118,11 @@ def command(
 ) -> list[dict[str, Any]]:
     """Frames a second of `extract.py heads` or `people` by each version, and their ratios.
 
-    "searched" is this version with every frame searched as a whole.
+    "searched" is this version with every frame searched as a whole, "followed" its default.
     """
     here = Path(__file__).resolve().parents[1]
-    plain = ["--detect_every", "1"] if kind == "heads" else []
-    follow = [] if kind == "heads" else ["--detect_every", "5"]
     versions = {name: (root, []) for name, root in before.items()}
-    versions |= {"searched": (here, plain), "followed": (here, follow)}
+    versions |= {"searched": (here, ["--detect_every", "1"]), "followed": (here, [])}
     fps = None if kind == "heads" else 2.0  # the default of `people`
     frames = sum(1 for video in videos for _ in open_video(video, end=end, fps=fps))
     seconds: dict[str, list[float]] = {name: [] for name in versions}
@@ -164,7 +163,7 @@ def people(detector: Detector, frames: list[Tensor]) -> list[dict[str, Any]]:
     with mock.patch.object(marks, "alike", lambda one, other: False):
         reference, before = timed(detector.people, frames)
     rows = []
-    for every in (1, 5):
+    for every in (1, EVERY_PEOPLE, 5):
         result, after = timed(FollowPeople(detector, every), frames)
         away = [
             nearest(p, others) for ps, others in zip(reference, result, strict=True) for p in ps

@@ -21,6 +21,7 @@ from nets.data.detectors import (
     open_detector,
     person_box,
 )
+from nets.data.detectors.places import Square
 from nets.data.io.images import write_image
 from nets.data.io.video import open_video
 from nets.data.io.video_writer import VideoWriter
@@ -68,9 +69,16 @@ class KnownDetector:
             return [Person(joints, person_box(joints))]
         return self._opened().people(image, near)
 
-    def faces(self, image: Tensor, near: Tensor | None = None) -> list[Tensor]:
+    def places(self, image: Tensor) -> list[Square]:
+        if self.known(image).joints is not None:
+            return [person.around for person in self.people(image)]
+        return self._opened().places(image)
+
+    def faces(
+        self, image: Tensor, near: Tensor | None = None, known: Tensor | None = None
+    ) -> list[Tensor]:
         points = self.known(image).points
-        return self._opened().faces(image, near) if points is None else [points]
+        return self._opened().faces(image, near, known) if points is None else [points]
 
     def mask(self, image: Tensor) -> Tensor:
         mask = self.known(image).mask

@@ -104,15 +104,6 @@ MESH_68 = (
 )
 
 
-def mesh_to_68(mesh: Tensor) -> Tensor:
-    """The 68 points of a face in iBUG order, (..., 68, 2), from a mesh (..., 468 or 478, 2+)."""
-    if mesh.ndim < 2 or mesh.shape[-2] not in (468, 478) or mesh.shape[-1] < 2:
-        raise ValueError(
-            f"mesh_to_68: mesh must be (..., 468 or 478, 2 or more), got {list(mesh.shape)}"
-        )
-    return mesh[..., MESH_68, :2]
-
-
 # --- body parts ---------------------------------------------------------------------------------
 
 PARTS = (  # in the order of the network's input; lower legs have no part

@@ -94,7 +94,7 @@ class FakeDetector:
     def people(self, image, near=None):
         return []
 
-    def faces(self, image, near=None):
+    def faces(self, image, near=None, known=None):
         scale = torch.tensor([image.shape[2], image.shape[1]]) / 192
         return [self.points * scale] if image.float().std() > 1 else []
 

@@ -168,7 +168,7 @@ def test_batches_of_frames_change_nothing(home, drive):
 
 def test_faces_are_found_where_no_points_are_given(home, drive, monkeypatch):
     detector = SimpleNamespace(
-        faces=lambda image, near=None: [face_points(96)],
+        faces=lambda image, near=None, known=None: [face_points(96)],
         mask=lambda image: torch.ones(image.shape[1:]),
     )
     monkeypatch.setattr(detectors, "open_detector", lambda name: detector)
@@ -181,7 +181,7 @@ def test_a_face_is_followed_through_a_driving_video(home, drive, monkeypatch):
     """As extract.py heads does: near its last place, and now and then in the whole frame."""
     searches = []
 
-    def faces(image, near=None):
+    def faces(image, near=None, known=None):
         searches.append("whole" if near is None else "near")
         face = face_points(96)
         face[[36, 45], 0] = torch.stack([face[:, 0].amin(), face[:, 0].amax()])  # not in profile

@@ -84,7 +84,10 @@ class Boxes:
             return people
         return [p for p in people if abs(p.box[0] - near.box[0]) < 25]
 
-    def faces(self, image, near=None):
+    def places(self, image):
+        return [person.around for person in self.people(image)]
+
+    def faces(self, image, near=None, known=None):
         return [FACE * sides + corner for corner, sides in self._boxes(image)]
 
     def mask(self, image):

@@ -136,8 +136,7 @@ def test_without_a_compiler_the_references_serve_with_one_warning(tree):
     rc, out, err = run(tree, "-c", CALL + ";" + CALL, CXX="/nowhere/c++")
     assert rc == 0
     assert out.count("[-0.5000, -0.5000]") == 2
-    (line,) = err.splitlines()
-    assert "warning" in line
+    (line,) = (line for line in err.splitlines() if "warning" in line)  # torch for CUDA adds others
     assert "no C++ compiler: /nowhere/c++" in line
     rc, _, err = run(tree, "-c", CALL, CXX="/nowhere/c++", GUISE_OPS="compiled")
     assert rc != 0

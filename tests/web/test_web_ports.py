@@ -21,7 +21,7 @@ from nets.data.heads.faces import (
 )
 from nets.data.io.images import read_image
 from nets.run.images import to_uint8
-from nets.skeletons import mesh_to_68
+from nets.skeletons import MESH_68
 
 WEB = Path(__file__).parents[2] / "web"
 NODE = shutil.which("node")
@@ -87,7 +87,7 @@ def test_squares_and_poses_are_those_of_infer():
 def test_a_mesh_gives_the_68_points_of_the_detectors(count):
     mesh = torch.rand(count, 2, generator=random())
     got = node(mesh.tolist(), "[...faces.meshTo68(given.map(([x, y]) => ({x, y})), 640, 480)]")
-    expected = mesh_to_68(mesh) * torch.tensor([640, 480])
+    expected = mesh[list(MESH_68)] * torch.tensor([640, 480])
     assert (torch.tensor(got).view(68, 2) - expected).abs().max() < 1e-3  # float32 of pixels
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 from torch import Tensor
 
 from nets.data.detectors.interface import PART, Detector, Person, overlap, same_person
-from nets.data.detectors.places import extent, middle
+from nets.data.detectors.places import Square, alike, extent, middle
 
 EVERY = 10  # frames from one search for faces in a whole frame to the next
 CLOSE = 0.2  # seconds between frames in which a face stays about where it was
+EVERY_PEOPLE = 3  # frames from one search for people in a whole frame and its tiles to the next
+CLOSE_PEOPLE = 0.5  # seconds between frames in which people stay about where they were
 TURNED = 0.5  # of its extent, between the outer corners of the eyes: a face in profile has less
 STAYS = 0.25  # of its extent: a face that moves or grows by more is searched anew
 
@@ -96,7 +98,7 @@ class FollowFace:
 
     def _searched(self, image: Tensor, known: Tensor | None) -> Tensor | None:
         """The face at the place of a known one in a whole frame, or the `number`-th."""
-        faces = self.detector.faces(image)
+        faces = self.detector.faces(image, known=known)
         if known is not None:
             away = [(middle(face) - middle(known)).norm().item() for face in faces]
             if away and min(away) < extent(known):
@@ -107,22 +109,34 @@ class FollowFace:
 class FollowPeople:
     """Follows all people through frames: maps an image to a list of Person, the largest first.
 
-    every  number of frames from one search in the whole frame to the next; between them people are
-           looked for near their last places, and in the whole frame if one is not there. Who comes
-           in between is found at the next search. 1: always in the whole frame
+    every    number of frames from one search in the whole frame and its tiles to the next; between
+             them people are looked for near their last places. If one is not there, or the whole
+             frame shows somebody else, it is searched with its tiles. Who comes in between and is
+             seen in a tile alone is found at the next search. 1: always search the tiles
+    seconds  time from one frame to the next; frames that are too far apart are searched with tiles
     """
 
-    def __init__(self, detector: Detector, every: int = 1):
-        self.detector, self.every = detector, every
+    def __init__(self, detector: Detector, every: int = EVERY_PEOPLE, seconds: float = 0.0):
+        self.detector, self.every = detector, every if seconds <= CLOSE_PEOPLE else 1
         self._count = 0
         self._last: list[Person] = []
+        self._places: list[Square] = []  # in the frame before
 
     def __call__(self, image: Tensor) -> list[Person]:
         again = self._count % self.every == 0
         self._count += 1
+        before, self._places = self._places, self.detector.places(image) if self.every > 1 else []
+        again = again or not all(self._is_known(place, before) for place in self._places)
         followed = [] if again else self._near(image)
         self._last = followed or self.detector.people(image)
         return self._last
+
+    def _is_known(self, place: Square, before: list[Square]) -> bool:
+        """True if a square was there in the frame before, or its middle is on a person."""
+        x, y, _ = place
+        if any(alike(place, other) for other in before):
+            return True
+        return any(overlap((x, y, x + 1, y + 1), person.box) > 0 for person in self._last)
 
     def _near(self, image: Tensor) -> list[Person]:
         """The people near their last places; none if anybody is lost."""

@@ -17,7 +17,15 @@ from torch import Tensor
 from nets.data.detectors.interface import Person
 from nets.data.detectors.mediapipe import is_mediapipe_ready, open_mediapipe
 from nets.data.detectors.packages import INSTALL, import_package
-from nets.data.detectors.places import AROUND, anchored, cut_square, extent, largest_first, middle
+from nets.data.detectors.places import (
+    AROUND,
+    Square,
+    anchored,
+    cut_square,
+    extent,
+    largest_first,
+    middle,
+)
 from nets.data.detectors.solutions import MediaPipe
 from nets.data.detectors.tasks import MediaPipeTasks
 from nets.errors import UserError
@@ -58,7 +66,12 @@ class FaceAlignment:
     def people(self, image: Tensor, near: Person | None = None) -> list[Person]:
         return self._rest.people(image, near)
 
-    def faces(self, image: Tensor, near: Tensor | None = None) -> list[Tensor]:
+    def places(self, image: Tensor) -> list[Square]:
+        return self._rest.places(image)
+
+    def faces(
+        self, image: Tensor, near: Tensor | None = None, known: Tensor | None = None
+    ) -> list[Tensor]:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "No faces were detected")
             faces = self._net.get_landmarks_from_image(image.permute(1, 2, 0).numpy()) or []
@@ -93,7 +106,12 @@ class Dlib:
     def people(self, image: Tensor, near: Person | None = None) -> list[Person]:
         return self._rest("people").people(image, near)
 
-    def faces(self, image: Tensor, near: Tensor | None = None) -> list[Tensor]:
+    def places(self, image: Tensor) -> list[Square]:
+        return self._rest("people").places(image)
+
+    def faces(
+        self, image: Tensor, near: Tensor | None = None, known: Tensor | None = None
+    ) -> list[Tensor]:
         if near is not None:
             return self._face_near(image, near)
         pixels = np.ascontiguousarray(image.permute(1, 2, 0).numpy())

@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from nets.data.detectors.places import AROUND_BODY
+from nets.data.detectors.places import AROUND_BODY, Square
 from nets.data.heads.faces import FaceBox
 from nets.skeletons import JOINTS_17
 
@@ -38,7 +38,7 @@ class Person:
         return max(self.box[2] - self.box[0], self.box[3] - self.box[1])
 
     @property
-    def around(self) -> tuple[float, float, float]:
+    def around(self) -> Square:
         """The square in which the person is looked for in the next frame: middle x, y and side."""
         x0, y0, x1, y1 = self.box
         return (x0 + x1) / 2, (y0 + y1) / 2, AROUND_BODY * self.extent
@@ -53,10 +53,16 @@ class Detector(Protocol):
         near  search only around this person of an earlier frame; the result may be empty
         """
 
-    def faces(self, image: Tensor, near: Tensor | None = None) -> list[Tensor]:
+    def places(self, image: Tensor) -> list[Square]:
+        """Squares in which people may be, found in the image as a whole; faster than `people`."""
+
+    def faces(
+        self, image: Tensor, near: Tensor | None = None, known: Tensor | None = None
+    ) -> list[Tensor]:
         """The 68 points of all faces, (68, 2) float32 pixels in iBUG order; the largest first.
 
-        near  points of an earlier frame; only a face near them is looked for, if that is faster
+        near   points of an earlier frame; only a face near them is looked for, if that is faster
+        known  points of an earlier frame; the search may end when a face is found in their place
         """
 
     def mask(self, image: Tensor) -> Tensor:

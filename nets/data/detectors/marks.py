@@ -13,10 +13,9 @@ import torch
 from torch import Tensor
 
 from nets.data.detectors.interface import Person, is_part_of, overlap, person_box, same_person
-from nets.data.detectors.places import alike
-from nets.skeletons import JOINTS_17, MEDIAPIPE_33, convert_joints
+from nets.data.detectors.places import Square, alike
+from nets.skeletons import JOINTS_17, MEDIAPIPE_33, MESH_68, convert_joints
 
-Square = tuple[float, float, float]
 SURE = 0.5  # joints with a lower probability of being visible are missing
 SMALLEST = 32  # pixels; smaller detections are mostly hands or shadows
 
@@ -24,6 +23,11 @@ SMALLEST = 32  # pixels; smaller detections are mostly hands or shadows
 def points_of(marks: Any, image: Tensor) -> Tensor:
     h, w = image.shape[1:]
     return torch.tensor([(mark.x * w, mark.y * h) for mark in marks], dtype=torch.float32)
+
+
+def face_of(mesh: Any, image: Tensor) -> Tensor:
+    """The 68 points of a face, pixels, from the marks of MediaPipe's mesh (468, or 478)."""
+    return points_of([mesh[vertex] for vertex in MESH_68], image)
 
 
 def person_of(marks: Any, image: Tensor, corner: tuple[int, int]) -> Person | None:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import importlib.util
 import os
 
-from nets.data.detectors.packages import import_package
+from nets.data.detectors.packages import import_package, imported_later
 from nets.data.detectors.solutions import MediaPipe
 from nets.data.detectors.tasks import MediaPipeTasks
 from nets.data.mediapipe_tasks import are_there
+
+# What MediaPipe imports for plots and for a microphone: half a second of every process.
+UNUSED = ("matplotlib", "matplotlib.pyplot", "sounddevice")
 
 
 def open_mediapipe() -> MediaPipe | MediaPipeTasks:
@@ -16,7 +19,8 @@ def open_mediapipe() -> MediaPipe | MediaPipeTasks:
     # MediaPipe prints many notes on stderr; its errors are exceptions.
     os.environ.setdefault("GLOG_minloglevel", "3")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    mediapipe = import_package("mediapipe", "mediapipe", "extract")
+    with imported_later(*UNUSED):
+        mediapipe = import_package("mediapipe", "mediapipe", "extract")
     return MediaPipe(mediapipe) if hasattr(mediapipe, "solutions") else MediaPipeTasks(mediapipe)
 
 

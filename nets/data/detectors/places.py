@@ -12,6 +12,7 @@ MOST_TILES = 48  # along the longer side; narrow strips get larger tiles
 ALIKE = 0.15  # of the side: squares that are nearer to each other are searched once
 AROUND = 2.2  # side of the square in which a face is looked for again, in extents of its points
 AROUND_BODY = 1.4  # the same of a person, in extents
+Square = tuple[float, float, float]  # middle x, y and side, pixels
 
 
 def tiles(image: Tensor) -> Iterator[tuple[Tensor, tuple[int, int]]]:
@@ -44,7 +45,7 @@ def cut_square(image: Tensor, x: float, y: float, side: float) -> tuple[Tensor, 
     return image[:, top : max(bottom, top + 1), left : max(right, left + 1)], (left, top)
 
 
-def alike(one: tuple[float, float, float], other: tuple[float, float, float]) -> bool:
+def alike(one: Square, other: Square) -> bool:
     """True if two squares x, y, side show nearly the same."""
     (x, y, side), (u, v, length) = one, other
     near = math.hypot(x - u, y - v) < ALIKE * min(side, length)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import math
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -15,15 +16,22 @@ from nets.data.detectors.interface import Person
 from nets.data.detectors.marks import (
     SMALLEST,
     distinct_people,
+    face_of,
     people_at,
     person_of,
-    points_of,
     quiet,
 )
-from nets.data.detectors.places import anchored, cut_square, largest_first, middle, tiles
-from nets.skeletons import mesh_to_68
+from nets.data.detectors.places import (
+    Square,
+    anchored,
+    cut_square,
+    extent,
+    largest_first,
+    middle,
+    tiles,
+)
 
-Square = tuple[float, float, float, float]  # middle x, y, side in pixels; angle in radians
+Turned = tuple[float, float, float, float]  # a square: middle x, y, side in pixels; angle, radians
 
 
 class MediaPipe:
@@ -36,44 +44,58 @@ class MediaPipe:
     def __init__(self, package: Any) -> None:
         self._solutions = package.solutions
         self._networks: dict[str, Any] = {}  # by name, created on first use
-        self._meshes: list[tuple[Tensor, Square]] = []  # faces of the last search and their squares
-        self._origin: tuple[Tensor, Square] | None = None  # of the face that is followed
+        self._meshes: list[tuple[Tensor, Turned]] = []  # faces of the last search and their squares
+        self._origin: tuple[Tensor, Turned] | None = None  # of the face that is followed
 
     def people(self, image: Tensor, near: Person | None = None) -> list[Person]:
         places = self._candidates(image) if near is None else [near.around]
         found = ((place, partial(self._pose, *cut_square(image, *place))) for place in places)
         return distinct_people(people_at(found), near)
 
-    def faces(self, image: Tensor, near: Tensor | None = None) -> list[Tensor]:
+    def places(self, image: Tensor) -> list[Square]:
+        return [square for _, square in self._detected(image, (0, 0))]
+
+    def faces(
+        self, image: Tensor, near: Tensor | None = None, known: Tensor | None = None
+    ) -> list[Tensor]:
         if near is not None:
             return self._face_near(image, near)
-        h, w = image.shape[1:]
         faces: list[Tensor] = []
         self._meshes = []
-        boxes = []
         for reach in ("near faces", "far faces"):
-            for detection in self._run(reach, image).detections or []:
-                box = detection.location_data.relative_bounding_box
-                x0, y0 = box.xmin * w, box.ymin * h
-                boxes.append((x0, y0, x0 + box.width * w, y0 + box.height * h))
-        for x0, y0, x1, y1 in boxes:  # keep meshes that lie at the face's box
-            centre = torch.tensor([(x0 + x1) / 2, (y0 + y1) / 2])
-            side = max(x1 - x0, y1 - y0, 1)
-            if any((middle(face) - centre).norm() < side / 3 for face in faces):
-                continue
-            x, y = centre.tolist()
-            crop, corner = cut_square(image, x, y, 2.2 * side)
-            found = self._run("face_mesh", crop)
-            rects = found.face_rects_from_detections or []
-            squares = [_pixels_of(rect, crop, corner) for rect in rects]
-            for face in found.multi_face_landmarks or []:
-                points = mesh_to_68(points_of(face.landmark, crop)) + torch.tensor(corner)
-                if (middle(points) - centre).norm() < side / 3:
-                    faces.append(points)
-                    x, y = middle(points).tolist()
-                    nearest = min(squares, key=lambda s: math.hypot(s[0] - x, s[1] - y))
-                    self._meshes.append((points, nearest))
+            for box in self._face_boxes(reach, image):
+                self._add_meshes(image, box, faces)
+            if known is not None and any(_is_same_place(face, known) for face in faces):
+                break
         return largest_first(faces)
+
+    def _face_boxes(self, reach: str, image: Tensor) -> Iterator[tuple[float, float, float]]:
+        """Yields middle x, y and longer side of the faces that a network detects, pixels."""
+        h, w = image.shape[1:]
+        for detection in self._run(reach, image).detections or []:
+            box = detection.location_data.relative_bounding_box
+            x, y = (box.xmin + box.width / 2) * w, (box.ymin + box.height / 2) * h
+            yield x, y, max(box.width * w, box.height * h, 1)
+
+    def _add_meshes(
+        self, image: Tensor, box: tuple[float, float, float], faces: list[Tensor]
+    ) -> None:
+        """Add the points of the meshes that lie at a face's box, unless it is known."""
+        x, y, side = box
+        centre = torch.tensor([x, y])
+        if any((middle(face) - centre).norm() < side / 3 for face in faces):
+            return
+        crop, corner = cut_square(image, x, y, 2.2 * side)
+        found = self._run("face_mesh", crop)
+        rects = found.face_rects_from_detections or []
+        squares = [_pixels_of(rect, crop, corner) for rect in rects]
+        for face in found.multi_face_landmarks or []:
+            points = face_of(face.landmark, crop) + torch.tensor(corner)
+            if (middle(points) - centre).norm() < side / 3:
+                faces.append(points)
+                x, y = middle(points).tolist()
+                nearest = min(squares, key=lambda s: math.hypot(s[0] - x, s[1] - y))
+                self._meshes.append((points, nearest))
 
     def _face_near(self, image: Tensor, near: Tensor) -> list[Tensor]:
         """The face near earlier points of the last search or of this method, or none.
@@ -93,7 +115,7 @@ class MediaPipe:
             x_center=x / w, y_center=y / h, width=side / w, height=side / h, rotation=angle
         )
         mesh = self._run("mesh at", image, place).landmarks
-        return [] if mesh is None else [mesh_to_68(points_of(mesh.landmark, image))]
+        return [] if mesh is None else [face_of(mesh.landmark, image)]
 
     def mask(self, image: Tensor) -> Tensor:
         mask = self._run("selfie", image).segmentation_mask
@@ -106,20 +128,23 @@ class MediaPipe:
             return None
         return person_of(marks.landmark, image, corner)
 
-    def _candidates(self, image: Tensor) -> list[tuple[float, float, float]]:
+    def _candidates(self, image: Tensor) -> list[Square]:
         """Squares that may contain people: middle x, y and side in pixels, likeliest first."""
-        candidates = []
-        for tile, (left, top) in tiles(image):
-            th, tw = tile.shape[1:]
-            for detection in self._run("detect", tile).detections or []:
-                (hx, hy), (ex, ey) = [
-                    (left + p.x * tw, top + p.y * th)
-                    for p in detection.location_data.relative_keypoints[:2]
-                ]  # the middle of the hips, and a point of the circle around the body
-                side_of_body = 2.5 * math.hypot(ex - hx, ey - hy)
-                if side_of_body >= SMALLEST:
-                    candidates.append((detection.score[0], (hx, hy, side_of_body)))
+        candidates = [one for tile, corner in tiles(image) for one in self._detected(tile, corner)]
         return [square for _, square in sorted(candidates, key=lambda pair: -pair[0])]
+
+    def _detected(self, tile: Tensor, corner: tuple[int, int]) -> list[tuple[float, Square]]:
+        """Scores and squares of the people in a tile whose first pixel is at `corner` = (x, y)."""
+        (left, top), (th, tw), detected = corner, tile.shape[1:], []
+        for detection in self._run("detect", tile).detections or []:
+            (hx, hy), (ex, ey) = [
+                (left + p.x * tw, top + p.y * th)
+                for p in detection.location_data.relative_keypoints[:2]
+            ]  # the middle of the hips, and a point of the circle around the body
+            side_of_body = 2.5 * math.hypot(ex - hx, ey - hy)
+            if side_of_body >= SMALLEST:
+                detected.append((detection.score[0], (hx, hy, side_of_body)))
+        return detected
 
     def _run(self, name: str, image: Tensor, place: Any = None) -> Any:
         """MediaPipe's own result of a network on an image, or at a place of it."""
@@ -195,14 +220,19 @@ node {
 """
 
 
-def _pixels_of(rect: Any, crop: Tensor, corner: tuple[int, int]) -> Square:
+def _is_same_place(face: Tensor, known: Tensor) -> bool:
+    """True if no other face can be nearer to a known one."""
+    return (middle(face) - middle(known)).norm().item() < extent(known) / 4
+
+
+def _pixels_of(rect: Any, crop: Tensor, corner: tuple[int, int]) -> Turned:
     """A square of MediaPipe's in a crop whose first pixel is at `corner` of the image."""
     h, w = crop.shape[1:]
     x, y = corner[0] + rect.x_center * w, corner[1] + rect.y_center * h
     return x, y, max(rect.width * w, rect.height * h), rect.rotation
 
 
-def moved_square(start: Tensor, square: Square, now: Tensor) -> Square:
+def moved_square(start: Tensor, square: Turned, now: Tensor) -> Turned:
     """The square around a face, moved, scaled and turned as its points (68, 2) since `start`."""
     (u, v, before), (x, y, after) = anchored(start), anchored(now)
     growth = after / before

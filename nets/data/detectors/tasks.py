@@ -14,8 +14,8 @@ from torch import Tensor
 from nets.data.detectors.interface import Person
 from nets.data.detectors.marks import (
     SMALLEST,
-    Square,
     distinct_people,
+    face_of,
     people_at,
     person_of,
     points_of,
@@ -24,6 +24,7 @@ from nets.data.detectors.marks import (
 from nets.data.detectors.places import (
     AROUND,
     AROUND_BODY,
+    Square,
     cut_square,
     extent,
     largest_first,
@@ -32,7 +33,6 @@ from nets.data.detectors.places import (
 )
 from nets.data.mediapipe_tasks import file_of
 from nets.errors import UserError
-from nets.skeletons import mesh_to_68
 
 
 class MediaPipeTasks:
@@ -57,6 +57,11 @@ class MediaPipeTasks:
         crop, corner = cut_square(image, *near.around)
         seen = (person_of(marks, crop, corner) for marks in self._poses(crop))
         return distinct_people((person for person in seen if person is not None), near)
+
+    def places(self, image: Tensor) -> list[Square]:
+        points = [points_of(marks, image) for marks in self._poses(image)]
+        squares = [(*middle(p).tolist(), AROUND_BODY * extent(p)) for p in points]
+        return [square for square in squares if square[2] >= AROUND_BODY * SMALLEST]
 
     def _poses(self, image: Tensor) -> Any:
         """The marks of the people in an image, the surest person first."""
@@ -88,7 +93,9 @@ class MediaPipeTasks:
         candidates.sort(key=lambda candidate: -candidate[0])
         return [(square, find) for _, square, find in candidates]
 
-    def faces(self, image: Tensor, near: Tensor | None = None) -> list[Tensor]:
+    def faces(
+        self, image: Tensor, near: Tensor | None = None, known: Tensor | None = None
+    ) -> list[Tensor]:
         if near is not None:
             x, y = middle(near).tolist()
             return self._faces(*cut_square(image, x, y, AROUND * extent(near)))
@@ -108,7 +115,7 @@ class MediaPipeTasks:
 
     def _faces(self, tile: Tensor, corner: tuple[int, int]) -> list[Tensor]:
         meshes = self._run("faces", tile).face_landmarks
-        faces = [mesh_to_68(points_of(mesh, tile)) + torch.tensor(corner) for mesh in meshes]
+        faces = [face_of(mesh, tile) + torch.tensor(corner) for mesh in meshes]
         return largest_first(faces)
 
     def _run(self, part: str, image: Tensor) -> Any:

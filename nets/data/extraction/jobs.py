@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import json
 import multiprocessing
 import os
@@ -168,7 +170,8 @@ def share(
     workers  processes of each rank
     """
     mine = jobs[team.rank :: team.world_size]
-    frames = sum(count(job[0]) for job in mine) if team.rank == 0 else 0
+    shown = team.rank == 0 and sys.stderr.isatty()  # else no video is opened to count its frames
+    frames = sum(count(job[0]) for job in mine) if shown else 0
     results = run(work, mine, frames, workers, team.rank == 0)
     if team.world_size > 1 and team.rank == 0:
         print("rank 0 is done, waiting for the other ranks", file=sys.stderr, flush=True)
@@ -234,6 +237,7 @@ def _begin(counter: Synchronized[int], stop: Event) -> None:
     """Set up a worker process."""
     global _done, _stop
     _done, _stop = counter, stop
+    atexit.register(gc.freeze)  # at exit Python need not look through half a million objects
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process sets `stop`
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)  # the processes share the processor's cores

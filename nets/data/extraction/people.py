@@ -18,7 +18,15 @@ from PIL import Image
 from torch import Tensor
 
 from nets.contracts import Team
-from nets.data.detectors import MARGIN, FollowPeople, Person, overlap, person_box, person_square
+from nets.data.detectors import (
+    EVERY_PEOPLE,
+    MARGIN,
+    FollowPeople,
+    Person,
+    overlap,
+    person_box,
+    person_square,
+)
 from nets.data.extraction import jobs
 from nets.data.extraction.sheet import Drawing, contact_sheet
 from nets.data.heads.faces import crop_square, points_in_crop
@@ -46,7 +54,7 @@ class PeopleOptions:
     fps: float = 2.0  # images a second of videos
     detector: str = "mediapipe"
     joints: str | None = None  # file of annotated joints, used instead of the detector
-    detect_every: int = 1  # search whole frames of videos every n-th time, see `FollowPeople`
+    detect_every: int = EVERY_PEOPLE  # search videos' frames every n-th time, see `FollowPeople`
 
 
 class Entry(TypedDict):
@@ -196,7 +204,8 @@ def _people_of(
     many = 0  # people so far
     follow = None
     if known is None:
-        follow = FollowPeople(jobs.detector(options.detector), options.detect_every)
+        detector = jobs.detector(options.detector)
+        follow = FollowPeople(detector, options.detect_every, 1 / options.fps)
     source = open_video(file, fps=options.fps) if is_video(file) else None
     for where, stem, image in _images(file, name, source):
         if follow is not None:

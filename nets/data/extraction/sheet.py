@@ -43,7 +43,7 @@ def contact_sheet(path: Path, count: int, read: Callable[[int], Drawing]) -> Non
         at = (place % columns * CELL, place // columns * CELL)
         sheet.paste(cell, at)
     pixels = torch.frombuffer(bytearray(sheet.tobytes()), dtype=torch.uint8)
-    write_image(path, pixels.reshape(sheet.height, sheet.width, 3).permute(2, 0, 1))
+    write_image(path, pixels.reshape(sheet.height, sheet.width, 3).permute(2, 0, 1), fast=True)
 
 
 def fitted(image: Tensor, points: Sequence[Tensor], side: int) -> Image.Image:

@@ -111,7 +111,9 @@ def crop_square(image: Tensor, box: FaceBox | tuple[int, int, int], size: int) -
         part = image[:, top : max(top + 1, cy + half), left : max(left + 1, cx + half)]
         corner = cx - half - left, cy - half - top
         pillow = to_pillow(part).crop((*corner, corner[0] + 2 * half, corner[1] + 2 * half))
-    return from_pillow(pillow.resize((size, size), Image.Resampling.BICUBIC))
+    pixels = np.array(pillow.resize((size, size), Image.Resampling.BICUBIC))
+    # A view: detectors and files want the pixels in this order and get it without a copy.
+    return torch.from_numpy(pixels.reshape(size, size, -1)).permute(2, 0, 1)
 
 
 def resize_square(image: Tensor, size: int) -> Tensor:
@@ -214,22 +216,26 @@ def read_mask(path: str | Path) -> Tensor:
     from nets.data.io.images import read_levels
 
     levels, kind = read_levels(path)
-    parts = (levels > 0) & (levels <= (UNKNOWN - 1 if kind == "indices" else LABELS))
-    values = levels.unique()
+    counts = torch.bincount(levels.flatten(), minlength=256)  # faster than to compare all pixels
+    values = counts.nonzero()[:, 0]
+    value = torch.arange(256)
+    parts = (value > 0) & (value <= (UNKNOWN - 1 if kind == "indices" else LABELS))
     if len(values) == 2 and values[0] == 0 and values[1] < UNKNOWN:
-        parts = levels > 0
-    unknown = (levels == UNKNOWN) & bool((levels == UNKNOWN).sum() < parts.sum())
-    if kind == "lossy" or not parts.any() or not (parts | unknown | (levels == 0)).all():
+        parts = value > 0
+    count = counts[parts].sum()
+    unknown = (value == UNKNOWN) & (counts[UNKNOWN] < count)
+    if kind == "lossy" or not count or counts[~(parts | unknown | (value == 0))].any():
         return levels.to(torch.uint8)[None]
     if not _labels_said:
         _labels_said = True
+        last = int(values[parts[values]].max())
         print(
-            f"{path}: holds labels 0 to {int(levels[parts].max())}, not levels up to 255: all but "
-            "label 0 are taken for the person, here and in files like it",
+            f"{path}: holds labels 0 to {last}, not levels up to 255: all but label 0 are taken "
+            "for the person, here and in files like it",
             file=sys.stderr,
             flush=True,
         )
-    return parts.to(torch.uint8)[None] * 255
+    return parts[levels.long()].to(torch.uint8)[None] * 255
 
 
 def hull_mask(points: Tensor, size: int, forehead: float = 0.8) -> Tensor:

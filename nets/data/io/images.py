@@ -214,9 +214,10 @@ def image_size(path: str | Path) -> tuple[int, int]:
         return (h, w) if image.getexif().get(ORIENTATION, 1) in TURNED else (w, h)
 
 
-def write_image(path: str | Path, image: Tensor) -> None:
+def write_image(path: str | Path, image: Tensor, fast: bool = False) -> None:
     """Write (3, H, W) or (1, H, W) uint8 as PNG or JPEG, whole or not at all.
 
+    fast  write a PNG of photos in a third of the time, some percent larger
     Creates the folder. Raises UserError on another ending, OSError with the path if it cannot be
     written.
     """
@@ -230,7 +231,16 @@ def write_image(path: str | Path, image: Tensor) -> None:
     pixels = image.cpu().permute(1, 2, 0).contiguous().numpy()
     pillow = Image.fromarray(pixels[..., 0] if len(image) == 1 else pixels)
     with whole_file(path) as file:
-        pillow.save(file, kind, **({"quality": 95} if kind == "JPEG" else {}))
+        pillow.save(file, kind, **_encoding(kind, pillow.mode, fast))
+
+
+def _encoding(kind: str, mode: str, fast: bool) -> dict[str, int]:
+    """Pillow's options. One channel: half the time of the defaults, masks are smaller."""
+    if kind == "JPEG":
+        return {"quality": 95}
+    if mode == "L" or fast:
+        return {"compress_level": 1, "compress_type": zlib.Z_RLE}
+    return {"compress_level": 6}
 
 
 def _open(path: str | Path, size: int | None) -> Image.Image:

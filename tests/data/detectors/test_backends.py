@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from nets.data.detectors.backends import BACKENDS, for_heads, open_detector
+from nets.data.detectors.packages import imported_later
 from nets.errors import UserError
 
 
@@ -52,4 +53,32 @@ def test_packages_are_imported_on_use_only():
         "import sys, nets.data.detectors; print({'mediapipe', 'face_alignment'} & {*sys.modules})"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip() == "set()", done.stderr
+
+
+def test_what_a_package_imports_for_other_uses_is_imported_later(tmp_path, monkeypatch):
+    for name, text in {
+        "plots": "", "plots/__init__.py": "", "plots/draw.py": "line = 7",
+        "detects.py": "import plots.draw as draw",
+    }.items():  # fmt: skip
+        path = tmp_path / name
+        path.write_text(text) if path.suffix else path.mkdir()
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in ("plots", "plots.draw", "detects"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    with imported_later("plots", "plots.draw", "json"):
+        detects = importlib.import_module("detects")
+        assert sys.modules["json"].loads("1") == 1  # imported before: stays
+    assert not {"plots", "plots.draw"} & {*sys.modules}
+    assert detects.draw.line == 7 and "plots.draw" in sys.modules
+    assert importlib.import_module("plots.draw").line == 7
+
+
+def test_mediapipe_opens_without_packages_for_plots_and_microphones():
+    pytest.importorskip("mediapipe")
+    code = "import sys; from nets.data.detectors import open_detector; open_detector(); "
+    code += "print({'matplotlib', 'matplotlib.pyplot', 'sounddevice'} & {*sys.modules})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    if "mediapipe_tasks" in done.stderr or "UserError" in done.stderr:
+        pytest.skip("MediaPipe's files are missing")
     assert done.stdout.strip() == "set()", done.stderr

@@ -47,7 +47,7 @@ class Moving:
     def __init__(self):
         self.whole, self.near = [], []
 
-    def faces(self, image, near=None):
+    def faces(self, image, near=None, known=None):
         level = float(image[0, 0, 0])
         (self.whole if near is None else self.near).append(level)
         if level == 255:
@@ -86,7 +86,7 @@ def test_a_face_in_profile_is_searched_whole():
     asked = []
 
     class Turning:
-        def faces(self, image, near=None):
+        def faces(self, image, near=None, known=None):
             asked.append("whole" if near is None else "near")
             side = front_face() * torch.tensor([20.0, 60.0]) + torch.tensor([20.0, 0.0])
             return [side if image[0, 0, 0] == 9 else front_face() * 60]
@@ -99,7 +99,7 @@ def test_a_face_in_profile_is_searched_whole():
 
 def test_the_second_face_is_followed_where_it_was():
     class Two:
-        def faces(self, image, near=None):
+        def faces(self, image, near=None, known=None):
             if near is not None:
                 return [near + 1]
             face = front_face()
@@ -115,7 +115,7 @@ def test_the_second_face_is_followed_where_it_was():
 class Pair:
     """Two faces side by side, of which the one or the other is the larger by the frame's level."""
 
-    def faces(self, image, near=None):
+    def faces(self, image, near=None, known=None):
         if near is not None:
             return [near]
         left, right = 40 * front_face(), 40 * front_face() + torch.tensor([100.0, 0.0])
@@ -158,12 +158,39 @@ def test_skipped_frames_do_not_change_the_points_of_the_others(known):
             assert torch.equal(follow(image), expected[number])
 
 
+class Placed:
+    """A detector that sees people in the frame as a whole at (20, 50), and newcomers at level 7."""
+
+    def places(self, image):
+        return [(20.0, 50.0, 100.0), (310.0, 50.0, 40.0)][: 1 + (image[0, 0, 0] == 7)]
+
+
+@pytest.mark.parametrize("every, seconds, whole", [
+    (3, 0.5, [0, 7, 3]), (1, 0.5, [0, 1, 7, 3, 4, 5]), (3, 0.6, [0, 1, 7, 3, 4, 5])
+])  # fmt: skip
+def test_a_newcomer_in_the_whole_frame_ends_the_following(every, seconds, whole):
+    here, there = (Person(torch.zeros(17, 2), (x, 0.0, x + 40, 100.0)) for x in (0.0, 300.0))
+    searched = []
+
+    class Newcomer(Placed):
+        def people(self, image, near=None):
+            level = int(image[0, 0, 0])
+            if near is not None:
+                return [near]
+            searched.append(level)
+            return [here, there] if level in (7, 5) else [here]
+
+    follow = FollowPeople(Newcomer(), every, seconds)
+    found = [len(follow(image)) for image in levels(0, 1, 7, 3, 4, 5)]
+    assert searched == whole and found[2] == 2 and found[:2] == [1, 1]
+
+
 def test_followed_people_are_searched_whole_when_one_is_lost():
     joints = torch.zeros(17, 2)
     here, there = (Person(joints + x, (x, 0.0, x + 40, 100.0)) for x in (0.0, 300.0))
     asked = []
 
-    class TwoPeople:
+    class TwoPeople(Placed):
         def people(self, image, near=None):
             asked.append(None if near is None else near.box[0])
             if near is None:

@@ -1,7 +1,10 @@
 """MediaPipe's networks up to 0.10.21 compared with the demo world's ground truth."""
 
+from types import SimpleNamespace
+
 import torch
 
+from nets.data.detectors.solutions import MediaPipe
 from nets.worlds.people.world import PeopleWorld
 
 
@@ -30,6 +33,10 @@ def test_several_people_are_sorted_by_size_and_one_can_be_followed(mediapipe):
     assert len(people) == 2 and people[0].extent > people[1].extent
     for person, joints in zip(people, truth, strict=True):
         assert (person.joints[:15] - joints).norm(dim=-1).nanmean() < 20
+    places = mediapipe.places(image)
+    assert all(side > 100 for _, _, side in places)
+    x0, y0, x1, y1 = people[0].box
+    assert any(x0 < x < x1 and y0 < y < y1 for x, y, _ in places)
     (followed,) = mediapipe.people(image, near=people[1])
     assert (followed.joints[:15] - truth[1]).norm(dim=-1).nanmean() < 20
 
@@ -41,4 +48,18 @@ def test_masks_and_images_without_people(mediapipe):
     inside, outside = mask[sample["mask"]].mean(), mask[~sample["mask"]].mean()
     assert inside > outside + 0.3
     empty = torch.full((3, 96, 128), 90, dtype=torch.uint8)
-    assert mediapipe.people(empty) == [] and mediapipe.faces(empty) == []
+    assert mediapipe.people(empty) == mediapipe.faces(empty) == mediapipe.places(empty) == []
+
+
+def test_a_search_ends_when_a_face_is_in_the_known_place(monkeypatch):
+    ran = []
+    detector = MediaPipe(SimpleNamespace(solutions=None))
+    monkeypatch.setattr(detector, "_face_boxes", lambda reach, image: ran.append(reach) or [reach])
+    face = torch.rand(68, 2, generator=torch.Generator().manual_seed(0)) * 100
+    monkeypatch.setattr(
+        detector, "_add_meshes", lambda image, reach, faces: faces.append(face + len(faces))
+    )
+    image = torch.zeros(3, 8, 8, dtype=torch.uint8)
+    for known, count in ((None, 2), (face + 10, 1), (face + 60, 2)):
+        ran.clear()
+        assert len(detector.faces(image, known=known)) == len(ran) == count

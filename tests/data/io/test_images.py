@@ -196,6 +196,8 @@ def test_written_images_are_read_back(tmp_path):
     pixels = torch.randint(0, 256, (3, 5, 7), dtype=torch.uint8)
     write_image(tmp_path / "new" / "a.png", pixels)
     assert torch.equal(read_image(tmp_path / "new" / "a.png", None), pixels)
+    write_image(tmp_path / "fast.png", pixels, fast=True)
+    assert torch.equal(read_image(tmp_path / "fast.png", None), pixels)
     write_image(tmp_path / "g.png", pixels[:1])
     assert torch.equal(read_image(tmp_path / "g.png", None), pixels[:1].expand(3, 5, 7))
     write_image(tmp_path / "a.jpg", torch.full((3, 9, 9), 77, dtype=torch.uint8))

@@ -155,7 +155,7 @@ def test_infer_and_evaluate_fit_as_the_checkpoint_or_the_option_says(tmp_path, c
         evaluate.main([str(word) for word in argv])
         report = json.loads(out.read_text())
         assert report["fit_steps"] == (4 if steps is None else steps)
-        scores[steps] = report["psnr"]["mean"]
+        scores[steps] = report["test"]["psnr"]["mean"]
     assert scores[0] < scores[None] < scores[12]
 
 

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nets.bilayer.data import open_avatars
-from nets.bilayer.fitting import FIT_HELP, jittered
+from nets.bilayer.fitting import jittered
 from nets.bilayer.infer import driving_points, make_avatar, source_frames
 from nets.bilayer.losses import feature_boxes
 from nets.bilayer.network import Avatar, Driver, Student
@@ -61,7 +61,9 @@ def parser(description: str) -> options.Parser:
         help="mask of each source, white is the person; default: by the detector")
     add("--enhancer", type=bool | None, default=None,
         help="fit the texture to the sources; default: if the checkpoint has an enhancer")
-    add("--fit_steps", type=NonNegativeInt | None, default=None, help=FIT_HELP)
+    add("--fit_steps", type=NonNegativeInt | None, default=None,
+        help="steps of fitting the avatar to its sources; 0: none; default: as the teacher's "
+        "presets say, 0 for persons of the demo world")
     add("--detector", type=Literal[(AUTO, *BACKENDS)], default=AUTO,
         help="detector of faces, for images without points; auto: dlib if it is installed, else "
         "mediapipe")

@@ -15,7 +15,7 @@ from nets.bilayer import NETWORKS, fold
 from nets.bilayer.data import open_avatars, prepare
 from nets.bilayer.defaults import READING
 from nets.bilayer.evaluate_clips import Measures, score_clips
-from nets.bilayer.fitting import FIT_HELP, avatars_of
+from nets.bilayer.fitting import avatars_of
 from nets.bilayer.losses import feature_boxes
 from nets.bilayer.metrics import Metrics
 from nets.bilayer.network.model import drive
@@ -103,7 +103,6 @@ def add_options(p: options.ArgumentParser) -> None:
     add("--detector", type=Literal[(AUTO, *BACKENDS)], default=AUTO,
         help="detector of the 68 face points, for pose and point errors; auto: dlib if it is "
         "installed, else mediapipe")
-    add("--fit_steps", type=NonNegativeInt | None, default=None, help=FIT_HELP)
     add_flag(g, "--published_masking", False,
         "mask prediction and target as the published test does, the target several times")
 # fmt: on

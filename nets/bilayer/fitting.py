@@ -20,6 +20,7 @@ from torch import Tensor
 
 from nets.bilayer.network.model import Avatar, Bilayer, create_avatar, enhance
 from nets.bilayer.warm_start import Loaded
+from nets.data.clips import augment
 from nets.ops import uv_sample
 from nets.run.seeds import generator
 
@@ -27,14 +28,6 @@ VIEWS = 2  # of an identity's sources in a step: as it is; shifted, turned and r
 RATES = {"texture": 3e-2, "adaptive": 5e-3}  # of Adam at the start; fall to 0 by a cosine
 LOW, MASK = 0.2, 0.1  # weights of the low-frequency image and of the mask, beside 1 of the image
 OUTSIDE = 0.2  # weight of a pixel outside of the person, whose pixels have 1
-# Standard deviations of the jitter: shift in half images, turn in radians, size as a share.
-SHIFT, TURN, SCALE = 0.03, 0.06, 0.04
-
-
-FIT_HELP = (
-    "steps of fitting the avatar to its sources, so that it looks like the person; 0: none; "
-    "default: as the checkpoint's presets say, 0 for persons of the demo world"
-)
 
 
 def avatars_of(
@@ -95,7 +88,7 @@ def fit(model: Bilayer, avatar: Avatar, steps: int, masks: Tensor | None = None)
         noise = torch.randn(VIEWS, 4, generator=draw).to(sources.device)
         noise[0] = 0
         poses, motion = jittered(avatar.poses[:, chosen].flatten(0, 1), noise.repeat(b, 1))
-        seen = moved(layers[:, chosen].flatten(0, 1), motion)
+        seen = augment.move_images(layers[:, chosen].flatten(0, 1), motion)
         image, weight, mask = seen[:, :3], seen[:, 3:4], seen[:, 4:]
         with torch.no_grad():
             embeds = model.keypoints_embedder(poses[None])[0]
@@ -119,25 +112,10 @@ def _leaf(tensor: Tensor) -> Tensor:
 
 
 def jittered(poses: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-    """Poses with a shift, a turn and another size about their centre.
+    """Poses (N, 2 K) with a shift, a turn and another size about their centre; and the motions.
 
-    poses    (N, 2 K) in [-1, 1]
-    noise    (N, 4), standard normal: shift in x and y, turn, logarithm of the size
-    returns  the poses, and the motion (N, 2, 3): a point p goes to motion @ (p, 1)
+    noise  (N, 4), standard normal; see `nets.data.clips.augment.motions`
     """
     points = poses.unflatten(1, (-1, 2))
-    angle, scale = noise[:, 2] * TURN, (noise[:, 3] * SCALE).exp()
-    cos, sin = angle.cos() * scale, angle.sin() * scale
-    turn = torch.stack([cos, -sin, sin, cos], 1).unflatten(1, (2, 2))
-    centre = points.mean(1)[:, :, None]
-    offset = centre - turn @ centre + noise[:, :2, None] * SHIFT
-    motion = torch.cat([turn, offset], 2)
-    return (points @ turn.mT + offset.mT).flatten(1), motion
-
-
-def moved(images: Tensor, motion: Tensor) -> Tensor:
-    """Images (N, C, S, S) whose content goes where `jittered` puts its points; borders repeat."""
-    back = torch.linalg.inv(motion[:, :, :2])
-    there = torch.cat([back, -back @ motion[:, :, 2:]], 2)
-    grid = F.affine_grid(there, list(images.shape), align_corners=False)
-    return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
+    motion = augment.motions(noise, points.mean(1))
+    return augment.move_points(points, motion).flatten(1), motion

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from nets.bilayer import Bilayer, fold, published_modes, visuals
 from nets.bilayer.data import open_avatars, prepare
-from nets.bilayer.fitting import FIT_HELP, avatars_of
+from nets.bilayer.fitting import avatars_of
 from nets.bilayer.motion import REGIONS, Motion, best_frame
 from nets.bilayer.network.driver import Driver, Graph
 from nets.bilayer.network.model import Avatar
@@ -39,7 +39,7 @@ from nets.output import write_demo, write_grid
 from nets.run import options
 from nets.run.images import to_uint8
 from nets.run.loader import fetched, to_device
-from nets.run.options import NonNegativeInt, PositiveInt, add_flag
+from nets.run.options import PositiveInt, add_flag
 from nets.run.precision import Precision
 from nets.run.ranks import Ranks
 
@@ -66,7 +66,6 @@ def add_options(p: options.Parser) -> None:
         help="background with --masks")
     add("--enhancer", type=bool | None, default=None,
         help="fit the texture to the sources; default: if the checkpoint has an enhancer")
-    add("--fit_steps", type=NonNegativeInt | None, default=None, help=FIT_HELP)
     add_flag(g, "--relative", False,
         "move the source's own points as the driving ones move from their first frame: the face "
         "keeps its proportions")

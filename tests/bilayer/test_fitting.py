@@ -15,9 +15,10 @@ from bilayer_tiny import avatar_run, model
 from nets import published
 from nets.api import load
 from nets.bilayer.data import open_avatars, prepare
-from nets.bilayer.fitting import avatars_of, fit, jittered, moved
+from nets.bilayer.fitting import avatars_of, fit, jittered
 from nets.bilayer.network.model import drive
 from nets.bilayer.warm_start import load_model
+from nets.data.clips import augment
 from nets.run.precision import Precision
 from nets.spectral import fold
 
@@ -120,7 +121,7 @@ def test_points_and_images_move_alike():
         distance = (rows[:, None] - at[point, 1]) ** 2 + (rows - at[point, 0]) ** 2
         disc = (distance < 0.01).float()[None, None].expand(3, -1, -1, -1)
         poses, motion = jittered(at.flatten()[None].expand(3, -1), noise)
-        seen = moved(disc, motion)[:, 0]
+        seen = augment.move_images(disc, motion)[:, 0]
         total = seen.sum((1, 2))
         found = [(seen.sum(1) * rows).sum(1) / total, (seen.sum(2) * rows).sum(1) / total]
         expected = poses.view(3, 3, 2)[:, point]

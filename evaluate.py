@@ -48,6 +48,7 @@ def parser() -> options.Parser:
     g = p.add_argument_group("evaluation")
     add = g.add_argument
     systems.add_checkpoint(g)
+    systems.add_fit(g)
     add("--data", type=str | None, default=None,
         help="data in the system's layout; default: the run's")
     add("--batch_size", type=PositiveInt, default=16, help="images per batch")
@@ -223,6 +224,7 @@ def evaluate(
     system = content["system"]
     print(checkpoints.describe(content, path))
     systems.refuse_foreign(args, p, owners, system)
+    systems.refuse_shared(args, p, {"fit_steps": systems.FITTING}, system)
     folder = Path() if path.parent == published.TRAINED else run_folder(path)
     args.out = args.out or str(folder / (REPORT_OF_PAIRS if args.pairs else REPORT))
     report = systems.call(system, "evaluate", "evaluate", args, content, path, Ranks(args.device))

@@ -27,6 +27,7 @@ FINDERS = ("vunet", "bilayer")  # systems that detect people or faces in images
 OWNERS = {  # option -> the systems that have it
     "concat": (*FINDERS, "landmarks"),
     **dict.fromkeys(("paste", "detector", "person", "on_missing"), FINDERS),
+    "fit_steps": systems.FITTING,
 }
 
 
@@ -57,6 +58,7 @@ def parser() -> options.Parser:
     add_flag(g, "--concat", False,
         "also write SOURCE--DRIVING_concat.mp4: source, driving and result side by side")
     add_flag(g, "--paste", False, "paste the result into the driving image or frame")
+    systems.add_fit(g)
     add("--detector", type=Literal[(AUTO, *BACKENDS)], default=AUTO,
         help="detector of joints and faces, for images without; auto: mediapipe for people, for "
         "faces dlib if it is installed; pip install -e '.[extract]' or '.[dlib]'")
@@ -94,12 +96,7 @@ def main(argv: list[str] | None = None) -> None:
         content = published.read_checkpoint(path, args.system)
     print(checkpoints.describe(content, path))
     systems.refuse_foreign(args, p, owners, content["system"])
-    for name, having in OWNERS.items():
-        if content["system"] not in having and args[name] != p.get_default(name):
-            raise UserError(
-                f"--{name}: an option of {' and '.join(having)}; this is a checkpoint of "
-                f"{content['system']}"
-            )
+    systems.refuse_shared(args, p, OWNERS, content["system"])
     systems.call(content["system"], "infer", "infer", args, content, path, Ranks(args.device))
 
 

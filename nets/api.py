@@ -243,6 +243,7 @@ class LoadedBilayer(LoadedNetwork):
         image: Image | Sequence[Image],
         points: Tensor | None = None,
         mask: Tensor | None = None,
+        fit_steps: int | None = None,
     ) -> LiveAvatar:
         """An avatar of one person, of one image or several, to be driven by face points.
 
@@ -251,6 +252,8 @@ class LoadedBilayer(LoadedNetwork):
                 None: detected, which needs the extra `extract`
         mask    (1, H, W) uint8, 255 on the person, or (n, 1, H, W); None: detected, or the hull
                 of the points where the detector is not installed
+        fit_steps  steps of fitting the avatar to the images, which makes it look like the person;
+                   0: none; None: as the checkpoint's presets say
         """
         images = [image] if isinstance(image, str | Path | Tensor) else list(image)
         several = not isinstance(image, str | Path | Tensor)
@@ -272,7 +275,9 @@ class LoadedBilayer(LoadedNetwork):
             for i, one in enumerate(images)
         ]
         sample = {k: v for k, v in sample_of(frames, [], 0).items() if isinstance(v, Tensor)}
-        avatar = bilayer.make_avatar(Namespace(enhancer=None), self._model, sample)
+        steps = self.options["fit_steps"] if fit_steps is None else fit_steps
+        args = Namespace(enhancer=None, fit_steps=steps)
+        avatar = bilayer.make_avatar(args, self._model, sample)
         return LiveAvatar(self, avatar)
 
 

@@ -9,12 +9,14 @@ The scripts import this module; the systems do not know it, nor each other.
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import Any, Literal
 
 from nets.errors import UserError
 from nets.published import SYSTEMS
 from nets.run import options
+from nets.run.options import NonNegativeInt
 
 
 def module(system: str, part: str) -> ModuleType:
@@ -40,6 +42,17 @@ def add_checkpoint(group: Any) -> None:
         "is downloaded; default: the newest under runs/, or the weights that come with guise")
     group.add_argument("--system", type=Literal[SYSTEMS] | None, default=None,
         help="without --checkpoint: the newest run of this system, or its weights")
+
+
+FITTING = ("vunet", "bilayer")  # the systems that have --fit_steps
+
+
+def add_fit(group: Any) -> None:
+    """Adds --fit_steps; see `nets/vunet/fitting.py` and `nets/bilayer/fitting.py`."""
+    group.add_argument("--fit_steps", type=NonNegativeInt | None, default=None,
+        help="steps of fitting the network to each person's source images, so that the result "
+        "looks like the person; 0: none; default: as the checkpoint's presets say, 0 for people of "
+        "the demo worlds")
 # fmt: on
 
 
@@ -64,6 +77,20 @@ def refuse_foreign(
     for name, owner in owners.items():
         if owner != system and args[name] != parser.get_default(name):
             raise UserError(f"--{name}: an option of {owner}; this is a checkpoint of {system}")
+
+
+def refuse_shared(
+    args: options.Namespace,
+    parser: options.ArgumentParser,
+    owners: Mapping[str, Sequence[str]],
+    system: str,
+) -> None:
+    """Raises UserError if an option of several other systems, {option: systems}, was set."""
+    for name, having in owners.items():
+        if system not in having and args[name] != parser.get_default(name):
+            raise UserError(
+                f"--{name}: an option of {' and '.join(having)}; this is a checkpoint of {system}"
+            )
 
 
 def call(system: str, part: str, function: str, *args: Any) -> Any:

@@ -110,6 +110,7 @@ READING: dict[str, Any] = {  # what inference and evaluation read besides, with 
     "seed": 0,
     "demo_train": 0,
     "demo_test": 0,
+    "fit_steps": 0,
 }
 
 

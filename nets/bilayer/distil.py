@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nets.bilayer.data import open_avatars
+from nets.bilayer.fitting import jittered
 from nets.bilayer.infer import driving_points, make_avatar, source_frames
 from nets.bilayer.losses import feature_boxes
 from nets.bilayer.network import Avatar, Driver, Student
@@ -29,7 +30,7 @@ from nets.data.io.video import is_video
 from nets.errors import UserError
 from nets.ops import uv_sample
 from nets.run import options
-from nets.run.options import NonNegativeFloat, PositiveFloat, PositiveInt
+from nets.run.options import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from nets.run.seeds import generator
 from nets.worlds.heads.face.drawing import landmarks
 from nets.worlds.heads.videos import RANGES
@@ -37,8 +38,6 @@ from nets.worlds.heads.world import SPLITS, identities, scenes
 
 PERSONS, EPOCH = 1000, 10000  # of the demo world: persons whose poses drive, poses in an epoch
 SIDE = 256  # pixels in which the demo world's points are computed
-# Standard deviations of the jitter: shift in half images, turn in radians, size as a share.
-SHIFT, TURN, SCALE = 0.03, 0.06, 0.04
 KEPT = ("image_size", "num_keypoints", "output_segmentation", "eps", "bn_momentum")
 WEIGHTS = {"image": 1.0, "features": 1.0, "low_frequency": 0.5, "offsets": 1.0, "mask": 0.5}
 
@@ -62,6 +61,9 @@ def parser(description: str) -> options.Parser:
         help="mask of each source, white is the person; default: by the detector")
     add("--enhancer", type=bool | None, default=None,
         help="fit the texture to the sources; default: if the checkpoint has an enhancer")
+    add("--fit_steps", type=NonNegativeInt | None, default=None,
+        help="steps of fitting the avatar to its sources; 0: none; default: as the teacher's "
+        "presets say, 0 for persons of the demo world")
     add("--detector", type=Literal[(AUTO, *BACKENDS)], default=AUTO,
         help="detector of faces, for images without points; auto: dlib if it is installed, else "
         "mediapipe")
@@ -119,6 +121,8 @@ def make_person(args: options.Namespace, model: Loaded, faces: Faces) -> tuple[H
     """The first source frame, and the avatar of all sources."""
     if args.source:
         frames = source_frames(args, faces)
+        if args.fit_steps is None:
+            args.fit_steps = model.options["fit_steps"]
         return frames[0], make_avatar(args, model, sample_of(frames, [], 0))
     data = open_avatars({**model.options, "num_target_frames": 1}, "test")
     if args.person > len(data):
@@ -161,7 +165,7 @@ class DrivingPoses:
         poses = self._world(epochs, indices) if self.poses is None else self.poses[indices]
         draws = [generator(self.seed, "pose", *place) for place in places]
         noise = torch.stack([torch.randn(4, generator=draw) for draw in draws])
-        return [{"pose": pose} for pose in jittered(poses, self.jitter * noise)]
+        return [{"pose": pose} for pose in jittered(poses, self.jitter * noise)[0]]
 
     def _world(self, epochs: Tensor, indices: Tensor) -> Tensor:
         """Poses of persons of the split, with the pose and expression of any moment.
@@ -181,17 +185,6 @@ class DrivingPoses:
             else normalised_pose(points_in_crop(at, box, 1), 1)
             for at, box in zip(points, squares, strict=True)
         ])  # fmt: skip
-
-
-def jittered(poses: Tensor, noise: Tensor) -> Tensor:
-    """Poses (N, 2 K) with a shift, a turn and another size about their centre, by noise (N, 4)."""
-    points = poses.unflatten(1, (-1, 2))
-    shift, angle = noise[:, None, :2] * SHIFT, noise[:, 2] * TURN
-    scale = (noise[:, 3] * SCALE).exp()[:, None, None]
-    cos, sin = angle.cos(), angle.sin()
-    turn = torch.stack([cos, sin, -sin, cos], 1).unflatten(1, (2, 2))  # rows: x, y of a unit
-    centre = points.mean(1, keepdim=True)
-    return ((points - centre) @ turn * scale + centre + shift).flatten(1)
 
 
 def open_poses(args: options.Namespace, faces: Faces) -> DrivingPoses:

@@ -14,7 +14,8 @@ from nets import metrics
 from nets.bilayer import NETWORKS, fold
 from nets.bilayer.data import open_avatars, prepare
 from nets.bilayer.defaults import READING
-from nets.bilayer.evaluate_clips import Measures, avatars_of, score_clips
+from nets.bilayer.evaluate_clips import Measures, score_clips
+from nets.bilayer.fitting import avatars_of
 from nets.bilayer.losses import feature_boxes
 from nets.bilayer.metrics import Metrics
 from nets.bilayer.network.model import drive
@@ -146,29 +147,37 @@ def evaluate(
     if args.pretrained_weights_dir:
         model.options["pretrained_weights_dir"] = args.pretrained_weights_dir
     data = open_avatars(trained, "test")
+    fit_steps = args.fit_steps
+    if fit_steps is None:
+        fit_steps = 0 if isinstance(data, HeadVideos) else model.options["fit_steps"]
+    if fit_steps:
+        print(f"each avatar is fitted to its sources in {fit_steps} steps")
     if args.clips:
         if not isinstance(data, AvatarFolder):
             raise UserError("--clips: for data in a folder, PERSON/VIDEO; give --data")
         detect = point_finder(print, args.detector)
         measures = Measures(model, detect, args.download_weights)
-        return {"data": data.name, **score_clips(model, data, args.clips, measures)}
+        scores = score_clips(model, data, args.clips, measures, fit_steps)
+        return {"data": data.name, "fit_steps": fit_steps, **scores}
     count = min(args.people or len(data), len(data))
     first = First(data, count)
     print(f"{count} test videos of {data.name}, {trained['image_size']} px")
     batches = in_order(first, args.batch_size, ranks, args.workers, args.on_bad_sample)
     total = -(-count // (args.batch_size * ranks.world_size))
     batches = iter(tqdm(batches, "scores", total, unit="batch", disable=None))
-    report: dict[str, Any] = {"data": data.name, "videos": count}
+    report: dict[str, Any] = {"data": data.name, "videos": count, "fit_steps": fit_steps}
     if args.published_masking:
         if isinstance(data, HeadVideos):
             raise UserError("--published_masking: for data in a folder; give --data")
         model.net.options["published_masking"] = True
     if isinstance(data, HeadVideos):
-        return {**report, **on_heads(model, data, batches), "protocol": PROTOCOL}
-    return {**report, **on_data(model, batches, args.detector, args.download_weights)}
+        return {**report, **on_heads(model, data, batches, fit_steps), "protocol": PROTOCOL}
+    return {**report, **on_data(model, batches, args, fit_steps)}
 
 
-def on_heads(model: Loaded, world: HeadVideos, batches: Batches) -> dict[str, Any]:
+def on_heads(
+    model: Loaded, world: HeadVideos, batches: Batches, fit_steps: int = 0
+) -> dict[str, Any]:
     """The scores on the demo world; see PROTOCOL."""
     own = _Scores()
     cross, turned = _Scores(), _Scores()
@@ -177,7 +186,7 @@ def on_heads(model: Loaded, world: HeadVideos, batches: Batches) -> dict[str, An
     for batch in batches:
         data = prepare(batch, model.options)
         with model.precision.autocast():
-            avatar = avatars_of(model, data)
+            avatar = avatars_of(model, data, fit_steps)
             same = drive(model.net, avatar, data["target_poses"])
             other = drive(model.net, avatar, data["target_poses"].roll(-1, 0))
         source, target = batch["source_imgs"][:, 0], batch["target_imgs"][:, 0]
@@ -278,18 +287,19 @@ class _Scores:
         return {name: metrics.summary(torch.cat(parts)) for name, parts in self.values.items()}
 
 
-def on_data(model: Loaded, batches: Batches, detector: str, download: bool) -> dict[str, Any]:
+def on_data(
+    model: Loaded, batches: Batches, args: options.Namespace, fit_steps: int
+) -> dict[str, Any]:
     """The scores on a dataset's test phase; see DATA_PROTOCOL.
 
-    detector  of the 68 face points
-    download  download missing weights that their publishers serve
+    args  detector of the 68 face points; download_weights that are missing
     """
     scores = _Scores()
     published = Metrics(
         ("lpips", "csim", "dlib_distance", "pose_matching"),
         lambda part: weights_folders(model.options, part),
-        point_finder(print, detector),
-        download=download,
+        point_finder(print, args.detector),
+        download=args.download_weights,
         device=model.precision.device,
     )
     for line in published.absent + published.descriptions:
@@ -297,7 +307,8 @@ def on_data(model: Loaded, batches: Batches, detector: str, download: bool) -> d
     for batch in batches:
         data = prepare(batch, model.options)
         with model.precision.autocast():
-            generated = drive(model.net, avatars_of(model, data), data["target_poses"])
+            avatar = avatars_of(model, data, fit_steps)
+            generated = drive(model.net, avatar, data["target_poses"])
         prediction, target = generated.image[:, 0].float(), data["target_imgs"][:, 0]
         source = data["source_imgs"][:, 0]
         masks = [data["target_segs"][:, 0]] if "target_segs" in data else []

@@ -16,9 +16,10 @@ from tqdm import tqdm
 
 from nets import metrics
 from nets.bilayer.data import prepare
+from nets.bilayer.fitting import avatars_of
 from nets.bilayer.head_pose import expression_distance, head_pose, pose_distance
 from nets.bilayer.metrics import Detect, Metrics
-from nets.bilayer.network.model import Avatar, create_avatar, drive, enhance
+from nets.bilayer.network.model import Avatar, drive
 from nets.bilayer.objective import weights_folders
 from nets.bilayer.warm_start import Loaded
 from nets.contracts import Sample
@@ -211,11 +212,12 @@ def turned(
 
 @torch.no_grad()
 def score_clips(
-    model: Loaded, data: AvatarFolder, frames: int, measures: Measures
+    model: Loaded, data: AvatarFolder, frames: int, measures: Measures, fit_steps: int = 0
 ) -> dict[str, Any]:
     """The report on a dataset's test phase: "self", "cross", "left_out" and "protocol".
 
-    frames  driving frames of each clip, at most
+    frames     driving frames of each clip, at most
+    fit_steps  of `nets.bilayer.fitting.fit`, for each clip's source
     Raises UserError if no clip has two frames.
     """
     for line in measures.left_out + measures.descriptions:
@@ -234,7 +236,9 @@ def score_clips(
     for index, clip in enumerate(tqdm(clips, "clips", unit="clip", disable=None)):
         own = _on_device(clip, model)
         source = own.source.expand_as(own.truth)
-        prediction = own.cut(_driven(model, own, own))
+        with model.precision.autocast():
+            avatar = avatars_of(model, own.data, fit_steps)
+        prediction = own.cut(_driven(model, avatar, own))
         truth, still = own.cut(own.truth), own.cut(source)
         found, true_points = measures.points(prediction), measures.points(truth)
         for name, images in (("", prediction), ("_copy_source", still)):
@@ -258,7 +262,7 @@ def score_clips(
         if other is None:
             continue
         driver = _on_device(clips[other], model)
-        crossed = _driven(model, own, driver)
+        crossed = _driven(model, avatar, driver)
         of_source = measures.identity(own.source, own.source_points)
         of_result = measures.identity(crossed, driver.points)
         if of_source is not None and of_result is not None:
@@ -312,22 +316,9 @@ def _on_device(clip: Clip, model: Loaded) -> _Placed:
     )
 
 
-def avatars_of(model: Loaded, data: dict[str, Tensor]) -> Avatar:
-    """The avatars of a batch's sources, enhanced if the checkpoint has an enhancer."""
-    avatar = create_avatar(
-        model.net,
-        data["source_imgs"],
-        data["source_poses"],
-        data.get("source_stickmen"),
-        data.get("source_segs"),
-    )._replace(background=data.get("source_background"))
-    return enhance(model.net, avatar) if "texture_enhancer" in model.net.names else avatar
-
-
-def _driven(model: Loaded, own: _Placed, driver: _Placed, at_once: int = 16) -> Tensor:
-    """Frames (T, 3, S, S) uint8 of the avatar of a clip's source in the poses of another clip."""
+def _driven(model: Loaded, avatar: Avatar, driver: _Placed, at_once: int = 16) -> Tensor:
+    """Frames (T, 3, S, S) uint8 of an avatar in the poses of a clip."""
     with model.precision.autocast():
-        avatar = avatars_of(model, own.data)
         frames = [
             drive(model.net, avatar, poses).image[0].float()
             for poses in driver.data["target_poses"].split(at_once, dim=1)

@@ -17,9 +17,10 @@ from torch import Tensor
 
 from nets.bilayer import Bilayer, fold, published_modes, visuals
 from nets.bilayer.data import open_avatars, prepare
+from nets.bilayer.fitting import avatars_of
 from nets.bilayer.motion import REGIONS, Motion, best_frame
 from nets.bilayer.network.driver import Driver, Graph
-from nets.bilayer.network.model import Avatar, enhance
+from nets.bilayer.network.model import Avatar
 from nets.bilayer.sources import Faces, SeenFace, keypoints_of_frames
 from nets.bilayer.visuals import enhancing, full_pass, write_layers
 from nets.bilayer.warm_start import Loaded, LoadedStudent, is_student, load_model, load_student
@@ -101,7 +102,8 @@ def infer(args: options.Namespace, content: dict[str, Any], path: Path, ranks: R
         drive_student(args, load_student(content, path, precision), path)
         return
     if graphs := graphs_of(content):
-        refuse(args, ("grid", "enhancer"))
+        refuse(args, ("grid", "enhancer", "fit_steps"))
+        args.fit_steps = 0
         if published_modes.asked_for(args) or not args.source:
             raise UserError(f"-s and -d: {path} needs both; other modes need the checkpoint")
         model = Loaded(ExportedBilayer(graphs), content["options"], precision)
@@ -119,6 +121,8 @@ def infer(args: options.Namespace, content: dict[str, Any], path: Path, ranks: R
         raise UserError("-s and -d: a bilayer avatar needs both")
     faces = open_faces(args, model)
     sources = source_frames(args, faces)
+    if args.fit_steps is None:
+        args.fit_steps = model.options["fit_steps"]
     drive_avatar(args, model, faces, sources, make_avatar(args, model, sample_of(sources, [], 0)))
 
 
@@ -129,8 +133,10 @@ def drive_student(args: options.Namespace, model: LoadedStudent, path: Path) -> 
     """
     if args.source or args.source_keypoints or args.source_masks:
         raise UserError(f"-s: {path} renders one person only, whom distil.py took; give -d alone")
-    if args.grid or args.enhancer is not None or published_modes.asked_for(args):
-        raise UserError(f"--grid, --enhancer and published modes: not with a student, {path}")
+    if args.grid or args.enhancer is not None or args.fit_steps or published_modes.asked_for(args):
+        raise UserError(
+            f"--grid, --enhancer, --fit_steps and published modes: not with a student, {path}"
+        )
     if not args.driving:
         raise UserError(f"-d: must be given: {path} renders one person and has no test data")
     person = model.net
@@ -241,17 +247,16 @@ def source_frames(args: options.Namespace, faces: Faces) -> list[HeadFrame]:
 
 
 def make_avatar(args: options.Namespace, model: Loaded, sample: dict[str, Tensor]) -> Avatar:
-    """The avatar of a sample's sources, enhanced as --enhancer says."""
+    """The avatar of a sample's sources, enhanced and fitted as --enhancer and --fit_steps say."""
     batch = {name: value[None] for name, value in sample.items() if isinstance(value, Tensor)}
     data = prepare(to_device(batch, model.device), model.options)
-    with torch.no_grad():
-        avatar = model.net.create_avatar(
-            data["source_imgs"],
-            data["source_poses"],
-            data.get("source_stickmen"),
-            data.get("source_segs"),
-        )._replace(background=data.get("source_background"))
-        return enhance(model.net, avatar) if enhancing(args, model) else avatar
+    if args.fit_steps:
+        count = data["source_imgs"].shape[1]
+        print(
+            f"fitting the avatar to {count} image{'s' * (count > 1)}: {args.fit_steps} steps; "
+            "--fit_steps 0 leaves it out"
+        )
+    return avatars_of(model, data, args.fit_steps, enhancing(args, model))
 
 
 def renderer(args: options.Namespace, model: Loaded, avatar: Avatar) -> Callable[[Tensor], Tensor]:

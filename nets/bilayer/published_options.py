@@ -161,6 +161,9 @@ def add_options(p: Parser) -> None:
         help="people of the demo world to train on; 0: 2000")
     add("--demo_test", type=NonNegativeInt, default=0,
         help="people of the demo world to test on; 0: 64")
+    add("--fit_steps", type=NonNegativeInt, default=0,
+        help="steps in which infer.py, evaluate.py and distil.py fit an avatar to its sources, "
+        "unless told otherwise")
     add_flag(g, "--unfreeze_texture_generator_last_layers", True,
         "train the projector and the last layers of a frozen texture generator")
     add_flag(g, "--unfreeze_inference_generator_last_layers", False,

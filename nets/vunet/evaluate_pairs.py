@@ -32,6 +32,7 @@ from nets.run.ranks import Ranks
 from nets.skeletons import JOINTS_17, body_mask
 from nets.vunet import VUNet
 from nets.vunet.data import PersonInputs, open_people
+from nets.vunet.fitting import fit
 
 Row = dict[str, Any]  # the scores of one source of images
 Score = Callable[[Tensor, Tensor], Tensor]  # results, truths (N, 3, H, W) uint8 -> (N,)
@@ -379,9 +380,18 @@ def generated(
     """The network's transfers at the targets' size, (3, H, W) uint8; --pairs_out keeps them."""
     inputs = PersonInputs(trained, data.joint_order)
     data.read_joints()  # here and not in each worker
+    steps = trained.get("fit_steps", 0) if args.fit_steps is None else args.fit_steps
+    if steps:
+        print(f"the network is fitted to each source in {steps} steps; --fit_steps 0 leaves it out")
     for batch in in_order(data, args.batch_size, ranks, args.workers):
+        poses, appearances = inputs(batch)
+        nets = [net]
+        if steps:
+            own = zip(*inputs.source(batch), strict=True)
+            nets = [fit(net, inputs, image, at, steps, precision) for image, at in own]
         with torch.no_grad(), precision.autocast():
-            images = to_uint8(net(*inputs(batch), "transfer").image)
+            parts = zip(nets, poses.chunk(len(nets)), appearances.chunk(len(nets)), strict=True)
+            images = torch.cat([to_uint8(n(*given, "transfer").image) for n, *given in parts])
         for index, square in zip(batch["index"].tolist(), images.cpu(), strict=True):
             image = data.unsquared(square)
             if args.pairs_out:

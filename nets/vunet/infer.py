@@ -58,6 +58,7 @@ from nets.vunet.data import (
     write_images,
     write_images_index,
 )
+from nets.vunet.fitting import fit
 from nets.vunet.network import Pair
 from nets.vunet.visuals import drawn_pose, show_samples, show_transfer, transfers
 from nets.vunet.warm_start import load_network, require_data
@@ -90,12 +91,14 @@ def infer(args: options.Namespace, content: dict[str, Any], path: Path, ranks: R
     precision = Precision(args.precision, ranks.device, args.channels_last)
     net: VUNet
     if graphs := graphs_of(content):
-        refuse(args, ("samples", "noise"))
-        net, trained = ExportedVUNet(graphs), content["options"]
+        refuse(args, ("samples", "noise", "fit_steps"))
+        net, trained = ExportedVUNet(graphs), {**content["options"], "fit_steps": 0}
     else:
         net, trained = load_network(content, path, precision)
-        if args.compile:
-            compile_methods(net, "encode", "decode")
+    if args.fit_steps is None:
+        args.fit_steps = trained.get("fit_steps", 0)
+    if args.compile and not graphs and not (args.source and args.fit_steps):
+        compile_methods(net, "encode", "decode")
     if args.source or args.driving:
         inputs = PersonInputs(trained, JOINTS_17)
         sources, drivings, videos = people(args, trained, inputs, ranks)
@@ -116,6 +119,9 @@ def infer(args: options.Namespace, content: dict[str, Any], path: Path, ranks: R
         videos = []
     cuts = [person for person in drivings if isinstance(person, CutPerson)] if args.paste else []
     appearances = [inputs.appearance(s.image[None], s.joints[None]) for s in sources]
+    nets = [net] * len(sources)
+    if args.source and args.fit_steps:
+        nets = fitted_to(args, net, inputs, sources, precision)
 
     def poses_of(source: SeenPerson, joints: Tensor, aspects: Sequence[float]) -> Tensor:
         if args.keep_proportions:
@@ -125,9 +131,9 @@ def infer(args: options.Namespace, content: dict[str, Any], path: Path, ranks: R
     def transfer(joints: Tensor, aspects: Sequence[float]) -> Tensor:
         noise = generator(args, ranks) if args.noise else None
         rows = []
-        for source, appearance in zip(sources, appearances, strict=True):
+        for source, own, appearance in zip(sources, nets, appearances, strict=True):
             poses = poses_of(source, joints, aspects)
-            rows.append(transfers(net, poses, appearance, args.noise, noise))
+            rows.append(transfers(own, poses, appearance, args.noise, noise))
         return torch.cat(rows)
 
     with torch.no_grad(), precision.autocast():
@@ -157,6 +163,25 @@ def infer(args: options.Namespace, content: dict[str, Any], path: Path, ranks: R
         return
     images: list[Tensor | None] = [source.image[:3] for source in sources]
     write_grid(args, names, images, columns, shown, generated)
+
+
+def fitted_to(
+    args: options.Namespace,
+    net: VUNet,
+    inputs: PersonInputs,
+    sources: list[SeenPerson],
+    precision: Precision,
+) -> list[VUNet]:
+    """A network for each source, fitted to it in --fit_steps steps."""
+    count = f"{len(sources)} sources" if len(sources) > 1 else "the source"
+    print(f"fitting the network to {count}: {args.fit_steps} steps; --fit_steps 0 leaves it out")
+    nets = []
+    for source in tqdm(sources, "fit", unit="source", disable=None, delay=5):
+        own = fit(net, inputs, source.image, source.joints, args.fit_steps, precision)
+        if args.compile:
+            compile_methods(own, "encode", "decode")
+        nets.append(own)
+    return nets
 
 
 class ExportedVUNet(VUNet):
@@ -275,7 +300,7 @@ def people(
                 raise UserError(f"--{option}: only with a driving video")
     seen: list[list[SeenPerson]] = []
     for option, files, joints, needed, number in (
-        ("source", args.source, args.source_joints, inputs.crops, 1),
+        ("source", args.source, args.source_joints, inputs.crops or args.fit_steps > 0, 1),
         ("driving", args.driving, args.driving_joints, True, args.person),
     ):
         files = [file for file in files if Path(file) not in videos]

@@ -69,6 +69,9 @@ def parser(description: str) -> options.Parser:
     add("--folds", type=NonNegativeInt, default=0,
         help="folds of whole people, one of them the test split; 0: the split of the index")
     add("--fold", type=NonNegativeInt, default=0, help="number of the test fold, from 0")
+    add("--fit_steps", type=NonNegativeInt, default=0,
+        help="steps in which infer.py and evaluate.py --pairs fit the network to each source, "
+        "unless told otherwise")
     add("--flip_probability", type=options.Fraction, default=0.0,
         help="probability of mirroring a training sample, target and appearance alike")
     add_flag(g, "--color_jitter", False,

@@ -18,6 +18,7 @@ from nets.data.heads.videos import AvatarFolder
 from nets.errors import UserError
 from nets.pretrained import inception
 from nets.published import find, read_checkpoint
+from nets.run.images import to_uint8
 from nets.run.precision import Precision
 
 
@@ -102,11 +103,12 @@ def test_perfect_frames_get_perfect_scores(run, tmp_path, monkeypatch, no_weight
     data = folder(tmp_path / "data", people=3, frames=5)
     model, measures = measures_of(run, Reader(data))
 
-    def nearly(model, own, driver):  # the error of equal images has no PSNR in dB
+    def nearly(model, avatar, driver):  # the error of equal images has no PSNR in dB
         frames = driver.truth.clone()
         frames[:, :, 20, 20] ^= 1
         return frames
 
+    monkeypatch.setattr(clips, "avatars_of", lambda *given: None)
     monkeypatch.setattr(clips, "_driven", nearly)
     report = clips.score_clips(model, data, 4, measures)
     own, cross = report["self"], report["cross"]
@@ -129,9 +131,10 @@ def test_frames_of_the_source_alone_score_as_copies(run, tmp_path, monkeypatch, 
     data = folder(tmp_path / "data", people=2, frames=5)
     model, measures = measures_of(run, Reader(data))
 
-    def still(model, own, driver):
-        return own.source.expand(len(driver.truth), -1, -1, -1)
+    def still(model, source, driver):
+        return to_uint8(source[0]).expand(len(driver.truth), -1, -1, -1)
 
+    monkeypatch.setattr(clips, "avatars_of", lambda model, data, steps: data["source_imgs"])
     monkeypatch.setattr(clips, "_driven", still)
     report = clips.score_clips(model, data, 4, measures)
     for name in ("l1", "psnr", "ssim", "lpips", "csim", "akd"):

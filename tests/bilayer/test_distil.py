@@ -17,11 +17,11 @@ from nets.bilayer.distil import (
     DrivingPoses,
     begin,
     complete,
-    jittered,
     make_person,
     parser,
     terms_of,
 )
+from nets.bilayer.fitting import jittered
 from nets.bilayer.network.generators import Layers
 from nets.bilayer.network.student import pixels_of_cells
 from nets.bilayer.sources import Faces
@@ -288,7 +288,7 @@ def test_given_points_are_cut_out_as_by_infer(home):
 def test_jitter_moves_turns_and_resizes_alone():
     poses = normalised_pose(face_points(96), 96)[None].expand(3, -1)
     noise = torch.tensor([[0, 0, 0, 0], [1.0, -1, 2, 1], [0, 0, 0, -1]])
-    points = jittered(poses, noise).view(3, 68, 2)
+    points = jittered(poses, noise)[0].view(3, 68, 2)
     apart = torch.stack([torch.cdist(p, p) for p in points])
     assert torch.allclose(points[0].flatten(), poses[0], atol=1e-6)
     for other, grows in ((1, True), (2, False)):

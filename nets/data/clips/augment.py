@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from nets import ops
@@ -19,6 +20,8 @@ MARGIN = 10.0  # pixels from the border to the outer control points
 POINTS = 10  # control points in a row and in a column
 PUSH = 2.0  # largest shift of a control point in x and in y, pixels
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
+# Standard deviations of `motions`: shift in half images, turn in radians, logarithm of the size.
+SHIFT, TURN, SCALE = 0.03, 0.06, 0.04
 
 
 def flips(seed: int, draw: Tensor, probability: float) -> Tensor:
@@ -124,6 +127,37 @@ def _hue(image: Tensor, shift: Tensor) -> Tensor:
     green = torch.cat([t, value, value, q, p, p], 1).gather(1, sector)
     blue = torch.cat([p, p, t, value, value, q], 1).gather(1, sector)
     return torch.cat([red, green, blue], 1).clamp_(0, 255)
+
+
+def motions(noise: Tensor, centre: Tensor | None = None) -> Tensor:
+    """Small shifts, turns and changes of size, (N, 2, 3): a point p goes to motion @ (p, 1).
+
+    noise   (N, 4), standard normal: shift in x and y, turn, logarithm of the size
+    centre  (N, 2), what an image turns about; points are in [-1, 1]; default: its middle
+    """
+    angle, scale = noise[:, 2] * TURN, (noise[:, 3] * SCALE).exp()
+    cos, sin = angle.cos() * scale, angle.sin() * scale
+    turn = torch.stack([cos, -sin, sin, cos], 1).unflatten(1, (2, 2))
+    offset = noise[:, :2, None] * SHIFT
+    if centre is not None:
+        offset = offset + centre[:, :, None] - turn @ centre[:, :, None]
+    return torch.cat([turn, offset], 2)
+
+
+def move_points(points: Tensor, motion: Tensor) -> Tensor:
+    """Points (N, K, 2) in [-1, 1] at their new places; see `motions`."""
+    return points @ motion[:, :, :2].mT + motion[:, :, 2:].mT
+
+
+def move_images(images: Tensor, motion: Tensor) -> Tensor:
+    """Images (N, C, S, S), floating point, whose content moves with `move_points`.
+
+    Sampling is bilinear with the border repeated.
+    """
+    back = torch.linalg.inv(motion[:, :, :2])
+    there = torch.cat([back, -back @ motion[:, :, 2:]], 2)
+    grid = F.affine_grid(there, list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
 
 
 class Warps:

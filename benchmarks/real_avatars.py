@@ -6,7 +6,9 @@ python benchmarks/real_avatars.py HEADS
 HEADS holds PERSON/VIDEO/SEQUENCE. Every third person is never trained on. Of the others, the first
 two thirds of each sequence train a network of faces_128.yaml with real_heads.yaml, and the rest is
 scored. One network starts from the weights of guise, which know the demo world, or from --start
-RUN; the other starts untrained, with the same steps. Writes benchmarks/results/real-avatars.json.
+RUN; the other starts untrained, with the same steps. The start is scored as it is, too. Every
+network is scored twice: with avatars as it makes them, and with avatars fitted to their source.
+Writes benchmarks/results/real-avatars.json.
 """
 
 from __future__ import annotations
@@ -30,7 +32,10 @@ FRAMES = 16  # of a clip that are scored
 PROTOCOL = {
     "seen": "the last third of each sequence of persons whose first two thirds were trained on",
     "unseen": "the whole clips of every third person, of whom no frame was trained on",
-    "starts": "demo world: both starts have the same real steps; untrained: no other steps",
+    "starts": "demo world: both starts have the same real steps; untrained: no other steps; demo "
+    "world, as it is: no real steps, so that persons called seen are new to it too",
+    "fitted": "avatars are fitted to the source frame in fit_steps steps, which also is the source "
+    "of the copy",
 }
 
 
@@ -67,6 +72,26 @@ def run(*command: str | Path) -> None:
     subprocess.run([sys.executable, *map(str, command)], cwd=ROOT, check=True)
 
 
+def scores(
+    checkpoint: str | Path, parts: dict[str, Path], detector: str, folder: Path
+) -> dict[str, Any]:
+    """Reports of a network on the parts of the data: {"seen": ..., "seen, fitted": ..., ...}."""
+    if str(checkpoint) == "trained":
+        checkpoint = ROOT / "nets/trained/bilayer.safetensors"
+    rows = {}
+    for part, data in parts.items():
+        for name, more in ((part, ["--fit_steps", "0"]), (f"{part}, fitted", [])):
+            out = folder / "report.json"
+            run("evaluate.py", "--checkpoint", checkpoint, "--data", data, "--clips", str(FRAMES),
+                "--detector", detector, "--out", out, *more)  # fmt: skip
+            report = json.loads(out.read_text())
+            rows[name] = {key: report[key] for key in ("self", "cross", "clips", "fit_steps")}
+            own = report["self"]
+            rows[name]["l1_over_copying"] = own["l1"]["mean"] / own["l1_copy_source"]["mean"]
+            print(f"{checkpoint} {name}: L1 over copying {rows[name]['l1_over_copying']:.3f}")
+    return rows
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("heads", type=Path, help="folder that extract.py heads wrote")
@@ -90,6 +115,8 @@ def main() -> None:
         config = ["--config", "faces_128.yaml", "real_heads.yaml", "--data", seen]
         config += ["--num_steps", str(args.steps), "--lr_decay_begin", str(args.steps // 2)]
         config += ["--run_dir", folder]
+        parts = {"seen": seen, "unseen": unseen}
+        rows["demo world, as it is"] = scores(args.start, parts, args.detector, folder)
         for seed in args.seeds:
             starts = {
                 "demo world": ["--init_experiment_dir", args.start],
@@ -98,17 +125,9 @@ def main() -> None:
             for start, more in starts.items():
                 name, begun = f"{start.replace(' ', '_')}_{seed}", time.perf_counter()
                 run("train_bilayer.py", *config, *more, "--seed", str(seed), "--name", name)
-                row: dict[str, Any] = {"training_seconds": time.perf_counter() - begun}
-                for part, data in (("seen", seen), ("unseen", unseen)):
-                    out = folder / "report.json"
-                    run("evaluate.py", "--checkpoint", folder / name, "--data", data, "--clips",
-                        str(FRAMES), "--detector", args.detector, "--out", out)  # fmt: skip
-                    report = json.loads(out.read_text())
-                    row[part] = {key: report[key] for key in ("self", "cross", "clips")}
-                    own = report["self"]
-                    row[part]["l1_over_copying"] = own["l1"]["mean"] / own["l1_copy_source"]["mean"]
-                    print(f"{name} {part}: L1 over copying {row[part]['l1_over_copying']:.3f}")
-                rows[f"{start}, seed {seed}"] = row
+                seconds = time.perf_counter() - begun
+                scored = scores(folder / name, parts, args.detector, folder)
+                rows[f"{start}, seed {seed}"] = {"training_seconds": seconds, **scored}
     write_report(args.output, {**counts, "steps": args.steps, **rows, "protocol": PROTOCOL})
 
 

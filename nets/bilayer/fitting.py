@@ -25,7 +25,7 @@ from nets.ops import uv_sample
 from nets.run.seeds import generator
 
 VIEWS = 2  # of an identity's sources in a step: as it is; shifted, turned and resized
-RATES = {"texture": 3e-2, "adaptive": 5e-3}  # of Adam at the start; fall to 0 by a cosine
+RATES = {"texture": 1e-2, "adaptive": 5e-3}  # of Adam at the start; fall to 0 by a cosine
 LOW, MASK = 0.2, 0.1  # weights of the low-frequency image and of the mask, beside 1 of the image
 OUTSIDE = 0.2  # weight of a pixel outside of the person, whose pixels have 1
 

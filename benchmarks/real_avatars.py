@@ -98,7 +98,7 @@ def main() -> None:
     parser.add_argument(
         "--start", default="trained", help="run of faces_128.yaml; default: the weights of guise"
     )
-    parser.add_argument("--steps", type=int, default=1000, help="of each training; default: 1000")
+    parser.add_argument("--steps", type=int, default=2000, help="of each training; default: 2000")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="default: 0")
     parser.add_argument("--detector", default="dlib", help="of the scores akd and pose")
     parser.add_argument("--output", type=Path,

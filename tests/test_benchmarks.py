@@ -95,6 +95,7 @@ def test_every_image_of_the_docs_has_a_command():
         "app.png",
         "astronaut.png",
         "distil.png",
+        "fitted.png",
         "web.png",
     }  # a browser, detectors, students
     images = {f.name for f in (ROOT / "docs").iterdir() if f.suffix in (".png", ".gif", ".jpg")}

@@ -185,6 +185,9 @@ PAIRS = {  # JSON -> section of docs/real_data.md, {row: report in the JSON and 
     }),
     "deepfashion": ("## VUNet: DeepFashion", {
         "VUNet of guise, 128 px": ("guise", "network"),
+        "128 px, fitted": ("guise, fitted", "network"),
+        "VUNet of guise, 256 px": ("256 px", "network"),
+        "256 px, fitted": ("256 px, fitted", "network"),
         "published VUNet's own images": ("guise", "reference"),
         "copy of the source": ("guise", "copy_source"),
         "mean image": ("guise", "mean_image"),

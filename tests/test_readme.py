@@ -558,6 +558,15 @@ def test_figures_of_head_avatars_on_real_clips_are_those_of_the_benchmark():
         for name, key, digits in (("SSIM", "ssim", 3), ("keypoint error, pixels", "akd", 2)):
             means = [s[key]["mean"] for s in scores] + [scores[0][f"{key}_copy_source"]["mean"]]
             row(f"{part}: {name}", [f"{mean:.{digits}f}" for mean in means])
+    fitted = json.loads((ROOT / "benchmarks/results/real-avatars-fitted.json").read_text())
+    trained, given = fitted["demo world, seed 0"], fitted["demo world, as it is"]
+    for part in ("seen", "unseen"):
+        four = [own[f"{part}{way}"] for own in (trained, given) for way in (", fitted", "")]
+        row(f"{part}: L1 over copying", [f"{s['l1_over_copying']:.2f}" for s in four] + ["1"])
+        for name, key, digits in (("SSIM", "ssim", 3), ("keypoint error, pixels", "akd", 2)):
+            means = [s["self"][key]["mean"] for s in four]
+            means.append(four[0]["self"][f"{key}_copy_source"]["mean"])
+            row(f"{part}: {name}", [f"{mean:.{digits}f}" for mean in means])
     more = json.loads((ROOT / "benchmarks/results/real-avatars-mobilenet.json").read_text())
     parts = [more["demo world, seed 0"][part] for part in ("seen", "unseen")]
     row("L1 over copying", [f"{part['l1_over_copying']:.2f}" for part in parts])

@@ -25,7 +25,7 @@ from benchmarks.machine import write_report  # noqa: E402
 from nets import metrics, published  # noqa: E402
 from nets.bilayer import fold  # noqa: E402
 from nets.bilayer.data import prepare  # noqa: E402
-from nets.bilayer.evaluate import avatars_of  # noqa: E402
+from nets.bilayer.fitting import avatars_of  # noqa: E402
 from nets.bilayer.motion import EYES, Motion, area, best_frame  # noqa: E402
 from nets.bilayer.network.model import drive  # noqa: E402
 from nets.bilayer.warm_start import Loaded, load_model  # noqa: E402

@@ -176,6 +176,9 @@ PAIRS = {  # JSON -> section of docs/real_data.md, {row: report in the JSON and 
         "copy of the source": ("guise", "copy_source"),
         "mean image": ("guise", "mean_image"),
         "VUNet of guise, all 110 pairs": ("all pairs", "reference"),
+        "not fitted": ("fold 1", "network"),
+        "fitted": ("fold 1, fitted", "network"),
+        "images of the published VUNet": ("fold 1", "reference"),
     }),
     "losses": ("## VUNet: another pose of a person, Market-1501", {
         "nothing": ("l1", "network"),
@@ -310,6 +313,10 @@ def test_figures_of_dcigns_weights_are_those_of_their_report():
         (cells,) = re.findall(r"^\| re-rendering error over copying \| (.*) \|$", section, re.M)
         ratio = scores[f"rerender {factor}"]["ratio_to_copy"]
         assert equal_as_written(cells.split(" | ")[number], ratio), factor
+    own = re.search(r"already has ([\d.]+) and ([\d.]+) of the error", section).groups()
+    for number, factor in zip(own, ("azimuth", "light"), strict=True):
+        part = scores[f"rerender {factor}"]
+        assert equal_as_written(number, part["own_mse"] / part["copy_mse"])
     both, shape = re.search(r"at once: ([\d.]+) of .*shape: ([\d.]+)\.", section).groups()
     assert equal_as_written(both, scores["rerender azimuth+light"]["ratio_to_copy"])
     assert equal_as_written(shape, scores["swap"]["ratio_to_copy"])

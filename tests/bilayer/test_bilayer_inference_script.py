@@ -331,7 +331,7 @@ def test_without_files_four_columns_a_person_are_drawn(home, tmp_path):
 
 def test_bad_input_is_one_line(home, drive, tmp_path, capsys, monkeypatch):
     image, points = driver(home)
-    blind = SimpleNamespace(faces=lambda image: [], mask=None)
+    blind = SimpleNamespace(faces=lambda image, known=None: [], mask=None)
     monkeypatch.setattr(detectors, "open_detector", lambda name: blind)
     assert "no face found" in refused(capsys, drive, "-d", image)
     line = refused(capsys, drive, "-d", home / "video.mp4", "-o", "v.mp4")

@@ -548,6 +548,28 @@ def test_every_option_that_a_page_names_exists(page, options_of_scripts):
     assert not named - options_of_scripts - FOREIGN
 
 
+def test_figures_of_landmarks_on_real_clips_are_those_of_the_report():
+    page = (ROOT / "docs/real_data.md").read_text(encoding="utf-8")
+    section = page.partition("\n## Landmarks\n")[2].partition("\n## ")[0]
+    file = ROOT / "benchmarks/results/real-landmarks-weizmann.json"
+    report = json.loads(file.read_text(encoding="utf-8"))
+    scores, spread, mask = report["reconstruction"], report["spread"], report["mask"]
+    rows = re.findall(r"^\| L1.*? \| ([\d.]+) \| ([\d.]+) \|$", section, re.MULTILINE)
+    names = ("l1", "ratio_to_copy", "ratio_to_mean_image")
+    for cells, name in zip(rows, names, strict=True):
+        for cell, key in zip(cells, (name, f"{name}_moving"), strict=True):
+            value = scores[key]["mean"] if name == "l1" else scores[key]
+            assert equal_as_written(cell, value), key
+    said = re.search(
+        r"covers (\d+) %.*? IoU of ([\d.]+)\s.*? over ([\d.]+) of the side.*? over ([\d.]+)\.\s"
+        r"(\d+) % of the landmarks", section, re.DOTALL,
+    )  # fmt: skip
+    values = (100 * mask["recall"]["mean"], mask["iou"]["mean"], spread["landmarks"]["mean"],
+              spread["pixels"]["mean"], 100 * spread["inside"]["mean"])  # fmt: skip
+    for text, value in zip(said.groups(), values, strict=True):
+        assert equal_as_written(text, value), value
+
+
 def test_figures_of_head_avatars_on_real_clips_are_those_of_the_benchmark():
     page = (ROOT / "docs/real_data.md").read_text(encoding="utf-8")
     report = json.loads((ROOT / "benchmarks/results/real-avatars.json").read_text())

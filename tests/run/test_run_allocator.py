@@ -7,7 +7,7 @@ import pytest
 
 FREED_AND_TAKEN = """
 import resource, torch
-from nets.run.allocator import keep_freed_memory
+from nets.run.run import keep_freed_memory
 KEEP
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

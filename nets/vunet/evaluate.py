@@ -63,7 +63,8 @@ def evaluate(
     net, trained = load_network(content, path, precision)
     if args.pairs:
         return evaluate_pairs.score_pairs(args, ranks, net, trained, precision)
-    for name in ("joints", "reference", "pairs_out", "unseen", "papers", "fid", "crop_width"):
+    pairs_only = ("joints", "reference", "pairs_out", "unseen", "papers", "fid", "crop_width")
+    for name in (*pairs_only, "fit_steps"):
         if args[name]:
             raise UserError(f"--{name}: only with --pairs, a list of them")
     require_data(trained, args.data, path)

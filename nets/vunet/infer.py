@@ -95,6 +95,8 @@ def infer(args: options.Namespace, content: dict[str, Any], path: Path, ranks: R
         net, trained = ExportedVUNet(graphs), {**content["options"], "fit_steps": 0}
     else:
         net, trained = load_network(content, path, precision)
+    if args.fit_steps and not args.source:
+        raise UserError("--fit_steps: only with -s, a person to fit the network to")
     if args.fit_steps is None:
         args.fit_steps = trained.get("fit_steps", 0)
     if args.compile and not graphs and not (args.source and args.fit_steps):

@@ -110,8 +110,17 @@ def test_infer_and_evaluate_fit_as_the_checkpoint_or_the_option_says(tmp_path, p
     assert scores[20] < 0.7 * scores[0]
 
 
-def test_other_systems_and_exported_files_refuse_the_option(tmp_path, capsys):
-    weights = published.TRAINED / "dcign.safetensors"
+@pytest.mark.parametrize(
+    "program, system, reason",
+    [
+        (infer, "dcign", "an option of vunet and bilayer"),
+        (evaluate, "landmarks", "an option of vunet and bilayer"),
+        (infer, "vunet", "only with -s"),
+        (evaluate, "vunet", "only with --pairs"),
+    ],
+)
+def test_the_option_is_refused_where_nothing_is_fitted(program, system, reason, capsys):
+    weights = published.TRAINED / f"{system}.safetensors"
     with pytest.raises(SystemExit):
-        infer.main(["--checkpoint", str(weights), "--fit_steps", "3"])
-    assert "--fit_steps: an option of vunet and bilayer" in capsys.readouterr().err
+        program.main(["--checkpoint", str(weights), "--fit_steps", "3", "--device", "cpu"])
+    assert f"--fit_steps: {reason}" in capsys.readouterr().err

@@ -99,7 +99,11 @@ def test_vunet_from_a_file(exported, home, tmp_path, capsys):
     pair = [image(home, f"id{i}/video/00/1") for i in (0, 1)]
     joints = ["--source_joints", tmp_path / "joints.json", "--driving_joints"]
     argv = ["-s", pair[0], "-d", *pair, *joints, tmp_path / "joints.json"]
+    infer.main([str(a) for a in ["--checkpoint", file, "-o", tmp_path / "c.png", *argv]])
+    assert "an exported file is not fitted to the source" in capsys.readouterr().out
+    argv += ["--fit_steps", 0]  # which a checkpoint does by default
     same_images(tmp_path / "b", capsys, checkpoint, file, "grid.png", *argv)
+    assert "--fit_steps: not with" in refusal(capsys, file, *argv[:-1], 3)
     line = refusal(capsys, file, "--samples", 2, "-d", pair[0])
     assert "--samples: not with an exported file" in line
 

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nets.bilayer.network.model import Avatar, Bilayer, create_avatar, enhance
+from nets.bilayer.network.model import Avatar, Bilayer, enhance
 from nets.bilayer.warm_start import Loaded
 from nets.data.clips import augment
 from nets.ops import uv_sample
@@ -40,8 +40,7 @@ def avatars_of(
     enhanced   run the texture enhancer, before the fit; default: if the checkpoint has one
     """
     with torch.no_grad():
-        avatar = create_avatar(
-            model.net,
+        avatar = model.net.create_avatar(
             data["source_imgs"],
             data["source_poses"],
             data.get("source_stickmen"),

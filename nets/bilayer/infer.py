@@ -103,6 +103,8 @@ def infer(args: options.Namespace, content: dict[str, Any], path: Path, ranks: R
         return
     if graphs := graphs_of(content):
         refuse(args, ("grid", "enhancer", "fit_steps"))
+        if args.source and content["options"].get("fit_steps") and args.fit_steps is None:
+            print("an exported file is not fitted to the source, as its checkpoint would be")
         args.fit_steps = 0
         if published_modes.asked_for(args) or not args.source:
             raise UserError(f"-s and -d: {path} needs both; other modes need the checkpoint")

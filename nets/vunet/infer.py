@@ -93,6 +93,8 @@ def infer(args: options.Namespace, content: dict[str, Any], path: Path, ranks: R
     if graphs := graphs_of(content):
         refuse(args, ("samples", "noise", "fit_steps"))
         net, trained = ExportedVUNet(graphs), {**content["options"], "fit_steps": 0}
+        if args.source and content["options"].get("fit_steps") and args.fit_steps is None:
+            print("an exported file is not fitted to the source, as its checkpoint would be")
     else:
         net, trained = load_network(content, path, precision)
     if args.fit_steps and not args.source:
